@@ -1,0 +1,3 @@
+"""metarun: the experiment runner for meta-learning."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,122 @@
+"""What metarun is made of: theta* = argmin E_T [ L_T( phi_T(theta) ) ], turned into types.
+
+A meta-learner is written for ONE task: ``adapt(theta, support) -> phi`` and ``query_loss(phi, query)``. Batches of tasks,
+devices, optimizers, logging and configuration exist once, elsewhere.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor, nn
+
+from metarun.objectives import Objective
+from metarun.trees import tree_leaves
+
+Params = Any  # pytree of tensors
+Metrics = dict[str, Tensor]  # scalars
+Draw = dict[str, np.ndarray]  # the random choices behind episodes; every array leads with the task axis [B, ...]
+
+
+class Batch(NamedTuple):
+    """Examples of one task: x [S, ...], y [S] (classes) or [S, ...] (targets)."""
+
+    x: Tensor
+    y: Tensor
+
+
+class Episode(NamedTuple):
+    """One task's data. Not generic at run time: vmap must see a plain named tuple on every supported Python."""
+
+    support: Any
+    query: Any
+
+
+class TaskDistribution(ABC):
+    """Numbered episodes of the splits ``train``, ``val`` and ``test``; number i of a split is always the same episode."""
+
+    input_shape: tuple[int, ...]
+    num_outputs: int
+    objective: Objective
+
+    @abstractmethod
+    def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
+        """The random choices of the episodes ``indices``, from (seed, split, index) alone, on the CPU."""
+
+    @abstractmethod
+    def episodes(self, draw: Draw) -> Episode:
+        """The episodes behind a draw, on the run's device; leaves lead with the task axis [B, ...]."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A name for the data the episodes come from; equal for equal data."""
+
+    def sample(self, split: str, indices: Sequence[int] | np.ndarray) -> Episode:
+        """Episodes ``indices`` of ``split``, stacked along a leading task axis."""
+        return self.episodes(self.draw(split, indices))
+
+
+class MetaLearner(ABC):
+    """Frozen hyperparameters; holds no learned state. Concrete learners are frozen dataclasses."""
+
+    @abstractmethod
+    def init(self) -> Params:
+        """theta_0. Called once; afterwards the base learner's own weights are gone (see ``take_parameters``)."""
+
+    @abstractmethod
+    def adapt(self, theta: Params, support: Any) -> Params:
+        """phi = phi_T(theta): all that is needed to predict."""
+
+    @abstractmethod
+    def query_loss(self, phi: Params, query: Any) -> tuple[Tensor, Metrics]:
+        """L_T(phi) on the query set, and scalars worth logging."""
+
+    def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
+        """A scalar whose autograd gradient with respect to theta is this task's meta-gradient."""
+        return self.query_loss(self.adapt(theta, episode.support), episode.query)
+
+    def trajectory(self, theta: Params, support: Any, steps: int) -> list[Params]:
+        """phi after 0, 1, ..., ``steps`` adaptation steps. Learners that pass through them on the way override this."""
+        return [replace(self, inner_steps=k).adapt(theta, support) for k in range(steps + 1)]  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class FewShotLearner(MetaLearner):
+    """A meta-learner for supervised tasks: labelled support and query sets."""
+
+    base_learner: nn.Module
+    objective: Objective
+
+    @abstractmethod
+    def predict(self, phi: Params, x: Tensor) -> Tensor:
+        """Outputs [Q, num_outputs] for the inputs x [Q, ...]."""
+
+    def query_loss(self, phi: Params, query: Batch) -> tuple[Tensor, Metrics]:
+        outputs = self.predict(phi, query.x)
+        loss = self.objective.loss(outputs, query.y)
+        return loss, {"query_loss": loss.detach(), self.objective.score_name: self.objective.score(outputs, query.y)}
+
+
+def hyperparameters(learner: MetaLearner) -> set[str]:
+    """The names that ``dataclasses.replace`` can change on ``learner``."""
+    return {field.name for field in fields(learner)}  # type: ignore[arg-type]
+
+
+def take_parameters(module: nn.Module) -> dict[str, Tensor]:
+    """The module's parameters by name; those left in the module move to the ``meta`` device.
+
+    A forward pass that forgets ``functional_call`` then raises, instead of silently using stale weights. Buffers stay.
+    """
+    taken = {name: p.detach().clone() for name, p in module.named_parameters()}
+    for child in module.modules():
+        for name, p in child.named_parameters(recurse=False):
+            setattr(child, name, nn.Parameter(p.to("meta"), requires_grad=p.requires_grad))
+    return taken
+
+
+def surrogate(theta: Params, gradient: Params) -> Tensor:
+    """A scalar whose gradient with respect to ``theta`` equals ``gradient``; its value means nothing."""
+    pairs = zip(tree_leaves(theta), tree_leaves(gradient), strict=True)
+    return sum((p * g.detach()).sum() for p, g in pairs)  # type: ignore[return-value]

@@ -1,0 +1,53 @@
+"""MAML: an initialisation from which a few gradient steps suffice.
+
+    phi_0 = theta;   phi_{k+1} = phi_k - inner_lr * grad L(phi_k, support);   meta-gradient = d L(phi_K, query) / d theta
+
+``first_order`` drops the second derivatives: d phi_K / d theta is taken to be the identity (FOMAML). ``adapted`` says
+which parameters take the steps: every one, those of the ``body``, or those of the ``head``.
+
+The inner loss is the mean over the support set. The official code sums over classes, so its inner_lr is num_ways times
+smaller for the same step. Norm weights and biases adapt too; in the official code they do not.
+
+Finn, Abbeel and Levine, ICML 2017, https://arxiv.org/abs/1703.03400. Cost: about three forward and backward passes a
+step in time; memory grows with inner_steps unless first_order.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+from torch.func import functional_call
+
+from metarun.adaptation import descent, first_order_descent
+from metarun.core import Batch, FewShotLearner, Params, take_parameters
+from metarun.models.layers import with_support
+from metarun.trees import detach, select
+
+
+@dataclass(frozen=True)
+class MAML(FewShotLearner):
+    inner_lr: float
+    inner_steps: int
+    first_order: bool
+    adapted: Literal["all", "body", "head"]
+
+    def init(self) -> Params:
+        return take_parameters(self.base_learner)
+
+    def adapt(self, theta: Params, support: Batch) -> Params:
+        return with_support(self.base_learner, self.steps(theta, support, self.inner_steps)[-1], support.x)
+
+    def trajectory(self, theta: Params, support: Batch, steps: int) -> list[Params]:
+        return [with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps)]
+
+    def steps(self, theta: Params, support: Batch, steps: int) -> list[Params]:
+        adapted, kept = select(theta, lambda name: self.adapted in ("all", name.split(".")[0]))
+        kept_inside, descend = (detach(kept), first_order_descent) if self.first_order else (kept, descent)
+
+        def support_loss(weights: Params) -> Tensor:
+            return self.objective.loss(self.predict({**kept_inside, **weights}, support.x), support.y)
+
+        return [{**kept, **weights} for weights in descend(support_loss, adapted, self.inner_lr, steps)]
+
+    def predict(self, phi: Params, x: Tensor) -> Tensor:
+        return functional_call(self.base_learner, phi, (x,))

@@ -1,0 +1,52 @@
+"""Four convolutional blocks: the backbone of most few-shot papers.
+
+    stride:   4 x [conv 3x3 stride 2, batch norm, ReLU], mean over the image      MAML on Omniglot (Finn et al. 2017, A.1)
+    max_pool: 4 x [conv 3x3, batch norm, ReLU, max-pool 2], flattened             ProtoNet; MAML on mini-ImageNet
+
+28x28 images give ``channels`` features either way; 84x84 images give 25 * channels with max-pooling.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from metarun.models.layers import BatchNorm, BatchNormMode
+
+
+class ImageMean(nn.Module):
+    """Mean over height and width: [S, C, H, W] -> [S, C]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+class Conv4(nn.Module):
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        num_outputs: int,
+        channels: int,
+        downsample: Literal["stride", "max_pool"],
+        batch_norm: BatchNormMode,
+    ) -> None:
+        super().__init__()
+        if len(input_shape) != 3:
+            raise ValueError(
+                f"base_learner conv4 needs images [channels, height, width], but the task's inputs have shape "
+                f"{list(input_shape)}. Choose base_learner=mlp."
+            )
+        if min(input_shape[1:]) < 16:
+            raise ValueError(f"base_learner conv4 halves the image four times; {input_shape[1:]} is below 16 pixels.")
+        strided = downsample == "stride"
+        blocks: list[nn.Module] = []
+        for fan_in in (input_shape[0], channels, channels, channels):
+            blocks += [nn.Conv2d(fan_in, channels, 3, stride=2 if strided else 1, padding=1)]
+            blocks += [BatchNorm(channels, batch_norm), nn.ReLU(), *([] if strided else [nn.MaxPool2d(2)])]
+        self.body = nn.Sequential(*blocks, ImageMean() if strided else nn.Flatten())
+        with torch.no_grad():
+            features = self.body(torch.zeros(2, *input_shape)).shape[1]
+        self.head = nn.Linear(features, num_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))

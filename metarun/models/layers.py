@@ -1,0 +1,96 @@
+"""Layers that are exact to second order under vmap.
+
+torch's own ``batch_norm``, ``layer_norm`` and ``instance_norm`` with an affine part give silently wrong second-order
+gradients under vmap (pytorch/functorch#534), so norms are composed from primitives here.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+BatchNormMode = Literal["transductive", "running", "support"]
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over every axis of x [S, C, ...] but the second, with affine weight and bias [C].
+
+    transductive: every batch, query batches too, is normalised by its own statistics (as MAML's code does);
+    support: queries are normalised by the statistics of the adapted network on the support set (``with_support``);
+    running: as in ordinary training; for evaluation the statistics are averages over training tasks (``calibrated``).
+    """
+
+    def __init__(self, num_features: int, mode: BatchNormMode, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+        self.register_buffer("mean", torch.empty(0))  # empty: none given, use the batch's own
+        self.register_buffer("var", torch.empty(0))
+        self.mode, self.eps = mode, eps
+        self.recording = False
+        self.recorded: tuple[Tensor, Tensor] | None = None
+        self.mean: Tensor
+        self.var: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (1, -1) + (1,) * (x.dim() - 2)
+        axes = [0, *range(2, x.dim())]
+        if self.mean.numel() == 0 or self.recording or (self.mode == "running" and self.training):
+            mean = x.mean(axes, keepdim=True)
+            centred = x - mean
+            var = (centred * centred).mean(axes, keepdim=True)
+            if self.recording:
+                self.recorded = mean.reshape(-1), var.reshape(-1)
+        else:
+            centred, var = x - self.mean.view(shape), self.var.view(shape)
+        scale = self.weight.view(shape) * (var + self.eps).rsqrt()
+        return centred * scale + self.bias.view(shape)
+
+
+def norms(net: nn.Module, mode: BatchNormMode) -> dict[str, BatchNorm]:
+    """The batch norms of ``net`` that are in ``mode``, by name."""
+    return {name: m for name, m in net.named_modules() if isinstance(m, BatchNorm) and m.mode == mode}
+
+
+@contextmanager
+def recording(layers: dict[str, BatchNorm]) -> Iterator[dict[str, Tensor]]:
+    """Collect the statistics [C] of the forward pass inside, as {name.mean, name.var}; the layers use their own batch."""
+    collected: dict[str, Tensor] = {}
+    for layer in layers.values():
+        layer.recording = True
+    try:
+        yield collected
+        for name, layer in layers.items():
+            if layer.recorded is not None:
+                collected[f"{name}.mean"], collected[f"{name}.var"] = layer.recorded
+    finally:
+        for layer in layers.values():
+            layer.recording, layer.recorded = False, None
+
+
+def with_support(net: nn.Module, params: dict[str, Tensor], x: Tensor) -> dict[str, Tensor]:
+    """``params`` plus, for norms in mode ``support``, their statistics on the support inputs x: ends an adaptation.
+
+    Without such norms it returns ``params`` and costs nothing.
+    """
+    layers = norms(net, "support")
+    if not layers:
+        return params
+    with recording(layers) as collected:
+        functional_call(net, params, (x,))
+    return {**params, **collected}
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """``net`` in evaluation mode inside, as it was outside."""
+    was = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in was.items():
+            module.training = training

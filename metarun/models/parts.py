@@ -1,0 +1,23 @@
+"""Base learners made of a ``body`` (features) and a ``head`` (outputs), for the learners that treat them apart."""
+
+from torch import nn
+
+
+def body_of(net: nn.Module) -> nn.Module:
+    """The feature extractor of ``net``; raises ValueError where it has none."""
+    return _part(net, "body")
+
+
+def head_of(net: nn.Module) -> nn.Module:
+    """The output layer of ``net``; raises ValueError where it has none."""
+    return _part(net, "head")
+
+
+def _part(net: nn.Module, name: str) -> nn.Module:
+    parts = dict(net.named_children())
+    if name not in parts:
+        raise ValueError(
+            f"this meta-learner needs a base learner with a part named {name!r}; {type(net).__name__} has "
+            f"{', '.join(parts) or 'no parts'}. Assign self.body and self.head in its __init__."
+        )
+    return parts[name]

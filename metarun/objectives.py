@@ -1,0 +1,30 @@
+"""Losses and scores of supervised tasks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Objective:
+    """``loss`` is what adaptation and meta-training minimise; ``score`` is what a table reports. Both average over S."""
+
+    loss: Callable[[Tensor, Tensor], Tensor]
+    score: Callable[[Tensor, Tensor], Tensor]
+    score_name: str
+    higher_is_better: bool
+
+
+def accuracy(logits: Tensor, y: Tensor) -> Tensor:
+    """Share of the rows of ``logits`` [S, N] whose largest entry is at ``y`` [S]."""
+    return (logits.detach().argmax(-1) == y).to(logits.dtype).mean()
+
+
+def detached_mse(outputs: Tensor, y: Tensor) -> Tensor:
+    return F.mse_loss(outputs.detach(), y)
+
+
+CROSS_ENTROPY = Objective(F.cross_entropy, accuracy, "accuracy", higher_is_better=True)
+SQUARED_ERROR = Objective(F.mse_loss, detached_mse, "mse", higher_is_better=False)

@@ -1,0 +1,63 @@
+"""Random numbers that are a pure function of (seed, stream, episode, position): Philox 4x32-10 on numpy arrays.
+
+Salmon et al., SC 2011, "Parallel random numbers: as easy as 1, 2, 3". Integer arithmetic only, so every machine, device
+and process count gets the same numbers, in any order, thousands of episodes at a time.
+"""
+
+import hashlib
+
+import numpy as np
+
+_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+_KEY_STEPS = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
+_LOW = np.uint64(0xFFFFFFFF)
+_SHIFT = np.uint64(32)
+
+
+def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
+    """Four 32-bit words for each row of ``counter`` [..., 4] (uint64 holding 32-bit words): [..., 4]."""
+    c0, c1, c2, c3 = (counter[..., i] for i in range(4))
+    k0, k1 = np.uint64(key[0]), np.uint64(key[1])
+    for _ in range(10):
+        p0, p1 = _MULTIPLIERS[0] * c0, _MULTIPLIERS[1] * c2
+        c0, c1, c2, c3 = (p1 >> _SHIFT) ^ c1 ^ k0, p1 & _LOW, (p0 >> _SHIFT) ^ c3 ^ k1, p0 & _LOW
+        k0, k1 = (k0 + _KEY_STEPS[0]) & _LOW, (k1 + _KEY_STEPS[1]) & _LOW
+    return np.stack([c0, c1, c2, c3], axis=-1)
+
+
+def uniform(seed: int, stream: str, indices: np.ndarray, count: int) -> np.ndarray:
+    """``count`` numbers in [0, 1) for each episode of ``indices`` [B]: float64 [B, count], 32 random bits each.
+
+    ``stream`` names what they are for (the split, say); streams are independent of each other.
+    """
+    words = np.frombuffer(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:8], dtype="<u4")
+    episodes = np.asarray(indices, dtype=np.uint64)
+    blocks = -(-count // 4)
+    counter = np.zeros((len(episodes), blocks, 4), dtype=np.uint64)
+    counter[..., 0] = np.arange(blocks, dtype=np.uint64)
+    counter[..., 1] = (episodes & _LOW)[:, None]
+    counter[..., 2] = (episodes >> _SHIFT)[:, None]
+    bits = philox(counter, (int(words[0]), int(words[1]))).reshape(len(episodes), -1)[:, :count]
+    return bits.astype(np.float64) * 2.0**-32
+
+
+def without_replacement(u: np.ndarray, population: int | np.ndarray) -> np.ndarray:
+    """Distinct integers below ``population`` from uniforms u [..., n]: int64 [..., n], every ordered choice equally likely.
+
+    ``population`` may differ per row (shape [...]). Draw k picks among the values not taken yet, by its rank.
+    """
+    n = u.shape[-1]
+    left = np.asarray(population)[..., None] - np.arange(n)
+    if left.size and left.min() < 1:
+        raise ValueError(f"cannot draw {n} distinct values from a population of {int(np.min(population))}.")
+    ranks = np.floor(u * left).astype(np.int64)
+    chosen = np.empty_like(ranks)
+    taken = np.empty_like(ranks)  # the earlier choices in ascending order
+    for k in range(n):
+        value = ranks[..., k].copy()
+        for j in range(k):
+            value += value >= taken[..., j]
+        chosen[..., k] = value
+        taken[..., k] = value
+        taken[..., : k + 1].sort(axis=-1)
+    return chosen

@@ -1,0 +1,63 @@
+"""Sine waves: y = amplitude * sin(x - phase), the regression family of the MAML paper.
+
+    amplitude ~ U[0.1, 5], phase ~ U[0, pi], x ~ U[-5, 5]; a task is one wave        Finn et al. 2017, section 5.1
+
+The paper trains on 10 points a task and tests the same model on 5, 10 and 20 (``train_num_shots`` against ``num_shots``).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from metarun.core import Batch, Draw, Episode, TaskDistribution
+from metarun.objectives import SQUARED_ERROR
+from metarun.tasks.counter import uniform
+
+
+class Sinusoid(TaskDistribution):
+    """K = num_shots support points and Q = num_queries query points a task, each x [K, 1] and y [K, 1].
+
+    ``query_grid``: validation and test queries lie evenly over [-5, 5] (CAVIA's protocol) instead of at random.
+    """
+
+    input_shape = (1,)
+    num_outputs = 1
+    objective = SQUARED_ERROR
+
+    def __init__(
+        self,
+        num_shots: int,
+        num_queries: int,
+        train_num_shots: int | None,
+        train_num_queries: int | None,
+        query_grid: bool,
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.test_size = (num_shots, num_queries)
+        self.train_size = (train_num_shots or num_shots, train_num_queries or num_queries)
+        if min(*self.test_size, *self.train_size) < 1:
+            raise ValueError(f"task.num_shots and task.num_queries must be 1 or more, not {self.test_size}.")
+        self.query_grid, self.seed, self.device, self.dtype = query_grid, seed, device, dtype
+
+    def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
+        shots, queries = self.train_size if split == "train" else self.test_size
+        u = uniform(self.seed, f"sinusoid/{split}", np.asarray(indices), 2 + shots + queries)
+        x = u[:, 2:] * 10 - 5
+        if self.query_grid and split != "train":
+            x[:, shots:] = np.linspace(-5, 5, queries)
+        amplitude, phase = 0.1 + 4.9 * u[:, 0], np.pi * u[:, 1]
+        return {"amplitude": amplitude, "phase": phase, "support_x": x[:, :shots], "query_x": x[:, shots:]}
+
+    def episodes(self, draw: Draw) -> Episode:
+        def batch(x: np.ndarray) -> Batch:
+            y = draw["amplitude"][:, None] * np.sin(x - draw["phase"][:, None])
+            both = torch.from_numpy(np.stack([x, y])).to(self.device, self.dtype)[..., None]
+            return Batch(both[0], both[1])
+
+        return Episode(batch(draw["support_x"]), batch(draw["query_x"]))
+
+    def fingerprint(self) -> str:
+        return "sinusoid: amplitude [0.1, 5], phase [0, pi], x [-5, 5]"

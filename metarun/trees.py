@@ -1,0 +1,46 @@
+"""Functions on pytrees of tensors (theta, phi, episodes). The one place that imports torch's private pytree module."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+__all__ = ["detach", "num_elements", "select", "slice_tasks", "stack", "tree_flatten", "tree_leaves", "tree_map"]
+__all__ += ["tree_unflatten", "under", "zip_map"]
+
+
+def zip_map(fn: Callable[..., Tensor], *trees: Any) -> Any:
+    """Apply ``fn`` to corresponding leaves of trees of one structure."""
+    leaves, spec = tree_flatten(trees[0])
+    return tree_unflatten([fn(*row) for row in zip(leaves, *map(tree_leaves, trees[1:]), strict=True)], spec)
+
+
+def detach(tree: Any) -> Any:
+    return tree_map(torch.Tensor.detach, tree)
+
+
+def stack(trees: list[Any]) -> Any:
+    """Stack trees of one structure along a new leading axis."""
+    return zip_map(lambda *leaves: torch.stack(leaves), *trees)
+
+
+def slice_tasks(tree: Any, where: slice | int) -> Any:
+    """The tasks ``where`` of a tree whose leaves lead with the task axis [B, ...]."""
+    return tree_map(lambda leaf: leaf[where], tree)
+
+
+def num_elements(tree: Any) -> int:
+    return sum(leaf.numel() for leaf in tree_leaves(tree))
+
+
+def select(params: dict[str, Tensor], wanted: Callable[[str], bool]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Split named parameters into (those whose name is wanted, the others)."""
+    chosen = {name: p for name, p in params.items() if wanted(name)}
+    return chosen, {name: p for name, p in params.items() if name not in chosen}
+
+
+def under(params: dict[str, Tensor], child: str) -> dict[str, Tensor]:
+    """The parameters of one child module, named as the child itself names them."""
+    return {name[len(child) + 1 :]: p for name, p in params.items() if name.startswith(child + ".")}
