@@ -1,0 +1,271 @@
+"""What the image data sets share: arrays prepared once on disk, episodes drawn over classes, gathering on the device.
+
+A data set is one uint8 array [num_images, ...], class after class, beside an index of its classes and their sizes.
+
+N ways, K shots, Q queries, B episodes
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarun.core import Batch, Draw
+from metarun.tasks.counter import without_replacement
+
+try:
+    import fcntl
+except ImportError:  # Windows: the rename below is still atomic; two first runs at once may both prepare
+    fcntl = None  # type: ignore[assignment]
+
+FORMAT = 1  # of the prepared folder; raise it when what is written changes, and older folders are prepared again
+ClassImages = Iterator[tuple[str, np.ndarray]]  # class name, its images uint8 [n, ...]
+
+logger = logging.getLogger(__name__)
+
+
+class DataError(ValueError):
+    """A data file is not what it should be, or cannot be written."""
+
+
+class MissingDataError(FileNotFoundError):
+    """A data file is not there, and may not be downloaded."""
+
+
+# ---------------------------------------------------------------------------------------------------- prepared arrays
+
+
+class ImageSet(NamedTuple):
+    """``images``: memory-mapped, read-only, uint8 [num_images, ...]; class after class, ``counts[c]`` of class c."""
+
+    images: np.ndarray
+    names: tuple[str, ...]
+    counts: np.ndarray
+    sha256: str
+
+
+def load_prepared(folder: Path, image_shape: tuple[int, ...]) -> ImageSet:
+    """The image set in ``folder``. Checks the sizes against the index and not the content, so it costs no reading."""
+    if not folder.exists():
+        raise MissingDataError(f"{folder} does not exist.")
+    try:
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        if index["format"] != FORMAT:
+            raise DataError(f"{folder} has format {index['format']}, this version of metarun reads {FORMAT}.")
+        images = np.lib.format.open_memmap(folder / "images.npy", mode="r")
+        names, counts = zip(*index["classes"], strict=True)
+        found = (images.dtype, images.shape, (folder / "images.npy").stat().st_size)
+        expected = (np.dtype(np.uint8), (sum(counts), *image_shape), images.offset + images.size)
+        if found != expected:
+            raise DataError(f"{folder}/images.npy has dtype, shape and bytes {found}, its index demands {expected}.")
+        return ImageSet(images, names, np.array(counts, dtype=np.int64), str(index["sha256"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder} is damaged: {error}") from error
+
+
+def prepared(
+    folder: Path, image_shape: tuple[int, ...], require: Callable[[], None], read: Callable[[], ClassImages]
+) -> ImageSet:
+    """The image set in ``folder``; on first use, or when it is damaged, written from ``read()``.
+
+    ``require`` raises MissingDataError when ``read`` has nothing to read. Any number of processes may call this at
+    once: one prepares, the others wait for it. Whatever happens, no folder is left half prepared.
+    """
+    try:
+        return load_prepared(folder, image_shape)
+    except MissingDataError:
+        require()
+    except DataError as damage:
+        try:
+            require()
+        except MissingDataError as missing:
+            raise DataError(f"{damage} It cannot be prepared again: {missing}") from missing
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive(folder.parent / f".{folder.name}.lock"):
+            return _prepare(folder, image_shape, read)
+    except MissingDataError:
+        raise
+    except OSError as error:
+        raise DataError(
+            f"could not write the prepared images {folder}: {error}. Free some space there, make the folder writable, "
+            "or name another one with data_root (or METARUN_DATA)."
+        ) from error
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path``, waiting for whoever does. The system frees it when its holder ends or dies."""
+    with open(path, "ab") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _prepare(folder: Path, image_shape: tuple[int, ...], read: Callable[[], ClassImages]) -> ImageSet:
+    try:
+        return load_prepared(folder, image_shape)  # another process finished while this one waited for the lock
+    except (MissingDataError, DataError) as reason:
+        logger.info("Preparing %s, once (%s)", folder, reason)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    if fcntl is not None:  # we hold the lock, so these belong to processes that were killed
+        for stale in folder.parent.glob(f".{folder.name}.*.partial"):
+            shutil.rmtree(stale)
+    try:
+        partial.mkdir()
+        _write(partial, image_shape, read())
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+        _sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return load_prepared(folder, image_shape)
+
+
+def _write(folder: Path, image_shape: tuple[int, ...], classes: ClassImages) -> None:
+    counts: list[tuple[str, int]] = []
+    digest = hashlib.sha256()
+    with open(folder / "images.npy", "wb") as file:
+        _write_header(file, (0, *image_shape))  # numpy pads the header, so that the first axis may grow in place
+        start = file.tell()
+        for name, images in classes:
+            assert images.dtype == np.uint8 and images.shape[1:] == image_shape, (name, images.dtype, images.shape)
+            content = images.tobytes()
+            file.write(content)
+            digest.update(content)
+            counts.append((name, len(images)))
+        file.seek(0)
+        _write_header(file, (sum(n for _, n in counts), *image_shape))
+        assert file.tell() == start, "the npy header changed its length"
+        _sync(file)
+    index = {"format": FORMAT, "sha256": digest.hexdigest(), "classes": counts}
+    with open(folder / "index.json", "wb") as file:
+        file.write(json.dumps(index, indent=1).encode())
+        _sync(file)
+    _sync_folder(folder)
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# ----------------------------------------------------------------------------------------------------------- episodes
+
+
+class EpisodeSize(NamedTuple):
+    """N, K and Q: classes in an episode, support and query images of each."""
+
+    num_ways: int
+    num_shots: int
+    num_queries: int
+
+    def for_training(self, num_ways: int | None, num_shots: int | None, num_queries: int | None) -> "EpisodeSize":
+        """This size with what is not None replaced."""
+        chosen = zip(self, (num_ways, num_shots, num_queries), strict=True)
+        return EpisodeSize(*(mine if theirs is None else theirs for mine, theirs in chosen))
+
+
+@dataclass(frozen=True)
+class ClassPool:
+    """The classes of a split: class c owns the images first[c], ..., first[c] + count[c] - 1."""
+
+    names: tuple[str, ...]
+    first: np.ndarray  # [C]
+    count: np.ndarray  # [C]
+
+    @staticmethod
+    def of(image_set: ImageSet, members: list[bool]) -> "ClassPool":
+        """The classes c of ``image_set`` with members[c], in its order."""
+        chosen = np.flatnonzero(members)
+        first = np.cumsum(image_set.counts) - image_set.counts
+        return ClassPool(tuple(image_set.names[c] for c in chosen), first[chosen], image_set.counts[chosen])
+
+    def repeated(self, times: int) -> "ClassPool":
+        """Every class ``times`` times, as classes of their own: c becomes times * c, ..., times * c + times - 1."""
+        names = tuple(name for name in self.names for _ in range(times))
+        return ClassPool(names, np.repeat(self.first, times), np.repeat(self.count, times))
+
+
+def check_positive(size: EpisodeSize, prefix: str) -> None:
+    """Raise ValueError unless all of ``size`` is; ``prefix`` and the field make the configuration key."""
+    for key, value in size._asdict().items():
+        if value < 1:
+            raise ValueError(f"{prefix}{key} is {value}, but an episode needs at least 1. Set it to 1 or more.")
+
+
+def check_episode_size(size: EpisodeSize, pool: ClassPool, split: str, prefix: str) -> None:
+    """Raise ValueError unless ``pool`` can fill episodes of ``size``; ``prefix`` and the field make the key."""
+    have = len(pool.names)
+    if size.num_ways > have:
+        raise ValueError(
+            f"{prefix}num_ways is {size.num_ways}, but the split {split!r} has only {have} classes. "
+            f"Lower {prefix}num_ways to at most {have}."
+        )
+    need, smallest = size.num_shots + size.num_queries, int(np.argmin(pool.count))
+    have = int(pool.count[smallest])
+    if need > have:
+        raise ValueError(
+            f"{prefix}num_shots + {prefix}num_queries is {need}, but the class {pool.names[smallest]!r} of the split "
+            f"{split!r} has only {have} images. Lower their sum to at most {have}."
+        )
+
+
+def draw_images(u: np.ndarray, pool: ClassPool, size: EpisodeSize) -> Draw:
+    """The choices that the uniforms u [B, N + N * (K + Q)] make: classes [B, N], support [B, N, K], query [B, N, Q].
+
+    ``classes`` are places in ``pool``. Column n has the label n: the draws are ordered, so every assignment of labels is
+    equally likely. ``support`` and ``query`` are image numbers, drawn together without replacement, hence disjoint.
+    """
+    ways, shots, queries = size
+    classes = without_replacement(u[:, :ways], len(pool.names))  # [B, N]
+    ranks = without_replacement(u[:, ways:].reshape(-1, ways, shots + queries), pool.count[classes])
+    images = ranks + pool.first[classes][..., None]  # [B, N, K + Q]
+    return {"classes": classes, "support": images[..., :shots], "query": images[..., shots:]}
+
+
+def gather(pixels: Tensor, images: np.ndarray, quarter_turns: np.ndarray) -> Tensor:
+    """pixels[images] for images [R], row r turned counter-clockwise by quarter_turns[r] x 90 degrees (last two axes)."""
+    rows = pixels.new_empty(len(images), *pixels.shape[1:])
+    for turns in np.unique(quarter_turns):  # turning bytes by group is 4x faster than gathering them by a pixel table
+        where = np.flatnonzero(quarter_turns == turns)
+        chosen = torch.from_numpy(images[where]).to(pixels.device)
+        rows[torch.from_numpy(where).to(pixels.device)] = pixels[chosen].rot90(int(turns), (-2, -1))
+    return rows
+
+
+def class_major_batch(pixels: Tensor, images: np.ndarray, quarter_turns: np.ndarray, dtype: torch.dtype) -> Batch:
+    """x [B, N * K, ...] in [0, 1] and y [B, N * K] of images [B, N, K], class n turned by quarter_turns [B, N].
+
+    Class-major: the K examples of class 0 come first, then those of class 1.
+    """
+    tasks, ways, shots = images.shape
+    rows = gather(pixels, images.reshape(-1), np.repeat(quarter_turns.reshape(-1), shots))
+    x = rows.reshape(tasks, ways * shots, *pixels.shape[1:]).to(dtype).div_(255)
+    y = torch.arange(ways, device=pixels.device).repeat_interleave(shots).repeat(tasks, 1)
+    return Batch(x, y)
