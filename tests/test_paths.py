@@ -1,0 +1,49 @@
+"""config_dir() finds the configuration tree of a checkout and of a wheel."""
+
+from pathlib import Path
+
+import pytest
+
+from metarun import paths
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """An empty place that looks as if metarun were installed there."""
+    folder = tmp_path / "site" / "metarun"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(paths, "PACKAGE", folder)
+    return folder
+
+
+def add_config(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").touch()
+    return folder
+
+
+def test_a_wheel_uses_the_folder_inside_the_package(package):
+    inside = add_config(package / "configs")
+    assert paths.config_dir() == inside
+
+
+def test_a_checkout_uses_the_folder_beside_the_package_even_when_an_old_copy_lies_inside(package):
+    add_config(package / "configs")
+    (package.parent / "pyproject.toml").touch()
+    beside = add_config(package.parent / "configs")
+    assert paths.config_dir() == beside
+
+
+def test_another_projects_configs_in_site_packages_are_left_alone(package):
+    add_config(package.parent / "configs")
+    inside = add_config(package / "configs")
+    assert paths.config_dir() == inside
+
+
+def test_a_missing_tree_is_an_error_that_names_the_places(package):
+    with pytest.raises(FileNotFoundError, match=r"config\.yaml is not in .*metarun"):
+        paths.config_dir()
+
+
+def test_this_checkout_uses_its_own_configs():
+    assert paths.config_dir() == Path(__file__).resolve().parent.parent / "configs"
