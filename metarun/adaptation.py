@@ -1,5 +1,6 @@
 """Shared pieces of inner loops: functions, not parents."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from torch import Tensor
@@ -26,3 +27,8 @@ def first_order_descent(loss: Callable[[Params], Tensor], params: Params, lr: fl
     for _ in range(steps):
         params = zip_map(lambda p, g: p - lr * g, params, detach(grad(loss)(detach(params))))
         yield params
+
+
+def last(path: Iterator[Params]) -> Params:
+    """The end of a descent; earlier params are let go on the way, so first-order memory does not grow with the steps."""
+    return deque(path, maxlen=1).pop()

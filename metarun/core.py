@@ -40,6 +40,8 @@ class TaskDistribution(ABC):
     input_shape: tuple[int, ...]
     num_outputs: int
     objective: Objective
+    num_ways: int | None = None  # classes of a validation or test episode; None where there are no classes
+    train_num_ways: int | None = None  # classes of a training episode
 
     @abstractmethod
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:

@@ -25,8 +25,11 @@ class ANIL(FewShotLearner):
     inner_lr: float
     inner_steps: int
 
+    def __post_init__(self) -> None:
+        body_of(self.base_learner)
+        head_of(self.base_learner)
+
     def init(self) -> Params:
-        body_of(self.base_learner), head_of(self.base_learner)
         return take_parameters(self.base_learner)
 
     def adapt(self, theta: Params, support: Batch) -> Params:

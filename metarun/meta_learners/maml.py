@@ -12,13 +12,14 @@ Finn, Abbeel and Levine, ICML 2017, https://arxiv.org/abs/1703.03400. Cost: abou
 step in time; memory grows with inner_steps unless first_order.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 from torch.func import functional_call
 
-from metarun.adaptation import descent, first_order_descent
+from metarun.adaptation import descent, first_order_descent, last
 from metarun.core import Batch, FewShotLearner, Params, take_parameters
 from metarun.models.layers import with_support
 from metarun.trees import detach, select
@@ -35,19 +36,19 @@ class MAML(FewShotLearner):
         return take_parameters(self.base_learner)
 
     def adapt(self, theta: Params, support: Batch) -> Params:
-        return with_support(self.base_learner, self.steps(theta, support, self.inner_steps)[-1], support.x)
+        return with_support(self.base_learner, last(self.steps(theta, support, self.inner_steps)), support.x)
 
     def trajectory(self, theta: Params, support: Batch, steps: int) -> list[Params]:
         return [with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps)]
 
-    def steps(self, theta: Params, support: Batch, steps: int) -> list[Params]:
+    def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
         adapted, kept = select(theta, lambda name: self.adapted in ("all", name.split(".")[0]))
         kept_inside, descend = (detach(kept), first_order_descent) if self.first_order else (kept, descent)
 
         def support_loss(weights: Params) -> Tensor:
             return self.objective.loss(self.predict({**kept_inside, **weights}, support.x), support.y)
 
-        return [{**kept, **weights} for weights in descend(support_loss, adapted, self.inner_lr, steps)]
+        return ({**kept, **weights} for weights in descend(support_loss, adapted, self.inner_lr, steps))
 
     def predict(self, phi: Params, x: Tensor) -> Tensor:
         return functional_call(self.base_learner, phi, (x,))

@@ -23,6 +23,9 @@ from metarun.models.parts import body_of
 class ProtoNet(FewShotLearner):
     num_ways: int
 
+    def __post_init__(self) -> None:
+        body_of(self.base_learner)
+
     def init(self) -> Params:
         return take_parameters(body_of(self.base_learner))
 

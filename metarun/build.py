@@ -1,0 +1,252 @@
+"""From a configuration to the objects of a run. The only module that turns config nodes into objects."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from metarun.core import MetaLearner, TaskDistribution, hyperparameters
+from metarun.errors import ConfigError
+from metarun.execution import Execution
+from metarun.schema import Config
+from metarun.targets import did_you_mean, locate, problems_of_call
+
+GROUPS = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution")
+GIVEN = {
+    "task": {"seed", "device", "dtype", "data_root"},
+    "base_learner": {"input_shape", "num_outputs"},
+    "meta_learner": {"base_learner", "objective", "num_ways", "input_shape", "num_outputs"},
+    "optimizer": {"params"},
+    "scheduler": {"optimizer"},
+    "execution": set(),
+}
+SMALLEST = {"steps": 1, "meta_batch_size": 1, "log_every": 1, "seed": 0}
+SMALLEST_EVALUATION = {"every": 1, "num_val_tasks": 2, "num_tasks": 2}  # an interval needs two episodes
+
+
+@dataclass
+class Experiment:
+    """The objects and numbers of one run, built and checked."""
+
+    task: TaskDistribution
+    learner: MetaLearner
+    test_learner: MetaLearner  # with the ways and steps of validation and test
+    optimizer: Callable[[list[Tensor]], torch.optim.Optimizer]
+    scheduler: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+    execution: Execution
+    clip: Callable[[list[Tensor]], object]
+    device: torch.device
+    seed: int
+    steps: int
+    meta_batch_size: int
+    log_every: int
+    every: int
+    num_val_tasks: int
+    num_test_tasks: int
+    trained_steps: int
+    protocol: dict[str, Any]  # what a reader of the score must know
+    headline: dict[str, Any]  # what TensorBoard's HParams page shows
+
+
+def build(cfg: DictConfig) -> Experiment:
+    """Check everything, then build it. Raises ConfigError with every problem found."""
+    try:
+        plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    except Exception as error:
+        raise ConfigError([f"an interpolation cannot be resolved: {str(error).splitlines()[0]}"]) from error
+    problems = _problems_at_the_root(plain)
+    calls: dict[str, Callable[..., Any]] = {}
+    for group in GROUPS:
+        call, found = _checked_call(plain.get(group), group)
+        problems += found
+        if call is not None:
+            calls[group] = call
+    root_is_sound = not _problems_at_the_root(plain)
+    task = _attempt(problems, "task", calls.get("task"), **_given_task(plain)) if root_is_sound else None
+    if problems or task is None:
+        raise ConfigError(problems)
+    return _assemble(plain, calls, task)
+
+
+def _problems_at_the_root(plain: dict[str, Any]) -> list[str]:
+    known = [field.name for field in fields(Config)]
+    problems = [f"{key} is not a setting{did_you_mean(key, known)}." for key in plain if key not in known]
+    numbers = [(key, plain[key], least) for key, least in SMALLEST.items()]
+    numbers += [(f"evaluation.{key}", plain["evaluation"][key], least) for key, least in SMALLEST_EVALUATION.items()]
+    problems += [f"{key} is {value}, but must be {least} or more." for key, value, least in numbers if value < least]
+    for key in ("clip_norm", "clip_value"):
+        if plain[key] is not None and plain[key] <= 0:
+            problems.append(f"{key} is {plain[key]}, but must be above 0, or null for no clipping.")
+    if plain["clip_norm"] is not None and plain["clip_value"] is not None:
+        problems.append("clip_norm and clip_value are both set; keep one of them.")
+    if plain["dtype"] not in ("float32", "float64"):
+        problems.append(f"dtype is {plain['dtype']!r}, but must be float32 or float64.")
+    inner_steps = plain["evaluation"]["inner_steps"]
+    if inner_steps is not None and inner_steps < 0:
+        problems.append(f"evaluation.inner_steps is {inner_steps}, but must be 0 or more, or null: as in training.")
+    return problems + _device_problem(plain["device"])
+
+
+def _device_problem(name: str) -> list[str]:
+    if name == "auto":
+        return []
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        return [f"device is {name!r}, but must be auto, cpu, cuda, cuda:N or mps."]
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return [] if present.get(kind) else [f"device is {name!r}, but torch finds no such device here; use device=cpu."]
+
+
+def device_of(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def _checked_call(node: Any, key: str) -> tuple[Callable[..., Any] | None, list[str]]:
+    """A callable that still needs what is given in code, or None and what is wrong with the node."""
+    if not isinstance(node, dict) or "_target_" not in node:
+        return None, [f"{key} is {node!r}, but must be one of the group's options or a mapping with a _target_."]
+    arguments = {name: value for name, value in node.items() if name not in ("_target_", "_partial_")}
+    problems: list[str] = []
+    for name, value in arguments.items():
+        if isinstance(value, dict) and "_target_" in value:
+            call, found = _checked_call(value, f"{key}.{name}")
+            problems += found
+            arguments[name] = None if call is None else call if value.get("_partial_") else call()
+    try:
+        target = locate(node["_target_"])
+    except ValueError as error:
+        return None, [*problems, f"{key}._target_: {error}"]
+    problems += problems_of_call(target, arguments, GIVEN.get(key, set()), key)
+    return (None if problems else partial(target, **arguments)), problems
+
+
+def _attempt(problems: list[str], key: str, call: Callable[..., Any] | None, **given: Any) -> Any:
+    """``call`` with those of the ``given`` values it takes; a refusal joins ``problems``."""
+    if call is None:
+        return None
+    accepted = inspect.signature(call).parameters
+    try:
+        return call(**{name: value for name, value in given.items() if name in accepted})
+    except (ValueError, OSError) as error:
+        problems.append(str(error) if key in str(error) else f"{key}: {error}")
+        return None
+
+
+def _given_task(plain: dict[str, Any]) -> dict[str, Any]:
+    dtype, device = getattr(torch, plain["dtype"]), device_of(plain["device"])
+    return {"seed": plain["seed"], "device": device, "dtype": dtype, "data_root": plain["data_root"]}
+
+
+def _assemble(plain: dict[str, Any], calls: dict[str, Callable[..., Any]], task: TaskDistribution) -> Experiment:
+    problems: list[str] = []
+    execution = _attempt(problems, "execution", calls["execution"])
+    torch.manual_seed(plain["seed"])
+    shapes = {"input_shape": task.input_shape, "num_outputs": task.num_outputs}
+    base_learner = _attempt(problems, "base_learner", calls["base_learner"], **shapes)
+    if base_learner is None:
+        raise ConfigError(problems)
+    base_learner.to(device_of(plain["device"]), getattr(torch, plain["dtype"]))
+    shapes |= {"base_learner": base_learner, "objective": task.objective, "num_ways": task.train_num_ways}
+    problems += _ways_problems(task, calls["meta_learner"])
+    learner = None if problems else _attempt(problems, "meta_learner", calls["meta_learner"], **shapes)
+    problems += [] if learner is None else _evaluation_problems(learner, plain["evaluation"]["inner_steps"])
+    problems += _trial(calls, base_learner)
+    if problems:
+        raise ConfigError(problems)
+    return _experiment(plain, calls, task, learner, execution)
+
+
+def _experiment(
+    plain: dict[str, Any],
+    calls: dict[str, Callable[..., Any]],
+    task: TaskDistribution,
+    learner: MetaLearner,
+    execution: Execution,
+) -> Experiment:
+    evaluation, names = plain["evaluation"], hyperparameters(learner)
+    changes = {"num_ways": task.num_ways} if "num_ways" in names else {}
+    if evaluation["inner_steps"] is not None:
+        changes["inner_steps"] = evaluation["inner_steps"]
+    test_learner = replace(learner, **changes)  # type: ignore[type-var]
+    test_steps = getattr(test_learner, "inner_steps", None)
+    protocol = {group: plain[group] for group in ("task", "base_learner", "meta_learner")}
+    protocol |= {"inner_steps": test_steps, "seed": plain["seed"], "data": task.fingerprint()}
+    return Experiment(
+        task=task,
+        learner=learner,
+        test_learner=test_learner,
+        optimizer=calls["optimizer"],
+        scheduler=calls["scheduler"],
+        execution=execution,
+        clip=_clipper(plain["clip_norm"], plain["clip_value"]),
+        device=device_of(plain["device"]),
+        seed=plain["seed"],
+        steps=plain["steps"],
+        meta_batch_size=plain["meta_batch_size"],
+        log_every=plain["log_every"],
+        every=evaluation["every"],
+        num_val_tasks=evaluation["num_val_tasks"],
+        num_test_tasks=evaluation["num_tasks"],
+        trained_steps=getattr(learner, "inner_steps", 0),
+        protocol=protocol,
+        headline=_headline(plain),
+    )
+
+
+def _ways_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[str]:
+    flexible, name = "num_ways" in inspect.signature(learner).parameters, _name(learner)
+    if flexible and task.num_ways is None:
+        return [f"meta_learner: {name} classifies, but the task {type(task).__name__} has no classes."]
+    if not flexible and task.num_ways != task.train_num_ways:
+        return [
+            f"task.train_num_ways is {task.train_num_ways} and task.num_ways is {task.num_ways}, but the head of "
+            f"{name} has a fixed number of classes; leave task.train_num_ways at null."
+        ]
+    return []
+
+
+def _evaluation_problems(learner: MetaLearner, inner_steps: int | None) -> list[str]:
+    if inner_steps is not None and "inner_steps" not in hyperparameters(learner):
+        return [
+            f"evaluation.inner_steps has no effect: {type(learner).__name__} takes no adaptation steps; set it to null."
+        ]
+    return []
+
+
+def _trial(calls: dict[str, Callable[..., Any]], base_learner: nn.Module) -> list[str]:
+    """Make the optimizer and the scheduler once, on a parameter of no importance, to hear their refusals."""
+    problems: list[str] = []
+    parameter = nn.Parameter(next(base_learner.parameters()).detach()[:0].clone())
+    optimizer = _attempt(problems, "optimizer", calls["optimizer"], params=[parameter])
+    if optimizer is not None:
+        _attempt(problems, "scheduler", calls["scheduler"], optimizer=optimizer)
+    return problems
+
+
+def _clipper(norm: float | None, value: float | None) -> Callable[[list[Tensor]], object]:
+    if norm is not None:
+        return partial(nn.utils.clip_grad_norm_, max_norm=norm)
+    if value is not None:
+        return partial(nn.utils.clip_grad_value_, clip_value=value)
+    return lambda parameters: None
+
+
+def _name(call: Callable[..., Any]) -> str:
+    return call.func.__name__ if isinstance(call, partial) else call.__name__
+
+
+def _headline(plain: dict[str, Any]) -> dict[str, Any]:
+    """Flat names and values of what tells runs apart."""
+    flat: dict[str, Any] = {key: plain[key] for key in ("seed", "steps", "meta_batch_size")}
+    for group in GROUPS:
+        flat[group] = plain[group]["_target_"].rpartition(".")[2]
+        flat |= {f"{group}.{name}": value for name, value in plain[group].items() if not name.startswith("_")}
+    return {name: v if isinstance(v, (int, float, str, bool)) else str(v) for name, v in flat.items() if v is not None}

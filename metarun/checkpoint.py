@@ -1,0 +1,60 @@
+"""Checkpoints and small files that are either wholly there or not at all."""
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metarun.errors import CheckpointError
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside ``path``, flush to the disk, then rename: a crash at any moment leaves the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if hasattr(os, "O_DIRECTORY"):  # POSIX: the rename itself must reach the disk too
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Save a tree of tensors and plain values. It is serialised in memory first, so that no half file can exist."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load(path: Path, device: torch.device) -> dict[str, Any]:
+    """Load what ``save`` wrote; raises CheckpointError for a damaged, foreign or absent file."""
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}. The run was stopped before its first validation.")
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        if state["format"] != 1:
+            raise ValueError(f"checkpoint format {state['format']}, this metarun reads format 1")
+    except Exception as error:  # torch.load raises what the damage happens to cause: pickle, zip, key, runtime errors
+        other = path.with_name("best.pt" if path.name == "last.pt" else "last.pt")
+        raise CheckpointError(
+            f"the checkpoint {path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}).\n"
+            f"The run's metrics and results are untouched. To go on from the other checkpoint, copy {other} over it; "
+            f"to start anew, choose another run_dir."
+        ) from error
+    return state

@@ -1,0 +1,36 @@
+"""Errors that are a message to the user: no traceback, an exit code of their own."""
+
+
+class MetarunError(Exception):
+    """Something the user can act on. ``exit_code``: 1 the run failed, 2 wrong input, 3 diverged, 128 + n signal n."""
+
+    exit_code = 1
+
+
+class ConfigError(MetarunError):
+    """Every problem found in a configuration, before the first step."""
+
+    exit_code = 2
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__("\n".join([f"{count} in the configuration:", *(f"  - {problem}" for problem in problems)]))
+
+
+class CheckpointError(MetarunError):
+    """A checkpoint that cannot be read."""
+
+
+class Diverged(MetarunError):
+    """A loss that is no longer finite."""
+
+    exit_code = 3
+
+
+class Interrupted(MetarunError):
+    """SIGTERM or Ctrl-C, taken at a safe point."""
+
+    def __init__(self, signum: int) -> None:
+        self.exit_code = 128 + signum
+        super().__init__(f"interrupted by signal {signum}")

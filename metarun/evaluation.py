@@ -1,0 +1,161 @@
+"""Scores on numbered, fixed episodes of a split. Evaluation touches nothing: no parameter, buffer or generator."""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metarun.core import Episode, MetaLearner, Metrics, Params, TaskDistribution, hyperparameters
+from metarun.execution import Execution, Looped
+from metarun.models.layers import evaluating, norms, recording
+from metarun.trees import slice_tasks, tree_leaves
+
+CALIBRATION_TASKS = 32  # training tasks whose average gives the statistics of batch norms in mode ``running``
+CHUNK = 25  # evaluation tasks at a time
+
+
+class Estimate(NamedTuple):
+    """A mean over episodes with the half width of its 95% confidence interval, 1.96 s / sqrt(n)."""
+
+    mean: float
+    ci95: float
+    n: int
+
+
+def estimate(values: Tensor) -> Estimate:
+    """Mean and confidence interval of one score per episode [n]; the interval of a single episode is infinite."""
+    n = len(values)
+    deviation = values.double().std().item() if n > 1 else math.inf
+    return Estimate(values.double().mean().item(), 1.96 * deviation / math.sqrt(n), n)
+
+
+@torch.no_grad()
+def evaluate(
+    learner: MetaLearner,
+    theta: Params,
+    episodes: Iterator[Episode],
+    execution: Execution,
+    curve: bool,
+    between: Callable[[], None] = lambda: None,
+) -> dict[str, Estimate]:
+    """Scores of ``learner`` after adaptation, by name; with ``curve`` also ``<name>_step_k`` for every step k.
+
+    ``between`` is called before each chunk of tasks (to stop early, it raises).
+    """
+    curve = curve and "inner_steps" in hyperparameters(learner)
+
+    def scores(theta: Params, episode: Episode) -> list[Metrics]:
+        if curve:
+            phis = learner.trajectory(theta, episode.support, learner.inner_steps)  # type: ignore[attr-defined]
+        else:
+            phis = [learner.adapt(theta, episode.support)]
+        return [learner.query_loss(phi, episode.query)[1] for phi in phis]
+
+    rows: list[list[Metrics]] = []
+    with still(learner):
+        for chunk in episodes:
+            between()
+            rows.append(execution.map(scores, theta, chunk))
+    if not rows:
+        raise ValueError("there are no episodes to evaluate on.")
+    steps = [{name: torch.cat([row[k][name] for row in rows]) for name in rows[0][k]} for k in range(len(rows[0]))]
+    result = {name: estimate(values) for name, values in steps[-1].items()}
+    if curve:
+        for k, values_of in enumerate(steps):
+            result |= {f"{name}_step_{k}": estimate(values) for name, values in values_of.items()}
+    return result
+
+
+def chunks(task: TaskDistribution, split: str, num_tasks: int) -> Iterator[Episode]:
+    """Episodes 0 ... ``num_tasks`` - 1 of a split, a chunk at a time."""
+    for start in range(0, num_tasks, CHUNK):
+        yield task.sample(split, range(start, min(start + CHUNK, num_tasks)))
+
+
+def manifest(task: TaskDistribution, split: str, num_tasks: int) -> str:
+    """sha256 of the random choices behind episodes 0 ... ``num_tasks`` - 1: equal hash, equal episodes."""
+    digest = hashlib.sha256()
+    draw = task.draw(split, range(num_tasks))
+    for name in sorted(draw):
+        array = np.ascontiguousarray(draw[name])
+        digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
+        digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def adaptation_milliseconds(learner: MetaLearner, theta: Params, episodes: Episode) -> float:
+    """Median time of one task's adaptation, alone on the device."""
+    times = []
+    with still(learner):
+        for i in range(len(tree_leaves(episodes)[0])):
+            start = time.perf_counter()
+            Looped().map(lambda theta, episode: learner.adapt(theta, episode.support), theta, _one(episodes, i))
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+    return float(np.median(times[len(times) // 4 :])) * 1e3  # the first quarter warms up
+
+
+def _one(episodes: Episode, i: int) -> Episode:
+    return slice_tasks(episodes, slice(i, i + 1))
+
+
+def modules_of(learner: MetaLearner) -> list[nn.Module]:
+    values = (getattr(learner, field.name) for field in fields(learner))  # type: ignore[arg-type]
+    return [value for value in values if isinstance(value, nn.Module)]
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
+        torch.manual_seed(0)  # so that a learner that draws gives the same score each time
+        yield
+
+
+@contextmanager
+def still(learner: MetaLearner) -> Iterator[None]:
+    """Modules in evaluation mode, and generators that are set back on leaving."""
+    with _generators_kept(), ExitStack() as stack:
+        for module in modules_of(learner):
+            stack.enter_context(evaluating(module))
+        yield
+
+
+@contextmanager
+@torch.no_grad()
+def calibrated(learner: MetaLearner, theta: Params, task: TaskDistribution, execution: Execution) -> Iterator[None]:
+    """Inside, batch norms in mode ``running`` use the statistics of the first training tasks under ``theta``.
+
+    They are a function of theta alone ("precise" batch norm, Wu and Johnson 2021, https://arxiv.org/abs/2105.07576)
+    rather than an average over past thetas, so there is no state to checkpoint and training stays pure.
+    """
+    layers = {
+        f"{i}.{name}": m for i, net in enumerate(modules_of(learner)) for name, m in norms(net, "running").items()
+    }
+
+    def seen(theta: Params, episode: Episode) -> dict[str, Any]:
+        phi = learner.adapt(theta, episode.support)
+        with recording(layers) as collected:
+            learner.query_loss(phi, episode.query)
+        return collected
+
+    if layers:
+        with _generators_kept():
+            parts = [execution.map(seen, theta, chunk) for chunk in chunks(task, "train", CALIBRATION_TASKS)]
+        for name, layer in layers.items():
+            means = torch.cat([part[f"{name}.mean"] for part in parts])  # [tasks, C]
+            layer.mean = means.mean(0)
+            layer.var = torch.cat([part[f"{name}.var"] for part in parts]).mean(0) + means.var(0, unbiased=False)
+    try:
+        yield
+    finally:
+        for layer in layers.values():
+            layer.mean, layer.var = layer.mean.new_empty(0), layer.var.new_empty(0)

@@ -1,0 +1,43 @@
+"""``metarun --help``: groups, options and three examples, without importing torch or Hydra."""
+
+from metarun.paths import config_dir
+
+COMMANDS = {"evaluate": "score a finished run again, with other steps, shots, ways or data"}
+ORDER = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution", "evaluation", "experiment")
+
+
+def options(group: str) -> list[str]:
+    """The names that can stand after ``group=``."""
+    folder = config_dir() / group
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def help_text() -> str:
+    width = max(map(len, ORDER)) + 2
+    groups = "\n".join(f"  {group:<{width}}{'  '.join(options(group))}" for group in ORDER)
+    commands = "\n".join(f"  metarun {name} ...    {text}" for name, text in COMMANDS.items())
+    return f"""metarun: meta-learning experiments from the command line
+
+usage: metarun [KEY=VALUE | GROUP=NAME ...] [-m] [--config-dir DIR] [--allow PACKAGE]
+
+Groups, chosen by name (GROUP=NAME):
+{groups}
+
+Examples:
+  metarun                                                    second-order MAML on sine waves (about a minute)
+  metarun experiment=protonet_omniglot_5w1s steps=500        a paper's setting, with less budget
+  metarun -m seed=0,1,2 meta_learner=maml,anil task.num_shots=10    a sweep: one run for each combination
+
+Values, changed by key (KEY=VALUE): seed steps meta_batch_size device dtype data_root run_dir resume log_every
+  clip_norm clip_value, and those of the groups: task.num_shots meta_learner.inner_lr optimizer.lr evaluation.num_tasks ...
+  metarun --cfg job [overrides]    shows every value of a run without starting it
+
+Continue:  metarun resume=runs/DATE/RUN        Stop: Ctrl-C or SIGTERM writes a checkpoint first
+Your own:  --config-dir DIR adds a folder of YAML groups (and Python modules beside them); --allow PACKAGE lets
+           a config name classes of an installed package
+
+Commands:
+{commands}
+  metarun --version
+  metarun --hydra-help    Hydra's own options
+"""

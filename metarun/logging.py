@@ -1,0 +1,148 @@
+"""What a run tells: metrics.jsonl (the truth), TensorBoard (the view) and the terminal (the progress)."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+PLAIN_LINE_SECONDS = 10.0
+
+
+def plain(values: dict[str, Any]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+class MetricsFile:
+    """One JSON object a line, flushed line by line; a resumed run first drops the lines after its checkpoint."""
+
+    def __init__(self, path: Path, resume_step: int) -> None:
+        kept = []
+        if path.is_file():
+            for line in path.read_text().splitlines():
+                try:
+                    if json.loads(line)["step"] <= resume_step:
+                        kept.append(line + "\n")
+                except (ValueError, KeyError):
+                    continue  # the last line of a killed run can be cut short
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(kept))
+            os.replace(temporary, path)
+        self.file: TextIO = path.open("a", buffering=1)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self.file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class Board:
+    """TensorBoard events in the run folder itself, so that a run's name in TensorBoard is its folder's."""
+
+    def __init__(self, folder: Path, resume_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else None)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def config(self, text: str, headline: dict[str, Any]) -> None:
+        """The config as text, and the start of an HParams session in this run's own file (no sub-run)."""
+        from torch.utils.tensorboard.summary import hparams
+
+        self.writer.add_text("config", f"```yaml\n{text}\n```")
+        _, start, _ = hparams(headline, {})
+        self.writer.file_writer.add_summary(start)
+
+    def ended(self, completed: bool) -> None:
+        """The end of the HParams session, with its outcome."""
+        from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+        from torch.utils.tensorboard.summary import hparams
+
+        _, _, end = hparams({}, {})
+        status = api_pb2.Status.Value("STATUS_SUCCESS" if completed else "STATUS_FAILURE")
+        session_end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
+        data = plugin_data_pb2.HParamsPluginData(session_end_info=session_end, version=metadata.PLUGIN_DATA_VERSION)
+        end.value[0].metadata.plugin_data.content = data.SerializeToString()
+        self.writer.file_writer.add_summary(end)
+
+    def images(self, name: str, grid: Tensor, step: int) -> None:
+        self.writer.add_image(name, grid, step)
+
+    def figure(self, name: str, picture: Any, step: int) -> None:
+        self.writer.add_figure(name, picture, step)
+
+    def flush(self) -> None:
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class Ticker:
+    """Progress in the terminal: a live line with rate, remaining time and validation score; plain lines elsewhere."""
+
+    def __init__(self, total: int, start: int) -> None:
+        self.console = Console(stderr=True)
+        self.live = self.console.is_terminal
+        self.total, self.start, self.began = total, start, time.monotonic()
+        self.last_line = self.began
+        self.validation = ""
+        if self.live:
+            columns = [TextColumn("[bold]step"), MofNCompleteColumn(), BarColumn(bar_width=24)]
+            more = [TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()]
+            self.bar = Progress(*columns, *more, TextColumn("{task.fields[note]}"), console=self.console)
+            self.task = self.bar.add_task("", total=total, completed=start, rate="", note="")
+            self.bar.start()
+
+    def tick(self, step: int, train: dict[str, float]) -> None:
+        now = time.monotonic()
+        rate = (step - self.start) / max(now - self.began, 1e-9)
+        note = plain({name.removeprefix("train/"): value for name, value in train.items()})
+        if self.live:
+            self.bar.update(self.task, completed=step, rate=f"{rate:.3g}/s", note=f"{note}  {self.validation}")
+        elif now - self.last_line >= PLAIN_LINE_SECONDS:
+            self.last_line = now
+            left = (self.total - step) / max(rate, 1e-9)
+            self.say(f"step {step}/{self.total}  {rate:.3g}/s  {left:.0f} s left  {note}  {self.validation}")
+
+    def validated(self, scores: dict[str, float]) -> None:
+        self.validation = plain(scores)
+
+    def say(self, line: str) -> None:
+        if self.live:
+            self.bar.console.print(line, highlight=False)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.live:
+            self.bar.stop()
+
+
+class Means:
+    """Running means of scalars, kept on their device until they are read."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
+        self.count += 1
+
+    def take(self) -> dict[str, float]:
+        """The means since the last call."""
+        means = {name: (total / self.count).item() for name, total in self.sums.items()}
+        self.sums, self.count = {}, 0
+        return means

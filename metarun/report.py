@@ -1,0 +1,97 @@
+"""Everything a run writes, behind one object: the runner says what happened, the reporter knows where it goes."""
+
+import json
+from typing import Any
+
+from metarun.build import Experiment
+from metarun.checkpoint import write_json
+from metarun.core import Batch
+from metarun.evaluation import Estimate, manifest
+from metarun.logging import Board, MetricsFile, Ticker, plain
+from metarun.pictures import adaptation_curve, episode_grid
+from metarun.runfolder import RunFolder
+from metarun.trees import slice_tasks
+
+
+class Reporter:
+    def __init__(self, folder: RunFolder, experiment: Experiment, config_text: str, resume_step: int) -> None:
+        self.folder, self.x, self.resumed = folder, experiment, resume_step > 0
+        self.metrics = MetricsFile(folder.path / "metrics.jsonl", resume_step)
+        self.board = Board(folder.path, resume_step)
+        self.ticker = Ticker(experiment.steps, resume_step)
+        self.latest: dict[str, float] = {}
+        if not self.resumed:
+            self.board.config(config_text, experiment.headline)
+            self._show_an_episode()
+
+    def _show_an_episode(self) -> None:
+        episode = slice_tasks(self.x.task.sample("train", [0]), 0)
+        if isinstance(episode.support, Batch) and len(self.x.task.input_shape) == 3:
+            self.board.images("episode", episode_grid(episode, int(episode.support.y.max()) + 1), 0)
+
+    def execution(self, name: str, timings: dict[str, float]) -> None:
+        """Remember which execution the run uses, and what was measured to choose it (ms a meta-gradient)."""
+        write_json(self.folder.path / "execution.json", {"chosen": name, "milliseconds": timings})
+        if timings:
+            slowest = max(timings.values())
+            ratio = slowest / timings[name]
+            rows = ", ".join(f"{other} {ms:.3g} ms" for other, ms in timings.items())
+            self.ticker.say(f"execution: {name}, {ratio:.2g}x faster than the slowest ({rows} a meta-gradient)")
+
+    def read_execution(self) -> str | None:
+        path = self.folder.path / "execution.json"
+        return json.loads(path.read_text())["chosen"] if self.resumed and path.is_file() else None
+
+    def training(self, step: int, values: dict[str, float], lr: float) -> None:
+        if values:
+            self._write(step, {**values, "train/lr": lr})
+            self.ticker.tick(step, values)
+        self.folder.beat(step=step, steps=self.x.steps, **self.latest)
+
+    def validation(self, step: int, scores: dict[str, Estimate], best: dict[str, float]) -> None:
+        values = {f"val/{name}": estimate.mean for name, estimate in scores.items()}
+        name = f"val/{self.x.task.objective.score_name}"
+        self.latest = {name: values[name], "best_" + name: best["value"]}
+        self._write(step, values | {f"{name}_ci95": scores[name.removeprefix("val/")].ci95})
+        self.ticker.validated({name: values[name]})
+        self.board.flush()
+
+    def test(self, step: int, scores: dict[str, Estimate], complexity: dict[str, float]) -> None:
+        """Write results.json: every test metric as {mean, ci95, n}, beside the protocol that produced it."""
+        x = self.x
+        protocol = {**x.protocol, "checkpoint": "best on validation tasks", "checkpoint_step": step, "split": "test"}
+        protocol |= {"num_tasks": x.num_test_tasks, "manifest": manifest(x.task, "test", x.num_test_tasks)}
+        results = {f"test/{name}": estimate._asdict() for name, estimate in scores.items()}
+        write_json(self.folder.path / "results.json", {**results, "protocol": protocol, "complexity": complexity})
+        values = {f"test/{name}": estimate.mean for name, estimate in scores.items()}
+        self._write(x.steps, values)
+        score = x.task.objective.score_name
+        if f"{score}_step_1" in scores:
+            self.board.figure("adaptation", adaptation_curve(scores, score, x.trained_steps), x.steps)
+        self.latest = {f"test/{score}": scores[score].mean}
+
+    def finished(self, scores: dict[str, Estimate]) -> None:
+        """Say what was reached, where it lies and how to look at it."""
+        self.ticker.close()
+        print(self.summary(scores))
+        print(f"results:     {self.folder.path / 'results.json'}")
+        print(f"tensorboard: tensorboard --logdir {self.folder.path}")
+
+    def summary(self, scores: dict[str, Estimate]) -> str:
+        name = self.x.task.objective.score_name
+        final = scores[name]
+        lines = [f"test/{name} = {final.mean:.4f} +- {final.ci95:.4f} (95% CI, {final.n} tasks)"]
+        curve = {f"step {k}": scores[f"{name}_step_{k}"].mean for k in range(99) if f"{name}_step_{k}" in scores}
+        if curve:
+            lines.append(f"after each adaptation step: {plain(curve)}")
+        return "\n".join(lines)
+
+    def close(self, completed: bool) -> None:
+        self.ticker.close()
+        self.metrics.close()
+        self.board.ended(completed)
+        self.board.close()
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        self.metrics.write(step, values)
+        self.board.scalars(step, values)

@@ -1,0 +1,123 @@
+"""The folder of one run: its name, what produced it, and what became of it."""
+
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from metarun import __version__
+from metarun.checkpoint import write_atomically, write_json
+from metarun.errors import MetarunError
+
+HEARTBEAT_SECONDS = 5.0
+FINISHED = ("completed",)
+
+
+def slug(text: str) -> str:
+    """``text`` as part of a folder name: letters, digits, dot, minus and underscore alone, at most 80 characters."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:80] or "run"
+
+
+def short_hash(*parts: Any) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:6]
+
+
+def new_name(label: str) -> str:
+    """A fresh ``<date>/<time>-<label>-<hash>``; the hash keeps runs of the same second apart."""
+    now = time.strftime("%Y-%m-%d/%H%M%S")
+    return f"{now}-{slug(label)}-{short_hash(time.time_ns(), os.getpid())}"
+
+
+class RunFolder:
+    """Paths and status of a run; ``create`` makes it, ``open`` finds an existing one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.last_beat = 0.0
+        self.status: dict[str, Any] = {}
+
+    def create(self) -> None:
+        """Make the folders; raises MetarunError where that cannot be done."""
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".probe.{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise MetarunError(
+                f"cannot write to the run folder {self.path} ({error.strerror}). "
+                "Choose another with run_dir=PATH, or make this one writable."
+            ) from error
+
+    @property
+    def holds_a_run(self) -> bool:
+        return (self.path / "config.yaml").is_file()
+
+    def read_status(self) -> dict[str, Any]:
+        try:
+            return json.loads((self.path / "status.json").read_text())
+        except (OSError, ValueError):
+            return {"state": "unknown"}
+
+    def mark(self, state: str, **details: Any) -> None:
+        """Write status.json: running, completed, failed, interrupted or diverged, with the time and what is known."""
+        self.last_beat = time.monotonic()
+        self.status = {"state": state, "updated": _now(), "pid": os.getpid(), **details}
+        write_json(self.path / "status.json", self.status)
+
+    def beat(self, **details: Any) -> None:
+        """The heartbeat of a running run, at most every few seconds."""
+        if time.monotonic() - self.last_beat >= HEARTBEAT_SECONDS:
+            self.mark("running", **details)
+
+    def describe(self, **facts: Any) -> None:
+        """Write run.json (who, what, where, when), git.diff and freeze.txt; a resumed run adds to its history."""
+        path = self.path / "run.json"
+        history = json.loads(path.read_text()).get("history", []) if path.is_file() else []
+        history.append({"started": _now(), "argv": sys.argv})
+        write_json(path, {"metarun": __version__, **facts, "hardware": hardware(), **self._git(), "history": history})
+        packages = sorted(f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions())
+        write_atomically(self.path / "freeze.txt", ("\n".join(packages) + "\n").encode())
+
+    def _git(self) -> dict[str, Any]:
+        """The commit of the code that runs, and its uncommitted changes in git.diff; nothing outside a checkout."""
+        here = Path(__file__).resolve().parent
+
+        def git(*words: str) -> str:
+            return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout
+
+        try:
+            if git("ls-files", "core.py").strip() != "core.py":
+                return {"git": None}
+            diff = git("diff", "HEAD")
+            if diff:
+                write_atomically(self.path / "git.diff", diff[:1_000_000].encode())
+            return {"git": {"commit": git("rev-parse", "HEAD").strip(), "dirty": bool(diff)}}
+        except (OSError, subprocess.CalledProcessError):
+            return {"git": None}
+
+
+def hardware() -> dict[str, Any]:
+    import torch  # kept out of the import of this module: listing runs must not cost seconds
+
+    return {
+        "host": platform.node(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,0 +1,145 @@
+"""The meta-training loop: sample, mean meta-gradient, step; validate and checkpoint now and then; test at the end."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+import torch
+
+from metarun import checkpoint
+from metarun.build import Experiment
+from metarun.errors import Diverged, Interrupted
+from metarun.evaluation import Estimate, adaptation_milliseconds, calibrated, chunks, evaluate
+from metarun.logging import Means
+from metarun.report import Reporter
+from metarun.stream import meta_batches
+from metarun.trees import num_elements, tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+
+class Runner:
+    def __init__(self, experiment: Experiment, report: Reporter) -> None:
+        self.x, self.report = experiment, report
+        self.leaves, self.structure = tree_flatten(tree_map(torch.Tensor.requires_grad_, experiment.learner.init()))
+        self.optimizer = experiment.optimizer(self.leaves)
+        self.scheduler = experiment.scheduler(self.optimizer)
+        self.execution = experiment.execution
+        self.step = self.validated = 0
+        self.best: dict[str, float] = {}
+        self.means = Means()
+        self.stop_signal: int | None = None
+
+    @property
+    def theta(self) -> Any:
+        return tree_unflatten(self.leaves, self.structure)
+
+    def run(self) -> dict[str, Estimate]:
+        """Train from where the run stands to its last step, then test the best theta. Raises Interrupted, Diverged."""
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self.request_stop)
+        try:
+            self.train()
+            return self.test()
+        except Interrupted:
+            self.log_training()
+            self.save("last")
+            raise
+
+    def train(self) -> None:
+        self.settle_execution()
+        batches = meta_batches(self.x.task, self.x.meta_batch_size, self.step, self.x.steps)
+        while True:
+            if self.validation_is_due():
+                self.validate()
+            if self.step >= self.x.steps:
+                return
+            self.stop_if_asked()
+            self.train_step(next(batches))
+
+    def train_step(self, episodes: Any) -> None:
+        gradient, metrics = self.execution.mean_grad(self.x.learner.meta_loss, self.theta, episodes)
+        for p, g in zip(self.leaves, tree_leaves(gradient), strict=True):
+            p.grad = g
+        self.x.clip(self.leaves)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.step += 1
+        self.means.add(metrics)
+        if self.step % self.x.log_every == 0:
+            self.log_training()
+
+    def log_training(self) -> None:
+        values = {f"train/{name}": value for name, value in self.means.take().items()}
+        for name, value in values.items():
+            if not torch.isfinite(torch.tensor(value)):
+                raise Diverged(
+                    f"{name} is {value} at step {self.step} (seed {self.x.seed}). "
+                    f"Lower meta_learner.inner_lr or optimizer.lr, or clip the meta-gradient with clip_norm=10."
+                )
+        self.report.training(self.step, values, self.scheduler.get_last_lr()[0])
+
+    def validation_is_due(self) -> bool:
+        return self.validated < self.step and (self.step % self.x.every == 0 or self.step == self.x.steps)
+
+    def validate(self) -> None:
+        """Score the validation tasks, keep the best theta so far, and checkpoint."""
+        self.log_training()
+        scores = self.scores("val", self.x.num_val_tasks, curve=False, theta=self.theta)
+        name = self.x.task.objective.score_name
+        value, sign = scores[name].mean, 1 if self.x.task.objective.higher_is_better else -1
+        self.validated = self.step
+        if not self.best or sign * value > sign * self.best["value"]:
+            self.best = {"value": value, "step": self.step}
+            self.save("best")
+        self.save("last")
+        self.report.validation(self.step, scores, self.best)
+
+    def test(self) -> dict[str, Estimate]:
+        """The final test: the theta that was best on validation tasks, on fixed held-out episodes."""
+        x, best = self.x, checkpoint.load(self.report.folder.checkpoints / "best.pt", self.x.device)
+        scores = self.scores("test", x.num_test_tasks, curve=True, theta=best["theta"])
+        milliseconds = adaptation_milliseconds(x.test_learner, best["theta"], x.task.sample("test", range(8)))
+        complexity = {"parameters": num_elements(best["theta"]), "adaptation_ms": milliseconds}
+        self.report.test(best["step"], scores, complexity)
+        return scores
+
+    def scores(self, split: str, num_tasks: int, curve: bool, theta: Any) -> dict[str, Estimate]:
+        with calibrated(self.x.learner, theta, self.x.task, self.execution):
+            episodes = chunks(self.x.task, split, num_tasks)
+            return evaluate(self.x.test_learner, theta, episodes, self.execution, curve, between=self.stop_if_asked)
+
+    def settle_execution(self) -> None:
+        """Let ``execution=auto`` measure once; a resumed run keeps the choice of its beginning."""
+        chosen = self.report.read_execution()
+        if chosen is None:
+            episodes = self.x.task.sample("train", range(self.x.meta_batch_size))
+            self.execution, timings = self.x.execution.settle(self.x.learner.meta_loss, self.theta, episodes)
+            self.report.execution(self.execution.describe(), timings)
+        else:
+            self.execution = self.x.execution.chosen(chosen)
+
+    def save(self, name: str) -> None:
+        state = {"format": 1, "theta": self.theta, "step": self.step, "validated": self.validated, "best": self.best}
+        state |= {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
+        state["generators"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+        checkpoint.save(self.report.folder.checkpoints / f"{name}.pt", state)
+
+    def restore(self, name: str) -> None:
+        """Take everything from a checkpoint: a run continued from here is bit-identical to one never stopped."""
+        state = checkpoint.load(self.report.folder.checkpoints / f"{name}.pt", self.x.device)
+        with torch.no_grad():
+            for p, saved in zip(self.leaves, tree_leaves(state["theta"]), strict=True):
+                p.copy_(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.step, self.validated, self.best = state["step"], state["validated"], state["best"]
+        torch.set_rng_state(state["generators"]["cpu"].cpu())
+        torch.cuda.set_rng_state_all([generator.cpu() for generator in state["generators"]["cuda"]])
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        if self.stop_signal is not None:
+            raise KeyboardInterrupt  # asked twice: at once, the last checkpoint stands
+        self.stop_signal = signum
+
+    def stop_if_asked(self) -> None:
+        if self.stop_signal is not None:
+            raise Interrupted(self.stop_signal)

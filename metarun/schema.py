@@ -1,0 +1,34 @@
+"""The typed root of the configuration: the keys that every run has."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class EvaluationConfig:
+    every: int = 500  # validation and checkpoint every so many steps
+    num_val_tasks: int = 100
+    num_tasks: int = 600  # of the final test
+    inner_steps: int | None = None  # adaptation steps at validation and test; null: as trained
+
+
+@dataclass
+class Config:
+    seed: int = 0
+    steps: int = 1000
+    meta_batch_size: int = 4
+    device: str = "auto"
+    dtype: str = "float32"
+    data_root: str = ""
+    run_dir: str | None = None
+    resume: str | None = None
+    log_every: int = 20
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    task: Any = None
+    base_learner: Any = None
+    meta_learner: Any = None
+    optimizer: Any = None
+    scheduler: Any = None
+    execution: Any = None
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

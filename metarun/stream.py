@@ -1,0 +1,31 @@
+"""Training episodes, drawn for several steps at once in a thread of their own."""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from metarun.core import Episode, TaskDistribution
+from metarun.trees import slice_tasks, tree_leaves
+
+BLOCK_BYTES = 16 * 2**20  # of episodes drawn ahead: enough to amortise the draw, small beside a meta-gradient
+
+
+def meta_batches(task: TaskDistribution, meta_batch_size: int, start: int, stop: int) -> Iterator[Episode]:
+    """The meta-batches of steps ``start`` to ``stop``; step t holds the episodes t*B ... t*B + B - 1 of ``train``."""
+    if start >= stop:
+        return
+    first = task.sample("train", range(start * meta_batch_size, (start + 1) * meta_batch_size))
+    yield first
+    num_bytes = sum(leaf.nbytes for leaf in tree_leaves(first))
+    block = max(1, min(256, BLOCK_BYTES // max(1, num_bytes)))
+
+    def sample(step: int) -> Episode:
+        return task.sample("train", range(step * meta_batch_size, min(step + block, stop) * meta_batch_size))
+
+    with ThreadPoolExecutor(1, thread_name_prefix="episodes") as pool:
+        pending: Future[Episode] = pool.submit(sample, start + 1)
+        for step in range(start + 1, stop, block):
+            ready = pending.result()
+            if step + block < stop:
+                pending = pool.submit(sample, step + block)
+            for i in range(min(block, stop - step)):
+                yield slice_tasks(ready, slice(i * meta_batch_size, (i + 1) * meta_batch_size))

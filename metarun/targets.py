@@ -1,0 +1,125 @@
+"""From ``_target_`` to a callable, and from its signature to a list of what is wrong with its arguments."""
+
+import difflib
+import importlib
+import inspect
+import os
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+ALLOWED = ("metarun", "torch.nn", "torch.optim", "torchvision.models", "torchvision.transforms")
+
+
+def allowed_modules() -> list[str]:
+    """Where a ``_target_`` may come from: metarun's own list, ``--allow`` and ``--config-dir`` on the command line (kept
+    in METARUN_ALLOW for worker processes), and packages with an entry point in the group ``metarun.plugins``.
+
+    Never from the configuration itself: reading somebody's YAML must not run code of their choice.
+    """
+    named = [name for name in os.environ.get("METARUN_ALLOW", "").split(":") if name]
+    return [*ALLOWED, *named, *(entry.value.split(":")[0] for entry in entry_points(group="metarun.plugins"))]
+
+
+def locate(path: str) -> Callable[..., Any]:
+    """The callable ``package.module.Name``; raises ValueError with the reason."""
+    module_name, _, name = path.rpartition(".")
+    allowed = allowed_modules()
+
+    def is_allowed(module: str) -> bool:
+        return any(module == prefix or module.startswith(prefix + ".") for prefix in allowed)
+
+    if not is_allowed(module_name):
+        raise ValueError(
+            f"{path!r} is outside the modules that a config may name ({', '.join(allowed)}). "
+            f"Allow it on the command line: --allow {path.split('.')[0]}"
+        )
+    try:
+        target = getattr(importlib.import_module(module_name), name)
+    except ImportError as error:
+        raise ValueError(f"cannot import {module_name!r}: {error}") from error
+    except AttributeError:
+        options = [n for n in dir(importlib.import_module(module_name)) if not n.startswith("_")]
+        raise ValueError(f"module {module_name!r} has no {name!r}{did_you_mean(name, options)}") from None
+    if not callable(target) or not is_allowed(getattr(target, "__module__", "")):
+        raise ValueError(f"{path!r} is not something that a config may call.")
+    return target
+
+
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def problems_of_call(
+    target: Callable[..., Any], arguments: dict[str, Any], given: Collection[str], key: str
+) -> list[str]:
+    """What is wrong with calling ``target`` with ``arguments``, beside those ``given`` in code; ``key`` names the node."""
+    parameters = inspect.signature(target).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    hints = _hints(target)
+    own = [name for name in parameters if name not in given]
+    problems = []
+    for name, value in arguments.items():
+        if name in given:
+            problems.append(f"{key}.{name} is set by metarun itself; remove it.")
+        elif name not in parameters and not open_ended:
+            problems.append(
+                f"{key}.{name} is not a setting of {target.__name__}{did_you_mean(name, own)}; it has {', '.join(own) or 'none'}."
+            )
+        elif value == "???":
+            problems.append(f"{key}.{name} has no value; add {key}.{name}=...")
+        elif name in hints and not fits(value, hints[name]):
+            expected = _readable(hints[name])
+            problems.append(f"{key}.{name} is {value!r} ({type(value).__name__}), but must be {expected}.")
+    for name, p in parameters.items():
+        required = p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        if required and name not in arguments and name not in given:
+            problems.append(f"{key}.{name} is missing; add {key}.{name}=...")
+    return problems
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)  # type: ignore[misc]
+    except Exception:  # annotations of other people's classes may not resolve; then types are not checked
+        return {}
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether a value from YAML can be passed where ``annotation`` stands; unknown kinds of annotation fit."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, arg) for arg in args)
+    if origin is typing.Literal:
+        return any(value == arg and type(value) is type(arg) for arg in args)
+    if annotation is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)) or (args[-1:] != (...,) and len(args) != len(value)):
+            return False
+        of_each = [args[0]] * len(value) if args[-1:] == (...,) else args
+        return all(fits(v, arg) for v, arg in zip(value, of_each, strict=True))
+    if inspect.isclass(origin) and issubclass(origin, Mapping):
+        return isinstance(value, dict)
+    if inspect.isclass(origin) and issubclass(origin, Iterable):
+        return isinstance(value, (list, tuple)) and all(fits(v, args[0]) for v in value if args)
+    if annotation is None or annotation is type(None):
+        return value is None
+    if inspect.isclass(annotation) and annotation is not inspect.Parameter.empty:
+        return isinstance(value, annotation)
+    return True
+
+
+def _readable(annotation: Any) -> str:
+    if typing.get_origin(annotation) is typing.Literal:
+        return " or ".join(repr(arg) for arg in typing.get_args(annotation))
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return " or ".join(_readable(arg) for arg in typing.get_args(annotation))
+    if annotation is type(None):
+        return "null"
+    return annotation.__name__ if inspect.isclass(annotation) and not typing.get_args(annotation) else str(annotation)
