@@ -239,7 +239,7 @@ def check_episode_size(size: EpisodeSize, pool: ClassPool, split: str, prefix: s
 def draw_images(u: np.ndarray, pool: ClassPool, size: EpisodeSize) -> Draw:
     """The choices that the uniforms u [B, N + N * (K + Q)] make: classes [B, N], support [B, N, K], query [B, N, Q].
 
-    ``classes`` are places in ``pool``. Column n has the label n: the draws are ordered, so every assignment of labels is
+    ``classes`` are places in ``pool``. Column n has the label n: draws are ordered, so every assignment of labels is
     equally likely. ``support`` and ``query`` are image numbers, drawn together without replacement, hence disjoint.
     """
     ways, shots, queries = size
@@ -250,7 +250,7 @@ def draw_images(u: np.ndarray, pool: ClassPool, size: EpisodeSize) -> Draw:
 
 
 def gather(pixels: Tensor, images: np.ndarray, quarter_turns: np.ndarray) -> Tensor:
-    """pixels[images] for images [R], row r turned counter-clockwise by quarter_turns[r] x 90 degrees (last two axes)."""
+    """pixels[images] for images [R]; row r turned counter-clockwise by quarter_turns[r] x 90 degrees."""
     rows = pixels.new_empty(len(images), *pixels.shape[1:])
     for turns in np.unique(quarter_turns):  # turning bytes by group is 4x faster than gathering them by a pixel table
         where = np.flatnonzero(quarter_turns == turns)
