@@ -10,7 +10,6 @@ changes. The environment is .venv in the repository, or the folder that METARUN_
 """
 
 # Parsed by any Python 3.6 or newer, so that an old one can be told what is wrong: annotations of generics stay quoted.
-import contextlib
 import hashlib
 import importlib.util
 import os
@@ -33,6 +32,7 @@ NEEDED_GB = 6 if sys.platform == "linux" else 2  # the CUDA libraries come only 
 STAMP = "metarun-stamp"  # fingerprint of what a finished install installed
 OWNED = "metarun-made-by-bootstrap"  # only a folder with this mark is ever cleared
 LOCK = "metarun-lock"
+LOG = "metarun-install.log"
 
 
 def main(argv: "list[str]") -> int:
@@ -43,8 +43,8 @@ def main(argv: "list[str]") -> int:
         say(f"unknown command {' '.join(argv)!r}. Use run, test or install:\n\n{__doc__}")
         return 2
     check_python(sys.version_info[:3])
-    with contextlib.suppress(AttributeError, ValueError):
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds through subprocess.call, which ends pip
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
     command, arguments = argv[0], argv[1:]
     venv = venv_folder()
     ensure_environment(venv)
@@ -57,12 +57,21 @@ def main(argv: "list[str]") -> int:
     return hand_over([str(python_of(venv)), "-m", "pytest", "-m", "not slow", *arguments])
 
 
+def stop(number: int, _: object) -> NoReturn:
+    """Leave with the shell's code for this signal (130, 143); on the way subprocess.call ends pip and waits."""
+    for other in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(other, signal.SIG_IGN)  # a second signal must not break off the waiting
+    say("interrupted; the next call goes on from here")
+    raise SystemExit(128 + number)
+
+
 def hand_over(command: "list[str]") -> int:
     """Become ``command`` where the system can, so that signals and the exit code are its own."""
     sys.stdout.flush()
     sys.stderr.flush()
     if os.name == "posix":
         os.execv(command[0], command)
+    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches the child too, and its exit code is waited for
     return subprocess.call(command)
 
 
@@ -79,10 +88,11 @@ def ensure_environment(venv: Path) -> None:
     with lock_file:
         wait_for(lock_file)
         if not is_ready(venv):
-            install(venv, lock_file.fileno())
+            with (venv / LOG).open("w") as log:
+                install(venv, lock_file, log)
 
 
-def install(venv: Path, lock: int) -> None:
+def install(venv: Path, lock: TextIO, log: TextIO) -> None:
     started = time.monotonic()
     finished_once = (venv / STAMP).exists() or not (venv / OWNED).exists()
     version = version_of(venv)
@@ -90,13 +100,14 @@ def install(venv: Path, lock: int) -> None:
         say(f"installing what pyproject.toml asks for into {venv} ...")
         (venv / STAMP).write_text("updating\n")
     else:
-        rebuild(venv, version, lock)
-    pip = [str(python_of(venv)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    if call([*pip, "-e", f"{ROOT}[test]"], lock) != 0:
+        rebuild(venv, version, lock, log)
+    pip = [str(python_of(venv)), "-m", "pip", "install", "--progress-bar", "off", "--disable-pip-version-check"]
+    if call([*pip, "-e", f"{ROOT}[test]"], lock, log) != 0:
+        show_end(venv / LOG)
         fail(
-            "pip could not install metarun; its message is above. If the reason was the network or a full disk, put "
-            "that right and call again: the next call repairs the environment. If it keeps failing, "
-            f"delete {venv} first."
+            f"pip could not install metarun; the end of its output is above, all of it in {venv / LOG}. "
+            "If the reason was the network or a full disk, put that right and call again: the next call repairs the "
+            f"environment. If it keeps failing, delete {venv} first."
         )
     scratch = venv / (STAMP + ".new")
     scratch.write_text(fingerprint())
@@ -104,9 +115,9 @@ def install(venv: Path, lock: int) -> None:
     say(f"environment ready after {time.monotonic() - started:.0f} s")
 
 
-def rebuild(venv: Path, version: str, lock: int) -> None:
+def rebuild(venv: Path, version: str, lock: TextIO, log: TextIO) -> None:
     """Make the environment from nothing; what an interrupted install left is cleared, what others made is refused."""
-    rest = [path for path in venv.iterdir() if path.name not in (OWNED, LOCK)]
+    rest = [path for path in venv.iterdir() if path.name not in (OWNED, LOCK, LOG)]
     if rest and not (venv / OWNED).exists():
         what = f"an environment of Python {version}" if version else "not a working environment"
         fail(
@@ -124,8 +135,10 @@ def rebuild(venv: Path, version: str, lock: int) -> None:
         else:
             path.unlink()
     check_disk(venv)
-    say(f"making the environment in {venv}; this first time takes minutes (PyTorch is large) ...")
-    if call([sys.executable, "-m", "venv", str(venv)], lock) != 0:
+    say(f"making the environment in {venv}; this first time takes minutes (PyTorch is large).")
+    say(f"to watch: {venv / LOG}")
+    if call([sys.executable, "-m", "venv", str(venv)], lock, log) != 0:
+        show_end(venv / LOG)
         fail(f"{sys.executable} could not make an environment in {venv}; its message is above.")
 
 
@@ -162,11 +175,15 @@ def version_of(venv: Path) -> str:
     return output.decode().strip()
 
 
-def call(command: "list[str]", lock: int) -> int:
+def call(command: "list[str]", lock: TextIO, log: TextIO) -> int:
     """Run to the end. The child shares the lock, so a killed bootstrap does not free it while pip still writes."""
     if os.name == "nt":
-        return subprocess.call(command, stdout=sys.stderr)
-    return subprocess.call(command, stdout=sys.stderr, pass_fds=(lock,))
+        return subprocess.call(command, stdout=log, stderr=log)
+    return subprocess.call(command, stdout=log, stderr=log, pass_fds=(lock.fileno(),))
+
+
+def show_end(log: Path) -> None:
+    sys.stderr.write("\n".join(log.read_text(errors="replace").splitlines()[-40:]) + "\n")
 
 
 def wait_for(lock_file: TextIO) -> None:
@@ -217,8 +234,4 @@ def fail(text: str, code: int = 1) -> NoReturn:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        say("interrupted; the next call goes on from here")
-        sys.exit(130)
+    sys.exit(main(sys.argv[1:]))

@@ -19,6 +19,10 @@ SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "bootstrap.py"
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the stand-in environments are POSIX ones")
 
 
+def run_script(*arguments, python=sys.executable, env=None):
+    return subprocess.run([python, SCRIPT, *arguments], env=env, check=False, capture_output=True, text=True)
+
+
 def load_bootstrap():
     spec = importlib.util.spec_from_file_location("bootstrap", SCRIPT)
     module = importlib.util.module_from_spec(spec)
@@ -40,7 +44,7 @@ class World:
         self.venv = root / "venv"
         self.calls, self.pip_code = [], 0
 
-    def call(self, command, lock):
+    def call(self, command, lock=None, log=None):
         self.calls.append(command[2])  # python -m WHAT
         if command[2] == "venv":
             (self.venv / "bin").mkdir(exist_ok=True)
@@ -128,7 +132,7 @@ def test_a_lost_python_makes_the_environment_anew(world):
 
 def test_a_working_environment_that_others_made_is_used_and_never_cleared(world, monkeypatch, capsys):
     world.venv.mkdir()
-    world.call(["python", "-m", "venv"], lock=0)
+    world.call(["python", "-m", "venv"])
     assert world.install() == ["pip"]
     monkeypatch.setattr(world.bootstrap, "running_version", lambda: "3.99")
     assert "was not made by this script" in world.failing_install(capsys)
@@ -168,9 +172,9 @@ from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_bootstrap import World
 world = World(Path({str(tmp_path)!r}))
-def slow_call(command, lock):
+def slow_call(*arguments):
     time.sleep(0.3)
-    return world.call(command, lock)
+    return world.call(*arguments)
 world.bootstrap.call = slow_call
 print(world.install())
 """
@@ -178,14 +182,25 @@ print(world.install())
     assert sorted(process.communicate(timeout=60)[0].strip() for process in both) == ["['venv', 'pip']", "[]"]
 
 
-def ready_environment(folder: Path, python: str) -> dict[str, str]:
-    """An environment that passes for installed, with a shell script as its Python; returns the variables to use it."""
+def stand_in(folder: Path, python: str) -> dict[str, str]:
+    """An environment whose Python is a shell script; returns the variables that make the script use it."""
     (folder / "bin").mkdir(parents=True)
     (folder / "bin" / "python").write_text(f"#!/bin/sh\n{python}\n")
     (folder / "bin" / "python").chmod(0o755)
+    return {**os.environ, "METARUN_VENV": str(folder)}
+
+
+def ready_environment(folder: Path, python: str) -> dict[str, str]:
+    """The same, with the stamp that says that all is installed."""
+    env = stand_in(folder, python)
     bootstrap = load_bootstrap()
     (folder / bootstrap.STAMP).write_text(bootstrap.fingerprint())
-    return {**os.environ, "METARUN_VENV": str(folder)}
+    return env
+
+
+def environment_to_update(folder: Path, pip: str) -> dict[str, str]:
+    """The same without the stamp: the script asks its version, then runs pip in it."""
+    return stand_in(folder, f'[ "$1" = -c ] && echo {sys.version_info[0]}.{sys.version_info[1]} && exit 0\n{pip}')
 
 
 def test_run_starts_metarun_here_and_test_starts_pytest_in_the_repository(tmp_path):
@@ -203,7 +218,7 @@ def test_run_starts_metarun_here_and_test_starts_pytest_in_the_repository(tmp_pa
 
 def test_the_exit_code_is_the_childs(tmp_path):
     env = ready_environment(tmp_path / "venv", "exit 7")
-    assert subprocess.run([sys.executable, SCRIPT, "run"], env=env, check=False).returncode == 7
+    assert run_script("run", env=env).returncode == 7
 
 
 def test_sigterm_reaches_the_child(tmp_path):
@@ -214,28 +229,35 @@ def test_sigterm_reaches_the_child(tmp_path):
         assert process.wait(timeout=30) == 9
 
 
-def test_control_c_during_the_install_exits_130_without_a_traceback(tmp_path):
-    driver = f"""
-import runpy, shutil, subprocess, sys, time, types
-shutil.disk_usage = lambda _: types.SimpleNamespace(free=9e9)
-subprocess.call = lambda *a, **k: (print("installing", flush=True), time.sleep(30))
-sys.argv = ["bootstrap.py", "run"]
-runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
-"""
-    env = {**os.environ, "METARUN_VENV": str(tmp_path / "venv")}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", driver], env=env, **pipes) as process:
-        assert process.stdout.readline() == "installing\n"
-        time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_during_the_install_ends_pip_and_the_script_without_a_traceback(tmp_path, number, code):
+    pid_file = tmp_path / "pip.pid"
+    env = environment_to_update(
+        tmp_path / "venv", f"echo $$ > {pid_file}.new; mv {pid_file}.new {pid_file}; exec sleep 60"
+    )
+    with subprocess.Popen([sys.executable, SCRIPT, "run"], env=env, stderr=subprocess.PIPE, text=True) as process:
+        while not pid_file.exists():
+            time.sleep(0.01)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "Traceback" not in errors
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid_file.read_text()), 0)
+
+
+def test_what_pip_says_is_shown_only_when_it_fails(tmp_path):
+    env = environment_to_update(tmp_path / "good", "echo Collecting torch")
+    assert "Collecting" not in run_script("install", env=env).stderr
+    env = environment_to_update(tmp_path / "bad", "echo 'ERROR: No matching distribution' >&2; exit 3")
+    result = run_script("install", env=env)
+    assert result.returncode == 1
+    assert "ERROR: No matching distribution" in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [[], ["tset"], ["install", "torch"]])
 def test_an_unknown_command_shows_the_usage_and_exits_2(arguments):
-    result = subprocess.run([sys.executable, SCRIPT, *arguments], check=False, capture_output=True, text=True)
+    result = run_script(*arguments)
     assert result.returncode == 2
     assert "scripts/bootstrap.py run [overrides ...]" in result.stderr
 
@@ -252,6 +274,6 @@ def test_an_old_python_can_run_the_script_far_enough_to_say_so(version):
     python = shutil.which(f"python{version}")
     if python is None or subprocess.run([python, "-c", ""], check=False, capture_output=True).returncode != 0:
         pytest.skip(f"no working python{version} on PATH")
-    result = subprocess.run([python, SCRIPT, "run"], check=False, stderr=subprocess.PIPE, text=True)
+    result = run_script("run", python=python)
     assert result.returncode == 2
     assert f"metarun needs Python 3.10 or newer; this is {version}" in result.stderr
