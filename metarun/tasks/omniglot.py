@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
@@ -210,7 +211,7 @@ def _download(release: Release, archive: Archive, folder: Path) -> None:
     try:
         download_url(f"{release.url}/{archive.name}", str(partial), archive.name, archive.md5)
         (partial / archive.name).replace(folder / archive.name)
-    except (OSError, RuntimeError) as error:
+    except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: another md5
         raise DataError(
             f"could not download {release.url}/{archive.name} (md5 {archive.md5}) to {folder}: {error}. "
             "Try again, or put the file there yourself."

@@ -1,0 +1,336 @@
+"""N ways, K shots, Q queries, B episodes."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from metarun.tasks.counter import uniform
+from metarun.tasks.images import (
+    ClassImages,
+    ClassPool,
+    DataError,
+    EpisodeSize,
+    ImageSet,
+    MissingDataError,
+    check_episode_size,
+    check_positive,
+    class_major_batch,
+    draw_images,
+    exclusive,
+    gather,
+    load_prepared,
+    prepared,
+)
+
+SHAPE = (2, 3)
+CONTENT = {
+    "a": np.arange(24, dtype=np.uint8).reshape(4, 2, 3),
+    "b": 200 + np.arange(12, dtype=np.uint8).reshape(2, 2, 3),
+}
+POOL = ClassPool(("a", "b", "c", "d"), np.array([0, 5, 12, 15]), np.array([5, 7, 3, 4]))
+
+
+def at_hand() -> None:
+    """The source of the tests is always there."""
+
+
+def gone() -> None:
+    raise MissingDataError("the archive is gone.")
+
+
+def content() -> ClassImages:
+    yield from CONTENT.items()
+
+
+def prepare(folder: Path) -> ImageSet:
+    return prepared(folder, SHAPE, at_hand, content)
+
+
+def must_not_be_called() -> ClassImages:
+    raise AssertionError("read again")
+    yield
+
+
+def left_behind(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.parent.iterdir() if path.name != f".{folder.name}.lock")
+
+
+# ---------------------------------------------------------------------------------------------------- prepared arrays
+
+
+def test_a_prepared_set_is_what_was_read_class_after_class(tmp_path):
+    images, names, counts, _ = prepare(tmp_path / "set")
+    assert np.array_equal(images, np.concatenate(list(CONTENT.values())))
+    assert isinstance(images, np.memmap)
+    assert not images.flags.writeable
+    assert (names, counts.tolist()) == (("a", "b"), [4, 2])
+
+
+def test_the_digest_is_the_sha256_of_the_bytes_of_the_array(tmp_path):
+    image_set = prepare(tmp_path / "set")
+    assert image_set.sha256 == hashlib.sha256(image_set.images.tobytes()).hexdigest()
+
+
+def test_a_prepared_set_is_read_from_disk_the_second_time(tmp_path):
+    first = prepare(tmp_path / "set")
+    second = prepared(tmp_path / "set", SHAPE, gone, must_not_be_called)
+    assert np.array_equal(first.images, second.images)
+    assert first[1] == second[1]
+    assert first.sha256 == second.sha256
+
+
+def test_a_missing_source_is_reported_and_nothing_is_created(tmp_path):
+    with pytest.raises(MissingDataError, match="the archive is gone"):
+        prepared(tmp_path / "typo" / "set", SHAPE, gone, content)
+    assert list(tmp_path.iterdir()) == []
+
+
+def truncate(folder: Path) -> None:
+    with open(folder / "images.npy", "r+b") as file:
+        file.truncate(140)
+
+
+def lengthen(folder: Path) -> None:
+    with open(folder / "images.npy", "ab") as file:
+        file.write(b"x")
+
+
+def empty_array(folder: Path) -> None:
+    (folder / "images.npy").write_bytes(b"")
+
+
+def cut_index(folder: Path) -> None:
+    (folder / "index.json").write_text((folder / "index.json").read_text()[:30])
+
+
+def remove_index(folder: Path) -> None:
+    (folder / "index.json").unlink()
+
+
+def edit_index(folder: Path, **changed: object) -> None:
+    index = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps({**index, **changed}))
+
+
+DAMAGES = [
+    truncate,
+    lengthen,
+    empty_array,
+    cut_index,
+    remove_index,
+    partial(edit_index, format=0),
+    partial(edit_index, classes=[["a", 4], ["b", 3]]),
+    partial(edit_index, classes=[["a"]]),
+    partial(edit_index, classes=[]),
+    partial(edit_index, classes=None),
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_set_is_prepared_again(tmp_path, damage):
+    digest = prepare(tmp_path / "set").sha256
+    damage(tmp_path / "set")
+    with pytest.raises(DataError):
+        load_prepared(tmp_path / "set", SHAPE)
+    assert prepare(tmp_path / "set").sha256 == digest
+    assert left_behind(tmp_path / "set") == ["set"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_set_without_its_source_is_an_error_that_names_both(tmp_path, damage):
+    prepare(tmp_path / "set")
+    damage(tmp_path / "set")
+    with pytest.raises(DataError, match=r"set.*cannot be prepared again: the archive is gone"):
+        prepared(tmp_path / "set", SHAPE, gone, content)
+
+
+def test_images_of_another_shape_are_not_accepted(tmp_path):
+    prepare(tmp_path / "set")
+    with pytest.raises(DataError, match="its index demands"):
+        load_prepared(tmp_path / "set", (3, 3))
+
+
+@pytest.mark.parametrize("error", [DataError("foreign"), KeyboardInterrupt(), RuntimeError("bug")])
+def test_nothing_is_left_when_reading_fails_half_way(tmp_path, error):
+    def breaks() -> ClassImages:
+        yield "a", CONTENT["a"]
+        raise error
+
+    with pytest.raises(type(error)):
+        prepared(tmp_path / "set", SHAPE, at_hand, breaks)
+    assert left_behind(tmp_path / "set") == []
+
+
+def test_a_full_disk_is_a_data_error_and_nothing_is_left(tmp_path):
+    resource = pytest.importorskip("resource", reason="file size limits, the stand-in for a full disk, are POSIX")
+
+    def large() -> ClassImages:
+        for name in "abcdef":
+            yield name, np.zeros((50_000, *SHAPE), dtype=np.uint8)
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    try:
+        with pytest.raises(DataError, match=r"set.*Free some space"):
+            prepared(tmp_path / "set", SHAPE, at_hand, large)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert left_behind(tmp_path / "set") == []
+
+
+def test_a_data_root_that_cannot_be_written_is_a_data_error_that_names_the_way_out(tmp_path):
+    (tmp_path / "file").write_text("")  # a file in the place of the folder: not even root can write below it
+    with pytest.raises(DataError, match=r"could not write.*data_root \(or METARUN_DATA\)"):
+        prepare(tmp_path / "file" / "set")
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    (tmp_path / ".set.123.partial").mkdir()
+    prepare(tmp_path / "set")
+    assert left_behind(tmp_path / "set") == ["set"]
+
+
+def run_python(code: str, *arguments: object) -> subprocess.Popen:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True)
+
+
+PREPARE_SLOWLY = """
+import sys, time
+from pathlib import Path
+from tests.tasks.test_images import CONTENT, SHAPE, at_hand
+from metarun.tasks.images import prepared
+
+def read():
+    with open(sys.argv[2], "a") as log:
+        log.write("read ")
+    time.sleep(0.5)
+    yield from CONTENT.items()
+
+print(prepared(Path(sys.argv[1]), SHAPE, at_hand, read).sha256)
+"""
+
+
+def test_of_two_processes_one_prepares_and_both_get_the_result(tmp_path):
+    processes = [run_python(PREPARE_SLOWLY, tmp_path / "set", tmp_path / "log") for _ in range(2)]
+    digests = {process.communicate(timeout=60)[0].strip() for process in processes}
+    assert [process.returncode for process in processes] == [0, 0]
+    assert digests == {load_prepared(tmp_path / "set", SHAPE).sha256}
+    assert (tmp_path / "log").read_text() == "read "
+
+
+HOLD_LOCK = """
+import sys, time
+from pathlib import Path
+from metarun.tasks.images import exclusive
+
+with exclusive(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the lock is POSIX only")
+def test_a_killed_holder_frees_the_lock(tmp_path):
+    holder = run_python(HOLD_LOCK, tmp_path / "lock")
+    assert holder.stdout.readline() == "held\n"
+    holder.send_signal(signal.SIGKILL)
+    holder.communicate(timeout=10)
+    start = time.monotonic()
+    with exclusive(tmp_path / "lock"):
+        assert time.monotonic() - start < 5
+
+
+# ----------------------------------------------------------------------------------------------------------- episodes
+
+
+def draw(size: EpisodeSize, num_episodes: int, pool: ClassPool = POOL) -> dict[str, np.ndarray]:
+    ways, shots, queries = size
+    return draw_images(uniform(0, "s", np.arange(num_episodes), ways * (1 + shots + queries)), pool, size)
+
+
+def limit(cells: int) -> float:
+    """About five standard deviations above the mean of a chi-square statistic with cells - 1 degrees of freedom."""
+    return cells - 1 + 5 * np.sqrt(2 * (cells - 1))
+
+
+def test_support_and_query_are_disjoint_images_of_the_drawn_class():
+    drawn = draw(EpisodeSize(3, 1, 2), 3000)
+    images = np.concatenate([drawn["support"], drawn["query"]], axis=-1)  # [B, N, K + Q]
+    assert all(len(set(task.ravel())) == 9 for task in images)
+    first, count = POOL.first[drawn["classes"]][..., None], POOL.count[drawn["classes"]][..., None]
+    assert np.all((first <= images) & (images < first + count))
+
+
+def test_every_assignment_of_classes_to_labels_is_equally_likely():
+    classes = draw(EpisodeSize(4, 1, 1), 24000)["classes"]
+    _, counts = np.unique(classes, axis=0, return_counts=True)
+    assert len(counts) == 24
+    assert ((counts - 1000) ** 2 / 1000).sum() < limit(24)
+
+
+def test_every_image_of_a_class_is_equally_likely_whatever_the_size_of_the_class():
+    drawn = draw(EpisodeSize(1, 1, 1), 40000)
+    for c in range(4):
+        for key in ("support", "query"):
+            ranks = drawn[key][drawn["classes"] == c].ravel() - POOL.first[c]
+            counts = np.bincount(ranks, minlength=POOL.count[c])
+            expected = len(ranks) / POOL.count[c]
+            assert ((counts - expected) ** 2 / expected).sum() < limit(POOL.count[c])
+
+
+def test_a_repeated_pool_offers_each_class_under_consecutive_places():
+    pool = POOL.repeated(2)
+    drawn = draw(EpisodeSize(8, 1, 2), 50, pool)
+    assert np.array_equal(pool.first[drawn["classes"]], POOL.first[drawn["classes"] // 2])
+    assert np.array_equal(np.sort(drawn["classes"]), np.tile(np.arange(8), (50, 1)))
+
+
+def test_a_pool_of_some_classes_knows_where_their_images_are(tmp_path):
+    image_set = prepare(tmp_path / "set")
+    pool = ClassPool.of(image_set, [False, True])
+    assert (pool.names, pool.first.tolist(), pool.count.tolist()) == (("b",), [4], [2])
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 4), (5, 3, 4, 4)])
+def test_gathered_rows_equal_rot90_of_their_images(shape):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, size=shape, dtype=np.uint8)
+    images, turns = rng.integers(0, 5, size=40), rng.integers(0, 4, size=40)
+    expected = [np.rot90(pixels[i], k, axes=(-2, -1)) for i, k in zip(images, turns, strict=True)]
+    assert np.array_equal(gather(torch.from_numpy(pixels), images, turns).numpy(), expected)
+
+
+def test_batches_are_class_major_and_scaled_to_the_unit_interval():
+    pixels = torch.tensor([0, 51, 102, 255], dtype=torch.uint8)[:, None, None, None]
+    images = np.array([[[0, 1], [2, 3]], [[3, 2], [1, 0]]])  # [B, N, K]
+    x, y = class_major_batch(pixels, images, np.zeros((2, 2), dtype=np.int64), torch.float64)
+    assert x.flatten(1).tolist() == [[0, 51 / 255, 102 / 255, 1], [1, 102 / 255, 51 / 255, 0]]
+    assert x.shape == (2, 4, 1, 1, 1)
+    assert y.tolist() == [[0, 0, 1, 1], [0, 0, 1, 1]]
+    assert y.dtype == torch.int64
+
+
+def test_sizes_that_a_pool_cannot_fill_are_errors_that_name_key_value_and_bound():
+    check_episode_size(EpisodeSize(4, 1, 2), POOL, "val", "task.")
+    with pytest.raises(ValueError, match=r"task.num_ways is 5.*'val' has only 4 classes.*at most 4"):
+        check_episode_size(EpisodeSize(5, 1, 1), POOL, "val", "task.")
+    with pytest.raises(ValueError, match=r"task.train_num_shots \+ task.train_num_queries is 4.*'c'.*only 3 images"):
+        check_episode_size(EpisodeSize(2, 1, 3), POOL, "train", "task.train_")
+
+
+@pytest.mark.parametrize("size", [(0, 1, 1), (1, -1, 1), (1, 1, 0)])
+def test_sizes_below_one_are_errors_that_name_the_key(size):
+    key = EpisodeSize._fields[[value < 1 for value in size].index(True)]
+    with pytest.raises(ValueError, match=f"task.{key} is {min(size)}"):
+        check_positive(EpisodeSize(*size), "task.")

@@ -1,0 +1,404 @@
+"""N ways, K shots, Q queries, B episodes. The tests without real data use archives of a few characters, drawn here."""
+
+import hashlib
+import shutil
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from metarun.tasks.images import DataError, MissingDataError
+from metarun.tasks.omniglot import PUBLISHED, Archive, Omniglot, Release, load_omniglot, vinyals
+
+NUM_DRAWINGS, SIDE = 4, 56
+BACKGROUND = [*(f"Latin/character0{n}" for n in range(1, 4)), "Gurmukhi/character41", "Gurmukhi/character42"]
+EVALUATION = [f"{alphabet}/character0{n}" for alphabet in ("Hebrew", "Kannada", "Hellenic") for n in (1, 2)]
+SPLITS = {
+    "train": {"Latin/character01", "Latin/character02", "Latin/character03", "Gurmukhi/character41"}
+    | {"Hellenic/character01", "Hellenic/character02"},
+    "val": {"Hebrew/character01", "Hebrew/character02"},
+    "test": {"Kannada/character01", "Kannada/character02", "Gurmukhi/character42"},
+}
+
+
+def png(name: str, drawing: int, side: int = SIDE) -> bytes:
+    """A black and white image of its own for every drawing."""
+    seed = int.from_bytes(hashlib.sha256(f"{name}{drawing}".encode()).digest()[:4], "big")
+    blocks = np.random.default_rng(seed).random((7, 7)) > 0.2
+    file = BytesIO()
+    Image.fromarray(np.kron(blocks, np.ones((8, 8), dtype=bool))).resize((side, side)).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_archive(path: Path, characters: list[str], num_drawings: int = NUM_DRAWINGS, side: int = SIDE) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{path.stem}/", "")
+        for name in reversed(characters):  # the order inside the archive must not matter
+            for drawing in range(num_drawings):
+                archive.writestr(f"{path.stem}/{name}/0001_{drawing:02}.png", png(name, drawing, side))
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def tiny_release(published: Path) -> Release:
+    """A release of 5 + 6 characters, its archives in the folder ``published``."""
+    published.mkdir(parents=True)
+    archives = []
+    for name, characters in (("images_background.zip", BACKGROUND), ("images_evaluation.zip", EVALUATION)):
+        write_archive(published / name, characters)
+        archives.append(Archive(name, md5(published / name), len(characters)))
+    return Release("http://localhost", tuple(archives), NUM_DRAWINGS, SIDE)
+
+
+@pytest.fixture
+def release(tmp_path) -> Release:
+    return tiny_release(tmp_path / "web")
+
+
+@pytest.fixture
+def online(tmp_path, release, monkeypatch) -> Iterator[Release]:
+    """The release on a web server of this machine."""
+    handler = partial(QuietHandler, directory=str(tmp_path / "web"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever).start()
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        yield replace(release, url=f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Nothing: a test's output is pytest's."""
+
+
+@pytest.fixture
+def root(tmp_path, release) -> Path:
+    """A data root with the archives, not prepared yet."""
+    shutil.copytree(tmp_path / "web", tmp_path / "data" / "omniglot-py")
+    return tmp_path / "data"
+
+
+@pytest.fixture(scope="module")
+def prepared_root(tmp_path_factory) -> Path:
+    """A data root with the prepared images alone."""
+    folder = tmp_path_factory.mktemp("omniglot")
+    tiny = tiny_release(folder / "omniglot-py")
+    load_omniglot(folder, tiny, download=False)
+    return folder
+
+
+def omniglot(root: Path, **changed) -> Omniglot:
+    arguments = {
+        "num_ways": 2,
+        "num_shots": 1,
+        "num_queries": 2,
+        "train_num_ways": None,
+        "train_num_shots": None,
+        "train_num_queries": None,
+        "split": "vinyals",
+        "trainval": False,
+        "rotations": "per_task",
+        "download": False,
+        "seed": 0,
+        "device": torch.device("cpu"),
+        "dtype": torch.float64,
+        "data_root": str(root),
+    }
+    return Omniglot(**{**arguments, **changed})
+
+
+def limit(cells: int) -> float:
+    """About five standard deviations above the mean of a chi-square statistic with cells - 1 degrees of freedom."""
+    return cells - 1 + 5 * np.sqrt(2 * (cells - 1))
+
+
+# ----------------------------------------------------------------------------------------------------------- episodes
+
+
+@pytest.mark.parametrize("rotations", ["none", "per_task", "as_classes"])
+def test_every_example_is_its_image_turned_as_drawn_and_scaled(prepared_root, rotations):
+    task = omniglot(prepared_root, rotations=rotations, num_shots=2)
+    images = load_omniglot(prepared_root, PUBLISHED, download=False).images
+    draw = task.draw("test", range(20))
+    for batch, numbers in zip(task.episodes(draw), (draw["support"], draw["query"]), strict=True):
+        expected = [
+            [np.rot90(images[i], draw["rotations"][b, n]) for n in range(2) for i in numbers[b, n]] for b in range(20)
+        ]
+        assert np.array_equal(batch.x[:, :, 0].numpy(), np.array(expected) / 255)
+        assert batch.y.tolist() == [[n for n in range(2) for _ in range(2)]] * 20
+
+
+def test_support_and_query_never_share_an_image(prepared_root):
+    draw = omniglot(prepared_root, num_shots=2).draw("train", range(500))
+    images = np.concatenate([draw["support"], draw["query"]], axis=-1)  # [B, N, K + Q]
+    assert all(len(set(task.ravel())) == 8 for task in images)
+    assert np.all(images // NUM_DRAWINGS == images[..., :1] // NUM_DRAWINGS)  # one character a class
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_episodes_read_all_classes_of_their_split_and_no_other(prepared_root, split):
+    names = load_omniglot(prepared_root, PUBLISHED, download=False).names
+    support = omniglot(prepared_root).draw(split, range(200))["support"]
+    assert {names[i // NUM_DRAWINGS] for i in support.ravel()} == SPLITS[split]
+
+
+def test_trainval_adds_the_validation_classes_to_training_and_changes_no_other_split(prepared_root):
+    task, plain = omniglot(prepared_root, trainval=True), omniglot(prepared_root)
+    names = load_omniglot(prepared_root, PUBLISHED, download=False).names
+    support = task.draw("train", range(300))["support"]
+    assert {names[i // NUM_DRAWINGS] for i in support.ravel()} == SPLITS["train"] | SPLITS["val"]
+    for split in ("val", "test"):
+        assert torch.equal(task.sample(split, range(5)).query.x, plain.sample(split, range(5)).query.x)
+
+
+@pytest.mark.parametrize("rotations", ["none", "per_task", "as_classes"])
+def test_every_class_is_equally_often_at_every_label(prepared_root, rotations):
+    task = omniglot(prepared_root, rotations=rotations)
+    classes = task.draw("test", range(12000))["classes"]
+    cells = len(task.pools["test"].names)
+    assert cells == (12 if rotations == "as_classes" else 3)
+    for n in range(2):
+        counts = np.bincount(classes[:, n], minlength=cells)
+        assert ((counts - 12000 / cells) ** 2 / (12000 / cells)).sum() < limit(cells)
+
+
+def test_rotations_per_task_are_uniform_and_independent_of_the_classes(prepared_root):
+    draw = omniglot(prepared_root).draw("test", range(12000))
+    cells = np.bincount((4 * draw["classes"] + draw["rotations"]).ravel(), minlength=12)
+    assert ((cells - 2000) ** 2 / 2000).sum() < limit(12)
+
+
+def test_rotations_as_classes_keep_the_four_rotations_of_a_character_apart(prepared_root):
+    draw = omniglot(prepared_root, rotations="as_classes", num_ways=8).draw("val", range(50))  # all 2 x 4 classes
+    pairs = np.stack([draw["support"][..., 0] // NUM_DRAWINGS, draw["rotations"]], axis=-1)
+    assert all(len({tuple(pair) for pair in task}) == 8 for task in pairs.tolist())
+
+
+def test_an_episode_is_the_same_alone_in_company_and_in_any_order(prepared_root):
+    numbers = [7, 2**33, 0, 3]
+    together = omniglot(prepared_root).sample("train", numbers)
+    for place, number in enumerate(numbers):
+        alone = omniglot(prepared_root).sample("train", [number])
+        for one, many in zip(alone, together, strict=True):
+            assert torch.equal(one.x[0], many.x[place])
+            assert torch.equal(one.y[0], many.y[place])
+
+
+def test_seeds_and_splits_draw_from_streams_of_their_own(prepared_root):
+    draws = [omniglot(prepared_root, seed=s, trainval=True).draw(split, range(9)) for s in (0, 1) for split in SPLITS]
+    assert len({draw["rotations"].tobytes() for draw in draws}) == 6
+
+
+def test_training_sizes_apply_to_training_episodes_only(prepared_root):
+    task = omniglot(prepared_root, train_num_ways=3, train_num_shots=2, train_num_queries=1)
+    shapes = {split: [tuple(batch.x.shape) for batch in task.sample(split, range(4))] for split in SPLITS}
+    evaluation = [(4, 2, 1, 28, 28), (4, 4, 1, 28, 28)]
+    assert shapes == {"train": [(4, 6, 1, 28, 28), (4, 3, 1, 28, 28)], "val": evaluation, "test": evaluation}
+    assert (task.num_outputs, task.train_num_ways, task.input_shape) == (2, 3, (1, 28, 28))
+
+
+def test_images_have_the_asked_dtype_and_labels_are_int64(prepared_root):
+    episode = omniglot(prepared_root, dtype=torch.float32).sample("train", range(2))
+    assert [(batch.x.dtype, batch.y.dtype) for batch in episode] == [(torch.float32, torch.int64)] * 2
+
+
+def test_the_fingerprint_tells_the_images_and_the_split(prepared_root):
+    task = omniglot(prepared_root)
+    assert task.sha256 == hashlib.sha256(task.pixels.numpy().tobytes()).hexdigest()
+    assert task.sha256 in task.fingerprint()
+    assert "vinyals" in task.fingerprint()
+    assert task.fingerprint() != omniglot(prepared_root, trainval=True).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"num_ways": 3}, r"task.num_ways is 3, but the split 'val' has only 2 classes"),
+        ({"train_num_ways": 7}, r"task.train_num_ways is 7, but the split 'train' has only 6 classes"),
+        ({"num_ways": 9, "rotations": "as_classes"}, r"task.num_ways is 9, but the split 'val' has only 8 classes"),
+        ({"num_queries": 4}, r"task.num_shots \+ task.num_queries is 5, .* only 4 images"),
+        ({"train_num_shots": 3}, r"task.train_num_shots \+ task.train_num_queries is 5, .* only 4 images"),
+        ({"num_shots": 0}, r"task.num_shots is 0"),
+        ({"train_num_queries": 0}, r"task.train_num_queries is 0"),
+        ({"split": "lake"}, r"task.split is 'lake', but it must be one of vinyals"),
+        ({"rotations": "maybe"}, r"task.rotations is 'maybe', but it must be one of none, per_task, as_classes"),
+    ],
+)
+def test_impossible_settings_are_errors_that_name_key_value_and_rule(prepared_root, changed, message):
+    with pytest.raises(ValueError, match=message):
+        omniglot(prepared_root, **changed)
+
+
+# ----------------------------------------------------------------------------------------------------------- archives
+
+
+def test_characters_follow_each_other_by_archive_and_name_with_ink_as_255(root, release):
+    images, names, counts, _ = load_omniglot(root, release, download=False)
+    assert list(names) == sorted(BACKGROUND) + sorted(EVALUATION)
+    assert set(counts) == {NUM_DRAWINGS}
+    for c, name in enumerate(names):
+        for drawing in range(NUM_DRAWINGS):
+            original = np.asarray(Image.open(BytesIO(png(name, drawing))))  # True is paper
+            # blocks of 8 x 8 pixels become 4 x 4: their inner pixels are far from any edge
+            inner = images[NUM_DRAWINGS * c + drawing].reshape(7, 4, 7, 4)[:, 1:3, :, 1:3].mean(axis=(1, 3))
+            assert np.array_equal(inner > 127, ~original[::8, ::8])
+
+
+def test_archives_packed_again_give_the_same_images(root, release):
+    first = load_omniglot(root, release, download=False).sha256
+    for archive, names in zip(release.archives, (BACKGROUND, EVALUATION), strict=True):
+        path = root / "omniglot-py" / archive.name
+        write_archive(path, names[::-1])
+        assert md5(path) != archive.md5
+    shutil.rmtree(root / "prepared")
+    assert load_omniglot(root, release, download=False).sha256 == first
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_bytes_of_an_image(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    where = content.index(b"IDAT") + 6
+    content[where : where + 4] = bytes(255 - byte for byte in content[where : where + 4])
+    path.write_bytes(content)
+
+
+def web_page(path: Path) -> None:
+    path.write_text("<html>404: Not Found</html>")
+
+
+def foreign_archive(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("holiday/beach.png", png("beach", 0))
+
+
+def one_character_less(path: Path) -> None:
+    write_archive(path, BACKGROUND[1:])
+
+
+def one_drawing_less(path: Path) -> None:
+    write_archive(path, BACKGROUND, num_drawings=NUM_DRAWINGS - 1)
+
+
+def other_size(path: Path) -> None:
+    write_archive(path, BACKGROUND, side=SIDE + 1)
+
+
+def text_in_the_place_of_images(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in BACKGROUND:
+            for drawing in range(NUM_DRAWINGS):
+                archive.writestr(f"{path.stem}/{name}/0001_{drawing:02}.png", "text")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        truncate,
+        flip_bytes_of_an_image,
+        web_page,
+        foreign_archive,
+        one_character_less,
+        one_drawing_less,
+        other_size,
+        text_in_the_place_of_images,
+    ],
+)
+def test_an_archive_that_is_not_whole_is_an_error_that_names_it_and_leaves_nothing(root, release, spoil):
+    spoil(root / "omniglot-py" / "images_background.zip")
+    with pytest.raises(DataError, match=r"images_background.zip is not a whole Omniglot archive.*task.download=true"):
+        load_omniglot(root, release, download=False)
+    assert [path.name for path in (root / "prepared").iterdir()] == [".omniglot-28.lock"]
+
+
+def test_missing_archives_are_an_error_that_says_which_where_and_how_to_get_them(tmp_path, root, release):
+    (root / "omniglot-py" / "images_evaluation.zip").unlink()
+    message = r"needs images_evaluation.zip in .*omniglot-py.*metarun \.\.\. task.download=true.*METARUN_DATA"
+    with pytest.raises(MissingDataError, match=message):
+        load_omniglot(root, release, download=False)
+    with pytest.raises(MissingDataError, match=r"images_background.zip and images_evaluation.zip"):
+        omniglot(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_missing_archives_are_downloaded_and_those_at_hand_are_kept(root, online):
+    kept = root / "omniglot-py" / "images_background.zip"
+    write_archive(kept, BACKGROUND[::-1])  # packed again: its md5 differs from the published one
+    before = md5(kept)
+    (root / "omniglot-py" / "images_evaluation.zip").unlink()
+    load_omniglot(root, online, download=True)
+    assert md5(kept) == before
+    assert md5(root / "omniglot-py" / "images_evaluation.zip") == online.archives[1].md5
+    assert sorted(path.name for path in (root / "omniglot-py").iterdir()) == [a.name for a in online.archives]
+
+
+def test_a_download_with_another_md5_is_refused_and_not_kept(tmp_path, online):
+    truncate(tmp_path / "web" / "images_background.zip")
+    with pytest.raises(DataError, match=rf"images_background.zip \(md5 {online.archives[0].md5}\)"):
+        load_omniglot(tmp_path / "data", online, download=True)
+    assert list((tmp_path / "data" / "omniglot-py").iterdir()) == []
+
+
+def test_a_download_that_fails_is_an_error_that_names_address_and_folder(tmp_path, online):
+    (tmp_path / "web" / "images_background.zip").unlink()
+    with pytest.raises(
+        DataError, match=r"could not download http://127.*images_background.zip .* to .*omniglot-py.*404"
+    ):
+        load_omniglot(tmp_path / "data", online, download=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- real data
+
+
+@pytest.mark.data
+def test_the_split_has_the_published_sizes(data_root):
+    names = load_omniglot(data_root, PUBLISHED, download=False).names
+    assert Counter(map(vinyals, names)) == {"train": 1028, "val": 172, "test": 423}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_the_split_equals_the_released_files(data_root, split):
+    listed = data_root / "omniglot-py" / "splits" / "vinyals" / f"{split}.txt"
+    if not listed.is_file():
+        pytest.skip(f"METARUN_DATA has no {listed.name} of the release by Snell et al.")
+    expected = {line.rpartition("/")[0] for line in listed.read_text().split()}  # "alphabet/characterNN/rot090"
+    names = load_omniglot(data_root, PUBLISHED, download=False).names
+    assert {name for name in names if vinyals(name) == split} == expected
+
+
+@pytest.mark.data
+def test_the_prepared_images_have_the_ink_of_the_original_drawings(data_root):
+    image_set = load_omniglot(data_root, PUBLISHED, download=False)
+    assert image_set.images.shape == (32460, 28, 28)
+    with zipfile.ZipFile(data_root / "omniglot-py" / "images_evaluation.zip") as archive:
+        for number in range(0, 659, 50):
+            name = image_set.names[964 + number]
+            member = min(m for m in archive.namelist() if f"/{name}/" in m and m.endswith(".png"))
+            ink = 1 - np.asarray(Image.open(BytesIO(archive.read(member)))).astype(float)  # [105, 105]
+            small = image_set.images[20 * (964 + number)] / 255
+            # resizing keeps the mean, but for rounding and for the overshoot of LANCZOS cut at paper and ink
+            assert small.mean() == pytest.approx(ink.mean(), rel=0.1)
+            coarse = ink.reshape(7, 15, 7, 15).mean(axis=(1, 3))
+            assert np.corrcoef(coarse.ravel(), small.reshape(7, 4, 7, 4).mean(axis=(1, 3)).ravel())[0, 1] > 0.99
+
+
+@pytest.mark.data
+def test_real_episodes_have_the_published_number_of_classes_to_choose_from(data_root):
+    task = omniglot(data_root, num_ways=20, train_num_ways=60, rotations="as_classes", trainval=True, num_queries=15)
+    assert {split: len(pool.names) for split, pool in task.pools.items()} == {"train": 4800, "val": 688, "test": 1692}
+    assert task.sample("train", range(2)).query.x.shape == (2, 900, 1, 28, 28)
