@@ -11,7 +11,7 @@ from metarun.trees import detach, zip_map
 
 
 def descent(loss: Callable[[Params], Tensor], params: Params, lr: float, steps: int) -> Iterator[Params]:
-    """Yield params after 0, 1, ..., ``steps`` steps of params <- params - lr * grad(loss); differentiable throughout."""
+    """Yield params after 0, 1, ..., ``steps`` steps params <- params - lr * grad(loss); differentiable throughout."""
     yield params
     for _ in range(steps):
         params = zip_map(lambda p, g: p - lr * g, params, grad(loss)(params))
@@ -30,5 +30,5 @@ def first_order_descent(loss: Callable[[Params], Tensor], params: Params, lr: fl
 
 
 def last(path: Iterator[Params]) -> Params:
-    """The end of a descent; earlier params are let go on the way, so first-order memory does not grow with the steps."""
+    """The end of a descent; earlier params are let go, so the memory of a first-order one does not grow with steps."""
     return deque(path, maxlen=1).pop()

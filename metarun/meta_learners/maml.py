@@ -1,6 +1,7 @@
 """MAML: an initialisation from which a few gradient steps suffice.
 
-    phi_0 = theta;   phi_{k+1} = phi_k - inner_lr * grad L(phi_k, support);   meta-gradient = d L(phi_K, query) / d theta
+    phi_0 = theta;   phi_{k+1} = phi_k - inner_lr * grad L(phi_k, support)
+    meta-gradient = d L(phi_K, query) / d theta
 
 ``first_order`` drops the second derivatives: d phi_K / d theta is taken to be the identity (FOMAML). ``adapted`` says
 which parameters take the steps: every one, those of the ``body``, or those of the ``head``.

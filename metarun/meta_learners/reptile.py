@@ -3,8 +3,8 @@
     phi = SGD_k(theta, support);   meta-gradient = theta - phi
 
 With ``optimizer=sgd`` the optimizer's lr is the paper's outer step size epsilon. First order: memory does not grow with
-``inner_steps``. Unlike the paper, support and query are kept apart, so the query loss stays a fair metric, and the inner
-optimizer is plain full-batch gradient descent rather than Adam on minibatches.
+``inner_steps``. Unlike the paper, support and query are kept apart, so the query loss stays a fair metric, and the
+inner optimizer is plain full-batch gradient descent rather than Adam on minibatches.
 
 Nichol, Achiam and Schulman, 2018, https://arxiv.org/abs/1803.02999. Cost: one forward and backward pass a step.
 """
