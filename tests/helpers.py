@@ -1,0 +1,92 @@
+"""Small tasks, base learners and learners in float64, and the two ways the tests compare gradients.
+
+B tasks, N ways, K shots, S = N*K support and query images each.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metarun.core import Batch, Episode, FewShotLearner, MetaLearner, Params
+from metarun.meta_learners.anil import ANIL
+from metarun.meta_learners.maml import MAML
+from metarun.meta_learners.protonet import ProtoNet
+from metarun.meta_learners.reptile import Reptile
+from metarun.models.conv4 import Conv4
+from metarun.models.mlp import MLP
+from metarun.objectives import CROSS_ENTROPY
+from metarun.trees import slice_tasks, tree_leaves, tree_map
+
+WAYS, SHOTS, IMAGE = 2, 3, (1, 16, 16)
+INNER_LR, INNER_STEPS = 0.3, 3
+
+BASES: dict[str, Callable[[], nn.Module]] = {
+    "mlp": lambda: MLP(IMAGE, WAYS, [8, 6], None, "torch"),
+    "mlp_transductive": lambda: MLP(IMAGE, WAYS, [8, 6], "transductive", "torch"),
+    "mlp_support": lambda: MLP(IMAGE, WAYS, [8, 6], "support", "torch"),
+    "stride_transductive": lambda: Conv4(IMAGE, WAYS, 3, "stride", "transductive"),
+    "stride_support": lambda: Conv4(IMAGE, WAYS, 3, "stride", "support"),
+    "max_pool_transductive": lambda: Conv4(IMAGE, WAYS, 3, "max_pool", "transductive"),
+    "max_pool_support": lambda: Conv4(IMAGE, WAYS, 3, "max_pool", "support"),
+}
+
+LEARNERS: dict[str, Callable[[nn.Module], FewShotLearner]] = {
+    "maml": lambda net: MAML(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, first_order=False, adapted="all"),
+    "maml_body": lambda net: MAML(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, first_order=False, adapted="body"),
+    "maml_head": lambda net: MAML(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, first_order=False, adapted="head"),
+    "fomaml": lambda net: MAML(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, first_order=True, adapted="all"),
+    "fomaml_head": lambda net: MAML(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, first_order=True, adapted="head"),
+    "anil": lambda net: ANIL(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS),
+    "reptile": lambda net: Reptile(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS),
+    "protonet": lambda net: ProtoNet(net, CROSS_ENTROPY, WAYS),
+}
+
+
+def make(learner: str, base: str) -> tuple[FewShotLearner, Params]:
+    """A learner and a theta in float64, with norm weights and biases away from 1 and 0."""
+    torch.manual_seed(0)
+    built = LEARNERS[learner](BASES[base]().double())
+    return built, tree_map(lambda p: p + 0.1 * torch.randn_like(p), built.init())
+
+
+def image_episodes(num_tasks: int) -> Episode:
+    """Noise images around one random mean image per class; leaves lead with the task axis [B, ...]."""
+    generator = torch.Generator().manual_seed(1)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(*shape, *IMAGE, generator=generator, dtype=torch.float64)
+
+    means = noise(num_tasks, WAYS, 1)
+    y = torch.arange(WAYS).repeat_interleave(SHOTS).repeat(num_tasks, 1)  # [B, S]
+
+    def batch() -> Batch:
+        return Batch((means + noise(num_tasks, WAYS, SHOTS)).flatten(1, 2), y)
+
+    return Episode(batch(), batch())
+
+
+def one_episode() -> Episode:
+    return slice_tasks(image_episodes(1), 0)
+
+
+def meta_gradient(learner: MetaLearner, theta: Params, episode: Episode) -> Params:
+    """The gradient that training uses for one task, by autograd alone (no vmap)."""
+    leaves = tree_map(lambda p: p.detach().clone().requires_grad_(), theta)
+    loss, _ = learner.meta_loss(leaves, episode)
+    grads = iter(torch.autograd.grad(loss, tree_leaves(leaves), materialize_grads=True))
+    return tree_map(lambda _: next(grads), leaves)
+
+
+def flat(tree: Any) -> Tensor:
+    """Every element of a tree of tensors in one vector."""
+    return torch.cat([leaf.detach().flatten() for leaf in tree_leaves(tree)])
+
+
+def relative_error(actual: Any, expected: Any) -> float:
+    """||actual - expected|| / ||expected|| over all leaves; dictionaries must have the same names in any order."""
+    if isinstance(expected, dict):
+        assert actual.keys() == expected.keys()
+        actual = [actual[name] for name in expected]
+    return float((flat(actual) - flat(expected)).norm() / flat(expected).norm())
