@@ -24,6 +24,14 @@ def test_conv4_has_the_number_of_features_its_docstring_names(side, downsample, 
     assert net(torch.randn(2, 3, side, side)).shape == (2, 5)
 
 
+def test_strided_conv4_ends_in_the_mean_over_the_image():
+    net = Conv4((1, 32, 32), 2, 3, "stride", "transductive").double()
+    x = torch.randn(4, 1, 32, 32).double()
+    last_block = net.body[:-1](x)
+    assert last_block.shape == (4, 3, 2, 2)
+    equal(net.body(x), F.adaptive_avg_pool2d(last_block, 1).flatten(1))
+
+
 def test_conv4_with_64_channels_on_omniglot_has_the_parameters_of_the_paper():
     net = Conv4((1, 28, 28), 5, 64, "stride", "transductive")
     convolutions = (9 * 1 * 64 + 64) + 3 * (9 * 64 * 64 + 64)
