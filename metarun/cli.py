@@ -50,14 +50,13 @@ def hydra_style(arguments: list[str]) -> int:
         print(f"metarun {__version__}")
         return 0
     folders = trust(options.config_dir, options.allow)
-    overrides = [text for text in rest if not text.startswith("-")]
     if options.multirun:
         from metarun.commands.sweep import sweep
 
-        return sweep(rest, overrides, folders)
-    if len(overrides) < len(rest):
+        return sweep(rest, folders)
+    if any(text.startswith("-") for text in rest):
         return hydra_only(rest, folders)
-    return single(overrides, folders)
+    return single(rest, folders)
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -90,8 +89,10 @@ def trust(config_dirs: list[str], packages: list[str]) -> list[Path]:
 
 def single(overrides: list[str], folders: list[Path]) -> int:
     """One run."""
+    from metarun.allocator import keep_freed_memory
     from metarun.compose import composed
 
+    keep_freed_memory()
     cfg = composed(overrides, folders)
     from metarun.commands.train import plan, run  # torch is imported here, after the command line has been understood
 

@@ -19,6 +19,9 @@ from metarun.paths import config_dir
 from metarun.schema import Config
 from metarun.targets import did_you_mean
 
+# Hydra refuses a group override that is not a name with a bare ValueError.
+REFUSALS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
+
 
 def register_schema() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
@@ -32,7 +35,7 @@ def composed(overrides: list[str], extra_config_dirs: list[Path]) -> DictConfig:
         prefix = hydra_arguments(extra_config_dirs)
         try:
             cfg = compose("config", prefix + overrides)
-        except (HydraException, OmegaConfBaseException, yaml.YAMLError):
+        except REFUSALS:
             raise ConfigError(list(_problems(prefix, overrides))) from None
     return cfg
 
@@ -42,7 +45,7 @@ def _problems(prefix: list[str], overrides: list[str]) -> Iterator[str]:
     accepted = list(prefix)
     try:
         cfg = compose("config", accepted)
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+    except REFUSALS as error:
         yield f"the configuration files cannot be read: {_root_cause(error)}"
         return
     groups = set(_groups(cfg))
@@ -52,7 +55,7 @@ def _problems(prefix: list[str], overrides: list[str]) -> Iterator[str]:
             accepted.append(override)
         except yaml.YAMLError as error:
             yield f"{override}: the file is not YAML: {error}"
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
             yield _explained(override, error, cfg)
 
 
@@ -71,21 +74,22 @@ def _explained(override: str, error: Exception, cfg: DictConfig) -> str:
     """One line: the value, the rule and the fix."""
     key, _, value = override.partition("=")
     key = key.lstrip("+~")
-    if isinstance(error, MissingConfigException) or "Could not find" in str(error):
-        options = _options(error)
+    if isinstance(error, (MissingConfigException, ValueError)) or "Could not find" in str(error):
+        options = _names_in(key)
         hint = did_you_mean(value, options)
         number = any(c.isdigit() for c in value) and not hint
         change = f" To change one of its values write {key}.NAME={value}." if number else ""
         return f"{override}: there is no {key} called {value!r}{hint}; there are {', '.join(options)}.{change}"
     if "is not in struct" in str(error) or "Key" in str(error) and "not in" in str(error):
-        return _unknown_key(key, value, cfg)
+        return unknown_key(key, value, cfg)
     if "mismatched input" in str(error) or "no viable alternative" in str(error) or "extraneous" in str(error):
         return f"{override}: cannot be read as key=value; check quotes, brackets and '=' in the value."
     reason = next((line for line in str(error).splitlines() if "could not be converted" in line), str(error).strip())
     return f"{override}: {reason.splitlines()[0]}" + ("" if reason.endswith(".") else ".")
 
 
-def _unknown_key(key: str, value: str, cfg: DictConfig) -> str:
+def unknown_key(key: str, value: str, cfg: DictConfig) -> str:
+    """What to say of a key that the configuration does not have."""
     known = [name for name in _keys(cfg) if "_target_" not in name and "_partial_" not in name]
     group = key.split(".")[0]
     if group in cfg and OmegaConf.is_dict(cfg[group]) and value in _names_in(group):
@@ -98,10 +102,6 @@ def _unknown_key(key: str, value: str, cfg: DictConfig) -> str:
 
 def _names_in(group: str) -> list[str]:
     return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
-
-
-def _options(error: Exception) -> list[str]:
-    return list(getattr(error, "options", None) or [])
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:

@@ -101,7 +101,7 @@ class Omniglot(TaskDistribution):
         check_positive(test_size, "task.")
         check_positive(train_size, "task.train_")
         self.sizes = {"train": train_size, "val": test_size, "test": test_size}
-        self.num_outputs, self.train_num_ways = num_ways, train_size.num_ways
+        self.num_outputs, self.num_ways, self.train_num_ways = num_ways, num_ways, train_size.num_ways
         self.split, self.trainval, self.rotations = split, trainval, rotations
         self.seed, self.device, self.dtype = seed, device, dtype
 

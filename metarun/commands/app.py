@@ -1,0 +1,34 @@
+"""The sub-commands, by typer. Each command lives in its own module and is imported when it is called."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(name="metarun", add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+
+ConfigDir = Annotated[list[str], typer.Option("--config-dir", help="a further folder of YAML groups, trusted")]
+Allow = Annotated[list[str], typer.Option("--allow", help="a package whose classes a config may name")]
+
+
+@app.callback()
+def metarun() -> None:
+    """Sub-commands of metarun; everything else on its command line configures a run (see metarun --help)."""
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="the run's folder")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="task.num_shots=5 evaluation.inner_steps=10 ...")
+    ] = None,
+    split: Annotated[str, typer.Option(help="test, val or train")] = "test",
+    checkpoint: Annotated[str, typer.Option(help="best or last")] = "best",
+    config_dir: ConfigDir = [],  # noqa: B006 (typer reads defaults from the signature)
+    allow: Allow = [],  # noqa: B006
+) -> None:
+    """Score a finished run again: with other adaptation steps, shots, ways, episodes or data."""
+    from metarun.cli import trust
+    from metarun.commands.evaluate import evaluate_run
+
+    evaluate_run(run, overrides or [], split, checkpoint, trust(config_dir, allow))

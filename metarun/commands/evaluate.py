@@ -1,0 +1,102 @@
+"""``metarun evaluate RUN [overrides]``: the final test of a finished run, under other conditions."""
+
+import sys
+import time
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from metarun.build import GROUPS, Experiment, build
+from metarun.checkpoint import load, write_json
+from metarun.compose import composed, override_key, unknown_key
+from metarun.core import Params
+from metarun.errors import ConfigError
+from metarun.evaluation import Estimate, adaptation_milliseconds, calibrated, chunks, evaluate, manifest
+from metarun.execution import Execution
+from metarun.runfolder import RunFolder, short_hash, slug
+from metarun.trees import num_elements, tree_leaves
+
+CHANGEABLE = ("task", "meta_learner", "evaluation", "execution", "device", "data_root", "seed", "dtype")
+
+
+def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, config_dirs: list[Path]) -> None:
+    """Evaluate, print a table, and write ``evaluations/<name>.json`` in the run's folder; nothing else there changes."""
+    folder = RunFolder(path.expanduser().resolve())
+    if not folder.holds_a_run:
+        raise ConfigError([f"{folder.path} holds no run (no config.yaml)."])
+    if split not in ("train", "val", "test") or checkpoint not in ("best", "last"):
+        raise ConfigError(
+            [f"--split is {split!r} (train, val or test) and --checkpoint {checkpoint!r} (best or last)."]
+        )
+    cfg = changed(OmegaConf.load(folder.path / "config.yaml"), overrides, config_dirs)  # type: ignore[arg-type]
+    x = build(cfg)
+    state = load(folder.checkpoints / f"{checkpoint}.pt", x.device)
+    _refuse_misfit(x.learner.init(), state["theta"])
+    execution = _execution(folder, x)
+    started = time.time()
+    with calibrated(x.learner, state["theta"], x.task, execution):
+        episodes = chunks(x.task, split, x.num_test_tasks)
+        scores = evaluate(x.test_learner, state["theta"], episodes, execution, curve=True)
+    milliseconds = adaptation_milliseconds(x.test_learner, state["theta"], x.task.sample(split, range(8)))
+    protocol = {**x.protocol, "checkpoint": checkpoint, "checkpoint_step": state["step"], "split": split}
+    protocol |= {"num_tasks": x.num_test_tasks, "manifest": manifest(x.task, split, x.num_test_tasks)}
+    complexity = {"parameters": num_elements(state["theta"]), "adaptation_ms": milliseconds}
+    results = {f"{split}/{name}": estimate._asdict() for name, estimate in scores.items()}
+    where = folder.path / "evaluations" / f"{_name(overrides, split, checkpoint)}.json"
+    where.parent.mkdir(exist_ok=True)
+    content = {**results, "protocol": protocol, "complexity": complexity, "overrides": overrides, "argv": sys.argv}
+    write_json(where, {**content, "seconds": time.time() - started})
+    _show(scores, split, x.num_test_tasks)
+    print(f"results: {where}")
+
+
+def changed(cfg: DictConfig, overrides: list[str], config_dirs: list[Path]) -> DictConfig:
+    """The run's own configuration with ``overrides``: values by key, whole groups by name."""
+    problems = []
+    OmegaConf.set_struct(cfg, True)
+    for text in overrides:
+        key, _, value = text.partition("=")
+        root = override_key(text).split(".")[0]
+        if root not in CHANGEABLE:
+            problems.append(f"{text}: an evaluation can change {', '.join(CHANGEABLE)}; train another run for {root}.")
+        elif key in GROUPS:
+            cfg[key] = composed([text], config_dirs)[key]
+        elif OmegaConf.select(cfg, key, default="absent") == "absent":
+            problems.append(unknown_key(key, value, cfg))
+        else:
+            cfg = OmegaConf.merge(cfg, OmegaConf.from_dotlist([text]))  # type: ignore[assignment]
+    if problems:
+        raise ConfigError(problems)
+    return cfg
+
+
+def _refuse_misfit(fresh: Params, saved: Params) -> None:
+    """The saved theta must have the shapes that this configuration needs."""
+    need, have = [[tuple(leaf.shape) for leaf in tree_leaves(tree)] for tree in (fresh, saved)]
+    if need != have:
+        a, b = next(((n, h) for n, h in zip(need, have, strict=False) if n != h), (len(need), len(have)))
+        raise ConfigError(
+            [f"the run's parameters do not fit: {a} is needed and {b} was trained. Keep the ways as trained."]
+        )
+
+
+def _execution(folder: RunFolder, x: Experiment) -> Execution:
+    import json
+
+    path = folder.path / "execution.json"
+    return x.execution.chosen(json.loads(path.read_text())["chosen"]) if path.is_file() else x.execution
+
+
+def _name(overrides: list[str], split: str, checkpoint: str) -> str:
+    return f"{slug('_'.join([split, checkpoint, *overrides]))}-{short_hash(split, checkpoint, sorted(overrides))}"
+
+
+def _show(scores: dict[str, Estimate], split: str, num_tasks: int) -> None:
+    table = Table(title=f"{split}: mean and 95% CI over {num_tasks} episodes")
+    for column in ("metric", "mean", "+-"):
+        table.add_column(column)
+    for name, (mean, ci95, _) in scores.items():
+        table.add_row(f"{split}/{name}", f"{mean:.4f}", f"{ci95:.4f}")
+    Console(width=None if sys.stdout.isatty() else 100).print(table)

@@ -1,0 +1,212 @@
+"""``metarun -m``: one run for each combination, each in a process of its own, so that none can take another down."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from rich.console import Console
+from rich.table import Table
+
+from metarun.compose import composed, hydra_arguments, override_key, register_schema
+from metarun.errors import ConfigError
+from metarun.paths import config_dir
+from metarun.runfolder import RunFolder, new_name, short_hash, slug
+
+POLL_SECONDS = 0.1
+OURS = ("sweep_dir", "jobs")
+
+
+@dataclass
+class Job:
+    overrides: list[str]
+    folder: RunFolder
+    process: subprocess.Popen | None = None
+    code: int | None = None
+    began: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return " ".join(self.overrides)
+
+
+@dataclass
+class Slots:
+    """How many jobs at a time, and what each may use: cores are shared out, GPUs go round."""
+
+    jobs: int
+    gpus: list[str] = field(
+        default_factory=lambda: [g for g in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if g]
+    )
+
+    def environment(self, number: int) -> dict[str, str]:
+        environment = dict(os.environ)
+        if self.jobs > 1:
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.jobs)))
+            if self.gpus:
+                environment["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
+        return environment
+
+
+def sweep(arguments: list[str], config_dirs: list[Path]) -> int:
+    """Run every combination that ``arguments`` span; exit code 0 if all completed, 1 if some did not."""
+    if any(text.startswith(("hydra/launcher=", "hydra/sweeper=")) for text in arguments):
+        return _by_hydra(arguments, config_dirs)
+    own = dict(text.split("=", 1) for text in arguments if text.split("=")[0] in OURS)
+    rest = [text for text in arguments if text.split("=")[0] not in OURS]
+    folder = Path(own.get("sweep_dir", Path("runs", new_name("sweep")))).expanduser().resolve()
+    jobs = [Job(overrides, RunFolder(folder / _job_name(overrides))) for overrides in _combinations(rest)]
+    _check(jobs, config_dirs)
+    print(f"sweep of {len(jobs)} runs: {folder}", file=sys.stderr)
+    _run_all(jobs, Slots(_number_of_jobs(own.get("jobs", "1"))), [f"--config-dir={path}" for path in config_dirs])
+    return _report(jobs, folder)
+
+
+def _number_of_jobs(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise ConfigError([f"jobs={text}: must be a whole number of 1 or more, the runs at a time."])
+    return int(text)
+
+
+def _combinations(overrides: list[str]) -> list[list[str]]:
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        return [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+    except HydraException as error:
+        raise ConfigError([" ".join(str(error).split())]) from None
+
+
+def _job_name(overrides: list[str]) -> str:
+    """Readable, and distinct for distinct overrides: the same sweep run again finds its folders and their results."""
+    return f"{slug('_'.join(overrides) or 'defaults')}-{short_hash(sorted(overrides))}"
+
+
+def _check(jobs: list[Job], config_dirs: list[Path]) -> None:
+    """Every mistake that composing can show, before the first job starts."""
+    problems: dict[str, None] = {}
+    for job in jobs:
+        try:
+            composed(job.overrides, config_dirs)
+        except ConfigError as error:
+            problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise ConfigError(list(problems))
+
+
+def _run_all(jobs: list[Job], slots: Slots, flags: list[str]) -> None:
+    """At most ``slots.jobs`` processes at a time; a signal is passed on to them and starts no more."""
+    stop: list[int] = []
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda number, frame: stop.append(number))
+    waiting, running = list(enumerate(jobs)), []
+    passed_on = 0
+    while running or (waiting and not stop):
+        while waiting and len(running) < slots.jobs and not stop:
+            number, job = waiting.pop(0)
+            if job.folder.read_status()["state"] == "completed":
+                job.code = 0
+                print(f"[{number + 1}/{len(jobs)}] {job.name}: completed before, kept", file=sys.stderr)
+                continue
+            _start(job, number, len(jobs), slots, flags)
+            running.append(job)
+        for signum in stop[passed_on:]:
+            for job in running:
+                job.process.send_signal(signum)  # type: ignore[union-attr]
+        passed_on = len(stop)
+        running = [job for job in running if not _ended(job, jobs)]
+        time.sleep(POLL_SECONDS)
+    if stop:
+        print("sweep stopped; the same command with the same sweep_dir continues it", file=sys.stderr)
+        sys.exit(128 + stop[0])
+
+
+def _start(job: Job, number: int, total: int, slots: Slots, flags: list[str]) -> None:
+    job.folder.create()
+    quoted = str(job.folder.path).replace("'", "\\'")
+    command = [sys.executable, "-m", "metarun", *flags, *job.overrides, f"run_dir='{quoted}'", "resume=auto"]
+    print(f"[{number + 1}/{total}] {job.name}: started", file=sys.stderr)
+    job.began = time.monotonic()
+    with (job.folder.path / "output.txt").open("a") as output:
+        output.write(f"$ {shlex.join(command)}\n")
+        output.flush()
+        job.process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=slots.environment(number),
+            start_new_session=True,  # Ctrl-C reaches the parent alone, which passes it on
+        )
+
+
+def _ended(job: Job, jobs: list[Job]) -> bool:
+    assert job.process is not None
+    job.code = job.process.poll()
+    if job.code is None:
+        return False
+    job.seconds = time.monotonic() - job.began
+    outcome = "completed" if job.code == 0 else f"failed, exit code {job.code}"
+    print(f"[{jobs.index(job) + 1}/{len(jobs)}] {job.name}: {outcome} after {job.seconds:.0f} s", file=sys.stderr)
+    return True
+
+
+def _report(jobs: list[Job], folder: Path) -> int:
+    """The final table: every job, its score or the reason it has none."""
+    table = Table(title=f"{sum(job.code == 0 for job in jobs)} of {len(jobs)} runs completed")
+    for column in ("run", "state", "score", "seconds", "why"):
+        table.add_column(column, overflow="fold")
+    for job in jobs:
+        status = job.folder.read_status()
+        score = next((f"{name} {value:.4g}" for name, value in status.items() if name.startswith("test/")), "")
+        state = (
+            "completed" if job.code == 0 else status["state"].replace("unknown", "failed").replace("running", "died")
+        )
+        table.add_row(job.name, state, score, f"{job.seconds:.0f}", "" if job.code == 0 else "\n".join(_why(job)))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    print(f"runs:        {folder}\ntensorboard: tensorboard --logdir {folder}")
+    return 0 if all(job.code == 0 for job in jobs) else 1
+
+
+def _why(job: Job) -> Iterator[str]:
+    """The message in a failed job's output: from the last line that metarun began, or else its last line."""
+    if job.code is not None and job.code < 0:
+        yield f"killed by signal {-job.code}"
+        return
+    lines = (job.folder.path / "output.txt").read_text(errors="replace").splitlines()
+    start = max((i for i, line in enumerate(lines) if line.startswith("metarun: ")), default=len(lines) - 1)
+    before = [lines[start - 1]] if "did not expect" in lines[start] else []
+    yield from (line.removeprefix("metarun: ") for line in (before or lines[start:]))
+
+
+def _by_hydra(arguments: list[str], config_dirs: list[Path]) -> int:
+    """Another launcher or sweeper (Slurm, Ray, Optuna): Hydra runs the show, with ``hydra_job`` as its task."""
+    import hydra
+
+    register_schema()
+    sys.argv = [sys.argv[0], *hydra_arguments(config_dirs), "--multirun", *arguments]
+    if not any(text.startswith("hydra.sweep.dir=") for text in arguments):
+        sys.argv.append(f"hydra.sweep.dir={Path('runs', new_name('sweep'))}")
+    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(hydra_job)()
+    return 0
+
+
+def hydra_job(cfg):  # type: ignore[no-untyped-def]
+    """One job under a Hydra launcher; returns the test score, which a Hydra sweeper may optimise."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from metarun.commands.train import Job as Training
+    from metarun.commands.train import run
+
+    hydra_config = HydraConfig.get()
+    overrides = [text for text in hydra_config.overrides.task if override_key(text) not in ("run_dir", "resume")]
+    folder = RunFolder(Path(hydra_config.sweep.dir).resolve() / _job_name(overrides))
+    return run(Training(cfg, overrides, folder, continues=folder.holds_a_run))
