@@ -159,7 +159,7 @@ def _assemble(plain: dict[str, Any], calls: dict[str, Callable[..., Any]], task:
     learner = None if problems else _attempt(problems, "meta_learner", calls["meta_learner"], **shapes)
     problems += [] if learner is None else _evaluation_problems(learner, plain["evaluation"]["inner_steps"])
     problems += _trial(calls, base_learner)
-    if problems:
+    if problems or learner is None:
         raise ConfigError(problems)
     return _experiment(plain, calls, task, learner, execution)
 

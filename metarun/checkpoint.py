@@ -52,8 +52,9 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
             raise ValueError(f"checkpoint format {state['format']}, this metarun reads format 1")
     except Exception as error:  # torch.load raises what the damage happens to cause: pickle, zip, key, runtime errors
         other = path.with_name("best.pt" if path.name == "last.pt" else "last.pt")
+        reason = (str(error).splitlines() or [""])[0]
         raise CheckpointError(
-            f"the checkpoint {path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}).\n"
+            f"the checkpoint {path} cannot be read ({type(error).__name__}: {reason}).\n"
             f"The run's metrics and results are untouched. To go on from the other checkpoint, copy {other} over it; "
             f"to start anew, choose another run_dir."
         ) from error

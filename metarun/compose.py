@@ -80,7 +80,7 @@ def _explained(override: str, error: Exception, cfg: DictConfig) -> str:
         number = any(c.isdigit() for c in value) and not hint
         change = f" To change one of its values write {key}.NAME={value}." if number else ""
         return f"{override}: there is no {key} called {value!r}{hint}; there are {', '.join(options)}.{change}"
-    if "is not in struct" in str(error) or "Key" in str(error) and "not in" in str(error):
+    if "is not in struct" in str(error) or ("Key" in str(error) and "not in" in str(error)):
         return unknown_key(key, value, cfg)
     if "mismatched input" in str(error) or "no viable alternative" in str(error) or "extraneous" in str(error):
         return f"{override}: cannot be read as key=value; check quotes, brackets and '=' in the value."
@@ -91,7 +91,7 @@ def _explained(override: str, error: Exception, cfg: DictConfig) -> str:
 def unknown_key(key: str, value: str, cfg: DictConfig) -> str:
     """What to say of a key that the configuration does not have."""
     known = [name for name in _keys(cfg) if "_target_" not in name and "_partial_" not in name]
-    group = key.split(".")[0]
+    group = key.split(".", maxsplit=1)[0]
     if group in cfg and OmegaConf.is_dict(cfg[group]) and value in _names_in(group):
         return f"{key}={value}: to choose the {group} write {group}={value}."
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)

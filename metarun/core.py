@@ -121,4 +121,4 @@ def take_parameters(module: nn.Module) -> dict[str, Tensor]:
 def surrogate(theta: Params, gradient: Params) -> Tensor:
     """A scalar whose gradient with respect to ``theta`` equals ``gradient``; its value means nothing."""
     pairs = zip(tree_leaves(theta), tree_leaves(gradient), strict=True)
-    return sum((p * g.detach()).sum() for p, g in pairs)  # type: ignore[return-value]
+    return sum((p * g.detach()).sum() for p, g in pairs)

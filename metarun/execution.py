@@ -26,12 +26,12 @@ class Execution(ABC):
         """Mean over tasks of the gradient of ``loss_fn`` with respect to theta, and of its metrics."""
         num_tasks = len(tree_leaves(episodes)[0])
         leaves, spec = tree_flatten(tree_map(lambda p: p.detach().requires_grad_(), theta))
-        total: list[Tensor] | None = None
+        total: list[Tensor] = []
         metrics: list[Metrics] = []
         for part in self.parts(num_tasks):
             losses, values = self.map(loss_fn, tree_unflatten(leaves, spec), slice_tasks(episodes, part))
             grads = torch.autograd.grad(losses.sum() / num_tasks, leaves, materialize_grads=True)
-            total = list(grads) if total is None else torch._foreach_add(total, list(grads))  # type: ignore[assignment]
+            total = [a + g for a, g in zip(total, grads, strict=True)] if total else list(grads)
             metrics.append(tree_map(lambda value: value.detach().sum(0) / num_tasks, values))
         return tree_unflatten(total, spec), zip_map(lambda *rows: sum(rows), *metrics)
 

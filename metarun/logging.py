@@ -61,7 +61,7 @@ class Board:
 
         self.writer.add_text("config", f"```yaml\n{text}\n```")
         _, start, _ = hparams(headline, {})
-        self.writer.file_writer.add_summary(start)
+        self._add(start)
 
     def ended(self, completed: bool) -> None:
         """The end of the HParams session, with its outcome."""
@@ -73,7 +73,11 @@ class Board:
         session_end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
         data = plugin_data_pb2.HParamsPluginData(session_end_info=session_end, version=metadata.PLUGIN_DATA_VERSION)
         end.value[0].metadata.plugin_data.content = data.SerializeToString()
-        self.writer.file_writer.add_summary(end)
+        self._add(end)
+
+    def _add(self, summary: Any) -> None:
+        assert self.writer.file_writer is not None  # None only after close()
+        self.writer.file_writer.add_summary(summary)
 
     def images(self, name: str, grid: Tensor, step: int) -> None:
         self.writer.add_image(name, grid, step)

@@ -1,7 +1,6 @@
 """Everything a run writes, behind one object: the runner says what happened, the reporter knows where it goes."""
 
 import json
-from typing import Any
 
 from metarun.build import Experiment
 from metarun.checkpoint import write_json

@@ -75,7 +75,7 @@ class Runner:
                     f"{name} is {value} at step {self.step} (seed {self.x.seed}). "
                     f"Lower meta_learner.inner_lr or optimizer.lr, or clip the meta-gradient with clip_norm=10."
                 )
-        self.report.training(self.step, values, self.scheduler.get_last_lr()[0])
+        self.report.training(self.step, values, float(self.scheduler.get_last_lr()[0]))
 
     def validation_is_due(self) -> bool:
         return self.validated < self.step and (self.step % self.x.every == 0 or self.step == self.x.steps)

@@ -34,7 +34,7 @@ def locate(path: str) -> Callable[..., Any]:
     if not is_allowed(module_name):
         raise ValueError(
             f"{path!r} is outside the modules that a config may name ({', '.join(allowed)}). "
-            f"Allow it on the command line: --allow {path.split('.')[0]}"
+            f"Allow it on the command line: --allow {path.split('.', maxsplit=1)[0]}"
         )
     try:
         target = getattr(importlib.import_module(module_name), name)
@@ -66,9 +66,8 @@ def problems_of_call(
         if name in given:
             problems.append(f"{key}.{name} is set by metarun itself; remove it.")
         elif name not in parameters and not open_ended:
-            problems.append(
-                f"{key}.{name} is not a setting of {target.__name__}{did_you_mean(name, own)}; it has {', '.join(own) or 'none'}."
-            )
+            hint = f"{did_you_mean(name, own)}; it has {', '.join(own) or 'none'}"
+            problems.append(f"{key}.{name} is not a setting of {target.__name__}{hint}.")
         elif value == "???":
             problems.append(f"{key}.{name} has no value; add {key}.{name}=...")
         elif name in hints and not fits(value, hints[name]):
@@ -83,12 +82,12 @@ def problems_of_call(
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)  # type: ignore[misc]
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     except Exception:  # annotations of other people's classes may not resolve; then types are not checked
         return {}
 
 
-def fits(value: Any, annotation: Any) -> bool:
+def fits(value: Any, annotation: Any) -> bool:  # noqa: PLR0911 (one line a kind of annotation)
     """Whether a value from YAML can be passed where ``annotation`` stands; unknown kinds of annotation fit."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):

@@ -1,5 +1,6 @@
 """``metarun evaluate RUN [overrides]``: the final test of a finished run, under other conditions."""
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -83,8 +84,6 @@ def _refuse_misfit(fresh: Params, saved: Params) -> None:
 
 
 def _execution(folder: RunFolder, x: Experiment) -> Execution:
-    import json
-
     path = folder.path / "execution.json"
     return x.execution.chosen(json.loads(path.read_text())["chosen"]) if path.is_file() else x.execution
 

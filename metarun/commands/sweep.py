@@ -107,7 +107,8 @@ def _run_all(jobs: list[Job], slots: Slots, flags: list[str]) -> None:
     stop: list[int] = []
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda number, frame: stop.append(number))
-    waiting, running = list(enumerate(jobs)), []
+    waiting = list(enumerate(jobs))
+    running: list[Job] = []
     passed_on = 0
     while running or (waiting and not stop):
         while waiting and len(running) < slots.jobs and not stop:
@@ -118,9 +119,9 @@ def _run_all(jobs: list[Job], slots: Slots, flags: list[str]) -> None:
                 continue
             _start(job, number, len(jobs), slots, flags)
             running.append(job)
-        for signum in stop[passed_on:]:
+        for number in stop[passed_on:]:
             for job in running:
-                job.process.send_signal(signum)  # type: ignore[union-attr]
+                job.process.send_signal(number)  # type: ignore[union-attr]
         passed_on = len(stop)
         running = [job for job in running if not _ended(job, jobs)]
         time.sleep(POLL_SECONDS)

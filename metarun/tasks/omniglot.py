@@ -205,7 +205,7 @@ def load_omniglot(data_root: Path, release: Release, download: bool) -> ImageSet
 
 
 def _download(release: Release, archive: Archive, folder: Path) -> None:
-    from torchvision.datasets.utils import download_url  # noqa: PLC0415  (a second to import, needed once in a lifetime)
+    from torchvision.datasets.utils import download_url
 
     partial = folder / f".{archive.name}.partial"
     try:

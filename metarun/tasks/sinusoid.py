@@ -37,9 +37,13 @@ class Sinusoid(TaskDistribution):
         dtype: torch.dtype,
     ) -> None:
         self.test_size = (num_shots, num_queries)
-        self.train_size = (train_num_shots or num_shots, train_num_queries or num_queries)
+        self.train_size = (
+            num_shots if train_num_shots is None else train_num_shots,
+            num_queries if train_num_queries is None else train_num_queries,
+        )
         if min(*self.test_size, *self.train_size) < 1:
-            raise ValueError(f"task.num_shots and task.num_queries must be 1 or more, not {self.test_size}.")
+            sizes = f"{self.test_size} at test and {self.train_size} in training"
+            raise ValueError(f"task: numbers of shots and queries must be 1 or more, but are {sizes}.")
         self.query_grid, self.seed, self.device, self.dtype = query_grid, seed, device, dtype
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
