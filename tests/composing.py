@@ -1,0 +1,59 @@
+"""Experiments from metarun's own configuration, beside an outsider's config folder with a task that needs no data."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+from omegaconf import DictConfig
+
+from metarun.build import Experiment, build
+from metarun.cli import trust
+from metarun.commands.train import plan, run
+from metarun.compose import composed
+from metarun.paths import config_dir
+
+OUTSIDE = Path(__file__).parent / "outside"
+CHEAP = ["device=cpu", "dtype=float64", "execution=looped"]
+
+
+@contextmanager
+def outsider() -> Iterator[list[Path]]:
+    """What ``--config-dir tests/outside`` does to the process, undone afterwards; yields the folders."""
+    path = list(sys.path)
+    with mock.patch.dict(os.environ):
+        try:
+            yield trust([str(OUTSIDE)], [])
+        finally:
+            sys.path[:] = path
+
+
+def compose(*overrides: str) -> DictConfig:
+    with outsider() as folders:
+        return composed([*CHEAP, *overrides], folders)
+
+
+def experiment(*overrides: str) -> Experiment:
+    """The objects of a run; raises ConfigError as the command line would."""
+    with outsider() as folders:
+        return build(composed([*CHEAP, *overrides], folders))
+
+
+def train(folder: Path, *overrides: str) -> float:
+    """One whole run in this process; returns its test score. The process keeps its signal handlers."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    texts = [*CHEAP, f"run_dir={folder}", *overrides]
+    try:
+        with outsider() as folders:
+            return run(plan(composed(texts, folders), texts))
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def options(group: str) -> list[str]:
+    """The names of a config group's files."""
+    return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))

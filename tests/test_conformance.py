@@ -1,0 +1,291 @@
+"""What every meta-learner must do: each YAML in configs/meta_learner is found and tried on each task and base learner.
+
+float64 on the CPU. SAME is for the same sums in another order: rounding (1e-16), grown by inner steps and by batch
+norms over few values; a wrong term or a leak between tasks shows at 1e-3. What metarun refuses to build is skipped, and
+one test sees to it that no learner is refused everywhere.
+"""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from metarun import checkpoint
+from metarun.build import Experiment
+from metarun.core import FewShotLearner, MetaLearner, hyperparameters
+from metarun.errors import ConfigError
+from metarun.evaluation import evaluate, modules_of, still
+from metarun.execution import Looped, Vmapped
+from metarun.models.layers import BatchNormMode, norms
+from metarun.trees import num_elements, slice_tasks, tree_flatten, tree_leaves, tree_map
+from tests.composing import experiment, options, train
+from tests.helpers import relative_error
+
+SAME = 1e-10
+NUM_TASKS = 5
+
+MODES: tuple[BatchNormMode, ...] = ("transductive", "running", "support")
+MLPS = {
+    f"mlp_{mode}": ["base_learner=mlp", "base_learner.hidden=[8,6]", f"base_learner.batch_norm={mode}"]
+    for mode in ("null", *MODES)
+}
+CONVS = {
+    f"{down}_{mode}": [
+        "base_learner=conv4",
+        "base_learner.channels=3",
+        f"base_learner.downsample={down}",
+        f"base_learner.batch_norm={mode}",
+    ]
+    for down in ("stride", "max_pool")
+    for mode in MODES
+}
+TASKS = {"sinusoid": ["task=sinusoid", "task.num_queries=4", "task.train_num_queries=4"], "images": ["task=prototypes"]}
+BASES = MLPS | CONVS
+CASES = [(task, base) for task in TASKS for base in BASES if task == "images" or base in MLPS]
+
+
+class Case(NamedTuple):
+    x: Experiment
+    theta: dict
+    episodes: object
+
+    @property
+    def learner(self) -> MetaLearner:
+        return self.x.learner
+
+
+@cache
+def built(learner: str, task: str, base: str) -> Experiment | ConfigError:
+    try:
+        return experiment(f"meta_learner={learner}", *TASKS[task], *BASES[base])
+    except ConfigError as refusal:
+        return refusal
+
+
+@cache
+def start_of(learner: str, task: str, base: str) -> dict:
+    """theta_0, once for each case (the base learner's weights are gone afterwards), moved off ones and zeros."""
+    x = built(learner, task, base)
+    torch.manual_seed(1)
+    return tree_map(lambda p: p + 0.1 * torch.randn_like(p), x.learner.init())
+
+
+@pytest.fixture(params=CASES, ids="-".join)
+def case(request: pytest.FixtureRequest, learner: str) -> Case:
+    task, base = request.param
+    x = built(learner, task, base)
+    if isinstance(x, ConfigError):
+        assert all(problem.startswith("meta_learner:") for problem in x.problems), x  # a refusal, not a mistake
+        pytest.skip(f"{learner} refuses: {x.problems[0]}")
+    return Case(x, tree_map(torch.clone, start_of(learner, task, base)), x.task.sample("train", range(NUM_TASKS)))
+
+
+@pytest.fixture(params=options("meta_learner"))
+def learner(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def adapted(case: Case) -> list:
+    return [case.learner.adapt(case.theta, slice_tasks(case.episodes, i).support) for i in range(NUM_TASKS)]
+
+
+def assert_same(actual: object, expected: object) -> None:
+    assert tree_flatten(actual)[1] == tree_flatten(expected)[1]
+    for a, b in zip(tree_leaves(actual), tree_leaves(expected), strict=True):
+        torch.testing.assert_close(a, b, rtol=SAME, atol=SAME)
+
+
+def assert_equal(actual: object, expected: object) -> None:
+    assert tree_flatten(actual)[1] == tree_flatten(expected)[1]
+    assert all(torch.equal(a, b) for a, b in zip(tree_leaves(actual), tree_leaves(expected), strict=True))
+
+
+def bytes_of_the_world(case: Case) -> list:
+    """All that adaptation and evaluation could change: theta, the episodes, modules, and every generator."""
+    modules = [m for net in modules_of(case.learner) for m in net.modules()]
+    generators = [
+        torch.get_rng_state().tolist(),
+        random.getstate(),
+        *[repr(part) if isinstance(part, str) else np.asarray(part).tolist() for part in np.random.get_state()],
+    ]
+    tensors = [t.tolist() for t in tree_leaves((case.theta, case.episodes))]
+    flags = [t.requires_grad for t in tree_leaves(case.theta)]
+    return [tensors, flags, [own_state(m) for m in modules], generators]
+
+
+def own_state(module: nn.Module) -> dict:
+    """Every attribute of a module: tensors by value (but on the meta device, where there is none), others by repr."""
+    tables = {**module.__dict__, **module._parameters, **module._buffers}
+    values = {name: v for name, v in tables.items() if name not in ("_parameters", "_buffers", "_modules")}
+    return {name: readable(value) for name, value in values.items()}
+
+
+def readable(value: object) -> object:
+    if isinstance(value, Tensor):
+        return (value.device.type, value.requires_grad, value.grad, None if value.is_meta else value.tolist())
+    return repr(value)
+
+
+# ---- a learner fits somewhere ----
+
+
+def test_every_learner_accepts_a_task_and_a_base_learner(learner):
+    assert any(isinstance(built(learner, task, base), Experiment) for task, base in CASES)
+
+
+# ---- theta ----
+
+
+def test_theta_is_a_tree_of_floating_tensors_in_the_dtype_of_the_run(case):
+    leaves = tree_leaves(case.theta)
+    assert leaves
+    assert all(isinstance(leaf, Tensor) and leaf.dtype == torch.float64 and not leaf.is_meta for leaf in leaves)
+
+
+def test_one_seed_gives_one_start_and_another_seed_another_of_the_same_size(learner):
+    starts = []
+    for seed in (0, 0, 1):
+        task, base = next((t, b) for t, b in CASES if isinstance(built(learner, t, b), Experiment))
+        texts = [f"meta_learner={learner}", *TASKS[task], *BASES[base], f"seed={seed}"]
+        starts.append(experiment(*texts).learner.init())
+    first, again, other = starts
+    assert_equal(first, again)
+    assert num_elements(first) == num_elements(other) > 0
+    assert not all(torch.equal(a, b) for a, b in zip(tree_leaves(first), tree_leaves(other), strict=True))
+
+
+def test_theta_saved_and_loaded_gives_identical_predictions(case, tmp_path):
+    checkpoint.save(tmp_path / "theta.pt", {"format": 1, "theta": case.theta})
+    loaded = checkpoint.load(tmp_path / "theta.pt", torch.device("cpu"))["theta"]
+    assert_equal(adapted(case._replace(theta=loaded)), adapted(case))
+
+
+# ---- the meta-gradient ----
+
+
+def test_the_meta_gradient_is_finite_and_not_all_zero(case):
+    gradient, _ = Looped().mean_grad(case.learner.meta_loss, case.theta, case.episodes)
+    assert tree_flatten(gradient)[1] == tree_flatten(case.theta)[1]
+    assert all(torch.isfinite(g).all() for g in tree_leaves(gradient))
+    assert any(g.abs().max() > 0 for g in tree_leaves(gradient))
+
+
+@pytest.mark.parametrize("execution", [Vmapped(None), Vmapped(2)], ids=lambda e: e.describe())  # 2 does not divide 5
+def test_vmap_and_loop_give_the_same_meta_gradient_and_metrics(case, execution):
+    gradient, metrics = execution.mean_grad(case.learner.meta_loss, case.theta, case.episodes)
+    expected, expected_metrics = Looped().mean_grad(case.learner.meta_loss, case.theta, case.episodes)
+    assert relative_error(gradient, expected) < SAME
+    assert_same(metrics, expected_metrics)
+
+
+def test_two_training_steps_by_vmap_and_by_loop_end_in_the_same_parameters(learner, tmp_path):
+    task, base = [(t, b) for t, b in CASES if isinstance(built(learner, t, b), Experiment)][-1]
+    ends = []
+    for execution in ("vmapped", "looped"):
+        # plain SGD: Adam divides by |g|, and would blow the rounding of a gradient near zero up to a whole step
+        few = ["optimizer=sgd", "steps=2", "evaluation.num_val_tasks=2", "evaluation.num_tasks=2", "meta_batch_size=4"]
+        texts = [f"meta_learner={learner}", *TASKS[task], *BASES[base], *few, f"execution={execution}"]
+        train(tmp_path / execution, *texts)
+        ends.append(checkpoint.load(tmp_path / execution / "checkpoints/last.pt", torch.device("cpu"))["theta"])
+    assert relative_error(*ends) < SAME
+    assert relative_error(ends[0], experiment(*texts).learner.init()) > 1e-4  # it did move
+
+
+# ---- one task ----
+
+
+def test_adaptation_and_the_query_loss_change_nothing(case):
+    before = bytes_of_the_world(case)
+    for i in range(NUM_TASKS):
+        support, query = slice_tasks(case.episodes, i)
+        case.learner.query_loss(case.learner.adapt(case.theta, support), query)
+    assert bytes_of_the_world(case) == before
+
+
+def test_step_k_of_a_trajectory_is_the_adaptation_of_k_steps(case):
+    if "inner_steps" not in hyperparameters(case.learner):
+        pytest.skip("takes no inner steps")
+    support = slice_tasks(case.episodes, 0).support
+    trajectory = case.learner.trajectory(case.theta, support, 3)
+    assert len(trajectory) == 4
+    for k, phi in enumerate(trajectory):
+        assert_same(phi, replace(case.learner, inner_steps=k).adapt(case.theta, support))
+
+
+def test_a_learner_without_inner_steps_left_still_predicts(case):
+    if "inner_steps" not in hyperparameters(case.learner):
+        pytest.skip("takes no inner steps")
+    support, query = slice_tasks(case.episodes, 0)
+    still_there = replace(case.learner, inner_steps=0)
+    loss, _ = still_there.query_loss(still_there.adapt(case.theta, support), query)
+    assert torch.isfinite(loss)
+
+
+def test_adaptation_depends_on_the_support_set_and_not_on_the_query_set(case):
+    support = slice_tasks(case.episodes, 0).support
+    elsewhere = slice_tasks(case.episodes, 1).support
+    phi = case.learner.adapt(case.theta, support)
+    assert_equal(case.learner.adapt(case.theta, support), phi)  # the same each time
+    pairs = zip(tree_leaves(case.learner.adapt(case.theta, elsewhere)), tree_leaves(phi), strict=True)
+    assert not all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("execution", [Vmapped(None), Looped()], ids=lambda e: e.describe())
+def test_permuting_the_tasks_permutes_the_results(case, execution):
+    order = torch.tensor([3, 0, 4, 1, 2])
+    straight = execution.map(case.learner.meta_loss, case.theta, case.episodes)
+    permuted = execution.map(case.learner.meta_loss, case.theta, tree_map(lambda t: t[order], case.episodes))
+    assert_same(permuted, tree_map(lambda t: t[order], straight))
+
+
+def test_in_mode_support_and_running_a_prediction_does_not_depend_on_the_other_queries(case, request):
+    if not isinstance(case.learner, FewShotLearner) or "transductive" in request.node.name:
+        pytest.skip("transductive by choice")
+    support, query = slice_tasks(case.episodes, 0)
+    with still(case.learner), torch.no_grad(), fixed_statistics(case.learner.base_learner):
+        phi = case.learner.adapt(case.theta, support)
+        together = case.learner.predict(phi, query.x)
+        alone = torch.cat([case.learner.predict(phi, x[None]) for x in query.x])
+    assert_same(alone, together)
+
+
+@contextmanager
+def fixed_statistics(net: nn.Module) -> Iterator[None]:
+    """What ``calibrated`` does for norms in mode ``running``, with means of 0 and variances of 2."""
+    layers = norms(net, "running").values()
+    for layer in layers:
+        layer.mean, layer.var = torch.zeros(len(layer.weight)).double(), torch.full((len(layer.weight),), 2.0).double()
+    yield
+    for layer in layers:
+        layer.mean, layer.var = torch.empty(0).double(), torch.empty(0).double()
+
+
+# ---- evaluation ----
+
+
+def scores(case: Case) -> dict:
+    return evaluate(case.x.test_learner, case.theta, iter([case.episodes]), Vmapped(None), curve=True)
+
+
+def test_evaluation_changes_nothing(case):
+    before = bytes_of_the_world(case)
+    scores(case)
+    assert bytes_of_the_world(case) == before
+
+
+def test_evaluation_gives_the_same_scores_each_time(case):
+    assert scores(case) == scores(case)
+
+
+def test_evaluation_works_on_a_theta_that_asks_for_gradients_and_leaves_none_in_it(case):
+    expected = scores(case)
+    case = case._replace(theta=tree_map(lambda p: p.clone().requires_grad_(), case.theta))  # as in training
+    assert scores(case) == expected
+    assert all(p.grad is None and p.requires_grad for p in tree_leaves(case.theta))
