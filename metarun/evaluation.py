@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from metarun.core import Episode, MetaLearner, Metrics, Params, TaskDistribution, hyperparameters
 from metarun.execution import Execution, Looped
 from metarun.models.layers import evaluating, norms, recording
-from metarun.trees import slice_tasks, tree_leaves
+from metarun.trees import num_elements, slice_tasks, tree_leaves
 
 CALIBRATION_TASKS = 32  # training tasks whose average gives the statistics of batch norms in mode ``running``
-CHUNK = 25  # evaluation tasks at a time
+CHUNK = 25  # evaluation tasks at a time, or fewer where the numbers in them exceed these:
+CPU_ELEMENTS, GPU_ELEMENTS = 2**20, 2**24  # 25 tasks of 60 ways took Conv-4 7 GB, and no less time
 
 
 class Estimate(NamedTuple):
@@ -75,8 +76,15 @@ def evaluate(
 
 def chunks(task: TaskDistribution, split: str, num_tasks: int) -> Iterator[Episode]:
     """Episodes 0 ... ``num_tasks`` - 1 of a split, a chunk at a time."""
-    for start in range(0, num_tasks, CHUNK):
-        yield task.sample(split, range(start, min(start + CHUNK, num_tasks)))
+    size = tasks_at_a_time(task.sample(split, [0]))
+    for start in range(0, num_tasks, size):
+        yield task.sample(split, range(start, min(start + size, num_tasks)))
+
+
+def tasks_at_a_time(one: Episode) -> int:
+    """How many tasks like the single one in ``one`` are evaluated together."""
+    on_cpu = tree_leaves(one)[0].device.type == "cpu"
+    return max(1, min(CHUNK, (CPU_ELEMENTS if on_cpu else GPU_ELEMENTS) // num_elements(one)))
 
 
 def manifest(task: TaskDistribution, split: str, num_tasks: int) -> str:
