@@ -1,0 +1,385 @@
+"""Scores and their intervals are what they say, the episodes behind them are fixed, and scoring touches nothing."""
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from metarun import checkpoint, evaluation
+from metarun.core import Batch, Draw, Episode, MetaLearner, TaskDistribution
+from metarun.evaluation import calibrated, chunks, estimate, evaluate, manifest, still, tasks_at_a_time
+from metarun.execution import Looped, Vmapped
+from metarun.models.layers import norms
+from metarun.objectives import SQUARED_ERROR
+from metarun.report import Reporter
+from metarun.runfolder import RunFolder
+from metarun.runner import Runner
+from metarun.trees import slice_tasks, tree_leaves
+from tests.composing import experiment, train
+
+ROOT = Path(__file__).parent.parent
+RUNNING = ["task=prototypes", "meta_learner=protonet", "base_learner.hidden=[4]", "base_learner.batch_norm=running"]
+
+# ---- estimates ----
+
+
+def test_an_estimate_is_the_mean_and_the_normal_interval():
+    values = [0.5, 0.25, 1.0, 0.75, 0.0]
+    mean = sum(values) / 5
+    deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / 4)  # of a sample: n - 1
+    actual = estimate(torch.tensor(values))
+    assert actual == (pytest.approx(mean, rel=1e-15), pytest.approx(1.96 * deviation / math.sqrt(5), rel=1e-14), 5)
+
+
+def test_an_estimate_of_float32_scores_is_computed_in_double():
+    assert estimate(torch.tensor([1e8, 1e8 + 8]).float()).mean == 1e8 + 4  # float32 cannot hold it
+
+
+def test_the_interval_of_a_single_episode_is_infinite():
+    assert estimate(torch.tensor([0.3]).double()) == (pytest.approx(0.3), math.inf, 1)
+
+
+def test_the_interval_covers_the_true_mean_in_95_of_100_samples():
+    samples = torch.randn(4000, 60, generator=torch.Generator().manual_seed(0))
+    covered = np.mean([abs(e.mean) <= e.ci95 for e in map(estimate, samples)])
+    # 1.96 in place of Student's 2.00 at n = 60 covers 94.5%; the standard error of 4000 draws is 0.4%
+    assert 0.93 < covered < 0.96
+
+
+# ---- evaluate ----
+
+
+def score(phi: Tensor, query: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    value = query.y[0] + phi
+    return value, {"score": value, "twice": 2 * value}
+
+
+@dataclass(frozen=True)
+class Adder(MetaLearner):
+    """phi = theta + inner_steps, and the score of an episode is the first query target plus phi."""
+
+    inner_steps: int
+
+    def init(self) -> Tensor:
+        return torch.zeros(()).double()
+
+    def adapt(self, theta: Tensor, support: Batch) -> Tensor:
+        return theta + self.inner_steps
+
+    def query_loss(self, phi: Tensor, query: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return score(phi, query)
+
+
+@dataclass(frozen=True)
+class Stepless(MetaLearner):
+    """The same with phi = theta, and no steps to look at."""
+
+    def init(self) -> Tensor:
+        return torch.zeros(()).double()
+
+    def adapt(self, theta: Tensor, support: Batch) -> Tensor:
+        return theta
+
+    def query_loss(self, phi: Tensor, query: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return score(phi, query)
+
+
+class Counting(TaskDistribution):
+    """Episode i of any split holds the number i; it notes which splits were asked for."""
+
+    input_shape, num_outputs, objective = (1,), 1, SQUARED_ERROR
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, list[int]]] = []
+
+    def draw(self, split, indices) -> Draw:
+        self.asked.append((split, list(indices)))
+        return {"number": np.asarray(indices, dtype=np.float64)[:, None]}
+
+    def episodes(self, draw: Draw) -> Episode:
+        number = torch.from_numpy(draw["number"])
+        return Episode(Batch(number, number), Batch(number, number))
+
+    def fingerprint(self) -> str:
+        return "counting"
+
+
+@pytest.mark.parametrize("execution", [Vmapped(None), Looped()], ids=lambda e: e.describe())
+def test_scores_are_the_estimates_of_the_scores_of_the_episodes(execution):
+    numbers = torch.arange(60).double()
+    scores = evaluate(Adder(2), torch.tensor(0.5).double(), chunks(Counting(), "val", 60), execution, curve=True)
+    for k in range(3):
+        assert scores[f"score_step_{k}"] == estimate(numbers + 0.5 + k)
+        assert scores[f"twice_step_{k}"] == estimate(2 * (numbers + 0.5 + k))
+    assert scores["score"] == scores["score_step_2"]
+    assert scores["twice"] == scores["twice_step_2"]
+    assert len(scores) == 8
+
+
+@pytest.mark.parametrize(("learner", "curve"), [(Adder(2), False), (Stepless(), True)])
+def test_without_a_curve_there_is_one_estimate_for_each_score(learner, curve):
+    scores = evaluate(learner, learner.init(), chunks(Counting(), "val", 4), Looped(), curve=curve)
+    assert scores.keys() == {"score", "twice"}
+
+
+def test_evaluation_can_be_stopped_between_chunks():
+    class Stop(Exception): ...
+
+    def stop() -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        evaluate(Adder(1), Adder(1).init(), chunks(Counting(), "val", 60), Looped(), curve=False, between=stop)
+
+
+def test_an_evaluation_without_episodes_is_refused():
+    with pytest.raises(ValueError, match="no episodes"):
+        evaluate(Adder(1), Adder(1).init(), iter([]), Looped(), curve=False)
+
+
+@pytest.mark.parametrize("num_tasks", [1, 24, 25, 26, 60])
+def test_chunks_hold_every_episode_once_and_in_order(num_tasks):
+    parts = list(chunks(Counting(), "test", num_tasks))
+    numbers = torch.cat([part.query.y[:, 0] for part in parts])
+    assert numbers.tolist() == list(range(num_tasks))
+
+
+@pytest.mark.parametrize(("elements", "expected"), [(40, 25), (2**16, 16), (2**17, 8), (2**20, 1), (2**22, 1)])
+def test_fewer_tasks_are_evaluated_at_a_time_where_they_are_large(elements, expected):
+    quarter = torch.zeros(1, elements // 4)
+    batch = Batch(quarter, quarter)
+    assert tasks_at_a_time(Episode(batch, batch)) == expected  # 2**20 numbers on a CPU, at least one task
+
+
+# ---- manifests ----
+
+MANIFEST = """
+import sys
+from metarun.evaluation import manifest
+from tests.composing import experiment
+print(manifest(experiment(*sys.argv[2:]).task, sys.argv[1], 600))
+"""
+
+# These literals are the benchmark's identity: a change of one makes every earlier result another benchmark's.
+SINUSOID = "?"
+OMNIGLOT = "?"
+
+
+def test_the_manifest_is_the_same_in_every_process():
+    hashes = set()
+    for seed in ("0", "1"):  # of Python's string hashing
+        command = [sys.executable, "-c", MANIFEST, "test", "task=prototypes"]
+        env = {**os.environ, "PYTHONHASHSEED": seed}
+        done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=True)
+        hashes.add(done.stdout)
+    assert hashes == {manifest(experiment("task=prototypes").task, "test", 600) + "\n"}
+
+
+def test_the_manifest_of_the_sinusoid_has_not_changed():
+    assert manifest(experiment("task=sinusoid", "seed=0").task, "test", 600) == SINUSOID
+
+
+@pytest.mark.data
+def test_the_manifest_of_omniglot_has_not_changed(data_root):
+    task = experiment("task=omniglot", "seed=0", f"data_root={data_root}", "base_learner.hidden=[4]").task
+    assert manifest(task, "test", 600) == OMNIGLOT
+
+
+@pytest.mark.parametrize(
+    "changed", [["seed=1"], ["task.num_shots=6"], ["task.num_queries=99"], ["task.query_grid=true"]]
+)
+def test_the_manifest_changes_with_what_decides_the_episodes(changed):
+    before, after = (manifest(experiment("task=sinusoid", *more).task, "test", 20) for more in ([], changed))
+    assert before != after
+
+
+def test_the_manifest_changes_with_the_split_and_the_number_of_episodes():
+    task = experiment("task=sinusoid").task
+    assert len({manifest(task, split, n) for split in ("val", "test") for n in (19, 20)}) == 4
+
+
+def test_the_manifest_does_not_depend_on_what_was_drawn_before():
+    task = experiment("task=prototypes").task
+    before = manifest(task, "test", 30)
+    list(chunks(task, "test", 30))
+    task.sample("test", [29, 3])
+    assert manifest(task, "test", 30) == before
+
+
+def test_the_episodes_of_a_manifest_do_not_depend_on_the_chunks_they_are_drawn_in(monkeypatch):
+    task = experiment("task=prototypes").task
+    whole = task.sample("test", range(30))
+    for size in (1, 7, 30):
+        monkeypatch.setattr(evaluation, "CHUNK", size)
+        parts = list(chunks(task, "test", 30))
+        assert len(parts) == math.ceil(30 / size)
+        for leaf, *pieces in zip(tree_leaves(whole), *map(tree_leaves, parts), strict=True):
+            assert torch.equal(leaf, torch.cat(pieces))
+
+
+def test_scores_do_not_depend_on_the_chunks(monkeypatch):
+    x = experiment("task=prototypes", "meta_learner.inner_steps=2")
+    theta, results = x.learner.init(), []
+    for size in (4, 30):
+        monkeypatch.setattr(evaluation, "CHUNK", size)
+        results.append(evaluate(x.learner, theta, chunks(x.task, "val", 30), Vmapped(None), curve=True))
+    small, large = results
+    assert all(small[name] == pytest.approx(large[name], rel=1e-12) for name in large)  # sums in another order
+
+
+# ---- calibrated ----
+
+
+def hand_statistics(weight: Tensor, bias: Tensor, task: TaskDistribution) -> tuple[Tensor, Tensor]:
+    """Mean and variance of a first linear layer over the queries of the 32 first training tasks, all of them pooled."""
+    x = task.sample("train", range(32)).query.x.flatten(2)  # [32, Q, 256]
+    z = (x @ weight.T + bias).flatten(0, 1)
+    return z.mean(0), z.var(0, unbiased=False)
+
+
+def test_running_statistics_are_those_of_the_queries_of_training_tasks():
+    x = experiment(*RUNNING)
+    theta = x.learner.init()
+    mean, var = hand_statistics(theta["1.weight"], theta["1.bias"], x.task)
+    with calibrated(x.learner, theta, x.task, Vmapped(None)):
+        (layer,) = norms(x.learner.base_learner, "running").values()
+        torch.testing.assert_close(layer.mean, mean, rtol=1e-12, atol=1e-13)  # sums in another order
+        torch.testing.assert_close(layer.var, var, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_running_statistics_are_gone_afterwards(failing):
+    x = experiment(*RUNNING)
+    (layer,) = norms(x.learner.base_learner, "running").values()
+    with (
+        pytest.raises(RuntimeError) if failing else nullcontext(),
+        calibrated(x.learner, x.learner.init(), x.task, Looped()),
+    ):
+        assert layer.mean.numel() == layer.var.numel() == 4
+        if failing:
+            raise RuntimeError
+    assert layer.mean.numel() == layer.var.numel() == 0
+    assert layer.training
+    assert layer.recorded is None
+
+
+def test_a_prediction_with_running_statistics_is_the_one_computed_by_hand():
+    x = experiment(*RUNNING)
+    theta = x.learner.init()
+    support, query = slice_tasks(x.task.sample("val", [3]), 0)
+    mean, var = hand_statistics(theta["1.weight"], theta["1.bias"], x.task)
+
+    def embed(images: Tensor) -> Tensor:
+        z = images.flatten(1) @ theta["1.weight"].T + theta["1.bias"]
+        return ((z - mean) / (var + 1e-5).sqrt() * theta["2.weight"] + theta["2.bias"]).relu()
+
+    prototypes = embed(support.x).view(3, 2, 4).mean(1)
+    expected = -(torch.cdist(embed(query.x), prototypes) ** 2)
+    with calibrated(x.learner, theta, x.task, Looped()), still(x.learner):
+        logits = x.learner.predict(x.learner.adapt(theta, support), query.x)
+    torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-10)  # metarun expands the square of the distance
+
+
+def test_calibration_does_nothing_where_no_norm_asks_for_it():
+    x = experiment("task=prototypes", "base_learner.batch_norm=support")
+    x.task.draw = forbidden
+    with calibrated(x.learner, x.learner.init(), x.task, Looped()):
+        pass
+
+
+def forbidden(*args: object) -> Draw:
+    raise AssertionError("no episode is needed")
+
+
+def test_training_gives_the_same_meta_gradient_beside_running_statistics():
+    x = experiment(*RUNNING)
+    theta, episodes = x.learner.init(), x.task.sample("train", range(3))
+    outside = Looped().mean_grad(x.learner.meta_loss, theta, episodes)
+    with calibrated(x.learner, theta, x.task, Looped()):
+        inside = Looped().mean_grad(x.learner.meta_loss, theta, episodes)
+    assert all(torch.equal(a, b) for a, b in zip(tree_leaves(inside), tree_leaves(outside), strict=True))
+
+
+@pytest.mark.parametrize(
+    "texts", [RUNNING, ["task=prototypes", "base_learner.batch_norm=running"]], ids=["protonet", "maml"]
+)
+def test_validating_often_or_seldom_ends_in_the_same_parameters(texts, tmp_path):
+    ends = []
+    for every in (1, 6):
+        numbers = ["steps=6", f"evaluation.every={every}", "evaluation.num_val_tasks=3", "evaluation.num_tasks=3"]
+        train(tmp_path / str(every), *texts, *numbers, "meta_batch_size=2")
+        ends.append(checkpoint.load(tmp_path / str(every) / "checkpoints/last.pt", torch.device("cpu")))
+    often, seldom = (tree_leaves(state["theta"]) for state in ends)
+    assert all(torch.equal(a, b) for a, b in zip(often, seldom, strict=True))
+    assert torch.equal(ends[0]["generators"]["cpu"], ends[1]["generators"]["cpu"])
+
+
+# ---- generators ----
+
+
+@pytest.mark.parametrize("inside", ["still", "calibrated"])
+def test_numbers_drawn_inside_leave_the_generators_as_they_were(inside):
+    x = experiment(*RUNNING)
+    theta = x.learner.init()
+    contexts: dict[str, Callable] = {
+        "still": lambda: still(x.learner),
+        "calibrated": lambda: calibrated(drawing(x.learner), theta, x.task, Looped()),
+    }
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    with contexts[inside]():
+        if inside == "still":
+            torch.randn(3)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def drawing(learner: MetaLearner) -> MetaLearner:
+    """The learner, drawing a random number whenever it scores."""
+
+    def loss(outputs: Tensor, y: Tensor) -> Tensor:
+        torch.randn(1)
+        return learner.objective.loss(outputs, y)
+
+    return replace(learner, objective=replace(learner.objective, loss=loss))
+
+
+def test_a_learner_that_draws_gets_the_same_numbers_at_every_evaluation():
+    drawn = []
+    for _ in range(2):
+        with still(Adder(0)):
+            drawn.append(torch.randn(3))
+        torch.randn(1)
+    assert torch.equal(*drawn)
+
+
+# ---- the test classes ----
+
+
+def test_training_reads_training_and_validation_tasks_and_only_the_final_test_reads_test_tasks(tmp_path):
+    numbers = ["steps=3", "evaluation.every=1", "evaluation.num_val_tasks=2", "evaluation.num_tasks=4", "log_every=1"]
+    x = experiment(*RUNNING, *numbers, "meta_batch_size=2", "execution=auto")
+    read: list[str] = []
+    draw = x.task.draw
+
+    def noting(split: str, indices) -> Draw:
+        read.append(split)
+        return draw(split, indices)
+
+    x.task.draw = noting
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+    runner = Runner(x, Reporter(folder, x, "config", 0))
+    runner.train()
+    assert set(read) == {"train", "val"}
+    runner.test()
+    assert set(read) == {"train", "val", "test"}
+    runner.report.close(completed=True)
