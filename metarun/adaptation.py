@@ -2,33 +2,111 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
+import torch
 from torch import Tensor
-from torch.func import grad
+from torch.func import grad, vjp
 
 from metarun.core import Params
-from metarun.trees import detach, zip_map
+from metarun.trees import detach, tree_flatten, tree_leaves, tree_unflatten, zip_map
+
+_recompute: ContextVar[bool] = ContextVar("recompute", default=False)
 
 
-def descent(loss: Callable[[Params], Tensor], params: Params, lr: float, steps: int) -> Iterator[Params]:
-    """Yield params after 0, 1, ..., ``steps`` steps params <- params - lr * grad(loss); differentiable throughout."""
-    yield params
-    for _ in range(steps):
-        params = zip_map(lambda p, g: p - lr * g, params, grad(loss)(params))
-        yield params
+@contextmanager
+def recomputing(wanted: bool) -> Iterator[None]:
+    """Inside, ``repeat`` keeps the params between steps and nothing within them; the execution decides, not a learner."""
+    token = _recompute.set(wanted)
+    try:
+        yield
+    finally:
+        _recompute.reset(token)
 
 
-def first_order_descent(loss: Callable[[Params], Tensor], params: Params, lr: float, steps: int) -> Iterator[Params]:
-    """As ``descent``, with the inner gradients taken as constants: d params_k / d params_0 is the identity.
+def repeat(step: Callable[..., Params], params: Params, steps: int, *context: Any) -> Iterator[Params]:
+    """Yield params after 0, 1, ..., ``steps`` applications of params <- step(params, *context).
 
-    ``loss`` must not reach ``params`` or other differentiated tensors on its own, or it would keep a graph.
+    Differentiable with respect to params and to every float tensor of ``context``. ``step`` must be a pure function
+    without random draws, and must reach differentiated or per-task tensors through its arguments alone: when steps are
+    recomputed (``execution.inner_memory``) it runs again in the backward pass.
     """
     yield params
     for _ in range(steps):
-        params = zip_map(lambda p, g: p - lr * g, params, detach(grad(loss)(detach(params))))
+        params = _recomputed(step, params, *context) if _recompute.get() else step(params, *context)
+        yield params
+
+
+def descent(loss: Callable[..., Tensor], params: Params, lr: float, steps: int, *context: Any) -> Iterator[Params]:
+    """Yield params after 0, 1, ..., ``steps`` steps of params <- params - lr * grad(loss)(params, *context)."""
+
+    def step(params: Params, *context: Any) -> Params:
+        return zip_map(lambda p, g: p - lr * g, params, grad(loss)(params, *context))
+
+    return repeat(step, params, steps, *context)
+
+
+def first_order_descent(
+    loss: Callable[..., Tensor], params: Params, lr: float, steps: int, *context: Any
+) -> Iterator[Params]:
+    """As ``descent``, with the inner gradients taken as constants: d params_k / d params_0 is the identity."""
+    constants = detach(context)
+    yield params
+    for _ in range(steps):
+        params = zip_map(lambda p, g: p - lr * g, params, detach(grad(loss)(detach(params), *constants)))
         yield params
 
 
 def last(path: Iterator[Params]) -> Params:
     """The end of a descent; earlier params are let go, so the memory of a first-order one does not grow with steps."""
     return deque(path, maxlen=1).pop()
+
+
+def _recomputed(fn: Callable[..., Params], *arguments: Any) -> Params:
+    """fn(*arguments), keeping only the arguments for the backward pass, which runs ``fn`` again.
+
+    It is the backward recursion v <- v - lr * H(phi_k) v of MixFlow-MG (Kemaev et al., ICML 2025,
+    https://arxiv.org/abs/2505.00793), for any step. ``torch.utils.checkpoint`` cannot do this: it does not run under vmap.
+    """
+    leaves, structure = tree_flatten(arguments)
+    out_structure: list[Any] = []
+
+    def flat(*values: Tensor) -> tuple[Tensor, ...]:
+        out, spec = tree_flatten(fn(*tree_unflatten(values, structure)))
+        out_structure[:] = [spec]
+        return tuple(out)
+
+    out = _Recomputed.apply(flat, *leaves)
+    return tree_unflatten(out, out_structure[0])
+
+
+class _Recomputed(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(fn: Callable[..., tuple[Tensor, ...]], *leaves: Tensor) -> tuple[Tensor, ...]:
+        return fn(*leaves)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.fn = inputs[0]
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *v: Tensor) -> tuple[Tensor | None, ...]:
+        leaves: list[Tensor] = list(ctx.saved_tensors)
+        floats = [i for i, leaf in enumerate(leaves) if leaf.is_floating_point()]
+
+        def of_floats(*values: Tensor) -> tuple[Tensor, ...]:
+            full = list(leaves)
+            for i, value in zip(floats, values, strict=True):
+                full[i] = value
+            return ctx.fn(*full)
+
+        pull_back: Callable[..., Any] = vjp(of_floats, *(leaves[i] for i in floats))[1]
+        gradients: list[Tensor | None] = [None] * len(leaves)
+        for i, g in zip(floats, tree_leaves(pull_back(v)), strict=True):
+            gradients[i] = g
+        return None, *gradients

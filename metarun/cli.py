@@ -89,10 +89,10 @@ def trust(config_dirs: list[str], packages: list[str]) -> list[Path]:
 
 def single(overrides: list[str], folders: list[Path]) -> int:
     """One run."""
-    from metarun.allocator import keep_freed_memory
     from metarun.compose import composed
+    from metarun.process import prepare
 
-    keep_freed_memory()
+    prepare()
     cfg = composed(overrides, folders)
     from metarun.commands.train import plan, run  # torch is imported here, after the command line has been understood
 

@@ -1,32 +1,57 @@
-"""Pictures of a run: a grid of one episode's images, and the score after each adaptation step."""
+"""Pictures of a run: a grid of one episode's images, and the score after each adaptation step.
+
+N ways, M images of each class, [C, H, W] an image
+"""
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torchvision.utils import make_grid
 
-from metarun.core import Episode
+from metarun.core import Batch, Episode
 from metarun.evaluation import Estimate
+
+MAX_ROWS = 10  # TensorBoard fits a picture into a card, where sixty rows would be a speckled line
+LINE, GAP = 1, 6  # pixels around an image, and between support and query
+GREY, WHITE = 0.5, 1.0
 
 
 def episode_grid(episode: Episode, num_ways: int) -> Tensor:
-    """One task as an image [3, H, W]: a row a class; its support images first, then its query images."""
-    x = torch.cat([episode.support.x, episode.query.x]).float().cpu()
-    y = torch.cat([episode.support.y, episode.query.y]).cpu()
-    by_class = torch.argsort(y, stable=True)
-    return make_grid(x[by_class], nrow=len(y) // num_ways, pad_value=0.5, normalize=True)
+    """One task as an image [3, height, width]: a row a class, its support images, a white gap, its query images.
+
+    Of many classes the first are shown.
+    """
+    both = torch.cat([episode.support.x.flatten(), episode.query.x.flatten()]).float()
+    low, high = both.min(), both.max()
+
+    def block(batch: Batch) -> Tensor:
+        x = (batch.x.float() - low) / (high - low).clamp(min=1e-12)
+        rows = x[torch.argsort(batch.y, stable=True)].unflatten(0, (num_ways, -1))[:MAX_ROWS]  # [N, M, C, H, W]
+        framed = F.pad(rows, (LINE, LINE, LINE, LINE), value=GREY)
+        image = framed.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)  # [C, N * H, M * W]
+        return image.expand(3, -1, -1) if len(image) == 1 else image
+
+    support, query = block(episode.support), block(episode.query)
+    gap = support.new_full((3, support.shape[1], GAP), WHITE)
+    return torch.cat([support, gap, query], dim=2).cpu()
 
 
 def adaptation_curve(scores: dict[str, Estimate], name: str, trained_steps: int) -> Any:
     """A matplotlib figure: ``name`` after 0, 1, ... adaptation steps with 95% confidence intervals."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     curve = [scores[f"{name}_step_{k}"] for k in range(len(scores)) if f"{name}_step_{k}" in scores]
-    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    steps = range(len(curve))
+    low, high = [e.mean - e.ci95 for e in curve], [e.mean + e.ci95 for e in curve]
+    figure = Figure(figsize=(5, 3.4), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    axes.errorbar(range(len(curve)), [e.mean for e in curve], yerr=[e.ci95 for e in curve], marker="o", capsize=3)
-    axes.axvline(trained_steps, color="0.7", linestyle=":", label=f"trained for {trained_steps}")
-    axes.set(xlabel="adaptation steps", ylabel=f"{name} (mean and 95% CI, {curve[0].n} tasks)")
+    axes.fill_between(steps, low, high, alpha=0.25, linewidth=0, label="95% confidence")
+    axes.plot(steps, [e.mean for e in curve], marker="o", markersize=4 if len(curve) <= 12 else 2, label="mean")
+    axes.axvline(trained_steps, color="0.5", linestyle=":", label=f"trained for {trained_steps}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set(xlabel="adaptation steps", ylabel=name, title=f"{curve[0].n} tasks")
+    axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     return figure

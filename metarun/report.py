@@ -1,11 +1,10 @@
 """Everything a run writes, behind one object: the runner says what happened, the reporter knows where it goes."""
 
-import json
-
 from metarun.build import Experiment
 from metarun.checkpoint import write_json
 from metarun.core import Batch
 from metarun.evaluation import Estimate, manifest
+from metarun.execution import Choice
 from metarun.logging import Board, MetricsFile, Ticker, plain
 from metarun.pictures import adaptation_curve, episode_grid
 from metarun.runfolder import RunFolder
@@ -28,18 +27,15 @@ class Reporter:
         if isinstance(episode.support, Batch) and len(self.x.task.input_shape) == 3:
             self.board.images("episode", episode_grid(episode, int(episode.support.y.max()) + 1), 0)
 
-    def execution(self, name: str, timings: dict[str, float]) -> None:
-        """Remember which execution the run uses, and what was measured to choose it (ms a meta-gradient)."""
-        write_json(self.folder.path / "execution.json", {"chosen": name, "milliseconds": timings})
-        if timings:
-            slowest = max(timings.values())
-            ratio = slowest / timings[name]
-            rows = ", ".join(f"{other} {ms:.3g} ms" for other, ms in timings.items())
-            self.ticker.say(f"execution: {name}, {ratio:.2g}x faster than the slowest ({rows} a meta-gradient)")
-
-    def read_execution(self) -> str | None:
-        path = self.folder.path / "execution.json"
-        return json.loads(path.read_text())["chosen"] if self.resumed and path.is_file() else None
+    def execution(self, choice: Choice) -> None:
+        """Remember which execution the run uses from here on; say what was measured to choose it, and why."""
+        name, timings = choice.execution.describe(), choice.milliseconds
+        choice.write(self.folder.path / "execution.json")
+        rows = [f"{other} {ms:.3g} ms" for other, ms in timings.items()]
+        if len(timings) > 1:
+            rows.insert(0, f"{max(timings.values()) / timings[name]:.2g}x faster than the slowest")
+        if rows or choice.notes:
+            self.ticker.say(f"execution: {name} ({'; '.join([', '.join(rows)] * bool(rows) + choice.notes)})")
 
     def training(self, step: int, values: dict[str, float], lr: float) -> None:
         if values:

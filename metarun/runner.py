@@ -1,7 +1,5 @@
 """The meta-training loop: sample, mean meta-gradient, step; validate and checkpoint now and then; test at the end."""
 
-import signal
-from types import FrameType
 from typing import Any
 
 import torch
@@ -10,8 +8,10 @@ from metarun import checkpoint
 from metarun.build import Experiment
 from metarun.errors import Diverged, Interrupted
 from metarun.evaluation import Estimate, adaptation_milliseconds, calibrated, chunks, evaluate
+from metarun.execution import Choice, settle, stored
 from metarun.logging import Means
 from metarun.report import Reporter
+from metarun.signals import StopRequest
 from metarun.stream import meta_batches
 from metarun.trees import num_elements, tree_flatten, tree_leaves, tree_map, tree_unflatten
 
@@ -26,7 +26,7 @@ class Runner:
         self.step = self.validated = 0
         self.best: dict[str, float] = {}
         self.means = Means()
-        self.stop_signal: int | None = None
+        self.stop = StopRequest()
 
     @property
     def theta(self) -> Any:
@@ -34,8 +34,7 @@ class Runner:
 
     def run(self) -> dict[str, Estimate]:
         """Train from where the run stands to its last step, then test the best theta. Raises Interrupted, Diverged."""
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, self.request_stop)
+        self.stop.listen()
         try:
             self.train()
             return self.test()
@@ -52,11 +51,11 @@ class Runner:
                 self.validate()
             if self.step >= self.x.steps:
                 return
-            self.stop_if_asked()
+            self.stop.obey()
             self.train_step(next(batches))
 
     def train_step(self, episodes: Any) -> None:
-        gradient, metrics = self.execution.mean_grad(self.x.learner.meta_loss, self.theta, episodes)
+        gradient, metrics = self.mean_grad(episodes)
         for p, g in zip(self.leaves, tree_leaves(gradient), strict=True):
             p.grad = g
         self.x.clip(self.leaves)
@@ -66,6 +65,17 @@ class Runner:
         self.means.add(metrics)
         if self.step % self.x.log_every == 0:
             self.log_training()
+
+    def mean_grad(self, episodes: Any) -> Any:
+        """The mean meta-gradient; out of memory, with a smaller execution from then on."""
+        try:
+            return self.execution.mean_grad(self.x.learner.meta_loss, self.theta, episodes)
+        except torch.OutOfMemoryError:
+            smaller = self.execution.smaller(self.x.meta_batch_size)
+            if smaller is None:
+                raise
+        self.use(Choice(smaller, notes=["the device ran out of memory"]))
+        return self.mean_grad(episodes)
 
     def log_training(self) -> None:
         values = {f"train/{name}": value for name, value in self.means.take().items()}
@@ -105,17 +115,21 @@ class Runner:
     def scores(self, split: str, num_tasks: int, curve: bool, theta: Any) -> dict[str, Estimate]:
         with calibrated(self.x.learner, theta, self.x.task, self.execution):
             episodes = chunks(self.x.task, split, num_tasks)
-            return evaluate(self.x.test_learner, theta, episodes, self.execution, curve, between=self.stop_if_asked)
+            return evaluate(self.x.test_learner, theta, episodes, self.execution, curve, between=self.stop.obey)
 
     def settle_execution(self) -> None:
         """Let ``execution=auto`` measure once; a resumed run keeps the choice of its beginning."""
-        chosen = self.report.read_execution()
-        if chosen is None:
-            episodes = self.x.task.sample("train", range(self.x.meta_batch_size))
-            self.execution, timings = self.x.execution.settle(self.x.learner.meta_loss, self.theta, episodes)
-            self.report.execution(self.execution.describe(), timings)
-        else:
-            self.execution = self.x.execution.chosen(chosen)
+        path = self.report.folder.path / "execution.json"
+        if self.step:
+            self.execution = stored(path, like=self.x.execution)
+            return
+        episodes = self.x.task.sample("train", range(self.x.meta_batch_size))
+        choice = settle(self.x.execution, self.x.learner.meta_loss, self.theta, episodes, self.x.steps)
+        self.use(choice)
+
+    def use(self, choice: Choice) -> None:
+        self.execution = choice.execution
+        self.report.execution(choice)
 
     def save(self, name: str) -> None:
         state = {"format": 1, "theta": self.theta, "step": self.step, "validated": self.validated, "best": self.best}
@@ -134,12 +148,3 @@ class Runner:
         self.step, self.validated, self.best = state["step"], state["validated"], state["best"]
         torch.set_rng_state(state["generators"]["cpu"].cpu())
         torch.cuda.set_rng_state_all([generator.cpu() for generator in state["generators"]["cuda"]])
-
-    def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        if self.stop_signal is not None:
-            raise KeyboardInterrupt  # asked twice: at once, the last checkpoint stands
-        self.stop_signal = signum
-
-    def stop_if_asked(self) -> None:
-        if self.stop_signal is not None:
-            raise Interrupted(self.stop_signal)

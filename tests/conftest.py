@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small kernels on a busy machine wait for each other
+
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:

@@ -1,6 +1,5 @@
 """``metarun evaluate RUN [overrides]``: the final test of a finished run, under other conditions."""
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -9,13 +8,13 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from metarun.build import GROUPS, Experiment, build
+from metarun.build import GROUPS, build
 from metarun.checkpoint import load, write_json
 from metarun.compose import composed, override_key, unknown_key
 from metarun.core import Params
 from metarun.errors import ConfigError
 from metarun.evaluation import Estimate, adaptation_milliseconds, calibrated, chunks, evaluate, manifest
-from metarun.execution import Execution
+from metarun.execution import stored
 from metarun.runfolder import RunFolder, short_hash, slug
 from metarun.trees import num_elements, tree_leaves
 
@@ -35,7 +34,7 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     x = build(cfg)
     state = load(folder.checkpoints / f"{checkpoint}.pt", x.device)
     _refuse_misfit(x.learner.init(), state["theta"])
-    execution = _execution(folder, x)
+    execution = stored(folder.path / "execution.json", like=x.execution)
     started = time.time()
     with calibrated(x.learner, state["theta"], x.task, execution):
         episodes = chunks(x.task, split, x.num_test_tasks)
@@ -81,11 +80,6 @@ def _refuse_misfit(fresh: Params, saved: Params) -> None:
         raise ConfigError(
             [f"the run's parameters do not fit: {a} is needed and {b} was trained. Keep the ways as trained."]
         )
-
-
-def _execution(folder: RunFolder, x: Experiment) -> Execution:
-    path = folder.path / "execution.json"
-    return x.execution.chosen(json.loads(path.read_text())["chosen"]) if path.is_file() else x.execution
 
 
 def _name(overrides: list[str], split: str, checkpoint: str) -> str:

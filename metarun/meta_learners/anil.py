@@ -39,10 +39,10 @@ class ANIL(FewShotLearner):
         net = self.base_learner
         z = functional_call(body_of(net), under(theta, "body"), (support.x,))  # [S, D]
 
-        def support_loss(head: Params) -> Tensor:
-            return self.objective.loss(functional_call(head_of(net), head, (z,)), support.y)
+        def support_loss(head: Params, features: Batch) -> Tensor:
+            return self.objective.loss(functional_call(head_of(net), head, (features.x,)), features.y)
 
-        heads = descent(support_loss, under(theta, "head"), self.inner_lr, steps)
+        heads = descent(support_loss, under(theta, "head"), self.inner_lr, steps, Batch(z, support.y))
         body = with_support(net, theta, support.x)  # the body does not adapt, so neither do its statistics
         return [{**body, **{f"head.{name}": p for name, p in head.items()}} for head in heads]
 

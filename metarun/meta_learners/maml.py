@@ -23,7 +23,7 @@ from torch.func import functional_call
 from metarun.adaptation import descent, first_order_descent, last
 from metarun.core import Batch, FewShotLearner, Params, take_parameters
 from metarun.models.layers import with_support
-from metarun.trees import detach, select
+from metarun.trees import select
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,13 @@ class MAML(FewShotLearner):
 
     def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
         adapted, kept = select(theta, lambda name: self.adapted in ("all", name.split(".")[0]))
-        kept_inside, descend = (detach(kept), first_order_descent) if self.first_order else (kept, descent)
+        descend = first_order_descent if self.first_order else descent
 
-        def support_loss(weights: Params) -> Tensor:
-            return self.objective.loss(self.predict({**kept_inside, **weights}, support.x), support.y)
+        def support_loss(weights: Params, kept: Params, support: Batch) -> Tensor:
+            return self.objective.loss(self.predict({**kept, **weights}, support.x), support.y)
 
-        return ({**kept, **weights} for weights in descend(support_loss, adapted, self.inner_lr, steps))
+        path = descend(support_loss, adapted, self.inner_lr, steps, kept, support)
+        return ({**kept, **weights} for weights in path)
 
     def predict(self, phi: Params, x: Tensor) -> Tensor:
         return functional_call(self.base_learner, phi, (x,))

@@ -37,10 +37,10 @@ class Reptile(FewShotLearner):
         return [with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps)]
 
     def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        def support_loss(weights: Params) -> Tensor:
+        def support_loss(weights: Params, support: Batch) -> Tensor:
             return self.objective.loss(self.predict(weights, support.x), support.y)
 
-        return first_order_descent(support_loss, detach(theta), self.inner_lr, steps)
+        return first_order_descent(support_loss, detach(theta), self.inner_lr, steps, support)
 
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
         phi = last(self.steps(theta, episode.support, self.inner_steps))
