@@ -81,10 +81,12 @@ class Reporter:
             lines.append(f"after each adaptation step: {plain(curve)}")
         return "\n".join(lines)
 
-    def close(self, completed: bool) -> None:
+    def close(self, state: str) -> None:
+        """End the logs of a run that is now in ``state`` (see ``RunFolder.mark``)."""
         self.ticker.close()
         self.metrics.close()
-        self.board.ended(completed)
+        if state != "interrupted":  # TensorBoard keeps the first end it reads, and this run will be continued
+            self.board.ended(state == "completed")
         self.board.close()
 
     def _write(self, step: int, values: dict[str, float]) -> None:

@@ -381,4 +381,4 @@ def test_training_reads_training_and_validation_tasks_and_only_the_final_test_re
     assert set(read) == {"train", "val"}
     runner.test()
     assert set(read) == {"train", "val", "test"}
-    runner.report.close(completed=True)
+    runner.report.close("completed")

@@ -129,7 +129,7 @@ def _guarded(runner: Runner, report: Reporter, resume_step: int, experiment: Exp
 
 def _close(report: Reporter, state: str, step: int, error_text: str) -> None:
     details = {"step": step, "steps": report.x.steps, **report.latest} | ({"error": error_text} if error_text else {})
-    for action in (lambda: report.folder.mark(state, **details), lambda: report.close(state == "completed")):
+    for action in (lambda: report.folder.mark(state, **details), lambda: report.close(state)):
         try:
             action()
         except OSError as error:  # a full disk must not hide the first error
