@@ -20,16 +20,20 @@ def plain(values: dict[str, Any]) -> str:
 
 
 class MetricsFile:
-    """One JSON object a line, flushed line by line; a resumed run first drops the lines after its checkpoint."""
+    """One JSON object a line, flushed line by line.
+
+    A resumed run first drops the lines after its checkpoint and those of a test, which it will write again.
+    """
 
     def __init__(self, path: Path, resume_step: int) -> None:
         kept = []
         if path.is_file():
             for line in path.read_text().splitlines():
                 try:
-                    if json.loads(line)["step"] <= resume_step:
+                    row = json.loads(line)
+                    if row["step"] <= resume_step and not any(name.startswith("test/") for name in row):
                         kept.append(line + "\n")
-                except (ValueError, KeyError):
+                except (ValueError, KeyError, TypeError):
                     continue  # the last line of a killed run can be cut short
             temporary = path.with_suffix(".tmp")
             temporary.write_text("".join(kept))
@@ -49,7 +53,7 @@ class Board:
     def __init__(self, folder: Path, resume_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else None)
+        self.writer = SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else 0)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -60,7 +64,9 @@ class Board:
         from torch.utils.tensorboard.summary import hparams
 
         self.writer.add_text("config", f"```yaml\n{text}\n```")
-        _, start, _ = hparams(headline, {})
+        # torch would store a boolean as 0 or 1
+        words = {name: str(value).lower() if isinstance(value, bool) else value for name, value in headline.items()}
+        _, start, _ = hparams(words, {})
         self._add(start)
 
     def ended(self, completed: bool) -> None:
@@ -93,10 +99,14 @@ class Board:
 
 
 class Ticker:
-    """Progress in the terminal: a live line with rate, remaining time and validation score; plain lines elsewhere."""
+    """Progress in the terminal: a live line with rate, remaining time and validation score; plain lines elsewhere.
 
-    def __init__(self, total: int, start: int) -> None:
+    The plain lines also go, with the time, to the file ``log``.
+    """
+
+    def __init__(self, total: int, start: int, log: Path = Path(os.devnull)) -> None:
         self.console = Console(stderr=True)
+        self.log = log.open("a", buffering=1)
         self.live = self.console.is_terminal
         self.total, self.start, self.began = total, start, time.monotonic()
         self.last_line = self.began
@@ -114,21 +124,28 @@ class Ticker:
         note = plain({name.removeprefix("train/"): value for name, value in train.items()})
         if self.live:
             self.bar.update(self.task, completed=step, rate=f"{rate:.3g}/s", note=f"{note}  {self.validation}")
-        elif now - self.last_line >= PLAIN_LINE_SECONDS:
+        if now - self.last_line >= PLAIN_LINE_SECONDS:
             self.last_line = now
             left = (self.total - step) / max(rate, 1e-9)
-            self.say(f"step {step}/{self.total}  {rate:.3g}/s  {left:.0f} s left  {note}  {self.validation}")
+            line = f"step {step}/{self.total}  {rate:.3g}/s  {left:.0f} s left  {note}  {self.validation}".rstrip()
+            self.note(line) if self.live else self.say(line)
 
     def validated(self, scores: dict[str, float]) -> None:
         self.validation = plain(scores)
 
+    def note(self, line: str) -> None:
+        """To the log file alone."""
+        self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
+
     def say(self, line: str) -> None:
+        self.note(line)
         if self.live:
             self.bar.console.print(line, highlight=False)
         else:
             print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
+        self.log.close()
         if self.live:
             self.bar.stop()
 
@@ -136,9 +153,13 @@ class Ticker:
 class Means:
     """Running means of scalars, kept on their device until they are read."""
 
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
+    def __init__(self, sums: dict[str, Tensor] | None = None, count: int = 0) -> None:
+        self.sums = dict(sums or {})
+        self.count = count
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps; ``Means(**state)`` goes on from there."""
+        return {"sums": self.sums, "count": self.count}
 
     def add(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
