@@ -1,6 +1,7 @@
 """From a configuration to the objects of a run. The only module that turns config nodes into objects."""
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from metarun.core import MetaLearner, TaskDistribution, hyperparameters
@@ -55,10 +57,30 @@ class Experiment:
 
 def build(cfg: DictConfig) -> Experiment:
     """Check everything, then build it. Raises ConfigError with every problem found."""
+    plain, calls, problems = _checked(cfg)
+    if _place_problems(plain):
+        raise ConfigError(problems)
+    given = _given_task(plain)
+    task = _attempt(problems, "task", calls.get("task"), **given)
+    execution = _attempt(problems, "execution", calls.get("execution"))
+    problems += _trial(calls, given["device"], given["dtype"])
+    if problems or task is None or execution is None:
+        raise ConfigError(problems)
+    return _assemble(plain, calls, task, execution)
+
+
+def check(cfg: DictConfig) -> list[str]:
+    """What is wrong with a configuration, as far as that can be said without building anything or reading data."""
+    return _checked(cfg)[2]
+
+
+def _checked(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Callable[..., Any]], list[str]]:
+    """Plain values, what makes each group's object, and the problems of both."""
     try:
         plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    except Exception as error:
-        raise ConfigError([f"an interpolation cannot be resolved: {str(error).splitlines()[0]}"]) from error
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError([f"{error.full_key}: an interpolation cannot be resolved: {reason}."]) from error
     problems = _problems_at_the_root(plain)
     calls: dict[str, Callable[..., Any]] = {}
     for group in GROUPS:
@@ -66,15 +88,13 @@ def build(cfg: DictConfig) -> Experiment:
         problems += found
         if call is not None:
             calls[group] = call
-    root_is_sound = not _problems_at_the_root(plain)
-    task = _attempt(problems, "task", calls.get("task"), **_given_task(plain)) if root_is_sound else None
-    if problems or task is None:
-        raise ConfigError(problems)
-    return _assemble(plain, calls, task)
+    return plain, calls, problems
 
 
 def _problems_at_the_root(plain: dict[str, Any]) -> list[str]:
     known = [field.name for field in fields(Config)]
+    if missing := [f"{key} is missing." for key in known if key not in plain]:
+        return missing
     problems = [f"{key} is not a setting{did_you_mean(key, known)}." for key in plain if key not in known]
     numbers = [(key, plain[key], least) for key, least in SMALLEST.items()]
     numbers += [(f"evaluation.{key}", plain["evaluation"][key], least) for key, least in SMALLEST_EVALUATION.items()]
@@ -84,20 +104,28 @@ def _problems_at_the_root(plain: dict[str, Any]) -> list[str]:
             problems.append(f"{key} is {plain[key]}, but must be above 0, or null for no clipping.")
     if plain["clip_norm"] is not None and plain["clip_value"] is not None:
         problems.append("clip_norm and clip_value are both set; keep one of them.")
-    if plain["dtype"] not in ("float32", "float64"):
-        problems.append(f"dtype is {plain['dtype']!r}, but must be float32 or float64.")
     inner_steps = plain["evaluation"]["inner_steps"]
     if inner_steps is not None and inner_steps < 0:
         problems.append(f"evaluation.inner_steps is {inner_steps}, but must be 0 or more, or null: as in training.")
-    return problems + _device_problem(plain["device"])
+    return problems + _place_problems(plain)
 
 
-def _device_problem(name: str) -> list[str]:
+def _place_problems(plain: dict[str, Any]) -> list[str]:
+    """Of the two settings without which nothing can be built."""
+    problems = (
+        []
+        if plain.get("dtype") in ("float32", "float64")
+        else [f"dtype is {plain.get('dtype')!r}, but must be float32 or float64."]
+    )
+    return problems + _device_problems(plain.get("device"))
+
+
+def _device_problems(name: Any) -> list[str]:
     if name == "auto":
         return []
     try:
         kind = torch.device(name).type
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         return [f"device is {name!r}, but must be auto, cpu, cuda, cuda:N or mps."]
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     return [] if present.get(kind) else [f"device is {name!r}, but torch finds no such device here; use device=cpu."]
@@ -135,19 +163,25 @@ def _attempt(problems: list[str], key: str, call: Callable[..., Any] | None, **g
     accepted = inspect.signature(call).parameters
     try:
         return call(**{name: value for name, value in given.items() if name in accepted})
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:  # torch refuses sizes with a RuntimeError
         problems.append(str(error) if key in str(error) else f"{key}: {error}")
         return None
 
 
 def _given_task(plain: dict[str, Any]) -> dict[str, Any]:
     dtype, device = getattr(torch, plain["dtype"]), device_of(plain["device"])
-    return {"seed": plain["seed"], "device": device, "dtype": dtype, "data_root": plain["data_root"]}
+    return {
+        "seed": plain["seed"],
+        "device": device,
+        "dtype": dtype,
+        "data_root": os.path.expanduser(plain["data_root"]),
+    }
 
 
-def _assemble(plain: dict[str, Any], calls: dict[str, Callable[..., Any]], task: TaskDistribution) -> Experiment:
+def _assemble(
+    plain: dict[str, Any], calls: dict[str, Callable[..., Any]], task: TaskDistribution, execution: Execution
+) -> Experiment:
     problems: list[str] = []
-    execution = _attempt(problems, "execution", calls["execution"])
     torch.manual_seed(plain["seed"])
     shapes = {"input_shape": task.input_shape, "num_outputs": task.num_outputs}
     base_learner = _attempt(problems, "base_learner", calls["base_learner"], **shapes)
@@ -158,7 +192,6 @@ def _assemble(plain: dict[str, Any], calls: dict[str, Callable[..., Any]], task:
     problems += _ways_problems(task, calls["meta_learner"])
     learner = None if problems else _attempt(problems, "meta_learner", calls["meta_learner"], **shapes)
     problems += [] if learner is None else _evaluation_problems(learner, plain["evaluation"]["inner_steps"])
-    problems += _trial(calls, base_learner)
     if problems or learner is None:
         raise ConfigError(problems)
     return _experiment(plain, calls, task, learner, execution)
@@ -221,13 +254,13 @@ def _evaluation_problems(learner: MetaLearner, inner_steps: int | None) -> list[
     return []
 
 
-def _trial(calls: dict[str, Callable[..., Any]], base_learner: nn.Module) -> list[str]:
+def _trial(calls: dict[str, Callable[..., Any]], device: torch.device, dtype: torch.dtype) -> list[str]:
     """Make the optimizer and the scheduler once, on a parameter of no importance, to hear their refusals."""
     problems: list[str] = []
-    parameter = nn.Parameter(next(base_learner.parameters()).detach()[:0].clone())
-    optimizer = _attempt(problems, "optimizer", calls["optimizer"], params=[parameter])
+    parameter = nn.Parameter(torch.zeros(1, device=device, dtype=dtype))
+    optimizer = _attempt(problems, "optimizer", calls.get("optimizer"), params=[parameter])
     if optimizer is not None:
-        _attempt(problems, "scheduler", calls["scheduler"], optimizer=optimizer)
+        _attempt(problems, "scheduler", calls.get("scheduler"), optimizer=optimizer)
     return problems
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 import traceback
 from pathlib import Path
@@ -10,7 +11,19 @@ from metarun import __version__
 from metarun.errors import ConfigError, Interrupted, MetarunError
 from metarun.help import COMMANDS, help_text
 
-EXIT_CONFIG = 2
+HYDRA_SHOWS = (
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+    "--resolve",
+    "--info",
+    "-i",
+    "--hydra-help",
+    "--shell-completion",
+    "-sc",
+)
+OPTIONS = ("--help", "--version", "--multirun", "--config-dir", "--allow", *HYDRA_SHOWS)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -19,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments and arguments[0] in COMMANDS:
         from metarun.commands.app import app
 
-        code = guarded(lambda: app(arguments, standalone_mode=False))
+        code = guarded(lambda: app(arguments))
     else:
         code = guarded(lambda: hydra_style(arguments))
     sys.exit(code)
@@ -32,6 +45,9 @@ def guarded(action) -> int:  # type: ignore[no-untyped-def]
     except MetarunError as error:
         print(f"metarun: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # whoever read the output has gone, as in ``metarun ... | head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("metarun: stopped", file=sys.stderr)
         return 130
@@ -56,12 +72,13 @@ def hydra_style(arguments: list[str]) -> int:
         return sweep(rest, folders)
     if any(text.startswith("-") for text in rest):
         return hydra_only(rest, folders)
-    return single(rest, folders)
+    flags = [*(f"--config-dir={name}" for name in options.config_dir), *(f"--allow={name}" for name in options.allow)]
+    return single(rest, folders, flags)
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Our own options, and what is left for Hydra."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser("metarun", add_help=False, allow_abbrev=False, usage="metarun --help")
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--version", action="store_true")
     parser.add_argument("--multirun", "-m", action="store_true")
@@ -87,7 +104,7 @@ def trust(config_dirs: list[str], packages: list[str]) -> list[Path]:
     return folders
 
 
-def single(overrides: list[str], folders: list[Path]) -> int:
+def single(overrides: list[str], folders: list[Path], flags: list[str]) -> int:
     """One run."""
     from metarun.compose import composed
     from metarun.process import prepare
@@ -100,7 +117,9 @@ def single(overrides: list[str], folders: list[Path]) -> int:
     try:
         run(job)
     except Interrupted as error:
-        print(f"\nstopped; continue with: metarun resume={job.folder.path}", file=sys.stderr)
+        print(
+            f"\nstopped; continue with: {shlex.join(['metarun', *flags, f'resume={job.folder.path}'])}", file=sys.stderr
+        )
         return error.exit_code
     return 0
 
@@ -109,19 +128,26 @@ def hydra_only(arguments: list[str], folders: list[Path]) -> int:
     """Hydra's own options: --cfg, --info, --hydra-help, shell completion."""
     import hydra
 
-    from metarun.compose import hydra_arguments, register_schema
+    from metarun.compose import composed, hydra_arguments, register_schema
     from metarun.paths import config_dir
+    from metarun.targets import did_you_mean
 
+    flags = [text for text in arguments if text.startswith("-")]
+    unknown = [flag for flag in flags if flag.split("=")[0] not in HYDRA_SHOWS]
+    if unknown:
+        raise ConfigError(
+            [f"{flag} is no option{did_you_mean(flag, OPTIONS)}; see metarun --help." for flag in unknown]
+        )
+    if any(flag.split("=")[0] in ("--cfg", "-c") for flag in flags):
+        composed([text for text in arguments if "=" in text and not text.startswith("-")], folders)  # our messages
     register_schema()
-    sys.argv = [sys.argv[0], *hydra_arguments(folders), *arguments]
+    sys.argv = ["metarun", *hydra_arguments(folders), *arguments]
 
     @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")
-    def show(cfg: object) -> None:
-        raise ConfigError(
-            [f"unknown option: {' '.join(text for text in arguments if text.startswith('-'))}; see --help"]
-        )
+    def nothing(cfg: object) -> None:
+        """Hydra shows what was asked for instead of calling this."""
 
-    show()
+    nothing()
     return 0
 
 

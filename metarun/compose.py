@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun.errors import ConfigError
+from metarun.help import COMMANDS, options
 from metarun.paths import config_dir
 from metarun.schema import Config
 from metarun.targets import did_you_mean
@@ -28,96 +31,154 @@ def register_schema() -> None:
 
 
 def composed(overrides: list[str], extra_config_dirs: list[Path]) -> DictConfig:
-    """The configuration for ``overrides``. Raises ConfigError naming every override that cannot be taken."""
+    """The configuration for ``overrides``. Raises ConfigError naming everything that is wrong with them."""
     register_schema()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3", job_name="metarun"):
         prefix = hydra_arguments(extra_config_dirs)
+        problems: list[str] = []
         try:
             cfg = compose("config", prefix + overrides)
         except REFUSALS:
-            raise ConfigError(list(_problems(prefix, overrides))) from None
+            cfg, problems = _piecewise(prefix, overrides, extra_config_dirs)
+    if problems:
+        from metarun.build import check  # imports torch: only when there is something to tell
+
+        problems += check(cfg) if cfg else []
+    problems += [f"{field.name} is needed; ~{field.name} cannot take it away." for field in _missing(cfg)]
+    if problems:
+        raise ConfigError(problems)
     return cfg
 
 
-def _problems(prefix: list[str], overrides: list[str]) -> Iterator[str]:
-    """Add one override after the other (groups first: they decide which keys exist) and say what is wrong with each."""
-    accepted = list(prefix)
+def _missing(cfg: DictConfig) -> list[Any]:
+    return [field for field in fields(Config) if cfg and field.name not in cfg]
+
+
+def _piecewise(prefix: list[str], overrides: list[str], folders: list[Path]) -> tuple[DictConfig, list[str]]:
+    """Add one override after the other (groups first: they decide which keys exist); what is accepted, and the rest's
+    problems."""
+    accepted, problems = list(prefix), []
     try:
         cfg = compose("config", accepted)
     except REFUSALS as error:
-        yield f"the configuration files cannot be read: {_root_cause(error)}"
-        return
-    groups = set(_groups(cfg))
+        return OmegaConf.create({}), [f"the configuration files cannot be read: {_said(error)[-1]}"]
+    groups = {str(key) for key in cfg if OmegaConf.is_dict(cfg[key]) or key == "experiment"}
     for override in sorted(overrides, key=lambda text: text.split("=")[0].lstrip("+~") not in groups):
         try:
             cfg = compose("config", [*accepted, override])
             accepted.append(override)
-        except yaml.YAMLError as error:
-            yield f"{override}: the file is not YAML: {error}"
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
-            yield _explained(override, error, cfg)
+        except REFUSALS as error:
+            problems.append(_explained(override, error, cfg, folders))
+    return cfg, problems
 
 
-def _root_cause(error: BaseException) -> str:
-    """The innermost message: Hydra wraps what OmegaConf says, sometimes without saying it again."""
-    while error.__cause__ is not None and not str(error).strip():
+def _said(error: BaseException | None) -> list[str]:
+    """The first line of each message from Hydra's to the innermost: the reason is often only in the last."""
+    lines = []
+    while error is not None:
+        lines.append((str(error).strip().splitlines() or [type(error).__name__])[0].strip().rstrip("."))
         error = error.__cause__
-    return " ".join(str(error).split())
+    return lines
 
 
-def _groups(cfg: DictConfig) -> Iterator[str]:
-    return (str(key) for key in cfg if OmegaConf.is_dict(cfg[key]) or key == "experiment")
-
-
-def _explained(override: str, error: Exception, cfg: DictConfig) -> str:
+def _explained(override: str, error: BaseException, cfg: DictConfig, folders: list[Path]) -> str:  # noqa: PLR0911
     """One line: the value, the rule and the fix."""
-    key, _, value = override.partition("=")
-    key = key.lstrip("+~")
-    if isinstance(error, (MissingConfigException, ValueError)) or "Could not find" in str(error):
-        options = _names_in(key)
-        hint = did_you_mean(value, options)
-        number = any(c.isdigit() for c in value) and not hint
-        change = f" To change one of its values write {key}.NAME={value}." if number else ""
-        return f"{override}: there is no {key} called {value!r}{hint}; there are {', '.join(options)}.{change}"
-    if "is not in struct" in str(error) or ("Key" in str(error) and "not in" in str(error)):
+    key, separator, value = override.partition("=")
+    said = _said(error)
+    if not separator:
+        hint = did_you_mean(override, COMMANDS) or "."
+        return f"{override}: cannot be read as KEY=VALUE{hint}"
+    if isinstance(error, yaml.YAMLError):
+        return f"{override}: the file is not YAML: {' '.join(str(error).split())}."
+    if "Could not find" in said[0] or "Config group override must be" in said[0]:
+        return _no_such_option(key.lstrip("+~"), value, folders)
+    if any("not in struct" in line or "' not in '" in line for line in said):
         return unknown_key(key, value, cfg)
-    if "mismatched input" in str(error) or "no viable alternative" in str(error) or "extraneous" in str(error):
-        return f"{override}: cannot be read as key=value; check quotes, brackets and '=' in the value."
-    reason = next((line for line in str(error).splitlines() if "could not be converted" in line), str(error).strip())
-    return f"{override}: {reason.splitlines()[0]}" + ("" if reason.endswith(".") else ".")
+    if any(sign in str(error) for sign in ("mismatched input", "no viable alternative", "extraneous input")):
+        return f"{override}: cannot be read as KEY=VALUE; quote what is not plain: \"{key}='...'\"."
+    if "Ambiguous value" in said[0]:
+        return f"{override}: several values are a sweep, metarun -m {override}; one list is written {key}=[{value}]."
+    if "Could not append" in said[0]:
+        return f"{override}: there is a {key.lstrip('+')} already; leave out the '+' to change it."
+    return f"{override}: {said[-1]}."
+
+
+def _no_such_option(group: str, value: str, folders: list[Path]) -> str:
+    names = _options(group, folders)
+    if not names:
+        return f"{group}={value}: {group} is not a group of the configuration."
+    hint = did_you_mean(value, names)
+    number = any(c.isdigit() for c in value) and not hint
+    change = f" To change one of its values write {group}.NAME={value}." if number else ""
+    return f"{group}={value}: there is no {group} called {value!r}{hint}; there are {', '.join(names)}.{change}"
+
+
+def _options(group: str, folders: list[Path]) -> list[str]:
+    return sorted({name for folder in (config_dir(), *folders) for name in options(group, folder)})
 
 
 def unknown_key(key: str, value: str, cfg: DictConfig) -> str:
     """What to say of a key that the configuration does not have."""
-    known = [name for name in _keys(cfg) if "_target_" not in name and "_partial_" not in name]
-    group = key.split(".", maxsplit=1)[0]
-    if group in cfg and OmegaConf.is_dict(cfg[group]) and value in _names_in(group):
-        return f"{key}={value}: to choose the {group} write {group}={value}."
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    siblings = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]
-    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(siblings or known)}."
+    group, _, name = key.rpartition(".")
+    root = key.split(".", maxsplit=1)[0]
+    for choice in (name, value):
+        if root in cfg and choice in options(root):
+            return f"{key}={value}: to choose the {root} write {root}={choice}."
+    known = [text for text in _keys(cfg) if "_target_" not in text and "_partial_" not in text]
+    siblings = [text for text in known if text.rpartition(".")[0] == group]
+    close = difflib.get_close_matches(key, siblings, n=1, cutoff=0.6)
+    close = close or [text for text in known if text.rpartition(".")[2] == name]  # the right name in another place
+    close = close or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    choices = siblings or [str(name) for name in cfg]
+    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(choices)}."
     return f"{key} is not a setting; {hint}"
-
-
-def _names_in(group: str) -> list[str]:
-    return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:
     for key in node:
         name = f"{prefix}{key}"
-        yield name
         if OmegaConf.is_dict(node) and OmegaConf.is_dict(node._get_node(key)) and node[key] is not None:
             yield from _keys(node[key], name + ".")
+        else:
+            yield name
+
+
+def parsed(override: str) -> Override:
+    """An override in Hydra's grammar; raises ConfigError where it is none."""
+    try:
+        return OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        raise ConfigError([_explained(override, error, OmegaConf.create({}), [])]) from None
 
 
 def override_key(override: str) -> str:
     """The key that an override sets; raises ConfigError where it cannot be parsed."""
+    return parsed(override).key_or_group
+
+
+def read_config(path: Path) -> DictConfig:
+    """The configuration of an earlier run, typed as when it was composed."""
     try:
-        return OverridesParser.create().parse_override(override).key_or_group
-    except HydraException as error:
-        raise ConfigError([_explained(override, error, OmegaConf.create({}))]) from None
+        cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+    except (OmegaConfBaseException, yaml.YAMLError, OSError) as error:
+        raise ConfigError([f"{path} cannot be read: {_said(error)[-1]}."]) from None
+    assert isinstance(cfg, DictConfig)
+    OmegaConf.set_struct(cfg, True)
+    return cfg
+
+
+def with_value(cfg: DictConfig, override: str) -> DictConfig:
+    """``cfg`` with the one value that ``override`` sets; raises ConfigError if it has no such key or another type."""
+    key, change = override.partition("=")[0], parsed(override)
+    if change.is_sweep_override() or change.is_add() or change.is_delete():
+        raise ConfigError([f"{override}: write KEY=VALUE with one value of a setting that the run has."])
+    cfg = cfg.copy()
+    try:
+        OmegaConf.update(cfg, key, change.value(), merge=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError([_explained(override, error, cfg, [])]) from None
+    return cfg
 
 
 def hydra_arguments(folders: list[Path]) -> list[str]:

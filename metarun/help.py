@@ -1,14 +1,16 @@
 """``metarun --help``: groups, options and three examples, without importing torch or Hydra."""
 
+from pathlib import Path
+
 from metarun.paths import config_dir
 
 COMMANDS = {"evaluate": "score a finished run again, with other steps, shots, ways or data"}
 ORDER = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution", "evaluation", "experiment")
 
 
-def options(group: str) -> list[str]:
-    """The names that can stand after ``group=``."""
-    folder = config_dir() / group
+def options(group: str, root: Path | None = None) -> list[str]:
+    """The names that can stand after ``group=``: metarun's own, or those of the config folder ``root``."""
+    folder = (root or config_dir()) / group
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
@@ -32,6 +34,8 @@ Values, changed by key (KEY=VALUE): seed steps meta_batch_size device dtype data
   clip_norm clip_value, and those of the groups: task.num_shots meta_learner.inner_lr optimizer.lr evaluation.num_tasks ...
   metarun --cfg job [overrides]    shows every value of a run without starting it
 
+Sweeps:    metarun -m KEY=A,B ...   jobs=N runs N at a time; sweep_dir=DIR is where they lie: the same command with
+           the same DIR keeps what is completed and continues the rest
 Continue:  metarun resume=runs/DATE/RUN        Stop: Ctrl-C or SIGTERM writes a checkpoint first
 Your own:  --config-dir DIR adds a folder of YAML groups (and Python modules beside them); --allow PACKAGE lets
            a config name classes of an installed package

@@ -4,13 +4,18 @@ import difflib
 import importlib
 import inspect
 import os
+import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-ALLOWED = ("metarun", "torch.nn", "torch.optim", "torchvision.models", "torchvision.transforms")
+from metarun.help import options
+
+# Not the whole of metarun: a config that could name metarun.cli.trust could allow itself anything.
+OURS = ("metarun.tasks", "metarun.models", "metarun.meta_learners", "metarun.execution")
+ALLOWED = (*OURS, "torch.nn", "torch.optim", "torchvision.models", "torchvision.transforms")
 
 
 def allowed_modules() -> list[str]:
@@ -32,10 +37,16 @@ def locate(path: str) -> Callable[..., Any]:
         return any(module == prefix or module.startswith(prefix + ".") for prefix in allowed)
 
     if not is_allowed(module_name):
-        raise ValueError(
-            f"{path!r} is outside the modules that a config may name ({', '.join(allowed)}). "
-            f"Allow it on the command line: --allow {path.split('.', maxsplit=1)[0]}"
+        package = path.split(".", maxsplit=1)[0]
+        known = package in ("metarun", "torch", "torchvision") or package in sys.stdlib_module_names
+        hint = (
+            ""
+            if known or not module_name
+            else (
+                f" If it is yours, name its folder by --config-dir DIR; if you trust that package: --allow {package}."
+            )
         )
+        raise ValueError(f"{path!r} is outside the modules that a config may name ({', '.join(allowed)}).{hint}")
     try:
         target = getattr(importlib.import_module(module_name), name)
     except ImportError as error:
@@ -71,8 +82,9 @@ def problems_of_call(
         elif value == "???":
             problems.append(f"{key}.{name} has no value; add {key}.{name}=...")
         elif name in hints and not fits(value, hints[name]):
+            choice = f" To choose the {key} write {key}={value}." if value in options(key) else ""
             expected = _readable(hints[name])
-            problems.append(f"{key}.{name} is {value!r} ({type(value).__name__}), but must be {expected}.")
+            problems.append(f"{key}.{name} is {value!r} ({type(value).__name__}), but must be {expected}.{choice}")
     for name, p in parameters.items():
         required = p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         if required and name not in arguments and name not in given:
@@ -121,4 +133,9 @@ def _readable(annotation: Any) -> str:
         return " or ".join(_readable(arg) for arg in typing.get_args(annotation))
     if annotation is type(None):
         return "null"
-    return annotation.__name__ if inspect.isclass(annotation) and not typing.get_args(annotation) else str(annotation)
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if inspect.isclass(origin) and issubclass(origin, Mapping):
+        return "a mapping"
+    if inspect.isclass(origin) and issubclass(origin, Iterable):
+        return f"a list of {' and '.join(_readable(arg) for arg in args if arg is not ...)}"
+    return annotation.__name__ if inspect.isclass(annotation) and not args else str(annotation)

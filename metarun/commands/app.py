@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(name="metarun", add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    name="metarun", add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+)
 
 ConfigDir = Annotated[list[str], typer.Option("--config-dir", help="a further folder of YAML groups, trusted")]
 Allow = Annotated[list[str], typer.Option("--allow", help="a package whose classes a config may name")]
