@@ -1,5 +1,8 @@
 """Errors that are a message to the user: no traceback, an exit code of their own."""
 
+import math
+from collections.abc import Mapping
+
 
 class MetarunError(Exception):
     """Something the user can act on. ``exit_code``: 1 the run failed, 2 wrong input, 3 diverged, 128 + n signal n."""
@@ -26,6 +29,16 @@ class Diverged(MetarunError):
     """A loss that is no longer finite."""
 
     exit_code = 3
+
+
+def refuse_divergence(values: Mapping[str, float], step: int, seed: int) -> None:
+    """Raise Diverged if one of ``values`` is infinite or not a number."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise Diverged(
+                f"{name} is {value} at step {step} (seed {seed}). "
+                f"Lower meta_learner.inner_lr or optimizer.lr, or clip the meta-gradient with clip_norm=10."
+            )
 
 
 class Interrupted(MetarunError):

@@ -144,10 +144,14 @@ class Ticker:
         else:
             print(line, file=sys.stderr, flush=True)
 
-    def close(self) -> None:
-        self.log.close()
+    def stop(self) -> None:
+        """End the live line, so that others can print."""
         if self.live:
             self.bar.stop()
+
+    def close(self) -> None:
+        self.stop()
+        self.log.close()
 
 
 class Means:

@@ -10,13 +10,38 @@ from metarun.pictures import adaptation_curve, episode_grid
 from metarun.runfolder import RunFolder
 from metarun.trees import slice_tasks
 
+STEPS_SHOWN = (
+    0,
+    1,
+    2,
+    3,
+    5,
+    10,
+    20,
+    50,
+    100,
+    200,
+)  # of the adaptation curve
+
+
+def step_of(name: str) -> int:
+    """k of ``<score>_step_k``; 0 of other names."""
+    _, separator, step = name.rpartition("_step_")
+    return int(step) if separator else 0
+
+
+def condensed(scores: dict[str, Estimate]) -> dict[str, Estimate]:
+    """``scores`` with an adaptation curve of about ten steps, for the eye; results.json has them all."""
+    last = max(map(step_of, scores))
+    return {name: score for name, score in scores.items() if step_of(name) in (*STEPS_SHOWN, last)}
+
 
 class Reporter:
     def __init__(self, folder: RunFolder, experiment: Experiment, config_text: str, resume_step: int) -> None:
         self.folder, self.x, self.resumed = folder, experiment, resume_step > 0
         self.metrics = MetricsFile(folder.path / "metrics.jsonl", resume_step)
         self.board = Board(folder.path, resume_step)
-        self.ticker = Ticker(experiment.steps, resume_step)
+        self.ticker = Ticker(experiment.steps, resume_step, folder.path / "log.txt")
         self.latest: dict[str, float] = {}
         if not self.resumed:
             self.board.config(config_text, experiment.headline)
@@ -67,7 +92,6 @@ class Reporter:
 
     def finished(self, scores: dict[str, Estimate]) -> None:
         """Say what was reached, where it lies and how to look at it."""
-        self.ticker.close()
         print(self.summary(scores))
         print(f"results:     {self.folder.path / 'results.json'}")
         print(f"tensorboard: tensorboard --logdir {self.folder.path}")
@@ -76,9 +100,9 @@ class Reporter:
         name = self.x.task.objective.score_name
         final = scores[name]
         lines = [f"test/{name} = {final.mean:.4f} +- {final.ci95:.4f} (95% CI, {final.n} tasks)"]
-        curve = {f"step {k}": scores[f"{name}_step_{k}"].mean for k in range(99) if f"{name}_step_{k}" in scores}
+        curve = {step_of(key): score.mean for key, score in condensed(scores).items() if f"{name}_step_" in key}
         if curve:
-            lines.append(f"after each adaptation step: {plain(curve)}")
+            lines.append(f"after adaptation step {plain({f'{k}:': value for k, value in curve.items()})}")
         return "\n".join(lines)
 
     def close(self, state: str) -> None:

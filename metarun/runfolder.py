@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,12 @@ from metarun import __version__
 from metarun.checkpoint import write_atomically, write_json
 from metarun.errors import MetarunError
 
+try:
+    import fcntl
+except ImportError:  # Windows: there two processes in one run folder are not noticed
+    fcntl = None  # type: ignore[assignment]
+
 HEARTBEAT_SECONDS = 5.0
-FINISHED = ("completed",)
 
 
 def slug(text: str) -> str:
@@ -57,6 +63,27 @@ class RunFolder:
                 "Choose another with run_dir=PATH, or make this one writable."
             ) from error
 
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Create the folder and hold it; raises MetarunError while another process does. The system frees it at death."""
+        self.create()
+        with (self.path / ".lock").open("ab") as file:
+            try:
+                if fcntl is not None:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pid = self.read_status().get("pid", "unknown")
+                raise MetarunError(
+                    f"the run {self.path} is in progress (process {pid}). Wait for it, or choose another run_dir."
+                ) from None
+            self._sweep_up()
+            yield
+
+    def _sweep_up(self) -> None:
+        """Remove what processes left behind that were killed while they wrote."""
+        for left in (*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):
+            left.unlink(missing_ok=True)
+
     @property
     def holds_a_run(self) -> bool:
         return (self.path / "config.yaml").is_file()
@@ -78,11 +105,11 @@ class RunFolder:
         if time.monotonic() - self.last_beat >= HEARTBEAT_SECONDS:
             self.mark("running", **details)
 
-    def describe(self, **facts: Any) -> None:
+    def describe(self, overrides: list[str], **facts: Any) -> None:
         """Write run.json (who, what, where, when), git.diff and freeze.txt; a resumed run adds to its history."""
         path = self.path / "run.json"
         history = json.loads(path.read_text()).get("history", []) if path.is_file() else []
-        history.append({"started": _now(), "argv": sys.argv})
+        history.append({"started": _now(), "argv": sys.argv, "overrides": overrides})
         write_json(path, {"metarun": __version__, **facts, "hardware": hardware(), **self._git(), "history": history})
         packages = sorted(f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions())
         write_atomically(self.path / "freeze.txt", ("\n".join(packages) + "\n").encode())

@@ -6,7 +6,7 @@ import torch
 
 from metarun import checkpoint
 from metarun.build import Experiment
-from metarun.errors import Diverged, Interrupted
+from metarun.errors import Interrupted, refuse_divergence
 from metarun.evaluation import Estimate, adaptation_milliseconds, calibrated, chunks, evaluate
 from metarun.execution import Choice, settle, stored
 from metarun.logging import Means
@@ -34,14 +34,13 @@ class Runner:
 
     def run(self) -> dict[str, Estimate]:
         """Train from where the run stands to its last step, then test the best theta. Raises Interrupted, Diverged."""
-        self.stop.listen()
-        try:
-            self.train()
-            return self.test()
-        except Interrupted:
-            self.log_training()
-            self.save("last")
-            raise
+        with self.stop.listening():
+            try:
+                self.train()
+                return self.test()
+            except Interrupted:
+                self.save("last")
+                raise
 
     def train(self) -> None:
         self.settle_execution()
@@ -79,12 +78,7 @@ class Runner:
 
     def log_training(self) -> None:
         values = {f"train/{name}": value for name, value in self.means.take().items()}
-        for name, value in values.items():
-            if not torch.isfinite(torch.tensor(value)):
-                raise Diverged(
-                    f"{name} is {value} at step {self.step} (seed {self.x.seed}). "
-                    f"Lower meta_learner.inner_lr or optimizer.lr, or clip the meta-gradient with clip_norm=10."
-                )
+        refuse_divergence(values, self.step, self.x.seed)
         self.report.training(self.step, values, float(self.scheduler.get_last_lr()[0]))
 
     def validation_is_due(self) -> bool:
@@ -94,14 +88,15 @@ class Runner:
         """Score the validation tasks, keep the best theta so far, and checkpoint."""
         self.log_training()
         scores = self.scores("val", self.x.num_val_tasks, curve=False, theta=self.theta)
-        name = self.x.task.objective.score_name
-        value, sign = scores[name].mean, 1 if self.x.task.objective.higher_is_better else -1
+        refuse_divergence({f"val/{name}": score.mean for name, score in scores.items()}, self.step, self.x.seed)
+        objective = self.x.task.objective
+        value, sign = scores[objective.score_name].mean, 1 if objective.higher_is_better else -1
         self.validated = self.step
         if not self.best or sign * value > sign * self.best["value"]:
             self.best = {"value": value, "step": self.step}
             self.save("best")
-        self.save("last")
         self.report.validation(self.step, scores, self.best)
+        self.save("last")  # after the report: a run killed in between does both again
 
     def test(self) -> dict[str, Estimate]:
         """The final test: the theta that was best on validation tasks, on fixed held-out episodes."""
@@ -120,7 +115,7 @@ class Runner:
     def settle_execution(self) -> None:
         """Let ``execution=auto`` measure once; a resumed run keeps the choice of its beginning."""
         path = self.report.folder.path / "execution.json"
-        if self.step:
+        if path.is_file():
             self.execution = stored(path, like=self.x.execution)
             return
         episodes = self.x.task.sample("train", range(self.x.meta_batch_size))
@@ -133,6 +128,7 @@ class Runner:
 
     def save(self, name: str) -> None:
         state = {"format": 1, "theta": self.theta, "step": self.step, "validated": self.validated, "best": self.best}
+        state["means"] = self.means.state()
         state |= {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
         state["generators"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
         checkpoint.save(self.report.folder.checkpoints / f"{name}.pt", state)
@@ -146,5 +142,6 @@ class Runner:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.step, self.validated, self.best = state["step"], state["validated"], state["best"]
+        self.means = Means(**state["means"])
         torch.set_rng_state(state["generators"]["cpu"].cpu())
         torch.cuda.set_rng_state_all([generator.cpu() for generator in state["generators"]["cuda"]])

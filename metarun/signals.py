@@ -1,6 +1,8 @@
 """SIGTERM and Ctrl-C, taken at a safe point instead of in the middle of a step."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from metarun.errors import Interrupted
@@ -12,13 +14,19 @@ class StopRequest:
     def __init__(self) -> None:
         self.signum: int | None = None
 
-    def listen(self) -> None:
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, self._receive)
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Inside, a signal is remembered; a second one stops at once. On leaving, the handlers are as before."""
+        before = {signum: signal.signal(signum, self._receive) for signum in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is not None:
-            raise KeyboardInterrupt  # asked twice: stop at once; the last checkpoint stands
+            raise SystemExit(128 + signum)  # asked twice: stop at once; the last checkpoint stands
         self.signum = signum
 
     def obey(self) -> None:

@@ -1,22 +1,29 @@
 """Run one configuration: choose the folder, train, test, and say what became of it."""
 
+import errno
+import json
 import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from metarun.build import Experiment, build
 from metarun.checkpoint import load, write_atomically
-from metarun.compose import override_key
+from metarun.compose import override_key, read_config, with_value
 from metarun.errors import ConfigError, Diverged, Interrupted, MetarunError
+from metarun.evaluation import Estimate
 from metarun.report import Reporter
 from metarun.runfolder import RunFolder, new_name
 from metarun.runner import Runner
 
-KEPT_ON_RESUME = {"resume", "run_dir", "steps", "device", "data_root", "log_every"}
+CHANGEABLE = ("steps", "device", "data_root", "log_every")  # what a resumed run may have other than it began
+PLACE = ("resume", "run_dir")
 STATE_OF = {Diverged: "diverged", Interrupted: "interrupted"}
+DISK_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
 
 
 @dataclass
@@ -31,16 +38,22 @@ class Job:
 
 def plan(cfg: DictConfig, overrides: list[str]) -> Job:
     """Find out whether the run is new or continued, and where it lives."""
-    if cfg.resume not in (None, "auto"):
-        return _continued(RunFolder(Path(cfg.resume).expanduser().resolve()), overrides)
-    if cfg.run_dir is None:
-        if cfg.resume == "auto":
+    try:
+        run_dir, resume = cfg.run_dir, cfg.resume
+    except InterpolationResolutionError as error:
+        raise ConfigError(
+            [f"{error.full_key}: an interpolation cannot be resolved: {str(error).splitlines()[0]}."]
+        ) from None
+    if resume not in (None, "auto"):
+        return _continued(RunFolder(Path(resume).expanduser().resolve()), overrides)
+    if run_dir is None:
+        if resume == "auto":
             raise ConfigError(["resume=auto continues what lies in run_dir; add run_dir=PATH, or write resume=RUN."])
         return Job(cfg, overrides, RunFolder(Path("runs", new_name(_label(cfg))).resolve()), continues=False)
-    folder = RunFolder(Path(cfg.run_dir).expanduser().resolve())
+    folder = RunFolder(Path(run_dir).expanduser().resolve())
     if not folder.holds_a_run:
         return Job(cfg, overrides, folder, continues=False)
-    if cfg.resume is None:
+    if resume is None:
         raise ConfigError(
             [f"run_dir {folder.path} already holds a run. Continue it with resume=auto, or choose another folder."]
         )
@@ -49,77 +62,114 @@ def plan(cfg: DictConfig, overrides: list[str]) -> Job:
 
 
 def _label(cfg: DictConfig) -> str:
-    names = [str(cfg[group].get("_target_", "")).rpartition(".")[2].lower() for group in ("meta_learner", "task")]
-    return "-".join(names)
+    names = [OmegaConf.select(cfg, f"{group}._target_") for group in ("meta_learner", "task")]
+    return "-".join(str(name).rpartition(".")[2].lower() for name in names)
 
 
 def _continued(folder: RunFolder, overrides: list[str]) -> Job:
     """``resume=RUN``: the run's own configuration, with nothing changed that would make it another run."""
     if not folder.holds_a_run:
-        raise ConfigError([f"resume={folder.path}: there is no run (no config.yaml). List runs with: ls runs/*"])
-    changed = [text for text in overrides if override_key(text) not in KEPT_ON_RESUME]
-    if changed:
-        allowed = ", ".join(sorted(KEPT_ON_RESUME - {"resume", "run_dir"}))
-        raise ConfigError(
-            [f"{text}: a resumed run keeps its configuration; only {allowed} may change." for text in changed]
-        )
-    cfg = OmegaConf.load(folder.path / "config.yaml")
-    assert isinstance(cfg, DictConfig)
-    kept = [text for text in overrides if override_key(text) not in ("resume", "run_dir")]
-    return Job(OmegaConf.merge(cfg, OmegaConf.from_dotlist(kept)), overrides, folder, continues=True)  # type: ignore[arg-type]
+        raise ConfigError([f"resume={folder.path}: there is no run (no config.yaml). List runs with: ls -d runs/*/*"])
+    cfg, problems = read_config(folder.path / "config.yaml"), []
+    trained_for = cfg.steps
+    for text in overrides:
+        key = override_key(text)
+        if key == "run_dir":
+            problems.append(f"{text}: resume={folder.path} says already where the run is; leave out run_dir.")
+        elif key in CHANGEABLE:
+            cfg = with_value(cfg, text)
+        elif key not in PLACE:
+            allowed = ", ".join(CHANGEABLE)
+            problems.append(f"{text}: a resumed run keeps its configuration; only {allowed} may change.")
+    if cfg.steps != trained_for:
+        problems += [
+            f"steps={cfg.steps}: scheduler.{name} was planned for {value} steps, so a longer or shorter run is another "
+            "run; start it with another run_dir, or begin with scheduler=constant."
+            for name, value in (cfg.scheduler or {}).items()
+            if value == trained_for and not isinstance(value, bool)
+        ]
+    if problems:
+        raise ConfigError(problems)
+    return Job(cfg, overrides, folder, continues=True)
 
 
 def _refuse_changes(cfg: DictConfig, folder: RunFolder) -> None:
     """``resume=auto`` with a configuration that is not the run's."""
-    old = OmegaConf.to_container(OmegaConf.load(folder.path / "config.yaml"), resolve=True)
-    new = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(old, dict) and isinstance(new, dict)
+    old, new = (_flat(OmegaConf.to_container(c, resolve=True)) for c in (read_config(folder.path / "config.yaml"), cfg))
     rows = [
         f"{key} was {old.get(key)!r} in {folder.path} and is {new.get(key)!r} now; a resumed run keeps its configuration."
-        for key in sorted({*old, *new} - KEPT_ON_RESUME, key=str)
-        if old.get(key) != new.get(key)
+        for key in sorted({*old, *new})
+        if key not in (*CHANGEABLE, *PLACE) and old.get(key) != new.get(key)
     ]
     if rows:
         raise ConfigError(rows)
 
 
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
 def run(job: Job) -> float:
     """Run the job to its end; returns the mean test score. Raises MetarunError, after noting it in status.json."""
     experiment = build(job.cfg)
-    folder = job.folder
-    last = folder.checkpoints / "last.pt"
-    resume_step = load(last, experiment.device)["step"] if job.continues and last.is_file() else 0
-    folder.create()
-    text = OmegaConf.to_yaml(job.cfg, resolve=True)
+    try:
+        with job.folder.claimed():
+            last = job.folder.checkpoints / "last.pt"
+            resume_step = load(last, experiment.device)["step"] if job.continues and last.is_file() else 0
+            if resume_step > experiment.steps:
+                raise ConfigError([f"steps is {experiment.steps}, but the run has made {resume_step} already."])
+            if resume_step == experiment.steps and job.folder.read_status()["state"] == "completed":
+                return _nothing_to_do(job.folder, experiment)
+            return _run(job, experiment, resume_step)
+    except OSError as error:
+        if error.errno not in DISK_REFUSALS:
+            raise
+        raise MetarunError(
+            f"the disk refused: {error}.\nWhat was written before is intact. Free some space or make it writable, then "
+            f"continue with resume={job.folder.path}"
+        ) from error
+
+
+def _nothing_to_do(folder: RunFolder, experiment: Experiment) -> float:
+    score = json.loads((folder.path / "results.json").read_text())[f"test/{experiment.task.objective.score_name}"]
+    print(f"the run {folder.path} is complete: test score {score['mean']:.4f} +- {score['ci95']:.4f}")
+    print("train it longer with resume=RUN steps=N, or score it again with: metarun evaluate RUN")
+    return score["mean"]
+
+
+def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
+    folder, text = job.folder, OmegaConf.to_yaml(job.cfg, resolve=True)
+    write_atomically(folder.path / "config.yaml", text.encode())
     if not job.continues:
-        write_atomically(folder.path / "config.yaml", text.encode())
         write_atomically(folder.path / "overrides.yaml", OmegaConf.to_yaml(job.overrides).encode())
-    folder.describe(overrides=job.overrides, seed=experiment.seed, data=experiment.task.fingerprint())
+    folder.describe(job.overrides, seed=experiment.seed, data=experiment.task.fingerprint())
     folder.mark("running", step=resume_step, steps=experiment.steps)
     report = Reporter(folder, experiment, text, resume_step)
     report.ticker.say(f"run folder: {folder.path}" + (f"  (continued at step {resume_step})" if resume_step else ""))
-    return _guarded(Runner(experiment, report), report, resume_step, experiment)
+    scores = _guarded(Runner(experiment, report), report, resume_step)
+    report.finished(scores)
+    return scores[experiment.task.objective.score_name].mean
 
 
-def _guarded(runner: Runner, report: Reporter, resume_step: int, experiment: Experiment) -> float:
+def _guarded(runner: Runner, report: Reporter, resume_step: int) -> dict[str, Estimate]:
     """Run, and whatever happens close the logs and write down how it ended."""
     state, error_text = "failed", ""
     try:
         if resume_step:
             runner.restore("last")
         scores = runner.run()
+        report.ticker.note(report.summary(scores))
         state = "completed"
-        report.finished(scores)
-        return scores[experiment.task.objective.score_name].mean
+        return scores
     except MetarunError as error:
         state, error_text = STATE_OF.get(type(error), "failed"), str(error)
         raise
-    except OSError as error:
-        error_text = str(error)
-        raise MetarunError(
-            f"the disk refused: {error}.\nWhat was written before is intact. Free some space, then continue with "
-            f"resume={report.folder.path}"
-        ) from error
+    except (KeyboardInterrupt, SystemExit):
+        state, error_text = "interrupted", "stopped at once, without a checkpoint"
+        raise
     except BaseException as error:
         error_text = "".join(traceback.format_exception(error))
         raise
@@ -129,7 +179,12 @@ def _guarded(runner: Runner, report: Reporter, resume_step: int, experiment: Exp
 
 def _close(report: Reporter, state: str, step: int, error_text: str) -> None:
     details = {"step": step, "steps": report.x.steps, **report.latest} | ({"error": error_text} if error_text else {})
-    for action in (lambda: report.folder.mark(state, **details), lambda: report.close(state)):
+    note = f"{state} at step {step}" + (f": {error_text}" if error_text else "")
+    for action in (
+        lambda: report.folder.mark(state, **details),
+        lambda: report.ticker.note(note),
+        lambda: report.close(state),
+    ):
         try:
             action()
         except OSError as error:  # a full disk must not hide the first error
