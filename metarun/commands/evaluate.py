@@ -4,17 +4,18 @@ import sys
 import time
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
 from metarun.build import GROUPS, build
 from metarun.checkpoint import load, write_json
-from metarun.compose import composed, override_key, unknown_key
+from metarun.compose import composed, override_key, read_config, with_value
 from metarun.core import Params
 from metarun.errors import ConfigError
 from metarun.evaluation import Estimate, adaptation_milliseconds, calibrated, chunks, evaluate, manifest
 from metarun.execution import stored
+from metarun.report import condensed
 from metarun.runfolder import RunFolder, short_hash, slug
 from metarun.trees import num_elements, tree_leaves
 
@@ -30,8 +31,7 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
         raise ConfigError(
             [f"--split is {split!r} (train, val or test) and --checkpoint {checkpoint!r} (best or last)."]
         )
-    cfg = changed(OmegaConf.load(folder.path / "config.yaml"), overrides, config_dirs)  # type: ignore[arg-type]
-    x = build(cfg)
+    x = build(changed(read_config(folder.path / "config.yaml"), overrides, config_dirs))
     state = load(folder.checkpoints / f"{checkpoint}.pt", x.device)
     _refuse_misfit(x.learner.init(), state["theta"])
     execution = stored(folder.path / "execution.json", like=x.execution)
@@ -54,19 +54,20 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
 
 def changed(cfg: DictConfig, overrides: list[str], config_dirs: list[Path]) -> DictConfig:
     """The run's own configuration with ``overrides``: values by key, whole groups by name."""
-    problems = []
-    OmegaConf.set_struct(cfg, True)
-    for text in overrides:
-        key, _, value = text.partition("=")
-        root = override_key(text).split(".")[0]
-        if root not in CHANGEABLE:
-            problems.append(f"{text}: an evaluation can change {', '.join(CHANGEABLE)}; train another run for {root}.")
-        elif key in GROUPS:
-            cfg[key] = composed([text], config_dirs)[key]
-        elif OmegaConf.select(cfg, key, default="absent") == "absent":
-            problems.append(unknown_key(key, value, cfg))
-        else:
-            cfg = OmegaConf.merge(cfg, OmegaConf.from_dotlist([text]))  # type: ignore[assignment]
+    problems: list[str] = []
+    for text in sorted(overrides, key=lambda text: text.partition("=")[0] not in GROUPS):  # groups decide on the keys
+        try:
+            key = override_key(text)
+            root = key.split(".")[0]
+            if root not in CHANGEABLE and root in cfg:
+                changeable = ", ".join(CHANGEABLE)
+                problems.append(f"{text}: an evaluation can change {changeable}; for another {root} train another run.")
+            elif key in GROUPS:
+                cfg[key] = composed([text], config_dirs)[key]
+            else:
+                cfg = with_value(cfg, text)
+        except ConfigError as error:
+            problems += error.problems
     if problems:
         raise ConfigError(problems)
     return cfg
@@ -90,6 +91,6 @@ def _show(scores: dict[str, Estimate], split: str, num_tasks: int) -> None:
     table = Table(title=f"{split}: mean and 95% CI over {num_tasks} episodes")
     for column in ("metric", "mean", "+-"):
         table.add_column(column)
-    for name, (mean, ci95, _) in scores.items():
+    for name, (mean, ci95, _) in condensed(scores).items():
         table.add_row(f"{split}/{name}", f"{mean:.4f}", f"{ci95:.4f}")
     Console(width=None if sys.stdout.isatty() else 100).print(table)

@@ -23,6 +23,7 @@ from metarun.runfolder import RunFolder, new_name, short_hash, slug
 
 POLL_SECONDS = 0.1
 OURS = ("sweep_dir", "jobs")
+NOT_IN_A_SWEEP = ("run_dir", "resume")  # every run has a folder of its own, and continues it
 
 
 @dataclass
@@ -61,13 +62,22 @@ def sweep(arguments: list[str], config_dirs: list[Path]) -> int:
     """Run every combination that ``arguments`` span; exit code 0 if all completed, 1 if some did not."""
     if any(text.startswith(("hydra/launcher=", "hydra/sweeper=")) for text in arguments):
         return _by_hydra(arguments, config_dirs)
+    wrong = [text for text in arguments if text.startswith("-") or text.split("=")[0] in NOT_IN_A_SWEEP]
+    if wrong:
+        raise ConfigError(
+            [
+                f"{text} cannot stand beside -m; each run of a sweep has its own folder in sweep_dir=DIR, and goes on there."
+                for text in wrong
+            ]
+        )
     own = dict(text.split("=", 1) for text in arguments if text.split("=")[0] in OURS)
     rest = [text for text in arguments if text.split("=")[0] not in OURS]
     folder = Path(own.get("sweep_dir", Path("runs", new_name("sweep")))).expanduser().resolve()
+    slots = Slots(_number_of_jobs(own.get("jobs", "1")))
     jobs = [Job(overrides, RunFolder(folder / _job_name(overrides))) for overrides in _combinations(rest)]
     _check(jobs, config_dirs)
     print(f"sweep of {len(jobs)} runs: {folder}", file=sys.stderr)
-    _run_all(jobs, Slots(_number_of_jobs(own.get("jobs", "1"))), [f"--config-dir={path}" for path in config_dirs])
+    _run_all(jobs, slots, [f"--config-dir={path}" for path in config_dirs])
     return _report(jobs, folder)
 
 
@@ -91,11 +101,13 @@ def _job_name(overrides: list[str]) -> str:
 
 
 def _check(jobs: list[Job], config_dirs: list[Path]) -> None:
-    """Every mistake that composing can show, before the first job starts."""
+    """Every mistake that can be seen without building anything or reading data, before the first job starts."""
+    from metarun.build import check
+
     problems: dict[str, None] = {}
     for job in jobs:
         try:
-            composed(job.overrides, config_dirs)
+            problems |= dict.fromkeys(check(composed(job.overrides, config_dirs)))
         except ConfigError as error:
             problems |= dict.fromkeys(error.problems)
     if problems:
