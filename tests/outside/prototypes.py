@@ -1,6 +1,7 @@
-"""A task of an outsider, found by its config folder: classes are random images, their examples those plus noise.
+"""A task of an outsider, found by its config folder, that needs no data on disk and can be learned in seconds.
 
-It needs no data on disk. N ways, K shots, Q queries, B episodes
+A class is a random mixture of eight patterns that all tasks share, an example that plus noise in every pixel. Whoever
+finds the patterns can look past most of the noise. N ways, K shots, Q queries, B episodes
 """
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from metarun.core import Batch, Draw, Episode, TaskDistribution
 from metarun.objectives import CROSS_ENTROPY
 from metarun.tasks.counter import uniform
+
+PATTERNS, PIXELS = 8, 256
 
 
 class Prototypes(TaskDistribution):
@@ -22,36 +25,45 @@ class Prototypes(TaskDistribution):
         num_ways: int,
         num_shots: int,
         num_queries: int,
-        noise: float,
+        strength: float,
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
         self.num_outputs = self.num_ways = self.train_num_ways = num_ways
-        self.num_shots, self.num_queries, self.noise = num_shots, num_queries, noise
+        self.num_shots, self.num_queries, self.strength = num_shots, num_queries, strength
         self.seed, self.device, self.dtype = seed, device, dtype
 
+        patterns = normal(seed, "prototypes/patterns", [0], PATTERNS * PIXELS).reshape(PATTERNS, PIXELS)
+        self.patterns = patterns / np.linalg.norm(patterns, axis=1, keepdims=True)
+
     def draw(self, split, indices) -> Draw:
-        def normal(stream: str, count: int) -> np.ndarray:
-            """Sums of twelve uniforms, minus six: near enough to N(0, 1)."""
-            u = uniform(self.seed, f"prototypes/{split}/{stream}", np.asarray(indices), 12 * count * 256)
-            return u.reshape(len(indices), 12, -1, 256).sum(1) - 6  # [B, count, 256]
+        def numbers(what: str, *shape: int) -> np.ndarray:
+            flat = normal(self.seed, f"prototypes/{split}/{what}", indices, int(np.prod(shape)))
+            return flat.reshape(len(indices), *shape)
 
         return {
-            "means": normal("means", self.num_ways),
-            "support": normal("support", self.num_ways * self.num_shots),
-            "query": normal("query", self.num_ways * self.num_queries),
+            "mixtures": numbers("mixtures", self.num_ways, PATTERNS),
+            "support": numbers("support", self.num_ways * self.num_shots, PIXELS),
+            "query": numbers("query", self.num_ways * self.num_queries, PIXELS),
         }
 
     def episodes(self, draw: Draw) -> Episode:
         def batch(noise: np.ndarray) -> Batch:
             tasks, examples, _ = noise.shape
             each = examples // self.num_ways
-            x = np.repeat(draw["means"], each, axis=1) + self.noise * noise
+            means = self.strength * np.einsum("bnp,px->bnx", draw["mixtures"], self.patterns)
+            x = np.repeat(means, each, axis=1) + noise
             y = torch.arange(self.num_ways, device=self.device).repeat_interleave(each).repeat(tasks, 1)
             return Batch(torch.from_numpy(x).to(self.device, self.dtype).view(tasks, examples, 1, 16, 16), y)
 
         return Episode(batch(draw["support"]), batch(draw["query"]))
 
     def fingerprint(self) -> str:
-        return f"prototypes: noise {self.noise}"
+        return f"prototypes: strength {self.strength}"
+
+
+def normal(seed: int, stream: str, indices, count: int) -> np.ndarray:
+    """Sums of four uniforms, scaled to variance 1: near enough to N(0, 1), [B, count]."""
+    u = uniform(seed, stream, np.asarray(indices), 4 * count).reshape(len(indices), 4, count)
+    return (u.sum(1) - 2) * np.sqrt(3)
