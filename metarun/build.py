@@ -47,6 +47,7 @@ class Experiment:
     steps: int
     meta_batch_size: int
     log_every: int
+    profile: bool
     every: int
     num_val_tasks: int
     num_test_tasks: int
@@ -104,6 +105,8 @@ def _problems_at_the_root(plain: dict[str, Any]) -> list[str]:
             problems.append(f"{key} is {plain[key]}, but must be above 0, or null for no clipping.")
     if plain["clip_norm"] is not None and plain["clip_value"] is not None:
         problems.append("clip_norm and clip_value are both set; keep one of them.")
+    if plain["tf32"] and not str(plain["device"]).startswith("cuda") and not torch.cuda.is_available():
+        problems.append("tf32=true has no effect without a CUDA device; set it to false.")
     inner_steps = plain["evaluation"]["inner_steps"]
     if inner_steps is not None and inner_steps < 0:
         problems.append(f"evaluation.inner_steps is {inner_steps}, but must be 0 or more, or null: as in training.")
@@ -182,6 +185,7 @@ def _assemble(
     plain: dict[str, Any], calls: dict[str, Callable[..., Any]], task: TaskDistribution, execution: Execution
 ) -> Experiment:
     problems: list[str] = []
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = plain["tf32"]
     torch.manual_seed(plain["seed"])
     shapes = {"input_shape": task.input_shape, "num_outputs": task.num_outputs}
     base_learner = _attempt(problems, "base_learner", calls["base_learner"], **shapes)
@@ -225,6 +229,7 @@ def _experiment(
         steps=plain["steps"],
         meta_batch_size=plain["meta_batch_size"],
         log_every=plain["log_every"],
+        profile=plain["profile"],
         every=evaluation["every"],
         num_val_tasks=evaluation["num_val_tasks"],
         num_test_tasks=evaluation["num_tasks"],

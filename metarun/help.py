@@ -4,7 +4,10 @@ from pathlib import Path
 
 from metarun.paths import config_dir
 
-COMMANDS = {"evaluate": "score a finished run again, with other steps, shots, ways or data"}
+COMMANDS = {
+    "evaluate": "score a finished run again, with other steps, shots, ways or data",
+    "doctor": "what works on this machine, what is slow or missing, and the fix",
+}
 ORDER = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution", "evaluation", "experiment")
 
 
@@ -17,7 +20,7 @@ def options(group: str, root: Path | None = None) -> list[str]:
 def help_text() -> str:
     width = max(map(len, ORDER)) + 2
     groups = "\n".join(f"  {group:<{width}}{'  '.join(options(group))}" for group in ORDER)
-    commands = "\n".join(f"  metarun {name} ...    {text}" for name, text in COMMANDS.items())
+    commands = "\n".join(f"  metarun {name:<10}{text}" for name, text in COMMANDS.items())
     return f"""metarun: meta-learning experiments from the command line
 
 usage: metarun [KEY=VALUE | GROUP=NAME ...] [-m] [--config-dir DIR] [--allow PACKAGE]
@@ -30,8 +33,8 @@ Examples:
   metarun experiment=protonet_omniglot_5w1s steps=500        a paper's setting, with less budget
   metarun -m seed=0,1,2 meta_learner=maml,anil task.num_shots=10    a sweep: one run for each combination
 
-Values, changed by key (KEY=VALUE): seed steps meta_batch_size device dtype data_root run_dir resume log_every
-  clip_norm clip_value, and those of the groups: task.num_shots meta_learner.inner_lr optimizer.lr evaluation.num_tasks ...
+Values, changed by key (KEY=VALUE): seed steps meta_batch_size device dtype tf32 data_root run_dir resume log_every
+  profile clip_norm clip_value, and those of the groups: task.num_shots meta_learner.inner_lr optimizer.lr evaluation.num_tasks ...
   metarun --cfg job [overrides]    shows every value of a run without starting it
 
 Sweeps:    metarun -m KEY=A,B ...   jobs=N runs N at a time; sweep_dir=DIR is where they lie: the same command with

@@ -53,6 +53,9 @@ class Board:
     def __init__(self, folder: Path, resume_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        # TensorBoard reads a run's files in the order of the second in their names
+        seconds = [int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")]
+        time.sleep(min(1.0, max(0.0, max(seconds, default=0) + 1 - time.time())))
         self.writer = SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else 0)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:

@@ -7,6 +7,7 @@ from metarun.evaluation import Estimate, manifest
 from metarun.execution import Choice
 from metarun.logging import Board, MetricsFile, Ticker, plain
 from metarun.pictures import adaptation_curve, episode_grid
+from metarun.profiling import StepProfiler
 from metarun.runfolder import RunFolder
 from metarun.trees import slice_tasks
 
@@ -42,6 +43,7 @@ class Reporter:
         self.metrics = MetricsFile(folder.path / "metrics.jsonl", resume_step)
         self.board = Board(folder.path, resume_step)
         self.ticker = Ticker(experiment.steps, resume_step, folder.path / "log.txt")
+        self.profiler = StepProfiler(folder.path / "profile") if experiment.profile else None
         self.latest: dict[str, float] = {}
         if not self.resumed:
             self.board.config(config_text, experiment.headline)
@@ -61,6 +63,13 @@ class Reporter:
             rows.insert(0, f"{max(timings.values()) / timings[name]:.2g}x faster than the slowest")
         if rows or choice.notes:
             self.ticker.say(f"execution: {name} ({'; '.join([', '.join(rows)] * bool(rows) + choice.notes)})")
+
+    def stepped(self) -> None:
+        """A training step is over."""
+        if self.profiler and self.profiler.step():
+            folder = self.profiler.folder
+            self.ticker.say(f"profile: {folder / 'table.txt'}, and {folder / 'trace.json'} for https://ui.perfetto.dev")
+            self.profiler = None
 
     def training(self, step: int, values: dict[str, float], lr: float) -> None:
         if values:

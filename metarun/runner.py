@@ -62,6 +62,7 @@ class Runner:
         self.scheduler.step()
         self.step += 1
         self.means.add(metrics)
+        self.report.stepped()
         if self.step % self.x.log_every == 0:
             self.log_training()
 

@@ -19,10 +19,12 @@ class Config:
     meta_batch_size: int = 4
     device: str = "auto"
     dtype: str = "float32"
+    tf32: bool = False
     data_root: str = ""
     run_dir: str | None = None
     resume: str | None = None
     log_every: int = 20
+    profile: bool = False
     clip_norm: float | None = None
     clip_value: float | None = None
     task: Any = None

@@ -19,6 +19,21 @@ def metarun() -> None:
 
 
 @app.command()
+def doctor(
+    data_root: Annotated[Path, typer.Option(envvar="METARUN_DATA", help="where the data sets are")] = Path(
+        "~/.cache/metarun"
+    ),
+) -> None:
+    """Say what works on this machine, what is slow or missing, and the fix."""
+    from metarun.process import prepare
+
+    prepare()
+    from metarun.commands.doctor import doctor as examine
+
+    examine(data_root.expanduser())
+
+
+@app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="the run's folder")],
     overrides: Annotated[

@@ -1,0 +1,132 @@
+"""``metarun doctor``: what works here, what is slow, and the fix."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+GIB = 2**30
+NEEDED_DISK = 2 * GIB
+DATA_SETS = {"omniglot": "omniglot-py/images_background.zip"}
+LAUNCHERS = {"joblib": "hydra-joblib-launcher", "submitit": "hydra-submitit-launcher", "ray": "hydra-ray-launcher"}
+SWEEPERS = {"optuna": "hydra-optuna-sweeper"}
+
+
+class Finding(NamedTuple):
+    what: str
+    state: str  # ok | slow | missing | info
+    value: str
+    fix: str = ""
+
+
+def findings(data_root: Path) -> Iterator[Finding]:
+    """Everything worth telling about this machine, in reading order."""
+    yield from _versions()
+    yield from _device()
+    yield from _processor()
+    yield from _compiler()
+    yield from _data(data_root)
+    yield from _launchers()
+
+
+def _versions() -> Iterator[Finding]:
+    versions = [f"{name} {metadata.version(name)}" for name in ("torch", "torchvision", "hydra-core", "tensorboard")]
+    yield Finding("versions", "ok", f"python {sys.version.split()[0]}, {', '.join(versions)}")
+
+
+def _device() -> Iterator[Finding]:
+    if not torch.cuda.is_available():
+        built_for = torch.version.cuda
+        why = "torch is a CPU build" if built_for is None else f"torch is built for CUDA {built_for} and sees no GPU"
+        yield Finding("device", "info", f"cpu ({why})", "device=auto uses the CPU")
+        return
+    for i in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(i)
+        free, total = torch.cuda.mem_get_info(i)
+        yield Finding(f"cuda:{i}", "ok", f"{facts.name}, {free / GIB:.0f} of {total / GIB:.0f} GiB free")
+    yield Finding("precision", "ok", "float32; metarun switches TF32 off for exact meta-gradients")
+
+
+def _processor() -> Iterator[Finding]:
+    threads, cpus = torch.get_num_threads(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if threads > cpus:
+        yield Finding("threads", "slow", f"{threads} threads on {cpus} cores", f"export OMP_NUM_THREADS={cpus}")
+    else:
+        yield Finding("threads", "ok", f"{threads} of {cpus} cores")
+    if load > 0.5 * cpus:
+        yield Finding("load", "slow", f"{load:.1f} running on {cpus} cores", "timings and execution=auto are less sure")
+    policy = os.environ.get("OMP_WAIT_POLICY", "")
+    if policy.upper() != "PASSIVE":
+        yield Finding("waiting", "slow", f"OMP_WAIT_POLICY={policy}: waiting threads spin", "unset OMP_WAIT_POLICY")
+    else:
+        yield Finding("waiting", "ok", "threads sleep while they wait (OMP_WAIT_POLICY=PASSIVE)")
+    yield _allocator()
+
+
+def _allocator() -> Finding:
+    preloaded = os.environ.get("LD_PRELOAD", "")
+    if "jemalloc" in preloaded or "tcmalloc" in preloaded:
+        return Finding("allocator", "ok", Path(preloaded.split(":")[0]).name)
+    own = [name for name in os.environ if name.startswith("MALLOC_")]
+    if own:
+        return Finding("allocator", "info", f"as your environment says ({', '.join(own)})")
+    if sys.platform.startswith("linux"):
+        return Finding("allocator", "ok", "glibc, told to keep freed memory")
+    return Finding("allocator", "info", "the system's own")
+
+
+def _compiler() -> Iterator[Finding]:
+    name = next((name for name in (os.environ.get("CXX", ""), "g++", "clang++") if name and shutil.which(name)), "")
+    if name:
+        yield Finding("compiler", "ok", f"{name}: execution.compile works on the CPU")
+    else:
+        yield Finding("compiler", "missing", "no C++ compiler: execution.compile falls back", "apt install g++")
+
+
+def _data(root: Path) -> Iterator[Finding]:
+    if not root.is_dir():
+        yield Finding("data root", "missing", str(root), "made by the first download, or set METARUN_DATA")
+    else:
+        writable = os.access(root, os.W_OK)
+        yield Finding("data root", "ok" if writable else "missing", str(root), "" if writable else "make it writable")
+        free = shutil.disk_usage(root).free
+        if free < NEEDED_DISK:
+            yield Finding("disk", "slow", f"{free / GIB:.1f} GiB free", "free some space")
+    for name, sign in DATA_SETS.items():
+        if (root / "prepared" / f"{name}-28").is_dir():
+            yield Finding(name, "ok", "prepared")
+        elif (root / sign).is_file():
+            yield Finding(name, "ok", "found; prepared at its first use")
+        else:
+            yield Finding(name, "missing", f"no {sign}", f"metarun task={name} task.download=true")
+
+
+def _launchers() -> Iterator[Finding]:
+    yield Finding("sweeps", "ok", "metarun -m jobs=N: N runs at a time, a process each")
+    for kind, plugins in (("launcher", LAUNCHERS), ("sweeper", SWEEPERS)):
+        for name, package in plugins.items():
+            present = (
+                find_spec(f"hydra_plugins.hydra_{name}_{kind}") is not None if find_spec("hydra_plugins") else False
+            )
+            fix = "" if present else f"pip install {package}"
+            yield Finding(
+                f"hydra/{kind}={name}", "ok" if present else "info", "installed" if present else "not installed", fix
+            )
+
+
+def doctor(data_root: Path) -> None:
+    """Print the findings as a table."""
+    colours = {"ok": "green", "slow": "yellow", "missing": "red", "info": "blue"}
+    table = Table("", "state", "here", "fix", box=None, pad_edge=False)
+    for what, state, value, fix in findings(data_root):
+        table.add_row(what, f"[{colours[state]}]{state}[/]", value, fix)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
