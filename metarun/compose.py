@@ -62,7 +62,7 @@ def _piecewise(prefix: list[str], overrides: list[str], folders: list[Path]) -> 
     try:
         cfg = compose("config", accepted)
     except REFUSALS as error:
-        return OmegaConf.create({}), [f"the configuration files cannot be read: {_said(error)[-1]}"]
+        return OmegaConf.create({}), [f"the configuration files do not fit: {' '.join(_said(error))}."]
     groups = {str(key) for key in cfg if OmegaConf.is_dict(cfg[key]) or key == "experiment"}
     for override in sorted(overrides, key=lambda text: text.split("=")[0].lstrip("+~") not in groups):
         try:

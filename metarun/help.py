@@ -1,5 +1,6 @@
 """``metarun --help``: groups, options and three examples, without importing torch or Hydra."""
 
+import textwrap
 from pathlib import Path
 
 from metarun.paths import config_dir
@@ -19,7 +20,9 @@ def options(group: str, root: Path | None = None) -> list[str]:
 
 def help_text() -> str:
     width = max(map(len, ORDER)) + 2
-    groups = "\n".join(f"  {group:<{width}}{'  '.join(options(group))}" for group in ORDER)
+    indent = "\n" + " " * (width + 2)
+    rows = {group: textwrap.wrap("  ".join(options(group)), 100 - width, break_on_hyphens=False) for group in ORDER}
+    groups = "\n".join(f"  {group:<{width}}{indent.join(lines)}" for group, lines in rows.items())
     commands = "\n".join(f"  metarun {name:<10}{text}" for name, text in COMMANDS.items())
     return f"""metarun: meta-learning experiments from the command line
 
@@ -34,7 +37,7 @@ Examples:
   metarun -m seed=0,1,2 meta_learner=maml,anil task.num_shots=10    a sweep: one run for each combination
 
 Values, changed by key (KEY=VALUE): seed steps meta_batch_size device dtype tf32 data_root run_dir resume log_every
-  profile clip_norm clip_value, and those of the groups: task.num_shots meta_learner.inner_lr optimizer.lr evaluation.num_tasks ...
+  profile clip_norm clip_value, and those of the groups: task.num_shots meta_learner.inner_lr optimizer.lr ...
   metarun --cfg job [overrides]    shows every value of a run without starting it
 
 Sweeps:    metarun -m KEY=A,B ...   jobs=N runs N at a time; sweep_dir=DIR is where they lie: the same command with

@@ -5,8 +5,8 @@ the settings that metarun makes for itself, the peers' as their users run them. 
 machine slows all alike. Each row: median milliseconds, the ratio to metarun in the same run, peak memory above the loaded
 process, and the largest relative error against a float64 loop of plain autograd. A peer that is not installed is reported.
 
-Peers come from their packages: pip install higher torchopt jax; learn2learn no longer builds, so its algorithm files are read
-from the source archive that `pip download --no-deps --no-binary learn2learn learn2learn==0.2.0` leaves in --peers DIR.
+Peers come from their packages: pip install higher torchopt jax; learn2learn no longer builds, so its algorithm files are
+read from the source archive that `pip download --no-deps --no-binary learn2learn learn2learn==0.2.0` leaves in --peers DIR.
 """
 
 import argparse
@@ -192,7 +192,7 @@ def learn2learn_engine(work: Work, dtype: Any) -> Callable[[], list[Any]]:
         package = types.ModuleType(name)
         package.__path__ = [str(folder.joinpath(*name.split(".")))]
         sys.modules[name] = package
-    from learn2learn.algorithms.maml import MAML  # type: ignore[import-not-found]
+    from learn2learn.algorithms.maml import MAML
 
     net, objective, episodes = parts(work, dtype)
     net = with_fused_norms(net)
@@ -222,7 +222,7 @@ def _learn2learn_folder(peers: Path) -> Path:
 
 
 def higher_engine(work: Work, dtype: Any) -> Callable[[], list[Any]]:
-    import higher  # type: ignore[import-untyped]
+    import higher
     import torch
 
     _only_maml(work)
@@ -244,7 +244,7 @@ def higher_engine(work: Work, dtype: Any) -> Callable[[], list[Any]]:
 
 def torchopt_engine(work: Work, dtype: Any) -> Callable[[], list[Any]]:
     import torch
-    import torchopt  # type: ignore[import-not-found]
+    import torchopt
 
     _only_maml(work)
     net, objective, episodes = parts(work, dtype)
@@ -502,7 +502,8 @@ def main() -> None:
         results["curves"] = {}
         for curve, (name, what, values) in CURVES.items():
             for value in values:
-                work = replace(WORKS[name], **{what: value})
+                changed: dict[str, Any] = {what: value}
+                work = replace(WORKS[name], **changed)
                 for engine, row in compare(work, ["metarun", "learn2learn"], options).items():
                     results["curves"].setdefault(curve, {}).setdefault(engine, {})[value] = row
         draw_curves(results["curves"], options.out)
