@@ -45,6 +45,7 @@ class Reporter:
         self.ticker = Ticker(experiment.steps, resume_step, folder.path / "log.txt")
         self.profiler = StepProfiler(folder.path / "profile") if experiment.profile else None
         self.latest: dict[str, float] = {}
+        self.tested: dict[str, Estimate] = {}
         if not self.resumed:
             self.board.config(config_text, experiment.headline)
             self._show_an_episode()
@@ -92,12 +93,15 @@ class Reporter:
         protocol |= {"num_tasks": x.num_test_tasks, "manifest": manifest(x.task, "test", x.num_test_tasks)}
         results = {f"test/{name}": estimate._asdict() for name, estimate in scores.items()}
         write_json(self.folder.path / "results.json", {**results, "protocol": protocol, "complexity": complexity})
-        values = {f"test/{name}": estimate.mean for name, estimate in scores.items()}
-        self._write(x.steps, values)
-        score = x.task.objective.score_name
-        if f"{score}_step_1" in scores:
-            self.board.figure("adaptation", adaptation_curve(scores, score, x.trained_steps), x.steps)
+        self.metrics.write(x.steps, {f"test/{name}": estimate.mean for name, estimate in scores.items()})
+        self.tested, score = scores, x.task.objective.score_name
         self.latest = {f"test/{score}": scores[score].mean}
+
+    def _show_the_test(self) -> None:
+        x, score = self.x, self.x.task.objective.score_name
+        self.board.scalars(x.steps, {f"test/{name}": estimate.mean for name, estimate in self.tested.items()})
+        if f"{score}_step_1" in self.tested:
+            self.board.figure("adaptation", adaptation_curve(self.tested, score, x.trained_steps), x.steps)
 
     def finished(self, scores: dict[str, Estimate]) -> None:
         """Say what was reached, where it lies and how to look at it."""
@@ -118,6 +122,8 @@ class Reporter:
         """End the logs of a run that is now in ``state`` (see ``RunFolder.mark``)."""
         self.ticker.close()
         self.metrics.close()
+        if state == "completed":  # and no earlier: events of a test that is run again could not be taken back
+            self._show_the_test()
         if state != "interrupted":  # TensorBoard keeps the first end it reads, and this run will be continued
             self.board.ended(state == "completed")
         self.board.close()

@@ -1,0 +1,205 @@
+"""Whole runs as a user makes them: in this process, in another one, and killed at a chosen point; and what they left."""
+
+import functools
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+
+from metarun.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+OUTSIDE = f"--config-dir={ROOT / 'tests' / 'outside'}"
+TINY = [
+    *["device=cpu", "execution=looped", "steps=12", "meta_batch_size=2", "log_every=3", "base_learner.hidden=[8]"],
+    *["task.num_queries=5", "evaluation.every=5", "evaluation.num_val_tasks=4", "evaluation.num_tasks=6"],
+]  # validations and checkpoints after 5, 10 and 12 steps
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def text(self) -> str:
+        return self.out + self.err
+
+
+@contextmanager
+def untouched_process() -> Iterator[None]:
+    """Undo what a command does to sys.path, sys.argv, the environment and the signal handlers."""
+    path, argv = list(sys.path), list(sys.argv)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with mock.patch.dict(os.environ):
+        try:
+            yield
+        finally:
+            sys.path[:], sys.argv[:] = path, argv
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
+def metarun(*arguments: str) -> Outcome:
+    """``metarun ARGUMENTS`` in this process."""
+    out, err, code = io.StringIO(), io.StringIO(), -1
+    with untouched_process(), redirect_stdout(out), redirect_stderr(err):
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """This process's environment, in which this checkout's metarun is imported."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **changes}
+
+
+def process(*arguments: str, cwd: Path) -> Outcome:
+    """``python -m metarun ARGUMENTS`` in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "metarun", *map(str, arguments)],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+# ---- dying at a chosen point ----
+
+
+def on_call(
+    number: int, action: Callable[..., Any], function: Callable[..., Any], match: str = ""
+) -> Callable[..., Any]:
+    """``function``, but its call ``number`` (from 1, of those with ``match`` in an argument) runs ``action`` first."""
+    count = 0
+
+    @functools.wraps(function)
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count += any(match in str(arg) for arg in args)
+        if count == number:
+            count += 1  # once
+            action(*args)
+        return function(*args, **kwargs)
+
+    return counting
+
+
+def die(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_half_way(path: Path, content: bytes) -> None:
+    """In the middle of writing a file."""
+    with path.with_name(f".{path.name}.{os.getpid()}.tmp").open("wb") as file:
+        file.write(content[: len(content) // 2])
+        file.flush()
+        die()
+
+
+def die_within_the_line(metrics: Any, step: int, values: dict[str, float]) -> None:
+    metrics.file.write(json.dumps({"step": step, **values})[:25])
+    metrics.file.flush()
+    die()
+
+
+# What is patched, in which of its calls it dies (of those with the given text among the arguments), and how.
+DEATHS = {
+    "before the first checkpoint": ("metarun.runner.Runner.train_step", 4, "", die),
+    "between two checkpoints": ("metarun.runner.Runner.train_step", 9, "", die),
+    "during a validation": ("metarun.runner.evaluate", 2, "", die),
+    "in the middle of a line of metrics.jsonl": ("metarun.logging.MetricsFile.write", 5, "", die_within_the_line),
+    "while best.pt is written": ("metarun.checkpoint.write_atomically", 1, "best.pt", die_half_way),
+    "while last.pt is written": ("metarun.checkpoint.write_atomically", 2, "last.pt", die_half_way),
+    "just before last.pt is renamed": ("os.replace", 2, "last.pt", die),
+    "during the final test": ("metarun.runner.adaptation_milliseconds", 1, "", die),
+    "before the run is marked as completed": ("metarun.runfolder.RunFolder.mark", 1, "completed", die),
+}
+
+
+def killed(point: str, *arguments: str, cwd: Path) -> None:
+    """``metarun ARGUMENTS`` in a process that kills itself with SIGKILL at ``point``."""
+    driver = f"from tests.running import die_at; die_at({point!r})"
+    command = [sys.executable, "-c", driver, *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL, f"it did not die at {point!r}: {done.stdout}{done.stderr}"
+
+
+def die_at(point: str) -> None:
+    """Run the command line of this process until ``point``."""
+    import metarun.runner  # noqa: F401 (so that there is something to patch)
+
+    target, number, match, how = DEATHS[point]
+    module, _, name = target.rpartition(".")
+    original = functools.reduce(getattr, target.split(".")[1:], __import__(target.split(".", maxsplit=1)[0]))
+    with mock.patch(f"{module}.{name}", on_call(number, how, original, match)):
+        main(sys.argv[1:])
+
+
+# ---- what a run left ----
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def state(run: Path) -> str:
+    return read(run / "status.json")["state"]
+
+
+def scores(run: Path) -> dict[str, Any]:
+    return {name: value for name, value in read(run / "results.json").items() if name.startswith("test/")}
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows: (step, value) of each tag, in the order of the files."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def checkpoint(run: Path, name: str) -> dict[str, Any]:
+    return torch.load(run / "checkpoints" / f"{name}.pt", weights_only=True)
+
+
+def identical(a: Any, b: Any) -> bool:
+    """Whether two trees have the same structure, tensors bit by bit, and values."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(identical(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(identical, a, b))
+    return type(a) is type(b) and a == b
+
+
+def assert_as_if_never_stopped(run: Path, whole: Path) -> None:
+    """Every number that ``run`` left is, bit by bit, what the uninterrupted run ``whole`` left, and is there once."""
+    for name in ("last", "best"):
+        mine, expected = checkpoint(run, name), checkpoint(whole, name)
+        assert {key for key in expected if not identical(mine[key], expected[key])} == set()
+    assert state(run) == "completed"
+    assert scores(run) == scores(whole)
+    assert metrics(run) == metrics(whole)
+    assert scalars(run) == scalars(whole)
+    assert not list(run.glob("**/.*.tmp"))

@@ -1,0 +1,188 @@
+"""A run stopped at any moment and continued is bit by bit the run that was never stopped."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from metarun import runner
+from tests.running import (
+    DEATHS,
+    TINY,
+    assert_as_if_never_stopped,
+    checkpoint,
+    environment,
+    identical,
+    killed,
+    metarun,
+    metrics,
+    on_call,
+    read,
+    scalars,
+    state,
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A run that nobody stopped."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert metarun(*TINY, f"run_dir={run}").code == 0
+    return run
+
+
+def signals(monkeypatch, target: str, call: int, *numbers: int) -> None:
+    """Let call ``call`` of ``target`` of the runner begin with these signals to this very process."""
+
+    def send(*_) -> None:
+        for number in numbers:
+            os.kill(os.getpid(), number)
+
+    owner = runner.Runner if hasattr(runner.Runner, target) else runner
+    monkeypatch.setattr(owner, target, on_call(call, send, getattr(owner, target)))
+
+
+# ---- kill -9 ----
+
+
+@pytest.mark.parametrize("point", DEATHS)
+def test_a_run_killed_at_any_point_and_resumed_is_as_if_never_stopped(point, whole, tmp_path):
+    run = tmp_path / "run"
+    killed(point, *TINY, f"run_dir={run}", cwd=tmp_path)
+    assert state(run) == "running"
+    outcome = metarun(f"resume={run}")
+    assert outcome.code == 0, outcome.text
+    assert_as_if_never_stopped(run, whole)
+
+
+def test_a_run_killed_again_and_again_is_as_if_never_stopped(whole, tmp_path):
+    run = tmp_path / "run"
+    for point in ("while best.pt is written", "during a validation"):
+        killed(point, *TINY, f"run_dir={run}", "resume=auto", cwd=tmp_path)
+    assert metarun(*TINY, f"run_dir={run}", "resume=auto").code == 0
+    assert_as_if_never_stopped(run, whole)
+
+
+# ---- SIGTERM and Ctrl-C ----
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("target", "call", "step"), [("train_step", 8, 8), ("evaluate", 2, 10), ("evaluate", 4, 12)])
+def test_a_signal_checkpoints_and_the_resumed_run_is_as_if_never_stopped(
+    number, code, target, call, step, whole, tmp_path, monkeypatch
+):
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        signals(patch, target, call, number)
+        outcome = metarun(*TINY, f"run_dir={run}")
+    assert outcome.code == code
+    assert f"metarun resume={run}" in outcome.err
+    assert state(run) == "interrupted"
+    assert checkpoint(run, "last")["step"] == step
+    assert not (run / "results.json").exists()
+    assert metarun(f"resume={run}").code == 0
+    assert_as_if_never_stopped(run, whole)
+
+
+def test_a_second_signal_stops_at_once_and_leaves_the_last_checkpoint(whole, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        signals(patch, "train_step", 8, signal.SIGTERM, signal.SIGTERM)
+        assert metarun(*TINY, f"run_dir={run}").code == 143
+    assert state(run) == "interrupted"
+    assert checkpoint(run, "last")["step"] == 5
+    assert metarun(f"resume={run}").code == 0
+    assert_as_if_never_stopped(run, whole)
+
+
+def test_the_handlers_of_the_process_are_back_after_a_run(whole, tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    from metarun.signals import StopRequest
+
+    with StopRequest().listening():
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] != before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_process_that_gets_sigterm_from_outside_exits_with_143_and_can_be_continued(tmp_path):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "metarun", *TINY, "steps=1000000", "evaluation.every=1000000", f"run_dir={run}"]
+    job = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (run / "metrics.jsonl").is_file() or not (run / "metrics.jsonl").read_text():
+        assert job.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    busy = metarun(f"resume={run}")
+    job.send_signal(signal.SIGTERM)
+    _, err = job.communicate(timeout=60)
+    assert job.returncode == 143
+    assert f"metarun resume={run}" in err
+    assert state(run) == "interrupted"
+    step = checkpoint(run, "last")["step"]
+    assert step > 0
+    assert busy.code == 1 and f"is in progress (process {job.pid})" in busy.err
+    assert metarun(f"resume={run}", f"steps={step + 3}").code == 0
+    assert checkpoint(run, "last")["step"] == step + 3
+
+
+# ---- what is kept, and what may change ----
+
+
+def test_a_resumed_run_keeps_the_execution_that_was_measured(tmp_path, monkeypatch):
+    run, choice = tmp_path / "run", "execution=auto"
+    with monkeypatch.context() as patch:
+        signals(patch, "train_step", 3, signal.SIGTERM)
+        assert metarun(*TINY, choice, f"run_dir={run}").code == 143
+    kept = (run / "execution.json").read_bytes()
+    assert read(run / "execution.json")["chosen"].split("_")[0] in ("vmapped", "looped")
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "settle", None)  # measuring again would fail
+        assert metarun(f"resume={run}").code == 0
+    assert (run / "execution.json").read_bytes() == kept
+
+
+def test_resume_auto_begins_then_continues_then_leaves_a_completed_run_alone(whole, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    command = [*TINY, f"run_dir={run}", "resume=auto"]
+    with monkeypatch.context() as patch:
+        signals(patch, "train_step", 7, signal.SIGTERM)
+        assert metarun(*command).code == 143
+    assert metarun(*command).code == 0
+    assert_as_if_never_stopped(run, whole)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    outcome = metarun(*command)
+    assert outcome.code == 0 and "is complete" in outcome.out
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_completed_run_can_be_trained_longer(whole, tmp_path):
+    longer, run = tmp_path / "longer", tmp_path / "run"
+    assert metarun(*TINY, "steps=20", f"run_dir={longer}").code == 0
+    shutil.copytree(whole, run)
+    assert metarun(f"resume={run}", "steps=20").code == 0
+    assert identical(checkpoint(run, "last")["theta"], checkpoint(longer, "last")["theta"])
+    assert yaml.safe_load((run / "config.yaml").read_text())["steps"] == 20
+    assert [row["step"] for row in metrics(run) if "test/mse" in row] == [20]
+    for tag, points in scalars(run).items():
+        steps = [step for step, _ in points]
+        assert steps == sorted(set(steps)), tag
+
+
+def test_a_schedule_that_was_planned_to_the_end_cannot_be_trained_longer(tmp_path):
+    run = tmp_path / "run"
+    assert metarun(*TINY, "scheduler=cosine", f"run_dir={run}").code == 0
+    outcome = metarun(f"resume={run}", "steps=20")
+    assert outcome.code == 2
+    assert "scheduler.T_max was planned for 12 steps" in outcome.err
+
+
+def test_fewer_steps_than_were_made_are_refused(whole):
+    outcome = metarun(f"resume={whole}", "steps=3")
+    assert outcome.code == 2
+    assert "steps is 3, but the run has made 12 already" in outcome.err
