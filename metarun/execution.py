@@ -15,6 +15,7 @@ from torch.func import vmap
 from metarun.adaptation import recomputing
 from metarun.checkpoint import write_json
 from metarun.core import Episode, Metrics, Params
+from metarun.models.layers import convolving
 from metarun.trees import detach, slice_tasks, stack, tree_flatten, tree_leaves, tree_map, tree_unflatten, zip_map
 
 TaskFunction = Callable[[Params, Episode], Any]
@@ -36,12 +37,15 @@ class Execution(ABC):
 
     ``compile``: one graph for the whole meta-gradient, by torch.compile, and with ``cuda_graph`` replayed as a CUDA graph;
     ``auto`` compiles where the run is long enough to earn it back, and keeps it if it measures faster.
+
+    ``convolution``: see ``metarun.models.layers.Conv2d``; ``auto`` is native on a CPU, and measured on a GPU.
     """
 
     threads: int | Literal["auto"] = field(default="auto", kw_only=True)
     inner_memory: Literal["stored", "recomputed", "auto"] = field(default="stored", kw_only=True)
     compile: Literal["auto"] | bool = field(default=False, kw_only=True)
     cuda_graph: bool = field(default=True, kw_only=True)
+    convolution: Literal["auto", "native", "slices"] = field(default="auto", kw_only=True)
 
     def __post_init__(self) -> None:
         if self.threads != "auto" and self.threads < 1:
@@ -73,7 +77,7 @@ class Execution(ABC):
         leaves, spec = tree_flatten(tree_map(lambda p: p.detach().requires_grad_(), theta))
         total: list[Tensor] = []
         metrics: list[Metrics] = []
-        with recomputing(self.inner_memory == "recomputed"):
+        with recomputing(self.inner_memory == "recomputed"), convolving("slices" if self.sliced else "native"):
             for part in self.parts(num_tasks):
                 losses, values = self.map(loss_fn, tree_unflatten(leaves, spec), slice_tasks(episodes, part))
                 grads = torch.autograd.grad(losses.sum() / num_tasks, leaves, materialize_grads=True)
@@ -83,7 +87,12 @@ class Execution(ABC):
 
     def describe(self) -> str:
         """A name from which ``named`` makes the same execution again."""
-        return type(self).__name__.lower() + ("_recomputed" if self.inner_memory == "recomputed" else "")
+        memory = "_recomputed" if self.inner_memory == "recomputed" else ""
+        return type(self).__name__.lower() + ("_slices" if self.sliced else "") + memory
+
+    @property
+    def sliced(self) -> bool:
+        return self.convolution == "slices"
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,7 @@ class Vmapped(Execution):
             raise ValueError(f"execution.chunk is {self.chunk}; use 1 or more, or null for the whole meta-batch.")
 
     def map(self, fn: TaskFunction, theta: Params, episodes: Episode) -> Any:
-        return vmap(fn, in_dims=(None, 0), randomness="different")(theta, episodes)
+        return vmap(fn, in_dims=(None, 0), randomness="different", chunk_size=self.chunk)(theta, episodes)
 
     def parts(self, num_tasks: int) -> list[slice]:
         size = self.chunk or num_tasks
@@ -140,7 +149,7 @@ class Auto(Execution):
 
     def candidates(self) -> list[Execution]:
         shared: dict[str, Any] = {"threads": self.threads, "inner_memory": self.inner_memory}
-        shared |= {"compile": self.compile, "cuda_graph": self.cuda_graph}
+        shared |= {"compile": self.compile, "cuda_graph": self.cuda_graph, "convolution": self.convolution}
         chunks = [self.chunk] if self.chunk else [None, 8]
         return [*(Vmapped(chunk, **shared) for chunk in chunks), Looped(**shared)]
 
@@ -181,12 +190,14 @@ def settle(execution: Execution, loss_fn: MetaLoss, theta: Params, episodes: Epi
     """Choose, by measuring on one meta-batch, what a run of ``steps`` steps will use throughout."""
     if execution.threads != "auto":
         torch.set_num_threads(execution.threads)
+    theta, num_tasks = detach(theta), len(tree_leaves(episodes)[0])
     candidates = execution.candidates()
+    if tree_leaves(theta)[0].is_cuda and execution.convolution == "auto":
+        candidates = [replace(c, convolution=how) for c in candidates for how in ("native", "slices")]
     if len(candidates) == 1 and execution.compile is False:
         return Choice(execution)
-    theta, num_tasks = detach(theta), len(tree_leaves(episodes)[0])
     # a chunk of 8 is the whole of a smaller meta-batch: keep the first of candidates that group the tasks alike
-    distinct = {(type(c), str(c.parts(num_tasks))): c for c in reversed(candidates)}
+    distinct = {(type(c), c.sliced, str(c.parts(num_tasks))): c for c in reversed(candidates)}
     timings = _interleaved(list(distinct.values()), _thread_counts(execution, theta), loss_fn, theta, episodes)
     best, threads = _preferred(timings)
     torch.set_num_threads(threads)
@@ -216,6 +227,7 @@ def named(name: str, like: Execution) -> Execution:
     kind, *rest = name.split("_")
     memory: Any = "recomputed" if "recomputed" in rest else like.inner_memory
     shared: dict[str, Any] = {"threads": like.threads, "inner_memory": memory, "cuda_graph": like.cuda_graph}
+    shared["convolution"] = "slices" if "slices" in rest else like.convolution
     if kind == "auto":
         return like
     chunk = next((int(word) for word in rest if word.isdigit()), None)

@@ -1,4 +1,7 @@
-"""Keep what a run shows: python scripts/receipt.py RUN [NAME] writes docs/receipts/NAME.json.
+"""Keep what a run shows: python scripts/receipt.py RUN [NAME] writes docs/receipts/NAME.json, and the tables from them.
+
+    python scripts/receipt.py RUN [NAME]     a receipt from a finished run
+    python scripts/receipt.py --tables       write the result table of README.md anew from all receipts
 
 A receipt holds the command, the commit, the versions, the seconds and the results of a finished run, and no path or host
 of the machine it ran on. It refuses a run whose code had uncommitted changes.
@@ -11,6 +14,17 @@ from pathlib import Path
 from typing import Any
 
 RECEIPTS = Path(__file__).resolve().parent.parent / "docs" / "receipts"
+README = RECEIPTS.parent.parent / "README.md"
+BEGIN, END = "<!-- results: written by scripts/receipt.py --tables -->", "<!-- end of results -->"
+PAPERS = {  # published figures of the experiment, with their source
+    "maml_sinusoid": ("0.67 / 0.35", "Finn et al. 2017, Table 2 (5-shot, 1 / 10 steps)"),
+    "maml_omniglot_5w1s": ("98.7 +- 0.4", "Finn et al. 2017, Table 1"),
+    "maml_mlp_omniglot_5w1s": ("89.7 +- 1.1", "Finn et al. 2017, Table 1"),
+    "fomaml_omniglot_5w1s": ("98.3 +- 0.5", "Nichol et al. 2018, Table 2"),
+    "reptile_omniglot_5w1s": ("97.68 +- 0.04", "Nichol et al. 2018, Table 2, transductive"),
+    "protonet_omniglot_5w1s": ("98.8", "Snell et al. 2017, Table 1"),
+    "protonet_omniglot_20w1s": ("96.0", "Snell et al. 2017, Table 1"),
+}
 HARDWARE = ("system", "python", "torch", "cpus", "threads", "gpu")
 OF_THE_MACHINE = ("run_dir=", "data_root=", "resume=")
 
@@ -39,8 +53,40 @@ def seconds_between(start: str, end: str) -> float:
     return (last - first).total_seconds()
 
 
+def table() -> str:
+    """The receipts of experiments that a paper reports, as a Markdown table."""
+    rows = ["| experiment | measured (95% CI, tasks) | paper | steps, minutes | receipt |", "|---|---|---|---|---|"]
+    for name, (paper, source) in PAPERS.items():
+        for path in sorted(RECEIPTS.glob(f"{name}*.json")):
+            kept = json.loads(path.read_text())
+            cells = f"`{kept['command']}` | {score(kept['results'])} | {paper} ({source})"
+            steps = next((w.split("=")[1] for w in kept["command"].split() if w.startswith("steps=")), "full")
+            rows.append(
+                f"| {cells} | {steps}, {kept['seconds'] / 60:.0f} | [{kept['commit'][:7]}](docs/receipts/{path.name}) |"
+            )
+    return "\n".join(rows)
+
+
+def score(results: dict[str, Any]) -> str:
+    """The headline of a result: accuracy in percent, or the error after 1 and 10 steps."""
+    if "test/accuracy" in results:
+        mean, ci95, n = (results["test/accuracy"][key] for key in ("mean", "ci95", "n"))
+        return f"{100 * mean:.2f} +- {100 * ci95:.2f} ({n})"
+    steps = [results[f"test/mse_step_{k}"] for k in (1, 10)]
+    return " / ".join(f"{step['mean']:.3f} +- {step['ci95']:.3f}" for step in steps) + f" ({steps[0]['n']})"
+
+
+def with_table(text: str) -> str:
+    """README with the table between its two marks."""
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
+
+
 def main() -> None:
-    if len(sys.argv) not in (2, 3):
+    if sys.argv[1:] == ["--tables"]:
+        README.write_text(with_table(README.read_text()))
+        return
+    if len(sys.argv) not in (2, 3) or sys.argv[1].startswith("-"):
         sys.exit(__doc__)
     run = Path(sys.argv[1])
     RECEIPTS.mkdir(parents=True, exist_ok=True)

@@ -116,7 +116,7 @@ def test_auto_finds_every_candidate_again_by_its_name(auto):
 
 @pytest.mark.parametrize("execution", [Vmapped(None), Vmapped(3), Looped()], ids=lambda e: e.describe())
 def test_a_fixed_execution_settles_on_itself(execution: Execution):
-    assert settle(execution, noisy_loss, {}, image_episodes(1), steps=1) == Choice(execution, {}, [])
+    assert settle(execution, noisy_loss, {"w": torch.ones(2)}, image_episodes(1), steps=1) == Choice(execution, {}, [])
 
 
 @pytest.mark.parametrize("learner", ["maml", "protonet"])

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from metarun.models.layers import BatchNorm, BatchNormMode
+from metarun.models.layers import BatchNorm, BatchNormMode, Conv2d
 
 
 class ImageMean(nn.Module):
@@ -41,7 +41,7 @@ class Conv4(nn.Module):
         strided = downsample == "stride"
         blocks: list[nn.Module] = []
         for fan_in in (input_shape[0], channels, channels, channels):
-            blocks += [nn.Conv2d(fan_in, channels, 3, stride=2 if strided else 1, padding=1)]
+            blocks += [Conv2d(fan_in, channels, 3, stride=2 if strided else 1, padding=1)]
             blocks += [BatchNorm(channels, batch_norm), nn.ReLU(), *([] if strided else [nn.MaxPool2d(2)])]
         self.body = nn.Sequential(*blocks, ImageMean() if strided else nn.Flatten())
         with torch.no_grad():

@@ -6,13 +6,54 @@ gradients under vmap (pytorch/functorch#534), so norms are composed from primiti
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
 BatchNormMode = Literal["transductive", "running", "support"]
+Convolution = Literal["native", "slices"]
+
+_convolution: ContextVar[Convolution] = ContextVar("convolution", default="native")
+
+
+@contextmanager
+def convolving(how: Convolution) -> Iterator[None]:
+    """Inside, ``Conv2d`` is computed as ``how`` says; the execution decides, not a model."""
+    token = _convolution.set(how)
+    try:
+        yield
+    finally:
+        _convolution.reset(token)
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution with a square kernel, equal padding and no groups, in one of two formulations of the same sum.
+
+    native: torch's own; with weights of its own for each task, vmap makes it one grouped convolution (quick on a CPU).
+    slices: the kernel's k * k shifted views of x stacked, and one matrix product [O, C k k] @ [C k k, S H W]; vmap makes it
+    one batched product, which a GPU is made for, and it is closed under differentiation.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride=stride, padding=padding)
+        self.geometry = kernel_size, stride, padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        if _convolution.get() == "native":
+            return super().forward(x)
+        assert self.bias is not None
+        k, stride, padding = self.geometry
+        height, width = ((size + 2 * padding - k) // stride + 1 for size in x.shape[2:])
+        x = F.pad(x.transpose(0, 1), (padding,) * 4)  # [C, S, H, W]
+        rows, columns = (height - 1) * stride + 1, (width - 1) * stride + 1
+        views = [x[:, :, i : i + rows : stride, j : j + columns : stride] for i in range(k) for j in range(k)]
+        patches = torch.stack(views, 1).flatten(0, 1).flatten(1)  # [C k k, S H W]
+        out = self.weight.flatten(1) @ patches + self.bias[:, None]  # [O, S H W]
+        return out.view(self.out_channels, -1, height, width).transpose(0, 1)
 
 
 class BatchNorm(nn.Module):

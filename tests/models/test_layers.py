@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from metarun.core import Batch, take_parameters
-from metarun.models.layers import BatchNorm, evaluating, norms, recording, with_support
+from metarun.models.layers import BatchNorm, Conv2d, convolving, evaluating, norms, recording, with_support
 from tests.helpers import make, one_episode
 
 close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-12)
@@ -190,3 +190,21 @@ def test_support_statistics_carry_gradients_to_the_weights_before_them():
     h = F.linear(support.x.flatten(1), leaves["1.weight"], leaves["1.bias"])
     (expected,) = torch.autograd.grad(h.var(0, correction=0).sum(), leaves["1.weight"])
     close(grad, expected)
+
+
+@pytest.mark.parametrize(("stride", "padding", "kernel"), [(1, 1, 3), (2, 1, 3), (1, 0, 3), (2, 2, 5)])
+def test_a_convolution_by_slices_is_torchs_to_second_order(stride, padding, kernel):
+    torch.manual_seed(0)
+    conv = Conv2d(3, 4, kernel, stride, padding).double()
+    x = torch.randn(2, 3, 11, 9, dtype=torch.float64, requires_grad=True)
+
+    def derivatives():
+        out = conv(x)
+        first = torch.autograd.grad((out**3).sum(), [x, conv.weight, conv.bias], create_graph=True)
+        second = torch.autograd.grad(sum((g**2).sum() for g in first), [x, conv.weight])
+        return [out, *first, *second]
+
+    expected = derivatives()
+    with convolving("slices"):
+        for got, want in zip(derivatives(), expected, strict=True):
+            assert torch.allclose(got, want, rtol=1e-10, atol=1e-10)
