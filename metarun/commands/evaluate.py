@@ -12,7 +12,7 @@ from metarun.build import GROUPS, build
 from metarun.checkpoint import load, write_json
 from metarun.compose import composed, override_key, read_config, with_value
 from metarun.core import Params
-from metarun.errors import ConfigError
+from metarun.errors import ConfigError, MetarunError
 from metarun.evaluation import Estimate, adaptation_milliseconds, calibrated, chunks, evaluate, manifest
 from metarun.execution import stored
 from metarun.report import condensed
@@ -45,10 +45,13 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     complexity = {"parameters": num_elements(state["theta"]), "adaptation_ms": milliseconds}
     results = {f"{split}/{name}": estimate._asdict() for name, estimate in scores.items()}
     where = folder.path / "evaluations" / f"{_name(overrides, split, checkpoint)}.json"
-    where.parent.mkdir(exist_ok=True)
     content = {**results, "protocol": protocol, "complexity": complexity, "overrides": overrides, "argv": sys.argv}
-    write_json(where, {**content, "seconds": time.time() - started})
     _show(scores, split, x.num_test_tasks)
+    try:
+        where.parent.mkdir(exist_ok=True)
+        write_json(where, {**content, "seconds": time.time() - started})
+    except OSError as error:
+        raise MetarunError(f"the scores above could not be written to {where}: {error.strerror}.") from error
     print(f"results: {where}")
 
 

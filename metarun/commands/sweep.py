@@ -29,15 +29,12 @@ NOT_IN_A_SWEEP = ("run_dir", "resume")  # every run has a folder of its own, and
 @dataclass
 class Job:
     overrides: list[str]
+    name: str  # what tells it from the other jobs
     folder: RunFolder
     process: subprocess.Popen | None = None
     code: int | None = None
     began: float = 0.0
     seconds: float = 0.0
-
-    @property
-    def name(self) -> str:
-        return " ".join(self.overrides)
 
 
 @dataclass
@@ -74,7 +71,11 @@ def sweep(arguments: list[str], config_dirs: list[Path]) -> int:
     rest = [text for text in arguments if text.split("=")[0] not in OURS]
     folder = Path(own.get("sweep_dir", Path("runs", new_name("sweep")))).expanduser().resolve()
     slots = Slots(_number_of_jobs(own.get("jobs", "1")))
-    jobs = [Job(overrides, RunFolder(folder / _job_name(overrides))) for overrides in _combinations(rest)]
+    combinations = _combinations(rest)
+    jobs = [
+        Job(overrides, " ".join(shown) or "defaults", _job_folder(folder, overrides, shown))
+        for overrides, shown in zip(combinations, _varying(combinations), strict=True)
+    ]
     _check(jobs, config_dirs)
     print(f"sweep of {len(jobs)} runs: {folder}", file=sys.stderr)
     _run_all(jobs, slots, [f"--config-dir={path}" for path in config_dirs])
@@ -95,9 +96,20 @@ def _combinations(overrides: list[str]) -> list[list[str]]:
         raise ConfigError([" ".join(str(error).split())]) from None
 
 
-def _job_name(overrides: list[str]) -> str:
-    """Readable, and distinct for distinct overrides: the same sweep run again finds its folders and their results."""
-    return f"{slug('_'.join(overrides) or 'defaults')}-{short_hash(sorted(overrides))}"
+def _varying(combinations: list[list[str]]) -> list[list[str]]:
+    """Of each combination the overrides that not all combinations share; all of them where there is only one."""
+    if len(combinations) == 1:
+        return combinations
+    shared = set.intersection(*map(set, combinations))
+    return [[text for text in overrides if text not in shared] for overrides in combinations]
+
+
+def _job_folder(sweep: Path, overrides: list[str], shown: list[str]) -> RunFolder:
+    """Named by the overrides ``shown`` and a hash of all: the same sweep run again, or one with more values, finds the
+    folders that it has and their results."""
+    number = short_hash(sorted(overrides))
+    there = next((path for path in sweep.glob(f"*-{number}") if path.is_dir()), None)
+    return RunFolder(there or sweep / f"{slug('_'.join(shown) or 'defaults')}-{number}")
 
 
 def _check(jobs: list[Job], config_dirs: list[Path]) -> None:
@@ -221,5 +233,5 @@ def hydra_job(cfg):  # type: ignore[no-untyped-def]
 
     hydra_config = HydraConfig.get()
     overrides = [text for text in hydra_config.overrides.task if override_key(text) not in ("run_dir", "resume")]
-    folder = RunFolder(Path(hydra_config.sweep.dir).resolve() / _job_name(overrides))
+    folder = _job_folder(Path(hydra_config.sweep.dir).resolve(), overrides, overrides)
     return run(Training(cfg, overrides, folder, continues=folder.holds_a_run))

@@ -1,0 +1,175 @@
+"""Sweeps: one run for each combination, each in a process of its own; what fails is told and takes nothing along."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from metarun.commands.sweep import _combinations, _job_folder, _varying
+from tests.running import TINY, environment, metarun, process, read, state
+
+LEARNER = """
+import os, signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from metarun.adaptation import descent
+from metarun.core import FewShotLearner, take_parameters
+from torch.func import functional_call
+
+
+@dataclass(frozen=True)
+class Faulty(FewShotLearner):
+    fault: Literal["none", "crash", "kill", "refuse"]
+
+    def __post_init__(self):
+        if self.fault == "refuse" and self.sick:
+            raise ValueError("meta_learner.fault is 'refuse', and so it does.")
+
+    @property
+    def sick(self):
+        return not (Path(__file__).parent / "healed").exists()
+
+    def init(self):
+        return take_parameters(self.base_learner)
+
+    def adapt(self, theta, support):
+        if self.sick and self.fault == "crash":
+            raise RuntimeError("a learner's own trouble")
+        if self.sick and self.fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return theta
+
+    def predict(self, phi, x):
+        return functional_call(self.base_learner, phi, (x,))
+"""
+YAML = "_target_: faulty.Faulty\nfault: none\n"
+FAULTS = ("none", "crash", "kill", "refuse")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """An outsider's config folder with a learner that has faults."""
+    folder = tmp_path_factory.mktemp("faulty")
+    (folder / "meta_learner").mkdir()
+    (folder / "faulty.py").write_text(LEARNER)
+    (folder / "meta_learner" / "faulty.yaml").write_text(YAML)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sweeps(folder, tmp_path_factory):
+    """The same sweep twice: with the faults, and after they are healed. Its folder and the two outcomes."""
+    place = tmp_path_factory.mktemp("sweeps")
+    command = ["-m", f"--config-dir={folder}", *TINY, "meta_learner=faulty", f"meta_learner.fault={','.join(FAULTS)}"]
+    command += [f"sweep_dir={place / 'sweep'}", "jobs=2"]
+    sick = process(*command, cwd=place)
+    results = {path.parent: path.read_bytes() for path in (place / "sweep").glob("*/results.json")}
+    (folder / "healed").touch()
+    healed = process(*command, cwd=place)
+    return place / "sweep", sick, results, healed
+
+
+def job(sweep: Path, fault: str) -> Path:
+    return next(path for path in sweep.iterdir() if f"fault-{fault}" in path.name)
+
+
+def test_one_failing_run_does_not_stop_the_others_and_the_exit_code_says_that_some_failed(sweeps):
+    sweep, sick, results, _ = sweeps
+    assert sick.code == 1, sick.text
+    assert list(results) == [job(sweep, "none")]
+    assert "1 of 4 runs completed" in sick.out
+
+
+def test_the_table_says_which_failed_and_why(sweeps):
+    _, sick, _, _ = sweeps
+    table = " ".join(sick.out.split())
+    assert "a learner's own trouble" in table
+    assert "killed by signal 9" in table
+    assert "and so it does" in table
+    assert "tensorboard --logdir" in table
+
+
+def test_the_status_of_a_crash_names_the_error(sweeps):
+    sweep, *_ = sweeps
+    assert all(state(job(sweep, fault)) == "completed" for fault in FAULTS)  # healed by now
+    assert "a learner's own trouble" in (job(sweep, "crash") / "log.txt").read_text()
+
+
+def test_the_same_sweep_again_keeps_what_is_completed_and_continues_the_rest(sweeps):
+    sweep, _, results, healed = sweeps
+    assert healed.code == 0, healed.text
+    assert "4 of 4 runs completed" in healed.out
+    assert re.search(r"fault=none: completed before, kept", healed.err)
+    assert (job(sweep, "none") / "results.json").read_bytes() == results[job(sweep, "none")]
+    assert len(list(sweep.iterdir())) == 4
+
+
+def named(*overrides: str) -> list[str]:
+    jobs = _combinations(list(overrides))
+    return [_job_folder(Path("none"), job, shown).path.name for job, shown in zip(jobs, _varying(jobs), strict=True)]
+
+
+def test_run_folders_have_readable_distinct_names():
+    overrides = ["seed=0,1", "meta_learner=maml,anil", "base_learner.hidden=[8],[16,16]", "data_root='a b (c)#,d'"]
+    names = named(*overrides)
+    assert len(set(names)) == 8
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]{1,90}", name) for name in names)
+    assert all(f"seed-{seed}" in names[0] + names[-1] for seed in (0, 1)) and "meta_learner-maml" in names[0]
+
+
+def test_names_are_distinct_even_where_the_readable_part_is_not():
+    long = "8," * 60
+    assert len(set(named(f"base_learner.hidden=[{long}8],[{long}9]", "data_root=a-b,'a b'"))) == 4
+
+
+def test_a_name_shows_what_differs_and_not_what_all_runs_share():
+    assert [name.rpartition("-")[0] for name in named("steps=5", "seed=0,1", "log_every=1")] == ["seed-0", "seed-1"]
+
+
+def test_a_sweep_with_more_values_finds_the_folders_that_it_has(tmp_path):
+    first = _job_folder(tmp_path, ["seed=0", "steps=5"], ["seed=0", "steps=5"])
+    first.create()
+    assert _job_folder(tmp_path, ["steps=5", "seed=0"], ["seed=0"]).path == first.path
+
+
+def test_a_mistake_in_the_command_is_told_before_the_first_run_starts(tmp_path):
+    outcome = metarun("-m", "seed=0,1", "stepz=3", "meta_learner.inner_lr=0.1,abc", f"sweep_dir={tmp_path / 'sweep'}")
+    assert outcome.code == 2
+    assert "stepz" in outcome.err and "'abc'" in outcome.err
+    assert "sweep of" not in outcome.text
+    assert not (tmp_path / "sweep").exists()
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_sigterm_stops_every_run_of_the_sweep_which_can_be_continued(tmp_path):
+    sweep = tmp_path / "sweep"
+    command = ["-m", *TINY, "steps=1000000", "evaluation.every=1000000", "seed=0,1,2", "jobs=2", f"sweep_dir={sweep}"]
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "metarun", *command], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 90
+    while sum(bool(path.read_text()) for path in sweep.glob("*/metrics.jsonl")) < 2:
+        assert parent.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    pids = [read(path)["pid"] for path in sweep.glob("*/status.json")]
+    parent.send_signal(signal.SIGTERM)
+    _, err = parent.communicate(timeout=60)
+    assert parent.returncode == 143
+    assert "same sweep_dir continues it" in err
+    assert len(pids) == 2 and not any(map(alive, pids))
+    assert [state(path.parent) for path in sweep.glob("*/status.json")] == ["interrupted"] * 2
+    assert all((path / "checkpoints" / "last.pt").is_file() for path in sweep.iterdir())
