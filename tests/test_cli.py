@@ -1,0 +1,191 @@
+"""The command line: what --help costs and says, and what a mistake is answered with."""
+
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from metarun import __version__
+from metarun.help import ORDER, options
+from metarun.paths import config_dir
+from tests.running import OUTSIDE, TINY, environment, metarun, process
+
+IMAGES = [OUTSIDE, "task=prototypes"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Commands begin in an empty folder, so that they cannot write into the checkout."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert metarun(*TINY, f"run_dir={folder}").code == 0
+    return folder
+
+
+def test_help_imports_neither_torch_nor_hydra_and_takes_a_moment(tmp_path):
+    script = (
+        "import sys\nfrom metarun.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit as end:\n"
+        "    heavy = {'torch', 'hydra', 'omegaconf', 'numpy', 'typer', 'rich'} & set(sys.modules)\n"
+        "    sys.exit(f'imported {heavy}' if heavy or end.code else 0)\n"
+    )
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - start < 2  # 0.1 s on an idle machine
+
+
+def test_help_names_every_option_of_every_group_and_three_examples_and_fits_a_terminal():
+    outcome = metarun("--help")
+    assert outcome.code == 0
+    assert {path.parent.name for path in config_dir().glob("*/*.yaml")} == set(ORDER)
+    for group in ORDER:
+        for name in options(group):
+            assert re.search(rf"\b{name}\b", outcome.out), (group, name)
+    examples = outcome.out.split("Examples:")[1].split("\n\n")[0]
+    assert len(re.findall(r"^  metarun\b", examples, re.MULTILINE)) == 3
+    assert all(word in outcome.out for word in ("jobs=", "sweep_dir=", "--config-dir", "resume=", "metarun evaluate"))
+    assert max(map(len, outcome.out.splitlines())) <= 120
+
+
+def test_python_dash_m_metarun_is_metarun(tmp_path):
+    assert process("--version", cwd=tmp_path) == (0, f"metarun {__version__}\n", "")
+
+
+def test_version_is_the_package_s():
+    assert metarun("--version") == (0, f"metarun {__version__}\n", "")
+
+
+def test_cfg_job_shows_every_value_and_starts_nothing(tmp_path):
+    outcome = process("--cfg", "job", "task.num_shots=7", cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert "num_shots: 7" in outcome.out and "meta_batch_size:" in outcome.out
+    assert not list(tmp_path.iterdir())
+
+
+# What is typed, and what the answer must say. All of them end with exit code 2 and without a traceback.
+MISTAKES = {
+    "an unknown key": (["stepz=3"], "stepz is not a setting; did you mean steps?"),
+    "an unknown key of a group": (["meta_learner.inner_lrr=3"], "did you mean meta_learner.inner_lr?"),
+    "a key without its group": (["inner_lr=3"], "inner_lr is not a setting; did you mean meta_learner.inner_lr?"),
+    "a key added to the root": (["+foo=1"], "foo is not a setting"),
+    "a key added to a group": (["+meta_learner.inner_lrr=1"], "is not a setting of MAML; did you mean 'inner_lr'"),
+    "a key taken away": (["~seed"], "seed is needed"),
+    "a group taken away": (["~task"], "task is None"),
+    "a word for a whole number": (["steps=abc"], "steps=abc: Value 'abc' of type 'str' could not be converted to Integer"),
+    "a fraction for a whole number": (["steps=3.5"], "could not be converted to Integer"),
+    "null for a number": (["steps=null"], "'steps' is not Optional"),
+    "a word for a number of a group": (["meta_learner.inner_lr=abc"], "'abc' (str), but must be float"),
+    "an option as a value": (["base_learner.hidden=conv4"], "To choose the base_learner write base_learner=conv4"),
+    "a value as an option": (["optimizer=0.01"], "adam, adamw, sgd. To change one of its values write optimizer.NAME=0.01"),
+    "an option as a key": (["meta_learner.maml=true"], "to choose the meta_learner write meta_learner=maml"),
+    "an unknown option": (["base_learner=conv5"], "there is no base_learner called 'conv5'; did you mean 'conv4'"),
+    "an unknown option beside others' options": ([OUTSIDE, "task=prototype"], "did you mean 'prototypes'"),
+    "a value that is not a choice": (["meta_learner.adapted=foo"], "must be 'all' or 'body' or 'head'"),
+    "several values without -m": (["seed=1,2"], "several values are a sweep, metarun -m seed=1,2"),
+    "no equals sign": (["foo"], "foo: cannot be read as KEY=VALUE"),
+    "a command with a typo": (["evalute"], "did you mean 'evaluate'?"),
+    "two equals signs": (["steps==3"], "steps==3: cannot be read as KEY=VALUE; quote"),
+    "an option with a typo": (["--hepl"], "--hepl is no option; did you mean '--help'?"),
+    "an option without its value": (["--config-dir"], "expected one argument"),
+    "zero steps": (["steps=0"], "steps is 0, but must be 1 or more"),
+    "a type": (["dtype=float16"], "dtype is 'float16', but must be float32 or float64"),
+    "an unknown device": (["device=gpu"], "must be auto, cpu, cuda, cuda:N or mps"),
+    "an absent device": (["device=cuda:99"], "torch finds no such device here; use device=cpu"),
+    "both clips": (["clip_norm=1", "clip_value=1"], "clip_norm and clip_value are both set"),
+    "a clip of zero": (["clip_norm=0"], "clip_norm is 0.0, but must be above 0"),
+    "an interpolation to nowhere": (["data_root=${nowhere}"], "data_root: an interpolation cannot be resolved"),
+    "a folder from nowhere": (["run_dir=${nowhere}"], "run_dir: an interpolation cannot be resolved"),
+    "steps without effect": ([*IMAGES, "meta_learner=protonet", "evaluation.inner_steps=3"], "has no effect: ProtoNet"),
+    "classes for a task without": (["meta_learner=protonet"], "the task Sinusoid has no classes"),
+    "images for a task without": (["base_learner=conv4"], "needs images [channels, height, width]"),
+    "a size that torch refuses": ([*IMAGES, "base_learner=conv4", "base_learner.channels=-1"], "base_learner: "),
+    "no shots": (["task.num_shots=0"], "must be 1 or more"),
+    "an optimizer's refusal": (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
+    "missing data": (["task=omniglot", "data_root=nowhere"], "To download them there: metarun ... task.download=true"),
+    "a missing config folder": (["--config-dir=nowhere"], "--config-dir nowhere: there is no such folder"),
+    "the shell as a target": (["task._target_=os.system"], "'os.system' is outside the modules that a config may name"),
+    "an unpickler as a target": (["task._target_=torch.load"], "'torch.load' is outside"),
+    "a downloader as a target": (["task._target_=torch.hub.load"], "'torch.hub.load' is outside"),
+    "torch behind our module": (["task._target_=metarun.execution.torch.load"], "cannot import 'metarun.execution.torch'"),
+    "what our module imported": (["task._target_=metarun.execution.write_json"], "is not something that a config may call"),
+    "a method as a target": (["task._target_=pathlib.Path.unlink"], "'pathlib.Path.unlink' is outside"),
+    "our own list of trust": (["task._target_=metarun.cli.trust"], "'metarun.cli.trust' is outside"),
+    "a target with a typo": (["task._target_=metarun.tasks.sinusoid.Sinusoidd"], "did you mean 'Sinusoid'"),
+    "resume=auto without a place": (["resume=auto"], "resume=auto continues what lies in run_dir; add run_dir=PATH"),
+    "resume of nothing": (["resume=nowhere"], "there is no run (no config.yaml)"),
+    "run_dir in a sweep": (["-m", "seed=1,2", "run_dir=x"], "run_dir=x cannot stand beside -m"),
+    "half a job at a time": (["-m", "seed=1,2", "jobs=0.5"], "jobs=0.5: must be a whole number"),
+    "a type in one job of a sweep": (["-m", "seed=1,2", "meta_learner.inner_lr=0.1,abc"], "'abc' (str), but must be float"),
+    "evaluate without a run": (["evaluate"], "Missing argument"),
+    "evaluate with an unknown option": (["evaluate", ".", "--foo"], "No such option: --foo"),
+    "evaluate of nothing": (["evaluate", "nowhere"], "holds no run"),
+}  # fmt: skip
+
+
+def refused(outcome, *messages: str) -> None:
+    assert outcome.code == 2, outcome.text
+    assert outcome.out == ""
+    assert "Traceback" not in outcome.err
+    for message in messages:
+        assert message in outcome.err
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_answered_with_the_rule_and_the_fix_and_exit_code_2(mistake, tmp_path):
+    arguments, message = MISTAKES[mistake]
+    refused(metarun(*arguments), message)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_mistake_is_in_one_list():
+    outcome = metarun("task=prototype", "stepz=3", "clip_norm=-1", "optimizer.lr=x", "meta_learner.inner_lrr=1")
+    refused(outcome, "5 problems", "prototype", "stepz", "clip_norm is -1.0", "optimizer.lr is 'x'", "inner_lrr")
+
+
+def test_what_only_building_shows_is_in_one_list_too():
+    outcome = metarun("steps=0", "task.num_shots=0", "optimizer.lr=-1", "execution=vmapped", "execution.chunk=0")
+    refused(outcome, "4 problems", "steps is 0", "shots", "Invalid learning rate", "execution.chunk is 0")
+
+
+@pytest.mark.parametrize(("sizes", "message"), [
+    (["task.num_ways=500"], "task.num_ways is 500, but the split 'test' has only 423 classes. Lower task.num_ways to"),
+    (["task.num_shots=15", "task.num_queries=6"], "is 21, but the class 'Gurmukhi/character42'"),
+])  # fmt: skip
+@pytest.mark.data
+def test_more_ways_than_classes_and_more_images_than_a_class_has_are_refused(sizes, message, data_root):
+    refused(metarun("task=omniglot", f"data_root={data_root}", *sizes), message)
+
+
+def test_a_file_of_the_user_that_is_not_yaml_is_named(tmp_path):
+    (tmp_path / "mine" / "task").mkdir(parents=True)
+    (tmp_path / "mine" / "task" / "broken.yaml").write_text("_target_: [\nb: }\n")
+    refused(
+        metarun(f"--config-dir={tmp_path / 'mine'}", "task=broken"), "task=broken: the file is not YAML", "broken.yaml"
+    )
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(run):
+    refused(metarun(*TINY, f"run_dir={run}"), "already holds a run. Continue it with resume=auto")
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("seed=3", "seed=3: a resumed run keeps its configuration; only steps, device, data_root, log_every may change"),
+    ("steps=abc", "could not be converted to Integer"),
+    ("steps=1,2", "several values are a sweep"),
+    ("run_dir=x", "says already where the run is"),
+])  # fmt: skip
+def test_resume_refuses_what_would_make_it_another_run(run, override, message):
+    refused(metarun(f"resume={run}", override), message)
+
+
+def test_resume_auto_names_every_value_that_is_not_the_run_s(run):
+    outcome = metarun(*TINY, f"run_dir={run}", "resume=auto", "seed=3", "meta_learner.inner_lr=0.5")
+    refused(outcome, "2 problems", "seed was 0 in", "meta_learner.inner_lr was 0.01 in")

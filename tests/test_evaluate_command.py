@@ -1,0 +1,128 @@
+"""``metarun evaluate RUN``: the final test again, as it was or under other conditions, and nothing else touched."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.running import OUTSIDE, metarun, read, scores
+
+BUDGET = [
+    *["device=cpu", "steps=4", "meta_batch_size=2", "base_learner.hidden=[8]", "evaluation.every=2"],
+    *["evaluation.num_val_tasks=4", "evaluation.num_tasks=6"],
+]
+RUNS = {
+    "maml": ["meta_learner=maml", "meta_learner.inner_steps=2", "evaluation.inner_steps=4"],
+    "protonet": [OUTSIDE, "task=prototypes", "meta_learner=protonet"],
+    "running norms": [OUTSIDE, "task=prototypes", "meta_learner=protonet", "base_learner.batch_norm=running"],
+}
+FLAGS = {name: [text for text in words if text.startswith("--")] for name, words in RUNS.items()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> dict[str, Path]:
+    runs = {name: tmp_path_factory.mktemp("runs") / "run" for name in RUNS}
+    for name, words in RUNS.items():
+        outcome = metarun(*words, *BUDGET, f"run_dir={runs[name]}")
+        assert outcome.code == 0, outcome.text
+    return runs
+
+
+@pytest.fixture
+def run_of(finished, tmp_path):
+    """A copy of a finished run, by its name."""
+    return lambda name: Path(shutil.copytree(finished[name], tmp_path / "run"))
+
+
+def contents(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.parent.name != "evaluations"}
+
+
+def evaluation(name: str, run: Path, *words: str) -> dict:
+    """What ``metarun evaluate`` wrote; every other file must be as it was."""
+    before, there = contents(run), set((run / "evaluations").glob("*"))
+    outcome = metarun("evaluate", str(run), *FLAGS[name], *words)
+    assert outcome.code == 0, outcome.text
+    assert contents(run) == before
+    (written,) = set((run / "evaluations").iterdir()) - there
+    assert f"results: {written}" in outcome.out
+    return read(written)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_without_overrides_the_scores_and_the_episodes_are_those_of_the_run(name, run_of):
+    run = run_of(name)
+    again = evaluation(name, run)
+    assert {key: value for key, value in again.items() if key.startswith("test/")} == scores(run)
+    assert again["protocol"]["manifest"] == read(run / "results.json")["protocol"]["manifest"]
+    assert again["complexity"]["parameters"] == read(run / "results.json")["complexity"]["parameters"]
+
+
+def test_more_adaptation_steps_extend_the_curve_and_leave_its_beginning(run_of):
+    run = run_of("maml")
+    longer = evaluation("maml", run, "evaluation.inner_steps=7")
+    for k in range(5):
+        assert longer[f"test/mse_step_{k}"] == scores(run)[f"test/mse_step_{k}"]
+    assert longer["test/mse"] == longer["test/mse_step_7"]
+    assert longer["protocol"]["inner_steps"] == 7
+
+
+def test_other_shots_are_other_episodes_of_the_same_parameters(run_of):
+    run = run_of("maml")
+    more = evaluation("maml", run, "task.num_shots=20")
+    assert more["protocol"]["task"]["num_shots"] == 20
+    assert more["protocol"]["manifest"] != read(run / "results.json")["protocol"]["manifest"]
+    assert more["test/mse_step_4"] != scores(run)["test/mse_step_4"]
+
+
+def test_a_prototypical_network_is_tested_with_other_ways(run_of):
+    more = evaluation("protonet", run_of("protonet"), "task.num_ways=7")
+    assert more["protocol"]["task"]["num_ways"] == 7
+    assert 0 <= more["test/accuracy"]["mean"] <= 1
+
+
+def test_another_number_of_episodes_another_split_and_another_checkpoint_are_their_own_files(run_of):
+    run = run_of("maml")
+    assert evaluation("maml", run, "evaluation.num_tasks=9")["test/mse"]["n"] == 9
+    val = evaluation("maml", run, "--split", "val")
+    assert val["protocol"]["split"] == "val" and "val/mse" in val and "test/mse" not in val
+    assert evaluation("maml", run, "--checkpoint", "last")["protocol"]["checkpoint"] == "last"
+    assert len(list((run / "evaluations").iterdir())) == 3
+
+
+def test_a_long_curve_is_condensed_on_the_screen_and_whole_in_the_file(run_of):
+    run = run_of("maml")
+    outcome = metarun("evaluate", str(run), "evaluation.inner_steps=50")
+    assert outcome.code == 0
+    assert "test/mse_step_50" in outcome.out and "test/mse_step_37" not in outcome.out
+    (written,) = (run / "evaluations").iterdir()
+    assert sum(key.startswith("test/mse_step_") for key in read(written)) == 51
+
+
+MISTAKES = {
+    "an unknown key": (["task.num_shotz=3"], "task.num_shotz is not a setting; did you mean task.num_shots?"),
+    "an unknown key at the root": (["stepz=3"], "stepz is not a setting"),
+    "a key that only training has": (["steps=3"], "for another steps train another run"),
+    "the trained network": (["base_learner.hidden=[3]"], "for another base_learner train another run"),
+    "a wrong type": (["task.num_shots=abc"], "must be int"),
+    "a wrong type of the schema": (["evaluation.num_tasks=abc"], "could not be converted to Integer"),
+    "a wrong split": (["--split=holdout"], "--split is 'holdout'"),
+    "a wrong checkpoint": (["--checkpoint=first"], "--checkpoint 'first'"),
+    "several values": (["task.num_shots=1,2"], "write KEY=VALUE with one value"),
+    "inputs that do not fit": ([OUTSIDE, "task=prototypes"], "do not fit"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_answered_with_exit_code_2_and_writes_nothing(mistake, finished):
+    words, message = MISTAKES[mistake]
+    outcome = metarun("evaluate", str(finished["maml"]), *words)
+    assert outcome.code == 2, outcome.text
+    assert message in outcome.err
+    assert "Traceback" not in outcome.text
+    assert not (finished["maml"] / "evaluations").exists()
+
+
+def test_mistakes_are_in_one_list(finished):
+    outcome = metarun("evaluate", str(finished["maml"]), "stepz=3", "task.foo=1", "evaluation.num_tasks=x")
+    assert "3 problems" in outcome.err

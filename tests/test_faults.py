@@ -1,0 +1,245 @@
+"""What goes wrong around a run: a clear error, and everything from before intact."""
+
+import errno
+import os
+import pickle
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from metarun import checkpoint as checkpoint_module
+from metarun import runner
+from tests.running import (
+    TINY,
+    assert_as_if_never_stopped,
+    checkpoint,
+    identical,
+    metarun,
+    metrics,
+    on_call,
+    read,
+    state,
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A run that nothing happened to."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert metarun(*TINY, f"run_dir={run}").code == 0
+    return run
+
+
+def contents(run: Path) -> dict[Path, bytes]:
+    return {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def failed(outcome, *messages: str) -> None:
+    assert outcome.code == 1, outcome.text
+    assert "Traceback" not in outcome.text
+    for message in messages:
+        assert message in outcome.err
+
+
+# ---- damaged checkpoints ----
+
+
+class Code:
+    """Unpickling this makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def overwrite(path: Path) -> None:
+    path.write_bytes(bytes(range(256)) * 8)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def plant_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"format": 1, "theta": Code(path.with_name("executed"))}, protocol=2))
+
+
+def plant_torch_file(path: Path) -> None:
+    torch.save({"format": 1, "theta": Code(path.with_name("executed"))}, path)
+
+
+def belong_to_another_program(path: Path) -> None:
+    torch.save({"model": torch.zeros(3)}, path)
+
+
+def come_from_the_future(path: Path) -> None:
+    torch.save({"format": 2}, path)
+
+
+DAMAGES = [truncate, overwrite, empty, plant_pickle, plant_torch_file, belong_to_another_program, come_from_the_future]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_damaged_checkpoint_is_an_error_that_leaves_everything_as_it_was(damage, whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    damage(run / "checkpoints" / "last.pt")
+    before = contents(run)
+    outcome = metarun(f"resume={run}")
+    failed(outcome, f"the checkpoint {run / 'checkpoints' / 'last.pt'} cannot be read")
+    assert len(outcome.err) < 1000
+    assert contents(run) == before, "in particular no file named executed"
+
+
+def test_the_advice_of_the_message_works(whole, tmp_path):
+    """It says to copy best.pt over last.pt: the run goes on from there and becomes the same run."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    truncate(run / "checkpoints" / "last.pt")
+    best, last = run / "checkpoints" / "best.pt", run / "checkpoints" / "last.pt"
+    failed(metarun(f"resume={run}"), f"copy {best} over it")
+    shutil.copy(best, last)
+    assert metarun(f"resume={run}").code == 0
+    assert identical(checkpoint(run, "last")["theta"], checkpoint(whole, "last")["theta"])
+    assert metrics(run) == metrics(whole)
+
+
+def test_a_damaged_best_checkpoint_is_an_error_of_evaluate(whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    truncate(run / "checkpoints" / "best.pt")
+    before = contents(run)
+    failed(metarun("evaluate", str(run)), "best.pt cannot be read")
+    assert contents(run) == before
+
+
+# ---- folders that cannot be written ----
+
+
+def test_a_run_folder_below_a_file_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    failed(metarun(*TINY, f"run_dir={tmp_path / 'file' / 'run'}"), "cannot write to the run folder", "run_dir=PATH")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def mounted(folder: Path, options: str) -> bool:
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    return (
+        shutil.which("mount") is not None and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    )
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """An empty disk of 1 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if not mounted(folder, "size=1m"):
+        pytest.skip("mounting a small disk needs to be root on Linux; the same error is simulated above")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_read_only_run_folder_is_an_error_that_leaves_everything_as_it_was(whole, small_disk):
+    run = small_disk / "run"
+    shutil.copytree(whole, run)
+    before = contents(run)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    failed(metarun(f"resume={run}", "steps=20"), "cannot write to the run folder", "Read-only file system")
+    failed(metarun(*TINY, f"run_dir={small_disk / 'other'}"), "cannot write to the run folder")
+    failed(metarun("evaluate", str(run)), "Read-only file system")
+    assert contents(run) == before
+
+
+# ---- full disks ----
+
+
+def no_space(*_) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("name", ["best.pt", "last.pt"])
+def test_a_disk_that_is_full_at_a_checkpoint_is_an_error_and_the_run_goes_on_from_the_one_before(
+    name, whole, tmp_path, monkeypatch
+):
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        write = checkpoint_module.write_atomically
+        patch.setattr(checkpoint_module, "write_atomically", on_call(2, no_space, write, match=name))
+        outcome = metarun(*TINY, f"run_dir={run}")
+    failed(outcome, "No space left on device", "Free some space", f"resume={run}")
+    assert state(run) == "failed"
+    assert checkpoint(run, "last")["step"] == 5
+    assert metarun(f"resume={run}").code == 0
+    assert_as_if_never_stopped(run, whole)
+
+
+def test_a_disk_that_fills_up_is_an_error_and_the_run_goes_on_once_there_is_space(whole, small_disk, monkeypatch):
+    run, filler = small_disk / "run", small_disk / "filler"
+
+    def fill(*_) -> None:
+        with filler.open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError:
+                pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.Runner, "train_step", on_call(8, fill, runner.Runner.train_step))
+        outcome = metarun(*TINY, f"run_dir={run}")
+    failed(outcome, "No space left on device", f"resume={run}")
+    assert checkpoint(run, "last")["step"] == 5
+    filler.unlink()
+    assert metarun(f"resume={run}").code == 0
+    assert_as_if_never_stopped(run, whole)
+
+
+# ---- losses that are no longer finite ----
+
+
+def test_a_loss_that_overflows_stops_the_run_with_step_metric_and_seed(tmp_path):
+    run = tmp_path / "run"
+    outcome = metarun(*TINY, "meta_learner.inner_lr=1e30", "seed=4", f"run_dir={run}")
+    assert outcome.code == 3
+    assert "train/query_loss is" in outcome.err and "at step 3 (seed 4)" in outcome.err and "clip_norm" in outcome.err
+    assert state(run) == "diverged"
+    assert "at step 3 (seed 4)" in read(run / "status.json")["error"]
+    assert "diverged at step 3" in (run / "log.txt").read_text()
+
+
+def test_divergence_leaves_the_checkpoints_of_before(whole, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+
+    def spoil(self, *_) -> None:
+        for leaf in self.leaves:
+            leaf.data.fill_(float("nan"))
+
+    monkeypatch.setattr(runner.Runner, "train_step", on_call(8, spoil, runner.Runner.train_step))
+    assert metarun(*TINY, f"run_dir={run}").code == 3
+    for name in ("best", "last"):
+        assert checkpoint(run, name)["step"] == 5
+        assert all(torch.isfinite(leaf).all() for leaf in checkpoint(run, name)["theta"].values())
+
+
+def test_a_theta_that_is_spoilt_by_the_last_step_before_a_validation_does_not_become_the_best(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+
+    def spoil(self, *_) -> None:
+        for leaf in self.leaves:
+            leaf.data.fill_(float("nan"))
+
+    monkeypatch.setattr(runner.Runner, "validate", on_call(1, spoil, runner.Runner.validate))
+    outcome = metarun(*TINY, f"run_dir={run}")
+    assert outcome.code == 3
+    assert "val/" in outcome.err
+    assert not list((run / "checkpoints").iterdir())

@@ -1,0 +1,118 @@
+"""What a run leaves behind, and that its episodes do not depend on how it was run."""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.running import TINY, metarun, metrics, process, read
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "run"
+    assert metarun(*TINY, "evaluation.inner_steps=3", f"run_dir={run}").code == 0
+    return run
+
+
+def test_the_folder_holds_the_files_of_the_design(run):
+    files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    expected = {"config.yaml", "overrides.yaml", "run.json", "status.json", "metrics.jsonl", "results.json", "log.txt"}
+    expected |= {"execution.json", "freeze.txt", "checkpoints/last.pt", "checkpoints/best.pt"}
+    assert expected <= files
+    others = {name for name in files - expected if "tfevents" not in name}
+    assert others <= {"git.diff", ".lock"}
+
+
+def test_config_and_overrides_are_what_was_asked_for(run):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert (config["steps"], config["base_learner"]["hidden"]) == (12, [8])
+    assert "${" not in (run / "config.yaml").read_text()
+    assert "steps=12" in yaml.safe_load((run / "overrides.yaml").read_text())
+
+
+def test_status_has_a_heartbeat_and_the_outcome(run):
+    status = read(run / "status.json")
+    assert status["state"] == "completed" and status["step"] == status["steps"] == 12
+    assert isinstance(status["pid"], int)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4}", status["updated"])
+    assert status["test/mse"] == read(run / "results.json")["test/mse"]["mean"]
+
+
+def test_results_map_each_metric_to_mean_interval_and_number_beside_protocol_and_complexity(run):
+    results = read(run / "results.json")
+    protocol, complexity = results.pop("protocol"), results.pop("complexity")
+    assert {"test/mse", "test/query_loss", *(f"test/mse_step_{k}" for k in range(4))} <= set(results)
+    assert all(set(value) == {"mean", "ci95", "n"} and value["n"] == 6 for value in results.values())
+    assert re.fullmatch(r"[0-9a-f]{64}", protocol["manifest"])
+    assert (protocol["inner_steps"], protocol["seed"], protocol["num_tasks"], protocol["split"]) == (3, 0, 6, "test")
+    assert complexity["parameters"] == 1 * 8 + 8 + 8 + 1 and complexity["adaptation_ms"] > 0
+
+
+def test_run_json_says_what_produced_the_run(run):
+    facts = read(run / "run.json")
+    assert facts["seed"] == 0 and facts["data"].startswith("sinusoid")
+    assert {"torch", "python", "cpus", "gpu"} <= set(facts["hardware"])
+    assert "argv" in facts["history"][0] and "started" in facts["history"][0]
+    assert "git" in facts and facts["metarun"]
+
+
+def test_metrics_have_one_object_a_line_with_the_same_names_everywhere(run):
+    rows = metrics(run)
+    assert [row["step"] for row in rows] == [3, 5, 5, 6, 9, 10, 10, 12, 12, 12]
+    names = {name for row in rows for name in row} - {"step"}
+    assert {"train/query_loss", "train/lr", "val/mse", "val/mse_ci95", "test/mse", "test/mse_step_1"} <= names
+    assert {name.partition("/")[0] for name in names} == {"train", "val", "test"}
+
+
+def test_the_log_says_where_how_and_with_what_result(run):
+    log = (run / "log.txt").read_text()
+    assert f"run folder: {run}" in log
+    assert re.search(r"test/mse = [\d.]+ \+- [\d.]+ \(95% CI, 6 tasks\)", log)
+    assert "completed at step 12" in log
+
+
+def test_without_run_dir_a_run_lies_under_its_date_with_a_plain_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outcome = metarun(*TINY)
+    (path,) = tmp_path.glob("runs/*/*")
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\d/\d{6}-maml-sinusoid-[0-9a-f]{6}", path.relative_to(tmp_path / "runs").as_posix()
+    )
+    assert f"tensorboard --logdir {path}" in outcome.out
+    assert f"run folder: {path}" in outcome.err
+
+
+def test_output_to_a_pipe_has_no_control_characters(tmp_path):
+    outcome = process(*TINY, f"run_dir={tmp_path / 'run'}", cwd=tmp_path)
+    assert outcome.code == 0
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", outcome.text)
+
+
+def manifest(run: Path) -> str:
+    return read(run / "results.json")["protocol"]["manifest"]
+
+
+@pytest.mark.parametrize("execution", ["vmapped", "looped", "auto"])
+def test_the_episodes_are_the_same_however_tasks_are_run(execution, run, tmp_path):
+    other = tmp_path / "run"
+    assert metarun(*TINY, f"execution={execution}", f"run_dir={other}").code == 0
+    assert manifest(other) == manifest(run)
+
+
+def test_the_episodes_are_the_same_in_one_process_and_in_two_at_once(run, tmp_path):
+    def other(name: str) -> Path:
+        assert process(*TINY, f"run_dir={tmp_path / name}", cwd=tmp_path).code == 0
+        return tmp_path / name
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(other, ("first", "second"))
+    assert manifest(first) == manifest(second) == manifest(run)
+    assert metrics(first) == metrics(second)
+
+
+def test_another_seed_has_other_episodes(run, tmp_path):
+    assert metarun(*TINY, "seed=1", f"run_dir={tmp_path / 'run'}").code == 0
+    assert manifest(tmp_path / "run") != manifest(run)
