@@ -96,7 +96,7 @@ def learner_of(work: Work, net: Any, objective: Any) -> Any:
     if work.learner == "protonet":
         return ProtoNet(net, objective, work.ways)
     if work.learner == "reptile":
-        return Reptile(net, objective, work.inner_lr, work.steps)
+        return Reptile(net, objective, work.inner_lr, work.steps, None)
     return MAML(net, objective, work.inner_lr, work.steps, False, "all")
 
 
@@ -525,10 +525,10 @@ def main() -> None:
                     results["curves"].setdefault(curve, {}).setdefault(engine, {})[value] = row
         draw_curves(results["curves"], options.out)
     if options.memory:
-        work, steps, kinds = MEMORY
+        name, steps, kinds = MEMORY
         results["memory"] = {}
         for value in steps:
-            one_task = replace(WORKS[work], steps=value, tasks=1)
+            one_task = replace(WORKS[name], steps=value, tasks=1)
             absent = options.out / "none.pt"  # no float64 reference: the tests hold recomputed to stored, to 1e-10
             rows = {kind: measured(kind, one_task, absent, options.peers, options.timeout) for kind in kinds}
             results["memory"][value] = rows

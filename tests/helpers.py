@@ -39,7 +39,7 @@ LEARNERS: dict[str, Callable[[nn.Module], FewShotLearner]] = {
     "fomaml": lambda net: MAML(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, first_order=True, adapted="all"),
     "fomaml_head": lambda net: MAML(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, first_order=True, adapted="head"),
     "anil": lambda net: ANIL(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS),
-    "reptile": lambda net: Reptile(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS),
+    "reptile": lambda net: Reptile(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, None),
     "protonet": lambda net: ProtoNet(net, CROSS_ENTROPY, WAYS),
 }
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from metarun.core import Batch, Episode, surrogate
 from metarun.meta_learners.anil import ANIL
@@ -110,7 +111,7 @@ def test_first_order_maml_gradient_on_a_quadratic_is_the_query_gradient_at_phi(p
 
 @steps_of_a_quadratic
 def test_reptile_gradient_on_a_quadratic_is_theta_minus_phi(problem):
-    assert relative_error(gradient_on(problem, Reptile), problem.theta - problem.phi) < EXACT
+    assert relative_error(gradient_on(problem, Reptile, None), problem.theta - problem.phi) < EXACT
 
 
 @steps_of_a_quadratic
@@ -390,3 +391,32 @@ def test_reported_query_loss_is_the_loss_of_the_adapted_learner(learner):
     logits = built.predict(built.adapt(theta, episode.support), episode.query.x)
     expected = F.cross_entropy(logits, episode.query.y)
     torch.testing.assert_close(metrics["query_loss"], expected, rtol=1e-12, atol=0)  # rounding
+
+
+# ---- reptile's minibatches ----
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_reptile_steps_through_minibatches_that_together_are_the_support_set(steps):
+    built, theta = make("reptile", "mlp")
+    built = replace(built, inner_batch_size=2, inner_steps=steps)  # S = 6: three minibatches, each of both classes
+    episode = one_episode()
+    weights = {name: p.clone().requires_grad_() for name, p in theta.items()}
+    for k in range(steps):
+        rows = [k % 3, k % 3 + 3]
+        loss = F.cross_entropy(
+            functional_call(built.base_learner, weights, (episode.support.x[rows],)), rows_of(episode, rows)
+        )
+        gradient = torch.autograd.grad(loss, list(weights.values()))
+        weights = {
+            name: (p - INNER_LR * g).detach().requires_grad_()
+            for (name, p), g in zip(weights.items(), gradient, strict=True)
+        }
+    expected = {name: theta[name] - p.detach() for name, p in weights.items()}
+    assert relative_error(meta_gradient(built, theta, episode), expected) < 1e-10
+
+
+def rows_of(episode, rows):
+    y = episode.support.y[rows]
+    assert set(y.tolist()) == {0, 1}
+    return y

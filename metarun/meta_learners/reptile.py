@@ -1,10 +1,11 @@
 """Reptile: move theta towards the adapted weights.
 
-    phi = SGD_k(theta, support);   meta-gradient = theta - phi
+    phi = SGD_k(theta, minibatches of support);   meta-gradient = theta - phi
 
-With ``optimizer=sgd`` the optimizer's lr is the paper's outer step size epsilon. First order: memory does not grow with
-``inner_steps``. Unlike the paper, support and query are kept apart, so the query loss stays a fair metric, and the
-inner optimizer is plain full-batch gradient descent rather than Adam on minibatches.
+With ``optimizer=sgd`` the optimizer's lr is the paper's outer step size epsilon. Steps on different minibatches are what
+makes Reptile learn to generalise (its section 5); train with more shots than ``inner_batch_size`` holds. First order:
+memory does not grow with ``inner_steps``. Unlike the paper, support and query are kept apart, so the query loss stays a
+fair metric; minibatches take every class in turn rather than at random; and the inner optimizer is SGD, not Adam.
 
 Nichol, Achiam and Schulman, 2018, https://arxiv.org/abs/1803.02999. Cost: one forward and backward pass a step.
 """
@@ -14,9 +15,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
+from torch.func import functional_call, grad
 
-from metarun.adaptation import first_order_descent, last
+from metarun.adaptation import last
 from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, surrogate, take_parameters
 from metarun.models.layers import with_support
 from metarun.trees import detach, zip_map
@@ -26,6 +27,7 @@ from metarun.trees import detach, zip_map
 class Reptile(FewShotLearner):
     inner_lr: float
     inner_steps: int
+    inner_batch_size: int | None
 
     def init(self) -> Params:
         return take_parameters(self.base_learner)
@@ -37,10 +39,20 @@ class Reptile(FewShotLearner):
         return [with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps)]
 
     def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        def support_loss(weights: Params, support: Batch) -> Tensor:
-            return self.objective.loss(self.predict(weights, support.x), support.y)
+        def loss(weights: Params, batch: Batch) -> Tensor:
+            return self.objective.loss(self.predict(weights, batch.x), batch.y)
 
-        return first_order_descent(support_loss, detach(theta), self.inner_lr, steps, support)
+        phi = detach(theta)
+        yield phi
+        for k in range(steps):
+            gradient = grad(loss)(phi, self.minibatch(support, k))
+            phi = zip_map(lambda p, g: p - self.inner_lr * g, phi, gradient)
+            yield phi
+
+    def minibatch(self, support: Batch, k: int) -> Batch:
+        """Every m-th support row, from row k on: m different minibatches, each with all classes (rows lie by class)."""
+        m = max(1, len(support.y) // (self.inner_batch_size or len(support.y)))
+        return Batch(support.x[k % m :: m], support.y[k % m :: m])
 
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
         phi = last(self.steps(theta, episode.support, self.inner_steps))
