@@ -9,7 +9,8 @@ from typing import Any, TextIO
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from torch import Tensor
 
 PLAIN_LINE_SECONDS = 10.0
@@ -115,18 +116,29 @@ class Ticker:
         self.last_line = self.began
         self.validation = ""
         if self.live:
-            columns = [TextColumn("[bold]step"), MofNCompleteColumn(), BarColumn(bar_width=24)]
-            more = [TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()]
-            self.bar = Progress(*columns, *more, TextColumn("{task.fields[note]}"), console=self.console)
+            whole = Column(no_wrap=True)  # rich would shorten the numbers before the words
+            count, left = MofNCompleteColumn(table_column=whole), TimeRemainingColumn(table_column=whole)
+            bar = BarColumn(bar_width=24 if self.console.width >= 110 else 8, table_column=whole)
+            texts = [TextColumn(text) for text in ("step", "{task.fields[rate]}", "left", "{task.fields[note]}")]
+            self.bar = Progress(texts[0], count, bar, texts[1], left, *texts[2:], console=self.console)
+            self.room = (
+                self.console.width
+                - 2 * len(str(total))
+                - (bar.bar_width or 0)
+                - len("step / 1.23e+03/s 0:00:00 left     ")
+            )
             self.task = self.bar.add_task("", total=total, completed=start, rate="", note="")
             self.bar.start()
 
     def tick(self, step: int, train: dict[str, float]) -> None:
         now = time.monotonic()
         rate = (step - self.start) / max(now - self.began, 1e-9)
-        note = plain({name.removeprefix("train/"): value for name, value in train.items()})
+        score = {name: value for name, value in train.items() if name != "train/query_loss"}
+        shown = score if train.get("train/query_loss") in score.values() else train  # regression: the loss is the score
+        note = plain({name.removeprefix("train/"): value for name, value in shown.items()})
         if self.live:
-            self.bar.update(self.task, completed=step, rate=f"{rate:.3g}/s", note=f"{note}  {self.validation}")
+            text = f"{self.validation}  {note}".strip()[: max(0, self.room)]
+            self.bar.update(self.task, completed=step, rate=f"{rate:.3g}/s", note=text)
         if now - self.last_line >= PLAIN_LINE_SECONDS:
             self.last_line = now
             left = (self.total - step) / max(rate, 1e-9)

@@ -86,6 +86,10 @@ class Reporter:
         self.ticker.validated({name: values[name]})
         self.board.flush()
 
+    def testing(self, step: int) -> None:
+        """The final test begins, on the checkpoint of ``step``."""
+        self.ticker.say(f"final test: {self.x.num_test_tasks} episodes with the best checkpoint, of step {step}")
+
     def test(self, step: int, scores: dict[str, Estimate], complexity: dict[str, float]) -> None:
         """Write results.json: every test metric as {mean, ci95, n}, beside the protocol that produced it."""
         x = self.x

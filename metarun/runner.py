@@ -102,6 +102,7 @@ class Runner:
     def test(self) -> dict[str, Estimate]:
         """The final test: the theta that was best on validation tasks, on fixed held-out episodes."""
         x, best = self.x, checkpoint.load(self.report.folder.checkpoints / "best.pt", self.x.device)
+        self.report.testing(best["step"])
         scores = self.scores("test", x.num_test_tasks, curve=True, theta=best["theta"])
         milliseconds = adaptation_milliseconds(x.test_learner, best["theta"], x.task.sample("test", range(8)))
         complexity = {"parameters": num_elements(best["theta"]), "adaptation_ms": milliseconds}
