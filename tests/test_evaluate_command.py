@@ -81,6 +81,14 @@ def test_a_prototypical_network_is_tested_with_other_ways(run_of):
     assert 0 <= more["test/accuracy"]["mean"] <= 1
 
 
+@pytest.mark.data
+def test_training_tasks_are_scored_with_the_ways_that_they_have(data_root, tmp_path):
+    words = ["task=omniglot", f"data_root={data_root}", "meta_learner=protonet", "task.train_num_ways=8"]
+    assert metarun(*words, *BUDGET, f"run_dir={tmp_path / 'run'}").code == 0
+    train = evaluation("maml", tmp_path / "run", "--split", "train")
+    assert train["train/accuracy"]["n"] == 6
+
+
 def test_another_number_of_episodes_another_split_and_another_checkpoint_are_their_own_files(run_of):
     run = run_of("maml")
     assert evaluation("maml", run, "evaluation.num_tasks=9")["test/mse"]["n"] == 9

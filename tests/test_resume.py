@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from metarun import runner
@@ -129,6 +130,43 @@ def test_a_process_that_gets_sigterm_from_outside_exits_with_143_and_can_be_cont
     assert busy.code == 1 and f"is in progress (process {job.pid})" in busy.err
     assert metarun(f"resume={run}", f"steps={step + 3}").code == 0
     assert checkpoint(run, "last")["step"] == step + 3
+
+
+NOISY = """
+from dataclasses import dataclass
+
+import torch
+from metarun.core import FewShotLearner, take_parameters
+from torch.func import functional_call
+
+
+@dataclass(frozen=True)
+class Noisy(FewShotLearner):
+    def init(self):
+        return take_parameters(self.base_learner)
+
+    def adapt(self, theta, support):
+        return {name: p + 0.1 * torch.randn(p.shape) for name, p in theta.items()}
+
+    def predict(self, phi, x):
+        return functional_call(self.base_learner, phi, (x,))
+"""
+
+
+@pytest.mark.parametrize("execution", ["looped", "vmapped"])
+def test_a_learner_that_draws_random_numbers_is_continued_bit_by_bit_too(execution, tmp_path, monkeypatch):
+    folder, whole, run = tmp_path / "mine", tmp_path / "whole", tmp_path / "run"
+    (folder / "meta_learner").mkdir(parents=True)
+    (folder / "noisy.py").write_text(NOISY)
+    (folder / "meta_learner" / "noisy.yaml").write_text("_target_: noisy.Noisy")
+    flag, words = f"--config-dir={folder}", [*TINY, f"execution={execution}", "meta_learner=noisy"]
+    assert metarun(flag, *words, f"run_dir={whole}").code == 0
+    with monkeypatch.context() as patch:
+        signals(patch, "train_step", 8, signal.SIGTERM)
+        assert metarun(flag, *words, f"run_dir={run}").code == 143
+    torch.manual_seed(99)
+    assert metarun(flag, f"resume={run}").code == 0
+    assert_as_if_never_stopped(run, whole)
 
 
 # ---- what is kept, and what may change ----

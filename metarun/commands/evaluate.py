@@ -2,16 +2,17 @@
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from metarun.build import GROUPS, build
+from metarun.build import GROUPS, Experiment, build
 from metarun.checkpoint import load, write_json
 from metarun.compose import composed, override_key, read_config, with_value
-from metarun.core import Params
+from metarun.core import MetaLearner, Params, hyperparameters
 from metarun.errors import ConfigError, MetarunError
 from metarun.evaluation import Estimate, adaptation_milliseconds, calibrated, chunks, evaluate, manifest
 from metarun.execution import stored
@@ -35,11 +36,12 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     state = load(folder.checkpoints / f"{checkpoint}.pt", x.device)
     _refuse_misfit(x.learner.init(), state["theta"])
     execution = stored(folder.path / "execution.json", like=x.execution)
+    learner = _for_split(x, split)
     started = time.time()
     with calibrated(x.learner, state["theta"], x.task, execution):
         episodes = chunks(x.task, split, x.num_test_tasks)
-        scores = evaluate(x.test_learner, state["theta"], episodes, execution, curve=True)
-    milliseconds = adaptation_milliseconds(x.test_learner, state["theta"], x.task.sample(split, range(8)))
+        scores = evaluate(learner, state["theta"], episodes, execution, curve=True)
+    milliseconds = adaptation_milliseconds(learner, state["theta"], x.task.sample(split, range(8)))
     protocol = {**x.protocol, "checkpoint": checkpoint, "checkpoint_step": state["step"], "split": split}
     protocol |= {"num_tasks": x.num_test_tasks, "manifest": manifest(x.task, split, x.num_test_tasks)}
     complexity = {"parameters": num_elements(state["theta"]), "adaptation_ms": milliseconds}
@@ -53,6 +55,13 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     except OSError as error:
         raise MetarunError(f"the scores above could not be written to {where}: {error.strerror}.") from error
     print(f"results: {where}")
+
+
+def _for_split(x: Experiment, split: str) -> MetaLearner:
+    """The learner of validation and test; on training tasks with the ways that those have."""
+    if split == "train" and "num_ways" in hyperparameters(x.test_learner):
+        return replace(x.test_learner, num_ways=x.task.train_num_ways)  # type: ignore[type-var]
+    return x.test_learner
 
 
 def changed(cfg: DictConfig, overrides: list[str], config_dirs: list[Path]) -> DictConfig:
