@@ -1,6 +1,7 @@
 """Keep what a run shows: python scripts/receipt.py RUN [NAME] writes docs/receipts/NAME.json, and the tables from them.
 
     python scripts/receipt.py RUN [NAME]     a receipt from a finished run
+    python scripts/receipt.py RUN/evaluations/FILE.json NAME     one from a later evaluation of it
     python scripts/receipt.py --tables       write the result table of README.md anew from all receipts
 
 A receipt holds the command, the commit, the versions, the seconds and the results of a finished run, and no path or host
@@ -29,8 +30,17 @@ HARDWARE = ("system", "python", "torch", "cpus", "threads", "gpu")
 OF_THE_MACHINE = ("run_dir=", "data_root=", "resume=")
 
 
-def receipt(run: Path) -> dict[str, Any]:
-    """The receipt of a completed run; raises SystemExit for one that is not, or whose code is no commit's."""
+def receipt(path: Path) -> dict[str, Any]:
+    """The receipt of a completed run, or of an evaluation of one; raises SystemExit where the code is no commit's."""
+    if path.suffix == ".json":
+        evaluation = json.loads(path.read_text())
+        kept = receipt(path.parent.parent)
+        words = " ".join(["metarun evaluate RUN", *evaluation["overrides"]])
+        results = {
+            name: value for name, value in evaluation.items() if "/" in name or name in ("protocol", "complexity")
+        }
+        return {**kept, "command": f"{words}   # RUN: {kept['command']}", "results": results}
+    run = path
     status, facts, results = (json.loads((run / f"{name}.json").read_text()) for name in ("status", "run", "results"))
     if status["state"] != "completed":
         sys.exit(f"{run} is {status['state']}, not completed.")
