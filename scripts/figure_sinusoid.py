@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from omegaconf import DictConfig, OmegaConf
 
 from metarun.build import build
 from metarun.checkpoint import load
+from metarun.compose import read_config
 
 WAVE = 4  # number of the test episode on the left
 STEPS = (0, 1, 10)
@@ -23,9 +23,7 @@ def main() -> None:
     if len(sys.argv) != 3:
         sys.exit(__doc__)
     run, out = Path(sys.argv[1]), Path(sys.argv[2])
-    cfg = OmegaConf.load(run / "config.yaml")
-    assert isinstance(cfg, DictConfig)
-    x = build(cfg)
+    x = build(read_config(run / "config.yaml"))
     theta = load(run / "checkpoints" / "best.pt", x.device)["theta"]
     draw = x.task.draw("test", [WAVE])
     support = x.task.episodes(draw).support
