@@ -8,7 +8,7 @@ from metarun.execution import Choice
 from metarun.logging import Board, MetricsFile, Ticker, plain
 from metarun.pictures import adaptation_curve, episode_grid
 from metarun.profiling import StepProfiler
-from metarun.runfolder import RunFolder
+from metarun.runfolder import RunFolder, tensorboard_command
 from metarun.trees import slice_tasks
 
 STEPS_SHOWN = (
@@ -111,7 +111,7 @@ class Reporter:
         """Say what was reached, where it lies and how to look at it."""
         print(self.summary(scores))
         print(f"results:     {self.folder.path / 'results.json'}")
-        print(f"tensorboard: tensorboard --logdir {self.folder.path}")
+        print(f"tensorboard: {tensorboard_command(self.folder.path)}")
 
     def summary(self, scores: dict[str, Estimate]) -> str:
         name = self.x.task.objective.score_name

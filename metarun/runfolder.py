@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -39,6 +40,13 @@ def new_name(label: str) -> str:
     """A fresh ``<date>/<time>-<label>-<hash>``; the hash keeps runs of the same second apart."""
     now = time.strftime("%Y-%m-%d/%H%M%S")
     return f"{now}-{slug(label)}-{short_hash(time.time_ns(), os.getpid())}"
+
+
+def tensorboard_command(folder: Path) -> str:
+    """How to look at ``folder``: by the command of this environment, whether or not it is on the PATH."""
+    beside = Path(sys.executable).with_name("tensorboard")
+    program = "tensorboard" if shutil.which("tensorboard") or not beside.is_file() else str(beside)
+    return f"{program} --logdir {folder}"
 
 
 class RunFolder:

@@ -19,7 +19,7 @@ from rich.table import Table
 from metarun.compose import composed, hydra_arguments, override_key, register_schema
 from metarun.errors import ConfigError
 from metarun.paths import config_dir
-from metarun.runfolder import RunFolder, new_name, short_hash, slug
+from metarun.runfolder import RunFolder, new_name, short_hash, slug, tensorboard_command
 
 POLL_SECONDS = 0.1
 OURS = ("sweep_dir", "jobs")
@@ -197,7 +197,7 @@ def _report(jobs: list[Job], folder: Path) -> int:
         )
         table.add_row(job.name, state, score, f"{job.seconds:.0f}", "" if job.code == 0 else "\n".join(_why(job)))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
-    print(f"runs:        {folder}\ntensorboard: tensorboard --logdir {folder}")
+    print(f"runs:        {folder}\ntensorboard: {tensorboard_command(folder)}")
     return 0 if all(job.code == 0 for job in jobs) else 1
 
 
