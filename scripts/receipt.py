@@ -46,7 +46,7 @@ def receipt(path: Path) -> dict[str, Any]:
         sys.exit(f"{run} is {status['state']}, not completed.")
     if not facts["git"] or facts["git"]["dirty"]:
         sys.exit(f"{run} ran code that no commit holds; run it again from a clean checkout.")
-    overrides = [text for text in facts["overrides"] if not text.startswith(OF_THE_MACHINE)]
+    overrides = [text for text in facts["history"][0]["overrides"] if not text.startswith(OF_THE_MACHINE)]
     return {
         "command": " ".join(["metarun", *overrides]),
         "commit": facts["git"]["commit"],
