@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from metarun.execution import Looped
 from tests.running import OUTSIDE, metarun, read, scores
 
 BUDGET = [
@@ -105,6 +106,16 @@ def test_a_long_curve_is_condensed_on_the_screen_and_whole_in_the_file(run_of):
     assert "test/mse_step_50" in outcome.out and "test/mse_step_37" not in outcome.out
     (written,) = (run / "evaluations").iterdir()
     assert sum(key.startswith("test/mse_step_") for key in read(written)) == 51
+
+
+def test_another_execution_is_used_and_another_precision_fits(run_of, monkeypatch):
+    run, asked = run_of("maml"), []
+    single = evaluation("maml", run)
+    monkeypatch.setattr(Looped, "map", lambda *args, used=Looped.map: asked.append(args) or used(*args))
+    evaluation("maml", run, "evaluation.num_tasks=4", "execution=looped")
+    assert len(asked) > 8  # the time of an adaptation takes 8 anyway
+    double = evaluation("maml", run, "dtype=float64")
+    assert double["test/mse"]["mean"] == pytest.approx(single["test/mse"]["mean"], rel=1e-4)
 
 
 MISTAKES = {

@@ -46,6 +46,9 @@ def evaluate(
 ) -> None:
     """Score a finished run again: with other adaptation steps, shots, ways, episodes or data."""
     from metarun.cli import trust
+    from metarun.process import prepare
+
+    prepare()
     from metarun.commands.evaluate import evaluate_run
 
     evaluate_run(run, overrides or [], split, checkpoint, trust(config_dir, allow))

@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
@@ -15,10 +16,10 @@ from metarun.compose import composed, override_key, read_config, with_value
 from metarun.core import MetaLearner, Params, hyperparameters
 from metarun.errors import ConfigError, MetarunError
 from metarun.evaluation import Estimate, adaptation_milliseconds, calibrated, chunks, evaluate, manifest
-from metarun.execution import stored
+from metarun.execution import Execution, stored
 from metarun.report import condensed
 from metarun.runfolder import RunFolder, short_hash, slug
-from metarun.trees import num_elements, tree_leaves
+from metarun.trees import num_elements, tree_leaves, zip_map
 
 CHANGEABLE = ("task", "meta_learner", "evaluation", "execution", "device", "data_root", "seed", "dtype")
 
@@ -34,17 +35,17 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
         )
     x = build(changed(read_config(folder.path / "config.yaml"), overrides, config_dirs))
     state = load(folder.checkpoints / f"{checkpoint}.pt", x.device)
-    _refuse_misfit(x.learner.init(), state["theta"])
-    execution = stored(folder.path / "execution.json", like=x.execution)
+    theta = _fitted(x.learner.init(), state["theta"])
+    execution = _execution(x, folder, overrides)
     learner = _for_split(x, split)
     started = time.time()
-    with calibrated(x.learner, state["theta"], x.task, execution):
+    with calibrated(x.learner, theta, x.task, execution):
         episodes = chunks(x.task, split, x.num_test_tasks)
-        scores = evaluate(learner, state["theta"], episodes, execution, curve=True)
-    milliseconds = adaptation_milliseconds(learner, state["theta"], x.task.sample(split, range(8)))
+        scores = evaluate(learner, theta, episodes, execution, curve=True)
+    milliseconds = adaptation_milliseconds(learner, theta, x.task.sample(split, range(8)))
     protocol = {**x.protocol, "checkpoint": checkpoint, "checkpoint_step": state["step"], "split": split}
     protocol |= {"num_tasks": x.num_test_tasks, "manifest": manifest(x.task, split, x.num_test_tasks)}
-    complexity = {"parameters": num_elements(state["theta"]), "adaptation_ms": milliseconds}
+    complexity = {"parameters": num_elements(theta), "adaptation_ms": milliseconds}
     results = {f"{split}/{name}": estimate._asdict() for name, estimate in scores.items()}
     where = folder.path / "evaluations" / f"{_name(overrides, split, checkpoint)}.json"
     content = {**results, "protocol": protocol, "complexity": complexity, "overrides": overrides, "argv": sys.argv}
@@ -85,14 +86,24 @@ def changed(cfg: DictConfig, overrides: list[str], config_dirs: list[Path]) -> D
     return cfg
 
 
-def _refuse_misfit(fresh: Params, saved: Params) -> None:
-    """The saved theta must have the shapes that this configuration needs."""
+def _execution(x: Experiment, folder: RunFolder, overrides: list[str]) -> Execution:
+    """The one that the run settled on, or another if ``overrides`` ask for it."""
+    if not any(override_key(text).split(".")[0] == "execution" for text in overrides):
+        return stored(folder.path / "execution.json", like=x.execution)
+    if x.execution.threads != "auto":
+        torch.set_num_threads(x.execution.threads)
+    return x.execution
+
+
+def _fitted(fresh: Params, saved: Params) -> Params:
+    """The saved theta in the dtype of a ``fresh`` one; raises ConfigError unless it has the shapes."""
     need, have = [[tuple(leaf.shape) for leaf in tree_leaves(tree)] for tree in (fresh, saved)]
     if need != have:
         a, b = next(((n, h) for n, h in zip(need, have, strict=False) if n != h), (len(need), len(have)))
         raise ConfigError(
             [f"the run's parameters do not fit: {a} is needed and {b} was trained. Keep the ways as trained."]
         )
+    return zip_map(lambda old, new: old.to(new.dtype), saved, fresh)
 
 
 def _name(overrides: list[str], split: str, checkpoint: str) -> str:
