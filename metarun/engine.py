@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from metarun.core import Episode, Metrics, Params
 from metarun.errors import MetarunError
-from metarun.execution import Execution, MetaLoss, TaskFunction
+from metarun.execution import Execution, MetaLoss, TaskFunction, generators_kept
 from metarun.trees import tree_flatten, tree_unflatten
 
 
@@ -48,7 +48,8 @@ class Compiled(Execution):
         leaves = [leaf.detach() for leaf in leaves]
         key = tuple((leaf.shape, leaf.dtype, leaf.device) for leaf in leaves)
         if key not in self.graphs:
-            self.graphs[key] = self._compiled(loss_fn, leaves, structure)
+            with generators_kept():  # tracing draws too, and a resumed run traces at another step
+                self.graphs[key] = self._compiled(loss_fn, leaves, structure)
         torch.compiler.cudagraph_mark_step_begin()
         return self.graphs[key](leaves)
 

@@ -193,16 +193,19 @@ def settle(execution: Execution, loss_fn: MetaLoss, theta: Params, episodes: Epi
     theta, num_tasks = detach(theta), len(tree_leaves(episodes)[0])
     candidates = execution.candidates()
     if tree_leaves(theta)[0].is_cuda and execution.convolution == "auto":
-        candidates = [replace(c, convolution=how) for c in candidates for how in ("native", "slices")]
+        candidates = [replace(c, convolution=how) for c in candidates for how in ("slices", "native")]
     if len(candidates) == 1 and execution.compile is False:
         return Choice(execution)
     # a chunk of 8 is the whole of a smaller meta-batch: keep the first of candidates that group the tasks alike
     distinct = {(type(c), c.sliced, str(c.parts(num_tasks))): c for c in reversed(candidates)}
     timings = _interleaved(list(distinct.values()), _thread_counts(execution, theta), loss_fn, theta, episodes)
+    if not timings:
+        return Choice(candidates[-1], notes=["none of the candidates fits into the device's memory as it is"])
     best, threads = _preferred(timings)
     torch.set_num_threads(threads)
-    milliseconds = {c.describe(): min(timings[c, n] for n in {n for _, n in timings}) for c in distinct.values()}
+    milliseconds = {c.describe(): min(ms for (other, _), ms in timings.items() if other == c) for c, _ in timings}
     choice = Choice(best, milliseconds | {best.describe(): timings[best, threads]}, [f"threads: {threads}"])
+    choice.notes += [f"out of memory: {c.describe()}" for c in distinct.values() if c.describe() not in milliseconds]
     if execution.compile is not False:
         _consider_compiling(choice, loss_fn, theta, episodes, steps)
     return choice
@@ -258,13 +261,16 @@ def _consider_compiling(choice: Choice, loss_fn: MetaLoss, theta: Params, episod
     compiled = Compiled(eager)
     start = time.perf_counter()
     try:
-        compiled.mean_grad(loss_fn, theta, episodes)
+        with generators_kept():
+            compiled.mean_grad(loss_fn, theta, episodes)
     except CompilationFailed as error:
         return choice.notes.append(f"not compiled: {error}")
     choice.notes.append(f"compiled in {time.perf_counter() - start:.0f} s")
     threads = torch.get_num_threads()
-    timing = _interleaved([compiled], [threads], loss_fn, theta, episodes)[compiled, threads]
-    choice.milliseconds[compiled.describe()] = timing
+    timings = _interleaved([compiled], [threads], loss_fn, theta, episodes)
+    if not timings:
+        return choice.notes.append("not compiled: the compiled graph runs out of memory")
+    timing = choice.milliseconds[compiled.describe()] = timings[compiled, threads]
     if eager.compile is True or timing < milliseconds:
         choice.execution = compiled
     else:
@@ -275,19 +281,31 @@ def _consider_compiling(choice: Choice, loss_fn: MetaLoss, theta: Params, episod
 def _interleaved(
     candidates: list[Execution], thread_counts: list[int], loss_fn: MetaLoss, theta: Params, episodes: Episode
 ) -> dict[tuple[Execution, int], float]:
-    """Best milliseconds of each candidate with each number of threads, in turns: a busy machine slows all alike."""
+    """Best milliseconds of each candidate with each number of threads, in turns: a busy machine slows all alike.
+
+    A candidate that does not fit into the device's memory is left out.
+    """
     best = {(candidate, threads): float("inf") for candidate in candidates for threads in thread_counts}
     rounds, start = 0, 0.0
-    with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
+    with generators_kept():
         while rounds < 3 or (rounds < 50 and time.perf_counter() - start < MEASURE_SECONDS * len(best)):
-            for (candidate, threads), milliseconds in best.items():
+            for (candidate, threads), milliseconds in list(best.items()):
                 torch.set_num_threads(threads)
-                seconds = _seconds(candidate, loss_fn, theta, episodes)
+                try:
+                    seconds = _seconds(candidate, loss_fn, theta, episodes)
+                except torch.OutOfMemoryError:
+                    del best[candidate, threads]
+                    continue
                 if rounds:  # the first round warms up
                     best[candidate, threads] = min(milliseconds, seconds * 1e3)
             rounds += 1
             start = start or time.perf_counter()
     return best
+
+
+def generators_kept() -> Any:
+    """A context that leaves torch's generators as they were: measuring and compiling must not move a learner's draws."""
+    return torch.random.fork_rng(list(range(torch.cuda.device_count())))
 
 
 def _seconds(execution: Execution, loss_fn: MetaLoss, theta: Params, episodes: Episode) -> float:

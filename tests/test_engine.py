@@ -54,6 +54,20 @@ def test_a_compiled_run_is_the_eager_run_to_float32_rounding():
     assert relative_error(ends[1], ends[0]) < FLOAT32
 
 
+@needs_compiler
+def test_compiling_does_not_move_the_draws_of_a_learner():
+    def noisy(theta, episode):
+        loss = (theta["w"] * torch.randn(())).sum() + 0 * episode.support.x.sum()
+        return loss, {"loss": loss.detach()}
+
+    theta, episodes, compiled = {"w": torch.ones(2)}, image_episodes(2), Compiled(Vmapped(None))
+    draws = []
+    for _ in range(2):  # with compiling, and without
+        torch.manual_seed(0)
+        draws.append([compiled.mean_grad(noisy, theta, episodes)[1]["loss"].item() for _ in range(3)])
+    assert draws[0] == draws[1] and len(set(draws[0])) == 3
+
+
 def test_a_graph_that_cannot_be_made_is_a_failure_with_one_line():
     def impossible(theta, episode):
         if episode.support.x.sum() > 0:  # a branch on a value cannot be traced

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from metarun.adaptation import last, recomputing, repeat
-from metarun.execution import Looped, Vmapped, named
+from metarun.execution import Auto, Looped, Vmapped, named, settle
 from tests.helpers import BASES, LEARNERS, image_episodes, make, meta_gradient, relative_error
 from tests.test_execution import nodes, saved
 
@@ -98,6 +98,17 @@ def test_a_run_out_of_memory_goes_on_with_less_and_to_the_same_gradient():
             execution = execution.smaller(8)
     assert execution.describe() == "tightmemory_2_recomputed" or execution.chunk == 2
     assert relative_error(gradient, expected) < SAME
+
+
+def test_a_candidate_without_enough_memory_is_passed_over_when_measuring():
+    class Tight(Auto):
+        def candidates(self):
+            return [TightMemory(None), Looped()]
+
+    built, theta = make("maml", "mlp")
+    choice = settle(Tight(None, compile=False), built.meta_loss, theta, image_episodes(8), steps=1)
+    assert choice.execution == Looped()
+    assert "out of memory: tightmemory" in choice.notes
 
 
 def test_the_oracle_of_one_task_is_unchanged_when_steps_are_recomputed():
