@@ -146,4 +146,4 @@ class Runner:
         self.step, self.validated, self.best = state["step"], state["validated"], state["best"]
         self.means = Means(**state["means"])
         torch.set_rng_state(state["generators"]["cpu"].cpu())
-        torch.cuda.set_rng_state_all([generator.cpu() for generator in state["generators"]["cuda"]])
+        torch.cuda.set_rng_state_all([g.cpu() for g in state["generators"]["cuda"][: torch.cuda.device_count()]])
