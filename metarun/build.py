@@ -105,7 +105,8 @@ def _problems_at_the_root(plain: dict[str, Any]) -> list[str]:
             problems.append(f"{key} is {plain[key]}, but must be above 0, or null for no clipping.")
     if plain["clip_norm"] is not None and plain["clip_value"] is not None:
         problems.append("clip_norm and clip_value are both set; keep one of them.")
-    if plain["tf32"] and not str(plain["device"]).startswith("cuda") and not torch.cuda.is_available():
+    on_gpu = str(plain["device"]).startswith("cuda") or (plain["device"] == "auto" and torch.cuda.is_available())
+    if plain["tf32"] and not on_gpu:
         problems.append("tf32=true has no effect without a CUDA device; set it to false.")
     inner_steps = plain["evaluation"]["inner_steps"]
     if inner_steps is not None and inner_steps < 0:
@@ -195,7 +196,7 @@ def _assemble(
     shapes |= {"base_learner": base_learner, "objective": task.objective, "num_ways": task.train_num_ways}
     problems += _ways_problems(task, calls["meta_learner"])
     learner = None if problems else _attempt(problems, "meta_learner", calls["meta_learner"], **shapes)
-    problems += [] if learner is None else _evaluation_problems(learner, plain["evaluation"]["inner_steps"])
+    problems += [] if learner is None else _step_problems(learner, plain["evaluation"]["inner_steps"])
     if problems or learner is None:
         raise ConfigError(problems)
     return _experiment(plain, calls, task, learner, execution)
@@ -251,11 +252,13 @@ def _ways_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[
     return []
 
 
-def _evaluation_problems(learner: MetaLearner, inner_steps: int | None) -> list[str]:
+def _step_problems(learner: MetaLearner, inner_steps: int | None) -> list[str]:
     if inner_steps is not None and "inner_steps" not in hyperparameters(learner):
         return [
             f"evaluation.inner_steps has no effect: {type(learner).__name__} takes no adaptation steps; set it to null."
         ]
+    if getattr(learner, "inner_steps", 0) < 0:
+        return [f"meta_learner.inner_steps is {learner.inner_steps}, but must be 0 or more."]  # type: ignore[attr-defined]
     return []
 
 

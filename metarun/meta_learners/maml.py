@@ -23,6 +23,7 @@ from torch.func import functional_call
 from metarun.adaptation import descent, first_order_descent, last
 from metarun.core import Batch, FewShotLearner, Params, take_parameters
 from metarun.models.layers import with_support
+from metarun.models.parts import part_of
 from metarun.trees import select
 
 
@@ -32,6 +33,10 @@ class MAML(FewShotLearner):
     inner_steps: int
     first_order: bool
     adapted: Literal["all", "body", "head"]
+
+    def __post_init__(self) -> None:
+        if self.adapted != "all":
+            part_of(self.base_learner, self.adapted)
 
     def init(self) -> Params:
         return take_parameters(self.base_learner)

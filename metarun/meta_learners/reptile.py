@@ -29,6 +29,12 @@ class Reptile(FewShotLearner):
     inner_steps: int
     inner_batch_size: int | None
 
+    def __post_init__(self) -> None:
+        if self.inner_batch_size is not None and self.inner_batch_size < 1:
+            raise ValueError(
+                f"inner_batch_size is {self.inner_batch_size}; use 1 or more, or null for all the support."
+            )
+
     def init(self) -> Params:
         return take_parameters(self.base_learner)
 
@@ -50,7 +56,10 @@ class Reptile(FewShotLearner):
             yield phi
 
     def minibatch(self, support: Batch, k: int) -> Batch:
-        """Every m-th support row, from row k on: m different minibatches, each with all classes (rows lie by class)."""
+        """Every m-th support row, from row k on: m different minibatches of at least ``inner_batch_size`` rows.
+
+        Rows lie by class, so each minibatch has every class where a class has m rows or more.
+        """
         m = max(1, len(support.y) // (self.inner_batch_size or len(support.y)))
         return Batch(support.x[k % m :: m], support.y[k % m :: m])
 

@@ -5,15 +5,16 @@ from torch import nn
 
 def body_of(net: nn.Module) -> nn.Module:
     """The feature extractor of ``net``; raises ValueError where it has none."""
-    return _part(net, "body")
+    return part_of(net, "body")
 
 
 def head_of(net: nn.Module) -> nn.Module:
     """The output layer of ``net``; raises ValueError where it has none."""
-    return _part(net, "head")
+    return part_of(net, "head")
 
 
-def _part(net: nn.Module, name: str) -> nn.Module:
+def part_of(net: nn.Module, name: str) -> nn.Module:
+    """The child ``name`` of ``net``; raises ValueError where it has none."""
     parts = dict(net.named_children())
     if name not in parts:
         raise ValueError(
