@@ -123,7 +123,8 @@ class RunFolder:
         write_atomically(self.path / "freeze.txt", ("\n".join(packages) + "\n").encode())
 
     def _git(self) -> dict[str, Any]:
-        """The commit of the code that runs, and its uncommitted changes in git.diff; nothing outside a checkout."""
+        """The commit of the code that runs, with its uncommitted changes in git.diff and the names of its untracked files;
+        nothing outside a checkout."""
         here = Path(__file__).resolve().parent
 
         def git(*words: str) -> str:
@@ -135,7 +136,9 @@ class RunFolder:
             diff = git("diff", "HEAD")
             if diff:
                 write_atomically(self.path / "git.diff", diff[:1_000_000].encode())
-            return {"git": {"commit": git("rev-parse", "HEAD").strip(), "dirty": bool(diff)}}
+            added = git("ls-files", "--others", "--exclude-standard", "--", ".", "../configs").splitlines()
+            commit = git("rev-parse", "HEAD").strip()
+            return {"git": {"commit": commit, "dirty": bool(diff or added), "untracked": added}}
         except (OSError, subprocess.CalledProcessError):
             return {"git": None}
 

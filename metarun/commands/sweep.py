@@ -67,8 +67,8 @@ def sweep(arguments: list[str], config_dirs: list[Path]) -> int:
                 for text in wrong
             ]
         )
-    own = dict(text.split("=", 1) for text in arguments if text.split("=")[0] in OURS)
-    rest = [text for text in arguments if text.split("=")[0] not in OURS]
+    own = dict(text.split("=", 1) for text in arguments if text.startswith(tuple(f"{name}=" for name in OURS)))
+    rest = [text for text in arguments if text.partition("=")[0] not in own]
     folder = Path(own.get("sweep_dir", Path("runs", new_name("sweep")))).expanduser().resolve()
     slots = Slots(_number_of_jobs(own.get("jobs", "1")))
     combinations = _combinations(rest)
