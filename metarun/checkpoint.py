@@ -42,6 +42,18 @@ def save(path: Path, state: dict[str, Any]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
+def generators() -> dict[str, Any]:
+    """The states of torch's generators; a run on the CPU does not wake the GPUs for it."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []}
+
+
+def set_generators(states: dict[str, Any]) -> None:
+    """Set what ``generators`` gave, as far as this machine has the devices."""
+    torch.set_rng_state(states["cpu"].cpu())
+    if states["cuda"] and torch.cuda.is_initialized():
+        torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"][: torch.cuda.device_count()]])
+
+
 def load(path: Path, device: torch.device) -> dict[str, Any]:
     """Load what ``save`` wrote; raises CheckpointError for a damaged, foreign or absent file."""
     if not path.is_file():

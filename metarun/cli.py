@@ -9,7 +9,7 @@ from pathlib import Path
 
 from metarun import __version__
 from metarun.errors import ConfigError, Interrupted, MetarunError
-from metarun.help import COMMANDS, help_text
+from metarun.help import COMMANDS, SWEEP_KEYS, help_text
 
 HYDRA_SHOWS = (
     "--cfg",
@@ -70,10 +70,21 @@ def hydra_style(arguments: list[str]) -> int:
         from metarun.commands.sweep import sweep
 
         return sweep(rest, folders)
+    refuse_misplaced(rest)
     if any(text.startswith("-") for text in rest):
         return hydra_only(rest, folders)
     flags = [*(f"--config-dir={name}" for name in options.config_dir), *(f"--allow={name}" for name in options.allow)]
     return single(rest, folders, flags)
+
+
+def refuse_misplaced(rest: list[str]) -> None:
+    """Words that mean something elsewhere on the command line."""
+    problems = [
+        f"{text}: goes with a sweep: metarun -m {text} ..." for text in rest if text.split("=")[0] in SWEEP_KEYS
+    ]
+    problems += [f"{text}: the command comes first: metarun {text} ..." for text in rest if text in COMMANDS]
+    if problems:
+        raise ConfigError(problems)
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -5,7 +5,7 @@ devices, optimizers, logging and configuration exist once, elsewhere.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
@@ -79,9 +79,9 @@ class MetaLearner(ABC):
         """A scalar whose autograd gradient with respect to theta is this task's meta-gradient."""
         return self.query_loss(self.adapt(theta, episode.support), episode.query)
 
-    def trajectory(self, theta: Params, support: Any, steps: int) -> list[Params]:
-        """phi after 0, 1, ..., ``steps`` adaptation steps. Learners that pass through them on the way override this."""
-        return [replace(self, inner_steps=k).adapt(theta, support) for k in range(steps + 1)]  # type: ignore[type-var]
+    def trajectory(self, theta: Params, support: Any, steps: int) -> Iterator[Params]:
+        """phi after 0, 1, ..., ``steps`` adaptation steps, one by one. Learners that pass through them override this."""
+        return (replace(self, inner_steps=k).adapt(theta, support) for k in range(steps + 1))  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from metarun.core import Episode, MetaLearner, Metrics, Params, TaskDistribution, hyperparameters
-from metarun.execution import Execution, Looped
+from metarun.execution import Execution, Looped, generators_kept
 from metarun.models.layers import evaluating, norms, recording
 from metarun.trees import num_elements, slice_tasks, tree_leaves
 
@@ -56,7 +56,7 @@ def evaluate(
         if curve:
             phis = learner.trajectory(theta, episode.support, learner.inner_steps)  # type: ignore[attr-defined]
         else:
-            phis = [learner.adapt(theta, episode.support)]
+            phis = iter([learner.adapt(theta, episode.support)])
         return [learner.query_loss(phi, episode.query)[1] for phi in phis]
 
     rows: list[list[Metrics]] = []
@@ -122,16 +122,17 @@ def modules_of(learner: MetaLearner) -> list[nn.Module]:
 
 
 @contextmanager
-def _generators_kept() -> Iterator[None]:
-    with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
-        torch.manual_seed(0)  # so that a learner that draws gives the same score each time
+def fixed_draws() -> Iterator[None]:
+    """Inside, a learner that draws gives the same score each time; on leaving, the generators are as they were."""
+    with generators_kept():
+        torch.manual_seed(0)
         yield
 
 
 @contextmanager
 def still(learner: MetaLearner) -> Iterator[None]:
     """Modules in evaluation mode, and generators that are set back on leaving."""
-    with _generators_kept(), ExitStack() as stack:
+    with fixed_draws(), ExitStack() as stack:
         for module in modules_of(learner):
             stack.enter_context(evaluating(module))
         yield
@@ -156,7 +157,7 @@ def calibrated(learner: MetaLearner, theta: Params, task: TaskDistribution, exec
         return collected
 
     if layers:
-        with _generators_kept():
+        with fixed_draws():
             parts = [execution.map(seen, theta, chunk) for chunk in chunks(task, "train", CALIBRATION_TASKS)]
         for name, layer in layers.items():
             means = torch.cat([part[f"{name}.mean"] for part in parts])  # [tasks, C]

@@ -9,6 +9,7 @@ COMMANDS = {
     "evaluate": "score a finished run again, with other steps, shots, ways or data",
     "doctor": "what works on this machine, what is slow or missing, and the fix",
 }
+SWEEP_KEYS = ("sweep_dir", "jobs")  # set beside -m
 ORDER = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution", "evaluation", "experiment")
 
 

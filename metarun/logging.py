@@ -185,8 +185,12 @@ class Means:
             self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
         self.count += 1
 
+    def read(self) -> dict[str, float]:
+        """The means so far."""
+        return {name: (total / self.count).item() for name, total in self.sums.items()}
+
     def take(self) -> dict[str, float]:
         """The means since the last call."""
-        means = {name: (total / self.count).item() for name, total in self.sums.items()}
+        means = self.read()
         self.sums, self.count = {}, 0
         return means

@@ -52,8 +52,11 @@ class Reporter:
 
     def _show_an_episode(self) -> None:
         episode = slice_tasks(self.x.task.sample("train", [0]), 0)
-        if isinstance(episode.support, Batch) and len(self.x.task.input_shape) == 3:
-            self.board.images("episode", episode_grid(episode, int(episode.support.y.max()) + 1), 0)
+        ways = self.x.task.train_num_ways
+        if not ways or not isinstance(episode.support, Batch) or len(self.x.task.input_shape) != 3:
+            return
+        if all(len(batch.y) % ways == 0 for batch in episode):
+            self.board.images("episode", episode_grid(episode, ways), 0)
 
     def execution(self, choice: Choice) -> None:
         """Remember which execution the run uses from here on; say what was measured to choose it, and why."""

@@ -50,7 +50,7 @@ def tensorboard_command(folder: Path) -> str:
 
 
 class RunFolder:
-    """Paths and status of a run; ``create`` makes it, ``open`` finds an existing one."""
+    """Paths and status of a run; ``create`` makes it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -8,8 +8,9 @@ from metarun import checkpoint
 from metarun.build import Experiment
 from metarun.errors import Interrupted, refuse_divergence
 from metarun.evaluation import Estimate, adaptation_milliseconds, calibrated, chunks, evaluate
-from metarun.execution import Choice, settle, stored
+from metarun.execution import Choice, stored
 from metarun.logging import Means
+from metarun.measuring import settle
 from metarun.report import Reporter
 from metarun.signals import StopRequest
 from metarun.stream import meta_batches
@@ -39,6 +40,7 @@ class Runner:
                 self.train()
                 return self.test()
             except Interrupted:
+                refuse_divergence(self.means.read(), self.step, self.x.seed)
                 self.save("last")
                 raise
 
@@ -121,8 +123,7 @@ class Runner:
             self.execution = stored(path, like=self.x.execution)
             return
         episodes = self.x.task.sample("train", range(self.x.meta_batch_size))
-        choice = settle(self.x.execution, self.x.learner.meta_loss, self.theta, episodes, self.x.steps)
-        self.use(choice)
+        self.use(settle(self.x.execution, self.x.learner.meta_loss, self.theta, episodes, self.x.steps))
 
     def use(self, choice: Choice) -> None:
         self.execution = choice.execution
@@ -132,7 +133,7 @@ class Runner:
         state = {"format": 1, "theta": self.theta, "step": self.step, "validated": self.validated, "best": self.best}
         state["means"] = self.means.state()
         state |= {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
-        state["generators"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+        state["generators"] = checkpoint.generators()
         checkpoint.save(self.report.folder.checkpoints / f"{name}.pt", state)
 
     def restore(self, name: str) -> None:
@@ -145,5 +146,4 @@ class Runner:
         self.scheduler.load_state_dict(state["scheduler"])
         self.step, self.validated, self.best = state["step"], state["validated"], state["best"]
         self.means = Means(**state["means"])
-        torch.set_rng_state(state["generators"]["cpu"].cpu())
-        torch.cuda.set_rng_state_all([g.cpu() for g in state["generators"]["cuda"][: torch.cuda.device_count()]])
+        checkpoint.set_generators(state["generators"])

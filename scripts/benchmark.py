@@ -124,7 +124,7 @@ def with_fused_norms(net: Any) -> Any:
 
 def metarun_engine(execution: Callable[[], Any]) -> Callable[[Work, Any], Callable[[], list[Any]]]:
     def prepare(work: Work, dtype: Any) -> Callable[[], list[Any]]:
-        from metarun.execution import settle
+        from metarun.measuring import settle
         from metarun.trees import tree_leaves
 
         net, objective, episodes = parts(work, dtype)

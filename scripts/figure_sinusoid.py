@@ -35,7 +35,7 @@ def main() -> None:
     left.plot(grid, truth, color="0.6", linewidth=3, label="the wave")
     inputs = torch.from_numpy(grid).to(support.x)[:, None]
     first = type(support)(support.x[0], support.y[0])
-    phis = x.test_learner.trajectory(theta, first, max(STEPS))
+    phis = list(x.test_learner.trajectory(theta, first, max(STEPS)))
     for k in STEPS:
         outputs = x.test_learner.predict(phis[k], inputs).detach()  # type: ignore[attr-defined]
         left.plot(grid, outputs[:, 0], "--" if k == 0 else "-", label=f"after {k} step{'s' * (k != 1)}")

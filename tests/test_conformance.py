@@ -213,7 +213,7 @@ def test_step_k_of_a_trajectory_is_the_adaptation_of_k_steps(case):
     if "inner_steps" not in hyperparameters(case.learner):
         pytest.skip("takes no inner steps")
     support = slice_tasks(case.episodes, 0).support
-    trajectory = case.learner.trajectory(case.theta, support, 3)
+    trajectory = list(case.learner.trajectory(case.theta, support, 3))
     assert len(trajectory) == 4
     for k, phi in enumerate(trajectory):
         assert_same(phi, replace(case.learner, inner_steps=k).adapt(case.theta, support))

@@ -8,7 +8,8 @@ import torch
 
 from metarun import engine
 from metarun.engine import CompilationFailed, Compiled
-from metarun.execution import Auto, Looped, Vmapped, named, settle
+from metarun.execution import Auto, Looped, Vmapped, named
+from metarun.measuring import settle
 from tests.helpers import image_episodes, make, relative_error
 
 FLOAT32 = 1e-4  # accumulated float32 rounding of a few thousand operations in another order

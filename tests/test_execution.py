@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metarun.execution import Auto, Choice, Execution, Looped, Vmapped, named, settle
+from metarun.execution import Auto, Choice, Execution, Looped, Vmapped, named
+from metarun.measuring import settle
 from metarun.objectives import CROSS_ENTROPY
 from metarun.trees import slice_tasks, tree_map
 from tests.helpers import BASES, LEARNERS, image_episodes, make, meta_gradient, one_episode, relative_error

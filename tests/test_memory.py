@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from metarun.adaptation import last, recomputing, repeat
-from metarun.execution import Auto, Looped, Vmapped, named, settle
+from metarun.execution import Auto, Looped, Vmapped, named
+from metarun.measuring import settle
 from tests.helpers import BASES, LEARNERS, image_episodes, make, meta_gradient, relative_error
 from tests.test_execution import nodes, saved
 

@@ -360,7 +360,7 @@ def test_permuting_the_class_labels_permutes_the_outputs_of_protonet():
 def test_step_k_of_a_trajectory_is_the_adaptation_of_k_steps(learner, base):
     built, theta = make(learner, base)
     support = one_episode().support
-    trajectory = built.trajectory(theta, support, 4)
+    trajectory = list(built.trajectory(theta, support, 4))
     assert len(trajectory) == 5
     for k, phi in enumerate(trajectory):
         expected = replace(built, inner_steps=k).adapt(theta, support)
@@ -372,7 +372,7 @@ def test_step_k_of_a_trajectory_is_the_adaptation_of_k_steps(learner, base):
 @pytest.mark.parametrize("learner", ["maml", "fomaml", "anil", "reptile"])
 def test_no_inner_step_means_no_adaptation(learner, base):
     built, theta = make(learner, base)
-    phi = built.trajectory(theta, one_episode().support, 0)[0]
+    [phi] = built.trajectory(theta, one_episode().support, 0)
     assert all(torch.equal(phi[name], p) for name, p in theta.items())
 
 

@@ -13,6 +13,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from metarun.process import SPIN_COUNT
+
 GIB = 2**30
 NEEDED_DISK = 2 * GIB
 DATA_SETS = {"omniglot": "omniglot-py/images_background.zip"}
@@ -64,11 +66,11 @@ def _processor() -> Iterator[Finding]:
         yield Finding("threads", "ok", f"{threads} of {cpus} cores")
     if load > 0.5 * cpus:
         yield Finding("load", "slow", f"{load:.1f} running on {cpus} cores", "timings and execution=auto are less sure")
-    policy = os.environ.get("OMP_WAIT_POLICY", "")
-    if policy.upper() != "PASSIVE":
-        yield Finding("waiting", "slow", f"OMP_WAIT_POLICY={policy}: waiting threads spin", "unset OMP_WAIT_POLICY")
+    own = [f"{name}={os.environ[name]}" for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ]
+    if own == [f"GOMP_SPINCOUNT={SPIN_COUNT}"]:
+        yield Finding("waiting", "ok", "threads that wait spin briefly, then sleep")
     else:
-        yield Finding("waiting", "ok", "threads sleep while they wait (OMP_WAIT_POLICY=PASSIVE)")
+        yield Finding("waiting", "info", f"as your environment says ({', '.join(own)})")
     yield _allocator()
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,11 +19,11 @@ from rich.table import Table
 
 from metarun.compose import composed, hydra_arguments, override_key, register_schema
 from metarun.errors import ConfigError
+from metarun.help import SWEEP_KEYS
 from metarun.paths import config_dir
 from metarun.runfolder import RunFolder, new_name, short_hash, slug, tensorboard_command
 
 POLL_SECONDS = 0.1
-OURS = ("sweep_dir", "jobs")
 NOT_IN_A_SWEEP = ("run_dir", "resume")  # every run has a folder of its own, and continues it
 
 
@@ -33,8 +34,25 @@ class Job:
     folder: RunFolder
     process: subprocess.Popen | None = None
     code: int | None = None
+    slot: int = 0
     began: float = 0.0
     seconds: float = 0.0
+
+
+def usable_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs by index, as the environment limits them or the driver lists them; asked without importing torch."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listing = subprocess.run(
+        ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=False
+    )
+    return listing.stdout.split() if listing.returncode == 0 else []
 
 
 @dataclass
@@ -42,16 +60,15 @@ class Slots:
     """How many jobs at a time, and what each may use: cores are shared out, GPUs go round."""
 
     jobs: int
-    gpus: list[str] = field(
-        default_factory=lambda: [g for g in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if g]
-    )
+    gpus: list[str] = field(default_factory=visible_gpus)
 
-    def environment(self, number: int) -> dict[str, str]:
+    def environment(self, slot: int) -> dict[str, str]:
+        """The environment of a job in slot 0 ... ``jobs`` - 1."""
         environment = dict(os.environ)
         if self.jobs > 1:
-            environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.jobs)))
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cpus() // self.jobs)))
             if self.gpus:
-                environment["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
+                environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
         return environment
 
 
@@ -67,7 +84,7 @@ def sweep(arguments: list[str], config_dirs: list[Path]) -> int:
                 for text in wrong
             ]
         )
-    own = dict(text.split("=", 1) for text in arguments if text.startswith(tuple(f"{name}=" for name in OURS)))
+    own = dict(text.split("=", 1) for text in arguments if text.startswith(tuple(f"{name}=" for name in SWEEP_KEYS)))
     rest = [text for text in arguments if text.partition("=")[0] not in own]
     folder = Path(own.get("sweep_dir", Path("runs", new_name("sweep")))).expanduser().resolve()
     slots = Slots(_number_of_jobs(own.get("jobs", "1")))
@@ -141,6 +158,7 @@ def _run_all(jobs: list[Job], slots: Slots, flags: list[str]) -> None:
                 job.code = 0
                 print(f"[{number + 1}/{len(jobs)}] {job.name}: completed before, kept", file=sys.stderr)
                 continue
+            job.slot = min(set(range(slots.jobs)) - {other.slot for other in running})
             _start(job, number, len(jobs), slots, flags)
             running.append(job)
         for number in stop[passed_on:]:
@@ -168,7 +186,7 @@ def _start(job: Job, number: int, total: int, slots: Slots, flags: list[str]) ->
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=slots.environment(number),
+            env=slots.environment(job.slot),
             start_new_session=True,  # Ctrl-C reaches the parent alone, which passes it on
         )
 
@@ -179,7 +197,8 @@ def _ended(job: Job, jobs: list[Job]) -> bool:
     if job.code is None:
         return False
     job.seconds = time.monotonic() - job.began
-    outcome = "completed" if job.code == 0 else f"failed, exit code {job.code}"
+    outcomes = {0: "completed", 130: "interrupted", 143: "interrupted"}
+    outcome = outcomes.get(job.code, f"failed, exit code {job.code}")
     print(f"[{jobs.index(job) + 1}/{len(jobs)}] {job.name}: {outcome} after {job.seconds:.0f} s", file=sys.stderr)
     return True
 

@@ -22,6 +22,7 @@ from metarun.runner import Runner
 
 CHANGEABLE = ("steps", "device", "data_root", "log_every")  # what a resumed run may have other than it began
 PLACE = ("resume", "run_dir")
+PLANNED = ("T_max", "total_iters", "total_steps")  # lengths of schedules; a step_size can equal steps by chance
 STATE_OF = {Diverged: "diverged", Interrupted: "interrupted"}
 DISK_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
 
@@ -86,7 +87,7 @@ def _continued(folder: RunFolder, overrides: list[str]) -> Job:
             f"steps={cfg.steps}: scheduler.{name} was planned for {value} steps, so a longer or shorter run is another "
             "run; start it with another run_dir, or begin with scheduler=constant."
             for name, value in (cfg.scheduler or {}).items()
-            if value == trained_for and not isinstance(value, bool)
+            if name in PLANNED and value == trained_for > 1
         ]
     if problems:
         raise ConfigError(problems)

@@ -8,12 +8,13 @@ to MAML with ``adapted: head`` to rounding. The base learner must have the parts
 Raghu et al., ICLR 2020, https://arxiv.org/abs/1909.09157. Cost: one pass through the body, steps through the head.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 from torch.func import functional_call
 
-from metarun.adaptation import descent
+from metarun.adaptation import descent, last
 from metarun.core import Batch, FewShotLearner, Params, take_parameters
 from metarun.models.layers import with_support
 from metarun.models.parts import body_of, head_of
@@ -33,9 +34,9 @@ class ANIL(FewShotLearner):
         return take_parameters(self.base_learner)
 
     def adapt(self, theta: Params, support: Batch) -> Params:
-        return self.trajectory(theta, support, self.inner_steps)[-1]
+        return last(self.trajectory(theta, support, self.inner_steps))
 
-    def trajectory(self, theta: Params, support: Batch, steps: int) -> list[Params]:
+    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
         net = self.base_learner
         z = functional_call(body_of(net), under(theta, "body"), (support.x,))  # [S, D]
 
@@ -44,7 +45,7 @@ class ANIL(FewShotLearner):
 
         heads = descent(support_loss, under(theta, "head"), self.inner_lr, steps, Batch(z, support.y))
         body = with_support(net, theta, support.x)  # the body does not adapt, so neither do its statistics
-        return [{**body, **{f"head.{name}": p for name, p in head.items()}} for head in heads]
+        return ({**body, **{f"head.{name}": p for name, p in head.items()}} for head in heads)
 
     def predict(self, phi: Params, x: Tensor) -> Tensor:
         return functional_call(self.base_learner, phi, (x,))

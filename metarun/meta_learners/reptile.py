@@ -41,8 +41,8 @@ class Reptile(FewShotLearner):
     def adapt(self, theta: Params, support: Batch) -> Params:
         return with_support(self.base_learner, last(self.steps(theta, support, self.inner_steps)), support.x)
 
-    def trajectory(self, theta: Params, support: Batch, steps: int) -> list[Params]:
-        return [with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps)]
+    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
 
     def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
         def loss(weights: Params, batch: Batch) -> Tensor:

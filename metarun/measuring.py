@@ -1,0 +1,126 @@
+"""What ``execution=auto`` measures on the first meta-batch, and what it concludes."""
+
+import time
+from dataclasses import replace
+
+import torch
+
+from metarun.core import Episode, Params
+from metarun.engine import CompilationFailed, Compiled
+from metarun.execution import Choice, Execution, MetaLoss, generators_kept
+from metarun.trees import detach, tree_leaves
+
+SLOW_MS, HOPELESS = 500.0, 2.0  # a candidate this slow, and so many times the best one's time, is not tried again
+MEASURE_SECONDS = 0.4  # of repeated meta-gradients for each candidate, once warm
+COMPILE_SECONDS = 60.0  # what a first compilation may cost
+OVERHEAD_MS = 50.0  # on a CPU, a slower meta-gradient is spent in kernels that compiling does not speed up
+
+
+def settle(execution: Execution, loss_fn: MetaLoss, theta: Params, episodes: Episode, steps: int) -> Choice:
+    """Choose, by measuring on one meta-batch, what a run of ``steps`` steps will use throughout."""
+    if execution.threads != "auto":
+        torch.set_num_threads(execution.threads)
+    theta, num_tasks = detach(theta), len(tree_leaves(episodes)[0])
+    candidates = execution.candidates()
+    if tree_leaves(theta)[0].is_cuda and execution.convolution == "auto":
+        candidates = [replace(c, convolution=how) for c in candidates for how in ("slices", "native")]
+    if len(candidates) == 1 and execution.compile is False:
+        return Choice(execution)
+    # a chunk of 8 is the whole of a smaller meta-batch: keep the first of candidates that group the tasks alike
+    distinct = {(type(c), c.sliced, str(c.parts(num_tasks))): c for c in reversed(candidates)}
+    timings = _interleaved(list(distinct.values()), _thread_counts(execution, theta), loss_fn, theta, episodes)
+    if not timings:
+        return Choice(candidates[-1], notes=["none of the candidates fits into the device's memory as it is"])
+    best, threads = _preferred(timings)
+    torch.set_num_threads(threads)
+    milliseconds = {c.describe(): min(ms for (other, _), ms in timings.items() if other == c) for c, _ in timings}
+    choice = Choice(best, milliseconds | {best.describe(): timings[best, threads]}, [f"threads: {threads}"])
+    choice.notes += [f"out of memory: {c.describe()}" for c in distinct.values() if c.describe() not in milliseconds]
+    if execution.compile is not False:
+        _consider_compiling(choice, loss_fn, theta, episodes, steps)
+    return choice
+
+
+def _thread_counts(execution: Execution, theta: Params) -> list[int]:
+    """One thread is worth a try where torch would use several: small kernels do not gain from more."""
+    threads = torch.get_num_threads()
+    on_cpu = tree_leaves(theta)[0].device.type == "cpu"
+    return [threads] if execution.threads != "auto" or threads == 1 or not on_cpu else [threads, 1]
+
+
+def _preferred(timings: dict[tuple[Execution, int], float]) -> tuple[Execution, int]:
+    """The fastest; with one thread unless several are more than 5% faster, for a machine may be busier later."""
+    fastest = min(timings, key=lambda key: timings[key])
+    alone = min((key for key in timings if key[1] == 1), key=lambda key: timings[key], default=fastest)
+    return alone if timings[alone] < 1.05 * timings[fastest] else fastest
+
+
+def _consider_compiling(choice: Choice, loss_fn: MetaLoss, theta: Params, episodes: Episode, steps: int) -> None:
+    """Replace the choice by its compiled form where that is asked for, or earns its time back and measures faster."""
+    eager, milliseconds = choice.execution, choice.milliseconds[choice.execution.describe()]
+    seconds = steps * milliseconds / 1e3
+    on_gpu = tree_leaves(theta)[0].is_cuda
+    if eager.compile == "auto":
+        if eager.inner_memory == "recomputed":
+            return choice.notes.append(
+                "not compiled: a compiler would store what inner_memory=recomputed computes again"
+            )
+        if seconds < 2 * COMPILE_SECONDS:
+            return choice.notes.append(f"not compiled: {seconds:.0f} s of steps do not earn a compilation back")
+        if milliseconds > OVERHEAD_MS and not on_gpu:
+            return choice.notes.append(f"not compiled: at {milliseconds:.0f} ms a step the time goes into CPU kernels")
+    compiled = Compiled(eager)
+    start = time.perf_counter()
+    try:
+        with generators_kept():
+            compiled.mean_grad(loss_fn, theta, episodes)
+    except CompilationFailed as error:
+        return choice.notes.append(f"not compiled: {error}")
+    choice.notes.append(f"compiled in {time.perf_counter() - start:.0f} s")
+    threads = torch.get_num_threads()
+    timings = _interleaved([compiled], [threads], loss_fn, theta, episodes)
+    if not timings:
+        return choice.notes.append("not compiled: the compiled graph runs out of memory")
+    timing = choice.milliseconds[compiled.describe()] = timings[compiled, threads]
+    if eager.compile is True or timing < milliseconds:
+        choice.execution = compiled
+    else:
+        choice.notes.append("the compiled graph is not faster and is not used")
+    return None
+
+
+def _interleaved(
+    candidates: list[Execution], thread_counts: list[int], loss_fn: MetaLoss, theta: Params, episodes: Episode
+) -> dict[tuple[Execution, int], float]:
+    """Best milliseconds of each candidate with each number of threads, in turns: a busy machine slows all alike.
+
+    A candidate that does not fit into the device's memory is left out.
+    """
+    best: dict[tuple[Execution, int], float] = {}
+    with generators_kept():
+        for candidate, threads in [(candidate, threads) for candidate in candidates for threads in thread_counts]:
+            torch.set_num_threads(threads)
+            try:
+                first = _milliseconds(candidate, loss_fn, theta, episodes)
+                # the first call of all, and of a quick candidate, is mostly spent on what is done only once
+                again = not best or first < SLOW_MS
+                best[candidate, threads] = _milliseconds(candidate, loss_fn, theta, episodes) if again else first
+            except torch.OutOfMemoryError:
+                continue
+        hopeful = [key for key in best if best[key] < max(SLOW_MS, HOPELESS * min(best.values()))]
+        rounds, start = 0, time.perf_counter()
+        while rounds < 1 or (rounds < 50 and time.perf_counter() - start < MEASURE_SECONDS * len(hopeful)):
+            for candidate, threads in hopeful:
+                torch.set_num_threads(threads)
+                milliseconds = _milliseconds(candidate, loss_fn, theta, episodes)
+                best[candidate, threads] = min(best[candidate, threads], milliseconds)
+            rounds += 1
+    return best
+
+
+def _milliseconds(execution: Execution, loss_fn: MetaLoss, theta: Params, episodes: Episode) -> float:
+    start = time.perf_counter()
+    execution.mean_grad(loss_fn, theta, episodes)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) * 1e3
