@@ -189,3 +189,8 @@ def test_resume_refuses_what_would_make_it_another_run(run, override, message):
 def test_resume_auto_names_every_value_that_is_not_the_run_s(run):
     outcome = metarun(*TINY, f"run_dir={run}", "resume=auto", "seed=3", "meta_learner.inner_lr=0.5")
     refused(outcome, "2 problems", "seed was 0 in", "meta_learner.inner_lr was 0.01 in")
+
+
+def test_words_of_a_sweep_or_a_command_in_the_wrong_place_say_where_they_belong():
+    outcome = metarun("jobs=2", "seed=1", "evaluate")
+    refused(outcome, "jobs=2: goes with a sweep: metarun -m jobs=2", "evaluate: the command comes first")

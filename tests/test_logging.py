@@ -302,3 +302,12 @@ def test_a_progress_line_tells_the_rate_the_time_left_and_the_validation(capsys,
         "query_loss 1",
         "val/accuracy 0.875\n",
     ]
+
+
+def test_reading_the_means_does_not_start_them_anew():
+    means = Means()
+    means.add({"loss": torch.tensor(1.0)})
+    means.add({"loss": torch.tensor(3.0)})
+    assert means.read() == means.read() == {"loss": 2.0}
+    assert means.take() == {"loss": 2.0}
+    assert means.take() == {}

@@ -224,3 +224,10 @@ def test_fewer_steps_than_were_made_are_refused(whole):
     outcome = metarun(f"resume={whole}", "steps=3")
     assert outcome.code == 2
     assert "steps is 3, but the run has made 12 already" in outcome.err
+
+
+def test_a_run_whose_step_size_happens_to_be_its_length_can_be_made_longer(tmp_path):
+    folder = tmp_path / "run"
+    assert metarun(*TINY, "scheduler=step", "steps=10", "scheduler.step_size=10", f"run_dir={folder}").code == 0
+    assert metarun(f"resume={folder}", "steps=15").code == 0
+    assert read(folder / "status.json")["step"] == 15

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from metarun.commands.sweep import _combinations, _job_folder, _varying
+from metarun.commands.sweep import Slots, _combinations, _job_folder, _varying, usable_cpus
 from tests.running import TINY, environment, metarun, process, read, state
 
 LEARNER = """
@@ -173,3 +173,12 @@ def test_sigterm_stops_every_run_of_the_sweep_which_can_be_continued(tmp_path):
     assert len(pids) == 2 and not any(map(alive, pids))
     assert [state(path.parent) for path in sweep.glob("*/status.json")] == ["interrupted"] * 2
     assert all((path / "checkpoints" / "last.pt").is_file() for path in sweep.iterdir())
+
+
+def test_jobs_at_the_same_time_get_different_gpus_and_an_equal_share_of_the_cores(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    slots = Slots(2)
+    assert [slots.environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in (0, 1)] == ["4", "7"]
+    assert slots.environment(0)["OMP_NUM_THREADS"] == str(max(1, usable_cpus() // 2))
+    assert Slots(1).environment(0)["CUDA_VISIBLE_DEVICES"] == "4,7"  # a run alone sees what the user sees
