@@ -183,8 +183,4 @@ def with_value(cfg: DictConfig, override: str) -> DictConfig:
 
 def hydra_arguments(folders: list[Path]) -> list[str]:
     """The extra config folders, as an override for Hydra's own entry point."""
-    return [_search_path(folders)] if folders else []
-
-
-def _search_path(folders: list[Path]) -> str:
-    return f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"
+    return [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"] if folders else []

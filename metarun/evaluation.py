@@ -112,6 +112,12 @@ def adaptation_milliseconds(learner: MetaLearner, theta: Params, episodes: Episo
     return float(np.median(times[len(times) // 4 :])) * 1e3  # the first quarter warms up
 
 
+def complexity(learner: MetaLearner, theta: Params, task: TaskDistribution, split: str) -> dict[str, float]:
+    """The number of parameters and the time of one adaptation."""
+    milliseconds = adaptation_milliseconds(learner, theta, task.sample(split, range(8)))
+    return {"parameters": num_elements(theta), "adaptation_ms": milliseconds}
+
+
 def _one(episodes: Episode, i: int) -> Episode:
     return slice_tasks(episodes, slice(i, i + 1))
 

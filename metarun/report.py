@@ -1,5 +1,7 @@
 """Everything a run writes, behind one object: the runner says what happened, the reporter knows where it goes."""
 
+from typing import Any
+
 from metarun.build import Experiment
 from metarun.checkpoint import write_json
 from metarun.core import Batch
@@ -11,18 +13,7 @@ from metarun.profiling import StepProfiler
 from metarun.runfolder import RunFolder, tensorboard_command
 from metarun.trees import slice_tasks
 
-STEPS_SHOWN = (
-    0,
-    1,
-    2,
-    3,
-    5,
-    10,
-    20,
-    50,
-    100,
-    200,
-)  # of the adaptation curve
+STEPS_SHOWN = (0, 1, 2, 3, 5, 10, 20, 50, 100, 200)  # of the adaptation curve
 
 
 def step_of(name: str) -> int:
@@ -35,6 +26,13 @@ def condensed(scores: dict[str, Estimate]) -> dict[str, Estimate]:
     """``scores`` with an adaptation curve of about ten steps, for the eye; results.json has them all."""
     last = max(map(step_of, scores))
     return {name: score for name, score in scores.items() if step_of(name) in (*STEPS_SHOWN, last)}
+
+
+def results(x: Experiment, scores: dict[str, Estimate], split: str, source: dict[str, Any]) -> dict[str, Any]:
+    """Every metric of a split as {mean, ci95, n}, beside the protocol; ``source`` says which checkpoint was scored."""
+    protocol = {**x.protocol, **source, "split": split, "num_tasks": x.num_test_tasks}
+    protocol["manifest"] = manifest(x.task, split, x.num_test_tasks)
+    return {f"{split}/{name}": score._asdict() for name, score in scores.items()} | {"protocol": protocol}
 
 
 class Reporter:
@@ -95,11 +93,8 @@ class Reporter:
 
     def test(self, step: int, scores: dict[str, Estimate], complexity: dict[str, float]) -> None:
         """Write results.json: every test metric as {mean, ci95, n}, beside the protocol that produced it."""
-        x = self.x
-        protocol = {**x.protocol, "checkpoint": "best on validation tasks", "checkpoint_step": step, "split": "test"}
-        protocol |= {"num_tasks": x.num_test_tasks, "manifest": manifest(x.task, "test", x.num_test_tasks)}
-        results = {f"test/{name}": estimate._asdict() for name, estimate in scores.items()}
-        write_json(self.folder.path / "results.json", {**results, "protocol": protocol, "complexity": complexity})
+        x, source = self.x, {"checkpoint": "best on validation tasks", "checkpoint_step": step}
+        write_json(self.folder.path / "results.json", results(x, scores, "test", source) | {"complexity": complexity})
         self.metrics.write(x.steps, {f"test/{name}": estimate.mean for name, estimate in scores.items()})
         self.tested, score = scores, x.task.objective.score_name
         self.latest = {f"test/{score}": scores[score].mean}

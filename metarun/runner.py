@@ -7,14 +7,14 @@ import torch
 from metarun import checkpoint
 from metarun.build import Experiment
 from metarun.errors import Interrupted, refuse_divergence
-from metarun.evaluation import Estimate, adaptation_milliseconds, calibrated, chunks, evaluate
+from metarun.evaluation import Estimate, calibrated, chunks, complexity, evaluate
 from metarun.execution import Choice, stored
 from metarun.logging import Means
 from metarun.measuring import settle
 from metarun.report import Reporter
 from metarun.signals import StopRequest
 from metarun.stream import meta_batches
-from metarun.trees import num_elements, tree_flatten, tree_leaves, tree_map, tree_unflatten
+from metarun.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 
 class Runner:
@@ -106,9 +106,7 @@ class Runner:
         x, best = self.x, checkpoint.load(self.report.folder.checkpoints / "best.pt", self.x.device)
         self.report.testing(best["step"])
         scores = self.scores("test", x.num_test_tasks, curve=True, theta=best["theta"])
-        milliseconds = adaptation_milliseconds(x.test_learner, best["theta"], x.task.sample("test", range(8)))
-        complexity = {"parameters": num_elements(best["theta"]), "adaptation_ms": milliseconds}
-        self.report.test(best["step"], scores, complexity)
+        self.report.test(best["step"], scores, complexity(x.test_learner, best["theta"], x.task, "test"))
         return scores
 
     def scores(self, split: str, num_tasks: int, curve: bool, theta: Any) -> dict[str, Estimate]:

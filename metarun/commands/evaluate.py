@@ -15,11 +15,11 @@ from metarun.checkpoint import load, write_json
 from metarun.compose import composed, override_key, read_config, with_value
 from metarun.core import MetaLearner, Params, hyperparameters
 from metarun.errors import ConfigError, MetarunError
-from metarun.evaluation import Estimate, adaptation_milliseconds, calibrated, chunks, evaluate, manifest
+from metarun.evaluation import Estimate, calibrated, chunks, complexity, evaluate
 from metarun.execution import Execution, stored
-from metarun.report import condensed
+from metarun.report import condensed, results
 from metarun.runfolder import RunFolder, short_hash, slug
-from metarun.trees import num_elements, tree_leaves, zip_map
+from metarun.trees import tree_leaves, zip_map
 
 CHANGEABLE = ("task", "meta_learner", "evaluation", "execution", "device", "data_root", "seed", "dtype")
 
@@ -42,13 +42,9 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     with calibrated(x.learner, theta, x.task, execution):
         episodes = chunks(x.task, split, x.num_test_tasks)
         scores = evaluate(learner, theta, episodes, execution, curve=True)
-    milliseconds = adaptation_milliseconds(learner, theta, x.task.sample(split, range(8)))
-    protocol = {**x.protocol, "checkpoint": checkpoint, "checkpoint_step": state["step"], "split": split}
-    protocol |= {"num_tasks": x.num_test_tasks, "manifest": manifest(x.task, split, x.num_test_tasks)}
-    complexity = {"parameters": num_elements(theta), "adaptation_ms": milliseconds}
-    results = {f"{split}/{name}": estimate._asdict() for name, estimate in scores.items()}
+    content = results(x, scores, split, {"checkpoint": checkpoint, "checkpoint_step": state["step"]})
+    content |= {"complexity": complexity(learner, theta, x.task, split), "overrides": overrides, "argv": sys.argv}
     where = folder.path / "evaluations" / f"{_name(overrides, split, checkpoint)}.json"
-    content = {**results, "protocol": protocol, "complexity": complexity, "overrides": overrides, "argv": sys.argv}
     _show(scores, split, x.num_test_tasks)
     try:
         where.parent.mkdir(exist_ok=True)
