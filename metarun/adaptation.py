@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.func import grad, vjp
 
 from metarun.core import Params
+from metarun.inner_optimizers import InnerOptimizer
 from metarun.trees import detach, tree_flatten, tree_leaves, tree_unflatten, zip_map
 
 _recompute: ContextVar[bool] = ContextVar("recompute", default=False)
@@ -39,23 +40,26 @@ def repeat(step: Callable[..., Params], params: Params, steps: int, *context: An
         yield params
 
 
-def descent(loss: Callable[..., Tensor], params: Params, lr: float, steps: int, *context: Any) -> Iterator[Params]:
-    """Yield params after 0, 1, ..., ``steps`` steps of params <- params - lr * grad(loss)(params, *context)."""
+def descent(
+    loss: Callable[..., Tensor], params: Params, rule: InnerOptimizer, steps: int, *context: Any
+) -> Iterator[Params]:
+    """Yield params after 0, 1, ..., ``steps`` steps of ``rule`` along grad(loss)(params, *context)."""
 
-    def step(params: Params, *context: Any) -> Params:
-        return zip_map(lambda p, g: p - lr * g, params, grad(loss)(params, *context))
+    def step(moving: tuple[Params, Any], *context: Any) -> tuple[Params, Any]:
+        params, state = moving
+        return rule.step(params, grad(loss)(params, *context), state)
 
-    return repeat(step, params, steps, *context)
+    return (params for params, _ in repeat(step, (params, rule.start(params)), steps, *context))
 
 
 def first_order_descent(
-    loss: Callable[..., Tensor], params: Params, lr: float, steps: int, *context: Any
+    loss: Callable[..., Tensor], params: Params, rule: InnerOptimizer, steps: int, *context: Any
 ) -> Iterator[Params]:
     """As ``descent``, with the inner gradients taken as constants: d params_k / d params_0 is the identity."""
-    constants = detach(context)
+    constants, state = detach(context), rule.start(detach(params))
     yield params
     for _ in range(steps):
-        params = zip_map(lambda p, g: p - lr * g, params, detach(grad(loss)(detach(params), *constants)))
+        params, state = rule.step(params, detach(grad(loss)(detach(params), *constants)), state)
         yield params
 
 

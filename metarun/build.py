@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from metarun.core import MetaLearner, TaskDistribution, hyperparameters
 from metarun.errors import ConfigError
+from metarun.evaluation import modules_of
 from metarun.execution import Execution
 from metarun.schema import Config
 from metarun.targets import did_you_mean, locate, problems_of_call
@@ -22,7 +23,7 @@ GROUPS = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "exe
 GIVEN = {
     "task": {"seed", "device", "dtype", "data_root"},
     "base_learner": {"input_shape", "num_outputs"},
-    "meta_learner": {"base_learner", "objective", "num_ways", "input_shape", "num_outputs"},
+    "meta_learner": {"base_learner", "objective", "num_ways", "num_train_classes", "input_shape", "num_outputs"},
     "optimizer": {"params"},
     "scheduler": {"optimizer"},
     "execution": set(),
@@ -38,10 +39,11 @@ class Experiment:
     task: TaskDistribution
     learner: MetaLearner
     test_learner: MetaLearner  # with the ways and steps of validation and test
-    optimizer: Callable[[list[Tensor]], torch.optim.Optimizer]
+    optimizer: Callable[[list[Any]], torch.optim.Optimizer]
     scheduler: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
     execution: Execution
     clip: Callable[[list[Tensor]], object]
+    rates: dict[str, float]
     device: torch.device
     seed: int
     steps: int
@@ -100,6 +102,9 @@ def _problems_at_the_root(plain: dict[str, Any]) -> list[str]:
     numbers = [(key, plain[key], least) for key, least in SMALLEST.items()]
     numbers += [(f"evaluation.{key}", plain["evaluation"][key], least) for key, least in SMALLEST_EVALUATION.items()]
     problems += [f"{key} is {value}, but must be {least} or more." for key, value, least in numbers if value < least]
+    for part, rate in plain["rates"].items():
+        if not isinstance(rate, (int, float)) or rate < 0:
+            problems.append(f"rates.{part} is {rate!r}, but must be a number of 0 or more: a multiple of optimizer.lr.")
     for key in ("clip_norm", "clip_value"):
         if plain[key] is not None and plain[key] <= 0:
             problems.append(f"{key} is {plain[key]}, but must be above 0, or null for no clipping.")
@@ -141,7 +146,15 @@ def device_of(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _checked_call(node: Any, key: str) -> tuple[Callable[..., Any] | None, list[str]]:
+@dataclass(frozen=True)
+class Part:
+    """A node inside a group's node, for example a second network of a meta-learner: made with its parent, and given the
+    shapes that the parent is given."""
+
+    make: Callable[..., Any]
+
+
+def _checked_call(node: Any, key: str, given: Collection[str] = ()) -> tuple[Callable[..., Any] | None, list[str]]:
     """A callable that still needs what is given in code, or None and what is wrong with the node."""
     if not isinstance(node, dict) or "_target_" not in node:
         return None, [f"{key} is {node!r}, but must be one of the group's options or a mapping with a _target_."]
@@ -149,14 +162,14 @@ def _checked_call(node: Any, key: str) -> tuple[Callable[..., Any] | None, list[
     problems: list[str] = []
     for name, value in arguments.items():
         if isinstance(value, dict) and "_target_" in value:
-            call, found = _checked_call(value, f"{key}.{name}")
+            call, found = _checked_call(value, f"{key}.{name}", GIVEN["base_learner"])
             problems += found
-            arguments[name] = None if call is None else call if value.get("_partial_") else call()
+            arguments[name] = call if value.get("_partial_") or call is None else Part(call)
     try:
         target = locate(node["_target_"])
     except ValueError as error:
         return None, [*problems, f"{key}._target_: {error}"]
-    problems += problems_of_call(target, arguments, GIVEN.get(key, set()), key)
+    problems += problems_of_call(target, arguments, GIVEN.get(key, given), key)
     return (None if problems else partial(target, **arguments)), problems
 
 
@@ -165,8 +178,11 @@ def _attempt(problems: list[str], key: str, call: Callable[..., Any] | None, **g
     if call is None:
         return None
     accepted = inspect.signature(call).parameters
+    parts = call.keywords.items() if isinstance(call, partial) else ()
+    made = {name: _attempt(problems, f"{key}.{name}", part.make, **given) for name, part in parts if isinstance(part, Part)}
+    given |= made
     try:
-        return call(**{name: value for name, value in given.items() if name in accepted})
+        return call(**{name: value for name, value in given.items() if name in accepted or name in made})
     except (ValueError, OSError, RuntimeError) as error:  # torch refuses sizes with a RuntimeError
         problems.append(str(error) if key in str(error) else f"{key}: {error}")
         return None
@@ -195,10 +211,14 @@ def _assemble(
     base_learner.to(device_of(plain["device"]), getattr(torch, plain["dtype"]))
     shapes |= {"base_learner": base_learner, "objective": task.objective, "num_ways": task.train_num_ways}
     problems += _ways_problems(task, calls["meta_learner"])
+    shapes |= {"num_train_classes": task.num_train_classes}
+    problems += _class_problems(task, calls["meta_learner"])
     learner = None if problems else _attempt(problems, "meta_learner", calls["meta_learner"], **shapes)
     problems += [] if learner is None else _step_problems(learner, plain["evaluation"]["inner_steps"])
     if problems or learner is None:
         raise ConfigError(problems)
+    for module in modules_of(learner):
+        module.to(device_of(plain["device"]), getattr(torch, plain["dtype"]))
     return _experiment(plain, calls, task, learner, execution)
 
 
@@ -224,6 +244,7 @@ def _experiment(
         optimizer=calls["optimizer"],
         scheduler=calls["scheduler"],
         execution=execution,
+        rates=plain["rates"],
         clip=_clipper(plain["clip_norm"], plain["clip_value"]),
         device=device_of(plain["device"]),
         seed=plain["seed"],
@@ -252,6 +273,13 @@ def _ways_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[
     return []
 
 
+def _class_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[str]:
+    if "num_train_classes" in inspect.signature(learner).parameters and task.num_train_classes is None:
+        kind = type(task).__name__
+        return [f"meta_learner: {_name(learner)} learns to tell all training classes apart, but {kind} has no fixed set."]
+    return []
+
+
 def _step_problems(learner: MetaLearner, inner_steps: int | None) -> list[str]:
     if inner_steps is not None and "inner_steps" not in hyperparameters(learner):
         return [
@@ -270,6 +298,23 @@ def _trial(calls: dict[str, Callable[..., Any]], device: torch.device, dtype: to
     if optimizer is not None:
         _attempt(problems, "scheduler", calls.get("scheduler"), optimizer=optimizer)
     return problems
+
+
+def optimizer_of(x: Experiment, leaves: list[Tensor], names: list[str]) -> torch.optim.Optimizer:
+    """The optimizer of theta's leaves, in groups of their own where ``rates`` name the beginning of their names."""
+    if not x.rates:
+        return x.optimizer(leaves)
+
+    def part_of(name: str) -> str:
+        return max((part for part in x.rates if f"{name}.".startswith(f"{part}.")), key=len, default="")
+
+    parts = [part_of(name) for name in names]
+    if unknown := sorted(set(x.rates) - set(parts)):
+        raise ConfigError([f"rates.{part}: theta has no part of that name; it has {', '.join(names)}." for part in unknown])
+    lr = x.optimizer(leaves[:1]).param_groups[0]["lr"]
+    rates = {"": 1.0, **x.rates}
+    groups = {part: [leaf for leaf, its in zip(leaves, parts, strict=True) if its == part] for part in rates}
+    return x.optimizer([{"params": group, "lr": lr * rates[part]} for part, group in groups.items() if group])
 
 
 def _clipper(norm: float | None, value: float | None) -> Callable[[list[Tensor]], object]:

@@ -28,10 +28,15 @@ class Batch(NamedTuple):
 
 
 class Episode(NamedTuple):
-    """One task's data. Not generic at run time: vmap must see a plain named tuple on every supported Python."""
+    """One task's data. Not generic at run time: vmap must see a plain named tuple on every supported Python.
+
+    ``classes``: what the labels 0 ... N-1 of a training episode are among all training classes [N], where a task
+    distribution has a fixed number of them (``num_train_classes``); an empty tuple elsewhere.
+    """
 
     support: Any
     query: Any
+    classes: Any = ()
 
 
 class TaskDistribution(ABC):
@@ -42,6 +47,7 @@ class TaskDistribution(ABC):
     objective: Objective
     num_ways: int | None = None  # classes of a validation or test episode; None where there are no classes
     train_num_ways: int | None = None  # classes of a training episode
+    num_train_classes: int | None = None  # classes that training episodes are drawn from; None: no fixed number
 
     @abstractmethod
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
@@ -78,6 +84,13 @@ class MetaLearner(ABC):
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
         """A scalar whose autograd gradient with respect to theta is this task's meta-gradient."""
         return self.query_loss(self.adapt(theta, episode.support), episode.query)
+
+    def at(self, step: int) -> "MetaLearner":
+        """The learner of training step ``step``: itself, unless its hyperparameters are annealed. Evaluation uses ``self``.
+
+        It must depend on ``step`` and the hyperparameters alone: that is what makes resuming exact.
+        """
+        return self
 
     def trajectory(self, theta: Params, support: Any, steps: int) -> Iterator[Params]:
         """phi after 0, 1, ..., ``steps`` adaptation steps, one by one. Learners that pass through them override this."""

@@ -27,7 +27,7 @@ class Compiled(Execution):
     """``inner``, with its meta-gradient compiled; everything else (evaluation, calibration) runs as ``inner`` does."""
 
     inner: Execution
-    graphs: dict[Any, Callable[..., Any]] = field(default_factory=dict, repr=False, compare=False)
+    graphs: list[tuple[Any, Callable[..., Any]]] = field(default_factory=list, repr=False, compare=False)
 
     def map(self, fn: TaskFunction, theta: Params, episodes: Episode) -> Any:
         return self.inner.map(fn, theta, episodes)
@@ -46,12 +46,15 @@ class Compiled(Execution):
         """As ``inner`` gives it, to float rounding; the first call for a shape compiles. Raises CompilationFailed then."""
         leaves, structure = tree_flatten((theta, episodes))
         leaves = [leaf.detach() for leaf in leaves]
-        key = tuple((leaf.shape, leaf.dtype, leaf.device) for leaf in leaves)
-        if key not in self.graphs:
+        learner = getattr(loss_fn, "__self__", loss_fn)  # an annealed one is not equal, and needs a graph of its own
+        key = (learner, *((leaf.shape, leaf.dtype, leaf.device) for leaf in leaves))
+        graph = next((graph for known, graph in self.graphs if known == key), None)
+        if graph is None:
             with generators_kept():  # tracing draws too, and a resumed run traces at another step
-                self.graphs[key] = self._compiled(loss_fn, leaves, structure)
+                graph = self._compiled(loss_fn, leaves, structure)
+            self.graphs.append((key, graph))
         torch.compiler.cudagraph_mark_step_begin()
-        return self.graphs[key](leaves)
+        return graph(leaves)
 
     def _compiled(self, loss_fn: MetaLoss, leaves: list[Tensor], structure: Any) -> Callable[[list[Tensor]], Any]:
         result: list[Any] = []

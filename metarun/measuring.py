@@ -16,8 +16,13 @@ COMPILE_SECONDS = 60.0  # what a first compilation may cost
 OVERHEAD_MS = 50.0  # on a CPU, a slower meta-gradient is spent in kernels that compiling does not speed up
 
 
-def settle(execution: Execution, loss_fn: MetaLoss, theta: Params, episodes: Episode, steps: int) -> Choice:
-    """Choose, by measuring on one meta-batch, what a run of ``steps`` steps will use throughout."""
+def settle(
+    execution: Execution, loss_fn: MetaLoss, theta: Params, episodes: Episode, steps: int, annealed: bool = False
+) -> Choice:
+    """Choose, by measuring on one meta-batch, what a run of ``steps`` steps will use throughout.
+
+    ``annealed``: ``loss_fn`` is that of the first step and changes later.
+    """
     if execution.threads != "auto":
         torch.set_num_threads(execution.threads)
     theta, num_tasks = detach(theta), len(tree_leaves(episodes)[0])
@@ -36,7 +41,9 @@ def settle(execution: Execution, loss_fn: MetaLoss, theta: Params, episodes: Epi
     milliseconds = {c.describe(): min(ms for (other, _), ms in timings.items() if other == c) for c, _ in timings}
     choice = Choice(best, milliseconds | {best.describe(): timings[best, threads]}, [f"threads: {threads}"])
     choice.notes += [f"out of memory: {c.describe()}" for c in distinct.values() if c.describe() not in milliseconds]
-    if execution.compile is not False:
+    if execution.compile == "auto" and annealed:
+        choice.notes.append("not compiled: the learner is annealed, and every change of it would compile again")
+    elif execution.compile is not False:
         _consider_compiling(choice, loss_fn, theta, episodes, steps)
     return choice
 

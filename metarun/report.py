@@ -53,7 +53,7 @@ class Reporter:
         ways = self.x.task.train_num_ways
         if not ways or not isinstance(episode.support, Batch) or len(self.x.task.input_shape) != 3:
             return
-        if all(len(batch.y) % ways == 0 for batch in episode):
+        if all(len(batch.y) % ways == 0 for batch in episode[:2]):
             self.board.images("episode", episode_grid(episode, ways), 0)
 
     def execution(self, choice: Choice) -> None:

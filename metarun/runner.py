@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from metarun import checkpoint
-from metarun.build import Experiment
+from metarun.build import Experiment, optimizer_of
 from metarun.errors import Interrupted, refuse_divergence
 from metarun.evaluation import Estimate, calibrated, chunks, complexity, evaluate
 from metarun.execution import Choice, stored
@@ -14,14 +14,14 @@ from metarun.measuring import settle
 from metarun.report import Reporter
 from metarun.signals import StopRequest
 from metarun.stream import meta_batches
-from metarun.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from metarun.trees import leaf_names, tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 
 class Runner:
     def __init__(self, experiment: Experiment, report: Reporter) -> None:
         self.x, self.report = experiment, report
         self.leaves, self.structure = tree_flatten(tree_map(torch.Tensor.requires_grad_, experiment.learner.init()))
-        self.optimizer = experiment.optimizer(self.leaves)
+        self.optimizer = optimizer_of(experiment, self.leaves, leaf_names(self.theta))
         self.scheduler = experiment.scheduler(self.optimizer)
         self.execution = experiment.execution
         self.step = self.validated = 0
@@ -71,7 +71,7 @@ class Runner:
     def mean_grad(self, episodes: Any) -> Any:
         """The mean meta-gradient; out of memory, with a smaller execution from then on."""
         try:
-            return self.execution.mean_grad(self.x.learner.meta_loss, self.theta, episodes)
+            return self.execution.mean_grad(self.x.learner.at(self.step).meta_loss, self.theta, episodes)
         except torch.OutOfMemoryError:
             smaller = self.execution.smaller(self.x.meta_batch_size)
             if smaller is None:
@@ -121,7 +121,9 @@ class Runner:
             self.execution = stored(path, like=self.x.execution)
             return
         episodes = self.x.task.sample("train", range(self.x.meta_batch_size))
-        self.use(settle(self.x.execution, self.x.learner.meta_loss, self.theta, episodes, self.x.steps))
+        x, first = self.x, self.x.learner.at(0)
+        annealed = first != x.learner.at(x.steps)
+        self.use(settle(x.execution, first.meta_loss, self.theta, episodes, x.steps, annealed))
 
     def use(self, choice: Choice) -> None:
         self.execution = choice.execution

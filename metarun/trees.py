@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import tree_leaves_with_path as paths
 
-__all__ = ["detach", "num_elements", "select", "slice_tasks", "stack", "tree_flatten", "tree_leaves", "tree_map"]
+__all__ = ["detach", "leaf_names", "num_elements", "select", "slice_tasks", "stack", "tree_flatten", "tree_leaves", "tree_map"]
 __all__ += ["tree_unflatten", "under", "zip_map"]
 
 
@@ -29,6 +30,11 @@ def stack(trees: list[Any]) -> Any:
 def slice_tasks(tree: Any, where: slice | int) -> Any:
     """The tasks ``where`` of a tree whose leaves lead with the task axis [B, ...]."""
     return tree_map(lambda leaf: leaf[where], tree)
+
+
+def leaf_names(tree: Any) -> list[str]:
+    """The path to each leaf, keys joined by dots, in the order of ``tree_leaves``."""
+    return [".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path) for path, _ in paths(tree)]
 
 
 def num_elements(tree: Any) -> int:

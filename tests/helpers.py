@@ -33,11 +33,11 @@ BASES: dict[str, Callable[[], nn.Module]] = {
 }
 
 LEARNERS: dict[str, Callable[[nn.Module], FewShotLearner]] = {
-    "maml": lambda net: MAML(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, first_order=False, adapted="all"),
-    "maml_body": lambda net: MAML(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, first_order=False, adapted="body"),
-    "maml_head": lambda net: MAML(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, first_order=False, adapted="head"),
-    "fomaml": lambda net: MAML(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, first_order=True, adapted="all"),
-    "fomaml_head": lambda net: MAML(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, first_order=True, adapted="head"),
+    "maml": lambda net: MAML(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, first_order=False, adapted="all", inner_optimizer="sgd"),
+    "maml_body": lambda net: MAML(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, first_order=False, adapted="body", inner_optimizer="sgd"),
+    "maml_head": lambda net: MAML(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, first_order=False, adapted="head", inner_optimizer="sgd"),
+    "fomaml": lambda net: MAML(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, first_order=True, adapted="all", inner_optimizer="sgd"),
+    "fomaml_head": lambda net: MAML(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, first_order=True, adapted="head", inner_optimizer="sgd"),
     "anil": lambda net: ANIL(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS),
     "reptile": lambda net: Reptile(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, None),
     "protonet": lambda net: ProtoNet(net, CROSS_ENTROPY, WAYS),

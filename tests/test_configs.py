@@ -91,7 +91,7 @@ def test_every_task_builds_and_gives_episodes(option, request):
     where = [f"data_root={request.getfixturevalue('data_root')}"] if option != "sinusoid" else []
     task = experiment(*TINY, f"task={option}", *where).task
     for split in ("train", "val", "test"):
-        support, query = task.sample(split, [0, 7])
+        support, query, _ = task.sample(split, [0, 7])
         assert len(support.x) == len(query.x) == 2
         assert support.x.shape[2:] == query.x.shape[2:] == task.input_shape
 

@@ -204,7 +204,7 @@ def test_two_training_steps_by_vmap_and_by_loop_end_in_the_same_parameters(learn
 def test_adaptation_and_the_query_loss_change_nothing(case):
     before = bytes_of_the_world(case)
     for i in range(NUM_TASKS):
-        support, query = slice_tasks(case.episodes, i)
+        support, query, _ = slice_tasks(case.episodes, i)
         case.learner.query_loss(case.learner.adapt(case.theta, support), query)
     assert bytes_of_the_world(case) == before
 
@@ -222,7 +222,7 @@ def test_step_k_of_a_trajectory_is_the_adaptation_of_k_steps(case):
 def test_a_learner_without_inner_steps_left_still_predicts(case):
     if "inner_steps" not in hyperparameters(case.learner):
         pytest.skip("takes no inner steps")
-    support, query = slice_tasks(case.episodes, 0)
+    support, query, _ = slice_tasks(case.episodes, 0)
     still_there = replace(case.learner, inner_steps=0)
     loss, _ = still_there.query_loss(still_there.adapt(case.theta, support), query)
     assert torch.isfinite(loss)
@@ -248,7 +248,7 @@ def test_permuting_the_tasks_permutes_the_results(case, execution):
 def test_in_mode_support_and_running_a_prediction_does_not_depend_on_the_other_queries(case, request):
     if not isinstance(case.learner, FewShotLearner) or "transductive" in request.node.name:
         pytest.skip("transductive by choice")
-    support, query = slice_tasks(case.episodes, 0)
+    support, query, _ = slice_tasks(case.episodes, 0)
     with still(case.learner), torch.no_grad(), fixed_statistics(case.learner.base_learner):
         phi = case.learner.adapt(case.theta, support)
         together = case.learner.predict(phi, query.x)

@@ -274,7 +274,7 @@ def test_running_statistics_are_gone_afterwards(failing):
 def test_a_prediction_with_running_statistics_is_the_one_computed_by_hand():
     x = experiment(*RUNNING)
     theta = x.learner.init()
-    support, query = slice_tasks(x.task.sample("val", [3]), 0)
+    support, query, _ = slice_tasks(x.task.sample("val", [3]), 0)
     mean, var = hand_statistics(theta["1.weight"], theta["1.bias"], x.task)
 
     def embed(images: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ def test_map_returns_the_results_in_the_order_of_the_tasks(execution):
     episodes = image_episodes(NUM_TASKS)
     logits = execution.map(lambda p, e: built.predict(built.adapt(p, e.support), e.query.x), theta, episodes)
     for i in range(NUM_TASKS):
-        support, query = slice_tasks(episodes, i)
+        support, query, _ = slice_tasks(episodes, i)
         expected = built.predict(built.adapt(theta, support), query.x)
         torch.testing.assert_close(logits[i], expected, rtol=SAME, atol=SAME)
 

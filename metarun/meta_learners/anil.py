@@ -16,6 +16,7 @@ from torch.func import functional_call
 
 from metarun.adaptation import descent, last
 from metarun.core import Batch, FewShotLearner, Params, take_parameters
+from metarun.inner_optimizers import SGD
 from metarun.models.layers import with_support
 from metarun.models.parts import body_of, head_of
 from metarun.trees import under
@@ -43,7 +44,7 @@ class ANIL(FewShotLearner):
         def support_loss(head: Params, features: Batch) -> Tensor:
             return self.objective.loss(functional_call(head_of(net), head, (features.x,)), features.y)
 
-        heads = descent(support_loss, under(theta, "head"), self.inner_lr, steps, Batch(z, support.y))
+        heads = descent(support_loss, under(theta, "head"), SGD(self.inner_lr), steps, Batch(z, support.y))
         body = with_support(net, theta, support.x)  # the body does not adapt, so neither do its statistics
         return ({**body, **{f"head.{name}": p for name, p in head.items()}} for head in heads)
 

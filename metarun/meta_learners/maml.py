@@ -4,7 +4,8 @@
     meta-gradient = d L(phi_K, query) / d theta
 
 ``first_order`` drops the second derivatives: d phi_K / d theta is taken to be the identity (FOMAML). ``adapted`` says
-which parameters take the steps: every one, those of the ``body``, or those of the ``head``.
+which parameters take the steps: every one, those of the ``body``, or those of the ``head``. ``inner_optimizer`` momentum
+or adam replaces the step; the meta-gradient flows through its state too.
 
 The inner loss is the mean over the support set. The official code sums over classes, so its inner_lr is num_ways times
 smaller for the same step. Norm weights and biases adapt too; in the official code they do not.
@@ -22,6 +23,7 @@ from torch.func import functional_call
 
 from metarun.adaptation import descent, first_order_descent, last
 from metarun.core import Batch, FewShotLearner, Params, take_parameters
+from metarun.inner_optimizers import InnerOptimizerName, inner_optimizer
 from metarun.models.layers import with_support
 from metarun.models.parts import part_of
 from metarun.trees import select
@@ -33,6 +35,7 @@ class MAML(FewShotLearner):
     inner_steps: int
     first_order: bool
     adapted: Literal["all", "body", "head"]
+    inner_optimizer: InnerOptimizerName
 
     def __post_init__(self) -> None:
         if self.adapted != "all":
@@ -54,7 +57,8 @@ class MAML(FewShotLearner):
         def support_loss(weights: Params, kept: Params, support: Batch) -> Tensor:
             return self.objective.loss(self.predict({**kept, **weights}, support.x), support.y)
 
-        path = descend(support_loss, adapted, self.inner_lr, steps, kept, support)
+        rule = inner_optimizer(self.inner_optimizer, self.inner_lr)
+        path = descend(support_loss, adapted, rule, steps, kept, support)
         return ({**kept, **weights} for weights in path)
 
     def predict(self, phi: Params, x: Tensor) -> Tensor:

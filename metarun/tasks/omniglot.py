@@ -116,6 +116,8 @@ class Omniglot(TaskDistribution):
         for s, pool in self.pools.items():
             inherits = self.sizes[s] == test_size
             check_episode_size(self.sizes[s], pool, s, "task." if inherits else "task.train_")
+        self.turns = 4 if rotations == "per_task" else 1  # each turn of a character is a class of its own
+        self.num_train_classes = self.turns * len(self.pools["train"].names)
         self.pixels = torch.from_numpy(np.array(image_set.images)).to(device)  # uint8 [num_images, 28, 28]
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
@@ -134,7 +136,9 @@ class Omniglot(TaskDistribution):
     def episodes(self, draw: Draw) -> Episode:
         pixels = self.pixels[:, None]  # [num_images, 1, 28, 28]
         support = class_major_batch(pixels, draw["support"], draw["rotations"], self.dtype)
-        return Episode(support, class_major_batch(pixels, draw["query"], draw["rotations"], self.dtype))
+        query = class_major_batch(pixels, draw["query"], draw["rotations"], self.dtype)
+        numbers = draw["classes"] if self.turns == 1 else self.turns * draw["classes"] + draw["rotations"]
+        return Episode(support, query, torch.from_numpy(numbers).to(self.device))
 
     def fingerprint(self) -> str:
         trainval = "+trainval" if self.trainval else ""

@@ -88,14 +88,14 @@ def test_with_support_predictions_use_the_statistics_of_the_adapted_network_on_t
 @pytest.mark.parametrize("learner", ["maml", "anil", "reptile", "protonet"])
 def test_in_mode_support_a_prediction_does_not_depend_on_the_other_queries(learner):
     built, theta = make(learner, "stride_support")
-    support, query = one_episode()
+    support, query, _ = one_episode()
     phi = built.adapt(theta, support)
     close(built.predict(phi, query.x[:1]), built.predict(phi, query.x)[:1])
 
 
 def test_in_mode_transductive_a_prediction_depends_on_the_other_queries():
     built, theta = make("maml", "stride_transductive")
-    support, query = one_episode()
+    support, query, _ = one_episode()
     phi = built.adapt(theta, support)
     assert (built.predict(phi, query.x[:2]) - built.predict(phi, query.x)[:2]).abs().max() > 1e-3
 
@@ -116,7 +116,7 @@ def test_with_support_returns_the_same_params_where_no_norm_asks_for_it(base):
 
 def test_with_support_replaces_statistics_that_were_there_before():
     built, theta = make("maml", "stride_support")
-    net, (support, query) = built.base_learner, one_episode()
+    net, (support, query, _) = built.base_learner, one_episode()
     twice = with_support(net, with_support(net, theta, query.x), support.x)
     assert all(torch.equal(twice[name], p) for name, p in with_support(net, theta, support.x).items())
 

@@ -22,7 +22,7 @@ def sinusoid(**changed) -> Sinusoid:
 def test_targets_are_the_drawn_sine_at_the_inputs():
     task = sinusoid()
     draw = task.draw("train", range(20))
-    for batch in task.episodes(draw):
+    for batch in task.episodes(draw)[:2]:
         x, y = batch.x[..., 0].numpy(), batch.y[..., 0].numpy()
         for b in range(20):
             expected = [draw["amplitude"][b] * np.sin(value - draw["phase"][b]) for value in x[b]]
@@ -69,7 +69,7 @@ def test_the_query_grid_is_even_in_evaluation_and_absent_in_training():
 
 def test_episodes_have_the_asked_dtype():
     episode = sinusoid(dtype=torch.float32).sample("train", [0])
-    assert {tensor.dtype for batch in episode for tensor in batch} == {torch.float32}
+    assert {tensor.dtype for batch in episode[:2] for tensor in batch} == {torch.float32}
 
 
 @pytest.mark.parametrize("changed", [{"num_shots": 0}, {"num_queries": -1}, {"train_num_shots": -1}])
