@@ -12,7 +12,7 @@ from torch.func import grad, vjp
 
 from metarun.core import Params
 from metarun.inner_optimizers import InnerOptimizer
-from metarun.trees import detach, tree_flatten, tree_leaves, tree_unflatten, zip_map
+from metarun.trees import detach, tree_flatten, tree_leaves, tree_unflatten
 
 _recompute: ContextVar[bool] = ContextVar("recompute", default=False)
 

@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
@@ -102,7 +102,7 @@ def _problems_at_the_root(plain: dict[str, Any]) -> list[str]:
     numbers = [(key, plain[key], least) for key, least in SMALLEST.items()]
     numbers += [(f"evaluation.{key}", plain["evaluation"][key], least) for key, least in SMALLEST_EVALUATION.items()]
     problems += [f"{key} is {value}, but must be {least} or more." for key, value, least in numbers if value < least]
-    for part, rate in plain["rates"].items():
+    for part, rate in _rates(plain["rates"]):
         if not isinstance(rate, (int, float)) or rate < 0:
             problems.append(f"rates.{part} is {rate!r}, but must be a number of 0 or more: a multiple of optimizer.lr.")
     for key in ("clip_norm", "clip_value"):
@@ -117,6 +117,15 @@ def _problems_at_the_root(plain: dict[str, Any]) -> list[str]:
     if inner_steps is not None and inner_steps < 0:
         problems.append(f"evaluation.inner_steps is {inner_steps}, but must be 0 or more, or null: as in training.")
     return problems + _place_problems(plain)
+
+
+def _rates(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Names of parts of theta with their rates: {body: {1: 5}} names body.1."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _rates(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _place_problems(plain: dict[str, Any]) -> list[str]:
@@ -179,7 +188,9 @@ def _attempt(problems: list[str], key: str, call: Callable[..., Any] | None, **g
         return None
     accepted = inspect.signature(call).parameters
     parts = call.keywords.items() if isinstance(call, partial) else ()
-    made = {name: _attempt(problems, f"{key}.{name}", part.make, **given) for name, part in parts if isinstance(part, Part)}
+    made = {
+        name: _attempt(problems, f"{key}.{name}", part.make, **given) for name, part in parts if isinstance(part, Part)
+    }
     given |= made
     try:
         return call(**{name: value for name, value in given.items() if name in accepted or name in made})
@@ -244,7 +255,7 @@ def _experiment(
         optimizer=calls["optimizer"],
         scheduler=calls["scheduler"],
         execution=execution,
-        rates=plain["rates"],
+        rates=dict(_rates(plain["rates"])),
         clip=_clipper(plain["clip_norm"], plain["clip_value"]),
         device=device_of(plain["device"]),
         seed=plain["seed"],
@@ -276,7 +287,9 @@ def _ways_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[
 def _class_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[str]:
     if "num_train_classes" in inspect.signature(learner).parameters and task.num_train_classes is None:
         kind = type(task).__name__
-        return [f"meta_learner: {_name(learner)} learns to tell all training classes apart, but {kind} has no fixed set."]
+        return [
+            f"meta_learner: {_name(learner)} learns to tell all training classes apart, but {kind} has no fixed set."
+        ]
     return []
 
 
@@ -306,11 +319,13 @@ def optimizer_of(x: Experiment, leaves: list[Tensor], names: list[str]) -> torch
         return x.optimizer(leaves)
 
     def part_of(name: str) -> str:
-        return max((part for part in x.rates if f"{name}.".startswith(f"{part}.")), key=len, default="")
+        return next((part for part in x.rates if f"{name}.".startswith(f"{part}.")), "")
 
     parts = [part_of(name) for name in names]
     if unknown := sorted(set(x.rates) - set(parts)):
-        raise ConfigError([f"rates.{part}: theta has no part of that name; it has {', '.join(names)}." for part in unknown])
+        raise ConfigError(
+            [f"rates.{part}: theta has no part of that name; it has {', '.join(names)}." for part in unknown]
+        )
     lr = x.optimizer(leaves[:1]).param_groups[0]["lr"]
     rates = {"": 1.0, **x.rates}
     groups = {part: [leaf for leaf, its in zip(leaves, parts, strict=True) if its == part] for part in rates}

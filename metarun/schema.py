@@ -27,7 +27,7 @@ class Config:
     profile: bool = False
     clip_norm: float | None = None
     clip_value: float | None = None
-    rates: dict[str, float] = field(default_factory=dict)
+    rates: dict[str, Any] = field(default_factory=dict)
     task: Any = None
     base_learner: Any = None
     meta_learner: Any = None

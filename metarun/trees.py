@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from torch.utils._pytree import tree_leaves_with_path as paths
 
-__all__ = ["detach", "leaf_names", "num_elements", "select", "slice_tasks", "stack", "tree_flatten", "tree_leaves", "tree_map"]
-__all__ += ["tree_unflatten", "under", "zip_map"]
+__all__ = ["detach", "leaf_names", "num_elements", "select", "slice_tasks", "stack", "tree_flatten", "tree_leaves"]
+__all__ += ["tree_map", "tree_unflatten", "under", "zip_map"]
 
 
 def zip_map(fn: Callable[..., Tensor], *trees: Any) -> Any:

@@ -32,12 +32,17 @@ BASES: dict[str, Callable[[], nn.Module]] = {
     "max_pool_support": lambda: Conv4(IMAGE, WAYS, 3, "max_pool", "support"),
 }
 
+
+def maml(net: nn.Module, first_order: bool, adapted: Any) -> MAML:
+    return MAML(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, first_order, adapted, "sgd")
+
+
 LEARNERS: dict[str, Callable[[nn.Module], FewShotLearner]] = {
-    "maml": lambda net: MAML(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, first_order=False, adapted="all", inner_optimizer="sgd"),
-    "maml_body": lambda net: MAML(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, first_order=False, adapted="body", inner_optimizer="sgd"),
-    "maml_head": lambda net: MAML(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, first_order=False, adapted="head", inner_optimizer="sgd"),
-    "fomaml": lambda net: MAML(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, first_order=True, adapted="all", inner_optimizer="sgd"),
-    "fomaml_head": lambda net: MAML(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, first_order=True, adapted="head", inner_optimizer="sgd"),
+    "maml": lambda net: maml(net, False, "all"),
+    "maml_body": lambda net: maml(net, False, "body"),
+    "maml_head": lambda net: maml(net, False, "head"),
+    "fomaml": lambda net: maml(net, True, "all"),
+    "fomaml_head": lambda net: maml(net, True, "head"),
     "anil": lambda net: ANIL(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS),
     "reptile": lambda net: Reptile(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, None),
     "protonet": lambda net: ProtoNet(net, CROSS_ENTROPY, WAYS),

@@ -43,7 +43,7 @@ def test_an_episode_is_the_same_alone_in_company_and_in_any_order():
     together = sinusoid().sample("val", [3, 1, 2])
     for place, index in enumerate([3, 1, 2]):
         alone = sinusoid().sample("val", [index])
-        for one, many in zip(alone, together, strict=True):
+        for one, many in zip(alone[:2], together[:2], strict=True):
             assert torch.equal(one.x[0], many.x[place])
             assert torch.equal(one.y[0], many.y[place])
 
@@ -56,7 +56,8 @@ def test_splits_and_seeds_give_different_episodes():
 def test_training_sizes_apply_to_training_episodes_only():
     task = sinusoid(train_num_shots=7, train_num_queries=3)
     shapes = {
-        split: [tuple(batch.x.shape) for batch in task.sample(split, range(2))] for split in ("train", "val", "test")
+        split: [tuple(batch.x.shape) for batch in task.sample(split, range(2))[:2]]
+        for split in ("train", "val", "test")
     }
     assert shapes == {"train": [(2, 7, 1), (2, 3, 1)], "val": [(2, 5, 1), (2, 10, 1)], "test": [(2, 5, 1), (2, 10, 1)]}
 
