@@ -47,5 +47,5 @@ def test_a_part_that_theta_lacks_is_named_with_those_it_has(tmp_path):
 
 
 def test_a_negative_rate_is_refused():
-    with pytest.raises(ConfigError, match=r"rates.head is -1.0, but must be a number of 0 or more"):
+    with pytest.raises(ConfigError, match=r"rates.head is -1, but must be a number of 0 or more"):
         experiment("+rates.head=-1")
