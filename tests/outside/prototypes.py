@@ -1,7 +1,8 @@
 """A task of an outsider, found by its config folder, that needs no data on disk and can be learned in seconds.
 
 A class is a random mixture of eight patterns that all tasks share, an example that plus noise in every pixel. Whoever
-finds the patterns can look past most of the noise. N ways, K shots, Q queries, B episodes
+finds the patterns can look past most of the noise. With ``num_classes`` training episodes draw from that many classes;
+without, every episode has classes of its own. N ways, K shots, Q queries, C training classes, B episodes
 """
 
 import numpy as np
@@ -9,13 +10,13 @@ import torch
 
 from metarun.core import Batch, Draw, Episode, TaskDistribution
 from metarun.objectives import CROSS_ENTROPY
-from metarun.tasks.counter import uniform
+from metarun.tasks.counter import uniform, without_replacement
 
 PATTERNS, PIXELS = 8, 256
 
 
 class Prototypes(TaskDistribution):
-    """x [B, N * K, 1, 16, 16], y [B, N * K]; every episode has classes of its own, so the splits share none."""
+    """x [B, N * K, 1, 16, 16], y [B, N * K]; the splits share no class."""
 
     input_shape = (1, 16, 16)
     objective = CROSS_ENTROPY
@@ -26,27 +27,36 @@ class Prototypes(TaskDistribution):
         num_shots: int,
         num_queries: int,
         strength: float,
+        num_classes: int | None,
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
         self.num_outputs = self.num_ways = self.train_num_ways = num_ways
         self.num_shots, self.num_queries, self.strength = num_shots, num_queries, strength
+        self.num_train_classes = num_classes
         self.seed, self.device, self.dtype = seed, device, dtype
 
         patterns = normal(seed, "prototypes/patterns", [0], PATTERNS * PIXELS).reshape(PATTERNS, PIXELS)
         self.patterns = patterns / np.linalg.norm(patterns, axis=1, keepdims=True)
+        mixtures = normal(seed, "prototypes/training", [0], PATTERNS * (num_classes or 0))
+        self.mixtures = mixtures.reshape(-1, PATTERNS)  # [C, patterns], of the training classes
 
     def draw(self, split, indices) -> Draw:
         def numbers(what: str, *shape: int) -> np.ndarray:
             flat = normal(self.seed, f"prototypes/{split}/{what}", indices, int(np.prod(shape)))
             return flat.reshape(len(indices), *shape)
 
-        return {
+        draw = {
             "mixtures": numbers("mixtures", self.num_ways, PATTERNS),
             "support": numbers("support", self.num_ways * self.num_shots, PIXELS),
             "query": numbers("query", self.num_ways * self.num_queries, PIXELS),
         }
+        if split == "train" and self.num_train_classes is not None:
+            u = uniform(self.seed, "prototypes/classes", np.asarray(indices), self.num_ways)
+            draw["classes"] = without_replacement(u, self.num_train_classes)  # [B, N]
+            draw["mixtures"] = self.mixtures[draw["classes"]]
+        return draw
 
     def episodes(self, draw: Draw) -> Episode:
         def batch(noise: np.ndarray) -> Batch:
@@ -57,10 +67,11 @@ class Prototypes(TaskDistribution):
             y = torch.arange(self.num_ways, device=self.device).repeat_interleave(each).repeat(tasks, 1)
             return Batch(torch.from_numpy(x).to(self.device, self.dtype).view(tasks, examples, 1, 16, 16), y)
 
-        return Episode(batch(draw["support"]), batch(draw["query"]))
+        classes = torch.from_numpy(draw["classes"]).to(self.device) if "classes" in draw else ()
+        return Episode(batch(draw["support"]), batch(draw["query"]), classes)
 
     def fingerprint(self) -> str:
-        return f"prototypes: strength {self.strength}"
+        return f"prototypes: strength {self.strength}, training classes {self.num_train_classes}"
 
 
 def normal(seed: int, stream: str, indices, count: int) -> np.ndarray:
