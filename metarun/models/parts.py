@@ -1,5 +1,8 @@
 """Base learners made of a ``body`` (features) and a ``head`` (outputs), for the learners that treat them apart."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import nn
 
 
@@ -22,3 +25,10 @@ def part_of(net: nn.Module, name: str) -> nn.Module:
             f"{', '.join(parts) or 'no parts'}. Assign self.body and self.head in its __init__."
         )
     return parts[name]
+
+
+def num_features(net: nn.Module, input_shape: Sequence[int]) -> int:
+    """The number D of features [S, D] that the body of ``net`` gives."""
+    like = next(net.parameters())
+    with torch.no_grad():
+        return body_of(net)(like.new_zeros(2, *input_shape)).shape[1]
