@@ -17,7 +17,7 @@ from metarun.errors import ConfigError
 from metarun.evaluation import modules_of
 from metarun.execution import Execution
 from metarun.schema import Config
-from metarun.targets import did_you_mean, locate, problems_of_call
+from metarun.targets import Part, did_you_mean, locate, problems_of_call
 
 GROUPS = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution")
 GIVEN = {
@@ -153,14 +153,6 @@ def device_of(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
-
-
-@dataclass(frozen=True)
-class Part:
-    """A node inside a group's node, for example a second network of a meta-learner: made with its parent, and given the
-    shapes that the parent is given."""
-
-    make: Callable[..., Any]
 
 
 def _checked_call(node: Any, key: str, given: Collection[str] = ()) -> tuple[Callable[..., Any] | None, list[str]]:

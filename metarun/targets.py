@@ -8,6 +8,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -16,6 +17,14 @@ from metarun.help import options
 # Not the whole of metarun: a config that could name metarun.cli.trust could allow itself anything.
 OURS = ("metarun.tasks", "metarun.models", "metarun.meta_learners", "metarun.execution")
 ALLOWED = (*OURS, "torch.nn", "torch.optim", "torchvision.models", "torchvision.transforms")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A node inside a group's node, for example a second network of a meta-learner: made with its parent, and given the
+    shapes that the parent is given."""
+
+    make: Callable[..., Any]
 
 
 def allowed_modules() -> list[str]:
@@ -81,7 +90,7 @@ def problems_of_call(
             problems.append(f"{key}.{name} is not a setting of {target.__name__}{hint}.")
         elif value == "???":
             problems.append(f"{key}.{name} has no value; add {key}.{name}=...")
-        elif name in hints and not fits(value, hints[name]):
+        elif name in hints and not isinstance(value, Part) and not fits(value, hints[name]):  # a part is made later
             choice = f" To choose the {key} write {key}={value}." if value in options(key) else ""
             expected = _readable(hints[name])
             problems.append(f"{key}.{name} is {value!r} ({type(value).__name__}), but must be {expected}.{choice}")
