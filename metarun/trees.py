@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from torch.utils._pytree import tree_leaves_with_path as paths
 
-__all__ = ["detach", "leaf_names", "num_elements", "select", "slice_tasks", "stack", "tree_flatten", "tree_leaves"]
+__all__ = ["detach", "leaf_names", "num_elements", "ravel", "select", "slice_tasks", "stack", "tree_flatten", "tree_leaves"]
 __all__ += ["tree_map", "tree_unflatten", "under", "zip_map"]
 
 
@@ -39,6 +39,17 @@ def leaf_names(tree: Any) -> list[str]:
 
 def num_elements(tree: Any) -> int:
     return sum(leaf.numel() for leaf in tree_leaves(tree))
+
+
+def ravel(tree: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """Every element of a tree in one vector [n], and the function that makes such a tree of any vector [n]."""
+    leaves, spec = tree_flatten(tree)
+    shapes, sizes = [leaf.shape for leaf in leaves], [leaf.numel() for leaf in leaves]
+
+    def unravel(vector: Tensor) -> Any:
+        return tree_unflatten([p.view(shape) for p, shape in zip(vector.split(sizes), shapes, strict=True)], spec)
+
+    return torch.cat([leaf.flatten() for leaf in leaves]), unravel
 
 
 def select(params: dict[str, Tensor], wanted: Callable[[str], bool]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -41,6 +41,12 @@ def uniform(seed: int, stream: str, indices: np.ndarray, count: int) -> np.ndarr
     return bits.astype(np.float64) * 2.0**-32
 
 
+def normal(u: np.ndarray) -> np.ndarray:
+    """As many numbers ~ N(0, 1) as there are uniforms u [..., even] (Box and Muller 1958): float64 [..., even]."""
+    radius, angle = np.sqrt(-2 * np.log1p(-u[..., ::2])), 2 * np.pi * u[..., 1::2]
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], -1).reshape(u.shape)
+
+
 def without_replacement(u: np.ndarray, population: int | np.ndarray) -> np.ndarray:
     """Distinct integers below ``population`` from uniforms u [..., n]: int64 [..., n], every ordered choice equally likely.
 
