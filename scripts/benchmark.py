@@ -95,7 +95,7 @@ def learner_of(work: Work, net: Any, objective: Any) -> Any:
     from metarun.meta_learners.reptile import Reptile
 
     if work.learner == "protonet":
-        return ProtoNet(net, objective, work.ways)
+        return ProtoNet(net, objective, work.ways, "euclidean")
     if work.learner == "reptile":
         return Reptile(net, objective, work.inner_lr, work.steps, None)
     return MAML(net, objective, work.inner_lr, work.steps, False, "all", "sgd")

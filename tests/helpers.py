@@ -45,7 +45,7 @@ LEARNERS: dict[str, Callable[[nn.Module], FewShotLearner]] = {
     "fomaml_head": lambda net: maml(net, True, "head"),
     "anil": lambda net: ANIL(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS),
     "reptile": lambda net: Reptile(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, None),
-    "protonet": lambda net: ProtoNet(net, CROSS_ENTROPY, WAYS),
+    "protonet": lambda net: ProtoNet(net, CROSS_ENTROPY, WAYS, "euclidean"),
 }
 
 

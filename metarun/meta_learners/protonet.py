@@ -1,14 +1,18 @@
 """Prototypical networks: classify by the nearest class mean in a learned embedding.
 
-    c_n = mean of body(x) over the support examples of class n;   logit_n(x) = -||body(x) - c_n||^2
+    c_n = mean of body(x) over the support examples of class n
+    euclidean:   logit_n(x) = -||body(x) - c_n||^2
+    cosine:      logit_n(x) = scale * cos(body(x), c_n),   scale learned
 
 The base learner's ``body`` is the embedding; its ``head`` is not used and not trained. Any number of ways: training
-may use more (``task.train_num_ways``) than the test.
+may use more (``task.train_num_ways``) than the test. The paper's cosine has no scale, which keeps its softmax nearly flat:
+the scale and its start are Gidaris and Komodakis, CVPR 2018, https://arxiv.org/abs/1804.09458; Meta-Baseline has the same.
 
 Snell, Swersky and Zemel, NeurIPS 2017, https://arxiv.org/abs/1703.05175. Cost: one forward and backward pass, no inner loop.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,24 +22,34 @@ from metarun.core import Batch, FewShotLearner, Params, take_parameters
 from metarun.models.layers import with_support
 from metarun.models.parts import body_of
 
+FIRST_SCALE = 10.0  # Gidaris and Komodakis 2018, 3.2
+
 
 @dataclass(frozen=True)
 class ProtoNet(FewShotLearner):
     num_ways: int
+    distance: Literal["euclidean", "cosine"]
 
     def __post_init__(self) -> None:
         body_of(self.base_learner)
 
     def init(self) -> Params:
-        return take_parameters(body_of(self.base_learner))
+        embedding = take_parameters(body_of(self.base_learner))
+        if self.distance == "euclidean":
+            return embedding
+        return {"embedding": embedding, "scale": next(iter(embedding.values())).new_tensor(FIRST_SCALE)}
 
     def adapt(self, theta: Params, support: Batch) -> Params:
-        z = functional_call(body_of(self.base_learner), theta, (support.x,))  # [S, D]
+        learned = {"embedding": theta} if self.distance == "euclidean" else theta
+        z = functional_call(body_of(self.base_learner), learned["embedding"], (support.x,))  # [S, D]
         onehot = F.one_hot(support.y, self.num_ways).to(z.dtype)  # [S, N]
         prototypes = (onehot.T @ z) / onehot.sum(0)[:, None]  # [N, D]
-        return {"embedding": with_support(body_of(self.base_learner), theta, support.x), "prototypes": prototypes}
+        embedding = with_support(body_of(self.base_learner), learned["embedding"], support.x)
+        return {**learned, "embedding": embedding, "prototypes": prototypes}
 
     def predict(self, phi: Params, x: Tensor) -> Tensor:
         z = functional_call(body_of(self.base_learner), phi["embedding"], (x,))  # [Q, D]
         c = phi["prototypes"]
+        if self.distance == "cosine":
+            return phi["scale"] * F.normalize(z) @ F.normalize(c).T  # [Q, N]
         return 2 * z @ c.T - (z * z).sum(1, keepdim=True) - (c * c).sum(1)  # -||z - c||^2  [Q, N]
