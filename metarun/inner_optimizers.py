@@ -8,7 +8,7 @@ import torch
 from metarun.core import Params
 from metarun.trees import tree_leaves, tree_map, zip_map
 
-InnerOptimizerName = Literal["sgd", "momentum", "adam"]
+InnerOptimizerName = Literal["sgd", "momentum", "rmsprop", "adam"]
 
 
 class InnerOptimizer(Protocol):
@@ -48,6 +48,30 @@ class Momentum:
 
 
 @dataclass(frozen=True)
+class RMSprop:
+    """s <- decay * s + (1 - decay) * gradient^2;   params <- params - lr * gradient / sqrt(s)        (Hinton, 2012)
+
+    With eps and eps_root as in ``Adam``, and torch's decay. The first steps are longer: s begins at zero.
+    """
+
+    lr: float
+    decay: float = 0.99
+    eps: float = 1e-8
+    eps_root: float = 1e-16
+
+    def start(self, params: Params) -> Any:
+        return tree_map(torch.zeros_like, params)
+
+    def step(self, params: Params, gradient: Params, state: Any) -> tuple[Params, Any]:
+        square = zip_map(lambda s, g: self.decay * s + (1 - self.decay) * g * g, state, gradient)
+
+        def moved(p: torch.Tensor, g: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+            return p - self.lr * g / ((s + self.eps_root).sqrt() + self.eps)
+
+        return zip_map(moved, params, gradient, square), square
+
+
+@dataclass(frozen=True)
 class Adam:
     """Kingma and Ba, ICLR 2015, with eps_root inside the square root: its slope at 0 is infinite, and the meta-gradient
     flows through it (where a gradient is exactly zero, as behind a dead ReLU, it would be NaN)."""
@@ -75,4 +99,4 @@ class Adam:
 
 def inner_optimizer(name: InnerOptimizerName, lr: float) -> InnerOptimizer:
     """The inner optimizer of that name, with its usual settings."""
-    return {"sgd": SGD, "momentum": Momentum, "adam": Adam}[name](lr)
+    return {"sgd": SGD, "momentum": Momentum, "rmsprop": RMSprop, "adam": Adam}[name](lr)

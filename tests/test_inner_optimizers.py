@@ -5,15 +5,21 @@ import torch
 from torch.func import grad
 
 from metarun.adaptation import descent, first_order_descent, last
-from metarun.inner_optimizers import SGD, Adam, InnerOptimizer, Momentum, inner_optimizer
+from metarun.inner_optimizers import SGD, Adam, InnerOptimizer, Momentum, RMSprop, inner_optimizer
 from metarun.meta_learners.maml import MAML
 from metarun.objectives import CROSS_ENTROPY
 from tests.helpers import BASES, flat, meta_gradient, one_episode, relative_error
 
-RULES: dict[str, InnerOptimizer] = {"sgd": SGD(0.1), "momentum": Momentum(0.1), "adam": Adam(0.1)}
+RULES: dict[str, InnerOptimizer] = {
+    "sgd": SGD(0.1),
+    "momentum": Momentum(0.1),
+    "rmsprop": RMSprop(0.01),
+    "adam": Adam(0.1),
+}
 TORCH = {
     "sgd": lambda p: torch.optim.SGD(p, 0.1),
     "momentum": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, 0.01),
     "adam": lambda p: torch.optim.Adam(p, 0.1),
 }
 MATRIX = torch.randn(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -62,7 +68,7 @@ def test_the_gradient_through_adam_is_finite_where_an_inner_gradient_is_zero():
     assert torch.isfinite(grad(after)(torch.ones(2).double())).all()
 
 
-@pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("name", RULES)
 def test_maml_differentiates_through_its_inner_optimizer(name):
     torch.manual_seed(0)
     learner = MAML(BASES["mlp"]().double(), CROSS_ENTROPY, 0.05, 3, False, "all", name)
@@ -78,7 +84,7 @@ def test_maml_differentiates_through_its_inner_optimizer(name):
 
 
 def test_the_name_chooses_the_rule():
-    assert [type(inner_optimizer(name, 0.1)) for name in ("sgd", "momentum", "adam")] == [SGD, Momentum, Adam]
+    assert [type(inner_optimizer(name, 0.1)) for name in RULES] == [SGD, Momentum, RMSprop, Adam]
 
 
 def test_no_state_of_one_task_reaches_another():
