@@ -8,7 +8,17 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from torch.utils._pytree import tree_leaves_with_path as paths
 
-__all__ = ["detach", "leaf_names", "num_elements", "ravel", "select", "slice_tasks", "stack", "tree_flatten", "tree_leaves"]
+__all__ = [
+    "detach",
+    "leaf_names",
+    "num_elements",
+    "ravel",
+    "select",
+    "slice_tasks",
+    "stack",
+    "tree_flatten",
+    "tree_leaves",
+]
 __all__ += ["tree_map", "tree_unflatten", "under", "zip_map"]
 
 
