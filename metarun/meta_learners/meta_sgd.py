@@ -1,0 +1,62 @@
+"""Meta-SGD: MAML with a learned step size for every parameter, its direction included.
+
+    theta = (weights, rates), rates in the shape of weights;   phi_0 = weights
+    phi_{k+1} = phi_k - rates * grad L(phi_k, support)         elementwise, the same rates at each step
+    meta-gradient = d L(phi_K, query) / d (weights, rates)
+
+Rates may become negative: nothing keeps them above zero, as in the paper. One number, drawn from
+U[initial_rate_low, initial_rate_high], is where all of them start. The paper takes one step; more are allowed here.
+``rates.rates`` of the run multiplies the outer rate of the rates alone; the paper uses one for both.
+
+Li et al., 2017, https://arxiv.org/abs/1707.09835. Cost: as MAML, and twice the parameters.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad
+
+from metarun.adaptation import last, repeat
+from metarun.core import Batch, FewShotLearner, Params, take_parameters
+from metarun.models.layers import with_support
+from metarun.trees import tree_map, zip_map
+
+
+@dataclass(frozen=True)
+class MetaSGD(FewShotLearner):
+    inner_steps: int
+    initial_rate_low: float
+    initial_rate_high: float
+
+    def __post_init__(self) -> None:
+        low, high = self.initial_rate_low, self.initial_rate_high
+        if low > high:
+            raise ValueError(
+                f"initial_rate_low is {low} and initial_rate_high is {high}, but low must not be above high; "
+                f"swap them, or set both to one number to start there."
+            )
+
+    def init(self) -> Params:
+        weights = take_parameters(self.base_learner)
+        rate = self.initial_rate_low + (self.initial_rate_high - self.initial_rate_low) * torch.rand(()).item()
+        return {"weights": weights, "rates": tree_map(lambda p: torch.full_like(p, rate), weights)}
+
+    def adapt(self, theta: Params, support: Batch) -> Params:
+        return with_support(self.base_learner, last(self.steps(theta, support, self.inner_steps)), support.x)
+
+    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
+
+    def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        def support_loss(phi: Params, support: Batch) -> Tensor:
+            return self.objective.loss(self.predict(phi, support.x), support.y)
+
+        def step(phi: Params, rates: Params, support: Batch) -> Params:
+            return zip_map(lambda p, rate, g: p - rate * g, phi, rates, grad(support_loss)(phi, support))
+
+        return repeat(step, theta["weights"], steps, theta["rates"], support)
+
+    def predict(self, phi: Params, x: Tensor) -> Tensor:
+        return functional_call(self.base_learner, phi, (x,))
