@@ -68,6 +68,28 @@ def last(path: Iterator[Params]) -> Params:
     return deque(path, maxlen=1).pop()
 
 
+def conjugate_gradient(
+    product: Callable[[Tensor], Tensor], b: Tensor, steps: int, tolerance: float
+) -> tuple[Tensor, Tensor]:
+    """An x with A x = b [n], begun at 0, and the relative residual ||b - A x|| / ||b||; ``product(v)`` is A v, A symmetric.
+
+    All of ``steps`` steps are computed, so that tasks under vmap take one path, but x stays as it is once the relative
+    residual is at ``tolerance``, or where A turns out not to be positive definite. x is not for differentiation.
+    """
+    x, residual, direction = torch.zeros_like(b), b, b
+    square = begun = b @ b
+    for _ in range(steps):
+        image = product(direction)
+        curvature = direction @ image
+        going = (curvature > 0) & (square > tolerance**2 * begun)
+        step = torch.where(going, square / curvature, 0)
+        x, residual = x + step * direction, residual - step * image
+        smaller = residual @ residual
+        direction = torch.where(going, residual + smaller / square * direction, direction)
+        square = torch.where(going, smaller, square)
+    return x, torch.where(begun > 0, (square / begun).sqrt(), 0)
+
+
 def _recomputed(fn: Callable[..., Params], *arguments: Any) -> Params:
     """fn(*arguments), keeping only the arguments for the backward pass, which runs ``fn`` again.
 
