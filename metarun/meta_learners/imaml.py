@@ -1,0 +1,101 @@
+"""iMAML: the meta-gradient of a proximal adaptation, from where it ends alone and not from the path there.
+
+    phi = argmin_w L(w, support) + proximal / 2 ||w - theta||^2       by gradient descent from theta
+    meta-gradient = (I + H / proximal)^-1 grad L(phi, query)          H: Hessian of L(., support) at phi
+
+The inverse is applied by ``cg_steps`` of conjugate gradient, each one product with H. The descent stops where the gradient
+of its objective is at ``tolerance`` or below (theta then stays put: every task computes ``inner_steps`` steps). The
+formula is that of the minimum: ``inner_gradient`` logs how far from zero the gradient was, ``cg_residual`` how much of
+||query gradient|| conjugate gradient left over, 1 where it met negative curvature at once and the task gives no gradient.
+
+``cg_damping`` replaces proximal by proximal + cg_damping in the formula, against negative curvature. The released code
+solves (2 I + H / (proximal + its damping)), which is this with cg_damping = proximal + 2 * its damping, and half as long.
+It also tests with proximal = 0; here a test adapts as in training, as in the paper.
+
+Rajeswaran, Finn, Kakade and Levine, NeurIPS 2019, https://arxiv.org/abs/1909.04630. Cost: one forward and backward pass
+a step, cg_steps backward passes of a gradient; memory does not grow with ``inner_steps``.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad, vjp
+
+from metarun.adaptation import conjugate_gradient, last
+from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, surrogate, take_parameters
+from metarun.models.layers import with_support
+from metarun.trees import detach, ravel, zip_map
+
+
+@dataclass(frozen=True)
+class IMAML(FewShotLearner):
+    inner_lr: float
+    inner_steps: int
+    proximal: float
+    tolerance: float
+    cg_steps: int
+    cg_tolerance: float
+    cg_damping: float
+
+    def __post_init__(self) -> None:
+        if self.proximal <= 0:
+            raise ValueError(f"proximal is {self.proximal}; it divides the Hessian, so use a number above 0.")
+        if self.cg_steps < 1:
+            raise ValueError(f"cg_steps is {self.cg_steps}; without a step the meta-gradient is 0, so use 1 or more.")
+        for name in ("tolerance", "cg_tolerance", "cg_damping"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; use 0 for none, or more.")
+
+    def init(self) -> Params:
+        return take_parameters(self.base_learner)
+
+    def adapt(self, theta: Params, support: Batch) -> Params:
+        return with_support(self.base_learner, last(self.steps(theta, support, self.inner_steps)), support.x)
+
+    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
+
+    def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        theta = phi = detach(theta)
+        yield phi
+        for _ in range(steps):
+            pull = self.proximal_gradient(phi, grad(self.support_loss)(phi, support), theta)
+            rate = torch.where(norm(pull) > self.tolerance, self.inner_lr, 0.0)
+            phi = zip_map(lambda p, g, rate=rate: p - rate * g, phi, pull)
+            yield phi
+
+    def proximal_gradient(self, phi: Params, gradient: Params, theta: Params) -> Params:
+        return zip_map(lambda p, g, start: g + self.proximal * (p - start), phi, gradient, theta)
+
+    def support_loss(self, phi: Params, support: Batch) -> Tensor:
+        return self.objective.loss(self.predict(phi, support.x), support.y)
+
+    def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
+        support, query = episode.support, episode.query
+        phi = last(self.steps(theta, support, self.inner_steps))
+
+        def of_query(phi: Params) -> tuple[Tensor, Metrics]:
+            return self.query_loss(with_support(self.base_learner, phi, support.x), query)
+
+        query_gradient, metrics = grad(of_query, has_aux=True)(phi)
+        b, tree_of = ravel(query_gradient)
+        linear: Any = vjp(lambda phi: grad(self.support_loss)(phi, support), phi)
+        gradient, hessian = linear  # of v: v H, which is H v
+
+        def product(v: Tensor) -> Tensor:
+            return v + ravel(hessian(tree_of(v)))[0] / (self.proximal + self.cg_damping)
+
+        meta_gradient, residual = conjugate_gradient(product, b, self.cg_steps, self.cg_tolerance)
+        ended_at = norm(self.proximal_gradient(phi, gradient, detach(theta)))
+        metrics |= {"cg_residual": residual.detach(), "inner_gradient": ended_at.detach()}
+        return surrogate(theta, tree_of(meta_gradient)), metrics
+
+    def predict(self, phi: Params, x: Tensor) -> Tensor:
+        return functional_call(self.base_learner, phi, (x,))
+
+
+def norm(tree: Params) -> Tensor:
+    return torch.linalg.vector_norm(ravel(tree)[0])
