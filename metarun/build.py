@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -265,8 +265,10 @@ def _experiment(
 
 
 def _ways_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[str]:
-    flexible, name = "num_ways" in inspect.signature(learner).parameters, _name(learner)
-    if flexible and task.num_ways is None:
+    parameters, name = inspect.signature(learner).parameters, _name(learner)
+    flexible = "num_ways" in parameters
+    regresses = flexible and type(None) in get_args(parameters["num_ways"].annotation)  # num_ways: int | None
+    if flexible and task.num_ways is None and not regresses:
         return [f"meta_learner: {name} classifies, but the task {type(task).__name__} has no classes."]
     if not flexible and task.num_ways != task.train_num_ways:
         return [
