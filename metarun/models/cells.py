@@ -67,3 +67,40 @@ class CoordinatewiseLSTM(nn.Module):
             states.append(cell(x, before))
             x = states[-1][0]
         return self.head(x)[:, 0], tuple(states)
+
+
+class GatedUpdate(nn.Module):
+    """The update of the meta-LSTM: an LSTM's cell whose contents are a weight of the base learner.
+
+        h <- LSTM(x, h);   f <- sigmoid(W_f [h, phi, f] + b_f);   i <- sigmoid(W_i [h, phi, i] + b_i)
+        phi <- f phi - i g
+
+    x [n, 4], phi and g [n]; f and i begin at 0. It starts as gradient descent with little decay: weights ~ U[-0.01, 0.01],
+    b_f ~ U[4, 5] (f about 0.99) and b_i ~ U[-5, -4] (i about 0.01), as in the released code of Ravi and Larochelle 2017.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        if hidden_size < 1:
+            raise ValueError(f"hidden_size is {hidden_size}; use 1 or more.")
+        self.cell = LSTMCell(4, hidden_size)
+        self.forget, self.input = nn.Linear(hidden_size + 2, 1), nn.Linear(hidden_size + 2, 1)
+        for p in self.parameters():
+            nn.init.uniform_(p, -0.01, 0.01)
+        nn.init.uniform_(self.forget.bias, 4, 5)
+        nn.init.uniform_(self.input.bias, -5, -4)
+
+    def start(self, like: Tensor) -> tuple[State, Tensor, Tensor]:
+        return self.cell.start(like), like.new_zeros(len(like)), like.new_zeros(len(like))
+
+    def forward(
+        self, x: Tensor, phi: Tensor, g: Tensor, state: tuple[State, Tensor, Tensor]
+    ) -> tuple[Tensor, tuple[State, Tensor, Tensor]]:
+        hidden, f, i = state
+        hidden = self.cell(x, hidden)
+
+        def gate(layer: nn.Module, before: Tensor) -> Tensor:
+            return layer(torch.cat([hidden[0], phi[:, None], before[:, None]], 1))[:, 0].sigmoid()  # [n]
+
+        f, i = gate(self.forget, f), gate(self.input, i)
+        return f * phi - i * g, (hidden, f, i)

@@ -1,0 +1,70 @@
+"""Meta-LSTM: the base learner's weights are the cell state of an LSTM, whose start and gates are learned.
+
+    g_k, l_k = grad L(phi_k, support), L(phi_k, support), both constants;   phi_0 = theta.start
+    f_k, i_k = gates of theta.optimizer at (log_and_sign(g_k), log_and_sign(l_k), phi_k, the last f and i)
+    phi_{k+1} = f_k phi_k - i_k g_k
+    meta-gradient = d L(phi_K, query) / d theta
+
+The optimizer is the same for every weight; each weight has a hidden state of its own (``GatedUpdate`` in models/cells.py).
+First order, as in the paper: g_k and l_k do not depend on theta, but phi_k in the gates and under f_k does.
+
+The last gates are fed back as they are, as in the paper; the released code feeds them back before the sigmoid. Batch norms
+follow ``base_learner.batch_norm``: the code uses the queries' statistics in training and running ones at test.
+
+Ravi and Larochelle, ICLR 2017, https://openreview.net/forum?id=rJY0-Kcll. Cost: a forward and backward pass of the base
+learner and of the LSTM on each of its weights a step; memory grows with inner_steps.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value
+
+from metarun.adaptation import last, repeat
+from metarun.core import Batch, FewShotLearner, Params, take_parameters
+from metarun.models.cells import log_and_sign
+from metarun.models.layers import with_support
+from metarun.trees import detach, ravel
+
+Moving = tuple[Tensor, Any]  # phi as one vector [n], and the optimizer's state
+
+
+@dataclass(frozen=True)
+class MetaLSTM(FewShotLearner):
+    network: nn.Module
+    preprocessing: float
+    inner_steps: int
+
+    def __post_init__(self) -> None:
+        if self.preprocessing <= 0:
+            raise ValueError(f"preprocessing is {self.preprocessing}; p must be above 0 (the paper has 10).")
+
+    def init(self) -> Params:
+        return {"start": take_parameters(self.base_learner), "optimizer": take_parameters(self.network)}
+
+    def adapt(self, theta: Params, support: Batch) -> Params:
+        return with_support(self.base_learner, last(self.steps(theta, support, self.inner_steps)), support.x)
+
+    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
+
+    def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        phi, unravel = ravel(theta["start"])
+
+        def loss(phi: Tensor, support: Batch) -> Tensor:
+            return self.objective.loss(self.predict(unravel(phi), support.x), support.y)
+
+        def step(moving: Moving, optimizer: Params, support: Batch) -> Moving:
+            phi, state = moving
+            g, value = detach(grad_and_value(loss)(detach(phi), support))  # [n], []
+            seen = [log_and_sign(g, self.preprocessing), log_and_sign(value, self.preprocessing).expand(len(g), 2)]
+            return functional_call(self.network, optimizer, (torch.cat(seen, 1), phi, g, state))
+
+        moving = (phi, self.network.start(phi))  # type: ignore[operator]
+        return (unravel(phi) for phi, _ in repeat(step, moving, steps, theta["optimizer"], support))
+
+    def predict(self, phi: Params, x: Tensor) -> Tensor:
+        return functional_call(self.base_learner, phi, (x,))
