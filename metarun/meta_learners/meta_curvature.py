@@ -1,0 +1,71 @@
+"""Meta-Curvature: MAML whose inner gradients are multiplied by learned matrices, one for each axis of a weight.
+
+    MC(G) = G x_1 M_output x_2 M_input x_3 M_kernel          G [O, I, F]: the gradient of a convolution, F = height * width
+    phi_{k+1} = phi_k - inner_lr * MC(grad L(phi_k, support));   meta-gradient = d L(phi_K, query) / d (theta, M)
+
+vec MC(G) = (M_output (x) M_input (x) M_kernel) vec G: a Kronecker-factored curvature. A linear layer's weight has M_output
+and M_input; biases and norm weights [O], of which the paper says nothing, have M_output. The matrices begin at the
+identity, where this is MAML. They do not adapt. ``rates.curvature`` sets their own outer rate.
+
+The inner loss is the mean over the support set; the released code (reinforcement learning only) and the Omniglot flags
+are those of MAML's code, which sums over classes.
+
+Park and Oliva, NeurIPS 2019, https://arxiv.org/abs/1902.03356. Cost: as MAML, and a matrix product an axis and step;
+theta grows by O^2 + I^2 + F^2 for each weight.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad
+
+from metarun.adaptation import last, repeat
+from metarun.core import Batch, FewShotLearner, Params, take_parameters
+from metarun.models.layers import with_support
+
+AXES = ("output", "input", "kernel")
+
+
+@dataclass(frozen=True)
+class MetaCurvature(FewShotLearner):
+    inner_lr: float
+    inner_steps: int
+
+    def init(self) -> Params:
+        base = take_parameters(self.base_learner)
+        return {"base": base, "curvature": {name: identities(p) for name, p in base.items()}}
+
+    def adapt(self, theta: Params, support: Batch) -> Params:
+        return with_support(self.base_learner, last(self.steps(theta, support, self.inner_steps)), support.x)
+
+    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
+
+    def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        def support_loss(phi: Params, support: Batch) -> Tensor:
+            return self.objective.loss(self.predict(phi, support.x), support.y)
+
+        def step(phi: Params, curvature: Params, support: Batch) -> Params:
+            gradient = grad(support_loss)(phi, support)
+            return {name: p - self.inner_lr * curved(gradient[name], curvature[name]) for name, p in phi.items()}
+
+        return repeat(step, theta["base"], steps, theta["curvature"], support)
+
+    def predict(self, phi: Params, x: Tensor) -> Tensor:
+        return functional_call(self.base_learner, phi, (x,))
+
+
+def identities(p: Tensor) -> dict[str, Tensor]:
+    """An identity matrix for each axis of ``p``; the axes of a kernel count as one."""
+    sizes = p.flatten(2).shape if p.dim() > 2 else p.shape
+    return {axis: torch.eye(size).to(p) for axis, size in zip(AXES, sizes, strict=False)}
+
+
+def curved(gradient: Tensor, matrices: dict[str, Tensor]) -> Tensor:
+    """Each axis of ``gradient`` multiplied by its matrix."""
+    g = gradient.flatten(2) if gradient.dim() > 2 else gradient
+    for i, axis in enumerate(AXES[: g.dim()]):
+        g = torch.tensordot(matrices[axis], g, ([1], [i])).movedim(0, i)
+    return g.reshape(gradient.shape)
