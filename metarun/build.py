@@ -279,7 +279,8 @@ def _ways_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[
 
 
 def _class_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[str]:
-    if "num_train_classes" in inspect.signature(learner).parameters and task.num_train_classes is None:
+    wanted = inspect.signature(learner).parameters.get("num_train_classes")
+    if wanted is not None and not fits(task.num_train_classes, wanted.annotation):  # int | None: also does without
         kind = type(task).__name__
         return [
             f"meta_learner: {_name(learner)} learns to tell all training classes apart, but {kind} has no fixed set."
