@@ -1,0 +1,106 @@
+"""CAVIA: adapt a few context parameters c that the network is given as further inputs; its weights are shared by tasks.
+
+    theta = (net, context layer W, b);   c_0 = 0;   c_{k+1} = c_k - inner_lr * grad_c L(net(. | c_k), support)
+    phi = net(. | c_K);   meta-gradient = d L(phi, query) / d theta
+
+``layer`` says where c comes in. 0: beside the inputs of the first layer, which must be linear: W1 [x, c] + b1 is
+W1 x + (b1 + W c), a bias that moves. n: FiLM on the n-th batch norm: its weight becomes s * weight and its bias
+s * bias + t with (s, t) = W c + b. Either way phi is a set of weights for the network as it is.
+
+In the authors' code FiLM comes after the pooling and s starts near 0; here it comes before ReLU and pooling, and s = 1 at
+c = 0 in the beginning, so that the network starts as it would without. c joins inputs in networks without batch norm
+only: a batch norm takes away again what is added to all of its inputs.
+
+Zintgraf et al., ICML 2019, https://arxiv.org/abs/1810.03642. Cost: as MAML in time (the gradient of c passes through the
+network), while only c differs between tasks.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from metarun.adaptation import descent, first_order_descent, last
+from metarun.core import Batch, FewShotLearner, Params, take_parameters
+from metarun.inner_optimizers import SGD
+from metarun.models.layers import BatchNorm, with_support
+
+
+@dataclass(frozen=True)
+class CAVIA(FewShotLearner):
+    num_context: int
+    layer: int
+    inner_lr: float
+    inner_steps: int
+    first_order: bool
+
+    def __post_init__(self) -> None:
+        if self.num_context < 1:
+            raise ValueError(f"num_context is {self.num_context}; adaptation needs 1 context parameter or more.")
+        layer_with_context(self.base_learner, self.layer)
+
+    def init(self) -> Params:
+        name, width, fan_in = layer_with_context(self.base_learner, self.layer)
+        net = take_parameters(self.base_learner)
+        if self.layer == 0:  # the columns of torch's Linear(fan_in + num_context, width) that meet c
+            columns = nn.Linear(fan_in + self.num_context, width).weight[:, fan_in:]
+            return {"net": net, "context": {"weight": columns.detach().to(net[f"{name}.bias"])}}
+        film = take_parameters(nn.Linear(self.num_context, 2 * width).to(net[f"{name}.bias"]))
+        ones, zeros = torch.ones(width).to(film["bias"]), torch.zeros(width).to(film["bias"])
+        return {"net": net, "context": {"weight": film["weight"], "bias": torch.cat([ones, zeros])}}
+
+    def adapt(self, theta: Params, support: Batch) -> Params:
+        c = last(self.contexts(theta, support, self.inner_steps))
+        return with_support(self.base_learner, self.given(theta, c), support.x)
+
+    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        contexts = self.contexts(theta, support, steps)
+        return (with_support(self.base_learner, self.given(theta, c), support.x) for c in contexts)
+
+    def contexts(self, theta: Params, support: Batch, steps: int) -> Iterator[Tensor]:
+        """The context parameters [num_context] after 0, 1, ..., ``steps`` steps."""
+        descend = first_order_descent if self.first_order else descent
+
+        def support_loss(c: Tensor, theta: Params, support: Batch) -> Tensor:
+            return self.objective.loss(self.predict(self.given(theta, c), support.x), support.y)
+
+        start = torch.zeros_like(theta["context"]["weight"][0])
+        return descend(support_loss, start, SGD(self.inner_lr), steps, theta, support)
+
+    def given(self, theta: Params, c: Tensor) -> Params:
+        """The network's parameters given c."""
+        name, _, _ = layer_with_context(self.base_learner, self.layer)
+        weight, bias = f"{name}.weight", f"{name}.bias"
+        net, context = theta["net"], theta["context"]
+        moved = context["weight"] @ c
+        if self.layer == 0:
+            return {**net, bias: net[bias] + moved}
+        scale, shift = (moved + context["bias"]).chunk(2)
+        return {**net, weight: scale * net[weight], bias: scale * net[bias] + shift}
+
+    def predict(self, phi: Params, x: Tensor) -> Tensor:
+        return functional_call(self.base_learner, phi, (x,))
+
+
+def layer_with_context(net: nn.Module, layer: int) -> tuple[str, int, int]:
+    """Name, width and number of inputs of the first layer (``layer`` 0), or of batch norm number ``layer``."""
+    modules = [(name, m) for name, m in net.named_modules() if list(m.parameters(recurse=False))]
+    batch_norms = [(name, m) for name, m in modules if isinstance(m, BatchNorm)]
+    if layer == 0:
+        name, first = modules[0]
+        if batch_norms or not isinstance(first, nn.Linear) or first.bias is None:
+            raise ValueError(
+                f"layer is 0, but context joins the inputs of a linear layer with a bias, in a network without batch norm; "
+                f"{type(net).__name__} has {len(batch_norms)} batch norms and begins with {type(first).__name__}. Set "
+                f"layer to the number of a batch norm (FiLM), or choose base_learner=mlp without batch norm."
+            )
+        return name, first.out_features, first.in_features
+    if not 1 <= layer <= len(batch_norms):
+        raise ValueError(
+            f"layer is {layer}, but {type(net).__name__} has {len(batch_norms)} batch norms; choose one of them by its "
+            f"number, from 1 on, or set layer to 0 to give the context to the first layer."
+        )
+    name, norm = batch_norms[layer - 1]
+    return name, len(norm.weight), len(norm.weight)
