@@ -280,7 +280,8 @@ def _ways_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[
 
 def _class_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[str]:
     wanted = inspect.signature(learner).parameters.get("num_train_classes")
-    if wanted is not None and not fits(task.num_train_classes, wanted.annotation):  # int | None: also does without
+    does_without = wanted is None or type(None) in get_args(wanted.annotation)  # num_train_classes: int | None
+    if task.num_train_classes is None and not does_without:
         kind = type(task).__name__
         return [
             f"meta_learner: {_name(learner)} learns to tell all training classes apart, but {kind} has no fixed set."
