@@ -15,7 +15,7 @@ from metarun.build import GIVEN, GROUPS, Experiment
 from metarun.errors import ConfigError
 from metarun.paths import config_dir
 from metarun.schema import Config, EvaluationConfig
-from metarun.targets import fits, locate, problems_of_call
+from metarun.targets import Part, fits, locate, problems_of_call
 from tests.composing import compose, experiment, options, train
 
 TINY = ["base_learner=mlp", "steps=10", "evaluation.every=5"]
@@ -24,6 +24,7 @@ TINY = ["base_learner=mlp", "steps=10", "evaluation.every=5"]
 TASKS = {"sinusoid": "task=sinusoid", "images": "task=prototypes"}
 
 EXPERIMENTS = options("experiment")
+WITHOUT_DATA = ("sinusoid", "quadratics")  # tasks that are drawn, not read
 
 
 def root() -> dict:
@@ -40,7 +41,7 @@ def needs_data(name: str) -> bool:
     defaults = yaml.safe_load(text_of(name)).get("defaults", [])
     tasks = [entry["override /task"] for entry in defaults if isinstance(entry, dict) and "override /task" in entry]
     parents = [entry for entry in defaults if isinstance(entry, str) and entry in EXPERIMENTS]
-    return any(task != "sinusoid" for task in tasks) or any(map(needs_data, parents))
+    return any(task not in WITHOUT_DATA for task in tasks) or any(map(needs_data, parents))
 
 
 def experiments(*more_marks: pytest.MarkDecorator) -> list:
@@ -61,6 +62,8 @@ def built_on_some_task(*overrides: str) -> Experiment:
 def call_problems(cfg: DictConfig, group: str) -> list[str]:
     node = OmegaConf.to_container(cfg, resolve=True)[group]
     arguments = {name: value for name, value in node.items() if not name.startswith("_")}
+    parts = {name: Part(dict) for name, value in arguments.items() if isinstance(value, dict) and "_target_" in value}
+    arguments |= parts
     return problems_of_call(locate(node["_target_"]), arguments, GIVEN[group], group)
 
 
@@ -85,10 +88,10 @@ def test_every_option_of_every_group_builds_beside_the_defaults(group, option):
 
 
 @pytest.mark.parametrize(
-    "option", [pytest.param(n, marks=[pytest.mark.data] * (n != "sinusoid")) for n in options("task")]
+    "option", [pytest.param(n, marks=[pytest.mark.data] * (n not in WITHOUT_DATA)) for n in options("task")]
 )
 def test_every_task_builds_and_gives_episodes(option, request):
-    where = [f"data_root={request.getfixturevalue('data_root')}"] if option != "sinusoid" else []
+    where = [f"data_root={request.getfixturevalue('data_root')}"] if option not in WITHOUT_DATA else []
     task = experiment(*TINY, f"task={option}", *where).task
     for split in ("train", "val", "test"):
         support, query, _ = task.sample(split, [0, 7])

@@ -21,7 +21,7 @@ from metarun.report import condensed, results
 from metarun.runfolder import RunFolder, short_hash, slug
 from metarun.trees import tree_leaves, zip_map
 
-CHANGEABLE = ("task", "meta_learner", "evaluation", "execution", "device", "data_root", "seed", "dtype")
+CHANGEABLE = ("task", "base_learner", "meta_learner", "evaluation", "execution", "device", "data_root", "seed", "dtype")
 
 
 def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, config_dirs: list[Path]) -> None:
@@ -97,7 +97,7 @@ def _fitted(fresh: Params, saved: Params) -> Params:
     if need != have:
         a, b = next(((n, h) for n, h in zip(need, have, strict=False) if n != h), (len(need), len(have)))
         raise ConfigError(
-            [f"the run's parameters do not fit: {a} is needed and {b} was trained. Keep the ways as trained."]
+            [f"the run's parameters do not fit: {a} is needed and {b} was trained. Keep ways and networks as trained."]
         )
     return zip_map(lambda old, new: old.to(new.dtype), saved, fresh)
 

@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 from metarun.models.layers import BatchNorm
 
+ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+
 
 class MLP(nn.Module):
-    """Flatten, then ``hidden`` layers of [linear, batch norm if asked, ReLU] (``body``) and a linear ``head``.
+    """Flatten, then ``hidden`` layers of [linear, batch norm if asked, activation] (``body``) and a linear ``head``.
 
     ``init``: ``torch`` is torch's default; ``truncated_normal`` is N(0, 0.01) cut at two deviations with zero biases, as
     in the code of Finn et al. 2017.
@@ -23,13 +25,15 @@ class MLP(nn.Module):
         hidden: Sequence[int],
         batch_norm: Literal["transductive", "running", "support"] | None,
         init: Literal["torch", "truncated_normal"],
+        activation: Literal["relu", "sigmoid", "tanh"] = "relu",
     ) -> None:
         super().__init__()
         if not hidden or min(hidden) < 1:
             raise ValueError(f"base_learner.hidden is {list(hidden)}; name at least one layer width of 1 or more.")
         layers: list[nn.Module] = [nn.Flatten()]
         for fan_in, width in zip([math.prod(input_shape), *hidden], hidden, strict=False):
-            layers += [nn.Linear(fan_in, width), *([BatchNorm(width, batch_norm)] if batch_norm else []), nn.ReLU()]
+            layers += [nn.Linear(fan_in, width), *([BatchNorm(width, batch_norm)] if batch_norm else [])]
+            layers += [ACTIVATIONS[activation]()]
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(hidden[-1], num_outputs)
         if init == "truncated_normal":
