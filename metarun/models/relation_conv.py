@@ -1,0 +1,38 @@
+"""The embedding of relation networks: four convolutional blocks whose features are maps, not vectors.
+
+    2 x [conv 3x3 without padding, batch norm, ReLU, max-pool 2],   2 x [conv 3x3, batch norm, ReLU]
+
+``body`` gives [S, channels, h, w], 5 x 5 for 28x28 images and 19 x 19 for 84x84, as in the released code; the relation
+module goes on convolving. ``head`` flattens the maps, for meta-learners that use one.
+
+Sung et al., CVPR 2018, https://arxiv.org/abs/1711.06025, section 3.4.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from metarun.models.layers import BatchNorm, BatchNormMode, Conv2d
+
+
+class RelationConv(nn.Module):
+    def __init__(
+        self, input_shape: tuple[int, ...], num_outputs: int, channels: int, batch_norm: BatchNormMode
+    ) -> None:
+        super().__init__()
+        if len(input_shape) != 3 or min(input_shape[1:]) < 10:
+            raise ValueError(
+                f"base_learner relation_conv needs images [channels, height, width] of 10 pixels or more, but the "
+                f"task's inputs have shape {list(input_shape)}. Choose base_learner=mlp."
+            )
+        blocks: list[nn.Module] = []
+        for i, fan_in in enumerate((input_shape[0], channels, channels, channels)):
+            halves = i < 2
+            blocks += [Conv2d(fan_in, channels, 3, stride=1, padding=0 if halves else 1)]
+            blocks += [BatchNorm(channels, batch_norm), nn.ReLU(), *([nn.MaxPool2d(2)] if halves else [])]
+        self.body = nn.Sequential(*blocks)
+        with torch.no_grad():
+            features = self.body(torch.zeros(2, *input_shape)).flatten(1).shape[1]
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(features, num_outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
