@@ -1,0 +1,65 @@
+"""Proto-MAML: MAML whose head begins, for each task, as the classifier of a prototypical network.
+
+    c_n = mean of body(x) over the support examples of class n;   head_0 = (W, b),  W_n = 2 c_n,  b_n = -||c_n||^2
+    phi_0 = (theta, head_0);   phi_{k+1} = phi_k - inner_lr * grad L(phi_k, support);   phi = phi_K
+
+W_n z + b_n = -||z - c_n||^2 + ||z||^2, so without a step it is ProtoNet. Only the body is learned; the meta-gradient flows
+through the prototypes, also with ``first_order``, which drops the inner second derivatives (the paper's results are of
+that kind). No class has parameters in theta, so any number of ways, in any order, will do.
+
+Triantafillou et al., ICLR 2020, https://arxiv.org/abs/1903.03096. Cost: as MAML, and one forward pass of the body.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from metarun.adaptation import descent, first_order_descent, last
+from metarun.core import Batch, FewShotLearner, Params, take_parameters
+from metarun.inner_optimizers import SGD
+from metarun.models.layers import with_support
+from metarun.models.parts import body_of
+
+
+@dataclass(frozen=True)
+class ProtoMAML(FewShotLearner):
+    num_ways: int
+    inner_lr: float
+    inner_steps: int
+    first_order: bool
+
+    def __post_init__(self) -> None:
+        body_of(self.base_learner)
+
+    def init(self) -> Params:
+        return take_parameters(body_of(self.base_learner))
+
+    def adapt(self, theta: Params, support: Batch) -> Params:
+        return self.ended(last(self.steps(theta, support, self.inner_steps)), support)
+
+    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        return (self.ended(phi, support) for phi in self.steps(theta, support, steps))
+
+    def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        def support_loss(phi: Params, support: Batch) -> Tensor:
+            return self.objective.loss(self.predict(phi, support.x), support.y)
+
+        start = {"body": theta, "head": self.prototypical_head(theta, support)}
+        descend = first_order_descent if self.first_order else descent
+        return descend(support_loss, start, SGD(self.inner_lr), steps, support)
+
+    def prototypical_head(self, theta: Params, support: Batch) -> Params:
+        z = functional_call(body_of(self.base_learner), theta, (support.x,))  # [S, D]
+        onehot = F.one_hot(support.y, self.num_ways).to(z.dtype)  # [S, N]
+        c = (onehot.T @ z) / onehot.sum(0)[:, None]  # [N, D]
+        return {"weight": 2 * c, "bias": -(c * c).sum(1)}
+
+    def ended(self, phi: Params, support: Batch) -> Params:
+        return {**phi, "body": with_support(body_of(self.base_learner), phi["body"], support.x)}
+
+    def predict(self, phi: Params, x: Tensor) -> Tensor:
+        z = functional_call(body_of(self.base_learner), phi["body"], (x,))  # [Q, D]
+        return F.linear(z, **phi["head"])
