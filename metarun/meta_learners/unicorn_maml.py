@@ -1,0 +1,71 @@
+"""UNICORN-MAML: MAML with one head vector w for all classes, so that the names of the classes do not matter.
+
+    theta = (body, w);   phi_0 = (body, W, b),  W_n = w and b_n = 0 for every class n
+    phi_{k+1} = phi_k - inner_lr * grad L(phi_k, support);   meta-gradient = d L(phi_K, query) / d theta
+
+All classes begin alike and part ways by the data. In the first step the body's gradient is zero (W' (p - y) = w * 0), so
+take ``inner_steps`` of 2 or more.
+
+Something the paper does not say: under softmax w cancels. The inner gradients of W sum to zero over classes, so
+W_n = w + something without w throughout, and w z is the same for every class: no value of w changes a loss, and w's own
+meta-gradient is zero to rounding. UNICORN-MAML is MAML with a head reset to zero for each task (the zeroing trick of Kao
+et al., ICLR 2022, https://arxiv.org/abs/2106.15367). We keep w, as the paper has it. A shared bias would cancel too and
+starts at 0. The released code trains a pre-trained ResNet-12 to first order, with its logits divided by 0.5.
+
+Ye and Chao, ICLR 2022, https://arxiv.org/abs/2106.16245. Cost: as MAML.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from metarun.adaptation import descent, first_order_descent, last
+from metarun.core import Batch, FewShotLearner, Params, take_parameters
+from metarun.inner_optimizers import SGD
+from metarun.models.layers import with_support
+from metarun.models.parts import body_of, num_features
+
+
+@dataclass(frozen=True)
+class UnicornMAML(FewShotLearner):
+    input_shape: tuple[int, ...]
+    num_ways: int
+    inner_lr: float
+    inner_steps: int
+    first_order: bool
+
+    def __post_init__(self) -> None:
+        body_of(self.base_learner)
+
+    def init(self) -> Params:
+        one_class = nn.Linear(num_features(self.base_learner, self.input_shape), 1)
+        body = take_parameters(body_of(self.base_learner))
+        return {"body": body, "head": one_class.weight.detach()[0].to(next(iter(body.values())))}
+
+    def adapt(self, theta: Params, support: Batch) -> Params:
+        return self.ended(last(self.steps(theta, support, self.inner_steps)), support)
+
+    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        return (self.ended(phi, support) for phi in self.steps(theta, support, steps))
+
+    def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        def support_loss(phi: Params, support: Batch) -> Tensor:
+            return self.objective.loss(self.predict(phi, support.x), support.y)
+
+        w = theta["head"]  # [D]
+        start = {
+            "body": theta["body"],
+            "head": {"weight": w.repeat(self.num_ways, 1), "bias": w.new_zeros(self.num_ways)},
+        }
+        descend = first_order_descent if self.first_order else descent
+        return descend(support_loss, start, SGD(self.inner_lr), steps, support)
+
+    def ended(self, phi: Params, support: Batch) -> Params:
+        return {**phi, "body": with_support(body_of(self.base_learner), phi["body"], support.x)}
+
+    def predict(self, phi: Params, x: Tensor) -> Tensor:
+        z = functional_call(body_of(self.base_learner), phi["body"], (x,))  # [Q, D]
+        return F.linear(z, **phi["head"])
