@@ -1,0 +1,128 @@
+"""Conditional neural process: a network reads the support set into a representation, another predicts from it.
+
+    z(x) = body(x);   r_s = h(z(x_s), y_s)
+    mean:       r(x) = mean of r_s over the support set
+    attention:  r(x) = sum over s of softmax_s(<W_q z(x), W_k z(x_s)> / sqrt d) W_v r_s, in 8 heads, times W_o
+    regression: (mean, deviation) of y at x = g(z(x), r(x)), trained by the Gaussian log-likelihood
+    classes:    r_n is r over the examples of class n alone, without y;   logit_n(x) = g(z(x), r_n(x))
+
+Adaptation is a forward pass. The score and ``query_loss`` are those of the predicted mean, so they compare with other
+learners; ``negative_log_likelihood`` is what regression minimises. The base learner's head is not used and not trained.
+
+Unlike the papers: x goes through the base learner's body first, shared by h, g and the attention (``base_learner=linear``
+has the identity for a body: the CNP of the paper; attention wants an ``mlp``). The paper concatenates the class
+representations; here one g scores each class by its own, so that permuting labels permutes outputs, and any number of
+ways is possible. The targets are the query set, without the support set. Of the attentive process it is the
+deterministic path: no latent variable and no self-attention.
+
+Garnelo et al., ICML 2018, https://arxiv.org/abs/1807.01613; attention: Kim et al., ICLR 2019,
+https://arxiv.org/abs/1901.05761. Cost: one forward and backward pass, no inner loop; attention adds Q * S products.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from metarun.core import Batch, FewShotLearner, Metrics, Params, take_parameters
+from metarun.models.dense import dense, perceptron
+from metarun.models.layers import with_support
+from metarun.models.parts import body_of, num_features
+
+HEADS = 8  # Kim et al. 2019, released code
+SMALLEST_DEVIATION = 0.1  # released code of both: 0.1 + 0.9 softplus keeps the likelihood bounded
+
+# S support, Q query, D features, R the width of a representation, d = R / HEADS, G groups: the N classes, or one
+
+
+@dataclass(frozen=True)
+class CNP(FewShotLearner):
+    input_shape: tuple[int, ...]
+    num_outputs: int
+    num_ways: int | None  # None: regression
+    aggregation: Literal["mean", "attention"]
+    width: int
+    encoder_layers: int
+    decoder_layers: int
+
+    def __post_init__(self) -> None:
+        body_of(self.base_learner)
+        if min(self.width, self.encoder_layers) < 1 or self.decoder_layers < 0:
+            raise ValueError(
+                f"width {self.width} and encoder_layers {self.encoder_layers} must be 1 or more, and decoder_layers "
+                f"{self.decoder_layers} 0 or more."
+            )
+        if self.aggregation == "attention" and self.width % HEADS:
+            raise ValueError(f"width is {self.width}, but attention has {HEADS} heads: use a multiple of {HEADS}.")
+
+    def init(self) -> Params:
+        like, features = next(self.base_learner.parameters()), num_features(self.base_learner, self.input_shape)
+        label, outputs = (self.num_outputs, 2 * self.num_outputs) if self.num_ways is None else (0, 1)
+        theta = {
+            "body": take_parameters(body_of(self.base_learner)),
+            "encoder": dense([features + label] + [self.width] * self.encoder_layers, like),
+            "decoder": dense([features + self.width] + [self.width] * self.decoder_layers + [outputs], like),
+        }
+        if self.aggregation == "attention":
+            sizes = {"query": features, "key": features, "value": self.width, "out": self.width}
+            theta["attention"] = {name: dense([size, self.width], like)[0]["weight"] for name, size in sizes.items()}
+        return theta
+
+    def adapt(self, theta: Params, support: Batch) -> Params:
+        body = body_of(self.base_learner)
+        z = functional_call(body, theta["body"], (support.x,))  # [S, D]
+        if self.num_ways is None:
+            r = perceptron(theta["encoder"], torch.cat([z, support.y.flatten(1)], 1))  # [S, R]
+            members = z.new_ones(len(z), 1)  # [S, G]
+        else:
+            r = perceptron(theta["encoder"], z)
+            members = F.one_hot(support.y, self.num_ways).to(z.dtype)
+        phi = {"body": with_support(body, theta["body"], support.x), "decoder": theta["decoder"]}
+        if self.aggregation == "mean":
+            return {**phi, "representation": (members.T @ r) / members.sum(0)[:, None]}  # [G, R]
+        w = theta["attention"]
+        projections = {"query": w["query"], "out": w["out"]}
+        return {**phi, **projections, "keys": z @ w["key"].T, "values": r @ w["value"].T, "members": members}
+
+    def representation(self, phi: Params, z: Tensor) -> Tensor:
+        """What the support set says about each row of z [Q, D], group by group: [Q, G, R]."""
+        if self.aggregation == "mean":
+            return phi["representation"].expand(len(z), -1, -1)
+        query, key, value = (heads(x) for x in (z @ phi["query"].T, phi["keys"], phi["values"]))
+        similarity = query @ key.transpose(1, 2) / math.sqrt(key.shape[-1])  # [heads, Q, S]
+        own = phi["members"].T > 0  # [G, S]
+        weights = torch.where(own, similarity[:, :, None], -torch.inf).softmax(-1)  # [heads, Q, G, S]
+        read = weights @ value[:, None]  # [heads, Q, G, d]
+        return read.permute(1, 2, 0, 3).flatten(2) @ phi["out"].T
+
+    def outputs(self, phi: Params, x: Tensor) -> Tensor:
+        z = functional_call(body_of(self.base_learner), phi["body"], (x,))  # [Q, D]
+        r = self.representation(phi, z)
+        both = torch.cat([z[:, None].expand(-1, r.shape[1], -1), r], -1)  # [Q, G, D + R]
+        return perceptron(phi["decoder"], both).flatten(1)  # [Q, N], or [Q, 2 num_outputs]
+
+    def predict(self, phi: Params, x: Tensor) -> Tensor:
+        outputs = self.outputs(phi, x)
+        return outputs[:, : self.num_outputs] if self.num_ways is None else outputs
+
+    def query_loss(self, phi: Params, query: Batch) -> tuple[Tensor, Metrics]:
+        if self.num_ways is not None:
+            return super().query_loss(phi, query)
+        mean, raw = self.outputs(phi, query.x).chunk(2, 1)
+        deviation = SMALLEST_DEVIATION + (1 - SMALLEST_DEVIATION) * F.softplus(raw)
+        surprise = ((query.y - mean) / deviation).square() / 2 + deviation.log() + math.log(2 * math.pi) / 2
+        loss = surprise.mean()
+        return loss, {
+            "query_loss": self.objective.loss(mean, query.y).detach(),
+            "negative_log_likelihood": loss.detach(),
+            self.objective.score_name: self.objective.score(mean, query.y),
+        }
+
+
+def heads(x: Tensor) -> Tensor:
+    """[rows, R] -> [heads, rows, d]."""
+    return x.unflatten(1, (HEADS, -1)).transpose(0, 1)
