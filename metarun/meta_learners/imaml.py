@@ -8,8 +8,10 @@ of its objective is at ``tolerance`` or below (theta then stays put: every task 
 formula is that of the minimum: ``inner_gradient`` logs how far from zero the gradient was, ``cg_residual`` how much of
 ||query gradient|| conjugate gradient left over, 1 where it met negative curvature at once and the task gives no gradient.
 
-``cg_damping`` replaces proximal by proximal + cg_damping in the formula, against negative curvature. The released code
-solves (2 I + H / (proximal + its damping)), which is this with cg_damping = proximal + 2 * its damping, and half as long.
+``cg_damping`` replaces proximal by proximal + cg_damping in the formula, against negative curvature: on sinusoids H had
+eigenvalues from -3 to 76, and 5 steps of conjugate gradient left 0.4 to 0.8 over at 0.5, 0.03 to 0.15 at 2 and 0.004 to
+0.12 at 5. The released code solves (2 I + H / (proximal + its damping)), which is this with cg_damping = proximal + 2 *
+its damping, and half as long.
 It also tests with proximal = 0; here a test adapts as in training, as in the paper.
 
 Rajeswaran, Finn, Kakade and Levine, NeurIPS 2019, https://arxiv.org/abs/1909.04630. Cost: one forward and backward pass
