@@ -7,8 +7,8 @@ It estimates the gradient of F smoothed by a Gaussian of width sigma: the bias i
 the variance there is (d + 1) / n times the squared gradient, d the number of parameters. F need not be differentiable.
 
 The directions are those of ``seed``, which ``at`` replaces every training step, and one step's tasks share them; the paper
-draws new ones for each task. The paper's tasks are reinforcement learning, where adapting estimates its gradient by ES
-too; here, as in its first-order variant for smooth adaptation, the inner loop has exact gradients, and no second ones.
+draws new ones for each task. The paper's tasks are reinforcement learning, where adapting has no exact gradients either
+(ES, hill climbing); here the inner loop takes gradients, and nothing is differentiated through it.
 
 Song et al., ICLR 2020, https://arxiv.org/abs/1910.01215. Cost: 2 n + 1 adaptations a task (the last to log the loss at
 theta), all n pairs at once in memory, which does not grow with ``inner_steps``; nothing is differentiated twice. To be as
