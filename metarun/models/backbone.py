@@ -1,0 +1,151 @@
+"""Any classification model of torchvision as a base learner: random weights, a local file, or torchvision's own.
+
+    body: image -> 3 channels by ImageNet's means and deviations -> the model without its last linear layer -> [S, D]
+    head: a new linear layer
+
+Its batch norms become metarun's (exact to second order under vmap), so what a weights file says of running statistics is
+not used: with ``batch_norm=running`` they are computed on training tasks. Dropout and stochastic depth are left out, as
+adaptation must not draw. Models with layer norms (ConvNeXt, Swin, ViT, MaxViT) are refused: torch's own gives wrong
+second-order gradients under vmap.
+"""
+
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.ops import StochasticDepth
+
+from metarun.models.layers import BatchNorm, BatchNormMode
+from metarun.targets import did_you_mean
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+class ImageNetColours(nn.Module):
+    """x [S, 1 or 3, H, W] in [0, 1] -> [S, 3, H, W] as torchvision's models were trained; grey is repeated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
+        self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
+        self.mean: Tensor
+        self.deviation: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.deviation
+
+
+class Backbone(nn.Module):
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        num_outputs: int,
+        name: str,
+        weights: str | None,
+        batch_norm: BatchNormMode,
+    ) -> None:
+        super().__init__()
+        if len(input_shape) != 3 or input_shape[0] not in (1, 3):
+            raise ValueError(
+                f"base_learner torchvision needs images of 1 or 3 channels, but the task's inputs have shape "
+                f"{list(input_shape)}. Choose base_learner=mlp."
+            )
+        model, features = _without_classifier(name)
+        if weights is not None:
+            _load(model, name, _state(name, weights))
+        _replace(model, lambda module: _exact(module, name, batch_norm))
+        self.body = nn.Sequential(OrderedDict(colours=ImageNetColours(), model=model))
+        self.head = nn.Linear(features, num_outputs)
+        try:
+            with torch.no_grad():
+                self(torch.zeros(2, *input_shape))
+        except RuntimeError as error:
+            raise ValueError(
+                f"base_learner.name {name!r} cannot take images of {list(input_shape)}: {error}. Choose a model for "
+                "smaller images, such as resnet18, or a task with larger ones."
+            ) from error
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+def _without_classifier(name: str) -> tuple[nn.Module, int]:
+    """The model with random weights and nothing for its last linear layer, and the number of that layer's inputs."""
+    known = models.list_models(module=models)
+    if name not in known:
+        raise ValueError(f"base_learner.name is {name!r}, which is no model of torchvision{did_you_mean(name, known)}.")
+    single = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}  # one output
+    model = models.get_model(name, **single)
+    layers = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise ValueError(
+            f"base_learner.name {name!r} has no linear layer to replace; choose another, such as resnet18."
+        )
+    path, classifier = layers[-1]
+    model.set_submodule(path, nn.Identity())
+    return model, classifier.in_features
+
+
+def _replace(module: nn.Module, better: Callable[[nn.Module], nn.Module]) -> None:
+    """Replace every module below ``module`` by what ``better`` makes of it."""
+    for name, child in module.named_children():
+        setattr(module, name, better(child))
+        _replace(getattr(module, name), better)
+
+
+def _exact(module: nn.Module, name: str, mode: BatchNormMode) -> nn.Module:
+    if isinstance(module, nn.LayerNorm):
+        raise ValueError(
+            f"base_learner.name {name!r} has layer norms, whose second-order gradients torch gets wrong under vmap. "
+            "Choose a model with batch norms, such as resnet18 or efficientnet_b0."
+        )
+    if isinstance(module, nn.Dropout | StochasticDepth):
+        return nn.Identity()
+    if isinstance(module, nn.BatchNorm2d):
+        norm = BatchNorm(module.num_features, mode, module.eps)
+        norm.weight, norm.bias = module.weight, module.bias
+        return norm
+    if getattr(module, "inplace", False):
+        module.inplace = False  # type: ignore[assignment]  # an inner loop differentiates what it would overwrite
+    return module
+
+
+def _state(name: str, weights: str) -> dict[str, Any]:
+    """The parameters that ``weights`` names: one of torchvision's for this model, else a file."""
+    published = models.get_model_weights(name).__members__
+    if weights in published:
+        try:
+            return published[weights].get_state_dict(progress=False, check_hash=True)
+        except (URLError, OSError, RuntimeError) as error:  # RuntimeError: another hash
+            raise ValueError(
+                f"base_learner.weights {weights!r} cannot be downloaded from {published[weights].url}: {error}. "
+                "Download that file elsewhere and give its path instead."
+            ) from error
+    if not Path(weights).expanduser().is_file():
+        raise ValueError(
+            f"base_learner.weights is {weights!r}, which is neither a file nor one of torchvision's weights of {name} "
+            f"({', '.join(published)}). Correct the path, or use null for random weights."
+        )
+    try:
+        return torch.load(Path(weights).expanduser(), map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"base_learner.weights {weights!r} is not a state dict that torch.load(..., weights_only=True) reads: "
+            f"{str(error).splitlines()[0]} Save one by torch.save(model.state_dict(), PATH)."
+        ) from error
+
+
+def _load(model: nn.Module, name: str, state: dict[str, Any]) -> None:
+    """Put ``state`` into the model; what it says of a classifier is left."""
+    try:
+        missing = model.load_state_dict(state, strict=False).missing_keys
+    except (RuntimeError, TypeError) as error:  # other shapes, or no dictionary
+        raise ValueError(f"base_learner.weights do not fit {name}: {' '.join(str(error).split())}") from error
+    if missing := [key for key in missing if not key.endswith(STATISTICS)]:
+        raise ValueError(f"base_learner.weights do not fit {name}: they lack {', '.join(missing[:3])} ...")
