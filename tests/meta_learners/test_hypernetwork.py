@@ -1,4 +1,4 @@
-"""Hypernetwork against plain torch with forward hooks, and its invariances. float64; EXACT: the same sums in another order."""
+"""Hypernetwork against plain torch with forward hooks, and its invariances. float64; EXACT: the same sums, other orders."""
 
 from dataclasses import replace
 
