@@ -1,0 +1,57 @@
+"""R2-D2: a ridge regression on learned features, solved in closed form, is the adaptation.
+
+    X = [body(support.x), 1];   W = argmin |X W - Y|^2 + regulariser |W|^2;   output(x) = scale * [body(x), 1] W + bias
+
+Y is one-hot, or the targets of a regression task. theta holds body, scale, bias and the logarithm of the regulariser, so
+that it stays positive; ``+rates.log_regulariser=0`` keeps it where it starts, as the released configuration does. The
+column of ones is the released code's; the paper has none. The code also divides one-hot labels by sqrt(N S / N): here
+the scale takes that up. The system solved is S x S where S is at most D (Woodbury). Any number of ways.
+
+Bertinetto et al., ICLR 2019, https://arxiv.org/abs/1805.08136. Cost: one forward and backward pass and a linear system.
+S support, Q query, N ways or outputs, D features.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from metarun.core import Batch, FewShotLearner, Params, take_parameters
+from metarun.models.layers import with_support
+from metarun.models.parts import body_of
+from metarun.solvers import ridge
+
+
+@dataclass(frozen=True)
+class R2D2(FewShotLearner):
+    num_ways: int | None  # None: a regression task
+    regulariser: float
+    scale: float
+
+    def __post_init__(self) -> None:
+        body_of(self.base_learner)
+        if self.regulariser <= 0:
+            raise ValueError(f"regulariser is {self.regulariser}; it must be above 0, or the system has no solution.")
+
+    def init(self) -> Params:
+        embedding = take_parameters(body_of(self.base_learner))
+        like = next(iter(embedding.values()))
+        numbers = {"log_regulariser": math.log(self.regulariser), "scale": self.scale, "bias": 0.0}
+        return {"embedding": embedding, **{name: like.new_tensor(number) for name, number in numbers.items()}}
+
+    def adapt(self, theta: Params, support: Batch) -> Params:
+        x = self.features(theta["embedding"], support.x)  # [S, D + 1]
+        y = support.y if self.num_ways is None else F.one_hot(support.y, self.num_ways).to(x.dtype)  # [S, N]
+        weight = ridge(x, y, theta["log_regulariser"].exp())  # [D + 1, N]
+        embedding = with_support(body_of(self.base_learner), theta["embedding"], support.x)
+        return {"embedding": embedding, "weight": weight, "scale": theta["scale"], "bias": theta["bias"]}
+
+    def predict(self, phi: Params, x: Tensor) -> Tensor:
+        return phi["scale"] * (self.features(phi["embedding"], x) @ phi["weight"]) + phi["bias"]
+
+    def features(self, embedding: Params, x: Tensor) -> Tensor:
+        z = functional_call(body_of(self.base_learner), embedding, (x,))  # [S, D]
+        return torch.cat([z, torch.ones_like(z[:, :1])], 1)
