@@ -1,6 +1,7 @@
 """Settings of the process that have to be made before torch is loaded."""
 
 import ctypes
+import math
 import os
 import sys
 
@@ -24,6 +25,18 @@ def spin_briefly() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+
+
+def peak_memory_mb() -> float:
+    """The most memory held so far: allocated on the GPU where one is in use, else resident in this process."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.nan
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def keep_freed_memory() -> bool:

@@ -1,5 +1,9 @@
 """Everything a run writes, behind one object: the runner says what happened, the reporter knows where it goes."""
 
+import statistics
+import time
+from collections import deque
+from itertools import pairwise
 from typing import Any
 
 from metarun.build import Experiment
@@ -9,6 +13,7 @@ from metarun.evaluation import Estimate, manifest
 from metarun.execution import Choice
 from metarun.logging import Board, MetricsFile, Ticker, plain
 from metarun.pictures import adaptation_curve, episode_grid
+from metarun.process import peak_memory_mb
 from metarun.profiling import StepProfiler
 from metarun.runfolder import RunFolder, tensorboard_command
 from metarun.trees import slice_tasks
@@ -42,6 +47,7 @@ class Reporter:
         self.board = Board(folder.path, resume_step)
         self.ticker = Ticker(experiment.steps, resume_step, folder.path / "log.txt")
         self.profiler = StepProfiler(folder.path / "profile") if experiment.profile else None
+        self.ended: deque[float] = deque(maxlen=1000)  # when the latest steps ended, in seconds
         self.latest: dict[str, float] = {}
         self.tested: dict[str, Estimate] = {}
         if not self.resumed:
@@ -68,6 +74,7 @@ class Reporter:
 
     def stepped(self) -> None:
         """A training step is over."""
+        self.ended.append(time.perf_counter())
         if self.profiler and self.profiler.step():
             folder = self.profiler.folder
             self.ticker.say(f"profile: {folder / 'table.txt'}, and {folder / 'trace.json'} for https://ui.perfetto.dev")
@@ -94,10 +101,16 @@ class Reporter:
     def test(self, step: int, scores: dict[str, Estimate], complexity: dict[str, float]) -> None:
         """Write results.json: every test metric as {mean, ci95, n}, beside the protocol that produced it."""
         x, source = self.x, {"checkpoint": "best on validation tasks", "checkpoint_step": step}
+        complexity = {**complexity, **self._cost()}
         write_json(self.folder.path / "results.json", results(x, scores, "test", source) | {"complexity": complexity})
         self.metrics.write(x.steps, {f"test/{name}": estimate.mean for name, estimate in scores.items()})
         self.tested, score = scores, x.task.objective.score_name
         self.latest = {f"test/{score}": scores[score].mean}
+
+    def _cost(self) -> dict[str, float]:
+        """Of training: the median milliseconds from step to step, and the most memory that the process has held."""
+        steps = [1e3 * (b - a) for a, b in pairwise(self.ended)]
+        return ({"step_ms": statistics.median(steps)} if steps else {}) | {"peak_memory_mb": peak_memory_mb()}
 
     def _show_the_test(self) -> None:
         x, score = self.x, self.x.task.objective.score_name

@@ -180,3 +180,24 @@ def test_the_evaluation_file_has_the_keys_of_the_schema():
 def test_no_config_names_a_folder_of_one_machine(path: Path):
     assert not re.search(r"(?<![\w.$~])/(home|root|tmp|Users|data|mnt|work)/", path.read_text())
     assert os.path.expanduser("~") not in path.read_text()
+
+
+# ---- settings by meta-learner ----
+
+
+def test_an_experiment_brings_the_settings_of_the_chosen_learner_and_a_value_beats_them():
+    assert compose("experiment=matrix/omniglot_5w1s", "meta_learner=maml").meta_learner.inner_lr == 0.4
+    assert (
+        compose("experiment=matrix/omniglot_5w1s", "meta_learner=maml", "meta_learner.inner_lr=3").meta_learner.inner_lr
+        == 3
+    )
+    assert (
+        compose("task=omniglot", "meta_learner=maml").meta_learner.inner_lr == 0.01
+    )  # no such experiment, no such settings
+
+
+@pytest.mark.parametrize("option", [n for n in options("per_learner") if "/" in n])
+def test_settings_by_learner_belong_to_a_learner_and_fit_it(option):
+    matrix, _, learner = option.partition("/")
+    assert learner in options("meta_learner")
+    compose(f"experiment=matrix/{matrix}", f"meta_learner={learner}")

@@ -49,6 +49,7 @@ def test_results_map_each_metric_to_mean_interval_and_number_beside_protocol_and
     assert re.fullmatch(r"[0-9a-f]{64}", protocol["manifest"])
     assert (protocol["inner_steps"], protocol["seed"], protocol["num_tasks"], protocol["split"]) == (3, 0, 6, "test")
     assert complexity["parameters"] == 1 * 8 + 8 + 8 + 1 and complexity["adaptation_ms"] > 0
+    assert complexity["step_ms"] > 0 and complexity["peak_memory_mb"] > 100  # torch alone takes that much
 
 
 def test_run_json_says_what_produced_the_run(run):

@@ -1,0 +1,78 @@
+"""A result table of one sweep over meta-learners: python scripts/matrix.py SWEEP_DIR NAME
+
+Writes docs/receipts/matrix_NAME.json, the receipts of all its runs, and the table between NAME's marks in docs/matrix.md.
+`python scripts/matrix.py --tables` writes the tables anew from the receipts.
+
+    metarun -m experiment=matrix/omniglot_5w1s meta_learner=maml,protonet,... sweep_dir=DIR jobs=2
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from receipt import RECEIPTS, receipt
+
+PAGE = RECEIPTS.parent / "matrix.md"
+STEPS = (0, 1, 3, 10)  # of the adaptation curve
+
+
+def collect(sweep: Path) -> dict[str, Any]:
+    """The receipt of every run of a sweep, by meta-learner; raises SystemExit where one is not completed."""
+    runs = sorted(path.parent for path in sweep.glob("*/config.yaml"))
+    kept = {learner_of(run): receipt(run) for run in runs}
+    if not kept:
+        sys.exit(f"{sweep} holds no runs.")
+    return kept
+
+
+def learner_of(run: Path) -> str:
+    overrides = json.loads((run / "run.json").read_text())["history"][0]["overrides"]
+    return next(text.split("=")[1] for text in overrides if text.startswith("meta_learner="))
+
+
+def table(kept: dict[str, Any]) -> str:
+    """The best first; scores of classification in percent."""
+    score = "accuracy" if "test/accuracy" in next(iter(kept.values()))["results"] else "mse"
+    sign, factor = (-1, 100) if score == "accuracy" else (1, 1)
+
+    def mean(results: dict[str, Any], key: str) -> str:
+        row = results.get(f"test/{score}{key}")
+        return f"{factor * row['mean']:.{1 if factor > 1 else 3}f}" if row else ""
+
+    steps = "".join(f" step {k} |" for k in STEPS)
+    lines = [f"| meta-learner | {score}, 95% CI |{steps} ms a step | adaptation, ms | peak MB | parameters |"]
+    lines.append("|---" * (6 + len(STEPS)) + "|")
+    for name, row in sorted(kept.items(), key=lambda item: sign * item[1]["results"][f"test/{score}"]["mean"]):
+        results = row["results"]
+        ci95, cost = factor * results[f"test/{score}"]["ci95"], results["complexity"]
+        cells = [name, f"{mean(results, '')} +- {ci95:.{1 if factor > 1 else 3}f}"]
+        cells += [mean(results, f"_step_{k}") for k in STEPS]
+        cells += [f"{cost['step_ms']:.3g}", f"{cost['adaptation_ms']:.3g}", f"{cost['peak_memory_mb']:.0f}"]
+        lines.append(f"| {' | '.join(cells)} | {cost['parameters']} |")
+    return "\n".join(lines)
+
+
+def write_tables() -> None:
+    text = PAGE.read_text()
+    for path in sorted(RECEIPTS.glob("matrix_*.json")):
+        name = path.stem.removeprefix("matrix_")
+        before, rest = text.split(f"<!-- matrix: {name} -->")
+        after = rest.split("<!-- end -->", 1)[1]
+        text = f"{before}<!-- matrix: {name} -->\n{table(json.loads(path.read_text()))}\n<!-- end -->{after}"
+    PAGE.write_text(text)
+
+
+def main() -> None:
+    if sys.argv[1:] != ["--tables"]:
+        if len(sys.argv) != 3:
+            sys.exit(__doc__)
+        path = RECEIPTS / f"matrix_{sys.argv[2]}.json"
+        path.write_text(json.dumps(collect(Path(sys.argv[1])), indent=1) + "\n")
+        print(path)
+    write_tables()
+
+
+if __name__ == "__main__":
+    main()
