@@ -14,7 +14,9 @@ from metarun.build import Experiment, build
 from metarun.cli import trust
 from metarun.commands.train import plan, run
 from metarun.compose import composed
-from metarun.paths import config_dir
+from metarun.help import options
+
+__all__ = ["OUTSIDE", "compose", "experiment", "options", "outsider", "train"]
 
 OUTSIDE = Path(__file__).parent / "outside"
 CHEAP = ["device=cpu", "dtype=float64", "execution=looped"]
@@ -52,8 +54,3 @@ def train(folder: Path, *overrides: str) -> float:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def options(group: str) -> list[str]:
-    """The names of a config group's files."""
-    return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))

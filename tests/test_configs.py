@@ -138,12 +138,14 @@ def test_every_experiment_begins_with_the_command_that_runs_it(name):
     assert re.match(rf"# metarun experiment={name}(\s|$)", second)
 
 
-CLAIMS = [name for name in EXPERIMENTS if name != "smoke"]  # smoke claims nothing: it is a budget
+CLAIMS = [name for name in EXPERIMENTS if name != "smoke" and not name.startswith("matrix/")]  # budgets, which claim nothing
 
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_every_experiment_says_how_long_it_takes_what_it_reaches_and_when_that_was_seen(name):
     header = [line for line in text_of(name).splitlines() if line.startswith("#")]
+    if any(re.match(r"# expect: not measured here yet; paper: .*", line) for line in header):
+        return  # the paper's settings, and no claim of ours
     assert re.search(r"\d+ (s|sec|min|h)", header[1])
     assert any(re.match(r"# expect: .*\d", line) for line in header)
     assert any(re.match(r"# last verified: \d{4}-\d\d-\d\d, commit [0-9a-f]{7,40}", line) for line in header)
