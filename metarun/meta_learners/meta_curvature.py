@@ -67,5 +67,5 @@ def curved(gradient: Tensor, matrices: dict[str, Tensor]) -> Tensor:
     """Each axis of ``gradient`` multiplied by its matrix."""
     g = gradient.flatten(2) if gradient.dim() > 2 else gradient
     for i, axis in enumerate(AXES[: g.dim()]):
-        g = torch.tensordot(matrices[axis], g, ([1], [i])).movedim(0, i)
+        g = torch.einsum("ij,j...->i...", matrices[axis], g.movedim(i, 0)).movedim(0, i)
     return g.reshape(gradient.shape)

@@ -74,4 +74,4 @@ class WarpGrad(FewShotLearner):
 
 def warped(weights: Params, warp: Params) -> Params:
     """The weights T W of each layer and its warp layer in one, along the output axis; others as they are."""
-    return {name: (warp[name] @ w.flatten(1)).view_as(w) if name in warp else w for name, w in weights.items()}
+    return {name: torch.einsum("ij,j...->i...", warp[name], w) if name in warp else w for name, w in weights.items()}
