@@ -41,13 +41,21 @@ class MatchingNet(FewShotLearner):
         body_of(self.base_learner)
         if self.num_reads < 0:
             raise ValueError(f"num_reads is {self.num_reads}; use 1 or more, or 0 for no full context embeddings.")
+        for inputs, d in self.cell_sizes().values():
+            _structure(inputs, d)  # now: vmap refuses the draws of a module made inside it
+
+    def cell_sizes(self) -> dict[str, tuple[int, int]]:
+        """Inputs and hidden units of each LSTM cell, by its name in theta."""
+        if self.num_reads == 0:
+            return {}
+        d = num_features(self.base_learner, self.input_shape)
+        return {"forward": (d, d), "backward": (d, d), "reader": (2 * d, d)}
 
     def init(self) -> Params:
-        d = num_features(self.base_learner, self.input_shape)
+        sizes = self.cell_sizes()
         embedding = take_parameters(body_of(self.base_learner))
         like = next(iter(embedding.values()))
-        sizes = {"forward": d, "backward": d, "reader": 2 * d} if self.num_reads else {}
-        cells = {name: take_parameters(LSTMCell(inputs, d).to(like)) for name, inputs in sizes.items()}
+        cells = {name: take_parameters(LSTMCell(*size).to(like)) for name, size in sizes.items()}
         return {"embedding": embedding, **cells}
 
     def adapt(self, theta: Params, support: Batch) -> Params:

@@ -67,6 +67,7 @@ class RelationNet(FewShotLearner):
                 "the relation module has batch norms of its own, which base_learner.batch_norm=running cannot give "
                 "statistics; use transductive or support."
             )
+        _structure(shape, self.hidden_size, self.norm_mode())  # now: vmap refuses the draws of a module made inside it
 
     def init(self) -> Params:
         shape = self.feature_shape()

@@ -7,7 +7,7 @@ from torch import nn
 
 from metarun.core import Batch
 from metarun.execution import Looped, Vmapped
-from metarun.meta_learners.matchingnet import MatchingNet
+from metarun.meta_learners.matchingnet import MatchingNet, _structure
 from metarun.objectives import CROSS_ENTROPY
 from metarun.trees import tree_map
 from tests.helpers import BASES, IMAGE, SHOTS, WAYS, flat, image_episodes, meta_gradient, one_episode, relative_error
@@ -124,6 +124,12 @@ def test_with_full_context_vmap_and_loop_give_the_same_meta_gradient(base):
     looped, _ = Looped().mean_grad(learner.meta_loss, theta, episodes)
     vmapped, _ = Vmapped(None).mean_grad(learner.meta_loss, theta, episodes)
     assert relative_error(flat(vmapped), flat(looped)) < EXACT
+
+
+def test_a_process_may_begin_with_a_vmapped_step():
+    _structure.cache_clear()
+    learner, theta = matching("mlp", READS)
+    Vmapped(None).mean_grad(learner.meta_loss, theta, image_episodes(2))
 
 
 def test_only_full_context_embeddings_see_the_order_of_the_support_set():

@@ -8,7 +8,7 @@ from torch.func import functional_call
 
 from metarun.core import Batch, Episode
 from metarun.execution import Looped, Vmapped
-from metarun.meta_learners.relationnet import Relation, RelationNet
+from metarun.meta_learners.relationnet import Relation, RelationNet, _structure
 from metarun.models.relation_conv import RelationConv
 from metarun.objectives import CROSS_ENTROPY
 from metarun.trees import slice_tasks, tree_leaves, tree_map
@@ -145,6 +145,12 @@ def test_the_relation_module_on_omniglot_has_the_parameters_of_the_paper():
     relation = Relation((64, 5, 5), 8, "transductive")
     convolutions = (9 * 128 * 64 + 64 + 128) + (9 * 64 * 64 + 64 + 128)
     assert sum(p.numel() for p in relation.parameters()) == convolutions + (64 * 8 + 8) + (8 + 1)
+
+
+def test_a_process_may_begin_with_a_vmapped_step():
+    _structure.cache_clear()
+    learner, theta = relating()
+    Vmapped(None).mean_grad(learner.meta_loss, theta, map_episodes(2))
 
 
 def test_a_learner_made_again_draws_no_random_numbers():
