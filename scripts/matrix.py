@@ -1,12 +1,13 @@
 """A result table of one sweep over meta-learners: python scripts/matrix.py SWEEP_DIR NAME
 
-Writes docs/receipts/matrix_NAME.json, the receipts of all its runs, and the table between NAME's marks in docs/matrix.md.
-`python scripts/matrix.py --tables` writes the tables anew from the receipts.
+Writes docs/receipts/matrix_NAME.json, the receipts of all its runs, and the tables in docs/ that name it.
+`python scripts/matrix.py --tables` writes them anew from the receipts.
 
     metarun -m experiment=matrix/omniglot_5w1s meta_learner=maml,protonet,... sweep_dir=DIR jobs=2
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 from receipt import RECEIPTS, receipt
 
-PAGE = RECEIPTS.parent / "matrix.md"
+DOCS = RECEIPTS.parent
+MARKED = re.compile(r"(?P<begin><!-- matrix: (?P<name>\w+)(?: of (?P<learners>[\w ]+))? -->).*?<!-- end -->", re.S)
 STEPS = (0, 1, 3, 10)  # of the adaptation curve
 
 
@@ -55,13 +57,18 @@ def table(kept: dict[str, Any]) -> str:
 
 
 def write_tables() -> None:
-    text = PAGE.read_text()
-    for path in sorted(RECEIPTS.glob("matrix_*.json")):
-        name = path.stem.removeprefix("matrix_")
-        before, rest = text.split(f"<!-- matrix: {name} -->")
-        after = rest.split("<!-- end -->", 1)[1]
-        text = f"{before}<!-- matrix: {name} -->\n{table(json.loads(path.read_text()))}\n<!-- end -->{after}"
-    PAGE.write_text(text)
+    """Every table in docs, after `<!-- matrix: NAME -->` or `<!-- matrix: NAME of LEARNER ... -->`, up to `<!-- end -->`."""
+    for page in sorted(DOCS.rglob("*.md")):
+        page.write_text(MARKED.sub(_filled, page.read_text()))
+
+
+def _filled(mark: re.Match[str]) -> str:
+    path = RECEIPTS / f"matrix_{mark['name']}.json"
+    if not path.is_file():
+        return mark[0]
+    kept = json.loads(path.read_text())
+    wanted = (mark["learners"] or " ".join(kept)).split()
+    return f"{mark['begin']}\n{table({name: row for name, row in kept.items() if name in wanted})}\n<!-- end -->"
 
 
 def main() -> None:
