@@ -29,7 +29,7 @@ from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, surrog
 from metarun.inner_optimizers import SGD
 from metarun.models.layers import with_support
 from metarun.tasks.counter import normal, uniform
-from metarun.trees import detach, ravel
+from metarun.trees import detach, ravel, tree_map
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,15 @@ class ESMAML(FewShotLearner):
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
         centre, tree_of = ravel(detach(theta))
 
-        def query_loss(vector: Tensor) -> Tensor:
+        def query_loss(vector: Tensor, episode: Episode) -> Tensor:
             phi = self.adapt(tree_of(vector), episode.support)
             return self.query_loss(phi, episode.query)[0]
 
         e = torch.from_numpy(directions(self.seed, self.num_pairs, len(centre))).to(centre)  # [n, d]
         shifted = centre + self.sigma * torch.cat([e, -e])  # [2 n, d]
-        up, down = vmap(query_loss, randomness="different")(shifted).chunk(2)
+        # torch 2.14: mse_loss fails where an outer vmap batches the target and this one does not, so both do
+        same = tree_map(lambda t: t.expand(len(shifted), *t.shape), episode)
+        up, down = vmap(query_loss, randomness="different")(shifted, same).chunk(2)
         gradient = (up - down) @ e / (2 * self.sigma * self.num_pairs)
         _, metrics = self.query_loss(self.adapt(detach(theta), episode.support), episode.query)
         return surrogate(theta, tree_of(gradient)), metrics
