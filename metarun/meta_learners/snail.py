@@ -1,0 +1,116 @@
+"""SNAIL: a sequence model reads the labelled support set, then one unlabelled query, and says its label.
+
+    sequence = [z(x_1), y_1], ..., [z(x_S), y_S], [z(x), 0],   z(x) = body(x), y one-hot or the target
+    attention block:  a_t = sum over s <= t of softmax_s(<q_t, k_s> / sqrt d) v_s;   x_t <- [x_t, a_t]
+    dense block:      (f_t, g_t) = W [x_{t - dilation}, x_t] + b;   x_t <- [x_t, tanh(f_t) * sigmoid(g_t)]
+    temporal block:   dense blocks of dilation 1, 2, 4, ..., until t sees the whole sequence
+    network:          attention, then (temporal, attention) again and again, then a linear map of the last x_t
+
+Every query is appended to the support set by itself, so queries do not see each other. Adaptation embeds the support
+set; the network runs once a query. The base learner's head is not used and not trained.
+
+Unlike the paper, dilations begin at 1, not 2: with kernels of width 2 that is what reaches every place. The features are
+the body's own, without a linear map to 64 of them. The support set comes in the episode's order, class by class, at
+training and test: predictions depend on it, as on the assignment of labels.
+
+Mishra et al., ICLR 2018, https://arxiv.org/abs/1707.03141. Cost: one forward and backward pass of the body, and Q
+passes of the network over S + 1 places.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call, vmap
+
+from metarun.core import Batch, FewShotLearner, Params, take_parameters
+from metarun.models.dense import dense
+from metarun.models.layers import with_support
+from metarun.models.parts import body_of, num_features
+
+# S support, Q query, T = S + 1 places, C channels (growing from block to block)
+
+
+@dataclass(frozen=True)
+class SNAIL(FewShotLearner):
+    input_shape: tuple[int, ...]
+    num_outputs: int
+    attention: Sequence[Sequence[int]]
+    filters: int
+    sequence_length: int
+
+    def __post_init__(self) -> None:
+        body_of(self.base_learner)
+        if not self.attention or any(len(sizes) != 2 or min(sizes) < 1 for sizes in self.attention):
+            raise ValueError(
+                f"attention is {self.attention}; give each attention block [key size, value size] of 1 or more, and at "
+                "least one block."
+            )
+        if self.filters < 1 or self.sequence_length < 2:
+            raise ValueError(
+                f"filters is {self.filters} and sequence_length {self.sequence_length}; use 1 or more, and 2 or more "
+                "(the support set and one query)."
+            )
+
+    def init(self) -> Params:
+        like, channels = next(self.base_learner.parameters()), num_features(self.base_learner, self.input_shape)
+        channels += self.num_outputs
+        blocks = []
+        for i, (key_size, value_size) in enumerate(self.attention):
+            temporal = []
+            for _ in range((self.sequence_length - 1).bit_length() if i else 0):
+                temporal += dense([2 * channels, 2 * self.filters], like)
+                channels += self.filters
+            sizes = {"query": key_size, "key": key_size, "value": value_size}
+            attention = {name: dense([channels, size], like)[0] for name, size in sizes.items()}
+            blocks.append({"temporal": temporal, "attention": attention})
+            channels += value_size
+        head = dense([channels, self.num_outputs], like)[0]
+        return {"body": take_parameters(body_of(self.base_learner)), "network": {"blocks": blocks, "head": head}}
+
+    def adapt(self, theta: Params, support: Batch) -> Params:
+        if len(support.x) >= self.sequence_length:
+            raise ValueError(
+                f"meta_learner.sequence_length is {self.sequence_length}, but {len(support.x)} support examples and a "
+                f"query are {len(support.x) + 1} places; set it to that or more (it is a size of the network)."
+            )
+        z = functional_call(body_of(self.base_learner), theta["body"], (support.x,))  # [S, D]
+        targets = support.y.is_floating_point()
+        y = support.y.flatten(1) if targets else F.one_hot(support.y, self.num_outputs).to(z.dtype)
+        body = with_support(body_of(self.base_learner), theta["body"], support.x)
+        return {"body": body, "network": theta["network"], "sequence": torch.cat([z, y], 1)}
+
+    def predict(self, phi: Params, x: Tensor) -> Tensor:
+        z = functional_call(body_of(self.base_learner), phi["body"], (x,))  # [Q, D]
+
+        def answer(query: Tensor) -> Tensor:
+            return network(phi["network"], torch.cat([phi["sequence"], query[None]]))[-1]
+
+        return vmap(answer)(F.pad(z, (0, self.num_outputs)))  # the label of a query is zero
+
+
+def network(weights: Params, x: Tensor) -> Tensor:
+    """Outputs [T, num_outputs] for a sequence x [T, C]; none depends on later places."""
+    for block in weights["blocks"]:
+        for k, layer in enumerate(block["temporal"]):
+            x = dense_block(layer, x, dilation=2**k)
+        x = attention_block(block["attention"], x)
+    return F.linear(x, **weights["head"])
+
+
+def dense_block(layer: Params, x: Tensor, dilation: int) -> Tensor:
+    """[T, C] -> [T, C + filters]; before the beginning are zeros."""
+    earlier = F.pad(x, (0, 0, dilation, 0))[: len(x)]  # x_{t - dilation}
+    f, g = F.linear(torch.cat([earlier, x], 1), **layer).chunk(2, 1)
+    return torch.cat([x, f.tanh() * g.sigmoid()], 1)
+
+
+def attention_block(layers: Params, x: Tensor) -> Tensor:
+    """[T, C] -> [T, C + value size]."""
+    query, key, value = (F.linear(x, **layers[name]) for name in ("query", "key", "value"))
+    past = torch.ones(len(x), len(x), dtype=torch.bool, device=x.device).tril()
+    similarity = torch.where(past, query @ key.T / math.sqrt(key.shape[1]), -torch.inf)
+    return torch.cat([x, similarity.softmax(1) @ value], 1)
