@@ -9,7 +9,8 @@ The second objective is what sets WarpGrad apart: T learns from one step ahead o
 a gradient through the whole of it. The warp layers are those of T-Nets (Lee and Choi, ICML 2018), for one reason: T W is a
 weight of the same shape, so every base learner can be warped as it is. The paper's own few-shot warp layers are 3x3
 convolutions with norms between the layers of one network, nonlinear in depth; its section 2 has T-Nets as the linear case.
-Biases and norms adapt unwarped, T begins at the identity, and both objectives weigh the same.
+Biases and norms adapt unwarped, T begins at the identity, and both objectives weigh the same. Each T looks one step ahead,
+so it may make steps as long as training bears and no longer: trained with 2 steps on sinusoids, 5 of them diverged.
 
 Flennerhag et al., ICLR 2020, https://arxiv.org/abs/1909.00025. Cost: about twice MAML's time; memory grows with
 ``inner_steps``.
