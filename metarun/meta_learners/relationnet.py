@@ -5,7 +5,8 @@
 
 With maps from the body (``base_learner=relation_conv``) the relation module is the paper's for images: twice a 3x3
 convolution, batch norm, ReLU and max-pool 2, then two linear layers with a ReLU between and a sigmoid. With flat features
-it is those two linear layers alone, as in the paper's zero-shot model. Padding is 1, as in the code for Omniglot.
+it is those two linear layers alone, as in the paper's zero-shot model, which are then all that compares: give them a
+larger ``hidden_size`` (with 8 a run may end with every ReLU shut, at chance). Padding is 1, as in the code for Omniglot.
 The relation module's norms are in the mode of the base learner's (the released code: transductive); in mode ``support``
 their statistics are those of the support set compared with its own classes. Any number of ways.
 
