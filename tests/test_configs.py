@@ -21,7 +21,7 @@ from tests.composing import compose, experiment, options, train
 TINY = ["base_learner=mlp", "steps=10", "evaluation.every=5"]
 # A group's option must build beside the defaults, on one of these tasks at least: not every learner classifies, and not
 # every network takes numbers.
-TASKS = {"sinusoid": "task=sinusoid", "images": "task=prototypes"}
+TASKS = {"sinusoid": ["task=sinusoid"], "images": ["task=prototypes", "task.num_classes=7"]}
 
 EXPERIMENTS = options("experiment")
 WITHOUT_DATA = ("sinusoid", "quadratics")  # tasks that are drawn, not read
@@ -53,7 +53,7 @@ def built_on_some_task(*overrides: str) -> Experiment:
     problems = []
     for task in TASKS.values():
         try:
-            return experiment(*TINY, task, *overrides)
+            return experiment(*TINY, *task, *overrides)
         except ConfigError as error:
             problems += error.problems
     raise ConfigError(problems)
