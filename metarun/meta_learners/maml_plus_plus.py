@@ -7,7 +7,7 @@
 ``multi_step_epochs``: importance is spread over all steps at first, 1/K each, and moves to the last one, linearly over so
 many epochs, while the others keep 0.03/K or more; afterwards the last step has all of it. 0: the last step alone.
 ``learned_rates``: a rate for each tensor of weights and each step, learned from inner_lr on.
-``per_step_norms``: weight and bias of each batch norm for each inner step.
+``per_step_norms``: weight and bias of each batch norm, if there are any, for each inner step.
 ``first_order_epochs``: so many epochs without second derivatives to begin with. 0: none.
 The paper's fifth addition, an outer rate annealed by a cosine, is ``scheduler=cosine``.
 
@@ -56,11 +56,6 @@ class MAMLPlusPlus(FewShotLearner):
         for name, least in (("multi_step_epochs", 0), ("first_order_epochs", 0), ("steps_per_epoch", 1), ("epoch", 0)):
             if (value := getattr(self, name)) < least:
                 raise ValueError(f"{name} is {value}, but must be {least} or more.")
-        if self.per_step_norms and not self.batch_norms():
-            raise ValueError(
-                f"per_step_norms is true, but {type(self.base_learner).__name__} has no batch norm; set it to false, or "
-                f"give the base learner batch norms."
-            )
 
     def at(self, step: int) -> "MAMLPlusPlus":
         annealed = max(self.epoch, self.multi_step_epochs, self.first_order_epochs)  # from then on nothing changes

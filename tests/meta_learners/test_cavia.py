@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metarun.core import Batch
+from metarun.execution import Looped, Vmapped
 from metarun.meta_learners.cavia import CAVIA
 from metarun.models.mlp import MLP
 from metarun.objectives import CROSS_ENTROPY, SQUARED_ERROR
 from metarun.trees import tree_leaves, tree_map
-from tests.helpers import BASES, INNER_LR, INNER_STEPS, flat, meta_gradient, one_episode, relative_error
+from tests.helpers import BASES, INNER_LR, INNER_STEPS, flat, image_episodes, meta_gradient, one_episode, relative_error
 
 EXACT = 1e-8
 CONTEXT = 3
@@ -116,6 +117,13 @@ def test_film_starts_as_the_network_would_without_it():
     theta, x = built.init(), one_episode().query.x
     phi = built.adapt(theta, one_episode().support)
     assert torch.equal(built.predict(phi, x), functional_call(net, theta["net"], (x,)))  # times one, plus zero
+
+
+@pytest.mark.parametrize("base", ["stride_transductive", "max_pool_support"])
+def test_film_by_vmap_and_by_loop_gives_the_same_meta_gradient(base):
+    built, theta = make(base, 3)
+    gradient, expected = (e.mean_grad(built.meta_loss, theta, image_episodes(3))[0] for e in (Vmapped(None), Looped()))
+    assert relative_error(flat(gradient), flat(expected)) < EXACT
 
 
 # ---- both ----

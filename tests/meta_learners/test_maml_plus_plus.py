@@ -213,11 +213,6 @@ def test_inner_steps_use_the_statistics_of_the_support_set_whatever_is_calibrate
 # ---- refusals ----
 
 
-def test_per_step_norms_without_batch_norms_are_refused_with_the_fix():
-    with pytest.raises(ValueError, match="per_step_norms is true, but MLP has no batch norm; set it to false"):
-        make("mlp")
-
-
 @pytest.mark.parametrize(
     ("name", "value", "least"),
     [("multi_step_epochs", -1, 0), ("first_order_epochs", -1, 0), ("steps_per_epoch", 0, 1), ("epoch", -1, 0)],
