@@ -6,15 +6,16 @@
     temporal block:   dense blocks of dilation 1, 2, 4, ..., until t sees the whole sequence
     network:          attention, then (temporal, attention) again and again, then a linear map of the last x_t
 
-Every query is appended to the support set by itself, so queries do not see each other. Adaptation embeds the support
-set; the network runs once a query. The base learner's head is not used and not trained.
+Every query is at place S + 1: it sees the support set and itself, and no other query. So one pass over S + Q rows does
+what Q passes over S + 1 places would, with the same result. Adaptation embeds the support set. The base learner's head
+is not used and not trained.
 
 Unlike the paper, dilations begin at 1, not 2: with kernels of width 2 that is what reaches every place. The features are
 the body's own, without a linear map to 64 of them. The support set comes in the episode's order, class by class, at
 training and test: predictions depend on it, as on the assignment of labels.
 
-Mishra et al., ICLR 2018, https://arxiv.org/abs/1707.03141. Cost: one forward and backward pass of the body, and Q
-passes of the network over S + 1 places.
+Mishra et al., ICLR 2018, https://arxiv.org/abs/1707.03141. Cost: one forward and backward pass, no inner loop;
+attention adds (S + Q)^2 products.
 """
 
 import math
@@ -24,14 +25,14 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 
 from metarun.core import Batch, FewShotLearner, Params, take_parameters
 from metarun.models.dense import dense
 from metarun.models.layers import with_support
 from metarun.models.parts import body_of, num_features
 
-# S support, Q query, T = S + 1 places, C channels (growing from block to block)
+# S support, Q query, T = S + Q rows, C channels (growing from block to block)
 
 
 @dataclass(frozen=True)
@@ -85,32 +86,33 @@ class SNAIL(FewShotLearner):
 
     def predict(self, phi: Params, x: Tensor) -> Tensor:
         z = functional_call(body_of(self.base_learner), phi["body"], (x,))  # [Q, D]
-
-        def answer(query: Tensor) -> Tensor:
-            return network(phi["network"], torch.cat([phi["sequence"], query[None]]))[-1]
-
-        return vmap(answer)(F.pad(z, (0, self.num_outputs)))  # the label of a query is zero
+        unlabelled = F.pad(z, (0, self.num_outputs))
+        num_support = len(phi["sequence"])
+        return network(phi["network"], torch.cat([phi["sequence"], unlabelled]), num_support)[num_support:]
 
 
-def network(weights: Params, x: Tensor) -> Tensor:
-    """Outputs [T, num_outputs] for a sequence x [T, C]; none depends on later places."""
+def network(weights: Params, x: Tensor, num_support: int) -> Tensor:
+    """Outputs [T, num_outputs] for rows x [T, C]: a sequence of ``num_support``, then rows that each come next after it."""
     for block in weights["blocks"]:
         for k, layer in enumerate(block["temporal"]):
-            x = dense_block(layer, x, dilation=2**k)
-        x = attention_block(block["attention"], x)
+            x = dense_block(layer, x, num_support, dilation=2**k)
+        x = attention_block(block["attention"], x, num_support)
     return F.linear(x, **weights["head"])
 
 
-def dense_block(layer: Params, x: Tensor, dilation: int) -> Tensor:
+def dense_block(layer: Params, x: Tensor, num_support: int, dilation: int) -> Tensor:
     """[T, C] -> [T, C + filters]; before the beginning are zeros."""
-    earlier = F.pad(x, (0, 0, dilation, 0))[: len(x)]  # x_{t - dilation}
+    late = F.pad(x, (0, 0, dilation, 0))  # row t is x_{t - dilation}
+    after = late[num_support : num_support + 1].expand(len(x) - num_support, -1)
+    earlier = torch.cat([late[:num_support], after])
     f, g = F.linear(torch.cat([earlier, x], 1), **layer).chunk(2, 1)
     return torch.cat([x, f.tanh() * g.sigmoid()], 1)
 
 
-def attention_block(layers: Params, x: Tensor) -> Tensor:
+def attention_block(layers: Params, x: Tensor, num_support: int) -> Tensor:
     """[T, C] -> [T, C + value size]."""
     query, key, value = (F.linear(x, **layers[name]) for name in ("query", "key", "value"))
-    past = torch.ones(len(x), len(x), dtype=torch.bool, device=x.device).tril()
-    similarity = torch.where(past, query @ key.T / math.sqrt(key.shape[1]), -torch.inf)
+    row = torch.arange(len(x), device=x.device)
+    seen = (row[:, None] > row) & (row < num_support) | (row[:, None] == row)
+    similarity = torch.where(seen, query @ key.T / math.sqrt(key.shape[1]), -torch.inf)
     return torch.cat([x, similarity.softmax(1) @ value], 1)

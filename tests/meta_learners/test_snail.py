@@ -126,7 +126,7 @@ def test_a_dense_block_is_a_dilated_causal_convolution_of_width_two(dilation):
     kernel = torch.stack([weight[:, :5], weight[:, 5:]], 2)  # [out, in, width]: the earlier place first
     out = F.conv1d(F.pad(x.T[None], (dilation, 0)), kernel, bias, dilation=dilation)[0].T  # [T, 6]
     expected = torch.cat([x, out[:, :3].tanh() * out[:, 3:].sigmoid()], 1)
-    actual = dense_block({"weight": weight, "bias": bias}, x, dilation)
+    actual = dense_block({"weight": weight, "bias": bias}, x, 6, dilation)
     torch.testing.assert_close(actual, expected, rtol=EXACT, atol=EXACT)
 
 
@@ -138,7 +138,7 @@ def test_an_attention_block_is_torchs_causal_attention():
     }
     query, key, value = (F.linear(x, **layers[name])[None] for name in ("query", "key", "value"))
     expected = torch.cat([x, F.scaled_dot_product_attention(query, key, value, is_causal=True)[0]], 1)
-    torch.testing.assert_close(attention_block(layers, x), expected, rtol=EXACT, atol=EXACT)
+    torch.testing.assert_close(attention_block(layers, x, 6), expected, rtol=EXACT, atol=EXACT)
 
 
 # ---- causality ----
@@ -148,7 +148,7 @@ def test_an_attention_block_is_torchs_causal_attention():
 def test_an_output_depends_on_every_place_up_to_its_own_and_on_none_after(t):
     _, theta = classifier("mlp")
     x = sequence(LENGTH, 6 + WAYS)
-    jacobian = torch.autograd.functional.jacobian(lambda x: network(theta["network"], x)[t], x)  # [N, T, C]
+    jacobian = torch.autograd.functional.jacobian(lambda x: network(theta["network"], x, LENGTH - 1)[t], x)  # [N, T, C]
     reached = jacobian.abs().amax((0, 2)) > 0
     assert reached.tolist() == [place <= t for place in range(LENGTH)]
 
@@ -160,7 +160,7 @@ def test_the_temporal_blocks_alone_reach_the_first_place_of_the_longest_sequence
 
     def last(x):
         for k, layer in enumerate(layers):
-            x = dense_block(layer, x, 2**k)
+            x = dense_block(layer, x, LENGTH - 1, 2**k)
         return x[-1]
 
     reached = torch.autograd.functional.jacobian(last, sequence(LENGTH, channels)).abs().amax((0, 2)) > 0
