@@ -138,7 +138,9 @@ def test_every_experiment_begins_with_the_command_that_runs_it(name):
     assert re.match(rf"# metarun experiment={name}(\s|$)", second)
 
 
-CLAIMS = [name for name in EXPERIMENTS if name != "smoke" and not name.startswith("matrix/")]  # budgets, which claim nothing
+CLAIMS = [
+    name for name in EXPERIMENTS if name != "smoke" and not name.startswith("matrix/")
+]  # budgets, which claim nothing
 
 
 @pytest.mark.parametrize("name", CLAIMS)

@@ -5,9 +5,9 @@
     phi_0 = theta.base;   phi_{k+1} = phi_k - inner_lr * grad_phi L(phi_k, support)
     meta-gradient = d CE(base(query.x; phi_K), query.y) / d (theta.teacher, theta.base)
 
-Two separate networks: theta holds the weights of the teacher and where the base learner starts. The teacher sees no query and
-never predicts; it acts on phi alone, by the soft labels in the inner loss, so its gradient flows back through the inner
-steps. Soft labels are of classes and not of output numbers, so permuting labels permutes what is taught.
+Two separate networks: theta holds the weights of the teacher and where the base learner starts. The teacher sees no query
+and never predicts; it acts on phi alone, by the soft labels in the inner loss, so its gradient flows back through the
+inner steps. Soft labels are of classes and not of output numbers, so permuting labels permutes what is taught.
 ``guidance: 0`` is the control: the same base learner, the same steps, no teacher. ``learn_start: false`` keeps the base
 learner's start as it was drawn, and trains the teacher alone.
 
