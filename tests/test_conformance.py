@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
+from inspect import signature
 from typing import NamedTuple
 
 import numpy as np
@@ -24,8 +25,9 @@ from metarun.errors import ConfigError
 from metarun.evaluation import evaluate, modules_of, still
 from metarun.execution import Looped, Vmapped
 from metarun.models.layers import BatchNormMode, norms
+from metarun.targets import locate
 from metarun.trees import num_elements, slice_tasks, tree_flatten, tree_leaves, tree_map
-from tests.composing import experiment, options, train
+from tests.composing import compose, experiment, options, train
 from tests.helpers import relative_error
 
 SAME = 1e-10
@@ -52,7 +54,29 @@ TASKS = {
     "images": ["task=prototypes"],
 }
 BASES = MLPS | CONVS
-CASES = [(task, base) for task in TASKS for base in BASES if task != "sinusoid" or base in MLPS]
+IMAGES = [
+    "mlp_null",
+    "mlp_running",
+    "stride_transductive",
+    "stride_running",
+    "max_pool_support",
+]  # each layer and each mode
+CASES = [
+    ("sinusoid", "mlp_null"),
+    ("sinusoid", "mlp_support"),
+    *[(t, b) for t in ("classes", "images") for b in IMAGES],
+]
+
+
+def needs_classes(learner: str) -> bool:
+    """Whether the learner asks for the number of training classes: it is tried on the task that has one, and only there."""
+    target = compose(f"meta_learner={learner}").meta_learner._target_
+    return "num_train_classes" in signature(locate(target)).parameters
+
+
+def cases_of(learner: str) -> list[tuple[str, str, str]]:
+    other = "images" if needs_classes(learner) else "classes"
+    return [(learner, task, base) for task, base in CASES if task != other]
 
 
 class Case(NamedTuple):
@@ -81,9 +105,9 @@ def start_of(learner: str, task: str, base: str) -> dict:
     return tree_map(lambda p: p + 0.1 * torch.randn_like(p), x.learner.init())
 
 
-@pytest.fixture(params=CASES, ids="-".join)
-def case(request: pytest.FixtureRequest, learner: str) -> Case:
-    task, base = request.param
+@pytest.fixture(params=[case for learner in options("meta_learner") for case in cases_of(learner)], ids="-".join)
+def case(request: pytest.FixtureRequest) -> Case:
+    learner, task, base = request.param
     if task == "classes" and isinstance(built(learner, "images", base), Experiment):
         pytest.skip("nothing new: it needs no training classes")
     x = built(learner, task, base)
