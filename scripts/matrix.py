@@ -21,12 +21,13 @@ STEPS = (0, 1, 3, 10)  # of the adaptation curve
 
 
 def collect(sweep: Path) -> dict[str, Any]:
-    """The receipt of every run of a sweep, by meta-learner; raises SystemExit where one is not completed."""
-    runs = sorted(path.parent for path in sweep.glob("*/config.yaml"))
-    kept = {learner_of(run): receipt(run) for run in runs}
-    if not kept:
-        sys.exit(f"{sweep} holds no runs.")
-    return kept
+    """The receipt of every completed run of a sweep, by meta-learner; says which runs are left out."""
+    runs = sorted(path.parent for path in sweep.glob("*/results.json"))
+    if not runs:
+        sys.exit(f"{sweep} holds no completed runs.")
+    left_out = [path.parent.name for path in sweep.glob("*/config.yaml") if path.parent not in runs]
+    print("".join(f"left out, not completed: {name}\n" for name in left_out), end="")
+    return {learner_of(run): receipt(run) for run in runs}
 
 
 def learner_of(run: Path) -> str:

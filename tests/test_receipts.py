@@ -6,10 +6,17 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-spec = importlib.util.spec_from_file_location("receipt", ROOT / "scripts" / "receipt.py")
-assert spec and spec.loader
-receipt = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(receipt)
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+receipt, matrix = script("receipt"), script("matrix")
 
 
 def test_the_readme_shows_the_table_that_the_receipts_give():
@@ -21,7 +28,22 @@ def test_every_receipt_names_its_command_and_commit_and_no_path_of_a_machine():
     paths = list((ROOT / "docs" / "receipts").glob("*.json"))
     assert paths
     for path in paths:
-        kept = json.loads(path.read_text())
-        assert kept["command"].startswith("metarun ") or kept["command"].startswith("python ")
-        assert re.fullmatch(r"[0-9a-f]{40}", kept["commit"])
+        content = json.loads(path.read_text())
+        for kept in [content] if "command" in content else content.values():  # one run, or those of a matrix
+            assert kept["command"].startswith("metarun ") or kept["command"].startswith("python ")
+            assert re.fullmatch(r"[0-9a-f]{40}", kept["commit"])
         assert not re.search(r'"/|=/|~/', path.read_text())
+
+
+def test_the_pages_show_the_matrices_that_the_receipts_give():
+    pages = [path.read_text() for path in (ROOT / "docs").rglob("*.md")]
+    marks = [mark for text in pages for mark in matrix.MARKED.finditer(text)]
+    assert marks
+    assert all(matrix._filled(mark) == mark[0] for mark in marks)
+
+
+def test_every_learner_of_a_matrix_ran_under_its_budget():
+    for path in (ROOT / "docs" / "receipts").glob("matrix_*.json"):
+        protocols = [row["results"]["protocol"] for row in json.loads(path.read_text()).values()]
+        for key in ("task", "data", "manifest", "num_tasks", "seed"):
+            assert len({json.dumps(protocol[key]) for protocol in protocols}) == 1
