@@ -72,7 +72,7 @@ def call_problems(cfg: DictConfig, group: str) -> list[str]:
 
 def test_the_groups_are_the_folders_of_the_config_tree():
     folders = {path.name for path in config_dir().iterdir() if path.is_dir() and any(path.glob("*.yaml"))}
-    assert folders == {*GROUPS, "evaluation", "experiment"}
+    assert folders == {*GROUPS, "evaluation", "experiment", "per_learner"}
 
 
 @pytest.mark.parametrize(("group", "option"), [(group, name) for group in GROUPS for name in options(group)])
@@ -127,6 +127,8 @@ def test_every_experiment_trains_under_the_smoke_budget(name, request, tmp_path)
     if needs_data(name):  # the published sizes take half a minute on one core
         small += ["meta_batch_size=2"]
         small += ["base_learner.channels=8"] if "channels" in compose(f"experiment={name}").base_learner else []
+    if (compose(f"experiment={name}").meta_learner.get("inner_steps") or 0) > 5:
+        small += ["meta_learner.inner_steps=2", "evaluation.inner_steps=null"]
     train(tmp_path / "run", f"experiment=[{name},smoke]", *small, *where)
     assert (tmp_path / "run" / "results.json").is_file()
 
@@ -159,6 +161,7 @@ def test_every_experiment_says_how_long_it_takes_what_it_reaches_and_when_that_w
 def test_the_root_file_has_the_keys_of_the_schema():
     groups = {key for entry in root()["defaults"] if isinstance(entry, dict) for key in entry}
     groups = {group for group in groups if not group.startswith("override") and group != "experiment"}
+    groups -= {"per_learner", "optional per_learner@_global_"}  # a choice of other values, without a key of its own
     keys = set(root()) - {"defaults", "hydra"}
     assert keys | groups == {field.name for field in fields(Config)}
     assert groups == {*GROUPS, "evaluation"}
