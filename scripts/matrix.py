@@ -69,7 +69,8 @@ def _filled(mark: re.Match[str]) -> str:
         return mark[0]
     kept = json.loads(path.read_text())
     wanted = (mark["learners"] or " ".join(kept)).split()
-    return f"{mark['begin']}\n{table({name: row for name, row in kept.items() if name in wanted})}\n<!-- end -->"
+    rows = {name: row for name, row in kept.items() if name in wanted}
+    return f"{mark['begin']}\n{table(rows) if rows else 'Not measured yet.'}\n<!-- end -->"
 
 
 def main() -> None:
