@@ -5,8 +5,8 @@
     theta = (teacher, base);   meta-gradient = d L(phi_K, query) / d theta, through every step
 
 The base learner alone predicts. With ``guidance: 0`` every weight is 1 and the teacher learns nothing: MAML from the same
-start. The weights are the teacher's hold on the pace of learning, of a task and of each example in it; what it wins
-depends on how good a pace ``inner_lr`` is by itself.
+start. The weights are the teacher's hold on the pace of learning, of a task and of each example in it. What it wins is
+mostly that pace: without it, a larger ``inner_lr`` found by hand does as well or better (compare before you credit it).
 
 Two networks after the design article's example (784-128-10 and 784-64-10, Adam outside, 5 SGD steps inside); which of the
 teacher's outputs enter the inner loss is our choice: example weights, as in Ren et al., ICML 2018,
