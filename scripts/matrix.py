@@ -1,6 +1,7 @@
 """A result table of one sweep over meta-learners: python scripts/matrix.py SWEEP_DIR NAME
 
-Writes docs/receipts/matrix_NAME.json, the receipts of all its runs, and the tables in docs/ that name it.
+Writes the receipts of its runs into docs/receipts/matrix_NAME.json, beside those of other learners or in place of older ones, and
+the tables in docs/ that name it.
 `python scripts/matrix.py --tables` writes them anew from the receipts.
 
     metarun -m experiment=matrix/omniglot_5w1s meta_learner=maml,protonet,... sweep_dir=DIR jobs=2
@@ -78,7 +79,8 @@ def main() -> None:
         if len(sys.argv) != 3:
             sys.exit(__doc__)
         path = RECEIPTS / f"matrix_{sys.argv[2]}.json"
-        path.write_text(json.dumps(collect(Path(sys.argv[1])), indent=1) + "\n")
+        earlier = json.loads(path.read_text()) if path.is_file() else {}
+        path.write_text(json.dumps(earlier | collect(Path(sys.argv[1])), indent=1) + "\n")
         print(path)
     write_tables()
 
