@@ -6,6 +6,7 @@ import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
@@ -95,7 +96,8 @@ def _continued(folder: RunFolder, overrides: list[str]) -> Job:
 
 def _refuse_changes(cfg: DictConfig, folder: RunFolder) -> None:
     """``resume=auto`` with a configuration that is not the run's."""
-    old, new = (flat(OmegaConf.to_container(c, resolve=True)) for c in (read_config(folder.path / "config.yaml"), cfg))
+    both: Any = [OmegaConf.to_container(c, resolve=True) for c in (read_config(folder.path / "config.yaml"), cfg)]
+    old, new = map(flat, both)
     rows = [
         f"{key} was {old.get(key)!r} in {folder.path} and is {new.get(key)!r} now; a resumed run keeps its configuration."
         for key in sorted({*old, *new})
