@@ -72,6 +72,17 @@ def build(cfg: DictConfig) -> Experiment:
     return _assemble(plain, calls, task, execution)
 
 
+def build_task(cfg: DictConfig) -> TaskDistribution:
+    """The task distribution alone. Raises ConfigError with every problem of its group."""
+    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    call, problems = _checked_call(plain["task"], "task")
+    problems += _place_problems(plain)
+    task = None if problems else _attempt(problems, "task", call, **_given_task(plain))
+    if problems or task is None:
+        raise ConfigError(problems)
+    return task
+
+
 def check(cfg: DictConfig) -> list[str]:
     """What is wrong with a configuration, as far as that can be said without building anything or reading data."""
     return _checked(cfg)[2]

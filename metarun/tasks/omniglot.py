@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -34,7 +34,12 @@ from metarun.tasks.images import (
     episode_sizes,
     pixels_on,
     prepared,
+    show_classes,
+    verify,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SIDE = 28
 
@@ -67,7 +72,7 @@ def vinyals(name: str) -> str:
 
 
 class Omniglot(TaskDistribution):
-    """N-way K-shot episodes; x [B, N * K, 1, 28, 28] in [0, 1], y [B, N * K] class-major (N * Q in the query set).
+    """Handwritten characters 28 x 28: N-way K-shot episodes; x [B, N * K, 1, 28, 28] in [0, 1], y [B, N * K] class-major (N * Q in the query set).
 
     ``train_*`` replace the sizes of the split "train" where they are not None. ``trainval``: "train" reads the classes
     of "val" too; "val" stays as it is. ``rotations`` by multiples of 90 degrees, alike in every split: "per_task" turns
@@ -104,7 +109,7 @@ class Omniglot(TaskDistribution):
         self.seed, self.device, self.dtype = seed, device, dtype
 
         image_set = load_omniglot(Path(data_root), PUBLISHED, download)
-        self.sha256 = image_set.sha256
+        self.image_set, self.sha256 = image_set, image_set.sha256
         members = {"test": {"test"}, "val": {"val"}, "train": {"train", "val"} if trainval else {"train"}}
         self.pools = {
             s: ClassPool.of(image_set, [vinyals(c) in m for c in image_set.names]) for s, m in members.items()
@@ -138,6 +143,12 @@ class Omniglot(TaskDistribution):
     def fingerprint(self) -> str:
         trainval = "+trainval" if self.trainval else ""
         return f"omniglot-{SIDE}: sha256 {self.sha256}, split {self.split}{trainval}, rotations {self.rotations}"
+
+    def verify(self) -> None:
+        verify(self.image_set)
+
+    def show(self, split: str, indices: Sequence[int]) -> "Figure":
+        return show_classes(self, split, indices, self.pools[split].names)
 
 
 def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
