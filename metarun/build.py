@@ -268,7 +268,7 @@ def _experiment(
         profile=plain["profile"],
         every=evaluation["every"],
         num_val_tasks=evaluation["num_val_tasks"],
-        num_test_tasks=evaluation["num_tasks"],
+        num_test_tasks=min(evaluation["num_tasks"], task.num_test_tasks or evaluation["num_tasks"]),
         trained_steps=getattr(learner, "inner_steps", 0),
         protocol=protocol,
         headline=_headline(plain),

@@ -50,6 +50,7 @@ class TaskDistribution(ABC):
     objective: Objective
     num_ways: int | None = None  # classes of a validation or test episode; None where there are no classes
     train_num_ways: int | None = None  # classes of a training episode
+    num_test_tasks: int | None = None  # of a test set with a fixed number of episodes
     num_train_classes: int | None = None  # classes that training episodes are drawn from; None: no fixed number
 
     @abstractmethod
