@@ -1,5 +1,6 @@
 """The meta-training loop: sample, mean meta-gradient, step; validate and checkpoint now and then; test at the end."""
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -7,10 +8,11 @@ import torch
 from metarun import checkpoint
 from metarun.build import Experiment, optimizer_of
 from metarun.errors import Interrupted, refuse_divergence
-from metarun.evaluation import Estimate, calibrated, chunks, complexity, evaluate
+from metarun.evaluation import Estimate, calibrated, chunks, complexity, evaluate, modules_of
 from metarun.execution import Choice, stored
 from metarun.logging import Means
 from metarun.measuring import settle
+from metarun.models.dropout import dropping, drops
 from metarun.report import Reporter
 from metarun.signals import StopRequest
 from metarun.stream import meta_batches
@@ -71,7 +73,8 @@ class Runner:
     def mean_grad(self, episodes: Any) -> Any:
         """The mean meta-gradient; out of memory, with a smaller execution from then on."""
         try:
-            return self.execution.mean_grad(self.x.learner.at(self.step).meta_loss, self.theta, episodes)
+            with self.dropping():
+                return self.execution.mean_grad(self.x.learner.at(self.step).meta_loss, self.theta, episodes)
         except torch.OutOfMemoryError:
             smaller = self.execution.smaller(self.x.meta_batch_size)
             if smaller is None:
@@ -122,8 +125,13 @@ class Runner:
             return
         episodes = self.x.task.sample("train", range(self.x.meta_batch_size))
         x, first = self.x, self.x.learner.at(0)
-        annealed = first != x.learner.at(x.steps)
-        self.use(settle(x.execution, first.meta_loss, self.theta, episodes, x.steps, annealed))
+        annealed = first != x.learner.at(x.steps) or drops(modules_of(first))
+        with self.dropping():
+            self.use(settle(x.execution, first.meta_loss, self.theta, episodes, x.steps, annealed))
+
+    def dropping(self) -> AbstractContextManager[None]:
+        """Inside, the networks' dropout is that of the current step."""
+        return dropping(modules_of(self.x.learner), self.x.seed, self.step)
 
     def use(self, choice: Choice) -> None:
         self.execution = choice.execution
