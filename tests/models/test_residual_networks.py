@@ -219,8 +219,8 @@ def test_the_rate_of_drop_block_rises_linearly_to_its_end():
             return (layer(torch.ones(20, 50, 8, 8)) == 0).float().mean().item()
 
     assert share(0) == 0
-    assert 0.08 < share(50) < 0.1 < 0.17 < share(100) < 0.2
-    assert share(1000) == pytest.approx(share(100), abs=0.005)
+    assert 0.08 < share(50) < 0.1 and 0.17 < share(100) < 0.2
+    assert 0.17 < share(1000) < 0.2
 
 
 def test_a_square_as_large_as_the_map_drops_it_whole():
