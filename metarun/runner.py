@@ -8,7 +8,7 @@ import torch
 from metarun import checkpoint
 from metarun.build import Experiment, optimizer_of
 from metarun.errors import Interrupted, refuse_divergence
-from metarun.evaluation import Estimate, calibrated, chunks, complexity, evaluate, modules_of
+from metarun.evaluation import Estimate, calibrated, complexity, evaluate_all, modules_of
 from metarun.execution import Choice, stored
 from metarun.logging import Means
 from metarun.measuring import settle
@@ -109,13 +109,13 @@ class Runner:
         x, best = self.x, checkpoint.load(self.report.folder.checkpoints / "best.pt", self.x.device)
         self.report.testing(best["step"])
         scores = self.scores("test", x.num_test_tasks, curve=True, theta=best["theta"])
-        self.report.test(best["step"], scores, complexity(x.test_learner, best["theta"], x.task, "test"))
+        first = next(iter(x.scored.values()))
+        self.report.test(best["step"], scores, complexity(first.learner, best["theta"], first.task, "test"))
         return scores
 
     def scores(self, split: str, num_tasks: int, curve: bool, theta: Any) -> dict[str, Estimate]:
         with calibrated(self.x.learner, theta, self.x.task, self.execution):
-            episodes = chunks(self.x.task, split, num_tasks)
-            return evaluate(self.x.test_learner, theta, episodes, self.execution, curve, between=self.stop.obey)
+            return evaluate_all(self.x.scored, theta, split, num_tasks, self.execution, curve, self.stop.obey)
 
     def settle_execution(self) -> None:
         """Let ``execution=auto`` measure once; a resumed run keeps the choice of its beginning."""

@@ -33,12 +33,10 @@ def by_torchvision(augmentation: Augmentation, x: Tensor, drawn: Draw) -> Tensor
     """The same, one image after the other."""
     out = []
     for image, (top, left), flip, jitter in zip(x, drawn["shift"], drawn["flip"], drawn["jitter"], strict=True):
-        image = tv.pad(image, [augmentation.padding])
-        image = tv.crop(image, int(top), int(left), *x.shape[2:])
-        image = tv.horizontal_flip(image) if flip else image
-        image = tv.adjust_brightness(image, jitter[0])
-        image = tv.adjust_contrast(image, jitter[1])
-        out.append(tv.adjust_saturation(image, jitter[2]))
+        cut = tv.crop(tv.pad(image, [augmentation.padding]), int(top), int(left), *x.shape[2:])
+        turned = tv.horizontal_flip(cut) if flip else cut
+        contrasted = tv.adjust_contrast(tv.adjust_brightness(turned, jitter[0]), jitter[1])
+        out.append(tv.adjust_saturation(contrasted, jitter[2]))
     return torch.stack(out)
 
 
