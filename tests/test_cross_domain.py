@@ -179,14 +179,14 @@ class Shape:
 # ---- mistakes ----
 
 MISTAKES = {
-    "an unknown name": (["evaluation.task=prototypez"], "evaluation.task=prototypez: there is no task called 'prototypez'; did"),
+    "an unknown name": (["evaluation.task=prototypez"], "evaluation.task=prototypez: there is no task called"),
     "an unknown name in a list": (["evaluation.task=[prototypes,sinusoit]"], "did you mean 'sinusoid'"),
     "another score": (["evaluation.task=sinusoid"], "evaluation.task.sinusoid: its score is mse and that of the training"),
     "an unknown setting": (["evaluation.task=prototypes", "evaluation.task.prototypes.num_wayz=3"], "num_ways"),
     "a wrong type": (["evaluation.task=prototypes", "evaluation.task.prototypes.num_ways=a"], "prototypes.num_ways is 'a'"),
     "other outputs than the head has": (
         ["meta_learner=maml", "evaluation.task=prototypes", "evaluation.task.prototypes.num_ways=4"],
-        "it needs 4 outputs, but the head of MAML has those of the training task, 3. Set evaluation.task.prototypes.num_ways=3",
+        "it needs 4 outputs, but the head of MAML has those of the training task, 3. Set evaluation.task.prototypes.num_",
     ),
     "fitting nothing": (["evaluation.fit_images=true"], "has no effect without evaluation.task"),
     "several at once by comma": (["evaluation.task=prototypes,sinusoid"], "one list is written evaluation.task=["),
