@@ -19,8 +19,7 @@ from metarun.errors import ConfigError
 from metarun.help import options
 from metarun.targets import locate
 from metarun.tasks.images import DataError, Found, looking
-
-SPLITS = ("train", "val", "test")
+from metarun.tasks.splits import SPLITS
 
 
 class Entry(NamedTuple):

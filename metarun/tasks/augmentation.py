@@ -86,6 +86,9 @@ class Augmentation:
         return x
 
 
+NONE = Augmentation(padding=0, flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0, rotation_classes=False)
+
+
 def window(x: Tensor, shift: np.ndarray, flip: np.ndarray, padding: int) -> Tensor:
     """Of each image x [R, C, H, W] with black around it the window that begins at shift [R, 2], mirrored where flip [R]."""
     height, width = x.shape[2:]

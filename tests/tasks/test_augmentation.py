@@ -10,13 +10,12 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from metarun.core import Draw
-from metarun.tasks.augmentation import NUM_CHOICES, Augmentation
+from metarun.tasks.augmentation import NONE, NUM_CHOICES, Augmentation
 from metarun.tasks.counter import uniform
 from metarun.tasks.image_classes import ImageClasses, ImageSource
 from metarun.tasks.images import EpisodeSize, ImageSet
 from metarun.tasks.images import pixels_on as pixels
 
-NONE = Augmentation(padding=0, flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0, rotation_classes=False)
 ALL = Augmentation(padding=3, flip=0.5, brightness=0.4, contrast=0.3, saturation=0.2, rotation_classes=True)
 SHAPE = (3, 9, 12)
 
