@@ -20,6 +20,7 @@ from metarun.objectives import CROSS_ENTROPY
 from metarun.tasks.counter import words
 from metarun.trees import tree_map
 from tests.helpers import image_episodes, meta_gradient, relative_error
+from tests.running import OUTSIDE, assert_as_if_never_stopped, killed, metarun, metrics
 
 SAME = 1e-10
 CHANNELS = [64, 160, 320, 640]
@@ -261,3 +262,33 @@ FIRST_WORDS = [21449, 51378, 30993]
 def test_sizes_that_make_no_network_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# ---- whole runs ----
+
+TRAINED = [
+    *[OUTSIDE, "task=prototypes", "meta_learner=protonet", "base_learner=resnet12", "base_learner.channels=[2,3,3,2]"],
+    *["base_learner.drop_block=2", "base_learner.drop_block_steps=4", "device=cpu", "steps=6", "meta_batch_size=2"],
+    *["evaluation.every=3", "evaluation.num_val_tasks=3", "evaluation.num_tasks=4", "log_every=1", "dtype=float64"],
+]
+
+
+def test_a_run_with_dropout_that_was_killed_ends_as_if_it_never_was(tmp_path):
+    words = [*TRAINED, "execution=looped"]
+    assert metarun(*words, f"run_dir={tmp_path / 'whole'}").code == 0
+    killed("during a validation", *words, f"run_dir={tmp_path / 'run'}", cwd=tmp_path)  # the second: after six steps
+    assert metarun(*words, f"run_dir={tmp_path / 'run'}", "resume=auto").code == 0
+    assert_as_if_never_stopped(tmp_path / "run", tmp_path / "whole")
+
+
+def test_dropout_changes_training_and_vmapped_training_drops_as_looped_does(tmp_path):
+    losses = {}
+    for name, words in {
+        "looped": ["execution=looped"],
+        "vmapped": ["execution=vmapped"],
+        "without": ["execution=looped", "base_learner.drop_rate=0"],
+    }.items():
+        assert metarun(*TRAINED, *words, f"run_dir={tmp_path / name}").code == 0
+        losses[name] = [row["train/query_loss"] for row in metrics(tmp_path / name) if "train/query_loss" in row]
+    assert losses["vmapped"] == pytest.approx(losses["looped"], rel=1e-8)
+    assert losses["without"] != pytest.approx(losses["looped"], rel=1e-3)

@@ -10,11 +10,14 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from metarun.core import Draw
+from metarun.errors import ConfigError
 from metarun.tasks.augmentation import NONE, NUM_CHOICES, Augmentation
 from metarun.tasks.counter import uniform
 from metarun.tasks.image_classes import ImageClasses, ImageSource
 from metarun.tasks.images import EpisodeSize, ImageSet
 from metarun.tasks.images import pixels_on as pixels
+from tests.composing import compose, experiment, options
+from tests.running import metarun, read
 
 ALL = Augmentation(padding=3, flip=0.5, brightness=0.4, contrast=0.3, saturation=0.2, rotation_classes=True)
 SHAPE = (3, 9, 12)
@@ -168,3 +171,42 @@ def test_what_cannot_be_done_is_refused(change, shape, message):
 def test_sizes_of_augmented_and_plain_episodes_agree():
     assert task(ALL).sizes["train"] == EpisodeSize(2, 2, 3)
     assert task(ALL).sample("train", [0]).support.x.shape == (1, 4, 3, 8, 8)
+
+
+# ---- the configuration ----
+
+
+@pytest.mark.parametrize("option", options("task/augmentation"))
+def test_every_augmentation_is_a_choice_within_an_image_task(option):
+    node = compose("task=cifar_fs", f"task/augmentation={option}").task.augmentation
+    made = Augmentation(**{name: value for name, value in node.items() if name != "_target_"})
+    assert (made == NONE) == (option == "none")
+
+
+def test_an_augmentation_written_as_a_value_is_answered_with_the_way_to_choose_it():
+    with pytest.raises(ConfigError, match="Write task/augmentation=standard"):
+        experiment("task=cifar_fs", "task.augmentation=standard")
+
+
+@pytest.mark.data
+def test_a_run_on_augmented_images_is_tested_on_the_episodes_of_a_plain_one(data_root, tmp_path):
+    words = [
+        "task=cifar_fs",
+        f"data_root={data_root}",
+        "meta_learner=protonet",
+        "base_learner.hidden=[4]",
+        "device=cpu",
+    ]
+    words += [
+        "execution=looped",
+        "steps=2",
+        "meta_batch_size=2",
+        "evaluation.num_val_tasks=2",
+        "evaluation.num_tasks=2",
+    ]
+    augmented = ["task/augmentation=standard", "task.augmentation.rotation_classes=true"]
+    for name, more in {"plain": [], "augmented": augmented}.items():
+        assert metarun(*words, *more, f"run_dir={tmp_path / name}").code == 0
+    plain, other = (read(tmp_path / name / "results.json") for name in ("plain", "augmented"))
+    assert plain["protocol"]["manifest"] == other["protocol"]["manifest"]
+    assert plain["test/query_loss"] != other["test/query_loss"]
