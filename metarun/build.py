@@ -3,7 +3,7 @@
 import inspect
 import os
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, get_args
 
@@ -17,7 +17,7 @@ from metarun.errors import ConfigError
 from metarun.evaluation import modules_of
 from metarun.execution import Execution
 from metarun.schema import Config
-from metarun.scored import Scored, check_outputs, fitted
+from metarun.scored import Scored, learner_for, scored_elsewhere
 from metarun.targets import Part, did_you_mean, locate, problems_of_call
 
 GROUPS = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution")
@@ -248,7 +248,7 @@ def _assemble(
         raise ConfigError(problems)
     for module in modules_of(learner):
         module.to(device_of(plain["device"]), getattr(torch, plain["dtype"]))
-    scored = _scored(plain, task, elsewhere, learner)
+    scored = scored_elsewhere(elsewhere, task, learner, plain["evaluation"])
     return _experiment(plain, calls, task, learner, scored, execution)
 
 
@@ -261,7 +261,7 @@ def _experiment(
     execution: Execution,
 ) -> Experiment:
     evaluation = plain["evaluation"]
-    test_learner = _test_learner(learner, task, evaluation["inner_steps"])
+    test_learner = learner_for(task, learner, evaluation["inner_steps"])
     test_steps = getattr(test_learner, "inner_steps", None)
     protocol = {group: plain[group] for group in ("task", "base_learner", "meta_learner")}
     protocol |= {"inner_steps": test_steps, "seed": plain["seed"], "data": task.fingerprint()}
@@ -269,7 +269,7 @@ def _experiment(
         task=task,
         learner=learner,
         test_learner=test_learner,
-        scored=scored,
+        scored=scored or {"": Scored(task, test_learner, plain["task"])},
         optimizer=calls["optimizer"],
         scheduler=calls["scheduler"],
         execution=execution,
@@ -288,33 +288,6 @@ def _experiment(
         protocol=protocol,
         headline=_headline(plain),
     )
-
-
-def _test_learner(learner: MetaLearner, task: TaskDistribution, inner_steps: int | None) -> MetaLearner:
-    """``learner`` with the ways of validation and test of ``task``, and the steps of evaluation."""
-    changes = {"num_ways": task.num_ways} if "num_ways" in hyperparameters(learner) else {}
-    changes |= {} if inner_steps is None else {"inner_steps": inner_steps}
-    return replace(learner, **changes)  # type: ignore[type-var]
-
-
-def _scored(
-    plain: dict[str, Any], task: TaskDistribution, elsewhere: dict[str, TaskDistribution], learner: MetaLearner
-) -> dict[str, Scored]:
-    """The training task, or those of evaluation.task by name. Raises ConfigError where they do not go with it."""
-    steps, fit_images = (plain["evaluation"][name] for name in ("inner_steps", "fit_images"))
-    if not elsewhere:
-        return {"": Scored(task, _test_learner(learner, task, steps), plain["task"])}
-    problems: list[str] = []
-    scored: dict[str, Scored] = {}
-    for (key, other), (name, node) in zip(elsewhere.items(), plain["evaluation"]["task"].items(), strict=True):
-        try:
-            check_outputs(key, other, task, learner)
-            scored[name] = Scored(fitted(other, task, fit_images), _test_learner(learner, other, steps), node)
-        except ValueError as error:
-            problems.append(f"{key}: {error}")
-    if problems:
-        raise ConfigError(problems)
-    return scored
 
 
 def _ways_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[str]:

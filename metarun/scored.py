@@ -1,8 +1,10 @@
 """What is scored at validation and test: the training task, or the task distributions of ``evaluation.task``."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from metarun.core import MetaLearner, TaskDistribution, hyperparameters
+from metarun.errors import ConfigError
 from metarun.tasks.fitted import Fitted
 
 
@@ -12,6 +14,31 @@ class Scored(NamedTuple):
     task: TaskDistribution
     learner: MetaLearner
     node: dict[str, Any]
+
+
+def learner_for(task: TaskDistribution, learner: MetaLearner, inner_steps: int | None) -> MetaLearner:
+    """``learner`` with the ways of validation and test of ``task``, and ``inner_steps`` where that is not None."""
+    changes = {"num_ways": task.num_ways} if "num_ways" in hyperparameters(learner) else {}
+    changes |= {} if inner_steps is None else {"inner_steps": inner_steps}
+    return replace(learner, **changes)  # type: ignore[type-var]
+
+
+def scored_elsewhere(
+    tasks: dict[str, TaskDistribution], training: TaskDistribution, learner: MetaLearner, evaluation: dict[str, Any]
+) -> dict[str, Scored]:
+    """What the node ``evaluation`` names, by its names; ``tasks`` by key. Raises ConfigError where one does not fit."""
+    problems: list[str] = []
+    scored: dict[str, Scored] = {}
+    for (key, task), (name, node) in zip(tasks.items(), evaluation["task"].items(), strict=True):
+        try:
+            check_outputs(key, task, training, learner)
+            fit = fitted(task, training, evaluation["fit_images"])
+            scored[name] = Scored(fit, learner_for(task, learner, evaluation["inner_steps"]), node)
+        except ValueError as error:
+            problems.append(f"{key}: {error}")
+    if problems:
+        raise ConfigError(problems)
+    return scored
 
 
 def fitted(task: TaskDistribution, training: TaskDistribution, fit_images: bool) -> TaskDistribution:
