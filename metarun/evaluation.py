@@ -74,6 +74,15 @@ def evaluate(
     return result
 
 
+def baseline_scores(task: TaskDistribution, split: str, num_tasks: int, execution: Execution) -> dict[str, Estimate]:
+    """``frozen_<score>`` of the task's learner without training, on the same episodes; nothing where it has none."""
+    if task.baseline is None or split == "train":  # training episodes may have other ways
+        return {}
+    name = task.objective.score_name
+    scores = evaluate(task.baseline, task.baseline.init(), chunks(task, split, num_tasks), execution, curve=False)
+    return {f"frozen_{name}": scores[name]}
+
+
 def chunks(task: TaskDistribution, split: str, num_tasks: int) -> Iterator[Episode]:
     """Episodes 0 ... ``num_tasks`` - 1 of a split, a chunk at a time."""
     size = tasks_at_a_time(task.sample(split, [0]))

@@ -128,6 +128,10 @@ class Reporter:
         name = self.x.task.objective.score_name
         final = scores[name]
         lines = [f"test/{name} = {final.mean:.4f} +- {final.ci95:.4f} (95% CI, {final.n} tasks)"]
+        if frozen := scores.get(f"frozen_{name}"):
+            worse = final.mean < frozen.mean if self.x.task.objective.higher_is_better else final.mean > frozen.mean
+            verdict = "; training made it worse" if worse else ""
+            lines.append(f"without any training (frozen features): {frozen.mean:.4f} +- {frozen.ci95:.4f}{verdict}")
         curve = {step_of(key): score.mean for key, score in condensed(scores).items() if f"{name}_step_" in key}
         if curve:
             lines.append(f"after adaptation step {plain({f'{k}:': value for k, value in curve.items()})}")

@@ -7,7 +7,7 @@ import torch
 from metarun import checkpoint
 from metarun.build import Experiment, optimizer_of
 from metarun.errors import Interrupted, refuse_divergence
-from metarun.evaluation import Estimate, calibrated, chunks, complexity, evaluate
+from metarun.evaluation import Estimate, baseline_scores, calibrated, chunks, complexity, evaluate
 from metarun.execution import Choice, stored
 from metarun.logging import Means
 from metarun.measuring import settle
@@ -106,6 +106,7 @@ class Runner:
         x, best = self.x, checkpoint.load(self.report.folder.checkpoints / "best.pt", self.x.device)
         self.report.testing(best["step"])
         scores = self.scores("test", x.num_test_tasks, curve=True, theta=best["theta"])
+        scores |= baseline_scores(x.task, "test", x.num_test_tasks, self.execution)
         self.report.test(best["step"], scores, complexity(x.test_learner, best["theta"], x.task, "test"))
         return scores
 

@@ -15,7 +15,7 @@ from metarun.checkpoint import load, write_json
 from metarun.compose import composed, override_key, read_config, with_value
 from metarun.core import MetaLearner, Params, hyperparameters
 from metarun.errors import ConfigError, MetarunError
-from metarun.evaluation import Estimate, calibrated, chunks, complexity, evaluate
+from metarun.evaluation import Estimate, baseline_scores, calibrated, chunks, complexity, evaluate
 from metarun.execution import Execution, stored
 from metarun.report import condensed, results
 from metarun.runfolder import RunFolder, short_hash, slug
@@ -42,6 +42,7 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     with calibrated(x.learner, theta, x.task, execution):
         episodes = chunks(x.task, split, x.num_test_tasks)
         scores = evaluate(learner, theta, episodes, execution, curve=True)
+    scores |= baseline_scores(x.task, split, x.num_test_tasks, execution)
     content = results(x, scores, split, {"checkpoint": checkpoint, "checkpoint_step": state["step"]})
     content |= {"complexity": complexity(learner, theta, x.task, split), "overrides": overrides, "argv": sys.argv}
     where = folder.path / "evaluations" / f"{_name(overrides, split, checkpoint)}.json"

@@ -91,6 +91,20 @@ class BatchNorm(nn.Module):
         return centred * scale + self.bias.view(shape)
 
 
+class LayerNorm(nn.Module):
+    """Each vector of x [..., D] by its own mean and variance, with affine weight and bias [D]."""
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(num_features)), nn.Parameter(torch.zeros(num_features))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        var = (centred * centred).mean(-1, keepdim=True)
+        return centred * (var + self.eps).rsqrt() * self.weight + self.bias
+
+
 def norms(net: nn.Module, mode: BatchNormMode) -> dict[str, BatchNorm]:
     """The batch norms of ``net`` that are in ``mode``, by name."""
     return {name: m for name, m in net.named_modules() if isinstance(m, BatchNorm) and m.mode == mode}

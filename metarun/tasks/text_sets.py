@@ -1,0 +1,147 @@
+"""Sentences in classes: read once, checked, rid of duplicates, kept as bytes; and which split a class belongs to.
+
+A prepared text set is an ``ImageSet`` of bytes: class after class, sentence after sentence, each ended by a line feed. So
+preparing, locking, checking and verifying are those of the image sets. C classes
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from metarun.targets import did_you_mean
+from metarun.tasks.counter import uniform
+from metarun.tasks.images import ClassImages, DataError, prepared
+
+SPLITS = ("train", "val", "test")
+Split = Sequence[float] | Mapping[str, Sequence[str]] | Literal["column"]
+
+logger = logging.getLogger(__name__)
+
+
+class Row(NamedTuple):
+    """A labelled sentence; ``split`` is "" where its source names none, ``place`` says where it stands."""
+
+    text: str
+    label: str
+    split: str
+    place: str
+
+
+class TextSet(NamedTuple):
+    """``texts``: class after class, ``counts[c]`` of class c; ``columns[c]`` is its split in the source, or ""."""
+
+    texts: tuple[str, ...]
+    names: tuple[str, ...]
+    columns: tuple[str, ...]
+    counts: np.ndarray
+    sha256: str
+
+    def labels(self) -> np.ndarray:
+        """The number of the class of each sentence."""
+        return np.repeat(np.arange(len(self.names)), self.counts)
+
+
+def prepared_texts(
+    folder: Path, source: str, require: Callable[[], None], read: Callable[[], Iterable[Row]]
+) -> TextSet:
+    """The text set in ``folder``, on first use written from ``read()``, the rows of ``source``; see ``images.prepared``."""
+    stored = prepared(folder, (), require, lambda: _classes(read(), source))
+    columns, names = zip(*(name.split("\t") for name in stored.names), strict=True)
+    ends = np.cumsum(stored.counts)
+    classes = [stored.images[end - count : end].tobytes().decode() for end, count in zip(ends, stored.counts, strict=True)]
+    counts = np.array([content.count("\n") for content in classes])
+    texts = tuple(text for content in classes for text in content.split("\n")[:-1])
+    return TextSet(texts, names, columns, counts, stored.sha256)
+
+
+def plain(text: str) -> str:
+    """``text`` with single blanks, and none around it."""
+    return " ".join(text.split())
+
+
+def _classes(rows: Iterable[Row], source: str) -> ClassImages:
+    """The classes by name and their sentences in order, so that the order of the rows has no say: "split\\tname", bytes."""
+    classes: dict[str, list[str]] = {}
+    splits = _Names()
+    for row in _without_duplicates(rows):
+        splits.add(row)
+        classes.setdefault(row.label, []).append(row.text)
+    if len(classes) < 2:
+        held = f"the class {next(iter(classes))!r} alone" if classes else "no sentence"
+        raise DataError(f"{source} holds {held}, but an episode needs 2 classes or more.")
+    for label, texts in sorted(classes.items()):
+        content = "".join(f"{text}\n" for text in sorted(texts)).encode()
+        yield f"{splits.of[label]}\t{label}", np.frombuffer(content, dtype=np.uint8)
+
+
+def _without_duplicates(rows: Iterable[Row]) -> Iterator[Row]:
+    """The first of equal sentences (but for case and blanks): none may be in a support set and in its query set."""
+    seen: set[str] = set()
+    number = 0
+    for number, row in enumerate(rows, 1):
+        text = plain(row.text)
+        if text.casefold() not in seen:
+            seen.add(text.casefold())
+            yield row._replace(text=text)
+    if len(seen) < number:
+        logger.info("Of %d sentences %d repeat another one and are left out.", number, number - len(seen))
+
+
+class _Names:
+    """Refuses labels that differ by case or blanks alone, and classes in two splits."""
+
+    def __init__(self) -> None:
+        self.first: dict[str, Row] = {}
+        self.of: dict[str, str] = {}
+
+    def add(self, row: Row) -> None:
+        first = self.first.setdefault(plain(row.label).casefold(), row)
+        if first.label != row.label:
+            raise DataError(
+                f"the labels {first.label!r} ({first.place}) and {row.label!r} ({row.place}) differ by case or blanks "
+                "alone. Write them alike."
+            )
+        if first.split != row.split:
+            raise DataError(
+                f"the class {row.label!r} is in the split {first.split!r} ({first.place}) and in {row.split!r} "
+                f"({row.place}), but splits must not share a class."
+            )
+        self.of[row.label] = row.split
+
+
+# ------------------------------------------------------------------------------------------------------------- splits
+
+
+def split_of(text_set: TextSet, split: Split, split_seed: int) -> tuple[str, ...]:
+    """The split of each class: by lot, by its source, or as listed ("" for classes that no list names)."""
+    names = text_set.names
+    if split == "column":
+        if "" in text_set.columns:
+            raise ValueError("task.split is column, but the data names no split; give three shares: [0.6,0.2,0.2].")
+        return text_set.columns
+    if isinstance(split, Mapping):
+        return _listed(names, split)
+    assert not isinstance(split, str)
+    if len(split) != 3 or min(split) <= 0:
+        raise ValueError(f"task.split is {list(split)}; give three shares above 0, for training, validation and test.")
+    ends = np.rint(len(names) * np.cumsum(split) / np.sum(split)).astype(int)
+    order = np.argsort(uniform(split_seed, "text/classes", np.arange(1), len(names))[0], kind="stable")
+    places = np.searchsorted(ends, np.argsort(order), side="right")  # of each class in the order of the lot
+    return tuple(SPLITS[place] for place in places)
+
+
+def _listed(names: Sequence[str], split: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    if sorted(split) != sorted(SPLITS):
+        raise ValueError(f"task.split lists classes for {', '.join(split)}, but must do so for {', '.join(SPLITS)}.")
+    of = {}
+    for part, members in split.items():
+        for name in map(str, members):
+            if name not in names:
+                raise ValueError(f"task.split.{part} names {name!r}, which is no class{did_you_mean(name, names)}.")
+            if name in of:
+                raise ValueError(f"task.split lists the class {name!r} twice; splits must not share a class.")
+            of[name] = part
+    return tuple(of.get(name, "") for name in names)
