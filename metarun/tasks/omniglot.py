@@ -28,10 +28,11 @@ from metarun.tasks.images import (
     EpisodeSize,
     ImageSet,
     MissingDataError,
-    check_episode_size,
-    check_positive,
+    check_episode_sizes,
     class_major_batch,
     draw_images,
+    episode_sizes,
+    pixels_on,
     prepared,
 )
 
@@ -97,11 +98,8 @@ class Omniglot(TaskDistribution):
         _check_choice("task.split", split, ("vinyals",))
         _check_choice("task.rotations", rotations, ("none", "per_task", "as_classes"))
         test_size = EpisodeSize(num_ways, num_shots, num_queries)
-        train_size = test_size.for_training(train_num_ways, train_num_shots, train_num_queries)
-        check_positive(test_size, "task.")
-        check_positive(train_size, "task.train_")
-        self.sizes = {"train": train_size, "val": test_size, "test": test_size}
-        self.num_outputs, self.num_ways, self.train_num_ways = num_ways, num_ways, train_size.num_ways
+        self.sizes = episode_sizes(test_size, train_num_ways, train_num_shots, train_num_queries)
+        self.num_outputs, self.num_ways, self.train_num_ways = num_ways, num_ways, self.sizes["train"].num_ways
         self.split, self.trainval, self.rotations = split, trainval, rotations
         self.seed, self.device, self.dtype = seed, device, dtype
 
@@ -113,12 +111,10 @@ class Omniglot(TaskDistribution):
         }
         if rotations == "as_classes":
             self.pools = {s: pool.repeated(4) for s, pool in self.pools.items()}
-        for s, pool in self.pools.items():
-            inherits = self.sizes[s] == test_size
-            check_episode_size(self.sizes[s], pool, s, "task." if inherits else "task.train_")
+        check_episode_sizes(self.sizes, self.pools)
         self.turns = 4 if rotations == "per_task" else 1  # each turn of a character is a class of its own
         self.num_train_classes = self.turns * len(self.pools["train"].names)
-        self.pixels = torch.from_numpy(np.array(image_set.images)).to(device)  # uint8 [num_images, 28, 28]
+        self.pixels = pixels_on(device, image_set.images[:, None])  # [num_images, 1, 28, 28]
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
         """classes [B, N], rotations [B, N] in quarter turns, support [B, N, K] and query [B, N, Q] in image numbers."""
@@ -134,9 +130,8 @@ class Omniglot(TaskDistribution):
         return {**draw, "rotations": rotations}
 
     def episodes(self, draw: Draw) -> Episode:
-        pixels = self.pixels[:, None]  # [num_images, 1, 28, 28]
-        support = class_major_batch(pixels, draw["support"], draw["rotations"], self.dtype)
-        query = class_major_batch(pixels, draw["query"], draw["rotations"], self.dtype)
+        support = class_major_batch(self.pixels, draw["support"], draw["rotations"], self.dtype)
+        query = class_major_batch(self.pixels, draw["query"], draw["rotations"], self.dtype)
         numbers = draw["classes"] if self.turns == 1 else self.turns * draw["classes"] + draw["rotations"]
         return Episode(support, query, torch.from_numpy(numbers).to(self.device))
 

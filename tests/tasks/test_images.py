@@ -22,6 +22,7 @@ from metarun.tasks.images import (
     EpisodeSize,
     ImageSet,
     MissingDataError,
+    OnDevice,
     check_episode_size,
     check_positive,
     class_major_batch,
@@ -308,13 +309,13 @@ def test_gathered_rows_equal_rot90_of_their_images(shape):
     pixels = rng.integers(0, 256, size=shape, dtype=np.uint8)
     images, turns = rng.integers(0, 5, size=40), rng.integers(0, 4, size=40)
     expected = [np.rot90(pixels[i], k, axes=(-2, -1)) for i, k in zip(images, turns, strict=True)]
-    assert np.array_equal(gather(torch.from_numpy(pixels), images, turns).numpy(), expected)
+    assert np.array_equal(gather(OnDevice(torch.from_numpy(pixels)), images, turns).numpy(), expected)
 
 
 def test_batches_are_class_major_and_scaled_to_the_unit_interval():
     pixels = torch.tensor([0, 51, 102, 255], dtype=torch.uint8)[:, None, None, None]
     images = np.array([[[0, 1], [2, 3]], [[3, 2], [1, 0]]])  # [B, N, K]
-    x, y = class_major_batch(pixels, images, np.zeros((2, 2), dtype=np.int64), torch.float64)
+    x, y = class_major_batch(OnDevice(pixels), images, np.zeros((2, 2), dtype=np.int64), torch.float64)
     assert x.flatten(1).tolist() == [[0, 51 / 255, 102 / 255, 1], [1, 102 / 255, 51 / 255, 0]]
     assert x.shape == (2, 4, 1, 1, 1)
     assert y.tolist() == [[0, 0, 1, 1], [0, 0, 1, 1]]
