@@ -19,7 +19,8 @@ def options(group: str, root: Path | None = None) -> list[str]:
     """The names that can stand after ``group=``: metarun's own, or those of the config folder ``root``."""
     folder = (root or config_dir()) / group
     names = (path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
-    return sorted(name for name in names if not f"{group}/{name}".startswith(tuple(f"{other}/" for other in NESTED if other != group)))
+    inner = tuple(f"{nested}/" for nested in NESTED if nested != group)
+    return sorted(name for name in names if not f"{group}/{name}".startswith(inner))
 
 
 def help_text() -> str:

@@ -6,6 +6,7 @@ one test sees to it that no learner is refused everywhere.
 """
 
 import random
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,9 +28,10 @@ from metarun.execution import Looped, Vmapped
 from metarun.models.layers import BatchNormMode, norms
 from metarun.targets import locate
 from metarun.trees import num_elements, slice_tasks, tree_flatten, tree_leaves, tree_map
-from tests.composing import compose, experiment, options, train
+from tests.composing import OUTSIDE, compose, experiment, options, train
 from tests.helpers import relative_error
 
+DATA_ROOT = tempfile.TemporaryDirectory(prefix="metarun-")  # what is prepared from the sentences
 SAME = 1e-10
 NUM_TASKS = 5
 
@@ -48,12 +50,25 @@ CONVS = {
     for down in ("stride", "max_pool")
     for mode in MODES
 }
+WORDS = ["task=text_jsonl", f"task.path={OUTSIDE / 'requests.jsonl'}", f"data_root={DATA_ROOT.name}"]
+WORDS += ["task.num_shots=2", "task.num_queries=2"]
 TASKS = {
     "sinusoid": ["task=sinusoid", "task.num_queries=4", "task.train_num_queries=4"],
     "classes": ["task=prototypes", "task.num_classes=7"],  # for learners that need a fixed set of training classes
     "images": ["task=prototypes"],
+    "words": [*WORDS, "task/features=tokens", "task.features.max_tokens=6", "task.features.unknown_buckets=10"],
+    "sentences": [*WORDS, "task.features.num_buckets=30"],
 }
-BASES = MLPS | CONVS
+TEXTS = {
+    "bag": ["base_learner=embedding_bag", "base_learner.width=6"],
+    "cnn": ["base_learner=text_cnn", "base_learner.width=3", "base_learner.filters=4", "base_learner.windows=[1,2]"],
+    "transformer": [
+        *("base_learner=transformer", "base_learner.width=4"),
+        *("base_learner.layers=1", "base_learner.heads=2"),
+    ],
+    "residual": ["base_learner=residual", "base_learner.hidden=4"],
+}
+BASES = MLPS | CONVS | TEXTS
 IMAGES = [
     "mlp_null",
     "mlp_running",
@@ -65,6 +80,8 @@ CASES = [
     ("sinusoid", "mlp_null"),
     ("sinusoid", "mlp_support"),
     *[(t, b) for t in ("classes", "images") for b in IMAGES],
+    *[("words", b) for b in ("bag", "cnn", "transformer")],
+    *[("sentences", b) for b in ("bag", "residual")],
 ]
 
 

@@ -63,10 +63,11 @@ def _bert(folder: Path) -> SentenceEncoder:
         )
 
     def embed(texts: Sequence[str], device: torch.device) -> np.ndarray:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        tokenizer.enable_truncation(_option(folder / "sentence_bert_config.json", "max_seq_length", 256))
-        tokenizer.enable_padding(pad_id=config["pad_token_id"])
         weights = {name.removeprefix("bert."): p.to(device) for name, p in load_file(folder / FILES[1]).items()}
+        places = len(weights["embeddings.position_embeddings.weight"])
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer.enable_truncation(min(places, _option(folder / "sentence_bert_config.json", "max_seq_length", 256)))
+        tokenizer.enable_padding(pad_id=config["pad_token_id"])
         by_cls = _option(folder / "1_Pooling" / "config.json", "pooling_mode_cls_token", False)
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # little padding in a batch
         rows = torch.empty(len(texts), config["hidden_size"])
@@ -132,6 +133,8 @@ def _of_the_library(model: str) -> SentenceEncoder:
         digest.update(name.encode() + p.contiguous().cpu().numpy().tobytes())
 
     def embed(texts: Sequence[str], device: torch.device) -> np.ndarray:
-        return network.to(device).encode(list(texts), batch_size=BATCH, normalize_embeddings=True, convert_to_numpy=True)
+        return network.to(device).encode(
+            list(texts), batch_size=BATCH, normalize_embeddings=True, convert_to_numpy=True
+        )
 
     return SentenceEncoder(digest.hexdigest()[:16], embed)

@@ -7,12 +7,10 @@ N ways, K shots, Q queries, B episodes, S = N * K
 """
 
 import hashlib
-import inspect
 import json
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +27,9 @@ from metarun.tasks.images import (
     check_episode_sizes,
     draw_images,
     episode_sizes,
+    verify,
 )
+from metarun.tasks.sources import task_from
 from metarun.tasks.text_features import TextFeatures
 from metarun.tasks.text_sets import SPLITS, Split, TextSet, split_of
 
@@ -39,11 +39,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TextSource:
-    """Prepared sentences; ``name`` is that of the random streams and in the fingerprint, ``prepare`` reads again."""
+    """Prepared sentences; ``name`` is that of the random streams and in the fingerprint."""
 
     name: str
     text_set: TextSet
-    folder: Path
 
 
 class TextClasses(TaskDistribution):
@@ -108,7 +107,12 @@ class TextClasses(TaskDistribution):
     def fingerprint(self) -> str:
         classes = json.dumps([*zip(self.source.text_set.names, self.split_of, strict=True)])
         splits = hashlib.sha256(classes.encode()).hexdigest()[:16]
-        return f"{self.source.name}: sha256 {self.source.text_set.sha256}, splits {splits}, {self.features.describe()}"
+        sha256 = self.source.text_set.stored.sha256
+        return f"{self.source.name}: sha256 {sha256}, splits {splits}, {self.features.describe()}"
+
+    def verify(self) -> None:
+        for stored in (self.source.text_set.stored, *self.encoding.stored):
+            verify(stored)
 
     def show(self, split: str, indices: Sequence[int]) -> "Figure":
         """The sentences of those episodes: a block a class, its support above its queries."""
@@ -138,17 +142,4 @@ def _pool(text_set: TextSet, members: list[bool]) -> ClassPool:
     return ClassPool(tuple(text_set.names[c] for c in chosen), first[chosen], text_set.counts[chosen])
 
 
-def text_task(source: Callable[..., TextSource]) -> Callable[..., TextClasses]:
-    """``TextClasses`` of this source: a function with the settings of both, by which a configuration is checked."""
-    own = inspect.signature(source).parameters
-    shared = inspect.signature(TextClasses).parameters
-
-    @wraps(source)
-    def task(**settings: Any) -> TextClasses:
-        of_source = {name: settings[name] if name in shared else settings.pop(name) for name in own}
-        return TextClasses(source=partial(source, **of_source), **settings)
-
-    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in {**own, **shared}.values() if p.name != "source"]
-    task.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    task.__annotations__ = {p.name: p.annotation for p in parameters}
-    return task
+text_task = task_from(TextClasses)

@@ -8,7 +8,7 @@ import re
 import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from metarun.models.embedding_bag import BagOfTokens
 from metarun.models.linear import Linear
 from metarun.models.sentence_encoder import sentence_encoder
-from metarun.tasks.images import prepared
+from metarun.tasks.images import ClassImages, ImageSet, prepared, verify
 from metarun.tasks.text_sets import TextSet
 
 WORD = re.compile(r"\w+|[^\w\s]")
@@ -37,6 +37,7 @@ class Encoding:
     num_tokens: int | None
     take: Callable[[Tensor], Tensor]
     frozen: Callable[[int], nn.Module]
+    stored: tuple[ImageSet, ...] = ()  # what of it is kept on disk
 
 
 class TextFeatures(ABC):
@@ -49,6 +50,13 @@ class TextFeatures(ABC):
     @abstractmethod
     def describe(self) -> str:
         """A name for the fingerprint of the data."""
+
+
+def _kept(place: Path, make: Callable[[], ClassImages]) -> ImageSet:
+    """Named arrays as bytes in the folder ``place``, made on first use; checked, as all of them is read."""
+    stored = prepared(place, (), lambda: None, make)
+    verify(stored)
+    return stored
 
 
 def words(text: str) -> list[str]:
@@ -92,20 +100,22 @@ class Hashed(TextFeatures):
     def encode(
         self, text_set: TextSet, training: np.ndarray, folder: Path, device: torch.device, dtype: torch.dtype
     ) -> Encoding:
-        place = folder / f"{self.describe()}-{text_set.sha256[:16]}"
+        place = folder / f"{self.describe()}-{text_set.stored.sha256[:16]}"
 
-        def make() -> Iterator[tuple[str, np.ndarray]]:
+        def make() -> ClassImages:
             found = [np.unique(self.buckets(text), return_counts=True) for text in text_set.texts]
             buckets, counts = (np.concatenate(column).astype("<i4") for column in zip(*found, strict=True))
             lengths = np.array([len(row) for row, _ in found], dtype="<i4")
             yield from (("buckets", buckets.view(np.uint8)), ("counts", counts.view(np.uint8)))
             yield "lengths", lengths.view(np.uint8)
 
-        stored = prepared(place, (), lambda: None, make)
+        stored = _kept(place, make)
         buckets, counts, lengths = (part.view("<i4") for part in np.split(stored.images, np.cumsum(stored.counts)[:-1]))
         ends = np.cumsum(lengths)
         rows = np.split(buckets, ends[:-1])
-        idf = inverse_document_frequency([row for row, is_in in zip(rows, training, strict=True) if is_in], self.num_buckets)
+        idf = inverse_document_frequency(
+            [row for row, is_in in zip(rows, training, strict=True) if is_in], self.num_buckets
+        )
         weights = (1 + np.log(counts)) * idf[buckets]
         weights /= np.repeat(np.sqrt(np.add.reduceat(weights**2, ends - lengths)), lengths)
         sparse = Sparse(
@@ -115,12 +125,14 @@ class Hashed(TextFeatures):
             self.num_buckets,
         )
         shape = (self.num_buckets,)
-        return Encoding(shape, None, sparse.take, lambda ways: Linear(shape, ways, 0.0))
+        return Encoding(shape, None, sparse.take, lambda ways: Linear(shape, ways, 0.0), (stored,))
 
     def buckets(self, text: str) -> list[int]:
         """The bucket of every n-gram of ``text``."""
         parts = words(text)
-        runs = (f"w{' '.join(parts[i : i + n])}" for n in range(1, self.word_ngrams + 1) for i in range(len(parts) - n + 1))
+        runs = (
+            f"w{' '.join(parts[i : i + n])}" for n in range(1, self.word_ngrams + 1) for i in range(len(parts) - n + 1)
+        )
         line = f" {' '.join(parts)} "
         low, high = self.char_ngrams or (1, 0)
         chars = (f"c{line[i : i + n]}" for n in range(low, high + 1) for i in range(len(line) - n + 1))
@@ -208,14 +220,12 @@ class Sentence(TextFeatures):
         self, text_set: TextSet, training: np.ndarray, folder: Path, device: torch.device, dtype: torch.dtype
     ) -> Encoding:
         encoder = sentence_encoder(self.model)
-        place = folder / f"{self.describe()}-{encoder.digest}-{text_set.sha256[:16]}"
+        place = folder / f"{self.describe()}-{encoder.digest}-{text_set.stored.sha256[:16]}"
 
-        def make() -> Iterator[tuple[str, np.ndarray]]:
+        def make() -> ClassImages:
             yield "embeddings", encoder.embed(text_set.texts, device).astype("<f4").reshape(-1).view(np.uint8)
 
-        stored = prepared(place, (), lambda: None, make)
+        stored = _kept(place, make)
         table = torch.from_numpy(stored.images.view("<f4").reshape(len(text_set.texts), -1).copy()).to(device, dtype)
         shape = (table.shape[1],)
-        return Encoding(shape, None, table.__getitem__, lambda ways: Linear(shape, ways, 0.0))
-
-
+        return Encoding(shape, None, table.__getitem__, lambda ways: Linear(shape, ways, 0.0), (stored,))

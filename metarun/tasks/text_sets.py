@@ -13,7 +13,7 @@ import numpy as np
 
 from metarun.targets import did_you_mean
 from metarun.tasks.counter import uniform
-from metarun.tasks.images import ClassImages, DataError, prepared
+from metarun.tasks.images import ClassImages, DataError, ImageSet, prepared, verify
 
 SPLITS = ("train", "val", "test")
 Split = Sequence[float] | Mapping[str, Sequence[str]] | Literal["column"]
@@ -37,7 +37,7 @@ class TextSet(NamedTuple):
     names: tuple[str, ...]
     columns: tuple[str, ...]
     counts: np.ndarray
-    sha256: str
+    stored: ImageSet
 
     def labels(self) -> np.ndarray:
         """The number of the class of each sentence."""
@@ -49,12 +49,15 @@ def prepared_texts(
 ) -> TextSet:
     """The text set in ``folder``, on first use written from ``read()``, the rows of ``source``; see ``images.prepared``."""
     stored = prepared(folder, (), require, lambda: _classes(read(), source))
+    verify(stored)  # all of it is read now in any case
     columns, names = zip(*(name.split("\t") for name in stored.names), strict=True)
     ends = np.cumsum(stored.counts)
-    classes = [stored.images[end - count : end].tobytes().decode() for end, count in zip(ends, stored.counts, strict=True)]
+    classes = [
+        stored.images[end - count : end].tobytes().decode() for end, count in zip(ends, stored.counts, strict=True)
+    ]
     counts = np.array([content.count("\n") for content in classes])
     texts = tuple(text for content in classes for text in content.split("\n")[:-1])
-    return TextSet(texts, names, columns, counts, stored.sha256)
+    return TextSet(texts, names, columns, counts, stored)
 
 
 def plain(text: str) -> str:
@@ -80,14 +83,16 @@ def _classes(rows: Iterable[Row], source: str) -> ClassImages:
 def _without_duplicates(rows: Iterable[Row]) -> Iterator[Row]:
     """The first of equal sentences (but for case and blanks): none may be in a support set and in its query set."""
     seen: set[str] = set()
-    number = 0
-    for number, row in enumerate(rows, 1):
+    repeated = 0
+    for row in rows:
         text = plain(row.text)
-        if text.casefold() not in seen:
-            seen.add(text.casefold())
-            yield row._replace(text=text)
-    if len(seen) < number:
-        logger.info("Of %d sentences %d repeat another one and are left out.", number, number - len(seen))
+        if text.casefold() in seen:
+            repeated += 1
+            continue
+        seen.add(text.casefold())
+        yield row._replace(text=text)
+    if repeated:
+        logger.info("%d sentences repeat another one and are left out; %d are kept.", repeated, len(seen))
 
 
 class _Names:

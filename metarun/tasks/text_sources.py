@@ -44,7 +44,8 @@ BANKING77 = Release(
     "Banking77",
     {
         f"banking77/{part}.csv": RemoteFile(
-            "https://raw.githubusercontent.com/PolyAI-LDN/task-specific-datasets/master/banking_data/" + f"{part}.csv", md5
+            "https://raw.githubusercontent.com/PolyAI-LDN/task-specific-datasets/master/banking_data/" + f"{part}.csv",
+            md5,
         )
         for part, md5 in (("train", "cec64185f4197906aabce0781ef9a19b"), ("test", "8dcd9dc31b686c75ec1f24bf23c140cb"))
     },
@@ -55,17 +56,22 @@ BANKING77 = Release(
 
 @text_task
 def clinc150(data_root: str, download: bool) -> TextSource:
+    """CLINC150: 150 intents of a voice assistant (CC BY 3.0)."""
     return published(CLINC150, Path(data_root), download, clinc_rows)
 
 
 @text_task
 def banking77(data_root: str, download: bool) -> TextSource:
+    """Banking77: 77 intents of a bank's customers (CC BY 4.0)."""
     return published(BANKING77, Path(data_root), download, lambda path: csv_rows(path, "text", "category"))
 
 
 @text_task
 def text_jsonl(data_root: str, path: str) -> TextSource:
-    """Prepared under the digest of the file, so a changed file is read anew."""
+    """Your own sentences: lines of JSON, or CSV.
+
+    Prepared under the digest of the file, so a changed file is read anew.
+    """
     file = Path(path).expanduser()
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "does not exist"
@@ -76,12 +82,10 @@ def text_jsonl(data_root: str, path: str) -> TextSource:
     digest = hashlib.sha256(_bytes(file)).hexdigest()[:16]
     folder = Path(data_root) / "prepared" / f"text_jsonl-{digest}"
     read = csv_rows if file.suffix.lower() == ".csv" else json_rows
-    return TextSource("text_jsonl", prepared_texts(folder, path, lambda: None, lambda: read(file)), folder)
+    return TextSource("text_jsonl", prepared_texts(folder, path, lambda: None, lambda: read(file)))
 
 
-def published(
-    release: Release, data_root: Path, download: bool, rows: Callable[[Path], Iterator[Row]]
-) -> TextSource:
+def published(release: Release, data_root: Path, download: bool, rows: Callable[[Path], Iterator[Row]]) -> TextSource:
     """All sentences of the release, prepared as <data_root>/prepared/<name> on first use."""
     paths = {data_root / name: remote for name, remote in release.files.items()}
 
@@ -113,7 +117,7 @@ def published(
 
     name = release.name.lower()
     folder = data_root / "prepared" / name
-    return TextSource(name, prepared_texts(folder, release.name, require, read), folder)
+    return TextSource(name, prepared_texts(folder, release.name, require, read))
 
 
 def _again(release: Release) -> str:
