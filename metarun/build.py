@@ -75,6 +75,17 @@ def build(cfg: DictConfig) -> Experiment:
     return _assemble(plain, calls, task, execution)
 
 
+def build_task(cfg: DictConfig) -> TaskDistribution:
+    """The task distribution alone. Raises ConfigError with every problem of its group."""
+    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    call, problems = _checked_call(plain["task"], "task")
+    problems += _place_problems(plain)
+    task = None if problems else _attempt(problems, "task", call, **_given_task(plain))
+    if problems or task is None:
+        raise ConfigError(problems)
+    return task
+
+
 def check(cfg: DictConfig) -> list[str]:
     """What is wrong with a configuration, as far as that can be said without building anything or reading data."""
     return _checked(cfg)[2]
@@ -261,7 +272,7 @@ def _experiment(
         profile=plain["profile"],
         every=evaluation["every"],
         num_val_tasks=evaluation["num_val_tasks"],
-        num_test_tasks=evaluation["num_tasks"],
+        num_test_tasks=min(evaluation["num_tasks"], task.num_test_tasks or evaluation["num_tasks"]),
         trained_steps=getattr(learner, "inner_steps", 0),
         protocol=protocol,
         headline=_headline(plain),

@@ -34,12 +34,14 @@ FC100 = {
 
 @image_task
 def cifar_fs(data_root: str, download: bool) -> ImageSource:
+    """Colour images 32 x 32: CIFAR-100 by classes (64 / 16 / 20)."""
     image_set = load_cifar100(Path(data_root), PUBLISHED, download)
     return ImageSource("cifar_fs", image_set, tuple(_split(name.split("/")[1], CIFAR_FS) for name in image_set.names))
 
 
 @image_task
 def fc100(data_root: str, download: bool) -> ImageSource:
+    """Colour images 32 x 32: CIFAR-100 by superclasses (60 / 20 / 20 classes)."""
     image_set = load_cifar100(Path(data_root), PUBLISHED, download)
     return ImageSource("fc100", image_set, tuple(_split(name.split("/")[0], FC100) for name in image_set.names))
 

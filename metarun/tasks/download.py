@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from metarun.tasks.images import DataError, exclusive
+from metarun.tasks.images import DataError
 
 TIMEOUT_SECONDS = 60  # without a byte
 
@@ -26,27 +26,25 @@ def fetch(remote: RemoteFile, path: Path) -> None:
     """Download to ``path`` unless it is there. Until it is whole and checked, what has come lies in .NAME.partial.
 
     Raises DataError when the transfer breaks off (then the next call continues it) or the content is not the published.
+    Call it while holding the lock of what is prepared: two transfers to one file would mix.
     """
+    if path.is_file():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    with exclusive(path.with_name(f".{path.name}.lock")):
-        if path.is_file():
-            return
-        try:
-            _transfer(remote.url, partial)
-        except (OSError, HTTPException) as error:
-            raise DataError(
-                f"could not download {remote.url} to {path}: {error}. Try again: what has come is kept and continued. Or "
-                f"put the file there yourself (md5 {remote.md5})."
-            ) from error
-        found = _md5(partial)
-        if found != remote.md5:
-            partial.unlink()
-            raise DataError(
-                f"{remote.url} gave a file with md5 {found}, and the published one has {remote.md5}; it was deleted. Try "
-                f"again, or put the file at {path} yourself."
-            )
-        partial.replace(path)
+    what = f"could not download {remote.url} (md5 {remote.md5}) to {path}"
+    try:
+        _transfer(remote.url, partial)
+    except (OSError, HTTPException) as error:
+        raise DataError(
+            f"{what}: {error}. Try again: what has come is kept and continued. Or put the file there yourself."
+        ) from error
+    if (found := _md5(partial)) != remote.md5:
+        partial.unlink()
+        raise DataError(
+            f"{what}: what came has md5 {found} and was deleted. Try again, or put the file there yourself."
+        )
+    partial.replace(path)
 
 
 def _transfer(url: str, partial: Path) -> None:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,7 +27,12 @@ from metarun.tasks.images import (
     draw_images,
     episode_sizes,
     pixels_on,
+    show_classes,
+    verify,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SPLITS = ("train", "val", "test")
 
@@ -93,6 +98,13 @@ class ImageClasses(TaskDistribution):
         classes = json.dumps([*zip(image_set.names, self.source.split_of, strict=True)])
         splits = hashlib.sha256(classes.encode()).hexdigest()[:16]
         return f"{self.source.name}: sha256 {image_set.sha256}, splits {splits}"
+
+    def verify(self) -> None:
+        verify(self.source.image_set)
+
+    def show(self, split: str, indices: Sequence[int]) -> "Figure":
+        """Each episode's classes by name, with their support and query images."""
+        return show_classes(self, split, indices, self.pools[split].names)
 
 
 def image_task(source: Callable[..., ImageSource]) -> Callable[..., ImageClasses]:

@@ -11,18 +11,23 @@ import logging
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metarun.core import Batch, Draw
+from metarun.core import Batch, Draw, TaskDistribution
+from metarun.pictures import class_figure
 from metarun.tasks.counter import without_replacement
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 try:
     import fcntl
@@ -74,6 +79,48 @@ def load_prepared(folder: Path, image_shape: tuple[int, ...]) -> ImageSet:
         raise DataError(f"{folder} is damaged: {error}") from error
 
 
+def verify(image_set: ImageSet) -> None:
+    """Read all of it again; raises DataError unless the bytes are those that were prepared."""
+    digest = hashlib.sha256()
+    for start in range(0, len(image_set.images), 1024):
+        digest.update(image_set.images[start : start + 1024].tobytes())
+    if digest.hexdigest() != image_set.sha256:
+        folder = Path(str(image_set.images.filename)).parent  # type: ignore[attr-defined]
+        raise DataError(
+            f"{folder} has changed since it was prepared: its content has sha256 {digest.hexdigest()}, its index says "
+            f"{image_set.sha256}. Delete the folder; it is prepared again from the files it was made of."
+        )
+
+
+class Found(Exception):
+    """What ``prepared`` came upon while ``looking``."""
+
+    def __init__(self, state: str, folder: Path) -> None:
+        self.state, self.folder = state, folder
+
+
+_looking = ContextVar("looking", default=False)
+
+
+@contextmanager
+def looking() -> Iterator[None]:
+    """Inside, ``prepared`` prepares nothing: it raises Found, or MissingDataError where there is nothing to prepare from."""
+    token = _looking.set(True)
+    try:
+        yield
+    finally:
+        _looking.reset(token)
+
+
+def _look(folder: Path, image_shape: tuple[int, ...], require: Callable[[], None]) -> Found:
+    try:
+        load_prepared(folder, image_shape)
+        return Found("ready", folder)
+    except (MissingDataError, DataError):
+        require()
+        return Found("raw files found", folder)
+
+
 def prepared(
     folder: Path, image_shape: tuple[int, ...], require: Callable[[], None], read: Callable[[], ClassImages]
 ) -> ImageSet:
@@ -82,6 +129,8 @@ def prepared(
     ``require`` raises MissingDataError when ``read`` has nothing to read. Any number of processes may call this at
     once: one prepares, the others wait for it. Whatever happens, no folder is left half prepared.
     """
+    if _looking.get():
+        raise _look(folder, image_shape, require)
     try:
         return load_prepared(folder, image_shape)
     except MissingDataError:
@@ -327,3 +376,10 @@ def class_major_batch(pixels: Pixels, images: np.ndarray, quarter_turns: np.ndar
     x = rows.reshape(tasks, ways * shots, *rows.shape[1:]).to(dtype).div_(255)
     y = torch.arange(ways, device=rows.device).repeat_interleave(shots).repeat(tasks, 1)
     return Batch(x, y)
+
+
+def show_classes(task: TaskDistribution, split: str, indices: Sequence[int], names: Sequence[str]) -> "Figure":
+    """Those episodes, with the names of their classes: ``names`` by the number that a draw's ``classes`` give."""
+    draw = task.draw(split, indices)
+    titles = [f"{split} episode {index}" for index in indices]
+    return class_figure(task.episodes(draw), titles, [[names[c] for c in classes] for classes in draw["classes"]])
