@@ -286,12 +286,13 @@ def _token_problems(task: TaskDistribution, calls: dict[str, Callable[..., Any]]
     learner = calls["meta_learner"]
     parts = learner.keywords.items() if isinstance(learner, partial) else ()
     networks = {"base_learner": calls["base_learner"]}
-    networks |= {f"meta_learner.{name}": part.make for name, part in parts if isinstance(part, Part)}
+    networks |= {f"meta_learner: its {name}": part.make for name, part in parts if isinstance(part, Part)}
+    accepted = {name: inspect.signature(network).parameters for name, network in networks.items()}
     return [
-        f"{key}: {_name(network)} takes numbers, but the task's inputs are words (task.features). Choose a network that "
-        "reads words (embedding_bag, text_cnn, transformer), or other features (task/features=hashed)."
-        for key, network in networks.items()
-        if "num_tokens" not in inspect.signature(network).parameters
+        f"{name}: {_name(networks[name])} takes numbers, but the task's inputs are words (task.features). Choose a "
+        "network that reads words (embedding_bag, text_cnn, transformer), or other features (task/features=hashed)."
+        for name, parameters in accepted.items()
+        if "num_tokens" not in parameters and (name == "base_learner" or "input_shape" in parameters)
     ]
 
 

@@ -30,8 +30,9 @@ from metarun.tasks.images import (
     verify,
 )
 from metarun.tasks.sources import task_from
+from metarun.tasks.splits import SPLITS, Split, split_classes
 from metarun.tasks.text_features import TextFeatures
-from metarun.tasks.text_sets import SPLITS, Split, TextSet, split_of
+from metarun.tasks.text_sets import TextSet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +79,7 @@ class TextClasses(TaskDistribution):
 
         self.source = source()
         text_set = self.source.text_set
-        self.split_of = split_of(text_set, split, split_seed)
+        self.split_of = split_classes(text_set.names, text_set.given, split, split_seed, "text/classes")
         self.pools = {s: _pool(text_set, [of == s for of in self.split_of]) for s in SPLITS}
         check_episode_sizes(self.sizes, self.pools)
         self.num_train_classes = len(self.pools["train"].names)

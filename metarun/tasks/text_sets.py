@@ -1,22 +1,17 @@
-"""Sentences in classes: read once, checked, rid of duplicates, kept as bytes; and which split a class belongs to.
+"""Sentences in classes: read once, checked, rid of duplicates, kept as bytes.
 
 A prepared text set is an ``ImageSet`` of bytes: class after class, sentence after sentence, each ended by a line feed. So
 preparing, locking, checking and verifying are those of the image sets. C classes
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from metarun.targets import did_you_mean
-from metarun.tasks.counter import uniform
 from metarun.tasks.images import ClassImages, DataError, ImageSet, prepared, verify
-
-SPLITS = ("train", "val", "test")
-Split = Sequence[float] | Mapping[str, Sequence[str]] | Literal["column"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +26,11 @@ class Row(NamedTuple):
 
 
 class TextSet(NamedTuple):
-    """``texts``: class after class, ``counts[c]`` of class c; ``columns[c]`` is its split in the source, or ""."""
+    """``texts``: class after class, ``counts[c]`` of class c; ``given[c]`` is its split in the source, or ""."""
 
     texts: tuple[str, ...]
     names: tuple[str, ...]
-    columns: tuple[str, ...]
+    given: tuple[str, ...]
     counts: np.ndarray
     stored: ImageSet
 
@@ -50,14 +45,14 @@ def prepared_texts(
     """The text set in ``folder``, on first use written from ``read()``, the rows of ``source``; see ``images.prepared``."""
     stored = prepared(folder, (), require, lambda: _classes(read(), source))
     verify(stored)  # all of it is read now in any case
-    columns, names = zip(*(name.split("\t") for name in stored.names), strict=True)
+    given, names = zip(*(name.split("\t") for name in stored.names), strict=True)
     ends = np.cumsum(stored.counts)
     classes = [
         stored.images[end - count : end].tobytes().decode() for end, count in zip(ends, stored.counts, strict=True)
     ]
     counts = np.array([content.count("\n") for content in classes])
     texts = tuple(text for content in classes for text in content.split("\n")[:-1])
-    return TextSet(texts, names, columns, counts, stored)
+    return TextSet(texts, names, given, counts, stored)
 
 
 def plain(text: str) -> str:
@@ -115,38 +110,3 @@ class _Names:
                 f"({row.place}), but splits must not share a class."
             )
         self.of[row.label] = row.split
-
-
-# ------------------------------------------------------------------------------------------------------------- splits
-
-
-def split_of(text_set: TextSet, split: Split, split_seed: int) -> tuple[str, ...]:
-    """The split of each class: by lot, by its source, or as listed ("" for classes that no list names)."""
-    names = text_set.names
-    if split == "column":
-        if "" in text_set.columns:
-            raise ValueError("task.split is column, but the data names no split; give three shares: [0.6,0.2,0.2].")
-        return text_set.columns
-    if isinstance(split, Mapping):
-        return _listed(names, split)
-    assert not isinstance(split, str)
-    if len(split) != 3 or min(split) <= 0:
-        raise ValueError(f"task.split is {list(split)}; give three shares above 0, for training, validation and test.")
-    ends = np.rint(len(names) * np.cumsum(split) / np.sum(split)).astype(int)
-    order = np.argsort(uniform(split_seed, "text/classes", np.arange(1), len(names))[0], kind="stable")
-    places = np.searchsorted(ends, np.argsort(order), side="right")  # of each class in the order of the lot
-    return tuple(SPLITS[place] for place in places)
-
-
-def _listed(names: Sequence[str], split: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    if sorted(split) != sorted(SPLITS):
-        raise ValueError(f"task.split lists classes for {', '.join(split)}, but must do so for {', '.join(SPLITS)}.")
-    of = {}
-    for part, members in split.items():
-        for name in map(str, members):
-            if name not in names:
-                raise ValueError(f"task.split.{part} names {name!r}, which is no class{did_you_mean(name, names)}.")
-            if name in of:
-                raise ValueError(f"task.split lists the class {name!r} twice; splits must not share a class.")
-            of[name] = part
-    return tuple(of.get(name, "") for name in names)

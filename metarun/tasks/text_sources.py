@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 from metarun.tasks.download import RemoteFile, fetch
 from metarun.tasks.images import DataError, MissingDataError
+from metarun.tasks.splits import SPLITS
 from metarun.tasks.text import TextSource, text_task
-from metarun.tasks.text_sets import SPLITS, Row, plain, prepared_texts
+from metarun.tasks.text_sets import Row, plain, prepared_texts
 
 
 class Release(NamedTuple):
@@ -56,19 +57,19 @@ BANKING77 = Release(
 
 @text_task
 def clinc150(data_root: str, download: bool) -> TextSource:
-    """CLINC150: 150 intents of a voice assistant (CC BY 3.0)."""
+    """Sentences in 150 intents: CLINC150, said to a voice assistant (CC BY 3.0)."""
     return published(CLINC150, Path(data_root), download, clinc_rows)
 
 
 @text_task
 def banking77(data_root: str, download: bool) -> TextSource:
-    """Banking77: 77 intents of a bank's customers (CC BY 4.0)."""
+    """Sentences in 77 intents: Banking77, written to a bank (CC BY 4.0)."""
     return published(BANKING77, Path(data_root), download, lambda path: csv_rows(path, "text", "category"))
 
 
 @text_task
 def text_jsonl(data_root: str, path: str) -> TextSource:
-    """Your own sentences: lines of JSON, or CSV.
+    """Sentences of your own: lines of JSON, or CSV.
 
     Prepared under the digest of the file, so a changed file is read anew.
     """

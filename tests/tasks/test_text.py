@@ -22,7 +22,7 @@ from metarun.tasks.download import RemoteFile
 from metarun.tasks.images import DataError, MissingDataError
 from metarun.tasks.text import TextClasses
 from metarun.tasks.text_features import Hashed, Tokens, words
-from metarun.tasks.text_sets import Row, TextSet, prepared_texts, split_of
+from metarun.tasks.text_sets import Row, prepared_texts
 from metarun.tasks.text_sources import CLINC150, Release, banking77, clinc150, clinc_rows, published, text_jsonl
 from tests.running import metarun, read, scores
 
@@ -134,6 +134,18 @@ def test_json_and_csv_are_the_same_data(root, tmp_path):
     assert task(root, path=str(tmp_path / "requests.csv")).fingerprint() == task(root).fingerprint()
 
 
+def test_a_split_is_by_shares_by_its_seed_as_given_or_as_listed(root):
+    lots = {tuple(task(root, split_seed=seed).split_of) for seed in range(5)}
+    assert len(lots) == 5
+    assert task(root, split=[6, 2, 2]).split_of == task(root).split_of
+    lists = {"train": ["price", "rent"], "val": ["stock", "theft"], "test": ["invoice", "complaint"]}
+    assert {s: pool.names for s, pool in task(root, split=lists).pools.items()} == {
+        split: tuple(sorted(names)) for split, names in lists.items()
+    }
+    with pytest.raises(ValueError, match=r"task\.split is given, but the data does not say"):
+        task(root, split="given")
+
+
 def test_sizes_that_the_classes_cannot_fill_are_errors(root):
     with pytest.raises(ValueError, match=r"task.num_ways is 3, but the split 'val' has only 2 classes"):
         task(root, num_ways=3)
@@ -161,47 +173,6 @@ def test_verify_notices_changed_bytes_in_texts_and_features(tmp_path, folder):
     for read_again in (a_task.verify, lambda: task(tmp_path)):
         with pytest.raises(DataError, match="has changed since it was prepared"):
             read_again()
-
-
-# ------------------------------------------------------------------------------------------------------------- splits
-
-
-def text_set(names: str, columns: str = "") -> TextSet:
-    return TextSet(
-        (), tuple(names), tuple(columns.split(",")) if columns else ("",) * len(names), np.ones(len(names)), None
-    )
-
-
-def test_shares_are_rounded_and_the_lot_depends_on_its_seed_alone():
-    classes = text_set("abcdefghij")
-    drawn = {seed: split_of(classes, [5, 3, 2], seed) for seed in range(30)}
-    assert all(Counter(of) == {"train": 5, "val": 3, "test": 2} for of in drawn.values())
-    assert split_of(classes, [0.5, 0.3, 0.2], 7) == drawn[7]
-    assert len(set(drawn.values())) == 30
-    often = Counter(of[0] for of in (split_of(classes, [5, 3, 2], seed) for seed in range(1000)))
-    assert abs(often["train"] - 500) < 80  # five deviations
-
-
-def test_lists_and_the_column_are_taken_as_they_are():
-    lists = {"train": ["a", "b"], "val": ["d"], "test": ["c"]}
-    assert split_of(text_set("abcde"), lists, 0) == ("train", "train", "test", "val", "")
-    assert split_of(text_set("abc", "val,test,train"), "column", 0) == ("val", "test", "train")
-
-
-@pytest.mark.parametrize(
-    ("split", "message"),
-    [
-        ([1, 1], "give three shares above 0"),
-        ([1, 0, 1], "give three shares above 0"),
-        ("column", "the data names no split"),
-        ({"train": ["a"], "val": ["b"]}, "must do so for train, val, test"),
-        ({"train": ["a"], "val": ["b"], "test": ["see"]}, "names 'see', which is no class"),
-        ({"train": ["a"], "val": ["b"], "test": ["a"]}, "class 'a' twice"),
-    ],
-)
-def test_splits_that_cannot_be_are_errors_that_name_the_rule(split, message):
-    with pytest.raises(ValueError, match=rf"task\.split.*{message}"):
-        split_of(text_set("abc"), split, 0)
 
 
 # ----------------------------------------------------------------------------------------------------------- features
@@ -401,7 +372,7 @@ def test_the_split_column_of_the_file_is_kept(tmp_path, root):
     splits = dict(zip("abcdef", ["train", "val", "test"] * 2, strict=True))
     rows = [{"text": f"{c} {i}", "label": c, "split": split} for c, split in splits.items() for i in range(5)]
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    a_task = task(root, path=str(tmp_path / "mine.jsonl"), split="column")
+    a_task = task(root, path=str(tmp_path / "mine.jsonl"), split="given")
     assert {s: pool.names for s, pool in a_task.pools.items()} == {
         "train": ("a", "d"),
         "val": ("b", "e"),
@@ -502,10 +473,10 @@ def test_an_evaluation_shows_the_frozen_score_too(tmp_path):
             ["base_learner=embedding_bag", "task/features=tokns"],
             r"no task/features called 'tokns'; did you mean 'tokens'",
         ),
-        (["task/features=tokens", *BAG, "meta_learner=teacher"], r"meta_learner.teacher: MLP takes numbers"),
+        (["task/features=tokens", *BAG, "meta_learner=teacher"], r"meta_learner: its teacher: MLP takes numbers"),
         (
-            ["task/features=sentence", "task.features.model=nowhere", "base_learner=residual"],
-            r"nowhere.*sentence-transformers",
+            ["task/features=sentence", "task.features.model=nowhere"],
+            r"nowhere.*pip install sentence-transformers",
         ),
     ],
 )
