@@ -127,7 +127,8 @@ class TextClasses(TaskDistribution):
                 lines.append((f"{n}: {names[c]}", {"weight": "bold"}))
                 for part in ("support", "query"):
                     lines += [(f"   {part}: {_short(texts[i])}", {}) for i in draw[part][b, n]]
-        figure = Figure(figsize=(10, 0.22 * len(lines) + 0.3))
+        longest = max(len(text) for text, _ in lines)
+        figure = Figure(figsize=(0.075 * longest + 1, 0.22 * len(lines) + 0.3))
         for row, (text, style) in enumerate(lines):
             figure.text(0.02, 1 - (row + 1) / (len(lines) + 1), text, **{"size": 8, "parse_math": False, **style})
         return figure
