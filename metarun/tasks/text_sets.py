@@ -66,7 +66,7 @@ def _classes(rows: Iterable[Row], source: str) -> ClassImages:
     splits = _Names()
     for row in _without_duplicates(rows):
         splits.add(row)
-        classes.setdefault(row.label, []).append(row.text)
+        classes.setdefault(plain(row.label), []).append(row.text)
     if len(classes) < 2:
         held = f"the class {next(iter(classes))!r} alone" if classes else "no sentence"
         raise DataError(f"{source} holds {held}, but an episode needs 2 classes or more.")
@@ -109,4 +109,4 @@ class _Names:
                 f"the class {row.label!r} is in the split {first.split!r} ({first.place}) and in {row.split!r} "
                 f"({row.place}), but splits must not share a class."
             )
-        self.of[row.label] = row.split
+        self.of[plain(row.label)] = row.split

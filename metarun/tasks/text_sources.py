@@ -180,6 +180,8 @@ def _row(record: dict[str, Any], place: str) -> Row:
             raise DataError(f"{place}: {key!r} is {value!r}, but must be a string.")
         if not plain(str(value)):
             raise DataError(f"{place}: {key!r} is empty. Delete the line.")
+        if any(0xD800 <= ord(letter) <= 0xDFFF for letter in str(value)):
+            raise DataError(f"{place}: {key!r} holds half a character (a lone surrogate): {value!r}.")
     split = record.get("split") or ""
     if split not in ("", *SPLITS):
         raise DataError(f"{place}: 'split' is {split!r}, but must be one of {', '.join(SPLITS)}.")

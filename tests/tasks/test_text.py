@@ -296,6 +296,7 @@ WRONG = {  # the content of a file, and what is said of it
     "a missing text": ('{"label": "x"}\n' + GOOD, r"line 1 has no 'text'"),
     "a blank text": (GOOD + '\n{"text": " \\t", "label": "a"}\n', r"line 52: 'text' is empty"),
     "a blank label": (GOOD + '{"text": "x", "label": ""}\n', r"line 51: 'label' is empty"),
+    "half a character": (GOOD + '{"text": "\\ud83d", "label": "a"}\n', r"line 51: 'text' holds half a character"),
     "a text that is none": (GOOD + '{"text": ["x"], "label": "a"}\n', r"line 51: 'text' is \['x'\], but must be a string"),
     "another split": (GOOD + '{"text": "x", "label": "a", "split": "dev"}\n', r"'split' is 'dev', but must be one of train"),
     "a class in two splits": (GOOD + '{"text": "x", "label": "a", "split": "val"}\n', r"class 'a' is in the split ''"),
@@ -366,6 +367,11 @@ def test_repeated_sentences_are_kept_once_whatever_their_case_blanks_and_label(t
     texts = prepared_texts(tmp_path / "set", "here", lambda: None, lambda: [Row(t, c, "", "") for t, c in rows])
     assert texts.texts == ("Where is it", "stay", "go")
     assert texts.counts.tolist() == [2, 1]
+
+
+def test_blanks_in_a_label_are_made_single(tmp_path):
+    rows = [Row(f"{c} {i}", c, "", "") for c in ("a\tb", " c") for i in range(2)]
+    assert prepared_texts(tmp_path / "set", "here", lambda: None, lambda: rows).names == ("a b", "c")
 
 
 def test_the_split_column_of_the_file_is_kept(tmp_path, root):
