@@ -129,8 +129,9 @@ class Reporter:
         final = scores[name]
         lines = [f"test/{name} = {final.mean:.4f} +- {final.ci95:.4f} (95% CI, {final.n} tasks)"]
         if frozen := scores.get(f"frozen_{name}"):
-            worse = final.mean < frozen.mean if self.x.task.objective.higher_is_better else final.mean > frozen.mean
-            verdict = "; training made it worse" if worse else ""
+            gain = (final.mean - frozen.mean) * (1 if self.x.task.objective.higher_is_better else -1)
+            verdict = "; training made it worse" if gain < 0 else ""
+            verdict += ", by less than the intervals" if -final.ci95 - frozen.ci95 < gain < 0 else ""
             lines.append(f"without any training (frozen features): {frozen.mean:.4f} +- {frozen.ci95:.4f}{verdict}")
         curve = {step_of(key): score.mean for key, score in condensed(scores).items() if f"{name}_step_" in key}
         if curve:
