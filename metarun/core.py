@@ -72,10 +72,14 @@ class TaskDistribution(ABC):
         return None
 
     def show(self, split: str, indices: Sequence[int]) -> "Figure":
-        """A picture of those episodes. This one is for numbers; tasks of images and words draw their own."""
-        from metarun.pictures import numbers_figure
+        """A picture of those episodes. This one is for numbers and nameless images; others draw their own."""
+        from metarun.pictures import class_figure, numbers_figure
 
-        return numbers_figure(self.sample(split, indices), [f"{split} episode {index}" for index in indices])
+        episodes, titles = self.sample(split, indices), [f"{split} episode {index}" for index in indices]
+        num_ways = self.train_num_ways if split == "train" else self.num_ways
+        if num_ways is not None and len(self.input_shape) == 3:
+            return class_figure(episodes, titles, [["class"] * num_ways] * len(titles))
+        return numbers_figure(episodes, titles)
 
     def sample(self, split: str, indices: Sequence[int] | np.ndarray) -> Episode:
         """Episodes ``indices`` of ``split``, stacked along a leading task axis."""

@@ -19,8 +19,7 @@ from metarun.errors import ConfigError
 from metarun.help import options
 from metarun.targets import locate
 from metarun.tasks.images import DataError, Found, looking
-
-SPLITS = ("train", "val", "test")
+from metarun.tasks.splits import SPLITS
 
 
 class Entry(NamedTuple):
@@ -58,7 +57,7 @@ def _kind(target: str) -> str:
 
 def _state(cfg: DictConfig) -> tuple[str, str]:
     if missing := sorted(OmegaConf.missing_keys(cfg.task)):
-        return "needs " + ", ".join(f"task.{key}" for key in missing), ""
+        return f"needs {', '.join(missing)}", ""
     try:
         with looking():
             build_task(cfg)

@@ -15,7 +15,7 @@ import numpy as np
 from metarun.tasks.download import RemoteFile, fetch
 from metarun.tasks.image_classes import ImageSource, image_task
 from metarun.tasks.images import ClassImages, DataError, ImageSet, MissingDataError, prepared
-from metarun.tasks.pickles import load_arrays
+from metarun.tasks.pickles import load_arrays, load_pickle
 
 PARTS = ("meta", "train", "test")
 
@@ -97,10 +97,10 @@ def load_cifar100(data_root: Path, release: Release, download: bool) -> ImageSet
 def _records(place: Path) -> dict[str, Any]:
     """The three pickles of the unpacked folder, or of the archive."""
     if place.is_dir():
-        return {part: load_arrays((place / part).read_bytes()) for part in PARTS}
-    with tarfile.open(place) as archive:
+        return {part: load_pickle(place / part) for part in PARTS}
+    with tarfile.open(place, "r:gz") as archive:
         files = {part: archive.extractfile(f"cifar-100-python/{part}") for part in PARTS}
-        return {part: load_arrays(file.read()) for part, file in files.items() if file is not None}
+        return {part: load_arrays(file) for part, file in files.items() if file is not None}
 
 
 def _classes(records: dict[str, Any], release: Release) -> ClassImages:

@@ -30,11 +30,10 @@ from metarun.tasks.images import (
     show_classes,
     verify,
 )
+from metarun.tasks.splits import SPLITS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,9 @@ class OmniglotLake(TaskDistribution):
         """As Omniglot's; of the test split classes [B, 20], support and query [B, 20, 1] are places in the runs."""
         if split != "test":
             return self.background.draw(split, indices)
-        if len(indices) and max(indices) >= self.num_test_tasks:
-            raise ValueError(f"task: there is no run {max(indices) + 1}: Lake's test set has {self.num_test_tasks}.")
+        num_runs = len(self.runs.names) // WAYS
+        if len(indices) and max(indices) >= num_runs:
+            raise ValueError(f"task: there is no run {max(indices) + 1}: Lake's test set has {num_runs}.")
         classes = WAYS * np.asarray(indices)[:, None] + np.arange(WAYS)
         return {"classes": classes, "support": 2 * classes[..., None], "query": 2 * classes[..., None] + 1}
 

@@ -1,8 +1,8 @@
 """Pickles of numpy arrays, read without running what a pickle may ask for."""
 
-import io
 import pickle
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
@@ -24,12 +24,18 @@ class _ArraysOnly(pickle.Unpickler):
         return super().find_class(module.replace("numpy._core", CORE).replace("numpy.core", CORE), name)
 
 
-def load_arrays(content: bytes) -> Any:
+def load_pickle(path: Path) -> Any:
+    """``load_arrays`` of a file."""
+    with open(path, "rb") as file:
+        return load_arrays(file)
+
+
+def load_arrays(file: IO[bytes]) -> Any:
     """The dictionaries, lists, strings, numbers and arrays of a pickle; text of Python 2 comes as bytes.
 
     Raises ValueError when it holds anything else, or is damaged.
     """
     try:
-        return _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
+        return _ArraysOnly(file, encoding="bytes").load()
     except Exception as error:  # a damaged pickle can raise anything
         raise ValueError(f"its pickle cannot be read: {error}") from error

@@ -6,21 +6,20 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from metarun.evaluation import manifest
 from metarun.tasks.images import DataError, MissingDataError
 from metarun.tasks.omniglot import Omniglot
 from metarun.tasks.omniglot_files import PUBLISHED, Archive, Release, load_omniglot, load_runs, splits_of, vinyals
 from metarun.tasks.omniglot_lake import OmniglotLake
+from tests.tasks.served import served
 
 NUM_DRAWINGS, SIDE = 4, 56
 BACKGROUND = [*(f"Latin/character0{n}" for n in range(1, 4)), "Gurmukhi/character41", "Gurmukhi/character42"]
@@ -87,17 +86,9 @@ def release(tmp_path) -> Release:
 @pytest.fixture
 def online(tmp_path, release, monkeypatch) -> Iterator[Release]:
     """The release on a web server of this machine."""
-    handler = partial(QuietHandler, directory=str(tmp_path / "web"))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        Thread(target=server.serve_forever).start()
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
-        yield replace(release, url=f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
-
-
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        """Nothing: a test's output is pytest's."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with served(tmp_path / "web") as server:
+        yield replace(release, url=server.url)
 
 
 @pytest.fixture
@@ -381,6 +372,17 @@ def test_a_download_that_fails_is_an_error_that_names_address_and_folder(tmp_pat
 
 
 # ---------------------------------------------------------------------------------------------------------- real data
+
+
+@pytest.mark.data
+def test_the_manifest_of_the_published_protocol_is_a_known_hash(data_root):
+    hashes = {
+        "none": "7ee1449f11069d79149ae0c30ba54e48a8d3b396f77923b13b1e3acf75445b0b",
+        "per_task": "f3f6dbdba1602e8f1fe76606fcde884f924cdaf177997d41961c1453a27bc508",
+        "as_classes": "d9e0ac25fe73d3b062622ae335518942c56c4cb12ff3e3be6f68c18190602102",
+    }
+    tasks = {name: omniglot(data_root, num_ways=5, num_queries=5, rotations=name) for name in hashes}
+    assert {name: manifest(task, "test", 600) for name, task in tasks.items()} == hashes
 
 
 @pytest.mark.data
