@@ -23,8 +23,11 @@ from metarun.targets import Part, did_you_mean, locate, problems_of_call
 GROUPS = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution")
 GIVEN = {
     "task": {"seed", "device", "dtype", "data_root"},
-    "base_learner": {"input_shape", "num_outputs"},
-    "meta_learner": {"base_learner", "objective", "num_ways", "num_train_classes", "input_shape", "num_outputs"},
+    "base_learner": {"input_shape", "num_outputs", "num_tokens"},
+    "meta_learner": {
+        *("base_learner", "objective", "num_ways", "num_train_classes"),
+        *("input_shape", "num_outputs", "num_tokens"),  # those of a second network's, too
+    },
     "optimizer": {"params"},
     "scheduler": {"optimizer"},
     "execution": set(),
@@ -184,7 +187,7 @@ def _checked_call(node: Any, key: str, given: Collection[str] = ()) -> tuple[Cal
     problems: list[str] = []
     for name, value in arguments.items():
         if isinstance(value, dict) and "_target_" in value:
-            call, found = _checked_call(value, f"{key}.{name}", GIVEN["base_learner"])
+            call, found = _checked_call(value, f"{key}.{name}", GIVEN.get(key, given))
             problems += found
             arguments[name] = call if value.get("_partial_") or call is None else Part(call)
     try:
@@ -232,8 +235,9 @@ def _assemble(
     problems: list[str] = []
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = plain["tf32"]
     torch.manual_seed(plain["seed"])
-    shapes = {"input_shape": task.input_shape, "num_outputs": task.num_outputs}
-    base_learner = _attempt(problems, "base_learner", calls["base_learner"], **shapes)
+    problems += _token_problems(task, calls)
+    shapes = {"input_shape": task.input_shape, "num_outputs": task.num_outputs, "num_tokens": task.num_tokens}
+    base_learner = None if problems else _attempt(problems, "base_learner", calls["base_learner"], **shapes)
     if base_learner is None:
         raise ConfigError(problems)
     base_learner.to(device_of(plain["device"]), getattr(torch, plain["dtype"]))
@@ -287,6 +291,23 @@ def _experiment(
         protocol=protocol,
         headline=_headline(plain),
     )
+
+
+def _token_problems(task: TaskDistribution, calls: dict[str, Callable[..., Any]]) -> list[str]:
+    """Networks that take no tokens, where the task's inputs are tokens."""
+    if task.num_tokens is None:
+        return []
+    learner = calls["meta_learner"]
+    parts = learner.keywords.items() if isinstance(learner, partial) else ()
+    networks = {"base_learner": calls["base_learner"]}
+    networks |= {f"meta_learner: its {name}": part.make for name, part in parts if isinstance(part, Part)}
+    accepted = {name: inspect.signature(network).parameters for name, network in networks.items()}
+    return [
+        f"{name}: {_name(networks[name])} takes numbers, but the task's inputs are words (task.features). Choose a "
+        "network that reads words (embedding_bag, text_cnn, transformer), or other features (task/features=hashed)."
+        for name, parameters in accepted.items()
+        if "num_tokens" not in parameters and (name == "base_learner" or "input_shape" in parameters)
+    ]
 
 
 def _ways_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[str]:

@@ -52,6 +52,8 @@ class TaskDistribution(ABC):
     train_num_ways: int | None = None  # classes of a training episode
     num_test_tasks: int | None = None  # of a test set with a fixed number of episodes
     num_train_classes: int | None = None  # classes that training episodes are drawn from; None: no fixed number
+    num_tokens: int | None = None  # inputs are integers below it; None: they are floats
+    baseline: "MetaLearner | None" = None  # without training, scored beside the trained one at the final test
 
     @abstractmethod
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:

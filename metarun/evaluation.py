@@ -104,6 +104,22 @@ def mean_of(estimates: Sequence[Estimate]) -> Estimate:
     return Estimate(sum(e.mean for e in estimates) / k, ci95, sum(e.n for e in estimates))
 
 
+def baseline_scores(
+    scored: Mapping[str, Scored], split: str, num_tasks: int, execution: Execution
+) -> dict[str, Estimate]:
+    """``frozen_<score>`` of each task's learner without training, on the same episodes; nothing where it has none.
+
+    Of several tasks it is <name>/frozen_<score>.
+    """
+    found = {}
+    for name, x in scored.items():
+        if x.task.baseline is not None and split != "train":  # training episodes may have other ways
+            score, episodes = x.task.objective.score_name, chunks(x.task, split, num_tasks)
+            scores = evaluate(x.task.baseline, x.task.baseline.init(), episodes, execution, curve=False)
+            found[f"{name}/frozen_{score}" if name else f"frozen_{score}"] = scores[score]
+    return found
+
+
 def chunks(task: TaskDistribution, split: str, num_tasks: int) -> Iterator[Episode]:
     """Episodes 0 ... ``num_tasks`` - 1 of a split, a chunk at a time."""
     size = tasks_at_a_time(task.sample(split, [0]))

@@ -15,7 +15,7 @@ from metarun.checkpoint import load, write_json
 from metarun.compose import composed, override_key, read_config, with_value
 from metarun.core import Params, hyperparameters
 from metarun.errors import ConfigError, MetarunError
-from metarun.evaluation import Estimate, calibrated, complexity, evaluate_all
+from metarun.evaluation import Estimate, baseline_scores, calibrated, complexity, evaluate_all
 from metarun.execution import Execution, stored
 from metarun.report import condensed, results
 from metarun.runfolder import RunFolder, short_hash, slug
@@ -42,6 +42,7 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     started = time.time()
     with calibrated(x.learner, theta, x.task, execution):
         scores = evaluate_all(x.scored, theta, split, x.num_test_tasks, execution, curve=True)
+    scores |= baseline_scores(x.scored, split, x.num_test_tasks, execution)
     first = next(iter(x.scored.values()))
     content = results(x, scores, split, {"checkpoint": checkpoint, "checkpoint_step": state["step"]})
     content |= {
