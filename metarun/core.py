@@ -61,6 +61,13 @@ class TaskDistribution(ABC):
     def fingerprint(self) -> str:
         """A name for the data the episodes come from; equal for equal data."""
 
+    def further_scores(self, learner: Any, phi: Params, episode: Episode) -> Metrics:
+        """What an evaluation tells of one task's phi beside the metrics of its query loss: nothing, where not overridden.
+
+        Runs under vmap, without gradients; ``learner`` is one that can be trained on this task distribution.
+        """
+        return {}
+
     def sample(self, split: str, indices: Sequence[int] | np.ndarray) -> Episode:
         """Episodes ``indices`` of ``split``, stacked along a leading task axis."""
         return self.episodes(self.draw(split, indices))

@@ -45,10 +45,11 @@ def evaluate(
     execution: Execution,
     curve: bool,
     between: Callable[[], None] = lambda: None,
+    further: Callable[[Any, Params, Episode], Metrics] = lambda learner, phi, episode: {},
 ) -> dict[str, Estimate]:
     """Scores of ``learner`` after adaptation, by name; with ``curve`` also ``<name>_step_k`` for every step k.
 
-    ``between`` is called before each chunk of tasks (to stop early, it raises).
+    ``between`` is called before each chunk of tasks (to stop early, it raises). ``further`` adds scores of a task's phi.
     """
     curve = curve and "inner_steps" in hyperparameters(learner)
 
@@ -57,7 +58,7 @@ def evaluate(
             phis = learner.trajectory(theta, episode.support, learner.inner_steps)  # type: ignore[attr-defined]
         else:
             phis = iter([learner.adapt(theta, episode.support)])
-        return [learner.query_loss(phi, episode.query)[1] for phi in phis]
+        return [learner.query_loss(phi, episode.query)[1] | further(learner, phi, episode) for phi in phis]
 
     rows: list[list[Metrics]] = []
     with still(learner):

@@ -112,7 +112,8 @@ class Runner:
     def scores(self, split: str, num_tasks: int, curve: bool, theta: Any) -> dict[str, Estimate]:
         with calibrated(self.x.learner, theta, self.x.task, self.execution):
             episodes = chunks(self.x.task, split, num_tasks)
-            return evaluate(self.x.test_learner, theta, episodes, self.execution, curve, between=self.stop.obey)
+            further = self.x.task.further_scores
+            return evaluate(self.x.test_learner, theta, episodes, self.execution, curve, self.stop.obey, further)
 
     def settle_execution(self) -> None:
         """Let ``execution=auto`` measure once; a resumed run keeps the choice of its beginning."""

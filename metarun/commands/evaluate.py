@@ -41,7 +41,7 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     started = time.time()
     with calibrated(x.learner, theta, x.task, execution):
         episodes = chunks(x.task, split, x.num_test_tasks)
-        scores = evaluate(learner, theta, episodes, execution, curve=True)
+        scores = evaluate(learner, theta, episodes, execution, curve=True, further=x.task.further_scores)
     content = results(x, scores, split, {"checkpoint": checkpoint, "checkpoint_step": state["step"]})
     content |= {"complexity": complexity(learner, theta, x.task, split), "overrides": overrides, "argv": sys.argv}
     where = folder.path / "evaluations" / f"{_name(overrides, split, checkpoint)}.json"
