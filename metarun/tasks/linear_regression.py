@@ -18,8 +18,8 @@ from torch import Tensor
 
 from metarun.core import Batch, Draw, Episode, TaskDistribution
 from metarun.objectives import Objective
-from metarun.tasks.counter import normal, uniform
-from metarun.tasks.sizes import sizes_by_split
+from metarun.tasks.counter import normal
+from metarun.tasks.points import sizes_by_split, uniforms
 
 
 class LinearRegression(TaskDistribution):
@@ -51,18 +51,15 @@ class LinearRegression(TaskDistribution):
         self.objective = Objective(F.mse_loss, error_per_dimension, "mse_per_dimension", higher_is_better=False)
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
-        """Uniforms behind w [B, 1, W] and behind the query [B, Q, W] and support [B, K, W] points, W >= d + 1 and even.
-
-        The support comes last: with other K the w and the queries are the same.
-        """
+        """Uniforms behind w [B, W] and behind the query [B, Q, W] and support [B, K, W] points, W >= d + 1 and even."""
         shots, queries = self.sizes[split]
         width = self.num_dims + 1 + (self.num_dims + 1) % 2
-        rows = uniform(self.seed, f"linear_regression/{split}", np.asarray(indices), (1 + queries + shots) * width)
-        w, query, support = np.split(rows.reshape(len(rows), -1, width), [1, 1 + queries], axis=1)
-        return {"w": w, "query": query, "support": support}
+        stream = f"linear_regression/{split}"
+        return uniforms(self.seed, stream, indices, width, (queries, width), (shots, width))
 
     def episodes(self, draw: Draw) -> Episode:
-        d, w = self.num_dims, normal(draw["w"])[..., : self.num_dims]  # [B, 1, d]
+        d = self.num_dims
+        w = normal(draw["task"])[:, None, :d]
 
         def batch(u: np.ndarray) -> Batch:
             numbers = normal(u)

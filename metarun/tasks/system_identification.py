@@ -23,8 +23,7 @@ from metarun.control.planner import CrossEntropy
 from metarun.control.system import System
 from metarun.core import Batch, Draw, Episode, Metrics, Params, TaskDistribution
 from metarun.objectives import SQUARED_ERROR
-from metarun.tasks.counter import uniform
-from metarun.tasks.sizes import sizes_by_split
+from metarun.tasks.points import sizes_by_split, uniforms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,25 +74,15 @@ class SystemIdentification(TaskDistribution):
         return Encoding(self.system, changes.mean(0), changes.std(0))
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
-        """Uniforms: parameters [B, P + 1], motions [B, R, 2n + H A] and support [B, K, 2n + A].
-
-        The support comes last: with other K the systems and query motions are the same.
-        """
-        size, steps = self.sizes[split], self.rollout_steps
+        """Uniforms: of the task [B, P + 1], the query motions [B, R, 2n + H A] and the support [B, K, 2n + A]."""
+        (shots, queries), steps = self.sizes[split], self.rollout_steps
         states, actions, parameters = len(self.system.reach), self.system.num_actions, len(self.system.ranges) + 1
-        motions = size.num_queries // steps * (states + steps * actions)
-        count = parameters + motions + size.num_shots * (states + actions)
-        u = uniform(self.seed, f"system_identification/{split}", np.asarray(indices), count)
-        first, second, third = np.split(u, [parameters, parameters + motions], axis=1)
-        return {
-            "parameters": first,
-            "query": second.reshape(len(u), -1, states + steps * actions),
-            "support": third.reshape(len(u), -1, states + actions),
-        }
+        motions, transitions = (queries // steps, states + steps * actions), (shots, states + actions)
+        return uniforms(self.seed, f"system_identification/{split}", indices, parameters, motions, transitions)
 
     def parameters(self, draw: Draw) -> Tensor:
         """Of the systems behind a draw: float64 [B, P + 1] on the CPU."""
-        return self.system.parameters(torch.from_numpy(draw["parameters"]))
+        return self.system.parameters(torch.from_numpy(draw["task"]))
 
     def motions(self, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
         """Parameters [B, 1, P + 1], actions [B, R, H, A] and states [B, R, H + 1, 2n] of the query."""
