@@ -13,8 +13,13 @@ if TYPE_CHECKING:
 COLUMNS = 3
 
 
-def curves(episode: Episode, titles: Sequence[str]) -> "Figure":
-    """One panel a task [B]: support points as dots, query points [Q, 1] in the order of x as a line."""
+def curves(
+    episode: Episode, titles: Sequence[str], joined: bool = True, labels: tuple[str, str] = ("x", "y")
+) -> "Figure":
+    """One panel a task [B]: the support as dots, the query as a line in the order of x, or as small dots.
+
+    Of several inputs or outputs the first are shown.
+    """
     from matplotlib.figure import Figure
 
     rows = -(-len(titles) // COLUMNS)
@@ -23,10 +28,12 @@ def curves(episode: Episode, titles: Sequence[str]) -> "Figure":
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True).flat
     for panel, title, *points in zip(panels, titles, *(leaf.cpu() for batch in episode[:2] for leaf in batch)):  # noqa: B905
         support_x, support_y, query_x, query_y = (leaf[:, 0].double().numpy() for leaf in points)
-        order = np.argsort(query_x)
-        panel.plot(query_x[order], query_y[order], color="C0", linewidth=1.2, label="query")
+        order, name = np.argsort(query_x), "the task" if joined else "query"
+        panel.plot(query_x[order], query_y[order], "-" if joined else ".", color="C0", linewidth=1.2, label=name)
         panel.plot(support_x, support_y, "o", color="C3", markersize=5, label="support")
         panel.set_title(title, fontsize=9)
+        panel.set(xlabel=labels[0], ylabel=labels[1])
+        panel.label_outer()
         panel.grid(alpha=0.3)
     for panel in list(panels):  # those left over
         panel.set_axis_off()
