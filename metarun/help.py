@@ -7,6 +7,7 @@ from metarun.paths import config_dir
 
 COMMANDS = {
     "evaluate": "score a finished run again, with other steps, shots, ways or data",
+    "control": "let a finished run's model control unknown systems: return after K transitions seen",
     "doctor": "what works on this machine, what is slow or missing, and the fix",
 }
 SWEEP_KEYS = ("sweep_dir", "jobs")  # set beside -m

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from metarun.core import Episode
+from metarun.evaluation import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,4 +58,22 @@ def motions(seconds: np.ndarray, states: np.ndarray, coordinates: list[str], nam
     for panel in panels[-1]:
         panel.set_xlabel("seconds")
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", fontsize=8, frameon=False)
+    return figure
+
+
+def returns(scores: dict[str, Estimate], numbers: list[int], lowest: str, highest: str) -> "Figure":
+    """The return after each of ``numbers`` of transitions, between those named ``lowest`` and ``highest``."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    rows = [score for name, score in scores.items() if name not in (lowest, highest)]
+    places = range(len(numbers))
+    axes.errorbar(places, [r.mean for r in rows], [r.ci95 for r in rows], marker="o", capsize=3, label="adapted model")
+    for name, color in ((highest, "C2"), (lowest, "C3")):
+        axes.axhline(scores[name].mean, color=color, linestyle="--", label=name)
+    axes.set_xticks(list(places), [str(k) for k in numbers])
+    axes.set(xlabel="transitions seen", ylabel="return", title=f"{rows[0].n} systems, 95% confidence")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
     return figure

@@ -132,7 +132,7 @@ class CSVRegression(TaskDistribution):
 
     def further_scores(self, learner: Any, phi: Params, episode: Episode) -> Metrics:
         """``mae_<column>``: the mean absolute error of each output, in its own unit."""
-        support, (x, y), _ = episode
+        x, y = episode.query
         error = (learner.predict(phi, x) - y).abs().mean(0) * y.new_tensor(self.deviation)
         return {f"mae_{name}": value for name, value in zip(self.output_columns, error.unbind(), strict=True)}
 
