@@ -33,6 +33,7 @@ class CartPole(System):
     reach = (2.4, 0.5, 2.0, 2.0)
     num_actions = 1
     dt = 0.02
+    substeps = 1
 
     def __post_init__(self) -> None:
         check_ranges(self, ("cart", "pole", "length", "force"))

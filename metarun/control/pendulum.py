@@ -29,6 +29,7 @@ class Pendulum(System):
     reach = (math.pi, 6.0)
     num_actions = 1
     dt = 0.05
+    substeps = 1
 
     def __post_init__(self) -> None:
         check_ranges(self, ("mass", "length", "torque"))

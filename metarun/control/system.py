@@ -23,7 +23,8 @@ class System(ABC):
     angles: ClassVar[tuple[bool, ...]]  # which of q are angles: they wrap, and a network sees their sine and cosine
     reach: ClassVar[tuple[float, ...]]  # states to identify lie in [-reach, reach], of q and then of q' [2n]
     num_actions: ClassVar[int]
-    dt: ClassVar[float]  # seconds
+    dt: ClassVar[float]  # seconds between two states
+    substeps: ClassVar[int]  # of the integration within them
     reversible: bool  # whether a motor may be wired the other way round, so that actions count negative
 
     @abstractmethod
@@ -62,18 +63,20 @@ class System(ABC):
         return torch.cat([low + (high - low) * u[..., :-1], direction], -1)
 
     def step(self, parameters: Tensor, state: Tensor, action: Tensor) -> Tensor:
-        """The state ``dt`` later [..., 2n], by one step of the classical fourth-order method."""
+        """The state ``dt`` later [..., 2n], by ``substeps`` of the classical fourth-order method."""
 
         def slope(state: Tensor) -> Tensor:
             q, v = state.chunk(2, -1)
             return torch.cat([v, self.acceleration(parameters, q, v, action)], -1)
 
-        h = self.dt
-        k1 = slope(state)
-        k2 = slope(state + h / 2 * k1)
-        k3 = slope(state + h / 2 * k2)
-        k4 = slope(state + h * k3)
-        return state + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        h = self.dt / self.substeps
+        for _ in range(self.substeps):
+            k1 = slope(state)
+            k2 = slope(state + h / 2 * k1)
+            k3 = slope(state + h / 2 * k2)
+            k4 = slope(state + h * k3)
+            state = state + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        return state
 
     def simulate(self, parameters: Tensor, state: Tensor, actions: Tensor) -> Tensor:
         """The states before, between and after ``actions`` [..., H, A]: [..., H + 1, 2n]."""
