@@ -1,7 +1,7 @@
 """Mechanical systems with unknown parameters: q'' = acceleration(parameters, q, q', action), stepped by Runge and Kutta.
 
-A state is (q, q') of n coordinates each; an action is in [-1, 1]^A, held for ``dt`` seconds. Everything is batched: the
-arguments may lead with any axes "...", which broadcast, and the same functions run under vmap.
+A state is (q, q') of n coordinates each; an action is in [-1, 1]^A, held for ``dt`` seconds. Everything is batched: states
+and actions lead with the same axes "...", parameters with those or with ones that broadcast to them; vmap works as well.
 
 n coordinates, A actions, P parameters
 """

@@ -121,7 +121,7 @@ def test_a_batch_is_vmap_of_single_systems_and_broadcasts(name):
     parameters, state, action = drawn(system, 5)
     together = system.step(parameters, state, action)
     torch.testing.assert_close(vmap(system.step)(parameters, state, action), together, rtol=0, atol=1e-13)
-    many = system.step(parameters[:, None], state[None], action[None])
+    many = system.step(parameters[:, None], state.expand(5, -1, -1), action.expand(5, -1, -1))
     torch.testing.assert_close(many.diagonal(dim1=0, dim2=1).T, together, rtol=0, atol=1e-13)
 
 
