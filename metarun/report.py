@@ -128,7 +128,9 @@ class Reporter:
         name = self.x.task.objective.score_name
         final = scores[name]
         lines = [f"test/{name} = {final.mean:.4f} +- {final.ci95:.4f} (95% CI, {final.n} tasks)"]
-        curve = {step_of(key): score.mean for key, score in condensed(scores).items() if key.startswith(f"{name}_step_")}
+        curve = {
+            step_of(key): score.mean for key, score in condensed(scores).items() if key.startswith(f"{name}_step_")
+        }
         if curve:
             lines.append(f"after adaptation step {plain({f'{k}:': value for k, value in curve.items()})}")
         return "\n".join(lines)

@@ -56,9 +56,15 @@ def evaluate(
 
 @app.command()
 def control(
-    run: Annotated[Path, typer.Argument(help="the folder of a run on pendulum, cart_pole, two_link_arm or your system")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="task.planner.horizon=30 task.control_steps=200 ...")] = None,
-    shots: Annotated[str, typer.Option(help="numbers of transitions that the model adapts to; 0: not adapted")] = "0,1,3,10",
+    run: Annotated[
+        Path, typer.Argument(help="the folder of a run on pendulum, cart_pole, two_link_arm or your system")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="task.planner.horizon=30 task.control_steps=200 ...")
+    ] = None,
+    shots: Annotated[
+        str, typer.Option(help="numbers of transitions that the model adapts to; 0: not adapted")
+    ] = "0,1,3,10",
     tasks: Annotated[int, typer.Option(help="test systems to control")] = 20,
     checkpoint: Annotated[str, typer.Option(help="best or last")] = "best",
     config_dir: ConfigDir = [],  # noqa: B006

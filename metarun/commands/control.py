@@ -1,4 +1,4 @@
-"""``metarun control RUN``: transitions seen -> return. A finished run's model, adapted to K transitions, plans on test systems."""
+"""``metarun control RUN``: a finished run's model, adapted to K transitions of an unknown system, plans its motion."""
 
 import sys
 import time
@@ -36,7 +36,9 @@ def control_run(
     run = trained(path, [*overrides, f"task.num_shots={max(1, *numbers)}"], checkpoint, config_dirs)
     if not isinstance(run.x.task, SystemIdentification):
         kind = type(run.x.task).__name__
-        raise ConfigError([f"{run.folder.path} was trained on {kind}; control needs a task that is a mechanical system."])
+        raise ConfigError(
+            [f"{run.folder.path} was trained on {kind}; control needs a task that is a mechanical system."]
+        )
     started = time.time()
     scores = scored(run, run.x.task, numbers, num_tasks)
     _show(scores, num_tasks)
@@ -84,8 +86,10 @@ def model_after(run: Trained, task: SystemIdentification, episodes: Episode, k: 
     few = episodes._replace(support=tree_map(lambda leaf: leaf[:, :k], episodes.support))
     phis = run.execution.map(lambda theta, episode: learner.adapt(theta, episode.support), run.theta, few)
     if not all(torch.isfinite(leaf).all() for leaf in tree_leaves(phis)):
-        raise ConfigError([f"{type(learner).__name__} has no finite model after {words_for(k)}; leave {k} out of --shots."])
-    predict: Any = vmap(lambda phi, inputs: learner.predict(phi, inputs))
+        raise ConfigError(
+            [f"{type(learner).__name__} has no finite model after {words_for(k)}; leave {k} out of --shots."]
+        )
+    predict: Any = vmap(learner.predict)
     return partial(follow, task, predict, phis)
 
 

@@ -35,7 +35,7 @@ class CSVRegression(TaskDistribution):
 
     objective = SQUARED_ERROR
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         path: str,
         separator: str,
@@ -66,7 +66,9 @@ class CSVRegression(TaskDistribution):
         of_task = rows_of_tasks(table, task_column)
         if split_column is not None:
             if val_tasks is not None or test_tasks is not None:
-                raise ValueError("task.split_column decides on the split; set task.val_tasks and task.test_tasks to null.")
+                raise ValueError(
+                    "task.split_column decides on the split; set task.val_tasks and task.test_tasks to null."
+                )
             self.split = split_by_column(table, split_column, of_task)
         elif val_tasks is not None or test_tasks is not None:
             self.split = split_by_names(list(of_task), val_tasks or [], test_tasks or [])
@@ -77,8 +79,8 @@ class CSVRegression(TaskDistribution):
 
         inputs = table.numbers(self.input_columns, "task.input_columns")
         outputs = table.numbers(self.output_columns, "task.output_columns")
-        self.x, *_ = self._standardised(inputs, self.input_columns)
-        self.y, _, self.deviation = self._standardised(outputs, self.output_columns)
+        self.x, _ = self._standardised(inputs, self.input_columns)
+        self.y, self.deviation = self._standardised(outputs, self.output_columns)
         self.input_shape, self.num_outputs = (len(self.input_columns),), len(self.output_columns)
 
     def _check_columns(self, task_column: str, split_column: str | None) -> None:
@@ -102,16 +104,16 @@ class CSVRegression(TaskDistribution):
                         "leave that task out of the file."
                     )
 
-    def _standardised(self, values: np.ndarray, names: list[str]) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-        """``values`` [rows, columns] with mean 0 and deviation 1 over training rows, and what was taken away."""
+    def _standardised(self, values: np.ndarray, names: list[str]) -> tuple[torch.Tensor, np.ndarray]:
+        """``values`` [rows, columns] with mean 0 and deviation 1 over training rows, and the deviations they had."""
         training = values[np.concatenate(self.rows["train"])]
-        mean, deviation = training.mean(0), training.std(0)
-        if constant := [name for name, d in zip(names, deviation, strict=True) if d == 0]:
+        if constant := [name for name, same in zip(names, np.ptp(training, 0) == 0, strict=True) if same]:
             raise DataError(
-                f"{self.path}: column {constant[0]!r} has one and the same value in all rows of the training tasks; there is "
-                "nothing to learn from it or about it, so leave it out."
+                f"{self.path}: column {constant[0]!r} has one and the same value in all rows of the training tasks; there "
+                "is nothing to learn from it or about it, so leave it out."
             )
-        return torch.from_numpy((values - mean) / deviation).to(self.device, self.dtype), mean, deviation
+        mean, deviation = training.mean(0), training.std(0)
+        return torch.from_numpy((values - mean) / deviation).to(self.device, self.dtype), deviation
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
         """Which task of the split [B], and rows of the file, support [B, K] and query [B, Q], from 0 after the header."""
@@ -150,7 +152,9 @@ class CSVRegression(TaskDistribution):
         from metarun.plots import curves
 
         draw = self.draw(split, indices)
-        names = [f"{self.split[split][task]}, episode {index}" for task, index in zip(draw["task"], indices, strict=True)]
+        names = [
+            f"{self.split[split][task]}, episode {index}" for task, index in zip(draw["task"], indices, strict=True)
+        ]
         labels = (self.input_columns[0], self.output_columns[0])
         return curves(self.episodes(draw), names, joined=False, labels=labels)
 
@@ -199,7 +203,9 @@ def split_by_names(
 def split_by_shares(tasks: list[str], val_share: float, test_share: float, split_seed: int) -> dict[str, list[str]]:
     """At least one task each; the order is drawn from ``split_seed``, not from the run's seed."""
     if min(val_share, test_share) <= 0 or val_share + test_share >= 1:
-        raise ValueError(f"task.val_share {val_share} and task.test_share {test_share} must be above 0, and below 1 in sum.")
+        raise ValueError(
+            f"task.val_share {val_share} and task.test_share {test_share} must be above 0, and below 1 in sum."
+        )
     order = np.argsort(uniform(split_seed, "csv_regression/split", np.zeros(1), len(tasks))[0])
     num_val, num_test = (max(1, round(share * len(tasks))) for share in (val_share, test_share))
     shuffled = [tasks[i] for i in order]

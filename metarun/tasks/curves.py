@@ -82,7 +82,7 @@ class Curves(TaskDistribution):
     num_outputs = 1
     objective = SQUARED_ERROR
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         families: Sequence[Literal["sine", "line", "quadratic", "tanh", "absolute", "harmonics", "step"]],
         inputs: Literal["uniform", "local"],
@@ -96,7 +96,9 @@ class Curves(TaskDistribution):
         dtype: torch.dtype,
     ) -> None:
         if not families or len(set(families)) < len(families):
-            raise ValueError(f"task.families is {list(families)}; name at least one of {', '.join(FAMILIES)}, once each.")
+            raise ValueError(
+                f"task.families is {list(families)}; name at least one of {', '.join(FAMILIES)}, once each."
+            )
         if noise_std < 0:
             raise ValueError(f"task.noise_std is {noise_std}; use 0 or more.")
         self.sizes = sizes_by_split(num_shots, num_queries, train_num_shots, train_num_queries)

@@ -1,6 +1,6 @@
 """Points from random Gaussians, a class or several Gaussians each: problems for learned optimizers.
 
-    cluster c:   x ~ N(m_c, A_c A_c'),  m_c ~ N(0, spread^2 I),  A_c [d, d] with entries ~ N(0, 1 / d);   its class is c mod N
+    cluster c:   x ~ N(m_c, A_c A_c'),  m_c ~ N(0, spread^2 I),  entries of A_c [d, d] ~ N(0, 1 / d);  class c mod N
 
 A task is one problem: find the weights with the least cross-entropy on its points. ``base_learner=linear`` makes it logistic
 regression (the last input is 1, for the bias), an ``mlp`` a small network. Support and query are the same points: the aim is
@@ -54,7 +54,9 @@ class GaussianClasses(TaskDistribution):
             )
         self.num_clusters = num_classes * clusters_per_class
         if num_points < self.num_clusters:
-            raise ValueError(f"task.num_points is {num_points}, but there are {self.num_clusters} clusters; use as many.")
+            raise ValueError(
+                f"task.num_points is {num_points}, but there are {self.num_clusters} clusters; use as many."
+            )
         self.input_shape, self.num_outputs = (num_dims + 1,), num_classes
         self.num_ways = self.train_num_ways = num_classes
         self.num_dims, self.num_points, self.spread = num_dims, num_points, spread

@@ -45,7 +45,7 @@ class GaussianProcess(TaskDistribution):
     num_outputs = 1
     objective = SQUARED_ERROR
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         kernel: Literal["rbf", "matern12", "matern32", "matern52", "periodic"],
         length_scale: tuple[float, float],
@@ -103,7 +103,9 @@ class GaussianProcess(TaskDistribution):
 
     def fingerprint(self) -> str:
         ranges = ", ".join(f"{name} {list(map(float, r))}" for name, r in self.ranges.items())
-        return f"gaussian process: {self.kernel}, {ranges}, noise {self.noise_std:g}, x {list(map(float, self.x_range))}"
+        return (
+            f"gaussian process: {self.kernel}, {ranges}, noise {self.noise_std:g}, x {list(map(float, self.x_range))}"
+        )
 
     def show(self, split: str, indices: Sequence[int]) -> "Figure":
         """Some draws: the query points joined in the order of x, with the support points."""

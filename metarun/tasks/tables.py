@@ -68,7 +68,9 @@ def read_table(path: Path, separator: str) -> Table:
                 rows.append([entry.strip() for entry in row])
     except UnicodeDecodeError as error:
         at = content[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}, line {at}: byte {content[error.start]:#04x} is not UTF-8; save it as UTF-8.") from error
+        raise DataError(
+            f"{path}, line {at}: byte {content[error.start]:#04x} is not UTF-8; save it as UTF-8."
+        ) from error
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: {error}. Quotation marks must come in pairs.") from error
     if not rows:

@@ -80,7 +80,9 @@ def test_a_controlled_episode_is_the_same_again_and_in_other_company():
     assert torch.equal(together, again)
     few, states_of_few = controlled(system, parameters[:2], true_dynamics(system, parameters[:2]), planner, 10, 0)
     assert torch.equal(few, together[:2]) and torch.allclose(states_of_few, states[:2], rtol=0, atol=1e-12)
-    assert not torch.equal(states[:, 1], controlled(system, parameters, true_dynamics(system, parameters), planner, 10, 1)[1][:, 1])
+    assert not torch.equal(
+        states[:, 1], controlled(system, parameters, true_dynamics(system, parameters), planner, 10, 1)[1][:, 1]
+    )
 
 
 def test_nothing_is_added_up_after_the_pole_has_fallen():

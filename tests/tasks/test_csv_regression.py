@@ -1,4 +1,4 @@
-"""Tables: what is read, how it is split and standardised, and the message to every mistake. The documentation's example runs."""
+"""Tables: what is read, how it is split and standardised, and the answer to every mistake; the documented example runs."""
 
 import os
 import re
@@ -27,7 +27,18 @@ def table(sizes: dict[str, int], separator: str = ",") -> str:
     return "\n".join(lines) + "\n"
 
 
-SIZES = {"anna": 12, "ben": 10, "cem": 15, "dora": 11, "eva": 10, "finn": 13, "gil": 10, "hugo": 10, "ida": 10, "jan": 10}
+SIZES = {
+    "anna": 12,
+    "ben": 10,
+    "cem": 15,
+    "dora": 11,
+    "eva": 10,
+    "finn": 13,
+    "gil": 10,
+    "hugo": 10,
+    "ida": 10,
+    "jan": 10,
+}
 
 
 @pytest.fixture
@@ -116,7 +127,9 @@ def test_the_mean_absolute_error_is_in_the_unit_of_the_column(path):
     one = type(episode)(*(type(b)(b.x[0], b.y[0]) for b in episode[:2]))
     value = task.further_scores(Zero(), None, one)["mae_response"]
     rows = [float(line.split(",")[3]) for line in path.read_text().splitlines()[1:]]
-    training = [float(x.split(",")[3]) for x in path.read_text().splitlines()[1:] if x.split(",")[0] in task.split["train"]]
+    training = [
+        float(x.split(",")[3]) for x in path.read_text().splitlines()[1:] if x.split(",")[0] in task.split["train"]
+    ]
     expected = np.abs(np.array(rows)[draw["query"][0]] - np.mean(training)).mean()
     np.testing.assert_allclose(value, expected)
     assert len(query.x[0]) == 5
@@ -154,11 +167,17 @@ def test_verify_notices_a_table_that_has_changed_and_the_picture_names_the_colum
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["task.task_column=subjct"], r"task.task_column names 'subjct', .*; did you mean 'subject'\?; there are 'subject'"),
+        (
+            ["task.task_column=subjct"],
+            r"task.task_column names 'subjct', .*; did you mean 'subject'\?; there are 'subject'",
+        ),
         (["task.input_columns=[dosis]"], r"task.input_columns names 'dosis', .*did you mean 'dose'"),
         (["task.output_columns=[dose]"], r"'dose' is named more than once"),
         (["task.input_columns=[]"], r"must each name at least one column"),
-        (["task.num_shots=6"], r"num_queries is 11, but the task '\w+' .* has only 10 rows .*Lower their sum to at most 10"),
+        (
+            ["task.num_shots=6"],
+            r"num_queries is 11, but the task '\w+' .* has only 10 rows .*Lower their sum to at most 10",
+        ),
         (["task.val_tasks=[zoe]"], r"name 'zoe', which is no task"),
         (["task.val_tasks=[ben]"], r"leaves no task for test"),
         (["task.val_tasks=[ben]", "task.test_tasks=[ben]"], r"both name 'ben'"),
@@ -187,8 +206,14 @@ def replaced(old: str, new: str, count: int = 1):
         (replaced("dose,age", "age,age"), r"several columns are named 'age'"),
         (lambda text: "", r"is empty; it must have a line of column names"),
         (lambda text: text.splitlines()[0], r"has column names and no further line"),
-        (lambda text: table({"anna": 30}), r"has 1 different values, but training, validation and test need a task each"),
-        (lambda text: re.sub(r",[^,]*\n", ",5\n", text).replace("age,5", "age,response"), r"'response' has one and the same"),
+        (
+            lambda text: table({"anna": 30}),
+            r"has 1 different values, but training, validation and test need a task each",
+        ),
+        (
+            lambda text: re.sub(r",[^,]*\n", ",5\n", text).replace("age,5", "age,response"),
+            r"'response' has one and the same",
+        ),
         (replaced("anna", '"anna'), r"Quotation marks must come in pairs"),
     ],
 )

@@ -11,7 +11,7 @@ def curves(*overrides: str):
     return experiment("task=mixed_curves", *overrides).task
 
 
-def formula(family: str, u: np.ndarray, x: float) -> float:
+def formula(family: str, u: np.ndarray, x: float) -> float:  # noqa: PLR0911 (one line a family)
     """The curve by scalars, from the table in the module's documentation."""
 
     def at(low, high, i):

@@ -62,6 +62,10 @@ def test_gradient_descent_solves_the_problem_with_the_base_learner_that_it_is_fo
 
 
 def test_wrong_sizes_are_refused():
-    for text, rule in (("num_points=1", "2 clusters"), ("num_classes=1", "num_classes 1 2 or more"), ("spread=-1", "spread")):
+    for text, rule in (
+        ("num_points=1", "2 clusters"),
+        ("num_classes=1", "num_classes 1 2 or more"),
+        ("spread=-1", "spread"),
+    ):
         with pytest.raises(ConfigError, match=rule):
             problems("logistic_regression", f"task.{text}")

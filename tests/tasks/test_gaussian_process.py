@@ -11,7 +11,7 @@ REFERENCE = {
     "matern12": lambda length, period: Matern(length, nu=0.5),
     "matern32": lambda length, period: Matern(length, nu=1.5),
     "matern52": lambda length, period: Matern(length, nu=2.5),
-    "periodic": lambda length, period: ExpSineSquared(length, period),
+    "periodic": ExpSineSquared,
 }
 
 
@@ -31,7 +31,9 @@ def test_the_covariance_is_that_of_scikit_learns_kernel(kernel):
     draw = task.draw("train", range(5))
     x = torch.linspace(-2, 2, 17).double().expand(5, -1)
     for mine, (length, scale, period) in zip(task.covariance(draw, x), hyperparameters(task, draw), strict=True):
-        expected = scale**2 * REFERENCE[kernel](length, period)(x[0][:, None]) + (0.02**2 + 1e-9 * scale**2) * np.eye(17)
+        expected = scale**2 * REFERENCE[kernel](length, period)(x[0][:, None]) + (0.02**2 + 1e-9 * scale**2) * np.eye(
+            17
+        )
         np.testing.assert_allclose(mine, expected, rtol=0, atol=1e-12)
 
 

@@ -57,7 +57,9 @@ def test_an_episode_is_the_same_alone_in_company_and_in_any_order(name):
     for place, index in enumerate([3, 1, 2]):
         alone = task_of(name).sample("val", [index])
         for one, many in zip(alone[:2], together[:2], strict=True):
-            torch.testing.assert_close(one.x[0], many.x[place], rtol=0, atol=1e-12)  # a batched product may sum otherwise
+            torch.testing.assert_close(
+                one.x[0], many.x[place], rtol=0, atol=1e-12
+            )  # a batched product may sum otherwise
             torch.testing.assert_close(one.y[0], many.y[place], rtol=0, atol=1e-9)
 
 
@@ -76,7 +78,9 @@ def test_splits_and_seeds_have_different_episodes_and_the_two_sets_of_an_episode
 
 @pytest.mark.parametrize("name", [*REGRESSION, *SYSTEMS])
 def test_training_sizes_apply_to_training_episodes_only(name):
-    task = task_of(name, "task.num_shots=3", "task.num_queries=20", "task.train_num_shots=4", "task.train_num_queries=10")
+    task = task_of(
+        name, "task.num_shots=3", "task.num_queries=20", "task.train_num_shots=4", "task.train_num_queries=10"
+    )
     sizes = {s: tuple(batch.x.shape[1] for batch in task.sample(s, [0])[:2]) for s in ("train", "val", "test")}
     assert sizes == {"train": (4, 10), "val": (3, 20), "test": (3, 20)}
 
