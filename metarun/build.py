@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, get_args
@@ -102,7 +102,7 @@ def _problems_at_the_root(plain: dict[str, Any]) -> list[str]:
     numbers = [(key, plain[key], least) for key, least in SMALLEST.items()]
     numbers += [(f"evaluation.{key}", plain["evaluation"][key], least) for key, least in SMALLEST_EVALUATION.items()]
     problems += [f"{key} is {value}, but must be {least} or more." for key, value, least in numbers if value < least]
-    for part, rate in _rates(plain["rates"]):
+    for part, rate in flat(plain["rates"]).items():
         if not isinstance(rate, (int, float)) or rate < 0:
             problems.append(f"rates.{part} is {rate!r}, but must be a number of 0 or more: a multiple of optimizer.lr.")
     for key in ("clip_norm", "clip_value"):
@@ -119,13 +119,12 @@ def _problems_at_the_root(plain: dict[str, Any]) -> list[str]:
     return problems + _place_problems(plain)
 
 
-def _rates(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Names of parts of theta with their rates: {body: {1: 5}} names body.1."""
+def flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings by their dotted keys: {body: {1: 5}} gives {body.1: 5}."""
+    leaves: dict[str, Any] = {}
     for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _rates(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return leaves
 
 
 def _place_problems(plain: dict[str, Any]) -> list[str]:
@@ -249,7 +248,7 @@ def _experiment(
         optimizer=calls["optimizer"],
         scheduler=calls["scheduler"],
         execution=execution,
-        rates=dict(_rates(plain["rates"])),
+        rates=flat(plain["rates"]),
         clip=_clipper(plain["clip_norm"], plain["clip_value"]),
         device=device_of(plain["device"]),
         seed=plain["seed"],

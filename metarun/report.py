@@ -110,7 +110,9 @@ class Reporter:
     def _cost(self) -> dict[str, float]:
         """Of training: the median milliseconds from step to step, and the most memory that the process has held."""
         steps = [1e3 * (b - a) for a, b in pairwise(self.ended)]
-        return ({"step_ms": statistics.median(steps)} if steps else {}) | {"peak_memory_mb": peak_memory_mb()}
+        memory = peak_memory_mb()
+        cost = {"step_ms": statistics.median(steps)} if steps else {}
+        return cost if memory is None else cost | {"peak_memory_mb": memory}
 
     def _show_the_test(self) -> None:
         x, score = self.x, self.x.task.objective.score_name
