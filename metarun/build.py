@@ -207,6 +207,8 @@ def _attempt(problems: list[str], key: str, call: Callable[..., Any] | None, **g
     made = {
         name: _attempt(problems, f"{key}.{name}", part.make, **given) for name, part in parts if isinstance(part, Part)
     }
+    if any(part is None for part in made.values()):  # its problem has been noted
+        return None
     given |= made
     try:
         return call(**{name: value for name, value in given.items() if name in accepted or name in made})
