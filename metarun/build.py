@@ -3,7 +3,7 @@
 import inspect
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, get_args
@@ -24,8 +24,11 @@ from metarun.targets import Part, did_you_mean, locate, problems_of_call
 GROUPS = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution")
 GIVEN = {
     "task": {"seed", "device", "dtype", "data_root"},
-    "base_learner": {"input_shape", "num_outputs"},
-    "meta_learner": {"base_learner", "objective", "num_ways", "num_train_classes", "input_shape", "num_outputs"},
+    "base_learner": {"input_shape", "num_outputs", "num_tokens"},
+    "meta_learner": {
+        *("base_learner", "objective", "num_ways", "num_train_classes"),
+        *("input_shape", "num_outputs", "num_tokens"),  # those of a second network's, too
+    },
     "optimizer": {"params"},
     "scheduler": {"optimizer"},
     "execution": set(),
@@ -123,7 +126,7 @@ def _problems_at_the_root(plain: dict[str, Any]) -> list[str]:
     numbers = [(key, plain[key], least) for key, least in SMALLEST.items()]
     numbers += [(f"evaluation.{key}", plain["evaluation"][key], least) for key, least in SMALLEST_EVALUATION.items()]
     problems += [f"{key} is {value}, but must be {least} or more." for key, value, least in numbers if value < least]
-    for part, rate in _rates(plain["rates"]):
+    for part, rate in flat(plain["rates"]).items():
         if not isinstance(rate, (int, float)) or rate < 0:
             problems.append(f"rates.{part} is {rate!r}, but must be a number of 0 or more: a multiple of optimizer.lr.")
     for key in ("clip_norm", "clip_value"):
@@ -142,13 +145,12 @@ def _problems_at_the_root(plain: dict[str, Any]) -> list[str]:
     return problems + _place_problems(plain)
 
 
-def _rates(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Names of parts of theta with their rates: {body: {1: 5}} names body.1."""
+def flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings by their dotted keys: {body: {1: 5}} gives {body.1: 5}."""
+    leaves: dict[str, Any] = {}
     for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _rates(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return leaves
 
 
 def _place_problems(plain: dict[str, Any]) -> list[str]:
@@ -186,7 +188,7 @@ def _checked_call(node: Any, key: str, given: Collection[str] = ()) -> tuple[Cal
     problems: list[str] = []
     for name, value in arguments.items():
         if isinstance(value, dict) and "_target_" in value:
-            call, found = _checked_call(value, f"{key}.{name}", GIVEN["base_learner"])
+            call, found = _checked_call(value, f"{key}.{name}", GIVEN.get(key, given))
             problems += found
             arguments[name] = call if value.get("_partial_") or call is None else Part(call)
     try:
@@ -206,6 +208,8 @@ def _attempt(problems: list[str], key: str, call: Callable[..., Any] | None, **g
     made = {
         name: _attempt(problems, f"{key}.{name}", part.make, **given) for name, part in parts if isinstance(part, Part)
     }
+    if any(part is None for part in made.values()):  # its problem has been noted
+        return None
     given |= made
     try:
         return call(**{name: value for name, value in given.items() if name in accepted or name in made})
@@ -236,8 +240,9 @@ def _assemble(
     problems: list[str] = []
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = plain["tf32"]
     torch.manual_seed(plain["seed"])
-    shapes = {"input_shape": task.input_shape, "num_outputs": task.num_outputs}
-    base_learner = _attempt(problems, "base_learner", calls["base_learner"], **shapes)
+    problems += _token_problems(task, calls)
+    shapes = {"input_shape": task.input_shape, "num_outputs": task.num_outputs, "num_tokens": task.num_tokens}
+    base_learner = None if problems else _attempt(problems, "base_learner", calls["base_learner"], **shapes)
     if base_learner is None:
         raise ConfigError(problems)
     base_learner.to(device_of(plain["device"]), getattr(torch, plain["dtype"]))
@@ -276,7 +281,7 @@ def _experiment(
         optimizer=calls["optimizer"],
         scheduler=calls["scheduler"],
         execution=execution,
-        rates=dict(_rates(plain["rates"])),
+        rates=flat(plain["rates"]),
         clip=_clipper(plain["clip_norm"], plain["clip_value"]),
         device=device_of(plain["device"]),
         seed=plain["seed"],
@@ -291,6 +296,23 @@ def _experiment(
         protocol=protocol,
         headline=_headline(plain),
     )
+
+
+def _token_problems(task: TaskDistribution, calls: dict[str, Callable[..., Any]]) -> list[str]:
+    """Networks that take no tokens, where the task's inputs are tokens."""
+    if task.num_tokens is None:
+        return []
+    learner = calls["meta_learner"]
+    parts = learner.keywords.items() if isinstance(learner, partial) else ()
+    networks = {"base_learner": calls["base_learner"]}
+    networks |= {f"meta_learner: its {name}": part.make for name, part in parts if isinstance(part, Part)}
+    accepted = {name: inspect.signature(network).parameters for name, network in networks.items()}
+    return [
+        f"{name}: {_name(networks[name])} takes numbers, but the task's inputs are words (task.features). Choose a "
+        "network that reads words (embedding_bag, text_cnn, transformer), or other features (task/features=hashed)."
+        for name, parameters in accepted.items()
+        if "num_tokens" not in parameters and (name == "base_learner" or "input_shape" in parameters)
+    ]
 
 
 def _ways_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[str]:

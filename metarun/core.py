@@ -52,6 +52,8 @@ class TaskDistribution(ABC):
     train_num_ways: int | None = None  # classes of a training episode
     num_test_tasks: int | None = None  # of a test set with a fixed number of episodes
     num_train_classes: int | None = None  # classes that training episodes are drawn from; None: no fixed number
+    num_tokens: int | None = None  # inputs are integers below it; None: they are floats
+    baseline: "MetaLearner | None" = None  # without training, scored beside the trained one at the final test
 
     @abstractmethod
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
@@ -70,10 +72,21 @@ class TaskDistribution(ABC):
         return None
 
     def show(self, split: str, indices: Sequence[int]) -> "Figure":
-        """A picture of those episodes. This one is for numbers; tasks of images and words draw their own."""
-        from metarun.pictures import numbers_figure
+        """A picture of those episodes. This one is for numbers and nameless images; others draw their own."""
+        from metarun.pictures import class_figure, numbers_figure
 
-        return numbers_figure(self.sample(split, indices), [f"{split} episode {index}" for index in indices])
+        episodes, titles = self.sample(split, indices), [f"{split} episode {index}" for index in indices]
+        num_ways = self.train_num_ways if split == "train" else self.num_ways
+        if num_ways is not None and len(self.input_shape) == 3:
+            return class_figure(episodes, titles, [["class"] * num_ways] * len(titles))
+        return numbers_figure(episodes, titles)
+
+    def further_scores(self, learner: Any, phi: Params, episode: Episode) -> Metrics:
+        """What an evaluation tells of one task's phi beside the metrics of its query loss: nothing, where not overridden.
+
+        Runs under vmap, without gradients; ``learner`` is one that can be trained on this task distribution.
+        """
+        return {}
 
     def sample(self, split: str, indices: Sequence[int] | np.ndarray) -> Episode:
         """Episodes ``indices`` of ``split``, stacked along a leading task axis."""

@@ -43,7 +43,7 @@ def episode_grid(episode: Episode, num_ways: int) -> Tensor:
 def class_figure(episodes: Episode, titles: Sequence[str], names: Sequence[Sequence[str]]) -> Any:
     """A matplotlib figure of image episodes: each under its title, a row a class with its label and name.
 
-    x [B, N * M, C, H, W] class-major, in [0, 1]; ``names`` [B][N]. Of many classes and images the first are shown.
+    x [B, N * M, C, H, W] class-major, in [0, 1] (else scaled to it); ``names`` [B][N]. Of many the first are shown.
     """
     from matplotlib.figure import Figure
 
@@ -70,10 +70,13 @@ def class_figure(episodes: Episode, titles: Sequence[str], names: Sequence[Seque
 
 def _mosaics(x: Tensor, num_ways: int) -> np.ndarray:
     """[B, N * M, C, H, W] -> [B, N * (H + 2), M * (W + 2), 3]."""
-    rows = x.float().unflatten(1, (num_ways, -1))[:, :MAX_ROWS, :MAX_COLUMNS]  # [B, N, M, C, H, W]
+    low, high = x.min().clamp(max=0), x.max().clamp(min=1)
+    rows = (
+        ((x - low) / (high - low)).float().unflatten(1, (num_ways, -1))[:, :MAX_ROWS, :MAX_COLUMNS]
+    )  # [B, N, M, C, H, W]
     framed = F.pad(rows, (LINE, LINE, LINE, LINE), value=WHITE)
     mosaics = framed.permute(0, 1, 4, 2, 5, 3).flatten(3, 4).flatten(1, 2)  # [B, N * H, M * W, C]
-    return mosaics.expand(*mosaics.shape[:3], 3).clamp(0, 1).cpu().numpy()
+    return mosaics.expand(*mosaics.shape[:3], 3).cpu().numpy()
 
 
 def numbers_figure(episodes: Episode, titles: Sequence[str]) -> Any:
@@ -86,12 +89,12 @@ def numbers_figure(episodes: Episode, titles: Sequence[str]) -> Any:
     for b, title in enumerate(titles):
         for i, (part, batch) in enumerate((("support", episodes.support), ("query", episodes.query))):
             axes = grid[b][0 if single else i]
-            x, y = batch.x[b].flatten(1).cpu(), batch.y[b].flatten(1).cpu()  # [S, D], [S, O]
+            x, y = (leaf[b].reshape(len(leaf[b]), -1).cpu().numpy() for leaf in batch)  # [S, D], [S, O]
             if single:
                 axes.plot(x, y, "o", markersize=6 - 3 * i, label=part)
                 axes.legend(frameon=False)
             else:
-                figure.colorbar(axes.imshow(torch.cat([x, y], 1), aspect="auto"), ax=axes)
+                figure.colorbar(axes.imshow(np.concatenate([x, y], 1), aspect="auto"), ax=axes)
                 axes.axvline(x.shape[1] - 0.5, color="white")
             axes.set_title(title if single else f"{title}: {part}, inputs | targets", fontsize=9, loc="left")
     return figure

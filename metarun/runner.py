@@ -8,7 +8,7 @@ import torch
 from metarun import checkpoint
 from metarun.build import Experiment, optimizer_of
 from metarun.errors import Interrupted, refuse_divergence
-from metarun.evaluation import Estimate, calibrated, complexity, evaluate_all, modules_of
+from metarun.evaluation import Estimate, baseline_scores, calibrated, complexity, evaluate_all, modules_of
 from metarun.execution import Choice, stored
 from metarun.logging import Means
 from metarun.measuring import settle
@@ -109,6 +109,7 @@ class Runner:
         x, best = self.x, checkpoint.load(self.report.folder.checkpoints / "best.pt", self.x.device)
         self.report.testing(best["step"])
         scores = self.scores("test", x.num_test_tasks, curve=True, theta=best["theta"])
+        scores |= baseline_scores(x.scored, "test", x.num_test_tasks, self.execution)
         first = next(iter(x.scored.values()))
         self.report.test(best["step"], scores, complexity(first.learner, best["theta"], first.task, "test"))
         return scores

@@ -57,7 +57,7 @@ def _kind(target: str) -> str:
 
 def _state(cfg: DictConfig) -> tuple[str, str]:
     if missing := sorted(OmegaConf.missing_keys(cfg.task)):
-        return "needs " + ", ".join(f"task.{key}" for key in missing), ""
+        return f"needs {', '.join(missing)}", ""
     try:
         with looking():
             build_task(cfg)

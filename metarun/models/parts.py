@@ -27,6 +27,16 @@ def part_of(net: nn.Module, name: str) -> nn.Module:
     return parts[name]
 
 
+def check_tokens(num_tokens: int | None, name: str) -> int:
+    """``num_tokens`` of a base learner ``name`` that reads words; raises ValueError where the inputs are none."""
+    if num_tokens is None:
+        raise ValueError(
+            f"base_learner {name} reads words, but the task's inputs are numbers. Choose task/features=tokens (a text "
+            "task), or base_learner=mlp."
+        )
+    return num_tokens
+
+
 def num_features(net: nn.Module, input_shape: Sequence[int]) -> int:
     """The number D of features [S, D] that the body of ``net`` gives."""
     like = next(net.parameters())
