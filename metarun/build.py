@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from functools import partial
@@ -213,7 +214,9 @@ def _attempt(problems: list[str], key: str, call: Callable[..., Any] | None, **g
     try:
         return call(**{name: value for name, value in given.items() if name in accepted or name in made})
     except (ValueError, OSError, RuntimeError) as error:  # torch refuses sizes with a RuntimeError
-        problems.append(str(error) if key in str(error) else f"{key}: {error}")
+        # a task elsewhere speaks of its settings as task.NAME
+        said = re.sub(r"\btask\.(?=[a-z])", f"{key}.", str(error)) if key.startswith("evaluation.task.") else str(error)
+        problems.append(said if key in said else f"{key}: {said}")
         return None
 
 

@@ -188,6 +188,10 @@ MISTAKES = {
         ["meta_learner=maml", "evaluation.task=prototypes", "evaluation.task.prototypes.num_ways=4"],
         "it needs 4 outputs, but the head of MAML has those of the training task, 3. Set evaluation.task.prototypes.num_",
     ),
+    "data that is not there": (
+        ["evaluation.task=cifar_fs", "data_root=nowhere"],
+        "metarun ... evaluation.task.cifar_fs.download=true",
+    ),
     "fitting nothing": (["evaluation.fit_images=true"], "has no effect without evaluation.task"),
     "several at once by comma": (["evaluation.task=prototypes,sinusoid"], "one list is written evaluation.task=["),
 }  # fmt: skip

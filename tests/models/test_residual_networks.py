@@ -274,21 +274,23 @@ TRAINED = [
 
 
 def test_a_run_with_dropout_that_was_killed_ends_as_if_it_never_was(tmp_path):
-    words = [*TRAINED, "execution=looped"]
-    assert metarun(*words, f"run_dir={tmp_path / 'whole'}").code == 0
-    killed("during a validation", *words, f"run_dir={tmp_path / 'run'}", cwd=tmp_path)  # the second: after six steps
-    assert metarun(*words, f"run_dir={tmp_path / 'run'}", "resume=auto").code == 0
+    arguments = [*TRAINED, "execution=looped"]
+    assert metarun(*arguments, f"run_dir={tmp_path / 'whole'}").code == 0
+    killed(
+        "during a validation", *arguments, f"run_dir={tmp_path / 'run'}", cwd=tmp_path
+    )  # the second: after six steps
+    assert metarun(*arguments, f"run_dir={tmp_path / 'run'}", "resume=auto").code == 0
     assert_as_if_never_stopped(tmp_path / "run", tmp_path / "whole")
 
 
 def test_dropout_changes_training_and_vmapped_training_drops_as_looped_does(tmp_path):
     losses = {}
-    for name, words in {
+    for name, more in {
         "looped": ["execution=looped"],
         "vmapped": ["execution=vmapped"],
         "without": ["execution=looped", "base_learner.drop_rate=0"],
     }.items():
-        assert metarun(*TRAINED, *words, f"run_dir={tmp_path / name}").code == 0
+        assert metarun(*TRAINED, *more, f"run_dir={tmp_path / name}").code == 0
         losses[name] = [row["train/query_loss"] for row in metrics(tmp_path / name) if "train/query_loss" in row]
     assert losses["vmapped"] == pytest.approx(losses["looped"], rel=1e-8)
     assert losses["without"] != pytest.approx(losses["looped"], rel=1e-3)
