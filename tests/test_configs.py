@@ -2,6 +2,7 @@
 
 import os
 import re
+import tempfile
 import typing
 from dataclasses import fields
 from functools import cache
@@ -17,11 +18,22 @@ from metarun.paths import config_dir
 from metarun.schema import Config, EvaluationConfig
 from metarun.targets import Part, fits, locate, problems_of_call
 from tests.composing import compose, experiment, options, train
+from tests.tasks.pictures_of import picture
 
 TINY = ["base_learner=mlp", "steps=10", "evaluation.every=5"]
 # A group's option must build beside the defaults, on one of these tasks at least: not every learner classifies, and not
 # every network takes numbers.
 TASKS = {"sinusoid": ["task=sinusoid"], "images": ["task=prototypes", "task.num_classes=7"]}
+
+DATA_ROOT = tempfile.TemporaryDirectory(prefix="metarun-")  # for what is prepared of the user's files
+OF_THE_USER = {
+    "image_folder": Path(DATA_ROOT.name, "photos")
+}  # tasks that read files of the user's, and some for the tests
+BY_HAND = (
+    "mini_imagenet",
+    "tiered_imagenet",
+    "cub",
+)  # data sets that nobody may pass on, or that are too large to ask for
 
 EXPERIMENTS = options("experiment")
 WITHOUT_DATA = ("sinusoid", "quadratics")  # tasks that are drawn, not read
@@ -33,6 +45,11 @@ def root() -> dict:
 
 def text_of(name: str) -> str:
     return (config_dir() / "experiment" / f"{name}.yaml").read_text()
+
+
+def file_for(*tasks: str) -> list[str]:
+    """The overrides that give one of these tasks the user's files that it reads."""
+    return [f"task.path={OF_THE_USER[task]}" for task in tasks if task in OF_THE_USER]
 
 
 @cache
@@ -77,7 +94,7 @@ def test_the_groups_are_the_folders_of_the_config_tree():
 
 @pytest.mark.parametrize(("group", "option"), [(group, name) for group in GROUPS for name in options(group)])
 def test_every_option_of_every_group_passes_the_check_of_its_arguments(group, option):
-    assert call_problems(compose(f"{group}={option}"), group) == []
+    assert call_problems(compose(f"{group}={option}", *file_for(option)), group) == []
 
 
 @pytest.mark.parametrize(
@@ -88,11 +105,20 @@ def test_every_option_of_every_group_builds_beside_the_defaults(group, option):
 
 
 @pytest.mark.parametrize(
-    "option", [pytest.param(n, marks=[pytest.mark.data] * (n not in WITHOUT_DATA)) for n in options("task")]
+    "option",
+    [pytest.param(n, marks=[pytest.mark.data] * (n not in (*WITHOUT_DATA, *OF_THE_USER))) for n in options("task")],
 )
 def test_every_task_builds_and_gives_episodes(option, request):
-    where = [f"data_root={request.getfixturevalue('data_root')}"] if option not in WITHOUT_DATA else []
-    task = experiment(*TINY, f"task={option}", *where).task
+    on_disk = option not in (*WITHOUT_DATA, *OF_THE_USER)
+    where = [f"data_root={request.getfixturevalue('data_root') if on_disk else DATA_ROOT.name}", *file_for(option)]
+    for c, i in ((c, i) for c in range(10) for i in range(10) if option in OF_THE_USER):
+        picture(OF_THE_USER[option] / f"class{c}" / f"{i}.png", (25 * c, 25 * i, 0))
+    try:
+        task = experiment(*TINY, f"task={option}", *where).task
+    except ConfigError as error:
+        if option in BY_HAND and "METARUN_DATA" in str(error):
+            pytest.skip("its images are not in METARUN_DATA")
+        raise
     for split in ("train", "val", "test"):
         support, query, _ = task.sample(split, [0, 7])
         assert len(support.x) == len(query.x) == 2
