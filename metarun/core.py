@@ -7,13 +7,16 @@ devices, optimizers, logging and configuration exist once, elsewhere.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
 
 from metarun.objectives import Objective
 from metarun.trees import tree_leaves
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Params = Any  # pytree of tensors
 Metrics = dict[str, Tensor]  # scalars
@@ -47,7 +50,10 @@ class TaskDistribution(ABC):
     objective: Objective
     num_ways: int | None = None  # classes of a validation or test episode; None where there are no classes
     train_num_ways: int | None = None  # classes of a training episode
+    num_test_tasks: int | None = None  # of a test set with a fixed number of episodes
     num_train_classes: int | None = None  # classes that training episodes are drawn from; None: no fixed number
+    num_tokens: int | None = None  # inputs are integers below it; None: they are floats
+    baseline: "MetaLearner | None" = None  # without training, scored beside the trained one at the final test
 
     @abstractmethod
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
@@ -60,6 +66,20 @@ class TaskDistribution(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """A name for the data the episodes come from; equal for equal data."""
+
+    def verify(self) -> None:
+        """Read all the prepared data again; raises DataError unless it is what its index says. Generated: nothing to do."""
+        return None
+
+    def show(self, split: str, indices: Sequence[int]) -> "Figure":
+        """A picture of those episodes. This one is for numbers and nameless images; others draw their own."""
+        from metarun.pictures import class_figure, numbers_figure
+
+        episodes, titles = self.sample(split, indices), [f"{split} episode {index}" for index in indices]
+        num_ways = self.train_num_ways if split == "train" else self.num_ways
+        if num_ways is not None and len(self.input_shape) == 3:
+            return class_figure(episodes, titles, [["class"] * num_ways] * len(titles))
+        return numbers_figure(episodes, titles)
 
     def further_scores(self, learner: Any, phi: Params, episode: Episode) -> Metrics:
         """What an evaluation tells of one task's phi beside the metrics of its query loss: nothing, where not overridden.

@@ -112,7 +112,7 @@ MISTAKES = {
     "a size that torch refuses": ([*IMAGES, "base_learner=conv4", "base_learner.channels=-1"], "base_learner: "),
     "no shots": (["task.num_shots=0"], "must be 1 or more"),
     "an optimizer's refusal": (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
-    "missing data": (["task=omniglot", "data_root=nowhere"], "To download them there: metarun ... task.download=true"),
+    "missing data": (["task=omniglot", "data_root=nowhere"], "To download there: metarun ... task.download=true"),
     "a missing config folder": (["--config-dir=nowhere"], "--config-dir nowhere: there is no such folder"),
     "the shell as a target": (["task._target_=os.system"], "'os.system' is outside the modules that a config may name"),
     "an unpickler as a target": (["task._target_=torch.load"], "'torch.load' is outside"),

@@ -9,8 +9,16 @@ app = typer.Typer(
     name="metarun", add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
 )
 
+data = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Which data there is; prepare, verify and look at it."
+)
+app.add_typer(data, name="data")
+
 ConfigDir = Annotated[list[str], typer.Option("--config-dir", help="a further folder of YAML groups, trusted")]
 Allow = Annotated[list[str], typer.Option("--allow", help="a package whose classes a config may name")]
+
+Name = Annotated[str, typer.Argument(help="an option of the group task: omniglot, cifar_fs, ...")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="task.download=true data_root=DIR ...")]
 
 
 @app.callback()
@@ -45,13 +53,77 @@ def evaluate(
     allow: Allow = [],  # noqa: B006
 ) -> None:
     """Score a finished run again: with other adaptation steps, shots, ways, episodes or data."""
+    folders = _prepared_process(config_dir, allow)
+    from metarun.commands.evaluate import evaluate_run
+
+    evaluate_run(run, overrides or [], split, checkpoint, folders)
+
+
+@data.command("list")
+def list_(
+    overrides: Annotated[list[str] | None, typer.Argument(help="data_root=DIR")] = None,
+    config_dir: ConfigDir = [],  # noqa: B006
+    allow: Allow = [],  # noqa: B006
+) -> None:
+    """Say of every task distribution whether its data is ready, found, absent or generated."""
+    folders = _prepared_process(config_dir, allow)
+    from metarun.commands.data import list_data
+
+    list_data(overrides or [], folders)
+
+
+@data.command()
+def prepare(
+    name: Name,
+    overrides: Overrides = None,
+    config_dir: ConfigDir = [],  # noqa: B006
+    allow: Allow = [],  # noqa: B006
+) -> None:
+    """Make the data ready: downloaded where task.download=true, checked, and prepared once."""
+    folders = _prepared_process(config_dir, allow)
+    from metarun.commands.data import prepare
+
+    prepare(name, overrides or [], folders)
+
+
+@data.command()
+def verify(
+    name: Name,
+    overrides: Overrides = None,
+    config_dir: ConfigDir = [],  # noqa: B006
+    allow: Allow = [],  # noqa: B006
+) -> None:
+    """Read all the prepared data again, and say whether it is what was prepared."""
+    folders = _prepared_process(config_dir, allow)
+    from metarun.commands.data import verify
+
+    verify(name, overrides or [], folders)
+
+
+@data.command()
+def show(
+    name: Name,
+    overrides: Overrides = None,
+    split: Annotated[str, typer.Option(help="train, val or test")] = "train",
+    episode: Annotated[list[int], typer.Option(help="its number; may be repeated")] = [0],  # noqa: B006
+    out: Annotated[Path | None, typer.Option(help="the picture's file; default NAME-SPLIT-EPISODE.png")] = None,
+    config_dir: ConfigDir = [],  # noqa: B006
+    allow: Allow = [],  # noqa: B006
+) -> None:
+    """Write a picture of sample episodes."""
+    folders = _prepared_process(config_dir, allow)
+    from metarun.commands.data import show
+
+    show(name, overrides or [], folders, split, episode, out)
+
+
+def _prepared_process(config_dir: list[str], allow: list[str]) -> list[Path]:
+    """The process made ready for torch; the trusted config folders."""
     from metarun.cli import trust
     from metarun.process import prepare
 
     prepare()
-    from metarun.commands.evaluate import evaluate_run
-
-    evaluate_run(run, overrides or [], split, checkpoint, trust(config_dir, allow))
+    return trust(config_dir, allow)
 
 
 @app.command()
@@ -71,10 +143,7 @@ def control(
     allow: Allow = [],  # noqa: B006
 ) -> None:
     """Let a finished run's model control unknown systems: the return after so many transitions seen, beside the oracle's."""
-    from metarun.cli import trust
-    from metarun.process import prepare
-
-    prepare()
+    folders = _prepared_process(config_dir, allow)
     from metarun.commands.control import control_run
 
-    control_run(run, overrides or [], shots, tasks, checkpoint, trust(config_dir, allow))
+    control_run(run, overrides or [], shots, tasks, checkpoint, folders)

@@ -140,7 +140,9 @@ def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
     write_atomically(folder.path / "config.yaml", text.encode())
     if not job.continues:
         write_atomically(folder.path / "overrides.yaml", OmegaConf.to_yaml(job.overrides).encode())
-    folder.describe(job.overrides, seed=experiment.seed, data=experiment.task.fingerprint())
+    elsewhere = {name: scored.task.fingerprint() for name, scored in experiment.scored.items() if name}
+    facts = {"data": experiment.task.fingerprint()} | ({"evaluation_data": elsewhere} if elsewhere else {})
+    folder.describe(job.overrides, seed=experiment.seed, **facts)
     folder.mark("running", step=resume_step, steps=experiment.steps)
     report = Reporter(folder, experiment, text, resume_step)
     report.ticker.say(f"run folder: {folder.path}" + (f"  (continued at step {resume_step})" if resume_step else ""))

@@ -10,18 +10,24 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metarun.core import Batch, Draw
+from metarun.core import Batch, Draw, TaskDistribution
+from metarun.pictures import class_figure
 from metarun.tasks.counter import without_replacement
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 try:
     import fcntl
@@ -73,6 +79,48 @@ def load_prepared(folder: Path, image_shape: tuple[int, ...]) -> ImageSet:
         raise DataError(f"{folder} is damaged: {error}") from error
 
 
+def verify(image_set: ImageSet) -> None:
+    """Read all of it again; raises DataError unless the bytes are those that were prepared."""
+    digest = hashlib.sha256()
+    for start in range(0, len(image_set.images), 1024):
+        digest.update(image_set.images[start : start + 1024].tobytes())
+    if digest.hexdigest() != image_set.sha256:
+        folder = Path(str(image_set.images.filename)).parent  # type: ignore[attr-defined]
+        raise DataError(
+            f"{folder} has changed since it was prepared: its content has sha256 {digest.hexdigest()}, its index says "
+            f"{image_set.sha256}. Delete the folder; it is prepared again from the files it was made of."
+        )
+
+
+class Found(Exception):
+    """What ``prepared`` came upon while ``looking``."""
+
+    def __init__(self, state: str, folder: Path) -> None:
+        self.state, self.folder = state, folder
+
+
+_looking = ContextVar("looking", default=False)
+
+
+@contextmanager
+def looking() -> Iterator[None]:
+    """Inside, ``prepared`` prepares nothing: it raises Found, or MissingDataError where there is nothing to prepare from."""
+    token = _looking.set(True)
+    try:
+        yield
+    finally:
+        _looking.reset(token)
+
+
+def _look(folder: Path, image_shape: tuple[int, ...], require: Callable[[], None]) -> Found:
+    try:
+        load_prepared(folder, image_shape)
+        return Found("ready", folder)
+    except (MissingDataError, DataError):
+        require()
+        return Found("raw files found", folder)
+
+
 def prepared(
     folder: Path, image_shape: tuple[int, ...], require: Callable[[], None], read: Callable[[], ClassImages]
 ) -> ImageSet:
@@ -81,6 +129,8 @@ def prepared(
     ``require`` raises MissingDataError when ``read`` has nothing to read. Any number of processes may call this at
     once: one prepares, the others wait for it. Whatever happens, no folder is left half prepared.
     """
+    if _looking.get():
+        raise _look(folder, image_shape, require)
     try:
         return load_prepared(folder, image_shape)
     except MissingDataError:
@@ -212,6 +262,20 @@ class ClassPool:
         return ClassPool(names, np.repeat(self.first, times), np.repeat(self.count, times))
 
 
+def episode_sizes(test: EpisodeSize, *training: int | None) -> dict[str, EpisodeSize]:
+    """The sizes of the splits: ``test``, and for "train" with what of ``training`` (N, K, Q) is not None."""
+    train = test.for_training(*training)
+    check_positive(test, "task.")
+    check_positive(train, "task.train_")
+    return {"train": train, "val": test, "test": test}
+
+
+def check_episode_sizes(sizes: dict[str, EpisodeSize], pools: dict[str, ClassPool]) -> None:
+    """Raise ValueError unless the pool of every split can fill episodes of its size."""
+    for split, pool in pools.items():
+        check_episode_size(sizes[split], pool, split, "task." if sizes[split] == sizes["test"] else "task.train_")
+
+
 def check_positive(size: EpisodeSize, prefix: str) -> None:
     """Raise ValueError unless all of ``size`` is; ``prefix`` and the field make the configuration key."""
     for key, value in size._asdict().items():
@@ -249,23 +313,73 @@ def draw_images(u: np.ndarray, pool: ClassPool, size: EpisodeSize) -> Draw:
     return {"classes": classes, "support": images[..., :shots], "query": images[..., shots:]}
 
 
-def gather(pixels: Tensor, images: np.ndarray, quarter_turns: np.ndarray) -> Tensor:
-    """pixels[images] for images [R]; row r turned counter-clockwise by quarter_turns[r] x 90 degrees."""
-    rows = pixels.new_empty(len(images), *pixels.shape[1:])
-    for turns in np.unique(quarter_turns):  # turning bytes by group is 4x faster than gathering them by a pixel table
-        where = np.flatnonzero(quarter_turns == turns)
-        chosen = torch.from_numpy(images[where]).to(pixels.device)
-        rows[torch.from_numpy(where).to(pixels.device)] = pixels[chosen].rot90(int(turns), (-2, -1))
+class Pixels(ABC):
+    """Images by number, as bytes on the run's device."""
+
+    @abstractmethod
+    def take(self, images: np.ndarray) -> Tensor:
+        """The images [R], in this order: uint8 [R, channels, height, width]."""
+
+
+@dataclass(frozen=True)
+class OnDevice(Pixels):
+    """All of them, uint8 [num_images, channels, height, width]."""
+
+    pixels: Tensor
+
+    def take(self, images: np.ndarray) -> Tensor:
+        return self.pixels[torch.from_numpy(images).to(self.pixels.device)]
+
+
+@dataclass(frozen=True)
+class Mapped(Pixels):
+    """Read from the memory-mapped array when they are asked for, in the order of the file; they need not fit in memory."""
+
+    images: np.ndarray
+    device: torch.device
+
+    def take(self, images: np.ndarray) -> Tensor:
+        on_gpu = self.device.type == "cuda"
+        rows = torch.empty(len(images), *self.images.shape[1:], dtype=torch.uint8, pin_memory=on_gpu)
+        order = np.argsort(images)
+        rows.numpy()[order] = self.images[images[order]]
+        return rows.to(self.device, non_blocking=on_gpu)
+
+
+def pixels_on(device: torch.device, images: np.ndarray) -> Pixels:
+    """The images [num_images, channels, height, width] for ``device``.
+
+    A CPU reads them from the file, whose pages the system caches and all processes share. A GPU holds them all if they
+    take up at most a quarter of its free memory.
+    """
+    fits = device.type == "cuda" and images.nbytes <= torch.cuda.mem_get_info(device)[0] / 4
+    return OnDevice(torch.from_numpy(np.array(images)).to(device)) if fits else Mapped(images, device)
+
+
+def gather(pixels: Pixels, images: np.ndarray, quarter_turns: np.ndarray) -> Tensor:
+    """The images [R]; row r turned counter-clockwise by quarter_turns[r] x 90 degrees."""
+    rows = pixels.take(images)
+    for turns in range(1, 4):  # turning bytes by group is 4x faster than gathering them by a pixel table
+        where = torch.from_numpy(np.flatnonzero(quarter_turns == turns)).to(rows.device)
+        if len(where):
+            rows[where] = rows[where].rot90(turns, (-2, -1))
     return rows
 
 
-def class_major_batch(pixels: Tensor, images: np.ndarray, quarter_turns: np.ndarray, dtype: torch.dtype) -> Batch:
+def class_major_batch(pixels: Pixels, images: np.ndarray, quarter_turns: np.ndarray, dtype: torch.dtype) -> Batch:
     """x [B, N * K, ...] in [0, 1] and y [B, N * K] of images [B, N, K], class n turned by quarter_turns [B, N].
 
     Class-major: the K examples of class 0 come first, then those of class 1.
     """
     tasks, ways, shots = images.shape
     rows = gather(pixels, images.reshape(-1), np.repeat(quarter_turns.reshape(-1), shots))
-    x = rows.reshape(tasks, ways * shots, *pixels.shape[1:]).to(dtype).div_(255)
-    y = torch.arange(ways, device=pixels.device).repeat_interleave(shots).repeat(tasks, 1)
+    x = rows.reshape(tasks, ways * shots, *rows.shape[1:]).to(dtype).div_(255)
+    y = torch.arange(ways, device=rows.device).repeat_interleave(shots).repeat(tasks, 1)
     return Batch(x, y)
+
+
+def show_classes(task: TaskDistribution, split: str, indices: Sequence[int], names: Sequence[str]) -> "Figure":
+    """Those episodes, with the names of their classes: ``names`` by the number that a draw's ``classes`` give."""
+    draw = task.draw(split, indices)
+    titles = [f"{split} episode {index}" for index in indices]
+    return class_figure(task.episodes(draw), titles, [[names[c] for c in classes] for classes in draw["classes"]])

@@ -34,7 +34,7 @@ SUM_OF_SQUARES = Objective(sum_of_squares, detached_sum_of_squares, "sum_of_squa
 
 
 class Quadratics(TaskDistribution):
-    """Support and query: x = W [D, D], y [D, 1], with D = num_dims."""
+    """Optimization problems; support and query: x = W [D, D], y [D, 1], with D = num_dims."""
 
     num_outputs = 1
     objective = SUM_OF_SQUARES

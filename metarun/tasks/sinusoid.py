@@ -16,7 +16,7 @@ from metarun.tasks.counter import uniform
 
 
 class Sinusoid(TaskDistribution):
-    """K = num_shots support points and Q = num_queries query points a task, each x [K, 1] and y [K, 1].
+    """Regression of a number; K = num_shots support and Q = num_queries query points a task, each x [K, 1], y [K, 1].
 
     ``query_grid``: validation and test queries lie evenly over [-5, 5] (CAVIA's protocol) instead of at random.
     """

@@ -20,8 +20,11 @@ from metarun.tasks.images import (
     ClassPool,
     DataError,
     EpisodeSize,
+    Found,
     ImageSet,
+    Mapped,
     MissingDataError,
+    OnDevice,
     check_episode_size,
     check_positive,
     class_major_batch,
@@ -29,7 +32,10 @@ from metarun.tasks.images import (
     exclusive,
     gather,
     load_prepared,
+    looking,
+    pixels_on,
     prepared,
+    verify,
 )
 
 SHAPE = (2, 3)
@@ -223,7 +229,7 @@ print(prepared(Path(sys.argv[1]), SHAPE, at_hand, read).sha256)
 
 def test_of_two_processes_one_prepares_and_both_get_the_result(tmp_path):
     processes = [run_python(PREPARE_SLOWLY, tmp_path / "set", tmp_path / "log") for _ in range(2)]
-    digests = {process.communicate(timeout=60)[0].strip() for process in processes}
+    digests = {process.communicate(timeout=240)[0].strip() for process in processes}
     assert [process.returncode for process in processes] == [0, 0]
     assert digests == {load_prepared(tmp_path / "set", SHAPE).sha256}
     assert (tmp_path / "log").read_text() == "read "
@@ -308,17 +314,46 @@ def test_gathered_rows_equal_rot90_of_their_images(shape):
     pixels = rng.integers(0, 256, size=shape, dtype=np.uint8)
     images, turns = rng.integers(0, 5, size=40), rng.integers(0, 4, size=40)
     expected = [np.rot90(pixels[i], k, axes=(-2, -1)) for i, k in zip(images, turns, strict=True)]
-    assert np.array_equal(gather(torch.from_numpy(pixels), images, turns).numpy(), expected)
+    assert np.array_equal(gather(OnDevice(torch.from_numpy(pixels)), images, turns).numpy(), expected)
 
 
 def test_batches_are_class_major_and_scaled_to_the_unit_interval():
     pixels = torch.tensor([0, 51, 102, 255], dtype=torch.uint8)[:, None, None, None]
     images = np.array([[[0, 1], [2, 3]], [[3, 2], [1, 0]]])  # [B, N, K]
-    x, y = class_major_batch(pixels, images, np.zeros((2, 2), dtype=np.int64), torch.float64)
+    x, y = class_major_batch(OnDevice(pixels), images, np.zeros((2, 2), dtype=np.int64), torch.float64)
     assert x.flatten(1).tolist() == [[0, 51 / 255, 102 / 255, 1], [1, 102 / 255, 51 / 255, 0]]
     assert x.shape == (2, 4, 1, 1, 1)
     assert y.tolist() == [[0, 0, 1, 1], [0, 0, 1, 1]]
     assert y.dtype == torch.int64
+
+
+def test_mapped_images_are_those_asked_for_in_their_order(tmp_path):
+    image_set = prepare(tmp_path / "set")
+    asked = np.array([5, 0, 3, 0, 5])
+    mapped = pixels_on(torch.device("cpu"), image_set.images)
+    assert isinstance(mapped, Mapped)
+    assert np.array_equal(mapped.take(asked).numpy(), image_set.images[asked])
+
+
+def test_verifying_reads_every_byte(tmp_path):
+    verify(prepare(tmp_path / "set"))
+    content = bytearray((tmp_path / "set" / "images.npy").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "set" / "images.npy").write_bytes(content)
+    with pytest.raises(DataError, match=r"set has changed since it was prepared.*Delete the folder"):
+        verify(prepare(tmp_path / "set"))
+
+
+def test_looking_says_what_is_there_and_prepares_nothing(tmp_path):
+    with looking(), pytest.raises(Found) as found:
+        prepare(tmp_path / "set")
+    assert (found.value.state, found.value.folder) == ("raw files found", tmp_path / "set")
+    assert list(tmp_path.iterdir()) == []
+    with looking(), pytest.raises(MissingDataError, match="the archive is gone"):
+        prepared(tmp_path / "set", SHAPE, gone, must_not_be_called)
+    prepare(tmp_path / "set")
+    with looking(), pytest.raises(Found, check=lambda found: found.state == "ready"):
+        prepared(tmp_path / "set", SHAPE, gone, must_not_be_called)
 
 
 def test_sizes_that_a_pool_cannot_fill_are_errors_that_name_key_value_and_bound():

@@ -6,19 +6,20 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from metarun.evaluation import manifest
 from metarun.tasks.images import DataError, MissingDataError
-from metarun.tasks.omniglot import PUBLISHED, Archive, Omniglot, Release, load_omniglot, vinyals
+from metarun.tasks.omniglot import Omniglot
+from metarun.tasks.omniglot_files import PUBLISHED, Archive, Release, load_omniglot, load_runs, splits_of, vinyals
+from metarun.tasks.omniglot_lake import OmniglotLake
+from tests.tasks.served import served
 
 NUM_DRAWINGS, SIDE = 4, 56
 BACKGROUND = [*(f"Latin/character0{n}" for n in range(1, 4)), "Gurmukhi/character41", "Gurmukhi/character42"]
@@ -59,7 +60,22 @@ def tiny_release(published: Path) -> Release:
     for name, characters in (("images_background.zip", BACKGROUND), ("images_evaluation.zip", EVALUATION)):
         write_archive(published / name, characters)
         archives.append(Archive(name, md5(published / name), len(characters)))
-    return Release("http://localhost", tuple(archives), NUM_DRAWINGS, SIDE)
+    write_runs(published / "one_shot" / "all_runs.zip")
+    runs = Archive("one_shot/all_runs.zip", md5(published / "one_shot" / "all_runs.zip"), 40)
+    return Release("http://localhost", tuple(archives), NUM_DRAWINGS, SIDE, runs)
+
+
+def write_runs(path: Path, num_classes: int = 20) -> None:
+    """Two runs, whose test images are in the reverse order of the classes."""
+    path.parent.mkdir(exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for run in ("run02", "run01"):
+            pairs = [(f"class{n:02}.png", f"item{num_classes + 1 - n:02}.png") for n in range(1, num_classes + 1)]
+            lines = [f"{run}/test/{item} {run}/training/{name}" for name, item in pairs]
+            archive.writestr(f"{run}/class_labels.txt", "\n".join(sorted(lines)))
+            for name, item in pairs:
+                archive.writestr(f"{run}/training/{name}", png(f"{run}{name}", 0))
+                archive.writestr(f"{run}/test/{item}", png(f"{run}{name}", 1))
 
 
 @pytest.fixture
@@ -70,17 +86,9 @@ def release(tmp_path) -> Release:
 @pytest.fixture
 def online(tmp_path, release, monkeypatch) -> Iterator[Release]:
     """The release on a web server of this machine."""
-    handler = partial(QuietHandler, directory=str(tmp_path / "web"))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        Thread(target=server.serve_forever).start()
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
-        yield replace(release, url=f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
-
-
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        """Nothing: a test's output is pytest's."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with served(tmp_path / "web") as server:
+        yield replace(release, url=server.url)
 
 
 @pytest.fixture
@@ -96,6 +104,7 @@ def prepared_root(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("omniglot")
     tiny = tiny_release(folder / "omniglot-py")
     load_omniglot(folder, tiny, download=False)
+    load_runs(folder, tiny, download=False)
     return folder
 
 
@@ -216,7 +225,8 @@ def test_images_have_the_asked_dtype_and_labels_are_int64(prepared_root):
 
 def test_the_fingerprint_tells_the_images_and_the_split(prepared_root):
     task = omniglot(prepared_root)
-    assert task.sha256 == hashlib.sha256(task.pixels.numpy().tobytes()).hexdigest()
+    images = load_omniglot(prepared_root, PUBLISHED, download=False).images
+    assert task.sha256 == hashlib.sha256(images.tobytes()).hexdigest()
     assert task.sha256 in task.fingerprint()
     assert "vinyals" in task.fingerprint()
     assert task.fingerprint() != omniglot(prepared_root, trainval=True).fingerprint()
@@ -232,7 +242,7 @@ def test_the_fingerprint_tells_the_images_and_the_split(prepared_root):
         ({"train_num_shots": 3}, r"task.train_num_shots \+ task.train_num_queries is 5, .* only 4 images"),
         ({"num_shots": 0}, r"task.num_shots is 0"),
         ({"train_num_queries": 0}, r"task.train_num_queries is 0"),
-        ({"split": "lake"}, r"task.split is 'lake', but it must be one of vinyals"),
+        ({"split": "lake"}, r"task.split is 'lake', but it must be one of vinyals, maml, maml_plus_plus"),
         ({"rotations": "maybe"}, r"task.rotations is 'maybe', but it must be one of none, per_task, as_classes"),
     ],
 )
@@ -343,7 +353,7 @@ def test_missing_archives_are_downloaded_and_those_at_hand_are_kept(root, online
     load_omniglot(root, online, download=True)
     assert md5(kept) == before
     assert md5(root / "omniglot-py" / "images_evaluation.zip") == online.archives[1].md5
-    assert sorted(path.name for path in (root / "omniglot-py").iterdir()) == [a.name for a in online.archives]
+    assert sorted(path.name for path in (root / "omniglot-py").glob("*.*")) == [a.name for a in online.archives]
 
 
 def test_a_download_with_another_md5_is_refused_and_not_kept(tmp_path, online):
@@ -362,6 +372,17 @@ def test_a_download_that_fails_is_an_error_that_names_address_and_folder(tmp_pat
 
 
 # ---------------------------------------------------------------------------------------------------------- real data
+
+
+@pytest.mark.data
+def test_the_manifest_of_the_published_protocol_is_a_known_hash(data_root):
+    hashes = {
+        "none": "7ee1449f11069d79149ae0c30ba54e48a8d3b396f77923b13b1e3acf75445b0b",
+        "per_task": "f3f6dbdba1602e8f1fe76606fcde884f924cdaf177997d41961c1453a27bc508",
+        "as_classes": "d9e0ac25fe73d3b062622ae335518942c56c4cb12ff3e3be6f68c18190602102",
+    }
+    tasks = {name: omniglot(data_root, num_ways=5, num_queries=5, rotations=name) for name in hashes}
+    assert {name: manifest(task, "test", 600) for name, task in tasks.items()} == hashes
 
 
 @pytest.mark.data
@@ -402,6 +423,70 @@ def test_real_episodes_have_the_published_number_of_classes_to_choose_from(data_
     task = omniglot(data_root, num_ways=20, train_num_ways=60, rotations="as_classes", trainval=True, num_queries=15)
     assert {split: len(pool.names) for split, pool in task.pools.items()} == {"train": 4800, "val": 688, "test": 1692}
     assert task.sample("train", range(2)).query.x.shape == (2, 900, 1, 28, 28)
+
+
+@pytest.mark.parametrize("split", ["maml", "maml_plus_plus", "background_evaluation"])
+def test_other_splits_give_every_class_one_split_in_the_published_numbers(split):
+    names = tuple(f"alphabet{c // 33}/character{c % 33}" for c in range(1623))
+    sizes = {"maml": (1100, 100, 423), "maml_plus_plus": (1150, 50, 423), "background_evaluation": (964, 0, 659)}[split]
+    found = Counter(splits_of(split, names, 964))
+    assert tuple(found[s] for s in SPLITS) == sizes
+    assert splits_of(split, names, 964) == splits_of(split, names, 964)
+
+
+def test_the_random_splits_mix_the_alphabets_and_background_evaluation_does_not():
+    names = tuple(f"{alphabet}/character{n}" for alphabet in ("Hebrew", "Greek", "Angelic") for n in range(541))
+    for split, num_alphabets in (("maml", 3), ("background_evaluation", 1)):
+        tests = [name for name, of in zip(names, splits_of(split, names, 1082), strict=True) if of == "test"]
+        assert len({name.partition("/")[0] for name in tests}) == num_alphabets
+
+
+@pytest.mark.data
+def test_background_evaluation_is_lake_s_division_with_five_alphabets_for_validation(data_root):
+    names = load_omniglot(data_root, PUBLISHED, download=False).names
+    of = dict(zip(names, splits_of("background_evaluation", names, 964), strict=True))
+    assert Counter(of.values()) == {"train": 792, "val": 172, "test": 659}
+    assert len({name.partition("/")[0] for name in names if of[name] == "test"}) == 20
+
+
+# -------------------------------------------------------------------------------------------------------- Lake's runs
+
+
+def lake(root: Path, **changed) -> OmniglotLake:
+    arguments = {"num_queries": 1, "train_num_ways": 6, "train_num_shots": None, "train_num_queries": None}
+    arguments |= {"trainval": True, "rotations": "as_classes", "download": False, "data_root": str(root)}
+    arguments |= {"seed": 0, "device": torch.device("cpu"), "dtype": torch.float64}
+    return OmniglotLake(**{**arguments, **changed})
+
+
+def test_a_run_pairs_each_training_image_with_the_test_image_that_its_list_names(root, release):
+    image_set = load_runs(root, release, download=False)
+    assert image_set.names[:2] == ("run01/class01", "run01/class02")
+    assert (len(image_set.names), set(image_set.counts)) == (40, {2})
+    whole = np.asarray(Image.open(BytesIO(png("run02class03.png", 1))))  # True is paper
+    inner = image_set.images[2 * 22 + 1].reshape(7, 4, 7, 4)[:, 1:3, :, 1:3].mean(axis=(1, 3))
+    assert np.array_equal(inner > 127, ~whole[::8, ::8])
+
+
+def test_runs_with_a_class_missing_are_refused(root, release):
+    write_runs(root / "omniglot-py" / "one_shot" / "all_runs.zip", num_classes=19)
+    with pytest.raises(
+        DataError, match=r"all_runs.zip is not a whole Omniglot archive: it pairs 38 images and must pair 40"
+    ):
+        load_runs(root, release, download=False)
+
+
+@pytest.mark.data
+def test_the_twenty_runs_are_the_test_set_whatever_the_seed(data_root):
+    task = lake(data_root, train_num_ways=60)
+    episodes = task.sample("test", range(20))
+    assert episodes.support.x.shape == episodes.query.x.shape == (20, 20, 1, 28, 28)
+    assert (episodes.support.y == torch.arange(20)).all()
+    assert torch.equal(episodes.query.x, lake(data_root, seed=7).sample("test", range(20)).query.x)
+    assert task.num_test_tasks == 20
+    with pytest.raises(ValueError, match="there is no run 21: Lake's test set has 20"):
+        task.draw("test", [20])
+    assert task.sample("train", [0]).support.x.shape == (1, 60, 1, 28, 28)
 
 
 @pytest.mark.parametrize(("rotations", "per_character"), [("none", 1), ("per_task", 4), ("as_classes", 4)])

@@ -1,0 +1,106 @@
+"""``metarun data``: which data there is and in what state; preparing, checking and looking at it.
+
+NAME is an option of the group ``task``; building a task prepares what it reads.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from metarun.build import build_task
+from metarun.compose import composed
+from metarun.core import TaskDistribution
+from metarun.errors import ConfigError
+from metarun.help import options
+from metarun.targets import locate
+from metarun.tasks.images import DataError, Found, looking
+from metarun.tasks.splits import SPLITS
+
+
+class Entry(NamedTuple):
+    """A task distribution, and what the data root holds of it."""
+
+    name: str
+    kind: str
+    state: str  # ready | raw files found | absent | generated | needs task.x
+    where: str  # its folder, or what to do
+
+
+def list_data(overrides: list[str], folders: list[Path]) -> None:
+    """Print a table of all task distributions."""
+    table = Table()
+    for column in Entry._fields:
+        table.add_column(column, overflow="fold")
+    for entry in entries(overrides, folders):
+        table.add_row(*entry)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def entries(overrides: list[str], folders: list[Path]) -> Iterator[Entry]:
+    """Every option of the group ``task``, each with the overrides. Prepares nothing."""
+    names = {name for root in (None, *folders) for name in options("task", root)}
+    for name in sorted(name for name in names if "/" not in name):  # those of folders are parts of tasks
+        cfg = composed([f"task={name}", *overrides], folders)
+        yield Entry(name, _kind(cfg.task._target_), *_state(cfg))
+
+
+def _kind(target: str) -> str:
+    """What the first line of its docstring says, up to its first stop, colon or semicolon."""
+    line = (locate(target).__doc__ or "").partition("\n")[0].rstrip(".")
+    return min((line.partition(mark)[0] for mark in (". ", ": ", "; ")), key=len)
+
+
+def _state(cfg: DictConfig) -> tuple[str, str]:
+    if missing := sorted(OmegaConf.missing_keys(cfg.task)):
+        return f"needs {', '.join(missing)}", ""
+    try:
+        with looking():
+            build_task(cfg)
+    except Found as found:
+        return found.state, str(found.folder)
+    except ConfigError as error:
+        return "absent", " ".join(error.problems)
+    return "generated", ""
+
+
+def build(name: str, overrides: list[str], folders: list[Path]) -> TaskDistribution:
+    """The task NAME, its data prepared."""
+    if "=" in name:
+        raise ConfigError([f"{name}: the name of a task comes first: metarun data COMMAND NAME {name} ..."])
+    return build_task(composed([f"task={name}", *overrides], folders))
+
+
+def prepare(name: str, overrides: list[str], folders: list[Path]) -> None:
+    print(f"{name} is ready: {build(name, overrides, folders).fingerprint()}")
+
+
+def verify(name: str, overrides: list[str], folders: list[Path]) -> None:
+    task = build(name, overrides, folders)
+    try:
+        task.verify()
+    except DataError as error:
+        raise ConfigError([f"{name}: {error}"]) from error
+    print(f"{name} is what was prepared: {task.fingerprint()}")
+
+
+def show(
+    name: str, overrides: list[str], folders: list[Path], split: str, indices: list[int], out: Path | None
+) -> None:
+    """Write a picture of the episodes ``indices`` of ``split``."""
+    if split not in SPLITS:
+        raise ConfigError([f"--split is {split!r}, but must be one of {', '.join(SPLITS)}."])
+    if min(indices) < 0:
+        raise ConfigError([f"--episode is {min(indices)}, but must be 0 or more."])
+    path = out or Path(f"{name.replace('/', '-')}-{split}-{indices[0]}.png")
+    figure = build(name, overrides, folders).show(split, indices)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=120)
+    except (OSError, ValueError) as error:  # ValueError: no such format
+        raise ConfigError([f"--out {path}: cannot be written: {error}."]) from error
+    print(f"wrote {path}")

@@ -1,0 +1,199 @@
+"""mini-ImageNet and tieredImageNet: photos of ImageNet at 84 x 84 pixels, split by class.
+
+mini-ImageNet: 100 classes of 600 images; Vinyals et al. 2016's idea, the list of 64 / 16 / 20 classes is that of Ravi and
+Larochelle, ICLR 2017. tieredImageNet: 608 classes, 351 / 97 / 160, that share no parent category across splits; Ren et
+al., ICLR 2018, https://arxiv.org/abs/1803.00676.
+
+ImageNet's terms do not let its images be passed on, so nothing is downloaded; every layout in which they go round is read.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from metarun.tasks.image_classes import ImageSource, image_task
+from metarun.tasks.image_files import ENDINGS, decode, decode_all
+from metarun.tasks.images import ClassImages, DataError, MissingDataError, prepared
+from metarun.tasks.pickles import load_pickle
+from metarun.tasks.splits import SPLITS
+
+SIDE = 84
+Classes = dict[
+    str, Callable[[], np.ndarray]
+]  # of one split: the images of a class, uint8 [n, 3, 84, 84], when called for
+
+
+class Benchmark(NamedTuple):
+    """What must be there: the classes of each split, by their WordNet numbers, and the images of each (None: any number)."""
+
+    title: str
+    folder: str  # below the data root
+    classes: dict[str, list[str]]
+    num_images: int | None
+
+
+@image_task
+def mini_imagenet(data_root: str) -> ImageSource:
+    """Colour photos 84 x 84: mini-ImageNet, 64 / 16 / 20 classes of 600."""
+    return load(Benchmark("mini-ImageNet", "mini-imagenet", _listed("mini_imagenet"), 600), Path(data_root))
+
+
+@image_task
+def tiered_imagenet(data_root: str) -> ImageSource:
+    """Colour photos 84 x 84: tieredImageNet, 351 / 97 / 160 classes."""
+    return load(Benchmark("tieredImageNet", "tiered-imagenet", _listed("tiered_imagenet"), None), Path(data_root))
+
+
+def _listed(name: str) -> dict[str, list[str]]:
+    return json.loads((Path(__file__).parent / "class_splits" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def load(benchmark: Benchmark, data_root: Path) -> ImageSource:
+    """The benchmark, prepared as <data_root>/prepared/<folder>-84 on first use; classes are named split/class."""
+    folder = data_root / benchmark.folder
+
+    def require() -> None:
+        if _layout(folder) is None:
+            raise MissingDataError(
+                f"{benchmark.title} needs its images in {folder}, and may not be downloaded: ImageNet's images "
+                "(https://image-net.org) are for those who accept its terms. Put one of these there: "
+                f"{'; '.join(layout.describe for layout in LAYOUTS)}. Or name the folder that holds {benchmark.folder} with "
+                "data_root (or METARUN_DATA)."
+            )
+
+    def read() -> ClassImages:
+        require()
+        layout = _layout(folder)
+        assert layout is not None
+        for split in SPLITS:
+            yield from _checked(benchmark, split, layout.read(folder, split, benchmark.classes[split]), folder)
+
+    image_set = prepared(data_root / "prepared" / f"{benchmark.folder}-{SIDE}", (3, SIDE, SIDE), require, read)
+    name = benchmark.folder.replace("-", "_")
+    return ImageSource(name, image_set, tuple(name.partition("/")[0] for name in image_set.names))
+
+
+def _checked(benchmark: Benchmark, split: str, classes: Classes, folder: Path) -> ClassImages:
+    """The classes by name. Where they have WordNet numbers for names those must be the listed ones, else as many."""
+    listed = benchmark.classes[split]
+    numbered = all(len(name) == 9 and name[0] == "n" and name[1:].isdigit() for name in classes)
+    if len(classes) != len(listed) or (numbered and {*classes} != {*listed}):
+        odd = sorted({*listed} ^ {*classes})[:3] if numbered else []
+        raise DataError(
+            f"{folder} is not {benchmark.title}: its split {split!r} holds {len(classes)} classes and must hold the "
+            f"{len(listed)} of the published list" + (f" (see {', '.join(odd)})." if odd else ".")
+        )
+    for name, images_of in sorted(classes.items()):
+        images = images_of()
+        if benchmark.num_images is not None and len(images) != benchmark.num_images:
+            raise DataError(
+                f"{folder}: the class {name} of the split {split!r} holds {len(images)} images and must hold "
+                f"{benchmark.num_images}."
+            )
+        yield f"{split}/{name}", images
+
+
+# ------------------------------------------------------------------------------------------------------------- layouts
+
+
+class Layout(NamedTuple):
+    """``sign``: patterns of paths that give it away; ``read(folder, split, listed)`` finds the classes of a split."""
+
+    describe: str
+    sign: tuple[str, ...]
+    read: Callable[[Path, str, list[str]], Classes]
+
+
+def _of_cache(folder: Path, split: str, listed: list[str]) -> Classes:
+    """{"image_data": uint8 [num_images, 84, 84, 3], "class_dict": {class: places}}"""
+    path = folder / f"mini-imagenet-cache-{split}.pkl"
+    record = _record(path, "image_data", "class_dict")
+    images = np.asarray(record["image_data"])
+    if images.dtype != np.uint8 or images.shape[1:] != (SIDE, SIDE, 3):
+        raise DataError(f"{path} holds images {images.dtype} {images.shape[1:]} and must hold uint8 {(SIDE, SIDE, 3)}.")
+    channels_first = images.transpose(0, 3, 1, 2)
+    return {_text(name): partial(channels_first.__getitem__, places) for name, places in record["class_dict"].items()}
+
+
+def _of_pngs(folder: Path, split: str, listed: list[str]) -> Classes:
+    """A list of PNG files as arrays of bytes, beside {"label_specific": [class of each], "label_specific_str": [names]}."""
+    path = folder / f"{split}_images_png.pkl"
+    pngs, labels = _pickle(path), _record(folder / f"{split}_labels.pkl", "label_specific")
+    of = np.asarray(labels["label_specific"])
+    if len(of) != len(pngs):
+        raise DataError(f"{path} holds {len(pngs)} images, and {split}_labels.pkl labels {len(of)}.")
+
+    def images_of(label: Any) -> np.ndarray:
+        places = np.flatnonzero(of == label)
+        return np.stack([decode(io.BytesIO(bytes(pngs[i])), f"{path}, image {i}", SIDE, 3) for i in places])
+
+    names = [_text(name) for name in labels.get("label_specific_str", ())]
+    present = np.unique(of)
+    if len({*names}) != len(present):  # two kinds of crane have one name
+        names = [f"{label:03}" for label in present]
+    return {name: partial(images_of, label) for name, label in zip(names, present, strict=True)}
+
+
+def _of_csv(folder: Path, split: str, listed: list[str]) -> Classes:
+    """Lines filename,label, with the files in the folder images."""
+    path = folder / f"{split}.csv"
+    files: dict[str, list[Path]] = {}
+    try:
+        for record in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))):
+            files.setdefault(record["label"], []).append(folder / "images" / record["filename"])
+    except (OSError, csv.Error, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is no CSV file with the columns filename and label: {error!r}.") from error
+    return {name: partial(decode_all, paths, SIDE, 3) for name, paths in files.items()}
+
+
+def _of_folders(folder: Path, split: str, listed: list[str]) -> Classes:
+    """<split>/<class>/<image>, or <class>/<image> for the listed classes."""
+    base = folder / split
+    names = [path.name for path in base.iterdir() if path.is_dir()] if base.is_dir() else listed
+    base = base if base.is_dir() else folder
+    return {name: partial(_decoded, base / name) for name in names if (base / name).is_dir()}
+
+
+def _decoded(folder: Path) -> np.ndarray:
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+    if not files:
+        raise DataError(f"{folder} holds no images.")
+    return decode_all(files, SIDE, 3)
+
+
+LAYOUTS = (
+    Layout("mini-imagenet-cache-train.pkl, -val.pkl and -test.pkl", ("mini-imagenet-cache-*.pkl",), _of_cache),
+    Layout("train_images_png.pkl and train_labels.pkl, and so for val and test", ("*_images_png.pkl",), _of_pngs),
+    Layout("train.csv, val.csv and test.csv (filename,label) beside a folder images", ("train.csv",), _of_csv),
+    Layout("class folders, as train/n01532829/*.jpg or n01532829/*.jpg", ("train/*/", "n*/"), _of_folders),
+)
+
+
+def _layout(folder: Path) -> Layout | None:
+    return next((layout for layout in LAYOUTS if any(any(folder.glob(sign)) for sign in layout.sign)), None)
+
+
+def _pickle(path: Path) -> Any:
+    try:
+        return load_pickle(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}. It may be cut off; copy it again.") from error
+
+
+def _record(path: Path, *keys: str) -> dict[str, Any]:
+    """A pickled dictionary with these keys, which Python 2 may have written."""
+    content = _pickle(path)
+    record = {_text(key): value for key, value in content.items()} if isinstance(content, dict) else {}
+    if missing := [key for key in keys if key not in record]:
+        raise DataError(f"{path} lacks {' and '.join(missing)}; it is not a file of this layout.")
+    return record
+
+
+def _text(name: Any) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)

@@ -1,0 +1,100 @@
+"""Lake's one-shot classification: 20 fixed runs of 20-way 1-shot within an alphabet, after training on other alphabets.
+
+Lake et al., Science 2015. Each run shows one drawing of 20 characters of one alphabet, and asks for 20 drawings by another
+person, one of each. Training and validation episodes are of the background alphabets (``Omniglot``).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from metarun.core import Draw, Episode, TaskDistribution
+from metarun.objectives import CROSS_ENTROPY
+from metarun.tasks.images import class_major_batch, pixels_on, show_classes, verify
+from metarun.tasks.omniglot import Omniglot
+from metarun.tasks.omniglot_files import PUBLISHED, SIDE, load_runs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WAYS = 20
+
+
+class OmniglotLake(TaskDistribution):
+    """Handwritten characters 28 x 28: Lake's 20 one-shot runs; x [B, 20, 1, 28, 28] in [0, 1], y [B, 20].
+
+    The test episode i is run i + 1, whatever the seed; ``num_queries`` and ``train_*`` are of the other splits.
+    """
+
+    input_shape = (1, SIDE, SIDE)
+    objective = CROSS_ENTROPY
+    num_outputs = num_ways = WAYS
+
+    def __init__(  # noqa: PLR0913
+        self,
+        *,
+        num_queries: int,
+        train_num_ways: int | None,
+        train_num_shots: int | None,
+        train_num_queries: int | None,
+        trainval: bool,
+        rotations: Literal["none", "per_task", "as_classes"],
+        download: bool,
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        data_root: str,
+    ) -> None:
+        self.background = Omniglot(
+            num_ways=WAYS,
+            num_shots=1,
+            num_queries=num_queries,
+            train_num_ways=train_num_ways,
+            train_num_shots=train_num_shots,
+            train_num_queries=train_num_queries,
+            split="background_evaluation",
+            trainval=trainval,
+            rotations=rotations,
+            download=download,
+            seed=seed,
+            device=device,
+            dtype=dtype,
+            data_root=data_root,
+        )
+        self.train_num_ways, self.num_train_classes = self.background.train_num_ways, self.background.num_train_classes
+        self.runs = load_runs(Path(data_root), PUBLISHED, download)
+        self.num_test_tasks = len(self.runs.names) // WAYS
+        self.pixels, self.dtype = pixels_on(device, self.runs.images[:, None]), dtype
+
+    def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
+        """As Omniglot's; of the test split classes [B, 20], support and query [B, 20, 1] are places in the runs."""
+        if split != "test":
+            return self.background.draw(split, indices)
+        num_runs = len(self.runs.names) // WAYS
+        if len(indices) and max(indices) >= num_runs:
+            raise ValueError(f"task: there is no run {max(indices) + 1}: Lake's test set has {num_runs}.")
+        classes = WAYS * np.asarray(indices)[:, None] + np.arange(WAYS)
+        return {"classes": classes, "support": 2 * classes[..., None], "query": 2 * classes[..., None] + 1}
+
+    def episodes(self, draw: Draw) -> Episode:
+        if "rotations" in draw:
+            return self.background.episodes(draw)
+        upright = np.zeros_like(draw["classes"])
+        return Episode(
+            *(class_major_batch(self.pixels, draw[part], upright, self.dtype) for part in ("support", "query"))
+        )
+
+    def fingerprint(self) -> str:
+        return f"{self.background.fingerprint()}; Lake's runs: sha256 {self.runs.sha256}"
+
+    def verify(self) -> None:
+        self.background.verify()
+        verify(self.runs)
+
+    def show(self, split: str, indices: Sequence[int]) -> "Figure":
+        return show_classes(
+            self, split, indices, self.runs.names if split == "test" else self.background.pools[split].names
+        )

@@ -1,0 +1,106 @@
+"""How fast images are ready and drawn: python scripts/benchmark_loading.py [--data-root DIR] [--scratch DIR]
+
+    cifar_fs       seconds until a prepared CIFAR-100 gives its first episode
+    60000 x 84     episodes a second from a memory-mapped array of the size of mini-ImageNet (1.27 GB, made in the scratch
+                   folder of random bytes), and the memory of this process that is not the system's cache of files
+
+Writes docs/receipts/benchmark_loading.json.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from metarun.tasks.cifar import cifar_fs
+from metarun.tasks.image_classes import ImageClasses, ImageSource
+from metarun.tasks.images import prepared
+
+ROOT = Path(__file__).resolve().parent.parent
+RECEIPT = ROOT / "docs" / "receipts" / "benchmark_loading.json"
+EPISODE = {"num_ways": 5, "num_shots": 5, "num_queries": 15}
+SHARED = {"train_num_ways": None, "train_num_shots": None, "train_num_queries": None, "seed": 0}
+NUM_CLASSES, NUM_IMAGES, SIDE = 100, 600, 84
+NUM_EPISODES = 300
+
+
+def source(scratch: Path) -> ImageSource:
+    """60000 random images in 100 classes, prepared as any data set is."""
+
+    def classes() -> Iterator[tuple[str, np.ndarray]]:
+        rng = np.random.default_rng(0)
+        for c in range(NUM_CLASSES):
+            yield f"{c:03}", rng.integers(0, 256, (NUM_IMAGES, 3, SIDE, SIDE), dtype=np.uint8)
+
+    image_set = prepared(scratch / "prepared" / "benchmark-84", (3, SIDE, SIDE), lambda: None, classes)
+    return ImageSource("benchmark", image_set, ("train",) * 64 + ("val",) * 16 + ("test",) * 20)
+
+
+def anonymous_mib() -> float:
+    """Memory of this process that no file stands behind."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) / 1024
+    return float("nan")
+
+
+def measured(task: ImageClasses) -> dict[str, float]:
+    """Episodes a second one by one, and the process's memory before and after."""
+    task.sample("train", [0])
+    before, start = anonymous_mib(), time.perf_counter()
+    for i in range(NUM_EPISODES):
+        task.sample("train", [i])
+    seconds = time.perf_counter() - start
+    return {
+        "episodes_per_second": round(NUM_EPISODES / seconds, 1),
+        "images_per_second": round(NUM_EPISODES * 100 / seconds),
+        "anonymous_mib_before": round(before, 1),
+        "anonymous_mib_after": round(anonymous_mib(), 1),
+    }
+
+
+def first_episode(data_root: str, place: dict[str, Any]) -> dict[str, float]:
+    """Seconds to build the prepared task, and to its first episode."""
+    start = time.perf_counter()
+    task = cifar_fs(**EPISODE, **SHARED, **place, download=False, data_root=data_root)
+    built = time.perf_counter() - start
+    task.sample("train", [0])
+    return {"seconds_to_build": round(built, 3), "seconds_to_first_episode": round(time.perf_counter() - start, 3)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", default=os.environ.get("METARUN_DATA", "~/.cache/metarun"))
+    parser.add_argument("--scratch", default=tempfile.gettempdir())
+    options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = {"device": device, "dtype": torch.float32}
+    large = ImageClasses(source=lambda: source(Path(options.scratch)), **EPISODE, **SHARED, **place)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    content = {
+        "command": "python scripts/benchmark_loading.py",
+        "commit": commit.stdout.strip(),
+        "date": time.strftime("%Y-%m-%d"),
+        "hardware": {"system": platform.platform(), "torch": torch.__version__, "device": device.type},
+        "load": round(os.getloadavg()[0], 1),
+        "episode": EPISODE,
+        "cifar_fs, prepared": first_episode(os.path.expanduser(options.data_root), place),
+        "60000 x 84 x 84 x 3": {"array_mib": round(large.source.image_set.images.nbytes / 2**20), **measured(large)},
+        "peak_mib_with_mapped_pages": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+    RECEIPT.write_text(json.dumps(content, indent=1) + "\n")
+    print(json.dumps(content, indent=1))
+
+
+if __name__ == "__main__":
+    main()

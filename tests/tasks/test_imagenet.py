@@ -1,0 +1,181 @@
+"""mini-ImageNet and tieredImageNet in each layout that goes round, of a few classes drawn here."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metarun.tasks.imagenet import Benchmark, load, mini_imagenet, tiered_imagenet
+from metarun.tasks.images import DataError, ImageSet, MissingDataError
+from tests.tasks.pictures_of import DAMAGES, arguments, colour, left, picture, png
+
+CLASSES = {
+    "train": ["n00000001", "n00000002", "n00000003"],
+    "val": ["n00000004", "n00000005"],
+    "test": ["n00000006", "n00000007"],
+}
+TINY = Benchmark("Tiny", "mini-imagenet", CLASSES, num_images=2)
+
+
+def array(rgb: tuple[int, int, int]) -> np.ndarray:
+    return np.full((84, 84, 3), rgb, dtype=np.uint8)
+
+
+def cache(folder: Path, classes: dict[str, list[str]] = CLASSES, protocol: int = 2) -> None:
+    folder.mkdir(parents=True)
+    for split, names in classes.items():
+        images = np.stack([array(colour(name, i)) for i in range(2) for name in names])  # not in the order of classes
+        places = {name: [c, len(names) + c] for c, name in enumerate(names)}
+        content = pickle.dumps({"image_data": images, "class_dict": places}, protocol=protocol)
+        (folder / f"mini-imagenet-cache-{split}.pkl").write_bytes(content)
+
+
+def pngs(folder: Path, classes: dict[str, list[str]] = CLASSES) -> None:
+    folder.mkdir(parents=True)
+    for split, names in classes.items():
+        files = [np.frombuffer(png(colour(name, i)), dtype=np.uint8)[:, None] for i in range(2) for name in names]
+        labels = {"label_specific": np.array([*range(len(names))] * 2), "label_specific_str": names}
+        (folder / f"{split}_images_png.pkl").write_bytes(pickle.dumps(files))
+        (folder / f"{split}_labels.pkl").write_bytes(pickle.dumps(labels))
+
+
+def csv_files(folder: Path, classes: dict[str, list[str]] = CLASSES) -> None:
+    folder.mkdir(parents=True)
+    for split, names in classes.items():
+        rows = [(f"{name}{i:08}.png", name) for name in names for i in range(2)]
+        (folder / f"{split}.csv").write_text("\n".join(["filename,label", *map(",".join, rows)]))
+        for file, name in rows:
+            picture(folder / "images" / file, colour(name, int(file[-5])))
+
+
+def folders(folder: Path, classes: dict[str, list[str]] = CLASSES) -> None:
+    for split, names in classes.items():
+        for name in names:
+            for i in range(2):
+                picture(folder / split / name / f"{i}.png", colour(name, i))
+
+
+def flat_folders(folder: Path, classes: dict[str, list[str]] = CLASSES) -> None:
+    folders(folder, classes)
+    for split in classes:
+        for path in (folder / split).iterdir():
+            path.rename(folder / path.name)
+        (folder / split).rmdir()
+
+
+WRITERS: list[Callable[..., None]] = [cache, pngs, csv_files, folders, flat_folders]
+
+
+def images_of(image_set: ImageSet) -> dict[str, list[tuple[int, ...]]]:
+    """The colours of each class, all of whose images must have one colour."""
+    assert (image_set.images == image_set.images[..., :1, :1]).all()
+    ends = np.cumsum(image_set.counts)
+    return {
+        name: [tuple(map(int, image[:, 0, 0])) for image in image_set.images[end - count : end]]
+        for name, count, end in zip(image_set.names, image_set.counts, ends, strict=True)
+    }
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_every_layout_gives_the_images_of_each_class_and_its_split(tmp_path, write):
+    write(tmp_path / "mini-imagenet")
+    source = load(TINY, tmp_path)
+    assert source.image_set.images.shape == (14, 3, 84, 84)
+    expected = {f"{split}/{name}": [colour(name, i) for i in range(2)] for split in CLASSES for name in CLASSES[split]}
+    assert images_of(source.image_set) == expected
+    assert source.split_of == tuple(split for split in CLASSES for _ in CLASSES[split])
+
+
+def test_every_protocol_of_pickle_is_read(tmp_path):
+    digests = set()
+    for protocol in (2, 3, 4, 5):
+        cache(tmp_path / str(protocol) / "mini-imagenet", protocol=protocol)
+        digests.add(load(TINY, tmp_path / str(protocol)).image_set.sha256)
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_class_that_is_not_listed_or_missing_is_refused(tmp_path, write):
+    classes = {**CLASSES, "val": ["n00000004"]}
+    write(tmp_path / "mini-imagenet", classes)
+    with pytest.raises(DataError, match=r"is not Tiny: its split 'val' holds 1 classes and must hold the 2 of"):
+        load(TINY, tmp_path)
+    assert left(tmp_path) == []
+
+
+def test_classes_of_another_split_are_refused_by_name(tmp_path):
+    folders(tmp_path / "mini-imagenet", {**CLASSES, "val": ["n00000004", "n00000009"]})
+    with pytest.raises(DataError, match=r"\(see n00000005, n00000009\)"):
+        load(TINY, tmp_path)
+
+
+def test_a_class_with_images_missing_is_refused_by_name(tmp_path):
+    folders(tmp_path / "mini-imagenet")
+    (tmp_path / "mini-imagenet" / "train" / "n00000002" / "1.png").unlink()
+    with pytest.raises(DataError, match=r"class n00000002 of the split 'train' holds 1 images and must hold 2"):
+        load(TINY, tmp_path)
+    assert left(tmp_path) == []
+
+
+def test_names_in_words_need_only_be_as_many_and_may_repeat(tmp_path):
+    pngs(tmp_path / "mini-imagenet", {**CLASSES, "train": ["crane", "ox", "crane"]})
+    assert load(TINY, tmp_path).image_set.names[:3] == ("train/000", "train/001", "train/002")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (cache, "mini-imagenet-cache-val.pkl"),
+        (pngs, "test_images_png.pkl"),
+        (pngs, "train_labels.pkl"),
+        (csv_files, "images/n0000000200000001.png"),
+        (folders, "train/n00000002/1.png"),
+    ],
+)
+def test_a_damaged_file_is_an_error_that_names_it_and_nothing_is_left(tmp_path, write, name, damage):
+    write(tmp_path / "mini-imagenet")
+    damage(tmp_path / "mini-imagenet" / name)
+    with pytest.raises(DataError, match=rf"{name} (cannot be read|is no image)"):
+        load(TINY, tmp_path)
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize(("write", "name"), [(cache, "mini-imagenet-cache-val.pkl"), (csv_files, "val.csv")])
+def test_a_missing_part_is_an_error_that_names_it(tmp_path, write, name):
+    write(tmp_path / "mini-imagenet")
+    (tmp_path / "mini-imagenet" / name).unlink()
+    with pytest.raises(DataError, match=rf"{name}.*No such file"):
+        load(TINY, tmp_path)
+
+
+def test_images_of_another_size_in_a_cache_are_refused(tmp_path):
+    cache(tmp_path / "mini-imagenet")
+    path = tmp_path / "mini-imagenet" / "mini-imagenet-cache-train.pkl"
+    path.write_bytes(pickle.dumps({"image_data": np.zeros((6, 32, 32, 3), dtype=np.uint8), "class_dict": {}}))
+    with pytest.raises(
+        DataError, match=r"train.pkl holds images uint8 \(32, 32, 3\) and must hold uint8 \(84, 84, 3\)"
+    ):
+        load(TINY, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("task", "name"), [(mini_imagenet, "mini-ImageNet"), (tiered_imagenet, "tieredImageNet")], ids=["mini", "tiered"]
+)
+def test_without_images_the_message_says_why_what_and_where(tmp_path, task, name):
+    with pytest.raises(
+        MissingDataError, match=rf"{name} needs its images in .*may not be downloaded.*image-net.org.*pkl"
+    ):
+        task(**arguments(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lists_have_the_published_numbers_of_classes_and_no_class_twice():
+    from metarun.tasks.imagenet import _listed
+
+    for name, sizes in (("mini_imagenet", [64, 16, 20]), ("tiered_imagenet", [351, 97, 160])):
+        listed = _listed(name)
+        assert [len(names) for names in listed.values()] == sizes
+        assert len({name for names in listed.values() for name in names}) == sum(sizes)

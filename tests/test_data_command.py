@@ -1,0 +1,127 @@
+"""``metarun data``: what it says of each task, what it writes, and what a mistake is answered with."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from metarun.commands.data import entries
+from metarun.core import Batch, Episode
+from metarun.help import options
+from metarun.pictures import class_figure, numbers_figure
+from tests.running import OUTSIDE, metarun
+from tests.tasks.pictures_of import colour, picture
+
+GENERATED = {"quadratics", "sinusoid"}
+NAMES = "abcdefghij"
+WITHOUT_DOWNLOAD = {"mini_imagenet": "mini-imagenet", "tiered_imagenet": "tiered-imagenet"}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Commands begin in an empty folder, and find no data but what the test puts into ``data``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("METARUN_DATA", str(tmp_path / "data"))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for name in NAMES:
+        for i in range(10):
+            picture(tmp_path / "photos" / name / f"{i}.png", colour(name, i))
+    return f"task.path={tmp_path / 'photos'}"
+
+
+def states(*overrides: str) -> dict[str, str]:
+    return {entry.name: entry.state for entry in entries([*overrides], [])}
+
+
+def test_the_list_names_every_task_and_the_state_of_its_data_and_prepares_nothing(tmp_path):
+    found = states()
+    assert {*found} == {name for name in options("task") if "/" not in name}
+    assert {found[name] for name in GENERATED} == {"generated"}
+    assert found["image_folder"] == "needs task.path"
+    assert {found[name] for name in ("omniglot", "cifar_fs", "cub", *WITHOUT_DOWNLOAD)} == {"absent"}
+    (tmp_path / "data" / "cifar-100-python").mkdir(parents=True)
+    assert states()["cifar_fs"] == states()["fc100"] == "raw files found"
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["cifar-100-python"]
+
+
+def test_list_prints_a_table_that_says_what_to_do():
+    outcome = metarun("data", "list")
+    assert outcome.code == 0, outcome.err
+    assert all(word in outcome.out for word in ("mini_imagenet", "absent", "Put one", "generated", "Regression"))
+
+
+def test_prepare_verify_and_show_of_the_user_s_own_images(tmp_path, photos):
+    outcome = metarun("data", "prepare", "image_folder", photos, "task.size=20")
+    assert outcome.code == 0, outcome.err
+    assert "image_folder is ready: image_folder: sha256" in outcome.out
+    (prepared,) = (path for path in (tmp_path / "data" / "prepared").iterdir() if path.is_dir())
+    assert metarun("data", "verify", "image_folder", photos, "task.size=20").code == 0
+    content = bytearray((prepared / "images.npy").read_bytes())
+    content[-1] ^= 1
+    (prepared / "images.npy").write_bytes(content)
+    refused = metarun("data", "verify", "image_folder", photos, "task.size=20")
+    assert refused.code == 2
+    assert "has changed since it was prepared" in refused.err
+
+
+def test_show_writes_a_picture_with_the_colours_of_the_images(tmp_path, photos):
+    assert metarun("data", "show", "image_folder", photos).out == "wrote image_folder-train-0.png\n"
+    pixels = np.asarray(Image.open(tmp_path / "image_folder-train-0.png").convert("RGB")).reshape(-1, 3)
+    shown = {tuple(map(int, pixel)) for pixel in pixels[::7]}
+    assert len(shown & {colour(name, i) for name in NAMES for i in range(10)}) == 20  # 2 ways of 5 + 5
+    outcome = metarun("data", "show", "sinusoid", "--split", "test", "--episode", "3", "--out", "pictures/waves.png")
+    assert outcome.code == 0, outcome.err
+    assert Image.open(tmp_path / "pictures" / "waves.png").width > 500
+
+
+def test_a_task_of_an_outsider_is_listed_and_shown(tmp_path):
+    flag, folder = OUTSIDE.split("=")
+    assert "prototypes" in metarun("data", "list", flag, folder).out
+    outcome = metarun("data", "show", "prototypes", flag, folder, "--out", "outside.png")
+    assert outcome.code == 0, outcome.err
+
+
+@pytest.mark.parametrize("name", [*WITHOUT_DOWNLOAD, "cub", "cifar_fs", "fc100", "omniglot", "omniglot_lake"])
+def test_absent_data_ends_a_run_and_a_preparation_with_code_2_and_what_to_do(name, tmp_path):
+    commands = [["data", "prepare", name]]
+    commands += [[f"task={name}", "base_learner=conv4"]] if name in ("cub", *WITHOUT_DOWNLOAD) else []
+    for words in commands:
+        outcome = metarun(*words)
+        assert outcome.code == 2
+        assert "METARUN_DATA" in outcome.err and str(tmp_path / "data") in outcome.err
+        assert "Traceback" not in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["prepare"], "Missing argument"),
+        (["prepare", "omniglott"], "there is no task called 'omniglott'; did you mean 'omniglot'"),
+        (["prepare", "task.download=true"], "the name of a task comes first"),
+        (["prepare", "sinusoid", "task.num_shotz=1"], "did you mean task.num_shots"),
+        (["prepare", "image_folder"], "task.path has no value; add task.path=..."),
+        (["prepare", "image_folder", "task.path=typo"], "task.path typo does not exist"),
+        (["show", "sinusoid", "--split", "tset"], "--split is 'tset', but must be one of train, val, test"),
+        (["show", "sinusoid", "--episode", "-1"], "--episode is -1, but must be 0 or more"),
+        (["show", "sinusoid", "--out", "a.xyz"], "--out a.xyz: cannot be written: Format 'xyz' is not supported"),
+    ],
+)
+def test_a_mistake_is_answered_with_code_2_and_the_fix(words, message):
+    outcome = metarun("data", *words)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_pictures_have_a_panel_for_support_and_query_of_each_episode():
+    x = torch.rand(2, 6, 3, 8, 8)
+    batch = Batch(x, torch.arange(3).repeat_interleave(2).repeat(2, 1))
+    figure = class_figure(Episode(batch, batch), ["one", "two"], [["a", "b", "c"]] * 2)
+    assert len(figure.axes) == 4
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["0: a", "1: b", "2: c"]
+    numbers = Batch(torch.rand(2, 5, 3), torch.rand(2, 5, 1))
+    assert len(numbers_figure(Episode(numbers, numbers), ["one", "two"]).axes) == 8  # a heat map and its scale each
