@@ -18,12 +18,17 @@ from metarun.paths import config_dir
 from metarun.schema import Config, EvaluationConfig
 from metarun.targets import Part, fits, locate, problems_of_call
 from tests.composing import OUTSIDE, compose, experiment, options, train
+from tests.tasks.test_generated import PROBLEMS, REGRESSION, SYSTEMS
 
 TINY = ["base_learner=mlp", "steps=10", "evaluation.every=5"]
 # A group's option must build beside the defaults, on one of these tasks at least: not every learner classifies, and not
 # every network takes numbers.
 DATA_ROOT = tempfile.TemporaryDirectory(prefix="metarun-")  # for what is prepared of the user's files
-OF_THE_USER = {"text_jsonl": OUTSIDE / "requests.jsonl"}  # tasks that read a file of the user's, and one for the tests
+OF_THE_USER = {  # tasks that read a file of the user's, and one for the tests
+    "text_jsonl": OUTSIDE / "requests.jsonl",
+    "csv_regression": OUTSIDE / "measurements.csv",
+}
+COLUMNS = {"csv_regression": ["task.task_column=subject", "task.input_columns=[dose]", "task.output_columns=[response]"]}
 TASKS = {
     "sinusoid": ["task=sinusoid"],
     "images": ["task=prototypes", "task.num_classes=7"],
@@ -31,7 +36,7 @@ TASKS = {
 }
 
 EXPERIMENTS = options("experiment")
-WITHOUT_DATA = ("sinusoid", "quadratics")  # tasks that are drawn, not read
+WITHOUT_DATA = (*REGRESSION, *SYSTEMS, *PROBLEMS)  # tasks that are drawn, not read
 
 
 def root() -> dict:
@@ -44,7 +49,8 @@ def text_of(name: str) -> str:
 
 def file_for(*tasks: str) -> list[str]:
     """The overrides that give one of these tasks the user's file that it reads."""
-    return [f"task.path={OF_THE_USER[task]}" for task in tasks if task in OF_THE_USER]
+    chosen = [task for task in tasks if task in OF_THE_USER]
+    return [text for task in chosen for text in (f"task.path={OF_THE_USER[task]}", *COLUMNS.get(task, []))]
 
 
 @cache
