@@ -19,6 +19,7 @@ from metarun.schema import Config, EvaluationConfig
 from metarun.targets import Part, fits, locate, problems_of_call
 from tests.composing import OUTSIDE, compose, experiment, options, train
 from tests.tasks.pictures_of import picture
+from tests.tasks.test_generated import PROBLEMS, REGRESSION, SYSTEMS
 
 TINY = ["base_learner=mlp", "steps=10", "evaluation.every=5"]
 # A group's option must build beside the defaults, on one of these tasks at least: not every learner classifies, and not
@@ -27,7 +28,9 @@ DATA_ROOT = tempfile.TemporaryDirectory(prefix="metarun-")  # for what is prepar
 OF_THE_USER = {  # tasks that read files of the user's, and some for the tests
     "text_jsonl": OUTSIDE / "requests.jsonl",
     "image_folder": Path(DATA_ROOT.name, "photos"),
+    "csv_regression": OUTSIDE / "measurements.csv",
 }
+COLUMNS = {"csv_regression": ["task.task_column=subject", "task.input_columns=[dose]", "task.output_columns=[response]"]}
 for c, i in ((c, i) for c in range(10) for i in range(10)):
     picture(OF_THE_USER["image_folder"] / f"class{c}" / f"{i}.png", (25 * c, 25 * i, 0))
 TASKS = {
@@ -39,7 +42,7 @@ TASKS = {
 BY_HAND = ("mini_imagenet", "tiered_imagenet", "cub")  # that nobody may pass on, or that are too large to ask for
 
 EXPERIMENTS = options("experiment")
-WITHOUT_DATA = ("sinusoid", "quadratics")  # tasks that are drawn, not read
+WITHOUT_DATA = (*REGRESSION, *SYSTEMS, *PROBLEMS)  # tasks that are drawn, not read
 
 
 def root() -> dict:
@@ -52,7 +55,8 @@ def text_of(name: str) -> str:
 
 def file_for(*tasks: str) -> list[str]:
     """The overrides that give one of these tasks the user's files that it reads."""
-    return [f"task.path={OF_THE_USER[task]}" for task in tasks if task in OF_THE_USER]
+    chosen = [task for task in tasks if task in OF_THE_USER]
+    return [text for task in chosen for text in (f"task.path={OF_THE_USER[task]}", *COLUMNS.get(task, []))]
 
 
 @cache

@@ -35,7 +35,7 @@ class CSVRegression(TaskDistribution):
 
     objective = SQUARED_ERROR
 
-    def __init__(  # noqa: PLR0913
+    def __init__(  # noqa: PLR0913, PLR0917
         self,
         path: str,
         separator: str,

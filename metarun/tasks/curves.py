@@ -82,7 +82,7 @@ class Curves(TaskDistribution):
     num_outputs = 1
     objective = SQUARED_ERROR
 
-    def __init__(  # noqa: PLR0913
+    def __init__(  # noqa: PLR0913, PLR0917
         self,
         families: Sequence[Literal["sine", "line", "quadratic", "tanh", "absolute", "harmonics", "step"]],
         inputs: Literal["uniform", "local"],

@@ -45,7 +45,7 @@ class GaussianProcess(TaskDistribution):
     num_outputs = 1
     objective = SQUARED_ERROR
 
-    def __init__(  # noqa: PLR0913
+    def __init__(  # noqa: PLR0913, PLR0917
         self,
         kernel: Literal["rbf", "matern12", "matern32", "matern52", "periodic"],
         length_scale: tuple[float, float],

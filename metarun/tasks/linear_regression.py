@@ -27,7 +27,7 @@ class LinearRegression(TaskDistribution):
 
     num_outputs = 1
 
-    def __init__(  # noqa: PLR0913
+    def __init__(  # noqa: PLR0913, PLR0917
         self,
         num_dims: int,
         noise_std: float,

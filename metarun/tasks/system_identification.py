@@ -36,7 +36,7 @@ class SystemIdentification(TaskDistribution):
 
     objective = SQUARED_ERROR
 
-    def __init__(  # noqa: PLR0913
+    def __init__(  # noqa: PLR0913, PLR0917
         self,
         system: System,
         num_shots: int,

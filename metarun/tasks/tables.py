@@ -56,6 +56,8 @@ class Table:
 
 def read_table(path: Path, separator: str) -> Table:
     """The table in ``path``: UTF-8, a header line, and in each further line as many entries."""
+    if separator == "\\t":  # as typed on a command line
+        separator = "\t"
     if len(separator) != 1:
         raise ValueError(f"task.separator is {separator!r}, but must be one character, such as ',' or ';' or \"\\t\".")
     content = _content(path)
