@@ -5,12 +5,10 @@ A data set is a function that prepares its images and says which split each clas
 """
 
 import hashlib
-import inspect
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial, wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -31,6 +29,7 @@ from metarun.tasks.images import (
     show_classes,
     verify,
 )
+from metarun.tasks.sources import task_from
 from metarun.tasks.splits import SPLITS
 
 if TYPE_CHECKING:
@@ -136,17 +135,4 @@ class ImageClasses(TaskDistribution):
         return show_classes(self, split, indices, self.pools[split].names)
 
 
-def image_task(source: Callable[..., ImageSource]) -> Callable[..., ImageClasses]:
-    """``ImageClasses`` of this source: a function with the settings of both, by which a configuration is checked."""
-    own = inspect.signature(source).parameters
-    shared = inspect.signature(ImageClasses).parameters
-
-    @wraps(source)
-    def task(**settings: Any) -> ImageClasses:
-        of_source = {name: settings.pop(name) for name in own}
-        return ImageClasses(source=partial(source, **of_source), **settings)
-
-    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in {**own, **shared}.values() if p.name != "source"]
-    task.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    task.__annotations__ = {p.name: p.annotation for p in parameters}
-    return task
+image_task = task_from(ImageClasses)

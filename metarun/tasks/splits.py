@@ -9,7 +9,8 @@ from metarun.targets import did_you_mean
 from metarun.tasks.counter import uniform
 
 SPLITS = ("train", "val", "test")
-Split = Sequence[float] | Mapping[str, Sequence[str]] | Literal["given"]
+# A mapping rather than three numbers stands in the YAML: Hydra cannot put a mapping of lists in the place of a list.
+Split = Sequence[float] | Mapping[str, float | Sequence[str]] | Literal["given"]
 
 
 def split_classes(names: Sequence[str], given: Sequence[str], split: Split, seed: int, stream: str) -> tuple[str, ...]:
@@ -19,22 +20,30 @@ def split_classes(names: Sequence[str], given: Sequence[str], split: Split, seed
         if unnamed := [name for name, of in zip(names, given, strict=True) if of not in SPLITS]:
             raise ValueError(
                 f"task.split is given, but the data does not say which of {', '.join(SPLITS)} the class {unnamed[0]!r} is "
-                "in. Give three shares instead: task.split=[0.6,0.2,0.2]."
+                "in. Give shares instead: task.split={train:6,val:2,test:2}."
             )
         return tuple(given)
     if isinstance(split, Mapping):
-        return _listed(names, split)
-    assert not isinstance(split, str)
-    if len(split) != 3 or min(split) <= 0:
-        raise ValueError(f"task.split is {list(split)}; give three shares above 0, for training, validation and test.")
-    ends = np.rint(len(names) * np.cumsum(split) / np.sum(split)).astype(int)
+        if sorted(split) != sorted(SPLITS):
+            raise ValueError(
+                f"task.split names classes or shares for {', '.join(split)}, but must do so for {', '.join(SPLITS)}."
+            )
+        lists = {part: value for part, value in split.items() if not isinstance(value, (int, float))}
+        if lists and len(lists) < len(SPLITS):
+            raise ValueError(
+                f"task.split lists the classes of {', '.join(lists)} alone; list those of all, or give shares."
+            )
+        if lists:
+            return _listed(names, lists)
+    shares = [split[part] for part in SPLITS] if isinstance(split, Mapping) else list(split)
+    if len(shares) != 3 or min(shares) <= 0:
+        raise ValueError(f"task.split is {shares}; give three shares above 0, for training, validation and test.")
+    ends = np.rint(len(names) * np.cumsum(shares) / np.sum(shares)).astype(int)
     ranks = np.argsort(np.argsort(uniform(seed, stream, np.arange(1), len(names))[0], kind="stable"))
     return tuple(SPLITS[place] for place in np.searchsorted(ends, ranks, side="right"))
 
 
 def _listed(names: Sequence[str], split: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    if sorted(split) != sorted(SPLITS):
-        raise ValueError(f"task.split lists classes for {', '.join(split)}, but must do so for {', '.join(SPLITS)}.")
     of: dict[str, str] = {}
     for part, members in split.items():
         for name in map(str, members):

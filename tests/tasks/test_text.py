@@ -137,13 +137,15 @@ def test_json_and_csv_are_the_same_data(root, tmp_path):
 def test_a_split_is_by_shares_by_its_seed_as_given_or_as_listed(root):
     lots = {tuple(task(root, split_seed=seed).split_of) for seed in range(5)}
     assert len(lots) == 5
-    assert task(root, split=[6, 2, 2]).split_of == task(root).split_of
+    assert task(root, split={"test": 2, "train": 6, "val": 2}).split_of == task(root, split=[6, 2, 2]).split_of
     lists = {"train": ["price", "rent"], "val": ["stock", "theft"], "test": ["invoice", "complaint"]}
     assert {s: pool.names for s, pool in task(root, split=lists).pools.items()} == {
         split: tuple(sorted(names)) for split, names in lists.items()
     }
     with pytest.raises(ValueError, match=r"task\.split is given, but the data does not say"):
         task(root, split="given")
+    with pytest.raises(ValueError, match=r"task\.split lists the classes of val alone"):
+        task(root, split={"train": 6, "val": ["stock"], "test": 2})
 
 
 def test_sizes_that_the_classes_cannot_fill_are_errors(root):
@@ -447,6 +449,16 @@ def test_from_a_file_to_a_test_score_and_the_frozen_one_beside_it(tmp_path):
     assert f"without any training (frozen features): {kept['test/frozen_accuracy']['mean']:.4f}" in outcome.out
     worse = kept["test/accuracy"]["mean"] < kept["test/frozen_accuracy"]["mean"]
     assert ("training made it worse" in outcome.out) == worse
+
+
+@pytest.mark.parametrize(
+    "split", ["{train:[price,rent],val:[stock,theft],test:[invoice,complaint]}", "{train:4,val:3,test:3}"]
+)
+def test_a_split_can_be_written_on_the_command_line(tmp_path, split):
+    outcome = metarun(
+        "data", "prepare", "text_jsonl", f"task.path={FILE}", f"data_root={tmp_path}", f"task.split={split}"
+    )
+    assert outcome.code == 0, outcome.err
 
 
 def test_a_run_resumed_on_the_command_line_ends_as_one_never_stopped(tmp_path):
