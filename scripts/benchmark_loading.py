@@ -56,7 +56,7 @@ def anonymous_mib() -> float:
 
 
 def measured(task: ImageClasses) -> dict[str, float]:
-    """Episodes a second (of the clock, and of this process's own time), one by one, and the process's memory before and after."""
+    """Episodes a second (of the clock, and of this process's own time), one by one; the process's memory before and after."""
     task.sample("train", [0])
     before, start, cpu_start = anonymous_mib(), time.perf_counter(), time.process_time()
     for i in range(NUM_EPISODES):

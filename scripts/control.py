@@ -1,8 +1,8 @@
 """Receipts and tables of docs/control.md.
 
-    python scripts/control.py RUNS        RUNS/SYSTEM/NAME are runs of experiment=matrix/system_identification, NAME a
-                                          meta-learner or scratch; with what metarun control left in their evaluations/
-    python scripts/control.py --tables    writes the tables anew from docs/receipts/control_SYSTEM.json
+python scripts/control.py RUNS        RUNS/SYSTEM/NAME are runs of experiment=matrix/system_identification, NAME a
+                                      meta-learner or scratch; with what metarun control left in their evaluations/
+python scripts/control.py --tables    writes the tables anew from docs/receipts/control_SYSTEM.json
 """
 
 import json

@@ -30,7 +30,9 @@ OF_THE_USER = {  # tasks that read files of the user's, and some for the tests
     "image_folder": Path(DATA_ROOT.name, "photos"),
     "csv_regression": OUTSIDE / "measurements.csv",
 }
-COLUMNS = {"csv_regression": ["task.task_column=subject", "task.input_columns=[dose]", "task.output_columns=[response]"]}
+COLUMNS = {
+    "csv_regression": ["task.task_column=subject", "task.input_columns=[dose]", "task.output_columns=[response]"]
+}
 for c, i in ((c, i) for c in range(10) for i in range(10)):
     picture(OF_THE_USER["image_folder"] / f"class{c}" / f"{i}.png", (25 * c, 25 * i, 0))
 TASKS = {
