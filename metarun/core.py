@@ -52,6 +52,8 @@ class TaskDistribution(ABC):
     train_num_ways: int | None = None  # classes of a training episode
     num_test_tasks: int | None = None  # of a test set with a fixed number of episodes
     num_train_classes: int | None = None  # classes that training episodes are drawn from; None: no fixed number
+    num_tokens: int | None = None  # inputs are integers below it; None: they are floats
+    baseline: "MetaLearner | None" = None  # without training, scored beside the trained one at the final test
 
     @abstractmethod
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
@@ -78,6 +80,13 @@ class TaskDistribution(ABC):
         if num_ways is not None and len(self.input_shape) == 3:
             return class_figure(episodes, titles, [["class"] * num_ways] * len(titles))
         return numbers_figure(episodes, titles)
+
+    def further_scores(self, learner: Any, phi: Params, episode: Episode) -> Metrics:
+        """What an evaluation tells of one task's phi beside the metrics of its query loss: nothing, where not overridden.
+
+        Runs under vmap, without gradients; ``learner`` is one that can be trained on this task distribution.
+        """
+        return {}
 
     def sample(self, split: str, indices: Sequence[int] | np.ndarray) -> Episode:
         """Episodes ``indices`` of ``split``, stacked along a leading task axis."""

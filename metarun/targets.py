@@ -15,7 +15,7 @@ from typing import Any
 from metarun.help import options
 
 # Not the whole of metarun: a config that could name metarun.cli.trust could allow itself anything.
-OURS = ("metarun.tasks", "metarun.models", "metarun.meta_learners", "metarun.execution")
+OURS = ("metarun.tasks", "metarun.control", "metarun.models", "metarun.meta_learners", "metarun.execution")
 ALLOWED = (*OURS, "torch.nn", "torch.optim", "torchvision.models", "torchvision.transforms")
 
 
@@ -92,6 +92,7 @@ def problems_of_call(
             problems.append(f"{key}.{name} has no value; add {key}.{name}=...")
         elif name in hints and not isinstance(value, Part) and not fits(value, hints[name]):  # a part is made later
             choice = f" To choose the {key} write {key}={value}." if value in options(key) else ""
+            choice += f" Write {key}/{name}={value}." if value in options(f"{key}/{name}") else ""
             expected = _readable(hints[name])
             problems.append(f"{key}.{name} is {value!r} ({type(value).__name__}), but must be {expected}.{choice}")
     for name, p in parameters.items():

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from metarun.tasks.augmentation import NONE
 from metarun.tasks.cifar import cifar_fs
 from metarun.tasks.image_classes import ImageClasses, ImageSource
 from metarun.tasks.images import prepared
@@ -29,7 +30,7 @@ from metarun.tasks.images import prepared
 ROOT = Path(__file__).resolve().parent.parent
 RECEIPT = ROOT / "docs" / "receipts" / "benchmark_loading.json"
 EPISODE = {"num_ways": 5, "num_shots": 5, "num_queries": 15}
-SHARED = {"train_num_ways": None, "train_num_shots": None, "train_num_queries": None, "seed": 0}
+SHARED = {"train_num_ways": None, "train_num_shots": None, "train_num_queries": None, "augmentation": NONE, "seed": 0}
 NUM_CLASSES, NUM_IMAGES, SIDE = 100, 600, 84
 NUM_EPISODES = 300
 

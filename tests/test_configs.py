@@ -17,23 +17,23 @@ from metarun.errors import ConfigError
 from metarun.paths import config_dir
 from metarun.schema import Config, EvaluationConfig
 from metarun.targets import Part, fits, locate, problems_of_call
-from tests.composing import compose, experiment, options, train
+from tests.composing import OUTSIDE, compose, experiment, options, train
 from tests.tasks.pictures_of import picture
 
 TINY = ["base_learner=mlp", "steps=10", "evaluation.every=5"]
 # A group's option must build beside the defaults, on one of these tasks at least: not every learner classifies, and not
 # every network takes numbers.
-TASKS = {"sinusoid": ["task=sinusoid"], "images": ["task=prototypes", "task.num_classes=7"]}
-
 DATA_ROOT = tempfile.TemporaryDirectory(prefix="metarun-")  # for what is prepared of the user's files
-OF_THE_USER = {
-    "image_folder": Path(DATA_ROOT.name, "photos")
-}  # tasks that read files of the user's, and some for the tests
-BY_HAND = (
-    "mini_imagenet",
-    "tiered_imagenet",
-    "cub",
-)  # data sets that nobody may pass on, or that are too large to ask for
+# Tasks that read files of the user's, and some for the tests.
+OF_THE_USER = {"text_jsonl": OUTSIDE / "requests.jsonl", "image_folder": Path(DATA_ROOT.name, "photos")}
+TASKS = {
+    "sinusoid": ["task=sinusoid"],
+    "images": ["task=prototypes", "task.num_classes=7"],
+    "words": ["task=text_jsonl", "task/features=tokens"],
+}
+
+# Data sets that nobody may pass on, or that are too large to ask for.
+BY_HAND = ("mini_imagenet", "tiered_imagenet", "cub")
 
 EXPERIMENTS = options("experiment")
 WITHOUT_DATA = ("sinusoid", "quadratics")  # tasks that are drawn, not read
@@ -48,17 +48,27 @@ def text_of(name: str) -> str:
 
 
 def file_for(*tasks: str) -> list[str]:
-    """The overrides that give one of these tasks the user's files that it reads."""
+    """The overrides that give one of these tasks the user's file that it reads."""
     return [f"task.path={OF_THE_USER[task]}" for task in tasks if task in OF_THE_USER]
 
 
 @cache
-def needs_data(name: str) -> bool:
-    """Whether an experiment, or one that it extends, chooses a task that lives on disk."""
+def tasks_of(name: str) -> list[str]:
+    """The tasks that an experiment, and those that it extends, choose."""
     defaults = yaml.safe_load(text_of(name)).get("defaults", [])
     tasks = [entry["override /task"] for entry in defaults if isinstance(entry, dict) and "override /task" in entry]
     parents = [entry for entry in defaults if isinstance(entry, str) and entry in EXPERIMENTS]
-    return any(task not in WITHOUT_DATA for task in tasks) or any(map(needs_data, parents))
+    return [*tasks, *(task for parent in parents for task in tasks_of(parent))]
+
+
+def needs_data(name: str) -> bool:
+    """Whether an experiment chooses a task whose data somebody publishes."""
+    return any(task not in (*WITHOUT_DATA, *OF_THE_USER) for task in tasks_of(name))
+
+
+def where_for(request: pytest.FixtureRequest, data: bool, *tasks: str) -> list[str]:
+    """The overrides that say where the data of these tasks lies."""
+    return [f"data_root={request.getfixturevalue('data_root') if data else DATA_ROOT.name}", *file_for(*tasks)]
 
 
 def experiments(*more_marks: pytest.MarkDecorator) -> list:
@@ -70,7 +80,7 @@ def built_on_some_task(*overrides: str) -> Experiment:
     problems = []
     for task in TASKS.values():
         try:
-            return experiment(*TINY, *task, *overrides)
+            return experiment(*TINY, *task, *file_for(task[0].split("=")[1]), f"data_root={DATA_ROOT.name}", *overrides)
         except ConfigError as error:
             problems += error.problems
     raise ConfigError(problems)
@@ -109,9 +119,8 @@ def test_every_option_of_every_group_builds_beside_the_defaults(group, option):
     [pytest.param(n, marks=[pytest.mark.data] * (n not in (*WITHOUT_DATA, *OF_THE_USER))) for n in options("task")],
 )
 def test_every_task_builds_and_gives_episodes(option, request):
-    on_disk = option not in (*WITHOUT_DATA, *OF_THE_USER)
-    where = [f"data_root={request.getfixturevalue('data_root') if on_disk else DATA_ROOT.name}", *file_for(option)]
-    for c, i in ((c, i) for c in range(10) for i in range(10) if option in OF_THE_USER):
+    where = where_for(request, option not in (*WITHOUT_DATA, *OF_THE_USER), option)
+    for c, i in ((c, i) for c in range(10) for i in range(10) if option == "image_folder"):
         picture(OF_THE_USER[option] / f"class{c}" / f"{i}.png", (25 * c, 25 * i, 0))
     try:
         task = experiment(*TINY, f"task={option}", *where).task
@@ -135,20 +144,20 @@ def test_every_evaluation_composes_with_the_keys_of_the_schema(option):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_composes_and_its_nodes_pass_the_check(name):
-    cfg = compose(f"experiment={name}")
+    cfg = compose(f"experiment={name}", *file_for(*tasks_of(name)))
     problems = [problem for group in GROUPS for problem in call_problems(cfg, group)]
     assert problems == []
 
 
 @pytest.mark.parametrize("name", experiments())
 def test_every_experiment_builds_as_it_stands(name, request):
-    where = [f"data_root={request.getfixturevalue('data_root')}"] if needs_data(name) else []
+    where = where_for(request, needs_data(name), *tasks_of(name))
     assert experiment(f"experiment={name}", *where).steps >= 1
 
 
 @pytest.mark.parametrize("name", experiments())
 def test_every_experiment_trains_under_the_smoke_budget(name, request, tmp_path):
-    where = [f"data_root={request.getfixturevalue('data_root')}"] if needs_data(name) else []
+    where = where_for(request, needs_data(name), *tasks_of(name))
     small = ["steps=2", "dtype=float32", "evaluation.num_val_tasks=2", "evaluation.num_tasks=2"]
     if needs_data(name):  # the published sizes take half a minute on one core
         small += ["meta_batch_size=2"]

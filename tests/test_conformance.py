@@ -6,6 +6,7 @@ one test sees to it that no learner is refused everywhere.
 """
 
 import random
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,11 +28,14 @@ from metarun.execution import Looped, Vmapped
 from metarun.models.layers import BatchNormMode, norms
 from metarun.targets import locate
 from metarun.trees import num_elements, slice_tasks, tree_flatten, tree_leaves, tree_map
-from tests.composing import compose, experiment, options, train
+from tests.composing import CHEAP, OUTSIDE, compose, experiment, options, train
 from tests.helpers import relative_error
+from tests.running import identical, metarun
 
+DATA_ROOT = tempfile.TemporaryDirectory(prefix="metarun-")  # what is prepared from the sentences
 SAME = 1e-10
 NUM_TASKS = 5
+CPU = torch.device("cpu")
 
 MODES: tuple[BatchNormMode, ...] = ("transductive", "running", "support")
 MLPS = {
@@ -48,12 +52,23 @@ CONVS = {
     for down in ("stride", "max_pool")
     for mode in MODES
 }
+WORDS = ["task=text_jsonl", f"task.path={OUTSIDE / 'requests.jsonl'}", f"data_root={DATA_ROOT.name}"]
+WORDS += ["task.num_shots=2", "task.num_queries=2"]
 TASKS = {
     "sinusoid": ["task=sinusoid", "task.num_queries=4", "task.train_num_queries=4"],
     "classes": ["task=prototypes", "task.num_classes=7"],  # for learners that need a fixed set of training classes
     "images": ["task=prototypes"],
+    "words": [*WORDS, "task/features=tokens", "task.features.max_tokens=6", "task.features.unknown_buckets=10"],
+    "sentences": [*WORDS, "task.features.num_buckets=30"],
 }
-BASES = MLPS | CONVS
+TEXTS = {
+    "transformer": [
+        *("base_learner=transformer", "base_learner.width=4"),
+        *("base_learner.layers=1", "base_learner.heads=2"),
+    ],
+    "residual": ["base_learner=residual", "base_learner.hidden=4"],
+}
+BASES = MLPS | CONVS | TEXTS
 IMAGES = [
     "mlp_null",
     "mlp_running",
@@ -65,6 +80,8 @@ CASES = [
     ("sinusoid", "mlp_null"),
     ("sinusoid", "mlp_support"),
     *[(t, b) for t in ("classes", "images") for b in IMAGES],
+    ("words", "transformer"),  # the other networks of words have their second-order gradients tested by themselves
+    ("sentences", "residual"),
 ]
 
 
@@ -223,9 +240,21 @@ def test_two_training_steps_by_vmap_and_by_loop_end_in_the_same_parameters(learn
         few = ["optimizer=sgd", "steps=2", "evaluation.num_val_tasks=2", "evaluation.num_tasks=2", "meta_batch_size=4"]
         texts = [f"meta_learner={learner}", *TASKS[task], *BASES[base], *few, f"execution={execution}"]
         train(tmp_path / execution, *texts)
-        ends.append(checkpoint.load(tmp_path / execution / "checkpoints/last.pt", torch.device("cpu"))["theta"])
+        ends.append(checkpoint.load(tmp_path / execution / "checkpoints/last.pt", CPU)["theta"])
     assert relative_error(*ends) < SAME
     assert relative_error(ends[0], experiment(*texts).learner.init()) > 1e-4  # it did move
+
+
+def test_a_run_stopped_halfway_and_resumed_ends_in_the_very_same_parameters(learner, tmp_path):
+    task, base = next((t, b) for t, b in CASES if isinstance(built(learner, t, b), Experiment))
+    few = ["evaluation.num_val_tasks=2", "evaluation.num_tasks=2", "evaluation.every=2", "meta_batch_size=2"]
+    texts = [*CHEAP, f"meta_learner={learner}", *TASKS[task], *BASES[base], *few]
+    assert metarun(f"--config-dir={OUTSIDE}", *texts, "steps=4", f"run_dir={tmp_path / 'whole'}").code == 0
+    assert metarun(f"--config-dir={OUTSIDE}", *texts, "steps=2", f"run_dir={tmp_path / 'halves'}").code == 0
+    assert metarun(f"--config-dir={OUTSIDE}", f"resume={tmp_path / 'halves'}", "steps=4").code == 0
+    whole, halves = (checkpoint.load(tmp_path / n / "checkpoints/last.pt", CPU) for n in ("whole", "halves"))
+    assert_equal(halves["theta"], whole["theta"])
+    assert identical(halves["optimizer"], whole["optimizer"])
 
 
 # ---- one task ----

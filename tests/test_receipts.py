@@ -16,7 +16,7 @@ def script(name):
     return module
 
 
-receipt, matrix = script("receipt"), script("matrix")
+receipt, matrix, language = script("receipt"), script("matrix"), script("language")
 
 
 def test_the_readme_shows_the_table_that_the_receipts_give():
@@ -47,3 +47,12 @@ def test_every_learner_of_a_matrix_ran_under_its_budget():
         protocols = [row["results"]["protocol"] for row in json.loads(path.read_text()).values()]
         for key in ("task", "data", "manifest", "num_tasks", "seed"):
             assert len({json.dumps(protocol[key]) for protocol in protocols}) == 1
+
+
+def test_the_page_of_language_shows_what_its_receipts_give_and_every_cell_is_a_command_of_its_own():
+    text = language.PAGE.read_text()
+    assert language.with_tables(text) == text
+    cells = language.cells()
+    assert len({tuple(overrides) for overrides in cells.values()}) == len(cells) == 40
+    for name, kept in json.loads(language.KEPT.read_text()).items():
+        assert kept["command"] == " ".join(["metarun", *cells[name]])

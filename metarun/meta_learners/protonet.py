@@ -34,10 +34,11 @@ class ProtoNet(FewShotLearner):
         body_of(self.base_learner)
 
     def init(self) -> Params:
+        scale = next(self.base_learner.parameters()).new_tensor(FIRST_SCALE)  # a frozen body has no parameter
         embedding = take_parameters(body_of(self.base_learner))
         if self.distance == "euclidean":
             return embedding
-        return {"embedding": embedding, "scale": next(iter(embedding.values())).new_tensor(FIRST_SCALE)}
+        return {"embedding": embedding, "scale": scale}
 
     def adapt(self, theta: Params, support: Batch) -> Params:
         learned = {"embedding": theta} if self.distance == "euclidean" else theta

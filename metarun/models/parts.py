@@ -27,8 +27,27 @@ def part_of(net: nn.Module, name: str) -> nn.Module:
     return parts[name]
 
 
+def check_tokens(num_tokens: int | None, name: str) -> int:
+    """``num_tokens`` of a base learner ``name`` that reads words; raises ValueError where the inputs are none."""
+    if num_tokens is None:
+        raise ValueError(
+            f"base_learner {name} reads words, but the task's inputs are numbers. Choose task/features=tokens (a text "
+            "task), or base_learner=mlp."
+        )
+    return num_tokens
+
+
 def num_features(net: nn.Module, input_shape: Sequence[int]) -> int:
     """The number D of features [S, D] that the body of ``net`` gives."""
     like = next(net.parameters())
     with torch.no_grad():
         return body_of(net)(like.new_zeros(2, *input_shape)).shape[1]
+
+
+def check_images(input_shape: Sequence[int], name: str, smallest: int) -> None:
+    """Raise ValueError unless the inputs of base learner ``name`` are images of ``smallest`` pixels or more."""
+    if len(input_shape) != 3 or min(input_shape[1:]) < smallest:
+        raise ValueError(
+            f"base_learner {name} needs images [channels, height, width] of {smallest} pixels or more, but the task's "
+            f"inputs have shape {list(input_shape)}. Choose base_learner=mlp."
+        )

@@ -1,0 +1,95 @@
+"""A sentence as the mean of what its words or n-grams are embedded to, and a linear head: fastText's classifier.
+
+    tokens x [S, L]:   z = mean over the words of embedding[x]          (0 is padding)
+    vectors x [S, V]:  z = x @ embedding                                (a weight for each of V buckets)
+
+Joulin et al., EACL 2017, https://arxiv.org/abs/1607.01759. The embedding starts as N(0, 1 / width), which keeps lengths:
+the features of an untrained network are near those of its inputs (Johnson and Lindenstrauss).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Embedding(nn.Module):
+    """Rows of a table [num_tokens, width] by number; zeros where the number is 0, whatever the table holds there.
+
+    Shapes are found out by trying a network on zeros of the parameters' dtype, so numbers may come as floats.
+    """
+
+    def __init__(self, num_tokens: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(num_tokens, width) / math.sqrt(width))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [S, L] -> vectors [S, L, D], and which of them are words [S, L]."""
+        numbers = x.long()
+        is_word = numbers > 0
+        return F.embedding(numbers, self.weight) * is_word[..., None], is_word
+
+
+def mean_of_words(vectors: Tensor, is_word: Tensor) -> Tensor:
+    """[S, L, D] -> [S, D]; padding takes no part, and nothing but padding gives zeros."""
+    present = is_word[..., None].to(vectors.dtype)  # [S, L, 1]
+    return (vectors * present).sum(1) / present.sum(1).clamp(min=1)
+
+
+class TokenBag(nn.Module):
+    def __init__(self, num_tokens: int, width: int) -> None:
+        super().__init__()
+        self.embedding = Embedding(num_tokens, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return mean_of_words(*self.embedding(x))
+
+
+class VectorBag(nn.Module):
+    def __init__(self, num_buckets: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.randn(num_buckets, width) / math.sqrt(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.embedding
+
+
+class EmbeddingBag(nn.Module):
+    def __init__(self, input_shape: tuple[int, ...], num_outputs: int, num_tokens: int | None, width: int) -> None:
+        super().__init__()
+        if len(input_shape) != 1:
+            raise ValueError(
+                f"base_learner embedding_bag needs a vector or tokens, but the task's inputs have shape "
+                f"{list(input_shape)}. Choose base_learner=mlp."
+            )
+        if width < 1:
+            raise ValueError(f"base_learner.width is {width}; use 1 or more.")
+        self.body = VectorBag(input_shape[0], width) if num_tokens is None else TokenBag(num_tokens, width)
+        self.head = nn.Linear(width, num_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+class BagOfTokens(nn.Module):
+    """How often each token stands in x [S, L], times its weight: ``body`` [S, num_tokens], with nothing to train."""
+
+    def __init__(self, weights: Tensor, num_outputs: int) -> None:
+        super().__init__()
+        self.body = _Counts(weights)
+        self.head = nn.Linear(len(weights), num_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+class _Counts(nn.Module):
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weights", weights)
+        self.weights: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        counts = torch.zeros(len(x), len(self.weights), dtype=self.weights.dtype, device=x.device)
+        return counts.scatter_add(1, x, self.weights[x])

@@ -1,0 +1,231 @@
+"""What a sentence is to a network: a vector of hashed n-grams, the numbers of its words, or a frozen embedding.
+
+``encode`` gives an ``Encoding`` of all sentences of a text set. What it learns from them (a vocabulary, inverse document
+frequencies) it learns from the sentences of the training classes alone. n sentences, V buckets or tokens
+"""
+
+import re
+import zlib
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metarun.models.embedding_bag import BagOfTokens
+from metarun.models.linear import Linear
+from metarun.models.sentence_encoder import sentence_encoder
+from metarun.tasks.images import ClassImages, ImageSet, prepared, verify
+from metarun.tasks.text_sets import TextSet
+
+WORD = re.compile(r"\w+|[^\w\s]")
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """``take`` gives the sentences of the numbers [R] as [R, *input_shape]: integers below ``num_tokens``, or floats.
+
+    ``frozen`` makes, for N classes, a base learner whose body has nothing to train: the features as they come.
+    """
+
+    input_shape: tuple[int, ...]
+    num_tokens: int | None
+    take: Callable[[Tensor], Tensor]
+    frozen: Callable[[int], nn.Module]
+    stored: tuple[ImageSet, ...] = ()  # what of it is kept on disk
+
+
+class TextFeatures(ABC):
+    @abstractmethod
+    def encode(
+        self, text_set: TextSet, training: np.ndarray, folder: Path, device: torch.device, dtype: torch.dtype
+    ) -> Encoding:
+        """``training`` [n] says which sentences are of training classes; what is slow is kept below ``folder``."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """A name for the fingerprint of the data."""
+
+
+def _kept(place: Path, make: Callable[[], ClassImages]) -> ImageSet:
+    """Named arrays as bytes in the folder ``place``, made on first use; checked, as all of them is read."""
+    stored = prepared(place, (), lambda: None, make)
+    verify(stored)
+    return stored
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words, and punctuation marks as words of their own; at least one of a text that is not blank."""
+    return WORD.findall(text.casefold())
+
+
+def inverse_document_frequency(documents: Iterable[np.ndarray], size: int) -> np.ndarray:
+    """log((1 + n) / (1 + df)) + 1 of each number below ``size``: [size]. ``documents``: the distinct numbers in each."""
+    rows = list(documents)
+    frequency = np.bincount(np.concatenate(rows), minlength=size)
+    return np.log((1 + len(rows)) / (1 + frequency)) + 1
+
+
+# ------------------------------------------------------------------------------------------------------------- hashed
+
+
+@dataclass(frozen=True)
+class Hashed(TextFeatures):
+    """Words, runs of words and runs of characters, each hashed to one of V buckets: x [V] of length 1.
+
+    x_b ~ (1 + log count_b) * idf_b. A run of characters may begin or end with the blank beside a word.
+    """
+
+    num_buckets: int
+    word_ngrams: int
+    char_ngrams: Sequence[int] | None
+
+    def __post_init__(self) -> None:
+        low, high = self.char_ngrams or (1, 1)
+        if self.num_buckets < 1 or self.word_ngrams < 1 or not 1 <= low <= high:
+            raise ValueError(
+                f"num_buckets {self.num_buckets} and word_ngrams {self.word_ngrams} must be 1 or more, and char_ngrams "
+                f"{self.char_ngrams} two ascending numbers of 1 or more, or null."
+            )
+
+    def describe(self) -> str:
+        chars = "-".join(map(str, self.char_ngrams or ()))
+        return f"hashed-{self.num_buckets}-{self.word_ngrams}" + f"-{chars}" * bool(chars)
+
+    def encode(
+        self, text_set: TextSet, training: np.ndarray, folder: Path, device: torch.device, dtype: torch.dtype
+    ) -> Encoding:
+        place = folder / f"{self.describe()}-{text_set.stored.sha256[:16]}"
+
+        def make() -> ClassImages:
+            found = [np.unique(self.buckets(text), return_counts=True) for text in text_set.texts]
+            buckets, counts = (np.concatenate(column).astype("<i4") for column in zip(*found, strict=True))
+            lengths = np.array([len(row) for row, _ in found], dtype="<i4")
+            yield from (("buckets", buckets.view(np.uint8)), ("counts", counts.view(np.uint8)))
+            yield "lengths", lengths.view(np.uint8)
+
+        stored = _kept(place, make)
+        buckets, counts, lengths = (part.view("<i4") for part in np.split(stored.images, np.cumsum(stored.counts)[:-1]))
+        ends = np.cumsum(lengths)
+        rows = np.split(buckets, ends[:-1])
+        idf = inverse_document_frequency(
+            [row for row, is_in in zip(rows, training, strict=True) if is_in], self.num_buckets
+        )
+        weights = (1 + np.log(counts)) * idf[buckets]
+        weights /= np.repeat(np.sqrt(np.add.reduceat(weights**2, ends - lengths)), lengths)
+        sparse = Sparse(
+            torch.from_numpy(buckets.astype(np.int64)).to(device),
+            torch.from_numpy(weights).to(device, dtype),
+            torch.from_numpy(np.concatenate([[0], ends])).to(device),
+            self.num_buckets,
+        )
+        shape = (self.num_buckets,)
+        return Encoding(shape, None, sparse.take, lambda ways: Linear(shape, ways, 0.0), (stored,))
+
+    def buckets(self, text: str) -> list[int]:
+        """The bucket of every n-gram of ``text``."""
+        parts = words(text)
+        runs = (
+            f"w{' '.join(parts[i : i + n])}" for n in range(1, self.word_ngrams + 1) for i in range(len(parts) - n + 1)
+        )
+        line = f" {' '.join(parts)} "
+        low, high = self.char_ngrams or (1, 0)
+        chars = (f"c{line[i : i + n]}" for n in range(low, high + 1) for i in range(len(line) - n + 1))
+        return [zlib.crc32(gram.encode()) % self.num_buckets for gram in chain(runs, chars)]
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """Rows of a matrix with ``size`` columns: row r holds values[first[r] : first[r + 1]] in those columns."""
+
+    columns: Tensor
+    values: Tensor
+    first: Tensor
+    size: int
+
+    def take(self, numbers: Tensor) -> Tensor:
+        """The rows [R] as a dense matrix [R, size]."""
+        lengths = self.first[numbers + 1] - self.first[numbers]
+        row = torch.repeat_interleave(torch.arange(len(numbers), device=numbers.device), lengths)
+        within = torch.arange(len(row), device=row.device) - (lengths.cumsum(0) - lengths)[row]
+        places = self.first[numbers][row] + within
+        dense = self.values.new_zeros(len(numbers), self.size)
+        return dense.index_put_((row, self.columns[places]), self.values[places])
+
+
+# ------------------------------------------------------------------------------------------------------------- tokens
+
+
+@dataclass(frozen=True)
+class Tokens(TextFeatures):
+    """The numbers of the first ``max_tokens`` words: x [max_tokens] int64, 0 behind the last.
+
+    Words that the training classes have ``min_count`` times or more get a number each, the others share the
+    ``unknown_buckets`` last numbers by hash, so that equal words always have equal numbers.
+    """
+
+    max_tokens: int
+    min_count: int
+    unknown_buckets: int
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens", "min_count", "unknown_buckets"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"task.features.{name} is {getattr(self, name)}; use 1 or more.")
+
+    def describe(self) -> str:
+        return f"tokens-{self.max_tokens}-{self.min_count}-{self.unknown_buckets}"
+
+    def encode(
+        self, text_set: TextSet, training: np.ndarray, folder: Path, device: torch.device, dtype: torch.dtype
+    ) -> Encoding:
+        sentences = [words(text)[: self.max_tokens] for text in text_set.texts]
+        own = [sentence for sentence, is_in in zip(sentences, training, strict=True) if is_in]
+        counts = Counter(chain.from_iterable(own))
+        known = sorted(word for word, count in counts.items() if count >= self.min_count)
+        number = {word: i for i, word in enumerate(known, 1)}
+        num_tokens = 1 + len(known) + self.unknown_buckets
+
+        def number_of(word: str) -> int:
+            return number.get(word) or 1 + len(known) + zlib.crc32(word.encode()) % self.unknown_buckets
+
+        length = min(self.max_tokens, max(map(len, sentences)))
+        table = np.zeros((len(sentences), length), dtype=np.int64)
+        for row, sentence in zip(table, sentences, strict=True):
+            row[: len(sentence)] = [number_of(word) for word in sentence]
+        idf = inverse_document_frequency(map(np.unique, table[training]), num_tokens)
+        idf[0] = 0  # the padding
+        weights, x = torch.from_numpy(idf).to(device, dtype), torch.from_numpy(table).to(device)
+        return Encoding((length,), num_tokens, x.__getitem__, lambda ways: BagOfTokens(weights, ways))
+
+
+# ----------------------------------------------------------------------------------------------------------- sentence
+
+
+@dataclass(frozen=True)
+class Sentence(TextFeatures):
+    """The embedding that a pretrained model gives the sentence: x [D] of length 1, computed once and kept on disk."""
+
+    model: str
+
+    def describe(self) -> str:
+        return f"sentence-{re.sub(r'[^A-Za-z0-9_.-]+', '_', Path(self.model).name)}"
+
+    def encode(
+        self, text_set: TextSet, training: np.ndarray, folder: Path, device: torch.device, dtype: torch.dtype
+    ) -> Encoding:
+        encoder = sentence_encoder(self.model)
+        place = folder / f"{self.describe()}-{encoder.digest}-{text_set.stored.sha256[:16]}"
+
+        def make() -> ClassImages:
+            yield "embeddings", encoder.embed(text_set.texts, device).astype("<f4").reshape(-1).view(np.uint8)
+
+        stored = _kept(place, make)
+        table = torch.from_numpy(stored.images.view("<f4").reshape(len(text_set.texts), -1).copy()).to(device, dtype)
+        shape = (table.shape[1],)
+        return Encoding(shape, None, table.__getitem__, lambda ways: Linear(shape, ways, 0.0), (stored,))

@@ -1,0 +1,206 @@
+"""The data sets of sentences: CLINC150, Banking77, and a file of the user's own.
+
+CLINC150: 150 intents of a voice assistant, 150 sentences each; its out-of-scope sentences are left out. Larson et al.,
+EMNLP 2019, https://arxiv.org/abs/1909.02027, CC BY 3.0. Banking77: 77 intents of a bank's customers, 75 to 227 sentences
+each. Casanueva et al., 2020, https://arxiv.org/abs/2003.04807, CC BY 4.0. Their training, validation and test parts are
+joined: in few-shot learning it is classes that are split.
+"""
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metarun.tasks.download import RemoteFile, fetch
+from metarun.tasks.images import DataError, MissingDataError
+from metarun.tasks.splits import SPLITS
+from metarun.tasks.text import TextSource, text_task
+from metarun.tasks.text_sets import Row, plain, prepared_texts
+
+
+class Release(NamedTuple):
+    """A published data set: its files below the data root, and the classes and sentences that they must hold."""
+
+    name: str
+    files: dict[str, RemoteFile]
+    num_classes: int
+    num_texts: int
+
+
+CLINC150 = Release(
+    "CLINC150",
+    {
+        "clinc150/data_full.json": RemoteFile(
+            "https://raw.githubusercontent.com/clinc/oos-eval/master/data/data_full.json",
+            "30c29dc6ab78edf3b5dfa640be204cde",
+        )
+    },
+    num_classes=150,
+    num_texts=22500,
+)
+BANKING77 = Release(
+    "Banking77",
+    {
+        f"banking77/{part}.csv": RemoteFile(
+            "https://raw.githubusercontent.com/PolyAI-LDN/task-specific-datasets/master/banking_data/" + f"{part}.csv",
+            md5,
+        )
+        for part, md5 in (("train", "cec64185f4197906aabce0781ef9a19b"), ("test", "8dcd9dc31b686c75ec1f24bf23c140cb"))
+    },
+    num_classes=77,
+    num_texts=13083,
+)
+
+
+@text_task
+def clinc150(data_root: str, download: bool) -> TextSource:
+    """Sentences in 150 intents: CLINC150, said to a voice assistant (CC BY 3.0)."""
+    return published(CLINC150, Path(data_root), download, clinc_rows)
+
+
+@text_task
+def banking77(data_root: str, download: bool) -> TextSource:
+    """Sentences in 77 intents: Banking77, written to a bank (CC BY 4.0)."""
+    return published(BANKING77, Path(data_root), download, lambda path: csv_rows(path, "text", "category"))
+
+
+@text_task
+def text_jsonl(data_root: str, path: str) -> TextSource:
+    """Sentences of your own: lines of JSON, or CSV.
+
+    Prepared under the digest of the file, so a changed file is read anew.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        what = "is a folder" if file.is_dir() else "does not exist"
+        raise MissingDataError(
+            f'task.path {path!r} {what}. Name a file of lines {{"text": ..., "label": ...}}, or a .csv file whose first '
+            "line is text,label."
+        )
+    digest = hashlib.sha256(_bytes(file)).hexdigest()[:16]
+    folder = Path(data_root) / "prepared" / f"text_jsonl-{digest}"
+    read = csv_rows if file.suffix.lower() == ".csv" else json_rows
+    return TextSource("text_jsonl", prepared_texts(folder, path, lambda: None, lambda: read(file)))
+
+
+def published(release: Release, data_root: Path, download: bool, rows: Callable[[Path], Iterator[Row]]) -> TextSource:
+    """All sentences of the release, prepared as <data_root>/prepared/<name> on first use."""
+    paths = {data_root / name: remote for name, remote in release.files.items()}
+
+    def require() -> None:
+        missing = {path: remote for path, remote in paths.items() if not path.is_file()}
+        if missing and not download:
+            raise MissingDataError(
+                f"{release.name} needs {' and '.join(map(str, missing))}. To download: metarun ... task.download=true. Or "
+                f"put {' and '.join(remote.url for remote in missing.values())} there yourself, or name the folder that "
+                f"holds {next(iter(release.files)).split('/')[0]} with data_root (or METARUN_DATA)."
+            )
+
+    def read() -> list[Row]:
+        require()  # again: whoever held the lock may have taken its time
+        for path, remote in paths.items():
+            if not path.is_file():
+                fetch(remote, path)
+        try:
+            found = [row for path in paths for row in rows(path)]
+        except DataError as error:
+            raise DataError(f"{error} {_again(release)}") from error
+        held = len({row.label for row in found}), len(found)
+        if held != (release.num_classes, release.num_texts):
+            raise DataError(
+                f"{' and '.join(map(str, paths))} hold {held[0]} classes and {held[1]} sentences, but {release.name} has "
+                f"{release.num_classes} and {release.num_texts}. {_again(release)}"
+            )
+        return found
+
+    name = release.name.lower()
+    folder = data_root / "prepared" / name
+    return TextSource(name, prepared_texts(folder, release.name, require, read))
+
+
+def _again(release: Release) -> str:
+    return f"This is not {release.name} as published: delete the file and download it again (task.download=true)."
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+
+
+def clinc_rows(path: Path) -> Iterator[Row]:
+    """{"train": [[text, intent], ...], "oos_train": ...}: what is in scope."""
+    try:
+        parts = json.loads(_text(path))
+        for part, pairs in parts.items():
+            for text, intent in pairs if not part.startswith("oos") else ():
+                yield _row({"text": text, "label": intent}, f"{path}, {part}")
+    except (json.JSONDecodeError, AttributeError, TypeError, ValueError) as error:
+        raise error if isinstance(error, DataError) else DataError(f"{path}: {error}.") from error
+
+
+def json_rows(path: Path) -> Iterator[Row]:
+    """{"text": ..., "label": ..., "split": ...} a line; blank lines are skipped, further keys are not read."""
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        place = f"{path}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{place} is not JSON: {error.msg} at column {error.colno}.") from error
+        if not isinstance(record, dict):
+            raise DataError(f'{place} is no object {{"text": ..., "label": ...}}.')
+        yield _row(record, place)
+
+
+def csv_rows(path: Path, text: str = "text", label: str = "label") -> Iterator[Row]:
+    """Columns by the names in the first line; further columns are not read."""
+    reader = csv.DictReader(StringIO(_text(path), newline=""), strict=True)
+    try:
+        header = reader.fieldnames or []
+        if not {text, label} <= {*header}:
+            raise DataError(
+                f"the first line of {path} must name the columns {text} and {label}, but it is {','.join(header)!r}."
+            )
+        for record in reader:
+            named = {"text": record[text], "label": record[label], "split": record.get("split")}
+            yield _row(named, f"{path}, line {reader.line_num}")
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num} is not CSV: {error}.") from error
+
+
+def _row(record: dict[str, Any], place: str) -> Row:
+    """Raises DataError for missing, empty and wrong fields."""
+    for key in ("text", "label"):
+        value = record.get(key)
+        if value is None:
+            raise DataError(f"{place} has no {key!r}.")
+        if not isinstance(value, str) and not (key == "label" and type(value) is int):
+            raise DataError(f"{place}: {key!r} is {value!r}, but must be a string.")
+        if not plain(str(value)):
+            raise DataError(f"{place}: {key!r} is empty. Delete the line.")
+        if any(0xD800 <= ord(letter) <= 0xDFFF for letter in str(value)):
+            raise DataError(f"{place}: {key!r} holds half a character (a lone surrogate): {value!r}.")
+    split = record.get("split") or ""
+    if split not in ("", *SPLITS):
+        raise DataError(f"{place}: 'split' is {split!r}, but must be one of {', '.join(SPLITS)}.")
+    return Row(record["text"], str(record["label"]), split, place)
+
+
+def _text(path: Path) -> str:
+    content = _bytes(path)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(
+            f"{path}, line {line} is not UTF-8 (byte 0x{content[error.start]:02x}). Save the file as UTF-8."
+        ) from error
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error

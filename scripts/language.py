@@ -1,0 +1,117 @@
+"""Few-shot intents with every encoder.
+
+    python scripts/language.py DIR [WORD ...]     runs the cells whose names hold all of the words (clinc150 maml 1s, say)
+                                                  below DIR, one after the other in this process; complete ones are kept
+    python scripts/language.py --tables [DIR]     puts the receipts of the cells below DIR into docs/receipts/language.json,
+                                                  and the tables into docs/language.md
+
+A cell is named DATA-ENCODER-LEARNER-SHOTS. Each is one command, which its receipt gives.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from receipt import RECEIPTS, receipt
+
+KEPT = RECEIPTS / "language.json"
+PAGE = RECEIPTS.parent / "language.md"
+MARKED = re.compile(r"<!-- language: (\w+) -->.*?<!-- end -->", re.S)
+WORDS = "task/features=tokens"
+# What an encoder is, and the rates that each learner has with it, chosen on validation tasks of CLINC150, 1 shot.
+ENCODERS: dict[str, tuple[str, list[str], dict[str, list[str]]]] = {
+    "hashed": ("hashed n-grams, embedding bag", [], {"protonet": [], "maml": []}),
+    "mean": ("words, mean of trained vectors", [WORDS], {"protonet": [], "maml": []}),
+    "cnn": (
+        "words, CNN",
+        [WORDS, "base_learner=text_cnn"],
+        {"protonet": ["optimizer.lr=0.001"], "maml": ["meta_learner.inner_lr=1"]},
+    ),
+    "transformer": (
+        "words, transformer",
+        [WORDS, "base_learner=transformer"],
+        {"protonet": ["optimizer.lr=0.0003"], "maml": ["meta_learner.inner_lr=0.1", "optimizer.lr=0.003"]},
+    ),
+    "minilm": (
+        "MiniLM, residual correction (MAML: linear)",
+        ["task/features=sentence"],
+        {"protonet": ["base_learner=residual", "optimizer.lr=0.0003"], "maml": ["base_learner=linear"]},
+    ),
+}
+FROZEN = {"hashed": "hashed n-grams, frozen", "mean": "words, frozen idf counts", "minilm": "MiniLM, frozen"}
+LEARNERS, SHOTS, DATA = ("protonet", "maml"), (1, 5), ("clinc150", "banking77")
+
+
+def cells() -> dict[str, list[str]]:
+    """The overrides of every cell, by name."""
+    found = {}
+    for data in DATA:
+        for encoder, (_, overrides, rates) in ENCODERS.items():
+            for learner in LEARNERS:
+                for shots in SHOTS:
+                    texts = [f"experiment={learner}_clinc150_5w1s", f"task={data}", f"task.num_shots={shots}"]
+                    fast = ["execution=vmapped", "execution.threads=1"]
+                    found[f"{data}-{encoder}-{learner}-{shots}s"] = [*texts, *overrides, *rates[learner], *fast]
+    return found
+
+
+def run(folder: Path, overrides: list[str]) -> None:
+    """One run to its end in ``folder``, or what is left of it."""
+    from metarun.cli import main
+
+    texts = [*overrides, f"run_dir={folder}", "resume=auto"]
+    try:
+        main(texts)
+    except SystemExit as exit_:
+        if exit_.code:
+            print(f"{folder.name}: exit code {exit_.code}")
+
+
+def keep(place: Path) -> None:
+    """Put the receipts of the complete cells below ``place`` beside, or over, those that are kept."""
+    kept = json.loads(KEPT.read_text()) if KEPT.is_file() else {}
+    kept |= {name: receipt(place / name) for name in cells() if (place / name / "results.json").is_file()}
+    KEPT.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n")
+
+
+def table(data: str, kept: dict[str, Any]) -> str:
+    """A row an encoder: its frozen features, then each learner."""
+
+    def score(encoder: str, learner: str, shots: int, key: str) -> str:
+        row = kept.get(f"{data}-{encoder}-{learner}-{shots}s")
+        return f"{100 * row['results'][key]['mean']:.1f} +- {100 * row['results'][key]['ci95']:.1f}" if row else "owed"
+
+    lines = ["| encoder | learner | 1 shot | 5 shots |", "|---|---|---|---|"]
+    for encoder, (title, _, _) in ENCODERS.items():
+        if encoder in FROZEN:
+            cells = [score(encoder, "protonet", shots, "test/frozen_accuracy") for shots in SHOTS]
+            lines.append(f"| {' | '.join([FROZEN[encoder], 'centroid, no training', *cells])} |")
+        for learner in LEARNERS:
+            cells = [score(encoder, learner, shots, "test/accuracy") for shots in SHOTS]
+            lines.append(f"| {' | '.join([title, learner, *cells])} |")
+    return "\n".join(lines)
+
+
+def with_tables(text: str) -> str:
+    kept = json.loads(KEPT.read_text())
+    return MARKED.sub(lambda m: f"<!-- language: {m[1]} -->\n{table(m[1], kept)}\n<!-- end -->", text)
+
+
+def main() -> None:
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    if sys.argv[1] == "--tables":
+        for place in sys.argv[2:]:
+            keep(Path(place))
+        PAGE.write_text(with_tables(PAGE.read_text()))
+        return
+    for name, overrides in cells().items():
+        if set(sys.argv[2:]) <= set(name.split("-")):
+            run(Path(sys.argv[1], name), overrides)
+
+
+if __name__ == "__main__":
+    main()

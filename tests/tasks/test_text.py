@@ -1,0 +1,513 @@
+"""Sentences in classes: the episodes, the features, the splits, and every file that is not what it should be.
+
+The tests without real data read tests/outside/requests.jsonl: ten classes of twenty sentences. N ways, K shots, Q queries
+"""
+
+import csv
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.feature_extraction.text import TfidfTransformer
+
+from metarun.evaluation import baseline_scores, manifest
+from metarun.execution import Looped, Vmapped
+from metarun.tasks.download import RemoteFile
+from metarun.tasks.images import DataError, MissingDataError
+from metarun.tasks.text import TextClasses
+from metarun.tasks.text_features import Hashed, Tokens, words
+from metarun.tasks.text_sets import Row, prepared_texts
+from metarun.tasks.text_sources import CLINC150, Release, banking77, clinc150, clinc_rows, published, text_jsonl
+from tests.running import metarun, read, scores
+
+FILE = Path(__file__).parents[1] / "outside" / "requests.jsonl"
+HASHED, TOKENS = Hashed(256, 2, [3, 4]), Tokens(32, 2, 50)
+SIZES = {"num_ways": 2, "num_shots": 2, "num_queries": 3}
+WITHOUT_OTHERS = {"train_num_ways": None, "train_num_shots": None, "train_num_queries": None}
+
+
+def task(root: Path, **changed) -> TextClasses:
+    given = {"seed": 0, "device": torch.device("cpu"), "dtype": torch.float64, "data_root": str(root)}
+    own = {"path": str(FILE), "features": HASHED, "split": [0.6, 0.2, 0.2], "split_seed": 0}
+    return text_jsonl(**{**SIZES, **WITHOUT_OTHERS, **given, **own, **changed})
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("texts")
+
+
+def limit(cells: int) -> float:
+    """About five standard deviations above the mean of a chi-square statistic with cells - 1 degrees of freedom."""
+    return cells - 1 + 5 * np.sqrt(2 * (cells - 1))
+
+
+def sentences(a_task: TextClasses, numbers: np.ndarray) -> list[str]:
+    return [a_task.source.text_set.texts[i] for i in numbers.ravel()]
+
+
+def label_of() -> dict[str, str]:
+    return {row["text"]: row["label"] for row in map(json.loads, FILE.read_text().splitlines())}
+
+
+# ----------------------------------------------------------------------------------------------------------- episodes
+
+
+def test_the_splits_share_no_class_and_hold_all_of_them(root):
+    pools = task(root).pools
+    names = [name for pool in pools.values() for name in pool.names]
+    assert sorted(names) == sorted(set(label_of().values()))
+    assert [len(pools[s].names) for s in ("train", "val", "test")] == [6, 2, 2]
+
+
+def test_sentences_have_the_class_of_their_label_and_support_and_query_share_none(root):
+    a_task, labels = task(root), label_of()
+    for split in ("train", "val", "test"):
+        draw = a_task.draw(split, range(200))
+        for b in range(200):
+            support, query = (sentences(a_task, draw[part][b]) for part in ("support", "query"))
+            assert len({*support, *query}) == 2 * (2 + 3)
+            names = [a_task.pools[split].names[c] for c in draw["classes"][b]]
+            assert [labels[text] for text in support] == [name for name in names for _ in range(2)]
+            assert [labels[text] for text in query] == [name for name in names for _ in range(3)]
+
+
+def test_every_class_is_equally_often_at_every_label(root):
+    classes = task(root).draw("train", range(12000))["classes"]
+    for n in range(2):
+        counts = np.bincount(classes[:, n], minlength=6)
+        assert ((counts - 2000) ** 2 / 2000).sum() < limit(6)
+
+
+def test_every_sentence_of_a_class_is_equally_often_drawn(root):
+    draw = task(root).draw("test", range(4000))
+    counts = Counter(np.concatenate([draw["support"], draw["query"]], -1).ravel().tolist())
+    expected = sum(counts.values()) / 40
+    assert len(counts) == 40
+    assert sum((count - expected) ** 2 / expected for count in counts.values()) < limit(40)
+
+
+def test_episodes_are_class_major_rows_of_the_encoding(root):
+    a_task = task(root)
+    draw = a_task.draw("test", [0, 5])
+    support, query, classes = a_task.episodes(draw)
+    assert support.x.shape == (2, 4, 256)
+    assert query.x.shape == (2, 6, 256)
+    assert support.y.tolist() == [[0, 0, 1, 1]] * 2
+    assert torch.equal(support.x[1, 2], a_task.encoding.take(torch.tensor(draw["support"][1, 1, :1]))[0])
+    assert np.array_equal(classes.numpy(), draw["classes"])
+
+
+def test_an_episode_is_the_same_alone_in_company_and_in_any_order(root):
+    numbers = [7, 2**33, 0, 3]
+    together = task(root).sample("train", numbers)
+    for place, number in enumerate(numbers):
+        alone = task(root).sample("train", [number])
+        assert torch.equal(alone.query.x[0], together.query.x[place])
+
+
+def test_the_manifest_of_the_test_episodes_never_changes(root):
+    # of integers alone: equal on every machine and Python
+    assert manifest(task(root), "test", 50) == "e7502f75eb4c8131e3e3b419ab2c685f5c88b8fbd64513dc1a10dcba97bbd693"
+
+
+def test_the_order_of_the_lines_has_no_say(root, tmp_path):
+    lines = FILE.read_text().splitlines(keepends=True)
+    (tmp_path / "reversed.jsonl").write_text("".join(reversed(lines)))
+    a_task, other = task(root), task(root, path=str(tmp_path / "reversed.jsonl"))
+    assert torch.equal(a_task.sample("test", range(9)).support.x, other.sample("test", range(9)).support.x)
+    assert a_task.fingerprint() == other.fingerprint()
+
+
+def test_json_and_csv_are_the_same_data(root, tmp_path):
+    rows = [json.loads(line) for line in FILE.read_text().splitlines()]
+    with open(tmp_path / "requests.csv", "w", newline="", encoding="utf-8-sig") as file:  # with a mark, as Excel writes
+        writer = csv.DictWriter(file, ["label", "id", "text"])
+        writer.writeheader()
+        writer.writerows({**row, "id": i} for i, row in enumerate(rows))
+    assert task(root, path=str(tmp_path / "requests.csv")).fingerprint() == task(root).fingerprint()
+
+
+def test_a_split_is_by_shares_by_its_seed_as_given_or_as_listed(root):
+    lots = {tuple(task(root, split_seed=seed).split_of) for seed in range(5)}
+    assert len(lots) == 5
+    assert task(root, split=[6, 2, 2]).split_of == task(root).split_of
+    lists = {"train": ["price", "rent"], "val": ["stock", "theft"], "test": ["invoice", "complaint"]}
+    assert {s: pool.names for s, pool in task(root, split=lists).pools.items()} == {
+        split: tuple(sorted(names)) for split, names in lists.items()
+    }
+    with pytest.raises(ValueError, match=r"task\.split is given, but the data does not say"):
+        task(root, split="given")
+
+
+def test_sizes_that_the_classes_cannot_fill_are_errors(root):
+    with pytest.raises(ValueError, match=r"task.num_ways is 3, but the split 'val' has only 2 classes"):
+        task(root, num_ways=3)
+    with pytest.raises(ValueError, match=r"task.num_shots \+ task.num_queries is 21, .*'train' has only 20"):
+        task(root, num_shots=18)
+
+
+def test_show_draws_the_names_and_sentences_of_an_episode(root):
+    a_task = task(root)
+    draw = a_task.draw("test", [3])
+    shown = "\n".join(text.get_text() for text in a_task.show("test", [3]).texts)
+    for text in sentences(a_task, draw["query"]) + sentences(a_task, draw["support"]):
+        assert text in shown
+    assert all(name in shown for name in a_task.pools["test"].names)
+
+
+@pytest.mark.parametrize("folder", ["text_jsonl-*", "hashed-*"])
+def test_verify_notices_changed_bytes_in_texts_and_features(tmp_path, folder):
+    a_task = task(tmp_path)
+    a_task.verify()
+    path = next((tmp_path / "prepared").glob(folder)) / "images.npy"
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+    for read_again in (a_task.verify, lambda: task(tmp_path)):
+        with pytest.raises(DataError, match="has changed since it was prepared"):
+            read_again()
+
+
+# ----------------------------------------------------------------------------------------------------------- features
+
+
+def test_words_are_lower_case_and_punctuation_stands_alone():
+    assert words("What's up, DOC?") == ["what", "'", "s", "up", ",", "doc", "?"]
+    assert words("¿?") == ["¿", "?"]
+
+
+def test_a_bucket_is_found_for_every_word_run_and_character_run():
+    grams = Hashed(2**31, 2, [3, 3]).buckets("ab c")  # " ab c ": w ab, w c, w ab c; " ab", "ab ", "b c", " c "
+    assert len(set(grams)) == 7
+    assert len(Hashed(2**31, 1, None).buckets("ab c")) == 2
+
+
+def test_hashed_vectors_are_the_tf_idf_of_scikit_learn_fitted_on_the_training_classes(root):
+    a_task = task(root)
+    texts = a_task.source.text_set.texts
+    counts = np.stack([np.bincount(HASHED.buckets(text), minlength=256) for text in texts])
+    labels = a_task.source.text_set.labels()
+    training = np.array([a_task.split_of[c] == "train" for c in labels])
+    expected = TfidfTransformer(sublinear_tf=True).fit(counts[training]).transform(counts).toarray()
+    x = a_task.encoding.take(torch.arange(len(texts)))
+    torch.testing.assert_close(x, torch.from_numpy(expected), rtol=1e-12, atol=1e-12)
+
+
+def test_equal_words_have_equal_numbers_and_rare_ones_share_the_last(root):
+    a_task = task(root, features=TOKENS)
+    seen: dict[str, int] = {}
+    table = a_task.encoding.take(torch.arange(200)).tolist()
+    for row, text in zip(table, a_task.source.text_set.texts, strict=True):
+        numbers = [number for number in row if number]
+        assert len(numbers) == len(words(text))
+        for word, number in zip(words(text), numbers, strict=True):
+            assert seen.setdefault(word, number) == number
+    known = a_task.num_tokens - 50
+    labels, texts = a_task.source.text_set.labels(), a_task.source.text_set.texts
+    training = [text for text, c in zip(texts, labels, strict=True) if a_task.split_of[c] == "train"]
+    counts = Counter(word for text in training for word in words(text))
+    assert {word for word, number in seen.items() if number < known} == {w for w, n in counts.items() if n >= 2}
+    assert max(seen.values()) < a_task.num_tokens
+
+
+def test_long_sentences_are_cut(root):
+    x = task(root, features=Tokens(4, 1, 1)).encoding.take(torch.arange(200))
+    assert x.shape == (200, 4)
+
+
+def test_changing_the_test_sentences_changes_nothing_of_what_training_reads(root, tmp_path):
+    """Vocabulary and idf are those of the training classes: a rewritten test class leaves the training episodes alone."""
+    plain = task(root)
+    rewritten = [json.loads(line) for line in FILE.read_text().splitlines()]
+    for row in rewritten:
+        if row["label"] in plain.pools["test"].names:
+            row["text"] = "unheard " + row["text"]
+    (tmp_path / "other.jsonl").write_text("\n".join(map(json.dumps, rewritten)))
+    for features in (HASHED, TOKENS):
+        before, after = (
+            task(root, features=features, path=path) for path in (str(FILE), str(tmp_path / "other.jsonl"))
+        )
+        a, b = before.sample("train", range(20)), after.sample("train", range(20))
+        assert torch.equal(a.support.x[..., : b.support.x.shape[-1]], b.support.x[..., : a.support.x.shape[-1]])
+        assert before.sample("test", range(20)).support.x.sum() != after.sample("test", range(20)).support.x.sum()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Hashed(0, 1, None), "num_buckets 0"),
+        (lambda: Hashed(9, 1, [4, 3]), "ascending"),
+        (lambda: Tokens(0, 1, 1), "task.features.max_tokens is 0"),
+        (lambda: Tokens(1, 1, 0), "task.features.unknown_buckets is 0"),
+    ],
+)
+def test_features_that_cannot_be_are_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# ----------------------------------------------------------------------------------------------------------- baseline
+
+
+@pytest.mark.parametrize("features", [HASHED, TOKENS], ids=["hashed", "tokens"])
+def test_the_baseline_is_the_nearest_centroid_by_cosine_of_the_features(root, features):
+    a_task = task(root, features=features)
+    texts, rights = a_task.source.text_set.texts, []
+    if features is HASHED:
+        vectors = a_task.encoding.take(torch.arange(len(texts))).numpy()
+    else:
+        counts = np.stack(
+            [np.bincount(row, minlength=a_task.num_tokens) for row in a_task.encoding.take(torch.arange(200))]
+        )
+        labels = a_task.source.text_set.labels()
+        training = counts[[a_task.split_of[c] == "train" for c in labels]]
+        idf = np.log((1 + len(training)) / (1 + (training > 0).sum(0))) + 1
+        vectors = counts * idf * (np.arange(a_task.num_tokens) > 0)
+    draw = a_task.draw("test", range(30))
+    for b in range(30):
+        centroids = vectors[draw["support"][b]].mean(1)  # [N, V]
+        centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
+        guesses = (vectors[draw["query"][b]] @ centroids.T).argmax(-1)  # [N, Q]
+        rights.append((guesses == np.arange(2)[:, None]).mean())
+    for execution in (Looped(), Vmapped(None)):
+        score = baseline_scores(a_task, "test", 30, execution)["frozen_accuracy"]
+        assert score.mean == pytest.approx(np.mean(rights), abs=1e-12)
+
+
+def test_training_episodes_have_no_baseline(root):
+    assert baseline_scores(task(root), "train", 10, Looped()) == {}
+
+
+# ------------------------------------------------------------------------------------------------------- files, wrong
+
+
+GOOD = "".join(json.dumps({"text": f"{c} {i}", "label": c}) + "\n" for c in "abcdefghij" for i in range(5))
+WRONG = {  # the content of a file, and what is said of it
+    "not JSON": (GOOD + "{text: 1}\n", r"line 51 is not JSON: .* at column"),
+    "no object": (GOOD + "[1, 2]\n", r"line 51 is no object"),
+    "a missing label": (GOOD + '{"text": "x"}\n', r"line 51 has no 'label'"),
+    "a missing text": ('{"label": "x"}\n' + GOOD, r"line 1 has no 'text'"),
+    "a blank text": (GOOD + '\n{"text": " \\t", "label": "a"}\n', r"line 52: 'text' is empty"),
+    "a blank label": (GOOD + '{"text": "x", "label": ""}\n', r"line 51: 'label' is empty"),
+    "half a character": (GOOD + '{"text": "\\ud83d", "label": "a"}\n', r"line 51: 'text' holds half a character"),
+    "a text that is none": (GOOD + '{"text": ["x"], "label": "a"}\n', r"line 51: 'text' is \['x'\], but must be a string"),
+    "another split": (GOOD + '{"text": "x", "label": "a", "split": "dev"}\n', r"'split' is 'dev', but must be one of train"),
+    "a class in two splits": (GOOD + '{"text": "x", "label": "a", "split": "val"}\n', r"class 'a' is in the split ''"),
+    "nothing": ("", r"holds no sentence, but an episode needs 2 classes"),
+    "one class": (GOOD[: GOOD.index('{"text": "b')], r"holds the class 'a' alone"),
+    "names that differ by case": (GOOD + '{"text": "x", "label": "A"}\n', r"'a' \(.*line 1\) and 'A' .* differ by case"),
+    "names that differ by blanks": (GOOD + '{"text": "x", "label": "a "}\n', r"'a' .* and 'a ' .* differ by case or blanks"),
+    "too few sentences": (GOOD, r"task.num_shots \+ task.num_queries is 6, .* only 5"),
+    "another encoding": (GOOD.encode() + b'{"text": "caf\xe9", "label": "a"}', r"line 51 is not UTF-8 \(byte 0xe9\)"),
+    "bytes": (b"\x00\xff\xfe" * 50, r"line 1 is not UTF-8"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_file_is_one_clear_message_and_exit_code_2_with_nothing_half_prepared(tmp_path, case):
+    content, message = WRONG[case]
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    shots = 3 if case == "too few sentences" else 1
+    where = [f"task.path={path}", f"data_root={tmp_path / 'root'}"]
+    outcome = metarun("task=text_jsonl", *where, f"task.num_shots={shots}", "task.num_queries=3")
+    assert outcome.code == 2
+    assert outcome.err.count("\n  - ") == 1
+    assert re.search(message, outcome.err), outcome.err
+    left = [path.name for path in (tmp_path / "root").glob("prepared/*") if not path.name.endswith(".lock")]
+    assert len(left) == (1 if case == "too few sentences" else 0)  # there the sentences are in order
+    assert not [name for name in left if "partial" in name]
+
+
+CSV = {
+    "no header": (
+        "where is my card,card\nhello,greeting\n",
+        r"must name the columns text and label, but it is 'where is",
+    ),
+    "other columns": ("sentence,label\nx,a\n", r"must name the columns text and label"),
+    "nothing": ("", r"must name the columns text and label, but it is ''"),
+    "a short row": ("text,label\nx,a\ny\n", r"line 3 has no 'label'"),
+    "an open quote": ('text,label\nx,a\n"y,b\n', r"line 2 is not CSV: unexpected end of data"),
+}
+
+
+@pytest.mark.parametrize("case", CSV)
+def test_a_wrong_csv_file_is_an_error_that_names_the_line(tmp_path, root, case):
+    content, message = CSV[case]
+    (tmp_path / "mine.csv").write_text(content)
+    with pytest.raises(DataError, match=message):
+        task(root, path=str(tmp_path / "mine.csv"))
+
+
+def test_paths_that_name_no_file_are_missing_data(tmp_path, root):
+    with pytest.raises(MissingDataError, match=r"task\.path .*nowhere.jsonl' does not exist. Name a file of lines"):
+        task(root, path=str(tmp_path / "nowhere.jsonl"))
+    with pytest.raises(MissingDataError, match=r"is a folder"):
+        task(root, path=str(tmp_path))
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read every file")
+def test_a_file_that_may_not_be_read_is_an_error(tmp_path, root):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(GOOD)
+    path.chmod(0)
+    with pytest.raises(DataError, match="cannot be read: Permission denied"):
+        task(root, path=str(path))
+
+
+def test_repeated_sentences_are_kept_once_whatever_their_case_blanks_and_label(tmp_path):
+    rows = [("Where is  it", "a"), ("where IS it ", "a"), ("where is it", "b"), ("go", "b"), ("stay", "a")]
+    texts = prepared_texts(tmp_path / "set", "here", lambda: None, lambda: [Row(t, c, "", "") for t, c in rows])
+    assert texts.texts == ("Where is it", "stay", "go")
+    assert texts.counts.tolist() == [2, 1]
+
+
+def test_blanks_in_a_label_are_made_single(tmp_path):
+    rows = [Row(f"{c} {i}", c, "", "") for c in ("a\tb", " c") for i in range(2)]
+    assert prepared_texts(tmp_path / "set", "here", lambda: None, lambda: rows).names == ("a b", "c")
+
+
+def test_the_split_column_of_the_file_is_kept(tmp_path, root):
+    splits = dict(zip("abcdef", ["train", "val", "test"] * 2, strict=True))
+    rows = [{"text": f"{c} {i}", "label": c, "split": split} for c, split in splits.items() for i in range(5)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    a_task = task(root, path=str(tmp_path / "mine.jsonl"), split="given")
+    assert {s: pool.names for s, pool in a_task.pools.items()} == {
+        "train": ("a", "d"),
+        "val": ("b", "e"),
+        "test": ("c", "f"),
+    }
+
+
+# ------------------------------------------------------------------------------------------------- published data sets
+
+
+def clinc(**changed) -> dict:
+    pairs = {part: [[f"{c} {part} {i}", c] for c in "abc" for i in range(3)] for part in ("train", "val", "test")}
+    return {**pairs, "oos_train": [["what", "oos"]], **changed}
+
+
+@pytest.fixture
+def release(tmp_path) -> Release:
+    """One of three classes, on this machine's disk: file:// is a web server too."""
+    path = tmp_path / "web.json"
+    path.write_text(json.dumps(clinc()))
+    md5 = hashlib.md5(path.read_bytes()).hexdigest()
+    files = {"clinc150/data_full.json": RemoteFile(path.as_uri(), md5)}
+    return CLINC150._replace(files=files, num_classes=3, num_texts=27)
+
+
+def test_out_of_scope_sentences_are_left_out_and_parts_joined(tmp_path, release):
+    source = published(release, tmp_path, True, clinc_rows)
+    assert source.text_set.names == ("a", "b", "c")
+    assert source.text_set.counts.tolist() == [9, 9, 9]
+
+
+def test_missing_files_are_an_error_that_says_which_where_and_how_to_get_them(tmp_path, release):
+    with pytest.raises(MissingDataError, match=r"needs .*clinc150.data_full.json.*task.download=true.*METARUN_DATA"):
+        published(release, tmp_path, False, clinc_rows)
+    assert not (tmp_path / "prepared").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [json.dumps(clinc())[:200], "[]", json.dumps(clinc(val=[])), json.dumps(clinc(val=[["x"]])), "<html>404</html>"],
+    ids=["truncated", "list", "fewer", "no pairs", "web page"],
+)
+def test_another_file_is_an_error_that_names_it_and_leaves_nothing(tmp_path, release, content):
+    (tmp_path / "clinc150").mkdir()
+    (tmp_path / "clinc150" / "data_full.json").write_text(content)
+    with pytest.raises(
+        DataError, match=r"data_full.json.*not CLINC150 as published: delete the file and download it again"
+    ):
+        published(release, tmp_path, False, clinc_rows)
+    assert not [p for p in (tmp_path / "prepared").iterdir() if not p.name.endswith(".lock")]
+
+
+# ------------------------------------------------------------------------------------------------- the command line
+
+
+RUN = ["task=text_jsonl", f"task.path={FILE}", "meta_learner=protonet", "device=cpu", "execution=looped", "steps=4"]
+RUN += ["evaluation.every=2", "evaluation.num_val_tasks=4", "evaluation.num_tasks=20", "meta_batch_size=2"]
+BAG = ["base_learner=embedding_bag", "base_learner.width=8"]
+
+
+def test_from_a_file_to_a_test_score_and_the_frozen_one_beside_it(tmp_path):
+    outcome = metarun(*RUN, *BAG, f"data_root={tmp_path}", f"run_dir={tmp_path / 'run'}")
+    assert outcome.code == 0, outcome.err
+    kept = scores(tmp_path / "run")
+    assert kept["test/frozen_accuracy"]["n"] == kept["test/accuracy"]["n"] == 20
+    assert f"without any training (frozen features): {kept['test/frozen_accuracy']['mean']:.4f}" in outcome.out
+    worse = kept["test/accuracy"]["mean"] < kept["test/frozen_accuracy"]["mean"]
+    assert ("training made it worse" in outcome.out) == worse
+
+
+def test_a_run_resumed_on_the_command_line_ends_as_one_never_stopped(tmp_path):
+    few = [*RUN, *BAG, "task/features=tokens", f"data_root={tmp_path}"]
+    assert metarun(*few, f"run_dir={tmp_path / 'whole'}").code == 0
+    assert metarun(*few, "steps=2", f"run_dir={tmp_path / 'half'}").code == 0
+    outcome = metarun(f"resume={tmp_path / 'half'}", "steps=4")
+    assert outcome.code == 0, outcome.err
+    assert scores(tmp_path / "half") == scores(tmp_path / "whole")
+
+
+def test_an_evaluation_shows_the_frozen_score_too(tmp_path):
+    assert metarun(*RUN, *BAG, f"data_root={tmp_path}", f"run_dir={tmp_path / 'run'}").code == 0
+    assert metarun("evaluate", tmp_path / "run", "task.num_shots=1").code == 0
+    kept = read(next((tmp_path / "run" / "evaluations").glob("*.json")))
+    assert 0 < kept["test/frozen_accuracy"]["mean"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["task/features=tokens", "base_learner=mlp"],
+            r"base_learner: MLP takes numbers, .* words .*embedding_bag",
+        ),
+        (["base_learner=transformer"], r"base_learner transformer reads words, but .* task/features=tokens"),
+        (["base_learner=text_cnn"], r"base_learner text_cnn reads words"),
+        (["base_learner=embedding_bag", "task.features=tokens"], r"Write task/features=tokens"),
+        (
+            ["base_learner=embedding_bag", "task/features=tokns"],
+            r"no task/features called 'tokns'; did you mean 'tokens'",
+        ),
+        (["task/features=tokens", *BAG, "meta_learner=teacher"], r"meta_learner: its teacher: MLP takes numbers"),
+        (
+            ["task/features=sentence", "task.features.model=nowhere"],
+            r"nowhere.*pip install sentence-transformers",
+        ),
+    ],
+)
+def test_networks_and_features_that_do_not_fit_are_refused_with_those_that_do(tmp_path, overrides, message):
+    outcome = metarun(*RUN, *overrides, f"data_root={tmp_path}")
+    assert outcome.code == 2
+    assert re.search(message, outcome.err), outcome.err
+
+
+# ---------------------------------------------------------------------------------------------------------- real data
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("make", "classes", "texts", "split", "digest"),
+    [
+        (clinc150, 150, 22495, [50, 50, 50], "2c42d2a7d72c56773bacaac3e95f0012bfabf1aa7ca0af6f88c1579697d946aa"),
+        (banking77, 77, 13071, [25, 25, 27], "de47aac3128dd031c20c52abb33d1f45317b731a2fcbe1d1363aea3245a3d512"),
+    ],
+)
+def test_the_published_sets_have_their_sizes_and_one_manifest(data_root, make, classes, texts, split, digest):
+    given = {"seed": 0, "device": torch.device("cpu"), "dtype": torch.float32, "data_root": str(data_root)}
+    size = {"num_ways": 5, "num_shots": 5, "num_queries": 5}
+    a_task = make(**size, **WITHOUT_OTHERS, **given, features=TOKENS, split=split, split_seed=0, download=False)
+    assert len(a_task.source.text_set.names) == classes
+    assert len(a_task.source.text_set.texts) == texts
+    assert [len(a_task.pools[s].names) for s in ("train", "val", "test")] == split
+    assert manifest(a_task, "test", 100) == digest
