@@ -1,6 +1,7 @@
 """Settings of the process that have to be made before torch is loaded."""
 
 import ctypes
+import logging
 import os
 import sys
 
@@ -13,6 +14,22 @@ def prepare() -> None:
     """Make torch quick on a CPU. What the user set in the environment stands. Call before torch is imported."""
     spin_briefly()
     keep_freed_memory()
+    tell()
+
+
+def tell() -> None:
+    """Let metarun's own notes (what is downloaded, what is prepared) reach the terminal."""
+    notes = logging.getLogger("metarun")
+    if not notes.handlers:
+        notes.addHandler(Terminal())
+        notes.setLevel(logging.INFO)
+
+
+class Terminal(logging.Handler):
+    """Writes to what is standard error at the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
 
 
 def spin_briefly() -> None:

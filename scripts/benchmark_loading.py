@@ -29,8 +29,14 @@ from metarun.tasks.images import prepared
 
 ROOT = Path(__file__).resolve().parent.parent
 RECEIPT = ROOT / "docs" / "receipts" / "benchmark_loading.json"
-EPISODE = {"num_ways": 5, "num_shots": 5, "num_queries": 15}
-SHARED = {"train_num_ways": None, "train_num_shots": None, "train_num_queries": None, "augmentation": NONE, "seed": 0}
+EPISODE: dict[str, Any] = {"num_ways": 5, "num_shots": 5, "num_queries": 15}
+SHARED: dict[str, Any] = {
+    "train_num_ways": None,
+    "train_num_shots": None,
+    "train_num_queries": None,
+    "augmentation": NONE,
+    "seed": 0,
+}
 NUM_CLASSES, NUM_IMAGES, SIDE = 100, 600, 84
 NUM_EPISODES = 300
 

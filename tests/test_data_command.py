@@ -50,7 +50,7 @@ def test_the_list_names_every_task_and_the_state_of_its_data_and_prepares_nothin
 def test_list_prints_a_table_that_says_what_to_do():
     outcome = metarun("data", "list")
     assert outcome.code == 0, outcome.err
-    assert all(word in outcome.out for word in ("mini_imagenet", "absent", "Put one", "generated", "Regression"))
+    assert all(word in outcome.out for word in ("mini_imagenet", "absent", "Put one", "generated", "Sine waves"))
 
 
 def test_prepare_verify_and_show_of_the_user_s_own_images(tmp_path, photos):

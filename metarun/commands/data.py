@@ -3,6 +3,7 @@
 NAME is an option of the group ``task``; building a task prepares what it reads.
 """
 
+import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,8 +51,10 @@ def entries(overrides: list[str], folders: list[Path]) -> Iterator[Entry]:
 
 
 def _kind(target: str) -> str:
-    """What the first line of its docstring says, up to its first stop, colon or semicolon."""
-    line = (locate(target).__doc__ or "").partition("\n")[0].rstrip(".")
+    """The first line about it (a function's docstring, or that of a class's module), up to a stop or colon."""
+    found = locate(target)
+    said = sys.modules[found.__module__].__doc__ if inspect.isclass(found) else found.__doc__
+    line = (said or "").partition("\n")[0].rstrip(".")
     return min((line.partition(mark)[0] for mark in (". ", ": ", "; ")), key=len)
 
 
