@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 import torch
@@ -98,9 +98,10 @@ def _recomputed(fn: Callable[..., Params], *arguments: Any) -> Params:
     """
     leaves, structure = tree_flatten(arguments)
     out_structure: list[Any] = []
+    again = copy_context().run  # a GPU's backward pass runs in a thread of its own, which knows no context variable
 
     def flat(*values: Tensor) -> tuple[Tensor, ...]:
-        out, spec = tree_flatten(fn(*tree_unflatten(values, structure)))
+        out, spec = tree_flatten(again(fn, *tree_unflatten(values, structure)))
         out_structure[:] = [spec]
         return tuple(out)
 

@@ -2,8 +2,9 @@
 
 import inspect
 import os
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, fields, replace
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, get_args
 
@@ -17,6 +18,7 @@ from metarun.errors import ConfigError
 from metarun.evaluation import modules_of
 from metarun.execution import Execution
 from metarun.schema import Config
+from metarun.scored import Scored, learner_for, scored_elsewhere
 from metarun.targets import Part, did_you_mean, locate, problems_of_call
 
 GROUPS = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution")
@@ -42,6 +44,7 @@ class Experiment:
     task: TaskDistribution
     learner: MetaLearner
     test_learner: MetaLearner  # with the ways and steps of validation and test
+    scored: dict[str, Scored]  # what is validated and tested on, by name; the training task alone has the name ""
     optimizer: Callable[[list[Any]], torch.optim.Optimizer]
     scheduler: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
     execution: Execution
@@ -68,11 +71,12 @@ def build(cfg: DictConfig) -> Experiment:
         raise ConfigError(problems)
     given = _given_task(plain)
     task = _attempt(problems, "task", calls.get("task"), **given)
+    elsewhere = {key: _attempt(problems, key, calls.get(key), **given) for key in _evaluation_tasks(plain)}
     execution = _attempt(problems, "execution", calls.get("execution"))
     problems += _trial(calls, given["device"], given["dtype"])
     if problems or task is None or execution is None:
         raise ConfigError(problems)
-    return _assemble(plain, calls, task, execution)
+    return _assemble(plain, calls, task, elsewhere, execution)
 
 
 def build_task(cfg: DictConfig) -> TaskDistribution:
@@ -100,12 +104,18 @@ def _checked(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Callable[..., A
         raise ConfigError([f"{error.full_key}: an interpolation cannot be resolved: {reason}."]) from error
     problems = _problems_at_the_root(plain)
     calls: dict[str, Callable[..., Any]] = {}
-    for group in GROUPS:
-        call, found = _checked_call(plain.get(group), group)
+    elsewhere = _evaluation_tasks(plain)
+    for key, node in {**{group: plain.get(group) for group in GROUPS}, **elsewhere}.items():
+        call, found = _checked_call(node, key, GIVEN["task"])  # for a task elsewhere; a group's own come first
         problems += found
         if call is not None:
-            calls[group] = call
+            calls[key] = call
     return plain, calls, problems
+
+
+def _evaluation_tasks(plain: dict[str, Any]) -> dict[str, Any]:
+    """The nodes of the tasks to validate and test on, by their keys."""
+    return {f"evaluation.task.{name}": node for name, node in plain.get("evaluation", {}).get("task", {}).items()}
 
 
 def _problems_at_the_root(plain: dict[str, Any]) -> list[str]:
@@ -116,7 +126,7 @@ def _problems_at_the_root(plain: dict[str, Any]) -> list[str]:
     numbers = [(key, plain[key], least) for key, least in SMALLEST.items()]
     numbers += [(f"evaluation.{key}", plain["evaluation"][key], least) for key, least in SMALLEST_EVALUATION.items()]
     problems += [f"{key} is {value}, but must be {least} or more." for key, value, least in numbers if value < least]
-    for part, rate in _rates(plain["rates"]):
+    for part, rate in flat(plain["rates"]).items():
         if not isinstance(rate, (int, float)) or rate < 0:
             problems.append(f"rates.{part} is {rate!r}, but must be a number of 0 or more: a multiple of optimizer.lr.")
     for key in ("clip_norm", "clip_value"):
@@ -127,19 +137,20 @@ def _problems_at_the_root(plain: dict[str, Any]) -> list[str]:
     on_gpu = str(plain["device"]).startswith("cuda") or (plain["device"] == "auto" and torch.cuda.is_available())
     if plain["tf32"] and not on_gpu:
         problems.append("tf32=true has no effect without a CUDA device; set it to false.")
+    if plain["evaluation"]["fit_images"] and not plain["evaluation"]["task"]:
+        problems.append("evaluation.fit_images=true has no effect without evaluation.task; set it to false.")
     inner_steps = plain["evaluation"]["inner_steps"]
     if inner_steps is not None and inner_steps < 0:
         problems.append(f"evaluation.inner_steps is {inner_steps}, but must be 0 or more, or null: as in training.")
     return problems + _place_problems(plain)
 
 
-def _rates(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Names of parts of theta with their rates: {body: {1: 5}} names body.1."""
+def flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings by their dotted keys: {body: {1: 5}} gives {body.1: 5}."""
+    leaves: dict[str, Any] = {}
     for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _rates(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return leaves
 
 
 def _place_problems(plain: dict[str, Any]) -> list[str]:
@@ -197,11 +208,15 @@ def _attempt(problems: list[str], key: str, call: Callable[..., Any] | None, **g
     made = {
         name: _attempt(problems, f"{key}.{name}", part.make, **given) for name, part in parts if isinstance(part, Part)
     }
+    if any(part is None for part in made.values()):  # its problem has been noted
+        return None
     given |= made
     try:
         return call(**{name: value for name, value in given.items() if name in accepted or name in made})
     except (ValueError, OSError, RuntimeError) as error:  # torch refuses sizes with a RuntimeError
-        problems.append(str(error) if key in str(error) else f"{key}: {error}")
+        # a task elsewhere speaks of its settings as task.NAME
+        said = re.sub(r"\btask\.(?=[a-z])", f"{key}.", str(error)) if key.startswith("evaluation.task.") else str(error)
+        problems.append(said if key in said else f"{key}: {said}")
         return None
 
 
@@ -216,7 +231,11 @@ def _given_task(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def _assemble(
-    plain: dict[str, Any], calls: dict[str, Callable[..., Any]], task: TaskDistribution, execution: Execution
+    plain: dict[str, Any],
+    calls: dict[str, Callable[..., Any]],
+    task: TaskDistribution,
+    elsewhere: dict[str, TaskDistribution],
+    execution: Execution,
 ) -> Experiment:
     problems: list[str] = []
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = plain["tf32"]
@@ -237,7 +256,8 @@ def _assemble(
         raise ConfigError(problems)
     for module in modules_of(learner):
         module.to(device_of(plain["device"]), getattr(torch, plain["dtype"]))
-    return _experiment(plain, calls, task, learner, execution)
+    scored = scored_elsewhere(elsewhere, task, learner, plain["evaluation"])
+    return _experiment(plain, calls, task, learner, scored, execution)
 
 
 def _experiment(
@@ -245,13 +265,11 @@ def _experiment(
     calls: dict[str, Callable[..., Any]],
     task: TaskDistribution,
     learner: MetaLearner,
+    scored: dict[str, Scored],
     execution: Execution,
 ) -> Experiment:
-    evaluation, names = plain["evaluation"], hyperparameters(learner)
-    changes = {"num_ways": task.num_ways} if "num_ways" in names else {}
-    if evaluation["inner_steps"] is not None:
-        changes["inner_steps"] = evaluation["inner_steps"]
-    test_learner = replace(learner, **changes)  # type: ignore[type-var]
+    evaluation = plain["evaluation"]
+    test_learner = learner_for(task, learner, evaluation["inner_steps"])
     test_steps = getattr(test_learner, "inner_steps", None)
     protocol = {group: plain[group] for group in ("task", "base_learner", "meta_learner")}
     protocol |= {"inner_steps": test_steps, "seed": plain["seed"], "data": task.fingerprint()}
@@ -259,10 +277,11 @@ def _experiment(
         task=task,
         learner=learner,
         test_learner=test_learner,
+        scored=scored or {"": Scored(task, test_learner, plain["task"])},
         optimizer=calls["optimizer"],
         scheduler=calls["scheduler"],
         execution=execution,
-        rates=dict(_rates(plain["rates"])),
+        rates=flat(plain["rates"]),
         clip=_clipper(plain["clip_norm"], plain["clip_value"]),
         device=device_of(plain["device"]),
         seed=plain["seed"],
@@ -375,6 +394,7 @@ def _name(call: Callable[..., Any]) -> str:
 def _headline(plain: dict[str, Any]) -> dict[str, Any]:
     """Flat names and values of what tells runs apart."""
     flat: dict[str, Any] = {key: plain[key] for key in ("seed", "steps", "meta_batch_size")}
+    flat |= {"evaluation.task": ", ".join(plain["evaluation"]["task"]) or None}
     for group in GROUPS:
         flat[group] = plain[group]["_target_"].rpartition(".")[2]
         flat |= {f"{group}.{name}": value for name, value in plain[group].items() if not name.startswith("_")}

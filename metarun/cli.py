@@ -139,7 +139,7 @@ def hydra_only(arguments: list[str], folders: list[Path]) -> int:
     """Hydra's own options: --cfg, --info, --hydra-help, shell completion."""
     import hydra
 
-    from metarun.compose import composed, hydra_arguments, register_schema
+    from metarun.compose import composed, hydra_arguments, register_schema, with_evaluation_tasks
     from metarun.paths import config_dir
     from metarun.targets import did_you_mean
 
@@ -152,7 +152,7 @@ def hydra_only(arguments: list[str], folders: list[Path]) -> int:
     if any(flag.split("=")[0] in ("--cfg", "-c") for flag in flags):
         composed([text for text in arguments if "=" in text and not text.startswith("-")], folders)  # our messages
     register_schema()
-    sys.argv = ["metarun", *hydra_arguments(folders), *arguments]
+    sys.argv = ["metarun", *hydra_arguments(folders), *with_evaluation_tasks(arguments, folders)[0]]
 
     @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")
     def nothing(cfg: object) -> None:

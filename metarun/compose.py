@@ -36,11 +36,12 @@ def composed(overrides: list[str], extra_config_dirs: list[Path]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3", job_name="metarun"):
         prefix = hydra_arguments(extra_config_dirs)
-        problems: list[str] = []
+        overrides, problems = with_evaluation_tasks(overrides, extra_config_dirs)
         try:
             cfg = compose("config", prefix + overrides)
         except REFUSALS:
-            cfg, problems = _piecewise(prefix, overrides, extra_config_dirs)
+            cfg, found = _piecewise(prefix, overrides, extra_config_dirs)
+            problems += found
     if problems:
         from metarun.build import check  # imports torch: only when there is something to tell
 
@@ -49,6 +50,29 @@ def composed(overrides: list[str], extra_config_dirs: list[Path]) -> DictConfig:
     if problems:
         raise ConfigError(problems)
     return cfg
+
+
+def with_evaluation_tasks(overrides: list[str], folders: list[Path]) -> tuple[list[str], list[str]]:
+    """The overrides with evaluation.task=NAME, [A, B] or {a: A} written as Hydra's placement of options of the group
+    ``task``, +task@evaluation.task.NAME=NAME; and what is wrong with the names."""
+    written: list[str] = []
+    problems: list[str] = []
+    for text in overrides:
+        if text.partition("=")[0] != "evaluation.task" or parsed(text).is_sweep_override():
+            written.append(text)
+            continue
+        value = parsed(text).value()
+        chosen = value if isinstance(value, dict) else {str(v).replace("/", "_"): v for v in _listed(value)}
+        known = _options("task", folders)
+        problems += [
+            f"evaluation.{_no_such_option('task', str(v), folders)}" for v in chosen.values() if v not in known
+        ]
+        written += [f"+task@evaluation.task.{name}={v}" for name, v in chosen.items() if v in known]
+    return written, problems
+
+
+def _listed(value: Any) -> list[Any]:
+    return [] if value is None else value if isinstance(value, list) else [value]
 
 
 def _missing(cfg: DictConfig) -> list[Any]:

@@ -81,6 +81,13 @@ class TaskDistribution(ABC):
             return class_figure(episodes, titles, [["class"] * num_ways] * len(titles))
         return numbers_figure(episodes, titles)
 
+    def further_scores(self, learner: Any, phi: Params, episode: Episode) -> Metrics:
+        """What an evaluation tells of one task's phi beside the metrics of its query loss: nothing, where not overridden.
+
+        Runs under vmap, without gradients; ``learner`` is one that can be trained on this task distribution.
+        """
+        return {}
+
     def sample(self, split: str, indices: Sequence[int] | np.ndarray) -> Episode:
         """Episodes ``indices`` of ``split``, stacked along a leading task axis."""
         return self.episodes(self.draw(split, indices))

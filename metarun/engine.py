@@ -15,6 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from metarun.core import Episode, Metrics, Params
 from metarun.errors import MetarunError
 from metarun.execution import Execution, MetaLoss, TaskFunction, generators_kept
+from metarun.models.dropout import current_step
 from metarun.trees import tree_flatten, tree_unflatten
 
 
@@ -46,8 +47,9 @@ class Compiled(Execution):
         """As ``inner`` gives it, to float rounding; the first call for a shape compiles. Raises CompilationFailed then."""
         leaves, structure = tree_flatten((theta, episodes))
         leaves = [leaf.detach() for leaf in leaves]
-        learner = getattr(loss_fn, "__self__", loss_fn)  # an annealed one is not equal, and needs a graph of its own
-        key = (learner, *((leaf.shape, leaf.dtype, leaf.device) for leaf in leaves))
+        # an annealed learner is not equal and needs a graph of its own, as the masks of every step do
+        learner = getattr(loss_fn, "__self__", loss_fn)
+        key = (learner, current_step(), *((leaf.shape, leaf.dtype, leaf.device) for leaf in leaves))
         graph = next((graph for known, graph in self.graphs if known == key), None)
         if graph is None:
             with generators_kept():  # tracing draws too, and a resumed run traces at another step

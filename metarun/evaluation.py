@@ -3,7 +3,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from metarun.core import Episode, MetaLearner, Metrics, Params, TaskDistribution, hyperparameters
 from metarun.execution import Execution, Looped, generators_kept
 from metarun.models.layers import evaluating, norms, recording
+from metarun.scored import Scored
 from metarun.trees import num_elements, slice_tasks, tree_leaves
 
 CALIBRATION_TASKS = 32  # training tasks whose average gives the statistics of batch norms in mode ``running``
@@ -45,10 +46,11 @@ def evaluate(
     execution: Execution,
     curve: bool,
     between: Callable[[], None] = lambda: None,
+    further: Callable[[Any, Params, Episode], Metrics] = lambda learner, phi, episode: {},
 ) -> dict[str, Estimate]:
     """Scores of ``learner`` after adaptation, by name; with ``curve`` also ``<name>_step_k`` for every step k.
 
-    ``between`` is called before each chunk of tasks (to stop early, it raises).
+    ``between`` is called before each chunk of tasks (to stop early, it raises). ``further`` adds scores of a task's phi.
     """
     curve = curve and "inner_steps" in hyperparameters(learner)
 
@@ -57,7 +59,7 @@ def evaluate(
             phis = learner.trajectory(theta, episode.support, learner.inner_steps)  # type: ignore[attr-defined]
         else:
             phis = iter([learner.adapt(theta, episode.support)])
-        return [learner.query_loss(phi, episode.query)[1] for phi in phis]
+        return [learner.query_loss(phi, episode.query)[1] | further(learner, phi, episode) for phi in phis]
 
     rows: list[list[Metrics]] = []
     with still(learner):
@@ -74,13 +76,51 @@ def evaluate(
     return result
 
 
-def baseline_scores(task: TaskDistribution, split: str, num_tasks: int, execution: Execution) -> dict[str, Estimate]:
-    """``frozen_<score>`` of the task's learner without training, on the same episodes; nothing where it has none."""
-    if task.baseline is None or split == "train":  # training episodes may have other ways
-        return {}
-    name = task.objective.score_name
-    scores = evaluate(task.baseline, task.baseline.init(), chunks(task, split, num_tasks), execution, curve=False)
-    return {f"frozen_{name}": scores[name]}
+def evaluate_all(
+    scored: Mapping[str, Scored],
+    theta: Params,
+    split: str,
+    num_tasks: int,
+    execution: Execution,
+    curve: bool,
+    between: Callable[[], None] = lambda: None,
+) -> dict[str, Estimate]:
+    """Scores on the first episodes of a split: of the training task alone (""), as ``evaluate`` names them; of others as
+    <name>/<score>, beside the means over these task distributions, each counted alike."""
+    each = {
+        name: evaluate(
+            x.learner, theta, chunks(x.task, split, num_tasks), execution, curve, between, x.task.further_scores
+        )
+        for name, x in scored.items()
+    }
+    if list(each) == [""]:
+        return each[""]
+    common = set.intersection(*map(set, each.values()))
+    means = {name: mean_of([scores[name] for scores in each.values()]) for name in sorted(common)}
+    return means | {f"{name}/{score}": value for name, scores in each.items() for score, value in scores.items()}
+
+
+def mean_of(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of independent estimates, each counted alike; n is the number of all episodes."""
+    k = len(estimates)
+    ci95 = math.sqrt(sum(e.ci95**2 for e in estimates)) / k
+    return Estimate(sum(e.mean for e in estimates) / k, ci95, sum(e.n for e in estimates))
+
+
+def baseline_scores(
+    scored: Mapping[str, Scored], split: str, num_tasks: int, execution: Execution
+) -> dict[str, Estimate]:
+    """``frozen_<score>`` of each task's learner without training, on the same episodes; nothing where it has none.
+
+    Of several tasks it is <name>/frozen_<score>.
+    """
+    found = {}
+    for name, x in scored.items():
+        if x.task.baseline is not None and split != "train":  # training episodes may have other ways
+            score, episodes = x.task.objective.score_name, chunks(x.task, split, num_tasks)
+            scores = evaluate(x.task.baseline, x.task.baseline.init(), episodes, execution, curve=False)
+            found[f"{name}/frozen_{score}" if name else f"frozen_{score}"] = scores[score]
+    return found
 
 
 def chunks(task: TaskDistribution, split: str, num_tasks: int) -> Iterator[Episode]:

@@ -7,25 +7,25 @@ from metarun.paths import config_dir
 
 COMMANDS = {
     "evaluate": "score a finished run again, with other steps, shots, ways or data",
+    "control": "let a finished run's model control unknown systems: return after K transitions seen",
     "data": "list the data there is; prepare NAME, verify NAME, show NAME (a picture of episodes)",
     "doctor": "what works on this machine, what is slow or missing, and the fix",
 }
 SWEEP_KEYS = ("sweep_dir", "jobs")  # set beside -m
 ORDER = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution", "evaluation", "experiment")
-
-NESTED = ("task/features",)  # choices within a choice
+NESTED = ("task/augmentation", "task/features")  # choices within a choice
 
 
 def options(group: str, root: Path | None = None) -> list[str]:
     """The names that can stand after ``group=``: metarun's own, or those of the config folder ``root``."""
     folder = (root or config_dir()) / group
-    names = (path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
-    inner = tuple(f"{nested}/" for nested in NESTED if nested != group)
-    return sorted(name for name in names if not f"{group}/{name}".startswith(inner))
+    inside = [folder.parent / other for other in NESTED if other.startswith(f"{group}/")]
+    paths = [path for path in folder.rglob("*.yaml") if path.parent not in inside]
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in paths)
 
 
 def help_text() -> str:
-    width = max(map(len, ORDER)) + 2
+    width = max(map(len, (*ORDER, *NESTED))) + 2
     indent = "\n" + " " * (width + 2)
     shown = (*ORDER, *NESTED)
     rows = {group: textwrap.wrap("  ".join(options(group)), 100 - width, break_on_hyphens=False) for group in shown}

@@ -42,7 +42,7 @@ def settle(
     choice = Choice(best, milliseconds | {best.describe(): timings[best, threads]}, [f"threads: {threads}"])
     choice.notes += [f"out of memory: {c.describe()}" for c in distinct.values() if c.describe() not in milliseconds]
     if execution.compile == "auto" and annealed:
-        choice.notes.append("not compiled: the learner is annealed, and every change of it would compile again")
+        choice.notes.append("not compiled: annealed learners and dropout would compile again at every change")
     elif execution.compile is not False:
         _consider_compiling(choice, loss_fn, theta, episodes, steps)
     return choice

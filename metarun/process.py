@@ -1,7 +1,6 @@
 """Settings of the process that have to be made before torch is loaded."""
 
 import ctypes
-import math
 import os
 import sys
 
@@ -27,15 +26,16 @@ def spin_briefly() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
-def peak_memory_mb() -> float:
-    """The most memory held so far: allocated on the GPU where one is in use, else resident in this process."""
+def peak_memory_mb() -> float | None:
+    """The most memory held so far: allocated on the GPU where one is in use, else resident in this process; None where
+    the system does not say."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 2**20
     try:
         import resource
     except ImportError:  # Windows
-        return math.nan
+        return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 

@@ -36,7 +36,14 @@ def condensed(scores: dict[str, Estimate]) -> dict[str, Estimate]:
 def results(x: Experiment, scores: dict[str, Estimate], split: str, source: dict[str, Any]) -> dict[str, Any]:
     """Every metric of a split as {mean, ci95, n}, beside the protocol; ``source`` says which checkpoint was scored."""
     protocol = {**x.protocol, **source, "split": split, "num_tasks": x.num_test_tasks}
-    protocol["manifest"] = manifest(x.task, split, x.num_test_tasks)
+    hashes = {name: manifest(s.task, split, x.num_test_tasks) for name, s in x.scored.items()}
+    if list(hashes) == [""]:
+        protocol["manifest"] = hashes[""]
+    else:
+        protocol["tasks"] = {
+            name: {"task": s.node, "data": s.task.fingerprint(), "manifest": hashes[name]}
+            for name, s in x.scored.items()
+        }
     return {f"{split}/{name}": score._asdict() for name, score in scores.items()} | {"protocol": protocol}
 
 
@@ -110,7 +117,9 @@ class Reporter:
     def _cost(self) -> dict[str, float]:
         """Of training: the median milliseconds from step to step, and the most memory that the process has held."""
         steps = [1e3 * (b - a) for a, b in pairwise(self.ended)]
-        return ({"step_ms": statistics.median(steps)} if steps else {}) | {"peak_memory_mb": peak_memory_mb()}
+        memory = peak_memory_mb()
+        cost = {"step_ms": statistics.median(steps)} if steps else {}
+        return cost if memory is None else cost | {"peak_memory_mb": memory}
 
     def _show_the_test(self) -> None:
         x, score = self.x, self.x.task.objective.score_name
@@ -128,12 +137,16 @@ class Reporter:
         name = self.x.task.objective.score_name
         final = scores[name]
         lines = [f"test/{name} = {final.mean:.4f} +- {final.ci95:.4f} (95% CI, {final.n} tasks)"]
+        for other in filter(None, self.x.scored):
+            mean, ci95, n = scores[f"{other}/{name}"]
+            lines.append(f"test/{other}/{name} = {mean:.4f} +- {ci95:.4f} ({n} tasks)")
         if frozen := scores.get(f"frozen_{name}"):
             gain = (final.mean - frozen.mean) * (1 if self.x.task.objective.higher_is_better else -1)
             verdict = "; training made it worse" if gain < 0 else ""
             verdict += ", by less than the intervals" if -final.ci95 - frozen.ci95 < gain < 0 else ""
             lines.append(f"without any training (frozen features): {frozen.mean:.4f} +- {frozen.ci95:.4f}{verdict}")
-        curve = {step_of(key): score.mean for key, score in condensed(scores).items() if f"{name}_step_" in key}
+        steps = f"{name}_step_"
+        curve = {step_of(key): score.mean for key, score in condensed(scores).items() if key.startswith(steps)}
         if curve:
             lines.append(f"after adaptation step {plain({f'{k}:': value for k, value in curve.items()})}")
         return "\n".join(lines)

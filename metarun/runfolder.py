@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -119,8 +120,7 @@ class RunFolder:
         history = json.loads(path.read_text()).get("history", []) if path.is_file() else []
         history.append({"started": _now(), "argv": sys.argv, "overrides": overrides})
         write_json(path, {"metarun": __version__, **facts, "hardware": hardware(), **self._git(), "history": history})
-        packages = sorted(f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions())
-        write_atomically(self.path / "freeze.txt", ("\n".join(packages) + "\n").encode())
+        write_atomically(self.path / "freeze.txt", installed().encode())
 
     def _git(self) -> dict[str, Any]:
         """The commit of the code that runs, with its uncommitted changes in git.diff and the names of its untracked files;
@@ -141,6 +141,13 @@ class RunFolder:
             return {"git": {"commit": commit, "dirty": bool(diff or added), "untracked": added}}
         except (OSError, subprocess.CalledProcessError):
             return {"git": None}
+
+
+@cache
+def installed() -> str:
+    """The installed packages and their versions, a line each. Reading them takes most of a second."""
+    named = ((d.name, d.version) for d in metadata.distributions())
+    return "".join(f"{name}=={version}\n" for name, version in sorted(named))
 
 
 def hardware() -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The meta-training loop: sample, mean meta-gradient, step; validate and checkpoint now and then; test at the end."""
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -7,10 +8,11 @@ import torch
 from metarun import checkpoint
 from metarun.build import Experiment, optimizer_of
 from metarun.errors import Interrupted, refuse_divergence
-from metarun.evaluation import Estimate, baseline_scores, calibrated, chunks, complexity, evaluate
+from metarun.evaluation import Estimate, baseline_scores, calibrated, complexity, evaluate_all, modules_of
 from metarun.execution import Choice, stored
 from metarun.logging import Means
 from metarun.measuring import settle
+from metarun.models.dropout import dropping, drops
 from metarun.report import Reporter
 from metarun.signals import StopRequest
 from metarun.stream import meta_batches
@@ -71,7 +73,8 @@ class Runner:
     def mean_grad(self, episodes: Any) -> Any:
         """The mean meta-gradient; out of memory, with a smaller execution from then on."""
         try:
-            return self.execution.mean_grad(self.x.learner.at(self.step).meta_loss, self.theta, episodes)
+            with self.dropping():
+                return self.execution.mean_grad(self.x.learner.at(self.step).meta_loss, self.theta, episodes)
         except torch.OutOfMemoryError:
             smaller = self.execution.smaller(self.x.meta_batch_size)
             if smaller is None:
@@ -106,14 +109,14 @@ class Runner:
         x, best = self.x, checkpoint.load(self.report.folder.checkpoints / "best.pt", self.x.device)
         self.report.testing(best["step"])
         scores = self.scores("test", x.num_test_tasks, curve=True, theta=best["theta"])
-        scores |= baseline_scores(x.task, "test", x.num_test_tasks, self.execution)
-        self.report.test(best["step"], scores, complexity(x.test_learner, best["theta"], x.task, "test"))
+        scores |= baseline_scores(x.scored, "test", x.num_test_tasks, self.execution)
+        first = next(iter(x.scored.values()))
+        self.report.test(best["step"], scores, complexity(first.learner, best["theta"], first.task, "test"))
         return scores
 
     def scores(self, split: str, num_tasks: int, curve: bool, theta: Any) -> dict[str, Estimate]:
         with calibrated(self.x.learner, theta, self.x.task, self.execution):
-            episodes = chunks(self.x.task, split, num_tasks)
-            return evaluate(self.x.test_learner, theta, episodes, self.execution, curve, between=self.stop.obey)
+            return evaluate_all(self.x.scored, theta, split, num_tasks, self.execution, curve, self.stop.obey)
 
     def settle_execution(self) -> None:
         """Let ``execution=auto`` measure once; a resumed run keeps the choice of its beginning."""
@@ -123,8 +126,13 @@ class Runner:
             return
         episodes = self.x.task.sample("train", range(self.x.meta_batch_size))
         x, first = self.x, self.x.learner.at(0)
-        annealed = first != x.learner.at(x.steps)
-        self.use(settle(x.execution, first.meta_loss, self.theta, episodes, x.steps, annealed))
+        annealed = first != x.learner.at(x.steps) or drops(modules_of(first))
+        with self.dropping():
+            self.use(settle(x.execution, first.meta_loss, self.theta, episodes, x.steps, annealed))
+
+    def dropping(self) -> AbstractContextManager[None]:
+        """Inside, the networks' dropout is that of the current step."""
+        return dropping(modules_of(self.x.learner), self.x.seed, self.step)
 
     def use(self, choice: Choice) -> None:
         self.execution = choice.execution

@@ -10,6 +10,10 @@ class EvaluationConfig:
     num_val_tasks: int = 100
     num_tasks: int = 600  # of the final test
     inner_steps: int | None = None  # adaptation steps at validation and test; null: as trained
+    task: dict[str, Any] = field(
+        default_factory=dict
+    )  # by name, what is validated and tested on; none: the training task
+    fit_images: bool = False  # whether their images are made to have the training images' size and channels
 
 
 @dataclass

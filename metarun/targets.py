@@ -15,7 +15,7 @@ from typing import Any
 from metarun.help import options
 
 # Not the whole of metarun: a config that could name metarun.cli.trust could allow itself anything.
-OURS = ("metarun.tasks", "metarun.models", "metarun.meta_learners", "metarun.execution")
+OURS = ("metarun.tasks", "metarun.control", "metarun.models", "metarun.meta_learners", "metarun.execution")
 ALLOWED = (*OURS, "torch.nn", "torch.optim", "torchvision.models", "torchvision.transforms")
 
 

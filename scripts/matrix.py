@@ -1,7 +1,7 @@
 """A result table of one sweep over meta-learners: python scripts/matrix.py SWEEP_DIR NAME
 
-Writes the receipts of its runs into docs/receipts/matrix_NAME.json, beside those of other learners or in place of older ones, and
-the tables in docs/ that name it.
+Writes the receipts of its runs into docs/receipts/matrix_NAME.json, beside those of other learners and in place of older
+ones, and the tables in docs/ that name it.
 `python scripts/matrix.py --tables` writes them anew from the receipts.
 
     metarun -m experiment=matrix/omniglot_5w1s meta_learner=maml,protonet,... sweep_dir=DIR jobs=2

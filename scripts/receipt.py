@@ -25,6 +25,7 @@ PAPERS = {  # published figures of the experiment, with their source
     "reptile_omniglot_5w1s": ("97.68 +- 0.04", "Nichol et al. 2018, Table 2, transductive"),
     "protonet_omniglot_5w1s": ("98.8", "Snell et al. 2017, Table 1"),
     "protonet_omniglot_20w1s": ("96.0", "Snell et al. 2017, Table 1"),
+    "protonet_cifar_fs_5w5s": ("72.0 +- 0.6", "Bertinetto et al. 2019, Table 1"),
 }
 HARDWARE = ("system", "python", "torch", "cpus", "threads", "gpu")
 OF_THE_MACHINE = ("run_dir=", "data_root=", "resume=")

@@ -122,7 +122,7 @@ def die_within_the_line(metrics: Any, step: int, values: dict[str, float]) -> No
 DEATHS = {
     "before the first checkpoint": ("metarun.runner.Runner.train_step", 4, "", die),
     "between two checkpoints": ("metarun.runner.Runner.train_step", 9, "", die),
-    "during a validation": ("metarun.runner.evaluate", 2, "", die),
+    "during a validation": ("metarun.runner.evaluate_all", 2, "", die),
     "in the middle of a line of metrics.jsonl": ("metarun.logging.MetricsFile.write", 5, "", die_within_the_line),
     "while best.pt is written": ("metarun.checkpoint.write_atomically", 1, "best.pt", die_half_way),
     "while last.pt is written": ("metarun.checkpoint.write_atomically", 2, "last.pt", die_half_way),

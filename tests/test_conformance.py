@@ -28,12 +28,14 @@ from metarun.execution import Looped, Vmapped
 from metarun.models.layers import BatchNormMode, norms
 from metarun.targets import locate
 from metarun.trees import num_elements, slice_tasks, tree_flatten, tree_leaves, tree_map
-from tests.composing import OUTSIDE, compose, experiment, options, train
+from tests.composing import CHEAP, OUTSIDE, compose, experiment, options, train
 from tests.helpers import relative_error
+from tests.running import identical, metarun
 
 DATA_ROOT = tempfile.TemporaryDirectory(prefix="metarun-")  # what is prepared from the sentences
 SAME = 1e-10
 NUM_TASKS = 5
+CPU = torch.device("cpu")
 
 MODES: tuple[BatchNormMode, ...] = ("transductive", "running", "support")
 MLPS = {
@@ -238,9 +240,21 @@ def test_two_training_steps_by_vmap_and_by_loop_end_in_the_same_parameters(learn
         few = ["optimizer=sgd", "steps=2", "evaluation.num_val_tasks=2", "evaluation.num_tasks=2", "meta_batch_size=4"]
         texts = [f"meta_learner={learner}", *TASKS[task], *BASES[base], *few, f"execution={execution}"]
         train(tmp_path / execution, *texts)
-        ends.append(checkpoint.load(tmp_path / execution / "checkpoints/last.pt", torch.device("cpu"))["theta"])
+        ends.append(checkpoint.load(tmp_path / execution / "checkpoints/last.pt", CPU)["theta"])
     assert relative_error(*ends) < SAME
     assert relative_error(ends[0], experiment(*texts).learner.init()) > 1e-4  # it did move
+
+
+def test_a_run_stopped_halfway_and_resumed_ends_in_the_very_same_parameters(learner, tmp_path):
+    task, base = next((t, b) for t, b in CASES if isinstance(built(learner, t, b), Experiment))
+    few = ["evaluation.num_val_tasks=2", "evaluation.num_tasks=2", "evaluation.every=2", "meta_batch_size=2"]
+    texts = [*CHEAP, f"meta_learner={learner}", *TASKS[task], *BASES[base], *few]
+    assert metarun(f"--config-dir={OUTSIDE}", *texts, "steps=4", f"run_dir={tmp_path / 'whole'}").code == 0
+    assert metarun(f"--config-dir={OUTSIDE}", *texts, "steps=2", f"run_dir={tmp_path / 'halves'}").code == 0
+    assert metarun(f"--config-dir={OUTSIDE}", f"resume={tmp_path / 'halves'}", "steps=4").code == 0
+    whole, halves = (checkpoint.load(tmp_path / n / "checkpoints/last.pt", CPU) for n in ("whole", "halves"))
+    assert_equal(halves["theta"], whole["theta"])
+    assert identical(halves["optimizer"], whole["optimizer"])
 
 
 # ---- one task ----

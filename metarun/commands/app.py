@@ -124,3 +124,26 @@ def _prepared_process(config_dir: list[str], allow: list[str]) -> list[Path]:
 
     prepare()
     return trust(config_dir, allow)
+
+
+@app.command()
+def control(
+    run: Annotated[
+        Path, typer.Argument(help="the folder of a run on pendulum, cart_pole, two_link_arm or your system")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="task.planner.horizon=30 task.control_steps=200 ...")
+    ] = None,
+    shots: Annotated[
+        str, typer.Option(help="numbers of transitions that the model adapts to; 0: not adapted")
+    ] = "0,1,3,10",
+    tasks: Annotated[int, typer.Option(help="test systems to control")] = 20,
+    checkpoint: Annotated[str, typer.Option(help="best or last")] = "best",
+    config_dir: ConfigDir = [],  # noqa: B006
+    allow: Allow = [],  # noqa: B006
+) -> None:
+    """Let a finished run's model control unknown systems: the return after so many transitions seen, beside the oracle's."""
+    folders = _prepared_process(config_dir, allow)
+    from metarun.commands.control import control_run
+
+    control_run(run, overrides or [], shots, tasks, checkpoint, folders)

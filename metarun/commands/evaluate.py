@@ -2,8 +2,9 @@
 
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -13,59 +14,89 @@ from rich.table import Table
 from metarun.build import GROUPS, Experiment, build
 from metarun.checkpoint import load, write_json
 from metarun.compose import composed, override_key, read_config, with_value
-from metarun.core import MetaLearner, Params, hyperparameters
+from metarun.core import Params, hyperparameters
 from metarun.errors import ConfigError, MetarunError
-from metarun.evaluation import Estimate, baseline_scores, calibrated, chunks, complexity, evaluate
+from metarun.evaluation import Estimate, baseline_scores, calibrated, complexity, evaluate_all
 from metarun.execution import Execution, stored
 from metarun.report import condensed, results
 from metarun.runfolder import RunFolder, short_hash, slug
+from metarun.scored import Scored
 from metarun.trees import tree_leaves, zip_map
 
 CHANGEABLE = ("task", "base_learner", "meta_learner", "evaluation", "execution", "device", "data_root", "seed", "dtype")
 
 
-def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, config_dirs: list[Path]) -> None:
-    """Evaluate, print a table, and write ``evaluations/<name>.json`` in the run's folder; nothing else there changes."""
+@dataclass(frozen=True)
+class Trained:
+    """A finished run again: its objects under the overrides, and the theta of a checkpoint."""
+
+    folder: RunFolder
+    x: Experiment
+    theta: Params
+    step: int  # of the checkpoint
+    execution: Execution
+
+    def write(self, name: str, content: dict[str, Any]) -> Path:
+        """``content`` as evaluations/<name>.json in the run's folder; where it is."""
+        where = self.folder.path / "evaluations" / f"{name}.json"
+        try:
+            where.parent.mkdir(exist_ok=True)
+            write_json(where, content)
+        except OSError as error:
+            raise MetarunError(f"the scores above could not be written to {where}: {error.strerror}.") from error
+        return where
+
+
+def trained(path: Path, overrides: list[str], checkpoint: str, config_dirs: list[Path]) -> Trained:
+    """The run in ``path`` with ``overrides``; raises ConfigError where there is none, or they do not fit."""
     folder = RunFolder(path.expanduser().resolve())
     if not folder.holds_a_run:
         raise ConfigError([f"{folder.path} holds no run (no config.yaml)."])
-    if split not in ("train", "val", "test") or checkpoint not in ("best", "last"):
-        raise ConfigError(
-            [f"--split is {split!r} (train, val or test) and --checkpoint {checkpoint!r} (best or last)."]
-        )
+    if checkpoint not in ("best", "last"):
+        raise ConfigError([f"--checkpoint is {checkpoint!r}; use best or last."])
     x = build(changed(read_config(folder.path / "config.yaml"), overrides, config_dirs))
     state = load(folder.checkpoints / f"{checkpoint}.pt", x.device)
     theta = _fitted(x.learner.init(), state["theta"])
-    execution = _execution(x, folder, overrides)
-    learner = _for_split(x, split)
+    return Trained(folder, x, theta, state["step"], _execution(x, folder, overrides))
+
+
+def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, config_dirs: list[Path]) -> None:
+    """Evaluate, print a table, and write ``evaluations/<name>.json`` in the run's folder; nothing else there changes."""
+    if split not in ("train", "val", "test"):
+        raise ConfigError([f"--split is {split!r}; use train, val or test."])
+    run = trained(path, overrides, checkpoint, config_dirs)
+    x, theta, execution = _for_split(run.x, split), run.theta, run.execution
     started = time.time()
     with calibrated(x.learner, theta, x.task, execution):
-        episodes = chunks(x.task, split, x.num_test_tasks)
-        scores = evaluate(learner, theta, episodes, execution, curve=True)
-    scores |= baseline_scores(x.task, split, x.num_test_tasks, execution)
-    content = results(x, scores, split, {"checkpoint": checkpoint, "checkpoint_step": state["step"]})
-    content |= {"complexity": complexity(learner, theta, x.task, split), "overrides": overrides, "argv": sys.argv}
-    where = folder.path / "evaluations" / f"{_name(overrides, split, checkpoint)}.json"
+        scores = evaluate_all(x.scored, theta, split, x.num_test_tasks, execution, curve=True)
+    scores |= baseline_scores(x.scored, split, x.num_test_tasks, execution)
+    first = next(iter(x.scored.values()))
+    content = results(x, scores, split, {"checkpoint": checkpoint, "checkpoint_step": run.step})
+    content |= {
+        "complexity": complexity(first.learner, theta, first.task, split),
+        "overrides": overrides,
+        "argv": sys.argv,
+    }
     _show(scores, split, x.num_test_tasks)
-    try:
-        where.parent.mkdir(exist_ok=True)
-        write_json(where, {**content, "seconds": time.time() - started})
-    except OSError as error:
-        raise MetarunError(f"the scores above could not be written to {where}: {error.strerror}.") from error
+    where = run.write(name_of(overrides, split, checkpoint), {**content, "seconds": time.time() - started})
     print(f"results: {where}")
 
 
-def _for_split(x: Experiment, split: str) -> MetaLearner:
-    """The learner of validation and test; on training tasks with the ways that those have."""
-    if split == "train" and "num_ways" in hyperparameters(x.test_learner):
-        return replace(x.test_learner, num_ways=x.task.train_num_ways)  # type: ignore[type-var]
-    return x.test_learner
+def _for_split(x: Experiment, split: str) -> Experiment:
+    """``x`` as it is for validation and test; for training tasks with these alone, and the ways that they have."""
+    if split != "train":
+        return x
+    flexible = "num_ways" in hyperparameters(x.test_learner)
+    ways = {"num_ways": x.task.train_num_ways} if flexible else {}
+    learner = replace(x.test_learner, **ways)  # type: ignore[type-var]
+    return replace(x, scored={"": Scored(x.task, learner, x.protocol["task"])})
 
 
 def changed(cfg: DictConfig, overrides: list[str], config_dirs: list[Path]) -> DictConfig:
     """The run's own configuration with ``overrides``: values by key, whole groups by name."""
     problems: list[str] = []
-    for text in sorted(overrides, key=lambda text: text.partition("=")[0] not in GROUPS):  # groups decide on the keys
+    groups = (*GROUPS, "evaluation.task")
+    for text in sorted(overrides, key=lambda text: text.partition("=")[0] not in groups):  # groups decide on the keys
         try:
             key = override_key(text)
             root = key.split(".")[0]
@@ -74,6 +105,8 @@ def changed(cfg: DictConfig, overrides: list[str], config_dirs: list[Path]) -> D
                 problems.append(f"{text}: an evaluation can change {changeable}; for another {root} train another run.")
             elif key in GROUPS:
                 cfg[key] = composed([text], config_dirs)[key]
+            elif key == "evaluation.task":
+                cfg.evaluation.task = composed([text], config_dirs).evaluation.task
             else:
                 cfg = with_value(cfg, text)
         except ConfigError as error:
@@ -103,8 +136,9 @@ def _fitted(fresh: Params, saved: Params) -> Params:
     return zip_map(lambda old, new: old.to(new.dtype), saved, fresh)
 
 
-def _name(overrides: list[str], split: str, checkpoint: str) -> str:
-    return f"{slug('_'.join([split, checkpoint, *overrides]))}-{short_hash(split, checkpoint, sorted(overrides))}"
+def name_of(overrides: list[str], *words: str) -> str:
+    """A name for an evaluation, and a hash of all that makes it what it is."""
+    return f"{slug('_'.join([*words, *overrides]))}-{short_hash(*words, sorted(overrides))}"
 
 
 def _show(scores: dict[str, Estimate], split: str, num_tasks: int) -> None:

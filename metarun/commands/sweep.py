@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from rich.console import Console
 from rich.table import Table
 
-from metarun.compose import composed, hydra_arguments, override_key, register_schema
+from metarun.compose import composed, hydra_arguments, override_key, register_schema, with_evaluation_tasks
 from metarun.errors import ConfigError
 from metarun.help import SWEEP_KEYS
 from metarun.paths import config_dir
@@ -236,6 +236,7 @@ def _by_hydra(arguments: list[str], config_dirs: list[Path]) -> int:
     import hydra
 
     register_schema()
+    arguments = with_evaluation_tasks(arguments, config_dirs)[0]
     sys.argv = [sys.argv[0], *hydra_arguments(config_dirs), "--multirun", *arguments]
     if not any(text.startswith("hydra.sweep.dir=") for text in arguments):
         sys.argv.append(f"hydra.sweep.dir={Path('runs', new_name('sweep'))}")

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from metarun.build import Experiment, build
+from metarun.build import Experiment, build, flat
 from metarun.checkpoint import load, write_atomically
 from metarun.compose import override_key, read_config, with_value
 from metarun.errors import ConfigError, Diverged, Interrupted, MetarunError
@@ -96,7 +96,8 @@ def _continued(folder: RunFolder, overrides: list[str]) -> Job:
 
 def _refuse_changes(cfg: DictConfig, folder: RunFolder) -> None:
     """``resume=auto`` with a configuration that is not the run's."""
-    old, new = (_flat(OmegaConf.to_container(c, resolve=True)) for c in (read_config(folder.path / "config.yaml"), cfg))
+    both: Any = [OmegaConf.to_container(c, resolve=True) for c in (read_config(folder.path / "config.yaml"), cfg)]
+    old, new = map(flat, both)
     rows = [
         f"{key} was {old.get(key)!r} in {folder.path} and is {new.get(key)!r} now; a resumed run keeps its configuration."
         for key in sorted({*old, *new})
@@ -104,13 +105,6 @@ def _refuse_changes(cfg: DictConfig, folder: RunFolder) -> None:
     ]
     if rows:
         raise ConfigError(rows)
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def run(job: Job) -> float:
@@ -146,7 +140,9 @@ def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
     write_atomically(folder.path / "config.yaml", text.encode())
     if not job.continues:
         write_atomically(folder.path / "overrides.yaml", OmegaConf.to_yaml(job.overrides).encode())
-    folder.describe(job.overrides, seed=experiment.seed, data=experiment.task.fingerprint())
+    elsewhere = {name: scored.task.fingerprint() for name, scored in experiment.scored.items() if name}
+    facts = {"data": experiment.task.fingerprint()} | ({"evaluation_data": elsewhere} if elsewhere else {})
+    folder.describe(job.overrides, seed=experiment.seed, **facts)
     folder.mark("running", step=resume_step, steps=experiment.steps)
     report = Reporter(folder, experiment, text, resume_step)
     report.ticker.say(f"run folder: {folder.path}" + (f"  (continued at step {resume_step})" if resume_step else ""))

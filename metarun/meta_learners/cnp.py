@@ -83,7 +83,8 @@ class CNP(FewShotLearner):
             members = F.one_hot(support.y, self.num_ways).to(z.dtype)
         phi = {"body": with_support(body, theta["body"], support.x), "decoder": theta["decoder"]}
         if self.aggregation == "mean":
-            return {**phi, "representation": (members.T @ r) / members.sum(0)[:, None]}  # [G, R]
+            examples = members.sum(0)[:, None].clamp(min=1)  # of none the representation is 0
+            return {**phi, "representation": (members.T @ r) / examples}  # [G, R]
         w = theta["attention"]
         projections = {"query": w["query"], "out": w["out"]}
         return {**phi, **projections, "keys": z @ w["key"].T, "values": r @ w["value"].T, "members": members}

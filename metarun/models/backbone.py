@@ -3,12 +3,13 @@
     body: image -> 3 channels by ImageNet's means and deviations -> the model without its last linear layer -> [S, D]
     head: a new linear layer
 
-Its batch norms become metarun's (exact to second order under vmap), so what a weights file says of running statistics is
-not used: with ``batch_norm=running`` they are computed on training tasks. Dropout and stochastic depth are left out, as
-adaptation must not draw. Models with layer norms (ConvNeXt, Swin, ViT, MaxViT) are refused: torch's own gives wrong
-second-order gradients under vmap.
+Its batch norms, layer norms and attention become metarun's (exact to second order under vmap), so what a weights file says
+of running statistics is not used: with ``batch_norm=running`` they are computed on training tasks. Dropout and stochastic
+depth are left out, as adaptation must not draw. Vision transformers are made for the task's size of images, and position
+embeddings from a file are interpolated to it.
 """
 
+import math
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable
@@ -17,11 +18,14 @@ from typing import Any
 from urllib.error import URLError
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import models
-from torchvision.ops import StochasticDepth
+from torchvision.models.convnext import LayerNorm2d
+from torchvision.models.vision_transformer import interpolate_embeddings
+from torchvision.ops import Permute, StochasticDepth
 
-from metarun.models.layers import BatchNorm, BatchNormMode
+from metarun.models.layers import BatchNorm, BatchNormMode, LayerNorm
 from metarun.targets import did_you_mean
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -56,32 +60,31 @@ class Backbone(nn.Module):
                 f"base_learner torchvision needs images of 1 or 3 channels, but the task's inputs have shape "
                 f"{list(input_shape)}. Choose base_learner=mlp."
             )
-        model, features = _without_classifier(name)
+        model, features = _without_classifier(name, input_shape)
         if weights is not None:
             _load(model, name, _state(name, weights))
-        _replace(model, lambda module: _exact(module, name, batch_norm))
+        make_exact(model, batch_norm)
         self.body = nn.Sequential(OrderedDict(colours=ImageNetColours(), model=model))
         self.head = nn.Linear(features, num_outputs)
         try:
             with torch.no_grad():
                 self(torch.zeros(2, *input_shape))
-        except RuntimeError as error:
-            raise ValueError(
-                f"base_learner.name {name!r} cannot take images of {list(input_shape)}: {error}. Choose a model for "
-                "smaller images, such as resnet18, or a task with larger ones."
-            ) from error
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(_too_odd(name, input_shape, error)) from error
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x))
 
 
-def _without_classifier(name: str) -> tuple[nn.Module, int]:
+def _without_classifier(name: str, input_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
     """The model with random weights and nothing for its last linear layer, and the number of that layer's inputs."""
     known = models.list_models(module=models)
     if name not in known:
         raise ValueError(f"base_learner.name is {name!r}, which is no model of torchvision{did_you_mean(name, known)}.")
-    single = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}  # one output
-    model = models.get_model(name, **single)
+    try:
+        model = models.get_model(name, **_settings(name, input_shape))
+    except (AssertionError, ValueError) as error:  # of transformers, whose patches or windows must fill the image
+        raise ValueError(_too_odd(name, input_shape, error)) from error
     layers = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not layers:
         raise ValueError(
@@ -92,6 +95,22 @@ def _without_classifier(name: str) -> tuple[nn.Module, int]:
     return model, classifier.in_features
 
 
+def _too_odd(name: str, input_shape: tuple[int, ...], error: Exception) -> str:
+    return (
+        f"base_learner.name {name!r} cannot take images of {list(input_shape)}: {error}. Choose a model for images of any "
+        "size, such as resnet18, or a task with larger ones."
+    )
+
+
+def _settings(name: str, input_shape: tuple[int, ...]) -> dict[str, Any]:
+    """What some models must be told: to have one output, or the size of images."""
+    if name in ("googlenet", "inception_v3"):
+        return {"aux_logits": False, "init_weights": True}
+    if name.startswith("maxvit_"):
+        return {"input_size": input_shape[1:]}
+    return {"image_size": input_shape[1]} if name.startswith("vit_") else {}
+
+
 def _replace(module: nn.Module, better: Callable[[nn.Module], nn.Module]) -> None:
     """Replace every module below ``module`` by what ``better`` makes of it."""
     for name, child in module.named_children():
@@ -99,21 +118,49 @@ def _replace(module: nn.Module, better: Callable[[nn.Module], nn.Module]) -> Non
         _replace(getattr(module, name), better)
 
 
-def _exact(module: nn.Module, name: str, mode: BatchNormMode) -> nn.Module:
-    if isinstance(module, nn.LayerNorm):
-        raise ValueError(
-            f"base_learner.name {name!r} has layer norms, whose second-order gradients torch gets wrong under vmap. "
-            "Choose a model with batch norms, such as resnet18 or efficientnet_b0."
-        )
+def make_exact(model: nn.Module, mode: BatchNormMode) -> None:
+    """Replace what is inexact to second order under vmap, draws, or writes in place; parameters stay what they are."""
+    _replace(model, lambda module: _exact(module, mode))
+
+
+def _exact(module: nn.Module, mode: BatchNormMode) -> nn.Module:
     if isinstance(module, nn.Dropout | StochasticDepth):
         return nn.Identity()
+    if isinstance(module, nn.MultiheadAttention):
+        return Attention(module)
     if isinstance(module, nn.BatchNorm2d):
-        norm = BatchNorm(module.num_features, mode, module.eps)
-        norm.weight, norm.bias = module.weight, module.bias
-        return norm
+        return _with_parameters_of(module, BatchNorm(module.num_features, mode, module.eps))
+    if isinstance(module, LayerNorm2d):
+        norm = _with_parameters_of(module, LayerNorm(module.normalized_shape[0], module.eps))
+        return nn.Sequential(Permute([0, 2, 3, 1]), norm, Permute([0, 3, 1, 2]))
+    if isinstance(module, nn.LayerNorm):
+        return _with_parameters_of(module, LayerNorm(module.normalized_shape[0], module.eps))
     if getattr(module, "inplace", False):
         module.inplace = False  # type: ignore[assignment]  # an inner loop differentiates what it would overwrite
     return module
+
+
+def _with_parameters_of(old: nn.Module, new: nn.Module) -> nn.Module:
+    new.weight, new.bias = old.weight, old.bias
+    return new
+
+
+class Attention(nn.Module):
+    """Self-attention of ``nn.MultiheadAttention`` (batch first) from primitives, under its parameters' names.
+
+    S images, L places, D width, H heads
+    """
+
+    def __init__(self, like: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.in_proj_weight, self.in_proj_bias, self.heads = like.in_proj_weight, like.in_proj_bias, like.num_heads
+        self.out_proj = like.out_proj
+
+    def forward(self, x: Tensor, *_: Tensor, need_weights: bool = False) -> tuple[Tensor, None]:
+        packed = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # [S, L, 3 D]
+        query, key, value = packed.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each [S, H, L, D / H]
+        similarity = query @ key.transpose(2, 3) / math.sqrt(key.shape[-1])  # [S, H, L, L]
+        return self.out_proj((similarity.softmax(-1) @ value).transpose(1, 2).flatten(2)), None
 
 
 def _state(name: str, weights: str) -> dict[str, Any]:
@@ -144,6 +191,8 @@ def _state(name: str, weights: str) -> dict[str, Any]:
 def _load(model: nn.Module, name: str, state: dict[str, Any]) -> None:
     """Put ``state`` into the model; what it says of a classifier is left."""
     try:
+        if isinstance(model, models.VisionTransformer):
+            state = interpolate_embeddings(model.image_size, model.patch_size, OrderedDict(state))
         missing = model.load_state_dict(state, strict=False).missing_keys
     except (RuntimeError, TypeError) as error:  # other shapes, or no dictionary
         raise ValueError(f"base_learner.weights do not fit {name}: {' '.join(str(error).split())}") from error

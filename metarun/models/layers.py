@@ -38,21 +38,23 @@ class Conv2d(nn.Conv2d):
     one batched product, which a GPU is made for, and it is closed under differentiation.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride=stride, padding=padding)
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int, bias: bool = True
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias)
         self.geometry = kernel_size, stride, padding
 
     def forward(self, x: Tensor) -> Tensor:
         if _convolution.get() == "native":
             return super().forward(x)
-        assert self.bias is not None
         k, stride, padding = self.geometry
         height, width = ((size + 2 * padding - k) // stride + 1 for size in x.shape[2:])
         x = F.pad(x.transpose(0, 1), (padding,) * 4)  # [C, S, H, W]
         rows, columns = (height - 1) * stride + 1, (width - 1) * stride + 1
         views = [x[:, :, i : i + rows : stride, j : j + columns : stride] for i in range(k) for j in range(k)]
         patches = torch.stack(views, 1).flatten(0, 1).flatten(1)  # [C k k, S H W]
-        out = self.weight.flatten(1) @ patches + self.bias[:, None]  # [O, S H W]
+        out = self.weight.flatten(1) @ patches  # [O, S H W]
+        out = out if self.bias is None else out + self.bias[:, None]
         return out.view(self.out_channels, -1, height, width).transpose(0, 1)
 
 

@@ -42,3 +42,12 @@ def num_features(net: nn.Module, input_shape: Sequence[int]) -> int:
     like = next(net.parameters())
     with torch.no_grad():
         return body_of(net)(like.new_zeros(2, *input_shape)).shape[1]
+
+
+def check_images(input_shape: Sequence[int], name: str, smallest: int) -> None:
+    """Raise ValueError unless the inputs of base learner ``name`` are images of ``smallest`` pixels or more."""
+    if len(input_shape) != 3 or min(input_shape[1:]) < smallest:
+        raise ValueError(
+            f"base_learner {name} needs images [channels, height, width] of {smallest} pixels or more, but the task's "
+            f"inputs have shape {list(input_shape)}. Choose base_learner=mlp."
+        )

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from metarun.core import Draw, Episode, TaskDistribution
+from metarun.core import Batch, Draw, Episode, TaskDistribution
 from metarun.objectives import CROSS_ENTROPY
+from metarun.tasks.augmentation import NUM_CHOICES, Augmentation
 from metarun.tasks.counter import uniform
 from metarun.tasks.images import (
     ClassPool,
@@ -34,6 +35,8 @@ from metarun.tasks.splits import SPLITS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+PARTS = ("support", "query")
+
 
 @dataclass(frozen=True)
 class ImageSource:
@@ -47,7 +50,7 @@ class ImageSource:
 class ImageClasses(TaskDistribution):
     """x [B, N * K, channels, height, width] in [0, 1], y [B, N * K] class-major (N * Q in the query set).
 
-    ``train_*`` replace the sizes of the split "train" where they are not None.
+    ``train_*`` replace the sizes of the split "train" where they are not None; ``augmentation`` changes its images.
     """
 
     objective = CROSS_ENTROPY
@@ -62,6 +65,7 @@ class ImageClasses(TaskDistribution):
         train_num_ways: int | None,
         train_num_shots: int | None,
         train_num_queries: int | None,
+        augmentation: Augmentation,
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
@@ -74,22 +78,48 @@ class ImageClasses(TaskDistribution):
         self.source = source()
         image_set, split_of = self.source.image_set, self.source.split_of
         self.pools = {s: ClassPool.of(image_set, [of == s for of in split_of]) for s in SPLITS}
+        if augmentation.rotation_classes:
+            self.pools["train"] = self.pools["train"].repeated(4)  # class c is a quarter turn, c % 4, of one in the set
         check_episode_sizes(self.sizes, self.pools)
         self.num_train_classes = len(self.pools["train"].names)
         self.input_shape = image_set.images.shape[1:]
+        self.augmentation = augmentation
+        augmentation.check(self.input_shape)
         self.pixels = pixels_on(device, image_set.images)
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
-        """classes [B, N], and in image numbers support [B, N, K] and query [B, N, Q]."""
+        """classes [B, N], and in image numbers support [B, N, K] and query [B, N, Q]. Of training episodes, where they are
+        augmented, also rotations [B, N] in quarter turns, and an augmentation's choices for support and query images."""
         ways, shots, queries = size = self.sizes[split]
         u = uniform(self.seed, f"{self.source.name}/{split}", np.asarray(indices), ways * (1 + shots + queries))
-        return draw_images(u, self.pools[split], size)
+        draw = draw_images(u, self.pools[split], size)
+        if split != "train":
+            return draw
+        if self.augmentation.rotation_classes:
+            draw["rotations"] = draw["classes"] % 4
+        if self.augmentation.changes_pixels:
+            draw |= {f"{part}_{name}": v for part in PARTS for name, v in self._choices(part, draw, indices).items()}
+        return draw
+
+    def _choices(self, part: str, draw: Draw, indices: Sequence[int] | np.ndarray) -> Draw:
+        """The augmentation's choices for the images draw[part] [B, N, K]: [B, N, K, ...]."""
+        shape = draw[part].shape
+        count = shape[1] * shape[2] * NUM_CHOICES
+        u = uniform(self.seed, f"{self.source.name}/augmentation/{part}", np.asarray(indices), count)
+        return self.augmentation.choices(u.reshape(*shape, NUM_CHOICES))
 
     def episodes(self, draw: Draw) -> Episode:
-        upright = np.zeros_like(draw["classes"])
-        support = class_major_batch(self.pixels, draw["support"], upright, self.dtype)
-        query = class_major_batch(self.pixels, draw["query"], upright, self.dtype)
+        support, query = (self._batch(part, draw) for part in PARTS)
         return Episode(support, query, torch.from_numpy(draw["classes"]).to(self.device))
+
+    def _batch(self, part: str, draw: Draw) -> Batch:
+        turns = draw.get("rotations", np.zeros_like(draw["classes"]))
+        batch = class_major_batch(self.pixels, draw[part], turns, self.dtype)
+        if f"{part}_shift" not in draw:
+            return batch
+        choices = {name: draw[f"{part}_{name}"] for name in ("shift", "flip", "jitter")}
+        rows = {name: values.reshape(-1, *values.shape[3:]) for name, values in choices.items()}
+        return batch._replace(x=self.augmentation.apply(batch.x.flatten(0, 1), rows).view_as(batch.x))
 
     def fingerprint(self) -> str:
         image_set = self.source.image_set

@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, grad, vmap
 from torchvision import models
+from torchvision.models.convnext import CNBlockConfig
+from torchvision.ops import StochasticDepth
 
 from metarun.core import Batch
 from metarun.meta_learners.fine_tune import FineTune
-from metarun.models.backbone import Backbone
+from metarun.models.backbone import Backbone, make_exact
 from metarun.objectives import CROSS_ENTROPY
 from tests.helpers import relative_error
 
@@ -39,6 +41,22 @@ def images(*leading: int) -> torch.Tensor:
     return torch.rand(*leading, *GREY, generator=torch.Generator().manual_seed(1)).double()
 
 
+def vmap_error_to_second_order(net: nn.Module, x: torch.Tensor) -> float:
+    """Relative difference of two tasks' meta-gradients [2, ...] through one step of SGD, by vmap and by a loop."""
+    theta = dict(net.named_parameters())
+
+    def loss(theta: dict, x: torch.Tensor) -> torch.Tensor:
+        return (functional_call(net, theta, (x,)) ** 2).mean()
+
+    def after_a_step(theta: dict, x: torch.Tensor) -> torch.Tensor:
+        steps = grad(loss)(theta, x)
+        return loss({name: p - 0.01 * steps[name] for name, p in theta.items()}, x)
+
+    together = vmap(grad(after_a_step), (None, 0), randomness="different")(theta, x)
+    alone = [grad(after_a_step)(theta, x[i]) for i in range(2)]
+    return relative_error(together, {name: torch.stack([g[name] for g in alone]) for name in theta})
+
+
 def test_the_body_is_the_model_on_grey_images_repeated_and_normalised_as_for_imagenet():
     colours = images(4).expand(-1, 3, -1, -1)
     mean, deviation = ([values[c] for c in range(3)] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -51,18 +69,55 @@ def test_a_second_order_gradient_under_vmap_is_that_of_a_loop():
     net = Backbone(GREY, 3, "shufflenet_v2_x0_5", None, "transductive").double()
     # 64 pixels and 6 images leave 24 values to the last norms; over 3, the loss would be too steep to compare
     x = F.interpolate(images(2, 6).flatten(0, 1), scale_factor=2.0, mode="bilinear").unflatten(0, (2, 6))
-    theta = dict(net.named_parameters())
+    assert vmap_error_to_second_order(net, x) < EXACT
 
-    def loss(theta: dict, x: torch.Tensor) -> torch.Tensor:
-        return (functional_call(net, theta, (x,)) ** 2).mean()
 
-    def after_a_step(theta: dict, x: torch.Tensor) -> torch.Tensor:
-        steps = grad(loss)(theta, x)
-        return loss({name: p - 0.01 * steps[name] for name, p in theta.items()}, x)
+SMALL = {
+    "vit": lambda: models.VisionTransformer(32, 16, 2, 2, 16, 24, num_classes=4),
+    "convnext": lambda: models.ConvNeXt([CNBlockConfig(8, 12, 1), CNBlockConfig(12, None, 1)], 0.0, num_classes=4),
+    "swin": lambda: models.SwinTransformer([4, 4], 8, [2, 2], [2, 2], [2, 2], stochastic_depth_prob=0.0, num_classes=4),
+    "maxvit": lambda: models.MaxVit((32, 32), 8, 1, [8, 16], [1, 1], 4, 0.0, num_classes=4),
+}  # torchvision's own classes at a size at which float64 second derivatives take seconds
 
-    together = vmap(grad(after_a_step), (None, 0))(theta, x)
-    alone = [grad(after_a_step)(theta, x[i]) for i in range(2)]
-    assert relative_error(together, {name: torch.stack([g[name] for g in alone]) for name in theta}) < EXACT
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_models_with_layer_norms_or_attention_are_the_same_function_exact_to_second_order_under_vmap(kind):
+    torch.manual_seed(0)
+    net = SMALL[kind]().double()
+    for p in net.parameters():
+        p.data += 0.1 * torch.randn_like(p)  # classifiers of transformers begin at zero
+    for norm in (m for m in net.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_mean = norm.running_var = None  # those of the batch, as in mode transductive
+    x = torch.rand(2, 3, 3, 32, 32, dtype=torch.float64)
+    expected = net(x[0])
+    make_exact(net, "transductive")
+    torch.testing.assert_close(net(x[0]), expected, rtol=1e-10, atol=1e-10)
+    assert not any(isinstance(m, nn.LayerNorm | nn.MultiheadAttention | nn.BatchNorm2d) for m in net.modules())
+    assert vmap_error_to_second_order(net, x) < EXACT
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "vit_b_16"])
+def test_common_models_are_torchvisions_function_with_weights_from_a_file(name, tmp_path):
+    torch.manual_seed(0)
+    size = {"image_size": 32} if name.startswith("vit") else {}
+    reference = models.get_model(name, **size)
+    torch.save(reference.state_dict(), tmp_path / "weights.pt")
+    net = Backbone((3, 32, 32), 2, name, str(tmp_path / "weights.pt"), "transductive")
+    for module in reference.modules():  # as metarun's: no draws, and norms by the batch
+        if isinstance(module, nn.Dropout | StochasticDepth):
+            module.p = 0.0
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean = module.running_var = None
+    children = [(path, m) for path, m in reference.named_modules() if isinstance(m, nn.Linear)]
+    reference.set_submodule(children[-1][0], nn.Identity())
+    x = torch.rand(4, 3, 32, 32)
+    torch.testing.assert_close(net.body.model(x), reference(x), rtol=1e-3, atol=1e-3)  # float32 through fifty norms
+
+
+def test_position_embeddings_from_a_file_are_interpolated_to_the_size_of_the_images(tmp_path):
+    torch.save(models.get_model("vit_b_32", image_size=64).state_dict(), tmp_path / "weights.pt")
+    net = Backbone((3, 96, 96), 2, "vit_b_32", str(tmp_path / "weights.pt"), "transductive")
+    assert net.body.model.encoder.pos_embedding.shape == (1, 1 + 9, 768)
 
 
 def test_fine_tuning_the_last_part_leaves_the_others_as_they_are():
@@ -118,7 +173,9 @@ def test_a_file_that_is_missing_damaged_or_of_another_model_is_a_message(tmp_pat
     [
         (GREY, "resnet81", "which is no model of torchvision; did you mean 'resnet18'"),
         (GREY, "squeezenet1_1", "no linear layer to replace"),
-        (GREY, "convnext_tiny", "has layer norms, .* Choose a model with batch norms"),
+        ((3, 40, 40), "vit_b_32", r"cannot take images of \[3, 40, 40\]: .*patch size.*any size, such as resnet18"),
+        ((3, 32, 64), "vit_b_32", r"cannot take images of \[3, 32, 64\]"),
+        ((3, 32, 32), "maxvit_t", r"cannot take images of \[3, 32, 32\]: .*partition size"),
         ((1, 16, 16), "densenet121", r"cannot take images of \[1, 16, 16\]"),
         ((2, 32, 32), "resnet18", "needs images of 1 or 3 channels"),
         ((4,), "resnet18", "Choose base_learner=mlp"),

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from metarun.tasks.augmentation import NONE
+
 SIZES = {"num_ways": 2, "num_shots": 1, "num_queries": 1}
-SHARED = {"train_num_ways": None, "train_num_shots": None, "train_num_queries": None, "seed": 0}
+SHARED = {"train_num_ways": None, "train_num_shots": None, "train_num_queries": None, "augmentation": NONE, "seed": 0}
 PLACE = {"device": torch.device("cpu"), "dtype": torch.float64}
 
 

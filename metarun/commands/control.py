@@ -1,0 +1,107 @@
+"""``metarun control RUN``: a finished run's model, adapted to K transitions of an unknown system, plans its motion."""
+
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.func import vmap
+
+from metarun.commands.evaluate import Trained, name_of, trained
+from metarun.control.closed_loop import at_random, controlled
+from metarun.control.planner import Model
+from metarun.core import Episode, FewShotLearner, Params, hyperparameters
+from metarun.errors import ConfigError
+from metarun.evaluation import Estimate, calibrated, estimate, still
+from metarun.plots import returns
+from metarun.tasks.system_identification import SystemIdentification
+from metarun.trees import tree_leaves, tree_map
+
+RANDOM, ORACLE = "random actions", "true dynamics (oracle)"
+
+
+def control_run(
+    path: Path, overrides: list[str], shots: str, num_tasks: int, checkpoint: str, config_dirs: list[Path]
+) -> None:
+    """Score, print a table, and write evaluations/control_*.json and .png in the run's folder."""
+    numbers = numbers_in(shots)
+    if num_tasks < 2:
+        raise ConfigError([f"--tasks is {num_tasks}; an interval needs 2 or more."])
+    run = trained(path, [*overrides, f"task.num_shots={max(1, *numbers)}"], checkpoint, config_dirs)
+    if not isinstance(run.x.task, SystemIdentification):
+        kind = type(run.x.task).__name__
+        raise ConfigError(
+            [f"{run.folder.path} was trained on {kind}; control needs a task that is a mechanical system."]
+        )
+    started = time.time()
+    scores = scored(run, run.x.task, numbers, num_tasks)
+    _show(scores, num_tasks)
+    content = {"return": {name: score._asdict() for name, score in scores.items()}}
+    content |= {"protocol": {**run.x.protocol, "checkpoint": checkpoint, "checkpoint_step": run.step, "split": "test"}}
+    content |= {"overrides": overrides, "argv": sys.argv, "seconds": time.time() - started}
+    where = run.write(name_of(overrides, "control", shots, str(num_tasks), checkpoint), content)
+    returns(scores, numbers, RANDOM, ORACLE).savefig(where.with_suffix(".png"), dpi=130)
+    print(f"results: {where}\npicture: {where.with_suffix('.png')}")
+
+
+def numbers_in(shots: str) -> list[int]:
+    words = shots.split(",")
+    if not all(word.strip().isdigit() for word in words):
+        raise ConfigError([f"--shots is {shots!r}; write whole numbers with commas, such as 0,1,3."])
+    return sorted({int(word) for word in words})
+
+
+@torch.no_grad()
+def scored(run: Trained, task: SystemIdentification, numbers: list[int], num_tasks: int) -> dict[str, Estimate]:
+    """The return with random actions, with the model after each number of transitions, and with the true dynamics."""
+    draw = task.draw("test", range(num_tasks))
+    parameters, episodes = task.parameters(draw).to(task.device), task.episodes(draw)
+    system, steps, seed = task.system, task.control_steps, task.seed
+    drive = partial(controlled, system, parameters, planner=task.planner, num_steps=steps, seed=seed)
+    scores = {RANDOM: estimate(at_random(system, parameters, steps, seed)[0])}
+    with calibrated(run.x.learner, run.theta, task, run.execution), still(run.x.test_learner):
+        for k in numbers:
+            scores[words_for(k)] = estimate(drive(model=model_after(run, task, episodes, k))[0])
+            print(f"after {words_for(k)}: return {scores[words_for(k)].mean:.1f}", file=sys.stderr)
+    scores[ORACLE] = estimate(drive(model=lambda state, action: system.step(parameters[:, None], state, action))[0])
+    return scores
+
+
+def words_for(k: int) -> str:
+    return f"{k} transition{'' if k == 1 else 's'}"
+
+
+def model_after(run: Trained, task: SystemIdentification, episodes: Episode, k: int) -> Model:
+    """What follows a state and an action, by the learner adapted to the first ``k`` transitions of each episode."""
+    learner = run.x.test_learner
+    assert isinstance(learner, FewShotLearner)
+    if k == 0 and "inner_steps" in hyperparameters(learner):
+        learner = replace(learner, inner_steps=0)
+    few = episodes._replace(support=tree_map(lambda leaf: leaf[:, :k], episodes.support))
+    phis = run.execution.map(lambda theta, episode: learner.adapt(theta, episode.support), run.theta, few)
+    if not all(torch.isfinite(leaf).all() for leaf in tree_leaves(phis)):
+        raise ConfigError(
+            [f"{type(learner).__name__} has no finite model after {words_for(k)}; leave {k} out of --shots."]
+        )
+    predict: Any = vmap(learner.predict)
+    return partial(follow, task, predict, phis)
+
+
+def follow(task: SystemIdentification, predict: Any, phis: Params, state: Tensor, action: Tensor) -> Tensor:
+    inputs = task.encoding.inputs(state, action).to(task.dtype)
+    return task.encoding.advance(state, predict(phis, inputs).to(state))
+
+
+def _show(scores: dict[str, Estimate], num_tasks: int) -> None:
+    table = Table(title=f"return: mean and 95% CI over {num_tasks} systems")
+    for column in ("model after", "return", "+-"):
+        table.add_column(column)
+    for name, (mean, ci95, _) in scores.items():
+        table.add_row(name, f"{mean:.1f}", f"{ci95:.1f}")
+    Console(width=None if sys.stdout.isatty() else 100).print(table)

@@ -1,0 +1,104 @@
+"""Dropout and DropBlock whose masks are a function of the run's seed and the training step.
+
+Nothing is drawn from torch, so vmapped and looped steps drop alike and a resumed run needs no state. The tasks of one
+meta-batch share a step's masks; places, layers and the images of a batch have masks of their own. Outside a training step
+(evaluation, calibration, finding out shapes) nothing is dropped.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metarun.tasks.counter import words
+
+_step: ContextVar[tuple[int, int] | None] = ContextVar("step", default=None)
+
+
+@contextmanager
+def dropping(modules: Iterable[nn.Module], seed: int, step: int) -> Iterator[None]:
+    """Inside, those of the modules that drop do so as in training step ``step`` of a run with this seed."""
+    token = _step.set((seed, step) if drops(modules) else None)
+    try:
+        yield
+    finally:
+        _step.reset(token)
+
+
+def current_step() -> tuple[int, int] | None:
+    """The seed and step whose masks are in use; None outside a training step, and where nothing drops."""
+    return _step.get()
+
+
+def drops(modules: Iterable[nn.Module]) -> bool:
+    """Whether training steps through these modules depend on the step."""
+    return any(isinstance(part, Drop) for module in modules for part in module.modules())
+
+
+class Drop(nn.Module, ABC):
+    """``rate`` of the values are dropped, once ``steps`` training steps have passed, and less before: linearly from 0.
+
+    ``name`` tells the layers of a network apart. Raises ValueError unless 0 <= rate < 1.
+    """
+
+    def __init__(self, rate: float, name: str, steps: int = 0) -> None:
+        super().__init__()
+        if not 0 <= rate < 1 or steps < 0:
+            raise ValueError(
+                f"a drop rate of {rate} over {steps} steps: use 0 or more and below 1, and 0 steps or more."
+            )
+        self.rate, self.name, self.steps = rate, name, steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        now = _step.get()
+        if now is None or not self.training or self.rate == 0:
+            return x
+        seed, step = now
+        rate = self.rate * min(1.0, step / self.steps) if self.steps else self.rate
+        return x * self.scale(x, rate, seed, f"{self.name}/{step}")
+
+    @abstractmethod
+    def scale(self, x: Tensor, rate: float, seed: int, stream: str) -> Tensor:
+        """What x [S, ...] is multiplied by: 0 where it is dropped."""
+
+
+def chances(seed: int, stream: str, probability: float, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """1 with ``probability`` (in steps of 2^-16), else 0, in the dtype and on the device of ``like``."""
+    count = torch.Size(shape).numel()
+    chosen = words(seed, f"{stream}/{shape[0]}", count) < round(probability * 2**16)
+    return torch.from_numpy(chosen).view(shape).to(like.device).to(like.dtype)
+
+
+class Dropout(Drop):
+    """Each value on its own; what is left is divided by 1 - rate."""
+
+    def scale(self, x: Tensor, rate: float, seed: int, stream: str) -> Tensor:
+        return (1 - chances(seed, stream, rate, tuple(x.shape), x)) / (1 - rate)
+
+
+class DropBlock(Drop):
+    """Squares of ``size`` x ``size`` values of a channel, as many as make the rate; the batch keeps its mean size.
+
+        P(a square begins at a place) = rate / size^2 * H W / ((H - size + 1) (W - size + 1))
+
+    Ghiasi, Lin and Le, NeurIPS 2018, https://arxiv.org/abs/1810.12890. Maps smaller than the square are dropped whole.
+    """
+
+    def __init__(self, rate: float, name: str, size: int, steps: int = 0) -> None:
+        super().__init__(rate, name, steps)
+        if size < 1:
+            raise ValueError(f"the side of a dropped square is {size}; use 1 or more.")
+        self.size = size
+
+    def scale(self, x: Tensor, rate: float, seed: int, stream: str) -> Tensor:
+        images, channels, height, width = x.shape
+        k = min(self.size, height, width)
+        rows, columns = height - k + 1, width - k + 1
+        begin = rate / k**2 * height * width / (rows * columns)
+        corners = chances(seed, stream, begin, (images, channels, rows, columns), x)
+        kept = 1 - F.max_pool2d(F.pad(corners, (k - 1,) * 4), k, stride=1)  # [S, C, H, W]
+        return kept * (kept.numel() / kept.sum().clamp(min=1))

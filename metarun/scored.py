@@ -1,0 +1,75 @@
+"""What is scored at validation and test: the training task, or the task distributions of ``evaluation.task``."""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from metarun.core import MetaLearner, TaskDistribution, hyperparameters
+from metarun.errors import ConfigError
+from metarun.tasks.fitted import Fitted
+
+
+class Scored(NamedTuple):
+    """A task distribution, the learner with its ways and the steps of evaluation, and the node it was made of."""
+
+    task: TaskDistribution
+    learner: MetaLearner
+    node: dict[str, Any]
+
+
+def learner_for(task: TaskDistribution, learner: MetaLearner, inner_steps: int | None) -> MetaLearner:
+    """``learner`` with the ways of validation and test of ``task``, and ``inner_steps`` where that is not None."""
+    changes = {"num_ways": task.num_ways} if "num_ways" in hyperparameters(learner) else {}
+    changes |= {} if inner_steps is None else {"inner_steps": inner_steps}
+    return replace(learner, **changes)  # type: ignore[type-var]
+
+
+def scored_elsewhere(
+    tasks: dict[str, TaskDistribution], training: TaskDistribution, learner: MetaLearner, evaluation: dict[str, Any]
+) -> dict[str, Scored]:
+    """What the node ``evaluation`` names, by its names; ``tasks`` by key. Raises ConfigError where one does not fit."""
+    problems: list[str] = []
+    scored: dict[str, Scored] = {}
+    for (key, task), (name, node) in zip(tasks.items(), evaluation["task"].items(), strict=True):
+        try:
+            check_outputs(key, task, training, learner)
+            fit = fitted(task, training, evaluation["fit_images"])
+            scored[name] = Scored(fit, learner_for(task, learner, evaluation["inner_steps"]), node)
+        except ValueError as error:
+            problems.append(f"{key}: {error}")
+    if problems:
+        raise ConfigError(problems)
+    return scored
+
+
+def fitted(task: TaskDistribution, training: TaskDistribution, fit_images: bool) -> TaskDistribution:
+    """``task`` with inputs of the training task's shape; raises ValueError where they differ and may not be fitted."""
+    if task.input_shape == training.input_shape:
+        return task
+    if not fit_images:
+        fix = "Choose a task with inputs of that shape."
+        if len(task.input_shape) == len(training.input_shape) == 3:
+            fix = "Set evaluation.fit_images=true to resize and recolour its images."
+        raise ValueError(
+            f"its inputs have shape {list(task.input_shape)}, but the networks are made for those of the training task, "
+            f"{list(training.input_shape)}. {fix}"
+        )
+    return Fitted(task, training.input_shape)
+
+
+def check_outputs(key: str, task: TaskDistribution, training: TaskDistribution, learner: MetaLearner) -> None:
+    """Raise ValueError unless ``learner``, made for the training task, can be scored on ``task``, the node ``key``."""
+    score, expected = task.objective.score_name, training.objective.score_name
+    if score != expected:
+        raise ValueError(
+            f"its score is {score} and that of the training task {expected}. Choose a task with the same score."
+        )
+    if "num_ways" in hyperparameters(learner) and task.num_ways is not None:
+        return
+    if task.num_outputs != training.num_outputs:
+        fix = "Choose a task with as many."
+        if task.num_ways is not None:
+            fix = f"Set {key}.num_ways={training.num_outputs}, or choose a learner for any number of ways, as protonet."
+        raise ValueError(
+            f"it needs {task.num_outputs} outputs, but the head of {type(learner).__name__} has those of the training "
+            f"task, {training.num_outputs}. {fix}"
+        )

@@ -1,0 +1,85 @@
+"""Points from random Gaussians, a class or several Gaussians each: problems for learned optimizers.
+
+    cluster c:   x ~ N(m_c, A_c A_c'),  m_c ~ N(0, spread^2 I),  entries of A_c [d, d] ~ N(0, 1 / d);  class c mod N
+
+A task is one problem: find the weights with the least cross-entropy on its points. ``base_learner=linear`` makes it logistic
+regression (the last input is 1, for the bias), an ``mlp`` a small network. Support and query are the same points: the aim is
+to minimise, not to generalise. The score is the mean cross-entropy itself, ln N where nothing is known.
+
+After Li and Malik, ICLR 2017, https://arxiv.org/abs/1606.01885 (logistic regression: two Gaussians, 100 points of 3
+dimensions; networks: four Gaussians, two of each class). Their regularisers and robust losses are left out.
+
+B problems, M points, d dimensions, N classes, C clusters
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metarun.core import Batch, Draw, Episode, TaskDistribution
+from metarun.objectives import Objective
+from metarun.tasks.counter import normal, uniform
+
+
+def detached_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(logits.detach(), y)
+
+
+CROSS_ENTROPY_ITSELF = Objective(F.cross_entropy, detached_cross_entropy, "cross_entropy", higher_is_better=False)
+
+
+class GaussianClasses(TaskDistribution):
+    """Support and query: x [M, d + 1], y [M], with M = num_points and as many of each cluster, or one more."""
+
+    objective = CROSS_ENTROPY_ITSELF
+
+    def __init__(
+        self,
+        num_dims: int,
+        num_points: int,
+        num_classes: int,
+        clusters_per_class: int,
+        spread: float,
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        if min(num_dims, clusters_per_class) < 1 or num_classes < 2 or spread < 0:
+            raise ValueError(
+                f"task: num_dims {num_dims} and clusters_per_class {clusters_per_class} must be 1 or more, num_classes "
+                f"{num_classes} 2 or more, and spread {spread} 0 or more."
+            )
+        self.num_clusters = num_classes * clusters_per_class
+        if num_points < self.num_clusters:
+            raise ValueError(
+                f"task.num_points is {num_points}, but there are {self.num_clusters} clusters; use as many."
+            )
+        self.input_shape, self.num_outputs = (num_dims + 1,), num_classes
+        self.num_ways = self.train_num_ways = num_classes
+        self.num_dims, self.num_points, self.spread = num_dims, num_points, spread
+        self.seed, self.device, self.dtype = seed, device, dtype
+
+    def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
+        """``u``: uniforms behind means, matrices and points, in this order [B, d (C + C d + M)], one more where odd."""
+        count = self.num_dims * (self.num_clusters * (1 + self.num_dims) + self.num_points)
+        return {"u": uniform(self.seed, f"gaussian_classes/{split}", np.asarray(indices), count + count % 2)}
+
+    def episodes(self, draw: Draw) -> Episode:
+        d, clusters = self.num_dims, np.arange(self.num_points) % self.num_clusters  # [M]
+        numbers, ends = normal(draw["u"]), np.cumsum([self.num_clusters * d, self.num_clusters * d * d])
+        means, matrices, points = np.split(numbers, ends, axis=1)
+        means = self.spread * means.reshape(len(means), -1, d)[:, clusters]  # [B, M, d]
+        matrices = matrices.reshape(len(means), -1, d, d)[:, clusters] / np.sqrt(d)  # [B, M, d, d]
+        points = points[:, : self.num_points * d].reshape(len(means), -1, d, 1)
+        x = means + (matrices @ points)[..., 0]
+        x = np.concatenate([x, np.ones_like(x[..., :1])], -1)
+        y = torch.from_numpy(clusters % self.num_outputs).to(self.device).repeat(len(x), 1)
+        batch = Batch(torch.from_numpy(x).to(self.device, self.dtype), y)
+        return Episode(batch, batch)
+
+    def fingerprint(self) -> str:
+        sizes = f"{self.num_points} points of {self.num_dims} dimensions, {self.num_outputs} classes"
+        return f"gaussian classes: {sizes}, {self.num_clusters} clusters, spread {self.spread:g}"

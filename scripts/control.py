@@ -1,0 +1,97 @@
+"""Receipts and tables of docs/control.md.
+
+python scripts/control.py RUNS        RUNS/SYSTEM/NAME are runs of experiment=matrix/system_identification, NAME a
+                                      meta-learner or scratch; with what metarun control left in their evaluations/
+python scripts/control.py --tables    writes the tables anew from docs/receipts/control_SYSTEM.json
+"""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from receipt import RECEIPTS, receipt
+
+PAGE = RECEIPTS.parent / "control.md"
+SYSTEMS = ("pendulum", "cart_pole", "two_link_arm")
+MARKED = re.compile(r"(?P<begin><!-- control: (?P<name>\w+) -->).*?<!-- end -->", re.S)
+ROWS = {  # label: the run, and the adaptation step of its curve (None: its score)
+    "joint training, not adapted": ("fine_tune", 0),
+    "from scratch on the K transitions": ("scratch", None),
+    "joint training, then 10 steps": ("fine_tune", 10),
+    "joint training, then 50 steps": ("fine_tune", 50),
+    "ANIL, 3 steps": ("anil", None),
+    "CNP": ("cnp", None),
+    "MAML, 3 steps": ("maml", None),
+    "ridge head (r2d2)": ("r2d2", None),
+}
+
+
+def collect(runs: Path) -> None:
+    """docs/receipts/control_SYSTEM.json: the receipt of every run of a system, and of its controlled episodes."""
+    for system in SYSTEMS:
+        kept: dict[str, Any] = {}
+        for run in sorted(path.parent for path in (runs / system).glob("*/results.json")):
+            kept[run.name] = receipt(run)
+            for path in sorted((run / "evaluations").glob("control_*.json")):
+                content = json.loads(path.read_text())
+                words = " ".join(word for word in content["argv"][1:] if "/" not in word)
+                command = f"metarun {words.replace('control', 'control RUN', 1)}   # RUN: {kept[run.name]['command']}"
+                kept[f"{run.name}_control"] = kept[run.name] | {"command": command, "results": content["return"]}
+                shutil.copy(path.with_suffix(".png"), RECEIPTS.parent / "figures" / f"control_{system}.png")
+        if kept:
+            (RECEIPTS / f"control_{system}.json").write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def receipts() -> dict[str, Any]:
+    paths = {system: RECEIPTS / f"control_{system}.json" for system in SYSTEMS}
+    return {system: json.loads(path.read_text()) if path.is_file() else {} for system, path in paths.items()}
+
+
+def error_table(kept: dict[str, Any], metric: str) -> str:
+    """One row a method, one column a system: mean and half of the 95% confidence interval."""
+    lines = [f"| | {' | '.join(SYSTEMS)} |", "|---" * (1 + len(SYSTEMS)) + "|"]
+    for label, (run, step) in ROWS.items():
+        name = f"test/{metric}" if step is None else f"test/{metric}_step_{step}"
+        cells = [_cell(kept[system].get(run, {"results": {}})["results"].get(name)) for system in SYSTEMS]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def return_table(kept: dict[str, Any]) -> str:
+    lines = ["| system | model of the planner | return, 95% CI |", "|---|---|---|"]
+    for system in SYSTEMS:
+        for name, row in kept[system].get("r2d2_control", {"results": {}})["results"].items():
+            words = name if "(" in name or "random" in name else f"ridge head, {name}"
+            lines.append(f"| {system} | {words} | {row['mean']:.1f} +- {row['ci95']:.1f} |")
+    return "\n".join(lines)
+
+
+def _cell(row: dict[str, float] | None) -> str:
+    return "" if row is None else f"{row['mean']:.3g} +- {row['ci95']:.1g}"
+
+
+def filled(text: str) -> str:
+    """``text`` with the tables that the receipts give."""
+    kept = receipts()
+
+    def table(mark: re.Match[str]) -> str:
+        rows = return_table(kept) if mark["name"] == "returns" else error_table(kept, mark["name"])
+        return f"{mark['begin']}\n{rows}\n<!-- end -->"
+
+    return MARKED.sub(table, text)
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    if sys.argv[1] != "--tables":
+        collect(Path(sys.argv[1]))
+    PAGE.write_text(filled(PAGE.read_text()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""Tables: what is read, how it is split and standardised, and the answer to every mistake; the documented example runs."""
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from metarun.errors import ConfigError
+from metarun.evaluation import manifest
+from metarun.tasks.images import DataError
+from tests.composing import experiment, train
+from tests.running import metarun
+
+PAGE = Path(__file__).parents[2] / "docs" / "your_own_data.md"
+NAMES = ["task.task_column=subject", "task.input_columns=[dose,age]", "task.output_columns=[response]"]
+
+
+def table(sizes: dict[str, int], separator: str = ",") -> str:
+    """A line for each measurement: the subject's number is in every entry, so that rows can be told apart."""
+    lines = [separator.join(["subject", "dose", "age", "response"])]
+    for s, (subject, rows) in enumerate(sizes.items()):
+        lines += [separator.join([subject, f"{s + r / 100}", f"{10 * s - r}", f"{s * s + r / 7}"]) for r in range(rows)]
+    return "\n".join(lines) + "\n"
+
+
+SIZES = {
+    "anna": 12,
+    "ben": 10,
+    "cem": 15,
+    "dora": 11,
+    "eva": 10,
+    "finn": 13,
+    "gil": 10,
+    "hugo": 10,
+    "ida": 10,
+    "jan": 10,
+}
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    (tmp_path / "table.csv").write_text(table(SIZES))
+    return tmp_path / "table.csv"
+
+
+def task_of(path: Path, *overrides: str):
+    return experiment("task=csv_regression", f"task.path='{path}'", *NAMES, *overrides).task
+
+
+def problem(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        task_of(path, *overrides)
+    assert len(error.value.problems) == 1
+    return error.value.problems[0]
+
+
+def test_rows_of_an_episode_are_different_rows_of_one_task_in_the_standard_units_of_the_training_tasks(path):
+    task = task_of(path)
+    rows = [line.split(",") for line in path.read_text().splitlines()[1:]]
+    subjects = np.array([row[0] for row in rows])
+    values = np.array([[float(entry) for entry in row[1:]] for row in rows])
+    training = values[np.isin(subjects, task.split["train"])]
+    standard = (values - training.mean(0)) / training.std(0)
+    for split in ("train", "val", "test"):
+        draw = task.draw(split, range(30))
+        support, query, _ = task.episodes(draw)
+        both = np.concatenate([draw["support"], draw["query"]], 1)
+        for b, chosen in enumerate(both):
+            assert len(set(chosen)) == 10
+            assert set(subjects[chosen]) == {task.split[split][draw["task"][b]]}
+        x, y = (torch.cat(parts, 1).numpy() for parts in zip(support, query, strict=True))
+        np.testing.assert_allclose(np.concatenate([x, y], -1), standard[both], rtol=0, atol=1e-12)
+
+
+def test_splits_have_every_task_once_and_come_from_their_own_seed(path):
+    split = task_of(path).split
+    assert sorted(name for names in split.values() for name in names) == sorted(SIZES)
+    assert {name: len(names) for name, names in split.items()} == {"train": 6, "val": 2, "test": 2}
+    assert task_of(path, "seed=5").split == split
+    assert task_of(path, "task.split_seed=1").split != split
+
+
+def test_the_order_of_the_lines_does_not_change_the_split(path):
+    split, (header, *lines) = task_of(path).split, path.read_text().splitlines()
+    path.write_text("\n".join([header, *reversed(lines)]))
+    assert task_of(path).split == split
+
+
+def test_a_split_by_lists_or_by_a_column(path):
+    by_lists = task_of(path, "task.val_tasks=[ben]", "task.test_tasks=[eva,anna]").split
+    assert by_lists["val"] == ["ben"] and by_lists["test"] == ["eva", "anna"] and len(by_lists["train"]) == 7
+    header, *lines = path.read_text().splitlines()
+    kinds = {"anna": "test", "ben": "val"}
+    path.write_text("\n".join([header + ",part", *(f"{x},{kinds.get(x.split(',')[0], 'train')}" for x in lines)]))
+    by_column = task_of(path, "task.split_column=part").split
+    assert by_column["val"] == ["ben"] and by_column["test"] == ["anna"] and len(by_column["train"]) == 8
+
+
+def test_the_choices_are_those_they_have_always_been(path):
+    digest = manifest(task_of(path), "test", 20)
+    assert digest == "b98f11dd39853e039d2cd9688df214d3c4e6dad3d02a8d99daf3918d2e16a81c"
+
+
+def test_a_task_is_chosen_as_often_as_another_and_each_of_its_rows_too(path):
+    draw = task_of(path, "task.num_shots=1", "task.num_queries=1").draw("train", range(6000))
+    counts = np.bincount(draw["task"], minlength=6)
+    assert ((counts - 1000) ** 2 / 1000).sum() < 5 + 5 * np.sqrt(10)  # chi-square of 6 cells, five deviations
+    rows = draw["support"][draw["task"] == 0, 0]
+    counts = np.unique(rows, return_counts=True)[1]
+    expected = len(rows) / len(counts)
+    assert ((counts - expected) ** 2 / expected).sum() < len(counts) - 1 + 5 * np.sqrt(2 * len(counts))
+
+
+def test_the_mean_absolute_error_is_in_the_unit_of_the_column(path):
+    task = task_of(path)
+    (_, query, _), draw = task.sample("test", [0]), task.draw("test", [0])
+
+    class Zero:
+        def predict(self, phi, x):
+            return x.new_zeros(len(x), 1)
+
+    episode = task.sample("test", [0])
+    one = type(episode)(*(type(b)(b.x[0], b.y[0]) for b in episode[:2]))
+    value = task.further_scores(Zero(), None, one)["mae_response"]
+    rows = [float(line.split(",")[3]) for line in path.read_text().splitlines()[1:]]
+    training = [
+        float(x.split(",")[3]) for x in path.read_text().splitlines()[1:] if x.split(",")[0] in task.split["train"]
+    ]
+    expected = np.abs(np.array(rows)[draw["query"][0]] - np.mean(training)).mean()
+    np.testing.assert_allclose(value, expected)
+    assert len(query.x[0]) == 5
+
+
+def test_other_separators_a_byte_order_mark_quotes_and_empty_lines_are_read(tmp_path):
+    for separator, written in ((";", '";"'), ("\t", '"\\t"')):
+        text = table(SIZES, separator).replace("anna", '"anna"') + "\n\n"
+        (tmp_path / "other.csv").write_text(text, encoding="utf-8-sig")
+        task = task_of(tmp_path / "other.csv", f"task.separator={written}")
+        assert sorted(n for names in task.split.values() for n in names) == sorted(SIZES)
+
+
+def test_it_trains_tests_and_resumes_to_the_same_end(path, tmp_path):
+    few = ["task=csv_regression", f"task.path='{path}'", *NAMES, "base_learner.hidden=[8]", "evaluation.every=1"]
+    few += ["evaluation.num_val_tasks=2", "evaluation.num_tasks=3", "meta_batch_size=2"]
+    whole = train(tmp_path / "whole", *few, "steps=3")
+    train(tmp_path / "run", *few, "steps=2")
+    assert train(tmp_path / "run", *few, "steps=3", "resume=auto") == whole
+
+
+def test_verify_notices_a_table_that_has_changed_and_the_picture_names_the_columns(path):
+    task = task_of(path)
+    task.verify()
+    figure = task.show("test", [0, 1])
+    assert figure.axes[0].get_xlabel() == "dose" and figure.axes[0].get_ylabel() == "response"
+    path.write_text(path.read_text() + "anna,1,2,3\n")
+    with pytest.raises(DataError, match="has changed"):
+        task.verify()
+
+
+# ---- mistakes ----
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["task.task_column=subjct"],
+            r"task.task_column names 'subjct', .*; did you mean 'subject'\?; there are 'subject'",
+        ),
+        (["task.input_columns=[dosis]"], r"task.input_columns names 'dosis', .*did you mean 'dose'"),
+        (["task.output_columns=[dose]"], r"'dose' is named more than once"),
+        (["task.input_columns=[]"], r"must each name at least one column"),
+        (
+            ["task.num_shots=6"],
+            r"num_queries is 11, but the task '\w+' .* has only 10 rows .*Lower their sum to at most 10",
+        ),
+        (["task.val_tasks=[zoe]"], r"name 'zoe', which is no task"),
+        (["task.val_tasks=[ben]"], r"leaves no task for test"),
+        (["task.val_tasks=[ben]", "task.test_tasks=[ben]"], r"both name 'ben'"),
+        (["task.val_share=0.6", "task.test_share=0.4"], r"below 1 in sum"),
+        (["task.split_column=age"], r"line 2: column 'age'|named more than once"),
+        (["task.separator=';'"], r"names 'subject'|separated otherwise\? task.separator=\",\""),
+        (["task.separator='||'"], r"must be one character"),
+    ],
+)
+def test_a_wrong_setting_is_answered_with_the_fix(path, overrides, message):
+    assert re.search(message, problem(path, *overrides))
+
+
+def replaced(old: str, new: str, count: int = 1):
+    return lambda text: text.replace(old, new, count)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (replaced("0.03,", "three,"), r"line 5: column 'dose' is 'three', which is not a finite number"),
+        (replaced("0.03,", "nan,"), r"line 5: column 'dose' is 'nan', which is not a finite number"),
+        (replaced("0.03,", "inf,"), r"line 5: column 'dose' is 'inf', which is not a finite number"),
+        (replaced("0.03,", ","), r"line 5: column 'dose' is empty"),
+        (replaced("0.03,", ""), r"line 5: 3 entries, where the header has 4"),
+        (replaced("dose,age", "age,age"), r"several columns are named 'age'"),
+        (lambda text: "", r"is empty; it must have a line of column names"),
+        (lambda text: text.splitlines()[0], r"has column names and no further line"),
+        (
+            lambda text: table({"anna": 30}),
+            r"has 1 different values, but training, validation and test need a task each",
+        ),
+        (
+            lambda text: re.sub(r",[^,]*\n", ",5\n", text).replace("age,5", "age,response"),
+            r"'response' has one and the same",
+        ),
+        (replaced("anna", '"anna'), r"Quotation marks must come in pairs"),
+    ],
+)
+def test_a_mistake_in_the_table_is_answered_with_its_place(path, change, message):
+    path.write_text(change(path.read_text()))
+    assert re.search(message, problem(path))
+
+
+def test_files_that_are_no_tables_are_refused(path, tmp_path):
+    path.write_bytes(path.read_bytes().replace(b"ben", b"b\xe9n", 1))
+    assert re.search(r"line 14: byte 0xe9 is not UTF-8", problem(path))
+    assert "there is no such file" in problem(tmp_path / "nothing.csv")
+    assert "cannot be read" in problem(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_refused(path):
+    path.chmod(0)
+    assert "cannot be read: Permission denied" in problem(path)
+
+
+def test_on_the_command_line_a_mistake_ends_with_exit_code_2_one_message_and_nothing_left_behind(path, tmp_path):
+    path.write_text(path.read_text().replace("0.03,", "three,", 1))
+    outcome = metarun("task=csv_regression", f"task.path={path}", *NAMES, f"run_dir={tmp_path / 'run'}")
+    assert outcome.code == 2
+    assert "line 5: column 'dose' is 'three'" in outcome.text and "Traceback" not in outcome.text
+    assert not (tmp_path / "run").exists()
+    outcome = metarun("task=csv_regression", f"run_dir={tmp_path / 'run'}")
+    assert outcome.code == 2 and "task.path has no value; add task.path=..." in outcome.text
+
+
+# ---- the documentation ----
+
+
+def test_the_example_of_the_documentation_makes_a_table_of_200_lines_and_gives_a_test_score(tmp_path, monkeypatch):
+    section = PAGE.read_text().split("## Tables")[1].split("\n## ")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(re.search(r"```python\n(.*?)```", section, re.S)[1], {})
+    assert len((tmp_path / "growth.csv").read_text().splitlines()) == 201
+    command = re.search(r"^metarun (task=csv_regression .*?)(?:\s+#.*)?$", section.replace("\\\n", " "), re.M)[1]
+    score = train(tmp_path / "run", *shlex.split(command), "execution=vmapped", "dtype=float32")
+    assert score < 0.1

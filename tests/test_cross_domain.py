@@ -1,0 +1,219 @@
+"""Training on one task distribution, validation and test on others: ``evaluation.task``, through the command line."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.transforms.v2 import functional as tv
+
+from metarun.evaluation import Estimate, manifest, mean_of
+from metarun.scored import fitted
+from tests.composing import experiment
+from tests.running import OUTSIDE, assert_as_if_never_stopped, killed, metarun, metrics, read, scores
+
+BUDGET = [
+    *["device=cpu", "execution=looped", "steps=4", "meta_batch_size=2", "base_learner.hidden=[6]", "log_every=2"],
+    *["evaluation.every=2", "evaluation.num_val_tasks=3", "evaluation.num_tasks=4"],
+]
+PROTOTYPES = [OUTSIDE, "task=prototypes", "meta_learner=protonet"]
+TWO = ["evaluation.task={same: prototypes, noisy: prototypes}", "evaluation.task.noisy.strength=0.5"]
+TALL = '''
+import numpy as np
+import torch
+from metarun.core import Batch, Episode, TaskDistribution
+from metarun.objectives import CROSS_ENTROPY
+from metarun.tasks.counter import uniform
+
+
+class Tall(TaskDistribution):
+    """Colour images of noise, 24 x 20."""
+
+    input_shape, num_outputs, num_ways, train_num_ways, objective = (3, 24, 20), 3, 3, 3, CROSS_ENTROPY
+
+    def __init__(self, seed: int, dtype: torch.dtype):
+        self.seed, self.dtype = seed, dtype
+
+    def draw(self, split, indices):
+        return {"x": uniform(self.seed, split, np.asarray(indices), 12 * 3 * 24 * 20).reshape(-1, 12, 3, 24, 20)}
+
+    def episodes(self, draw):
+        x, y = torch.from_numpy(draw["x"]).to(self.dtype), torch.arange(3).repeat(len(draw["x"]), 2)
+        return Episode(Batch(x[:, :6], y), Batch(x[:, 6:], y))
+
+    def fingerprint(self):
+        return "tall"
+'''
+
+
+@pytest.fixture(scope="module")
+def tall(tmp_path_factory) -> str:
+    """The flag that adds a folder with images of another size and colour."""
+    folder = tmp_path_factory.mktemp("mine")
+    (folder / "tall.py").write_text(TALL)
+    (folder / "task").mkdir()
+    (folder / "task" / "tall.yaml").write_text("_target_: tall.Tall\n")
+    return f"--config-dir={folder}"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run scored on two tasks, which nothing may change."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    outcome = metarun(*PROTOTYPES, *TWO, *BUDGET, f"run_dir={folder}")
+    assert outcome.code == 0, outcome.text
+    return folder
+
+
+# ---- several ----
+
+
+def test_every_task_has_its_score_and_their_mean_is_the_runs(run):
+    test = {name: Estimate(**value) for name, value in scores(run).items()}
+    same, noisy = test["test/same/accuracy"], test["test/noisy/accuracy"]
+    assert same.n == noisy.n == 4
+    assert same.mean > noisy.mean
+    assert test["test/accuracy"] == mean_of([same, noisy])
+    assert test["test/accuracy"].mean == pytest.approx((same.mean + noisy.mean) / 2)
+    assert {"val/accuracy", "val/same/accuracy", "val/noisy/accuracy"} <= metrics(run)[-2].keys()
+
+
+def test_the_best_checkpoint_is_that_of_the_mean_over_tasks(run):
+    rows = {row["step"]: row["val/accuracy"] for row in metrics(run) if "val/accuracy" in row}
+    best = max(rows, key=lambda step: (rows[step], -step))
+    assert read(run / "results.json")["protocol"]["checkpoint_step"] == best
+
+
+def test_results_hold_node_fingerprint_and_manifest_of_each_task(run):
+    tasks = read(run / "results.json")["protocol"]["tasks"]
+    assert tasks["noisy"]["task"]["strength"] == 0.5
+    assert tasks["noisy"]["data"].startswith("prototypes: strength 0.5")
+    x = experiment(*PROTOTYPES[1:], *TWO, "base_learner.hidden=[6]", "dtype=float32", "evaluation.num_tasks=4")
+    assert tasks["same"]["manifest"] == manifest(x.scored["same"].task, "test", 4)
+    assert read(run / "run.json")["evaluation_data"].keys() == {"same", "noisy"}
+
+
+def test_a_run_without_other_tasks_is_named_as_ever(tmp_path):
+    outcome = metarun(*PROTOTYPES, *BUDGET, f"run_dir={tmp_path / 'run'}")
+    assert outcome.code == 0, outcome.text
+    results = read(tmp_path / "run/results.json")
+    assert {name for name in results if "/" in name} == {"test/query_loss", "test/accuracy"}
+    assert "manifest" in results["protocol"] and "tasks" not in results["protocol"]
+
+
+def test_a_mean_of_estimates_has_the_interval_of_independent_ones():
+    assert mean_of([Estimate(0.2, 0.03, 10), Estimate(0.6, 0.04, 30)]) == Estimate(0.4, math.hypot(0.03, 0.04) / 2, 40)
+
+
+def test_a_killed_run_ends_as_if_it_never_was(run, tmp_path):
+    words = [*PROTOTYPES, *TWO, *BUDGET, f"run_dir={tmp_path / 'run'}"]
+    killed("during a validation", *words, cwd=tmp_path)
+    assert metarun(*words, "resume=auto").code == 0
+    assert_as_if_never_stopped(tmp_path / "run", run)
+
+
+def test_two_other_tasks_are_two_overrides_of_hydra(run, tmp_path):
+    native = ["+task@evaluation.task.same=prototypes", "+task@evaluation.task.noisy=prototypes", TWO[1]]
+    assert metarun(*PROTOTYPES, *native, *BUDGET, f"run_dir={tmp_path / 'run'}").code == 0
+    assert scores(tmp_path / "run") == scores(run)
+
+
+def test_a_sweep_goes_over_them(tmp_path):
+    outcome = metarun("-m", *PROTOTYPES, "evaluation.task=prototypes,[prototypes]", *BUDGET, f"sweep_dir={tmp_path}")
+    assert outcome.code == 0, outcome.text
+    assert len([path for path in tmp_path.iterdir() if (path / "results.json").is_file()]) == 2
+
+
+# ---- evaluate ----
+
+
+def test_a_finished_run_is_tested_on_others_or_on_its_own(run, tmp_path):
+    words = ["evaluate", run, OUTSIDE]
+    assert metarun(*words, "evaluation.task=prototypes", "evaluation.task.prototypes.num_ways=5").code == 0
+    assert metarun(*words, "evaluation.task=null").code == 0
+    assert metarun(*words, "--split", "train").code == 0
+    found = [read(path) for path in (run / "evaluations").iterdir()]
+    named = [{name for name in each if name.endswith("accuracy")} for each in found]
+    assert {"test/accuracy", "test/prototypes/accuracy"} in named
+    assert {"test/accuracy"} in named and {"train/accuracy"} in named
+    five = next(each for each in found if "test/prototypes/accuracy" in each)
+    assert five["protocol"]["tasks"]["prototypes"]["task"]["num_ways"] == 5
+
+
+# ---- fitting ----
+
+
+def test_images_of_another_size_and_colour_are_fitted_where_that_is_asked_for(tall, tmp_path):
+    words = [tall, *PROTOTYPES, "evaluation.task=tall", *BUDGET, f"run_dir={tmp_path / 'run'}"]
+    refused = metarun(*words)
+    assert refused.code == 2
+    assert "evaluation.task.tall: its inputs have shape [3, 24, 20]" in refused.err
+    assert "[1, 16, 16]. Set evaluation.fit_images=true" in refused.err
+    outcome = metarun(*words, "evaluation.fit_images=true")
+    assert outcome.code == 0, outcome.text
+    assert "test/tall/accuracy" in read(tmp_path / "run/results.json")
+
+
+def test_fitted_images_are_torchvisions_and_the_draw_is_the_tasks():
+    grey = experiment("task=prototypes", "base_learner=mlp", "base_learner.hidden=[6]").task
+    x = grey.sample("test", [0, 1]).support.x  # [2, S, 1, 16, 16]
+    wide = fitted(grey, Shape((3, 8, 12)), True)
+    fit = wide.sample("test", [0, 1]).support.x
+    expected = tv.resize(x.flatten(0, 1), [8, 12], antialias=True).repeat(1, 3, 1, 1)
+    torch.testing.assert_close(fit.flatten(0, 1), expected)
+    assert manifest(wide, "test", 3) == manifest(grey, "test", 3)
+    assert wide.fingerprint() == f"{grey.fingerprint()}, fitted to [3, 8, 12]"
+    back = fitted(wide, Shape((1, 8, 12)), True).sample("test", [0, 1]).support.x
+    # torchvision's weights of red, green and blue add up to 0.9999
+    torch.testing.assert_close(back, fit[:, :, :1], rtol=2e-4, atol=1e-6)
+    assert fitted(grey, Shape((1, 16, 16)), False) is grey
+
+
+class Shape:
+    """Of a training task, its inputs."""
+
+    def __init__(self, input_shape: tuple[int, ...]) -> None:
+        self.input_shape = input_shape
+
+
+# ---- mistakes ----
+
+MISTAKES = {
+    "an unknown name": (["evaluation.task=prototypez"], "evaluation.task=prototypez: there is no task called"),
+    "an unknown name in a list": (["evaluation.task=[prototypes,sinusoit]"], "did you mean 'sinusoid'"),
+    "another score": (["evaluation.task=sinusoid"], "evaluation.task.sinusoid: its score is mse and that of the training"),
+    "an unknown setting": (["evaluation.task=prototypes", "evaluation.task.prototypes.num_wayz=3"], "num_ways"),
+    "a wrong type": (["evaluation.task=prototypes", "evaluation.task.prototypes.num_ways=a"], "prototypes.num_ways is 'a'"),
+    "other outputs than the head has": (
+        ["meta_learner=maml", "evaluation.task=prototypes", "evaluation.task.prototypes.num_ways=4"],
+        "it needs 4 outputs, but the head of MAML has those of the training task, 3. Set evaluation.task.prototypes.num_",
+    ),
+    "data that is not there": (
+        ["evaluation.task=cifar_fs", "data_root=nowhere"],
+        "metarun ... evaluation.task.cifar_fs.download=true",
+    ),
+    "fitting nothing": (["evaluation.fit_images=true"], "has no effect without evaluation.task"),
+    "several at once by comma": (["evaluation.task=prototypes,sinusoid"], "one list is written evaluation.task=["),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_answered_with_exit_code_2_before_anything_runs(mistake, tmp_path):
+    words, message = MISTAKES[mistake]
+    outcome = metarun(*PROTOTYPES, *BUDGET, *words, f"run_dir={tmp_path / 'run'}")
+    assert outcome.code == 2, outcome.text
+    assert message in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+# ---- real images ----
+
+
+@pytest.mark.data
+def test_omniglot_to_cifar_in_grey_and_back_to_omniglot(data_root, tmp_path):
+    words = ["task=omniglot", f"data_root={data_root}", "meta_learner=protonet", "evaluation.task=[omniglot,cifar_fs]"]
+    outcome = metarun(*words, "evaluation.fit_images=true", *BUDGET, f"run_dir={tmp_path / 'run'}")
+    assert outcome.code == 0, outcome.text
+    tasks = read(tmp_path / "run/results.json")["protocol"]["tasks"]
+    assert tasks["cifar_fs"]["data"].endswith("fitted to [1, 28, 28]")
+    assert "fitted" not in tasks["omniglot"]["data"]
