@@ -3,8 +3,8 @@
     tokens x [S, L]:   z = mean over the words of embedding[x]          (0 is padding)
     vectors x [S, V]:  z = x @ embedding                                (a weight for each of V buckets)
 
-Joulin et al., EACL 2017, https://arxiv.org/abs/1607.01759. The embedding starts as N(0, 1 / width), which keeps lengths:
-the features of an untrained network are near those of its inputs (Johnson and Lindenstrauss).
+Joulin et al., EACL 2017, https://arxiv.org/abs/1607.01759. The embedding starts as N(0, 1 / width): a random projection
+that keeps lengths on average, and blurs angles by 1 / sqrt(width).
 """
 
 import math

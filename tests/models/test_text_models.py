@@ -85,8 +85,8 @@ def test_second_order_gradients_are_the_same_vmapped_and_looped_and_by_finite_di
     h = 1e-5
     ends = [after_a_step({key: p + sign * h * direction[key] for key, p in params.items()}, X) for sign in (1, -1)]
     torch.testing.assert_close(
-        slope, (ends[0] - ends[1]) / (2 * h), rtol=1e-6, atol=1e-8
-    )  # h^2 = 1e-10 and rounding / h
+        slope, (ends[0] - ends[1]) / (2 * h), rtol=1e-5, atol=1e-8
+    )  # h^2 = 1e-10 times a third derivative, and rounding / h
 
 
 def test_a_bag_of_words_is_the_mean_of_its_vectors_and_a_bag_of_buckets_their_weighted_sum():
