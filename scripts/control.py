@@ -1,8 +1,8 @@
 """Receipts and tables of docs/control.md.
 
-    python scripts/control.py RUNS        RUNS/SYSTEM/NAME are runs of experiment=matrix/system_identification, NAME a
-                                          meta-learner or scratch; with what metarun control left in their evaluations/
-    python scripts/control.py --tables    writes the tables anew from docs/receipts/control_SYSTEM.json
+python scripts/control.py RUNS        RUNS/SYSTEM/NAME are runs of experiment=matrix/system_identification, NAME a
+                                      meta-learner or scratch; with what metarun control left in their evaluations/
+python scripts/control.py --tables    writes the tables anew from docs/receipts/control_SYSTEM.json
 """
 
 import json
@@ -35,7 +35,8 @@ def collect(runs: Path) -> None:
     for system in SYSTEMS:
         kept: dict[str, Any] = {}
         for run in sorted(path.parent for path in (runs / system).glob("*/results.json")):
-            kept[run.name] = receipt(run)
+            again = next((run / "evaluations").glob("test_last_*.json"), run)  # a later evaluation counts instead
+            kept[run.name] = receipt(again)
             for path in sorted((run / "evaluations").glob("control_*.json")):
                 content = json.loads(path.read_text())
                 words = " ".join(word for word in content["argv"][1:] if "/" not in word)

@@ -28,7 +28,9 @@ OF_THE_USER = {  # tasks that read a file of the user's, and one for the tests
     "text_jsonl": OUTSIDE / "requests.jsonl",
     "csv_regression": OUTSIDE / "measurements.csv",
 }
-COLUMNS = {"csv_regression": ["task.task_column=subject", "task.input_columns=[dose]", "task.output_columns=[response]"]}
+COLUMNS = {
+    "csv_regression": ["task.task_column=subject", "task.input_columns=[dose]", "task.output_columns=[response]"]
+}
 TASKS = {
     "sinusoid": ["task=sinusoid"],
     "images": ["task=prototypes", "task.num_classes=7"],

@@ -10,7 +10,14 @@ from metarun.commands.evaluate import trained
 from tests.running import metarun, read
 
 TINY = [
-    *["device=cpu", "execution=vmapped", "steps=2", "meta_batch_size=2", "base_learner.hidden=[8]", "evaluation.every=2"],
+    *[
+        "device=cpu",
+        "execution=vmapped",
+        "steps=2",
+        "meta_batch_size=2",
+        "base_learner.hidden=[8]",
+        "evaluation.every=2",
+    ],
     *["evaluation.num_val_tasks=2", "evaluation.num_tasks=2", "task=cart_pole", "task.control_steps=4"],
     *["task.planner.horizon=3", "task.planner.population=8", "task.planner.num_elites=2"],
 ]
