@@ -16,7 +16,7 @@ def script(name):
     return module
 
 
-receipt, matrix, language = script("receipt"), script("matrix"), script("language")
+receipt, matrix, language, control = map(script, ("receipt", "matrix", "language", "control"))
 
 
 def test_the_readme_shows_the_table_that_the_receipts_give():
@@ -56,3 +56,9 @@ def test_the_page_of_language_shows_what_its_receipts_give_and_every_cell_is_a_c
     assert len({tuple(overrides) for overrides in cells.values()}) == len(cells) == 40
     for name, kept in json.loads(language.KEPT.read_text()).items():
         assert kept["command"] == " ".join(["metarun", *cells[name]])
+
+
+def test_the_page_of_control_shows_the_tables_that_the_receipts_give():
+    text = control.PAGE.read_text()
+    assert control.MARKED.search(text)
+    assert control.filled(text) == text
