@@ -1,7 +1,7 @@
 """Which split the classes of a data set belong to: by lot, as their source says, or as listed."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def split_classes(names: Sequence[str], given: Sequence[str], split: Split, seed
             )
         if lists:
             return _listed(names, lists)
-    shares = [split[part] for part in SPLITS] if isinstance(split, Mapping) else list(split)
+    shares: list[Any] = [split[part] for part in SPLITS] if isinstance(split, Mapping) else list(split)
     if len(shares) != 3 or min(shares) <= 0:
         raise ValueError(f"task.split is {shares}; give three shares above 0, for training, validation and test.")
     ends = np.rint(len(names) * np.cumsum(shares) / np.sum(shares)).astype(int)
