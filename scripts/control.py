@@ -72,7 +72,7 @@ def return_table(kept: dict[str, Any]) -> str:
 
 
 def _cell(row: dict[str, float] | None) -> str:
-    return "" if row is None else f"{row['mean']:.3g} +- {row['ci95']:.1g}"
+    return "not run" if row is None else f"{row['mean']:.3g} +- {row['ci95']:.1g}"
 
 
 def filled(text: str) -> str:

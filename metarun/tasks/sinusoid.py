@@ -6,6 +6,7 @@ The paper trains on 10 points a task and tests the same model on 5, 10 and 20 (`
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ import torch
 from metarun.core import Batch, Draw, Episode, TaskDistribution
 from metarun.objectives import SQUARED_ERROR
 from metarun.tasks.counter import uniform
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Sinusoid(TaskDistribution):
@@ -65,3 +69,12 @@ class Sinusoid(TaskDistribution):
 
     def fingerprint(self) -> str:
         return "sinusoid: amplitude [0.1, 5], phase [0, pi], x [-5, 5]"
+
+    def show(self, split: str, indices: Sequence[int]) -> "Figure":
+        """The waves of some episodes, with their support points."""
+        from metarun.plots import curves
+
+        draw = self.draw(split, indices)
+        dense = self.episodes({**draw, "query_x": np.tile(np.linspace(-5, 5, 200), (len(indices), 1))})
+        names = [f"amplitude {a:.2f}, phase {p:.2f}" for a, p in zip(draw["amplitude"], draw["phase"], strict=True)]
+        return curves(dense, names)
