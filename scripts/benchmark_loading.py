@@ -62,7 +62,7 @@ def anonymous_mib() -> float:
 
 
 def measured(task: ImageClasses) -> dict[str, float]:
-    """Episodes a second (of the clock, and of this process's own time), one by one; the process's memory before and after."""
+    """Episodes a second, of the clock and of this process's own time; its memory before and after."""
     task.sample("train", [0])
     before, start, cpu_start = anonymous_mib(), time.perf_counter(), time.process_time()
     for i in range(NUM_EPISODES):
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--scratch", default=tempfile.gettempdir())
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    place = {"device": device, "dtype": torch.float32}
+    place: dict[str, Any] = {"device": device, "dtype": torch.float32}
     large = ImageClasses(source=lambda: source(Path(options.scratch)), **EPISODE, **SHARED, **place)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
     content = {

@@ -42,7 +42,7 @@ def control_run(
     started = time.time()
     scores = scored(run, run.x.task, numbers, num_tasks)
     _show(scores, num_tasks)
-    content = {"return": {name: score._asdict() for name, score in scores.items()}}
+    content: dict[str, Any] = {"return": {name: score._asdict() for name, score in scores.items()}}
     content |= {"protocol": {**run.x.protocol, "checkpoint": checkpoint, "checkpoint_step": run.step, "split": "test"}}
     content |= {"overrides": overrides, "argv": sys.argv, "seconds": time.time() - started}
     where = run.write(name_of(overrides, "control", shots, str(num_tasks), checkpoint), content)
@@ -82,7 +82,7 @@ def model_after(run: Trained, task: SystemIdentification, episodes: Episode, k: 
     learner = run.x.test_learner
     assert isinstance(learner, FewShotLearner)
     if k == 0 and "inner_steps" in hyperparameters(learner):
-        learner = replace(learner, inner_steps=0)
+        learner = replace(learner, inner_steps=0)  # type: ignore[call-arg]
     few = episodes._replace(support=tree_map(lambda leaf: leaf[:, :k], episodes.support))
     phis = run.execution.map(lambda theta, episode: learner.adapt(theta, episode.support), run.theta, few)
     if not all(torch.isfinite(leaf).all() for leaf in tree_leaves(phis)):
