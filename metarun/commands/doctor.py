@@ -13,11 +13,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from metarun.commands.data import entries
 from metarun.process import SPIN_COUNT
 
 GIB = 2**30
 NEEDED_DISK = 2 * GIB
-DATA_SETS = {"omniglot": "omniglot-py/images_background.zip"}
 LAUNCHERS = {"joblib": "hydra-joblib-launcher", "submitit": "hydra-submitit-launcher", "ray": "hydra-ray-launcher"}
 SWEEPERS = {"optuna": "hydra-optuna-sweeper"}
 
@@ -103,13 +103,13 @@ def _data(root: Path) -> Iterator[Finding]:
         free = shutil.disk_usage(root).free
         if free < NEEDED_DISK:
             yield Finding("disk", "slow", f"{free / GIB:.1f} GiB free", "free some space")
-    for name, sign in DATA_SETS.items():
-        if (root / "prepared" / f"{name}-28").is_dir():
+    for name, _, state, _ in entries([f"data_root={root}"], []):
+        if state == "ready":
             yield Finding(name, "ok", "prepared")
-        elif (root / sign).is_file():
+        elif state == "raw files found":
             yield Finding(name, "ok", "found; prepared at its first use")
-        else:
-            yield Finding(name, "missing", f"no {sign}", f"metarun task={name} task.download=true")
+        elif state == "absent":
+            yield Finding(name, "info", "absent", f"metarun data prepare {name} says where it comes from")
 
 
 def _launchers() -> Iterator[Finding]:
