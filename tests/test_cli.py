@@ -109,7 +109,7 @@ MISTAKES = {
     "steps without effect": ([*IMAGES, "meta_learner=protonet", "evaluation.inner_steps=3"], "has no effect: ProtoNet"),
     "classes for a task without": (["meta_learner=protonet"], "the task Sinusoid has no classes"),
     "images for a task without": (["base_learner=conv4"], "needs images [channels, height, width]"),
-    "a size that torch refuses": ([*IMAGES, "base_learner=conv4", "base_learner.channels=-1"], "base_learner: "),
+    "a size that torch refuses": ([*IMAGES, "base_learner=relation_conv", "base_learner.channels=-1"], "base_learner: "),
     "no shots": (["task.num_shots=0"], "must be 1 or more"),
     "an optimizer's refusal": (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
     "missing data": (["task=omniglot", "data_root=nowhere"], "To download there: metarun ... task.download=true"),

@@ -242,7 +242,7 @@ def test_two_training_steps_by_vmap_and_by_loop_end_in_the_same_parameters(learn
         train(tmp_path / execution, *texts)
         ends.append(checkpoint.load(tmp_path / execution / "checkpoints/last.pt", CPU)["theta"])
     assert relative_error(*ends) < SAME
-    assert relative_error(ends[0], experiment(*texts).learner.init()) > 1e-4  # it did move
+    assert relative_error(ends[0], experiment(*texts).learner.init()) > 1e-5  # it did move
 
 
 def test_a_run_stopped_halfway_and_resumed_ends_in_the_very_same_parameters(learner, tmp_path):

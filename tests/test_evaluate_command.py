@@ -127,7 +127,7 @@ MISTAKES = {
     "a wrong type": (["task.num_shots=abc"], "must be int"),
     "a wrong type of the schema": (["evaluation.num_tasks=abc"], "could not be converted to Integer"),
     "a wrong split": (["--split=holdout"], "--split is 'holdout'"),
-    "a wrong checkpoint": (["--checkpoint=first"], "--checkpoint 'first'"),
+    "a wrong checkpoint": (["--checkpoint=first"], "--checkpoint is 'first'"),
     "several values": (["task.num_shots=1,2"], "write KEY=VALUE with one value"),
     "inputs that do not fit": ([OUTSIDE, "task=prototypes"], "do not fit"),
 }  # fmt: skip

@@ -47,7 +47,7 @@ def entries(overrides: list[str], folders: list[Path]) -> Iterator[Entry]:
     names = {name for root in (None, *folders) for name in options("task", root)}
     for name in sorted(name for name in names if "/" not in name):  # those of folders are parts of tasks
         cfg = composed([f"task={name}", *overrides], folders)
-        yield Entry(name, _kind(cfg.task._target_), *_state(cfg))
+        yield Entry(name, _kind(cfg.task._target_), *_state(name, cfg))
 
 
 def _kind(target: str) -> str:
@@ -58,7 +58,7 @@ def _kind(target: str) -> str:
     return min((line.partition(mark)[0] for mark in (". ", ": ", "; ")), key=len)
 
 
-def _state(cfg: DictConfig) -> tuple[str, str]:
+def _state(name: str, cfg: DictConfig) -> tuple[str, str]:
     if missing := sorted(OmegaConf.missing_keys(cfg.task)):
         return f"needs {', '.join(missing)}", ""
     try:
@@ -66,8 +66,8 @@ def _state(cfg: DictConfig) -> tuple[str, str]:
             build_task(cfg)
     except Found as found:
         return found.state, str(found.folder)
-    except ConfigError as error:
-        return "absent", " ".join(error.problems)
+    except ConfigError:
+        return "absent", f"metarun data prepare {name}  says what to fetch"
     return "generated", ""
 
 

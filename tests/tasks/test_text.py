@@ -18,6 +18,7 @@ from sklearn.feature_extraction.text import TfidfTransformer
 
 from metarun.evaluation import baseline_scores, manifest
 from metarun.execution import Looped, Vmapped
+from metarun.scored import Scored
 from metarun.tasks.download import RemoteFile
 from metarun.tasks.images import DataError, MissingDataError
 from metarun.tasks.text import TextClasses
@@ -279,12 +280,13 @@ def test_the_baseline_is_the_nearest_centroid_by_cosine_of_the_features(root, fe
         guesses = (vectors[draw["query"][b]] @ centroids.T).argmax(-1)  # [N, Q]
         rights.append((guesses == np.arange(2)[:, None]).mean())
     for execution in (Looped(), Vmapped(None)):
-        score = baseline_scores(a_task, "test", 30, execution)["frozen_accuracy"]
+        score = baseline_scores({"": Scored(a_task, a_task.baseline, {})}, "test", 30, execution)["frozen_accuracy"]
         assert score.mean == pytest.approx(np.mean(rights), abs=1e-12)
 
 
 def test_training_episodes_have_no_baseline(root):
-    assert baseline_scores(task(root), "train", 10, Looped()) == {}
+    a_task = task(root)
+    assert baseline_scores({"": Scored(a_task, a_task.baseline, {})}, "train", 10, Looped()) == {}
 
 
 # ------------------------------------------------------------------------------------------------------- files, wrong
