@@ -125,3 +125,10 @@ def test_pictures_have_a_panel_for_support_and_query_of_each_episode():
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["0: a", "1: b", "2: c"]
     numbers = Batch(torch.rand(2, 5, 3), torch.rand(2, 5, 1))
     assert len(numbers_figure(Episode(numbers, numbers), ["one", "two"]).axes) == 8  # a heat map and its scale each
+
+
+def test_the_doctor_says_of_every_data_set_whether_it_is_there():
+    outcome = metarun("doctor")
+    assert outcome.code == 0, outcome.err
+    assert all(f"metarun data prepare {name}" in outcome.out for name in ("omniglot", "cifar_fs", "clinc150", "cub"))
+    assert "sinusoid" not in outcome.out  # nothing to fetch
