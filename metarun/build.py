@@ -393,9 +393,11 @@ def _name(call: Callable[..., Any]) -> str:
 
 def _headline(plain: dict[str, Any]) -> dict[str, Any]:
     """Flat names and values of what tells runs apart."""
-    flat: dict[str, Any] = {key: plain[key] for key in ("seed", "steps", "meta_batch_size")}
-    flat |= {"evaluation.task": ", ".join(plain["evaluation"]["task"]) or None}
+    headline: dict[str, Any] = {key: plain[key] for key in ("seed", "steps", "meta_batch_size")}
+    headline |= {"evaluation.task": ", ".join(plain["evaluation"]["task"]) or None}
     for group in GROUPS:
-        flat[group] = plain[group]["_target_"].rpartition(".")[2]
-        flat |= {f"{group}.{name}": value for name, value in plain[group].items() if not name.startswith("_")}
-    return {name: v if isinstance(v, (int, float, str, bool)) else str(v) for name, v in flat.items() if v is not None}
+        headline[group] = plain[group]["_target_"].rpartition(".")[2]
+        headline |= {f"{group}.{name}": value for name, value in plain[group].items() if not name.startswith("_")}
+    return {
+        name: v if isinstance(v, (int, float, str, bool)) else str(v) for name, v in headline.items() if v is not None
+    }

@@ -22,12 +22,11 @@ from metarun.objectives import SQUARED_ERROR
 from metarun.tasks.counter import uniform, without_replacement
 from metarun.tasks.images import DataError
 from metarun.tasks.points import sizes_by_split
+from metarun.tasks.splits import SPLITS
 from metarun.tasks.tables import Table, read_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-SPLITS = ("train", "val", "test")
 
 
 class CSVRegression(TaskDistribution):

@@ -4,8 +4,6 @@ A data set is a function that prepares its images and says which split each clas
 ``_target_`` of a YAML, with the settings of the function beside those of ``ImageClasses``.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -30,7 +28,7 @@ from metarun.tasks.images import (
     verify,
 )
 from metarun.tasks.sources import task_from
-from metarun.tasks.splits import SPLITS
+from metarun.tasks.splits import SPLITS, split_digest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -123,8 +121,7 @@ class ImageClasses(TaskDistribution):
 
     def fingerprint(self) -> str:
         image_set = self.source.image_set
-        classes = json.dumps([*zip(image_set.names, self.source.split_of, strict=True)])
-        splits = hashlib.sha256(classes.encode()).hexdigest()[:16]
+        splits = split_digest(image_set.names, self.source.split_of)
         return f"{self.source.name}: sha256 {image_set.sha256}, splits {splits}"
 
     def verify(self) -> None:

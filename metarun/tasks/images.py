@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -241,6 +241,15 @@ class EpisodeSize(NamedTuple):
         return EpisodeSize(*(mine if theirs is None else theirs for mine, theirs in chosen))
 
 
+class Classes(Protocol):
+    """A data set in which example follows example, class after class: ``counts[c]`` of class c."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def counts(self) -> np.ndarray: ...
+
+
 @dataclass(frozen=True)
 class ClassPool:
     """The classes of a split: class c owns the images first[c], ..., first[c] + count[c] - 1."""
@@ -250,11 +259,11 @@ class ClassPool:
     count: np.ndarray  # [C]
 
     @staticmethod
-    def of(image_set: ImageSet, members: list[bool]) -> "ClassPool":
-        """The classes c of ``image_set`` with members[c], in its order."""
+    def of(data: "Classes", members: list[bool]) -> "ClassPool":
+        """The classes c of ``data`` with members[c], in its order."""
         chosen = np.flatnonzero(members)
-        first = np.cumsum(image_set.counts) - image_set.counts
-        return ClassPool(tuple(image_set.names[c] for c in chosen), first[chosen], image_set.counts[chosen])
+        first = np.cumsum(data.counts) - data.counts
+        return ClassPool(tuple(data.names[c] for c in chosen), first[chosen], data.counts[chosen])
 
     def repeated(self, times: int) -> "ClassPool":
         """Every class ``times`` times, as classes of their own: c becomes times * c, ..., times * c + times - 1."""
@@ -276,7 +285,13 @@ def check_episode_sizes(sizes: dict[str, EpisodeSize], pools: dict[str, ClassPoo
         check_episode_size(sizes[split], pool, split, "task." if sizes[split] == sizes["test"] else "task.train_")
 
 
-def check_positive(size: EpisodeSize, prefix: str) -> None:
+class Counts(Protocol):
+    """A named tuple of whole numbers."""
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+def check_positive(size: Counts, prefix: str) -> None:
     """Raise ValueError unless all of ``size`` is; ``prefix`` and the field make the configuration key."""
     for key, value in size._asdict().items():
         if value < 1:
@@ -374,8 +389,13 @@ def class_major_batch(pixels: Pixels, images: np.ndarray, quarter_turns: np.ndar
     tasks, ways, shots = images.shape
     rows = gather(pixels, images.reshape(-1), np.repeat(quarter_turns.reshape(-1), shots))
     x = rows.reshape(tasks, ways * shots, *rows.shape[1:]).to(dtype).div_(255)
-    y = torch.arange(ways, device=rows.device).repeat_interleave(shots).repeat(tasks, 1)
-    return Batch(x, y)
+    return Batch(x, class_major_labels(images, rows.device))
+
+
+def class_major_labels(examples: np.ndarray, device: torch.device) -> Tensor:
+    """y [B, N * K] of the examples [B, N, K]: 0 for the first K of an episode, 1 for the next, and so on."""
+    tasks, ways, shots = examples.shape
+    return torch.arange(ways, device=device).repeat_interleave(shots).repeat(tasks, 1)
 
 
 def show_classes(task: TaskDistribution, split: str, indices: Sequence[int], names: Sequence[str]) -> "Figure":

@@ -10,6 +10,7 @@ import numpy as np
 
 from metarun.core import Draw
 from metarun.tasks.counter import uniform
+from metarun.tasks.images import check_positive
 
 Rows = tuple[int, int]  # how many, and how many uniforms each
 
@@ -28,10 +29,8 @@ def sizes_by_split(
         num_shots if train_num_shots is None else train_num_shots,
         num_queries if train_num_queries is None else train_num_queries,
     )
-    for prefix, size in (("task.", test), ("task.train_", train)):
-        for name, value in size._asdict().items():
-            if value < 1:
-                raise ValueError(f"{prefix}{name} is {value}, but an episode needs at least 1. Set it to 1 or more.")
+    check_positive(test, "task.")
+    check_positive(train, "task.train_")
     return {"train": train, "val": test, "test": test}
 
 

@@ -1,5 +1,7 @@
 """Which split the classes of a data set belong to: by lot, as their source says, or as listed."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -41,6 +43,12 @@ def split_classes(names: Sequence[str], given: Sequence[str], split: Split, seed
     ends = np.rint(len(names) * np.cumsum(shares) / np.sum(shares)).astype(int)
     ranks = np.argsort(np.argsort(uniform(seed, stream, np.arange(1), len(names))[0], kind="stable"))
     return tuple(SPLITS[place] for place in np.searchsorted(ends, ranks, side="right"))
+
+
+def split_digest(names: Sequence[str], split_of: Sequence[str]) -> str:
+    """A short name for the classes and the split of each; equal for equal splits."""
+    classes = json.dumps([*zip(names, split_of, strict=True)])
+    return hashlib.sha256(classes.encode()).hexdigest()[:16]
 
 
 def _listed(names: Sequence[str], split: Mapping[str, Sequence[str]]) -> tuple[str, ...]:

@@ -6,8 +6,6 @@ What a sentence is to a network is the choice of ``features`` (``text_features``
 N ways, K shots, Q queries, B episodes, S = N * K
 """
 
-import hashlib
-import json
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,12 +23,13 @@ from metarun.tasks.images import (
     ClassPool,
     EpisodeSize,
     check_episode_sizes,
+    class_major_labels,
     draw_images,
     episode_sizes,
     verify,
 )
 from metarun.tasks.sources import task_from
-from metarun.tasks.splits import SPLITS, Split, split_classes
+from metarun.tasks.splits import SPLITS, Split, split_classes, split_digest
 from metarun.tasks.text_features import TextFeatures
 from metarun.tasks.text_sets import TextSet
 
@@ -80,7 +79,7 @@ class TextClasses(TaskDistribution):
         self.source = source()
         text_set = self.source.text_set
         self.split_of = split_classes(text_set.names, text_set.given, split, split_seed, "text/classes")
-        self.pools = {s: _pool(text_set, [of == s for of in self.split_of]) for s in SPLITS}
+        self.pools = {s: ClassPool.of(text_set, [of == s for of in self.split_of]) for s in SPLITS}
         check_episode_sizes(self.sizes, self.pools)
         self.num_train_classes = len(self.pools["train"].names)
         training = np.isin(text_set.labels(), [c for c, of in enumerate(self.split_of) if of == "train"])
@@ -102,12 +101,10 @@ class TextClasses(TaskDistribution):
         """Of the sentences [B, N, K]; the K of class 0 come first, then those of class 1."""
         tasks, ways, shots = numbers.shape
         x = self.encoding.take(torch.from_numpy(numbers.reshape(-1)).to(self.device))
-        y = torch.arange(ways, device=self.device).repeat_interleave(shots).repeat(tasks, 1)
-        return Batch(x.reshape(tasks, ways * shots, *x.shape[1:]), y)
+        return Batch(x.reshape(tasks, ways * shots, *x.shape[1:]), class_major_labels(numbers, self.device))
 
     def fingerprint(self) -> str:
-        classes = json.dumps([*zip(self.source.text_set.names, self.split_of, strict=True)])
-        splits = hashlib.sha256(classes.encode()).hexdigest()[:16]
+        splits = split_digest(self.source.text_set.names, self.split_of)
         sha256 = self.source.text_set.stored.sha256
         return f"{self.source.name}: sha256 {sha256}, splits {splits}, {self.features.describe()}"
 
@@ -136,12 +133,6 @@ class TextClasses(TaskDistribution):
 
 def _short(text: str) -> str:
     return textwrap.shorten(text, 120, placeholder=" ...")
-
-
-def _pool(text_set: TextSet, members: list[bool]) -> ClassPool:
-    chosen = np.flatnonzero(members)
-    first = np.cumsum(text_set.counts) - text_set.counts
-    return ClassPool(tuple(text_set.names[c] for c in chosen), first[chosen], text_set.counts[chosen])
 
 
 text_task = task_from(TextClasses)
