@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metarun.core import Batch, FewShotLearner, Metrics, Params, take_parameters
-from metarun.models.layers import BatchNorm, BatchNormMode, Conv2d, with_support
+from metarun.models.layers import BatchNorm, BatchNormMode, Blocks, Conv2d, MaxPool2d, with_support
 from metarun.models.parts import body_of
 
 
@@ -38,10 +38,10 @@ class Relation(nn.Module):
         layers: list[nn.Module] = []
         for fan_in in (2 * channels, channels) if size else ():
             layers += [Conv2d(fan_in, channels, 3, stride=1, padding=1)]
-            layers += [*([BatchNorm(channels, batch_norm)] if batch_norm else []), nn.ReLU(), nn.MaxPool2d(2)]
+            layers += [*([BatchNorm(channels, batch_norm)] if batch_norm else []), nn.ReLU(), MaxPool2d(2)]
         features = channels * (size[0] // 4) * (size[1] // 4) if size else 2 * channels
         layers += [nn.Flatten(), nn.Linear(features, hidden_size), nn.ReLU(), nn.Linear(hidden_size, 1)]
-        self.layers = nn.Sequential(*layers)
+        self.layers = Blocks(*layers)
 
     def forward(self, pairs: Tensor) -> Tensor:
         return self.layers(pairs)[:, 0].sigmoid()

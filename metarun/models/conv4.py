@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from metarun.models.layers import BatchNorm, BatchNormMode, Conv2d
+from metarun.models.layers import BatchNorm, BatchNormMode, Blocks, Conv2d, MaxPool2d
 
 
 class ImageMean(nn.Module):
@@ -50,8 +50,8 @@ class Conv4(nn.Module):
         blocks: list[nn.Module] = []
         for fan_in, width in pairwise([input_shape[0], *widths]):
             blocks += [Conv2d(fan_in, width, 3, stride=2 if strided else 1, padding=1)]
-            blocks += [BatchNorm(width, batch_norm), nn.ReLU(), *([] if strided else [nn.MaxPool2d(2)])]
-        self.body = nn.Sequential(*blocks, ImageMean() if strided else nn.Flatten())
+            blocks += [BatchNorm(width, batch_norm), nn.ReLU(), *([] if strided else [MaxPool2d(2)])]
+        self.body = Blocks(*blocks, ImageMean() if strided else nn.Flatten())
         with torch.no_grad():
             features = self.body(torch.zeros(2, *input_shape)).shape[1]
         self.head = nn.Linear(features, num_outputs)

@@ -7,7 +7,7 @@ gradients under vmap (pytorch/functorch#534), so norms are composed from primiti
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -45,16 +45,20 @@ class Conv2d(nn.Conv2d):
         self.geometry = kernel_size, stride, padding
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.convolve(x, self.weight, self.bias)
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """``forward`` with other weights [O, C, k, k] and bias [O]."""
         if _convolution.get() == "native":
-            return super().forward(x)
+            return self._conv_forward(x, weight, bias)
         k, stride, padding = self.geometry
         height, width = ((size + 2 * padding - k) // stride + 1 for size in x.shape[2:])
         x = F.pad(x.transpose(0, 1), (padding,) * 4)  # [C, S, H, W]
         rows, columns = (height - 1) * stride + 1, (width - 1) * stride + 1
         views = [x[:, :, i : i + rows : stride, j : j + columns : stride] for i in range(k) for j in range(k)]
         patches = torch.stack(views, 1).flatten(0, 1).flatten(1)  # [C k k, S H W]
-        out = self.weight.flatten(1) @ patches  # [O, S H W]
-        out = out if self.bias is None else out + self.bias[:, None]
+        out = weight.flatten(1) @ patches  # [O, S H W]
+        out = out if bias is None else out + bias[:, None]
         return out.view(self.out_channels, -1, height, width).transpose(0, 1)
 
 
@@ -79,18 +83,105 @@ class BatchNorm(nn.Module):
         self.var: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        shape = (1, -1) + (1,) * (x.dim() - 2)
+        mean, var = self.statistics(x)
+        self.record(mean, var)
+        return self.normalise(x, mean, var, along(self.weight, x))
+
+    def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance of x, each [1, C, 1, ...]: the batch's own, or the given ones."""
+        if self.uses_own():
+            return Moments.apply(x)
+        return along(self.mean, x), along(self.var, x)
+
+    def uses_own(self) -> bool:
+        return self.mean.numel() == 0 or self.recording or (self.mode == "running" and self.training)
+
+    def record(self, mean: Tensor, var: Tensor) -> None:
+        if self.recording:
+            self.recorded = mean.reshape(-1), var.reshape(-1)
+
+    def normalise(self, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor) -> Tensor:
+        return torch.addcmul(along(self.bias, x), x - mean, weight * (var + self.eps).rsqrt())
+
+
+class Moments(torch.autograd.Function):
+    """Mean and biased variance of x [S, C, ...] over every axis but the second, each [1, C, 1, ...].
+
+    Their derivative, gm / n + 2 gv / n * (x - mean), takes one pass over x, where that of primitives takes five.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         axes = [0, *range(2, x.dim())]
-        if self.mean.numel() == 0 or self.recording or (self.mode == "running" and self.training):
-            mean = x.mean(axes, keepdim=True)
-            centred = x - mean
-            var = (centred * centred).mean(axes, keepdim=True)
-            if self.recording:
-                self.recorded = mean.reshape(-1), var.reshape(-1)
-        else:
-            centred, var = x - self.mean.view(shape), self.var.view(shape)
-        scale = self.weight.view(shape) * (var + self.eps).rsqrt()
-        return centred * scale + self.bias.view(shape)
+        mean = x.mean(axes, keepdim=True)
+        centred = x - mean
+        return mean, (centred * centred).mean(axes, keepdim=True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(inputs[0], output[0])
+
+    @staticmethod
+    def backward(ctx: Any, of_mean: Tensor, of_var: Tensor) -> Tensor:
+        x, mean = ctx.saved_tensors
+        n = x.numel() // x.shape[1]
+        slope = of_var * (2 / n)
+        return torch.addcmul(of_mean / n - slope * mean, x, slope)
+
+
+class MaxPool2d(nn.MaxPool2d):
+    """torch's own, ten times as fast on a CPU with the channels of a place side by side in memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(channels_last(x))
+
+
+class Blocks(nn.Sequential):
+    """Layers one after the other, with cheaper ways to the same numbers for a convolution and its batch norm:
+
+    - a norm by the batch's own statistics takes the convolution's bias out again, so it is not added at all, and gets no
+      gradient;
+    - a norm of positive weight and ReLU keep the order of numbers, so if max-pooling follows it goes first, and they see a
+      quarter of the numbers. Where a norm's weight is negative, the kernels before it change sign.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, layers = channels_last(x), list(self)
+        while layers:
+            match layers[:4]:
+                case [Conv2d() as conv, BatchNorm() as norm, nn.ReLU() as relu, MaxPool2d() as pool]:
+                    x, layers = relu(convolved(x, conv, norm, pool)), layers[4:]
+                case [Conv2d() as conv, BatchNorm() as norm, *_]:
+                    x, layers = convolved(x, conv, norm), layers[2:]
+                case [layer, *_]:
+                    x, layers = layer(x), layers[1:]
+        return x
+
+
+def convolved(x: Tensor, conv: Conv2d, norm: BatchNorm, pool: MaxPool2d | None = None) -> Tensor:
+    """pool(norm(conv(x))), to rounding."""
+    weight, scale = conv.weight, norm.weight
+    sign = 1 - 2 * (scale < 0).to(scale.dtype) if pool else torch.ones_like(scale)
+    y = conv.convolve(x, weight * sign.view(-1, 1, 1, 1) if pool else weight, None)
+    mean, var = norm.statistics(y)
+    bias, sign = 0 if conv.bias is None else along(conv.bias, y), along(sign, y)
+    if norm.uses_own():
+        norm.record(sign * mean + bias, var)
+    else:
+        mean = sign * (mean - bias)
+    return norm.normalise(pool(y) if pool else y, mean, var, along(scale, y) * sign)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Images [S, C, H, W] on a CPU with the channels of a place side by side in memory."""
+    return x if x.is_cuda or x.dim() != 4 else x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
+def along(values: Tensor, x: Tensor) -> Tensor:
+    """``values`` [C] to go with x [S, C, ...]."""
+    return values.view(1, -1, *[1] * (x.dim() - 2))
 
 
 class LayerNorm(nn.Module):

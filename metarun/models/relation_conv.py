@@ -11,7 +11,7 @@ Sung et al., CVPR 2018, https://arxiv.org/abs/1711.06025, section 3.4.
 import torch
 from torch import Tensor, nn
 
-from metarun.models.layers import BatchNorm, BatchNormMode, Conv2d
+from metarun.models.layers import BatchNorm, BatchNormMode, Blocks, Conv2d, MaxPool2d
 
 
 class RelationConv(nn.Module):
@@ -28,8 +28,8 @@ class RelationConv(nn.Module):
         for i, fan_in in enumerate((input_shape[0], channels, channels, channels)):
             halves = i < 2
             blocks += [Conv2d(fan_in, channels, 3, stride=1, padding=0 if halves else 1)]
-            blocks += [BatchNorm(channels, batch_norm), nn.ReLU(), *([nn.MaxPool2d(2)] if halves else [])]
-        self.body = nn.Sequential(*blocks)
+            blocks += [BatchNorm(channels, batch_norm), nn.ReLU(), *([MaxPool2d(2)] if halves else [])]
+        self.body = Blocks(*blocks)
         with torch.no_grad():
             features = self.body(torch.zeros(2, *input_shape)).flatten(1).shape[1]
         self.head = nn.Sequential(nn.Flatten(), nn.Linear(features, num_outputs))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from metarun.models.conv4 import ImageMean
 from metarun.models.dropout import Drop, DropBlock, Dropout
-from metarun.models.layers import BatchNorm, BatchNormMode, Conv2d
+from metarun.models.layers import BatchNorm, BatchNormMode, Conv2d, MaxPool2d
 from metarun.models.parts import check_images
 
 SLOPE = 0.1  # of the leaky ReLU
@@ -62,7 +62,7 @@ class Block(nn.Module):
             layers += [*([nn.LeakyReLU(SLOPE)] if layers else []), conv(a, width, 3), BatchNorm(width, batch_norm)]
         self.residual = nn.Sequential(*layers)
         self.shortcut = nn.Sequential(conv(fan_in, width, 1), BatchNorm(width, batch_norm))
-        self.end = nn.Sequential(nn.LeakyReLU(SLOPE), nn.MaxPool2d(2), drop)
+        self.end = nn.Sequential(MaxPool2d(2), nn.LeakyReLU(SLOPE), drop)  # equal in either order, cheaper in this one
 
     def forward(self, x: Tensor) -> Tensor:
         return self.end(self.residual(x) + self.shortcut(x))

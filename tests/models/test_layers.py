@@ -9,10 +9,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call, grad, vmap
 
 from metarun.core import Batch, take_parameters
-from metarun.models.layers import BatchNorm, Conv2d, convolving, evaluating, norms, recording, with_support
+from metarun.models.layers import (
+    BatchNorm,
+    Blocks,
+    Conv2d,
+    MaxPool2d,
+    convolving,
+    evaluating,
+    norms,
+    recording,
+    with_support,
+)
 from tests.helpers import make, one_episode
 
 close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-12)
@@ -208,3 +218,86 @@ def test_a_convolution_by_slices_is_torchs_to_second_order(stride, padding, kern
     with convolving("slices"):
         for got, want in zip(derivatives(), expected, strict=True):
             assert torch.allclose(got, want, rtol=1e-10, atol=1e-10)
+
+
+def blocks_and_images(
+    pooled: bool, bias: bool = True, mode: str = "transductive"
+) -> tuple[Blocks, nn.Sequential, Tensor]:
+    """Two blocks, with norms of weights of either sign and 0, the same layers one by one, and images [S, C, H, W]."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for fan_in in (2, 4):
+        layers += [Conv2d(fan_in, 4, 3, 1, 1, bias), BatchNorm(4, mode), nn.ReLU(), *([MaxPool2d(2)] if pooled else [])]
+    for norm in layers[1 :: 4 if pooled else 3]:
+        with torch.no_grad():
+            norm.weight.copy_(torch.tensor([1.5, -0.7, 0.0, -1.2]))
+            norm.bias.copy_(torch.tensor([0.3, 0.2, 0.1, -0.1]))
+    blocks = Blocks(*layers).double()
+    plain = nn.Sequential(*(nn.MaxPool2d(2) if isinstance(layer, MaxPool2d) else layer for layer in layers))
+    return blocks, plain, torch.randn(5, 2, 11, 9, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("mode", ["transductive", "support", "running"])
+def test_blocks_are_their_layers_one_by_one(pooled, bias, mode):
+    blocks, plain, x = blocks_and_images(pooled, bias, mode)
+    close(blocks(x), plain(x))
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_blocks_with_given_statistics_are_their_layers_one_by_one(pooled):
+    blocks, plain, x = blocks_and_images(pooled, mode="running")
+    with recording(norms(blocks, "running")) as by_blocks:
+        blocks(x)
+    with recording(norms(plain, "running")) as by_layers:
+        plain(x)
+    assert (
+        by_blocks.keys()
+        == by_layers.keys()
+        == {f"{i}.{what}" for i in (1, 5 if pooled else 4) for what in ("mean", "var")}
+    )
+    for name, value in by_layers.items():
+        close(by_blocks[name], value)
+    given = {**dict(blocks.named_parameters()), **by_layers}
+    other = x.flip(0) + 0.5
+    with evaluating(blocks):
+        close(functional_call(blocks, given, (other,)), functional_call(plain, given, (other,)))
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("how", ["native", "slices"])
+def test_second_order_gradients_of_blocks_are_those_of_their_layers_looped_and_under_vmap(pooled, how):
+    blocks, plain, x = blocks_and_images(pooled)
+    with torch.no_grad():  # at a weight of 0 every place of a window is a maximum, and gradients are a matter of taste
+        for norm in norms(blocks, "transductive").values():
+            norm.weight[2] = 0.4
+    tasks = x + torch.randn(3, *x.shape, dtype=torch.float64)
+
+    def meta_gradients(net: nn.Module, vectorised: bool) -> dict[str, Tensor]:
+        def task_loss(p: dict[str, Tensor], x: Tensor) -> Tensor:
+            def loss(q: dict[str, Tensor], x: Tensor) -> Tensor:
+                return torch.sigmoid(functional_call(net, q, (x,))).square().mean()
+
+            inner = grad(loss)(p, x)
+            return loss({name: value - 0.3 * inner[name] for name, value in p.items()}, x.flip(0) + 0.5)
+
+        def total(p: dict[str, Tensor]) -> Tensor:
+            return vmap(task_loss, (None, 0))(p, tasks).sum() if vectorised else sum(task_loss(p, x) for x in tasks)
+
+        return grad(total)(dict(net.named_parameters()))
+
+    expected = meta_gradients(plain, vectorised=False)
+    with convolving(how):
+        for vectorised in (False, True):
+            found = meta_gradients(blocks, vectorised)
+            for name, value in expected.items():
+                close(found[name], value, atol=1e-10)
+
+
+def test_the_bias_of_a_convolution_before_a_norm_gets_no_gradient():
+    """Its true gradient is 0; Adam would turn rounding noise into steps."""
+    blocks, _, x = blocks_and_images(pooled=True)
+    gradient = grad(lambda p: functional_call(blocks, p, (x,)).square().sum())(dict(blocks.named_parameters()))
+    assert gradient["0.bias"].eq(0).all()
+    assert gradient["0.weight"].ne(0).any()
