@@ -1,11 +1,13 @@
-"""One meta-gradient as one graph: traced once for each shape, compiled, and on a GPU replayed as a CUDA graph.
+"""A training step as one graph: traced once for each shape, compiled, and on a GPU replayed as a CUDA graph.
 
 The trace is taken below vmap and autograd, so whatever a learner does in between (inner gradients, surrogates, custom
 functions) ends up as one flat list of tensor operations; there is nothing in it that the compiler could refuse to follow.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +18,10 @@ from metarun.core import Episode, Metrics, Params
 from metarun.errors import MetarunError
 from metarun.execution import Execution, MetaLoss, TaskFunction, generators_kept
 from metarun.models.dropout import current_step
-from metarun.trees import tree_flatten, tree_unflatten
+from metarun.trees import slice_tasks, tree_flatten, tree_leaves, tree_map, tree_unflatten, zip_map
+from metarun.update import Update
+
+SECONDS_A_NODE = 0.04  # of a graph; measured on 2 cores, 1250 nodes
 
 
 class CompilationFailed(MetarunError):
@@ -25,9 +30,14 @@ class CompilationFailed(MetarunError):
 
 @dataclass(frozen=True)
 class Compiled(Execution):
-    """``inner``, with its meta-gradient compiled; everything else (evaluation, calibration) runs as ``inner`` does."""
+    """``inner``, with its meta-gradient compiled, or with ``whole`` the whole training step: clipping and optimizer too.
+
+    Everything else (evaluation, calibration) runs as ``inner`` does.
+    """
 
     inner: Execution
+    whole: bool = False
+    budget: float = field(default=math.inf, compare=False)  # seconds that compiling a graph may take, by its size
     graphs: list[tuple[Any, Callable[..., Any]]] = field(default_factory=list, repr=False, compare=False)
 
     def map(self, fn: TaskFunction, theta: Params, episodes: Episode) -> Any:
@@ -38,46 +48,85 @@ class Compiled(Execution):
 
     def smaller(self, num_tasks: int) -> Execution | None:
         smaller = self.inner.smaller(num_tasks)
-        return Compiled(smaller) if smaller and smaller.inner_memory != "recomputed" else smaller
+        return replace(self, inner=smaller) if smaller and smaller.inner_memory != "recomputed" else smaller
 
     def describe(self) -> str:
-        return self.inner.describe() + "_compiled"
+        return self.inner.describe() + "_compiled" + ("_step" if self.whole else "")
 
     def mean_grad(self, loss_fn: MetaLoss, theta: Params, episodes: Episode) -> tuple[Params, Metrics]:
-        """As ``inner`` gives it, to float rounding; the first call for a shape compiles. Raises CompilationFailed then."""
-        leaves, structure = tree_flatten((theta, episodes))
+        """As ``inner`` gives it, to float rounding; the first call for a shape compiles. Raises CompilationFailed then.
+
+        Tasks that ``inner`` takes in several parts share one graph: compiling takes no longer for more of them.
+        """
+        num_tasks = len(tree_leaves(episodes)[0])
+        total: Any = None
+        for part in self.parts(num_tasks):
+            some = slice_tasks(episodes, part)
+            share = len(tree_leaves(some)[0]) / num_tasks
+            result = self._run("gradient", partial(self.inner.mean_grad, loss_fn), loss_fn, theta, some)
+            if share == 1:
+                return result
+            weighted = tree_map(lambda value, share=share: share * value, result)
+            total = weighted if total is None else zip_map(torch.add, total, weighted)
+        return total
+
+    def train_step(self, loss_fn: MetaLoss, theta: Params, episodes: Episode, update: Update) -> Metrics:
+        if not self.whole or len(self.parts(len(tree_leaves(episodes)[0]))) > 1:
+            return super().train_step(loss_fn, theta, episodes, update)
+        if not update.begun():
+            return self.inner.train_step(loss_fn, theta, episodes, update)
+        leaves, memory, metrics = self._step(loss_fn, theta, episodes, update)
+        update.take(leaves, memory)
+        return metrics
+
+    def rehearse(self, loss_fn: MetaLoss, theta: Params, episodes: Episode, update: Update | None) -> None:
+        if self.whole and update is not None:
+            self._step(loss_fn, theta, episodes, update)
+        else:
+            self.mean_grad(loss_fn, theta, episodes)
+
+    def _step(self, loss_fn: MetaLoss, theta: Params, episodes: Episode, update: Update) -> Any:
+        structure = tree_flatten(theta)[1]
+
+        def step(leaves: list[Tensor], memory: list[Tensor], rates: list[Tensor], episodes: Episode) -> Any:
+            gradient, metrics = self.inner.mean_grad(loss_fn, tree_unflatten(leaves, structure), episodes)
+            return *update.functional(leaves, memory, rates, tree_leaves(gradient)), metrics
+
+        return self._run("step", step, loss_fn, *update.inputs(), episodes)
+
+    def _run(self, what: str, fn: Callable[..., Any], loss_fn: MetaLoss, *arguments: Any) -> Any:
+        """fn(*arguments), from the graph for these shapes."""
+        leaves, structure = tree_flatten(arguments)
         leaves = [leaf.detach() for leaf in leaves]
         # an annealed learner is not equal and needs a graph of its own, as the masks of every step do
         learner = getattr(loss_fn, "__self__", loss_fn)
-        key = (learner, current_step(), *((leaf.shape, leaf.dtype, leaf.device) for leaf in leaves))
+        key = (what, learner, current_step(), *((leaf.shape, leaf.dtype, leaf.device) for leaf in leaves))
         graph = next((graph for known, graph in self.graphs if known == key), None)
         if graph is None:
             with generators_kept():  # tracing draws too, and a resumed run traces at another step
-                graph = self._compiled(loss_fn, leaves, structure)
+                graph = self._compiled(fn, leaves, structure)
             self.graphs.append((key, graph))
         torch.compiler.cudagraph_mark_step_begin()
         return graph(leaves)
 
-    def _compiled(self, loss_fn: MetaLoss, leaves: list[Tensor], structure: Any) -> Callable[[list[Tensor]], Any]:
+    def _compiled(self, fn: Callable[..., Any], leaves: list[Tensor], structure: Any) -> Callable[[list[Tensor]], Any]:
         result: list[Any] = []
 
         def flat(*values: Tensor) -> list[Tensor]:
-            theta, episodes = tree_unflatten(values, structure)
-            out, spec = tree_flatten(self.inner.mean_grad(loss_fn, theta, episodes))
+            out, spec = tree_flatten(fn(*tree_unflatten(values, structure)))
             result[:] = [spec]
             return out
 
         try:
             graph = make_fx(flat)(*leaves)
+            for node in reversed(graph.graph.nodes):
+                if str(node.target).startswith("profiler."):  # marks of an optimizer, no tensors
+                    graph.graph.erase_node(node)
             graph.graph.eliminate_dead_code()
             graph.recompile()
-            on_gpu = leaves[0].is_cuda
-            compiled = torch.compile(
-                graph,
-                fullgraph=True,
-                dynamic=False,
-                options={"triton.cudagraphs": True} if on_gpu and self.inner.cuda_graph else None,
-            )
+            if (seconds := len(graph.graph.nodes) * SECONDS_A_NODE) > self.budget:
+                raise TimeoutError(f"compiling would take about {seconds:.0f} s, which the steps do not earn back")
+            compiled = torch.compile(graph, fullgraph=True, dynamic=False, options=self._options(leaves[0].is_cuda))
             with torch.no_grad():
                 compiled(*leaves)
         except (
@@ -91,3 +140,9 @@ class Compiled(Execution):
             return tree_unflatten(compiled(*leaves), result[0])
 
         return call
+
+    def _options(self, on_gpu: bool) -> dict[str, Any]:
+        if on_gpu:
+            return {"triton.cudagraphs": self.inner.cuda_graph}
+        # by default every convolution gets its channels last, which costs the grouped ones of vmapped tasks 1.5 times
+        return {"layout_optimization": False}

@@ -16,6 +16,7 @@ from metarun.checkpoint import write_json
 from metarun.core import Episode, Metrics, Params
 from metarun.models.layers import convolving
 from metarun.trees import slice_tasks, stack, tree_flatten, tree_leaves, tree_map, tree_unflatten, zip_map
+from metarun.update import Update
 
 TaskFunction = Callable[[Params, Episode], Any]
 MetaLoss = Callable[[Params, Episode], tuple[Tensor, Metrics]]
@@ -79,6 +80,16 @@ class Execution(ABC):
                 total = [a + g for a, g in zip(total, grads, strict=True)] if total else list(grads)
                 metrics.append(tree_map(lambda value: value.detach().sum(0) / num_tasks, values))
         return tree_unflatten(total, spec), zip_map(lambda *rows: sum(rows), *metrics)
+
+    def train_step(self, loss_fn: MetaLoss, theta: Params, episodes: Episode, update: Update) -> Metrics:
+        """One step of meta-training: ``update`` theta, whose leaves it holds, by the mean meta-gradient; its metrics."""
+        gradient, metrics = self.mean_grad(loss_fn, theta, episodes)
+        update(tree_leaves(gradient))
+        return metrics
+
+    def rehearse(self, loss_fn: MetaLoss, theta: Params, episodes: Episode, update: Update | None) -> None:
+        """Compute what a step computes, and change nothing."""
+        self.mean_grad(loss_fn, theta, episodes)
 
     def describe(self) -> str:
         """A name from which ``named`` makes the same execution again."""
@@ -194,7 +205,7 @@ def named(name: str, like: Execution) -> Execution:
     if "compiled" in rest:
         from metarun.engine import Compiled
 
-        return Compiled(execution)
+        return Compiled(execution, whole="step" in rest)
     return execution
 
 

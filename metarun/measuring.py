@@ -1,5 +1,6 @@
 """What ``execution=auto`` measures on the first meta-batch, and what it concludes."""
 
+import math
 import time
 from dataclasses import replace
 
@@ -9,19 +10,27 @@ from metarun.core import Episode, Params
 from metarun.engine import CompilationFailed, Compiled
 from metarun.execution import Choice, Execution, MetaLoss, generators_kept
 from metarun.trees import detach, tree_leaves
+from metarun.update import Update
 
 SLOW_MS, HOPELESS = 500.0, 2.0  # a candidate this slow, and so many times the best one's time, is not tried again
 MEASURE_SECONDS = 0.4  # of repeated meta-gradients for each candidate, once warm
 COMPILE_SECONDS = 60.0  # what a first compilation may cost
-OVERHEAD_MS = 50.0  # on a CPU, a slower meta-gradient is spent in kernels that compiling does not speed up
+KERNELS_MS = 25.0  # on a CPU, a task that takes longer is spent in kernels that compiling does not speed up
 
 
 def settle(
-    execution: Execution, loss_fn: MetaLoss, theta: Params, episodes: Episode, steps: int, annealed: bool = False
+    execution: Execution,
+    loss_fn: MetaLoss,
+    theta: Params,
+    episodes: Episode,
+    steps: int,
+    annealed: bool = False,
+    update: Update | None = None,
 ) -> Choice:
     """Choose, by measuring on one meta-batch, what a run of ``steps`` steps will use throughout.
 
-    ``annealed``: ``loss_fn`` is that of the first step and changes later.
+    ``annealed``: ``loss_fn`` is that of the first step and changes later. ``update`` is what a step does with a
+    meta-gradient; a compiled step takes it into its graph. Neither theta nor the optimizer moves.
     """
     if execution.threads != "auto":
         torch.set_num_threads(execution.threads)
@@ -44,7 +53,7 @@ def settle(
     if execution.compile == "auto" and annealed:
         choice.notes.append("not compiled: annealed learners and dropout would compile again at every change")
     elif execution.compile is not False:
-        _consider_compiling(choice, loss_fn, theta, episodes, steps)
+        _consider_compiling(choice, loss_fn, theta, episodes, steps, update)
     return choice
 
 
@@ -62,11 +71,13 @@ def _preferred(timings: dict[tuple[Execution, int], float]) -> tuple[Execution, 
     return alone if timings[alone] < 1.05 * timings[fastest] else fastest
 
 
-def _consider_compiling(choice: Choice, loss_fn: MetaLoss, theta: Params, episodes: Episode, steps: int) -> None:
+def _consider_compiling(
+    choice: Choice, loss_fn: MetaLoss, theta: Params, episodes: Episode, steps: int, update: Update | None
+) -> None:
     """Replace the choice by its compiled form where that is asked for, or earns its time back and measures faster."""
     eager, milliseconds = choice.execution, choice.milliseconds[choice.execution.describe()]
     seconds = steps * milliseconds / 1e3
-    on_gpu = tree_leaves(theta)[0].is_cuda
+    on_gpu, num_tasks = tree_leaves(theta)[0].is_cuda, len(tree_leaves(episodes)[0])
     if eager.compile == "auto":
         if eager.inner_memory == "recomputed":
             return choice.notes.append(
@@ -74,18 +85,26 @@ def _consider_compiling(choice: Choice, loss_fn: MetaLoss, theta: Params, episod
             )
         if seconds < 2 * COMPILE_SECONDS:
             return choice.notes.append(f"not compiled: {seconds:.0f} s of steps do not earn a compilation back")
-        if milliseconds > OVERHEAD_MS and not on_gpu:
-            return choice.notes.append(f"not compiled: at {milliseconds:.0f} ms a step the time goes into CPU kernels")
-    compiled = Compiled(eager)
-    start = time.perf_counter()
-    try:
-        with generators_kept():
-            compiled.mean_grad(loss_fn, theta, episodes)
-    except CompilationFailed as error:
-        return choice.notes.append(f"not compiled: {error}")
-    choice.notes.append(f"compiled in {time.perf_counter() - start:.0f} s")
+        a_task = milliseconds / num_tasks
+        if a_task > KERNELS_MS and not on_gpu:
+            return choice.notes.append(f"not compiled: at {a_task:.0f} ms a task the time goes into CPU kernels")
+    budget = seconds / 2 if eager.compile == "auto" else math.inf
+    # a CPU's fused optimizer is as quick outside the graph; on a GPU every launch counts
+    whole_first = on_gpu and update is not None and update.traceable and len(eager.parts(num_tasks)) == 1
+    for compiled in [*([Compiled(eager, True, budget)] if whole_first else []), Compiled(eager, False, budget)]:
+        start = time.perf_counter()
+        try:
+            with generators_kept():
+                compiled.rehearse(loss_fn, theta, episodes, update)
+        except CompilationFailed as error:
+            choice.notes.append(f"not compiled{' as a whole step' * compiled.whole}: {error}")
+        else:
+            choice.notes.append(f"compiled in {time.perf_counter() - start:.0f} s")
+            break
+    else:
+        return None
     threads = torch.get_num_threads()
-    timings = _interleaved([compiled], [threads], loss_fn, theta, episodes)
+    timings = _interleaved([compiled], [threads], loss_fn, theta, episodes, update)
     if not timings:
         return choice.notes.append("not compiled: the compiled graph runs out of memory")
     timing = choice.milliseconds[compiled.describe()] = timings[compiled, threads]
@@ -97,7 +116,12 @@ def _consider_compiling(choice: Choice, loss_fn: MetaLoss, theta: Params, episod
 
 
 def _interleaved(
-    candidates: list[Execution], thread_counts: list[int], loss_fn: MetaLoss, theta: Params, episodes: Episode
+    candidates: list[Execution],
+    thread_counts: list[int],
+    loss_fn: MetaLoss,
+    theta: Params,
+    episodes: Episode,
+    update: Update | None = None,
 ) -> dict[tuple[Execution, int], float]:
     """Best milliseconds of each candidate with each number of threads, in turns: a busy machine slows all alike.
 
@@ -108,10 +132,12 @@ def _interleaved(
         for candidate, threads in [(candidate, threads) for candidate in candidates for threads in thread_counts]:
             torch.set_num_threads(threads)
             try:
-                first = _milliseconds(candidate, loss_fn, theta, episodes)
+                first = _milliseconds(candidate, loss_fn, theta, episodes, update)
                 # the first call of all, and of a quick candidate, is mostly spent on what is done only once
                 again = not best or first < SLOW_MS
-                best[candidate, threads] = _milliseconds(candidate, loss_fn, theta, episodes) if again else first
+                best[candidate, threads] = (
+                    _milliseconds(candidate, loss_fn, theta, episodes, update) if again else first
+                )
             except torch.OutOfMemoryError:
                 continue
         hopeful = [key for key in best if best[key] < max(SLOW_MS, HOPELESS * min(best.values()))]
@@ -119,15 +145,17 @@ def _interleaved(
         while rounds < 1 or (rounds < 50 and time.perf_counter() - start < MEASURE_SECONDS * len(hopeful)):
             for candidate, threads in hopeful:
                 torch.set_num_threads(threads)
-                milliseconds = _milliseconds(candidate, loss_fn, theta, episodes)
+                milliseconds = _milliseconds(candidate, loss_fn, theta, episodes, update)
                 best[candidate, threads] = min(best[candidate, threads], milliseconds)
             rounds += 1
     return best
 
 
-def _milliseconds(execution: Execution, loss_fn: MetaLoss, theta: Params, episodes: Episode) -> float:
+def _milliseconds(
+    execution: Execution, loss_fn: MetaLoss, theta: Params, episodes: Episode, update: Update | None
+) -> float:
     start = time.perf_counter()
-    execution.mean_grad(loss_fn, theta, episodes)
+    execution.rehearse(loss_fn, theta, episodes, update)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return (time.perf_counter() - start) * 1e3

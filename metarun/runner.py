@@ -7,6 +7,7 @@ import torch
 
 from metarun import checkpoint
 from metarun.build import Experiment, optimizer_of
+from metarun.core import Metrics
 from metarun.errors import Interrupted, refuse_divergence
 from metarun.evaluation import Estimate, baseline_scores, calibrated, complexity, evaluate_all, modules_of
 from metarun.execution import Choice, stored
@@ -17,6 +18,7 @@ from metarun.report import Reporter
 from metarun.signals import StopRequest
 from metarun.stream import meta_batches
 from metarun.trees import leaf_names, tree_flatten, tree_leaves, tree_map, tree_unflatten
+from metarun.update import Update
 
 
 class Runner:
@@ -24,6 +26,7 @@ class Runner:
         self.x, self.report = experiment, report
         self.leaves, self.structure = tree_flatten(tree_map(torch.Tensor.requires_grad_, experiment.learner.init()))
         self.optimizer = optimizer_of(experiment, self.leaves, leaf_names(self.theta))
+        self.update = Update(self.leaves, self.optimizer, experiment.clip)
         self.scheduler = experiment.scheduler(self.optimizer)
         self.execution = experiment.execution
         self.step = self.validated = 0
@@ -58,11 +61,7 @@ class Runner:
             self.train_step(next(batches))
 
     def train_step(self, episodes: Any) -> None:
-        gradient, metrics = self.mean_grad(episodes)
-        for p, g in zip(self.leaves, tree_leaves(gradient), strict=True):
-            p.grad = g
-        self.x.clip(self.leaves)
-        self.optimizer.step()
+        metrics = self.update_theta(episodes)
         self.scheduler.step()
         self.step += 1
         self.means.add(metrics)
@@ -70,17 +69,18 @@ class Runner:
         if self.step % self.x.log_every == 0:
             self.log_training()
 
-    def mean_grad(self, episodes: Any) -> Any:
-        """The mean meta-gradient; out of memory, with a smaller execution from then on."""
+    def update_theta(self, episodes: Any) -> Metrics:
+        """A step along the mean meta-gradient; out of memory, with a smaller execution from then on."""
+        loss_fn = self.x.learner.at(self.step).meta_loss
         try:
             with self.dropping():
-                return self.execution.mean_grad(self.x.learner.at(self.step).meta_loss, self.theta, episodes)
+                return self.execution.train_step(loss_fn, self.theta, episodes, self.update)
         except torch.OutOfMemoryError:
             smaller = self.execution.smaller(self.x.meta_batch_size)
             if smaller is None:
                 raise
         self.use(Choice(smaller, notes=["the device ran out of memory"]))
-        return self.mean_grad(episodes)
+        return self.update_theta(episodes)
 
     def log_training(self) -> None:
         values = {f"train/{name}": value for name, value in self.means.take().items()}
@@ -128,7 +128,7 @@ class Runner:
         x, first = self.x, self.x.learner.at(0)
         annealed = first != x.learner.at(x.steps) or drops(modules_of(first))
         with self.dropping():
-            self.use(settle(x.execution, first.meta_loss, self.theta, episodes, x.steps, annealed))
+            self.use(settle(x.execution, first.meta_loss, self.theta, episodes, x.steps, annealed, self.update))
 
     def dropping(self) -> AbstractContextManager[None]:
         """Inside, the networks' dropout is that of the current step."""

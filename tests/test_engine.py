@@ -2,14 +2,17 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 from metarun import engine
 from metarun.engine import CompilationFailed, Compiled
 from metarun.execution import Auto, Looped, Vmapped, named
 from metarun.measuring import settle
+from metarun.update import Update
 from tests.helpers import image_episodes, make, relative_error
 
 FLOAT32 = 1e-4  # accumulated float32 rounding of a few thousand operations in another order
@@ -53,6 +56,73 @@ def test_a_compiled_run_is_the_eager_run_to_float32_rounding():
             params = {name: p - 0.05 * gradient[name] for name, p in params.items()}
         ends.append(params)
     assert relative_error(ends[1], ends[0]) < FLOAT32
+
+
+def trained(execution, optimizer, clip, steps: int = 6):
+    """Theta's leaves and the optimizer's memory after some steps with a falling learning rate."""
+    built, theta, episodes = in_float32("maml", "mlp")
+    leaves = [p.clone().requires_grad_() for p in theta.values()]
+    update = Update(leaves, optimizer(leaves), clip)
+    schedule = torch.optim.lr_scheduler.StepLR(update.optimizer, 2, 0.5)
+    for _ in range(steps):
+        moving = dict(zip(theta, leaves, strict=True))
+        execution.rehearse(built.meta_loss, moving, episodes, update)  # must change nothing
+        metrics = execution.train_step(built.meta_loss, moving, episodes, update)
+        schedule.step()
+    return [p.detach() for p in leaves], update.memory(), metrics
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("error:Detected call of")  # a scheduler that saw no step of the optimizer
+@pytest.mark.parametrize(
+    ("optimizer", "clip"),
+    [
+        (partial(torch.optim.Adam, lr=0.01, fused=True), partial(nn.utils.clip_grad_norm_, max_norm=0.1)),
+        (partial(torch.optim.SGD, lr=0.1), lambda leaves: None),
+        (partial(torch.optim.SGD, lr=0.1, momentum=0.9), partial(nn.utils.clip_grad_value_, clip_value=0.01)),
+    ],
+    ids=["adam_norm", "sgd", "momentum_value"],
+)
+def test_a_step_in_one_graph_is_the_eager_step_to_float32_rounding(optimizer, clip):
+    compiled = Compiled(Vmapped(None), whole=True)
+    found, expected = trained(compiled, optimizer, clip), trained(Vmapped(None), optimizer, clip)
+    assert [key[0] for key, _ in compiled.graphs] == ["step"]
+    for mine, eager in zip([*found[0], *found[1]], [*expected[0], *expected[1]], strict=True):
+        assert torch.allclose(mine, eager, rtol=FLOAT32, atol=1e-6)
+    assert torch.allclose(found[2]["query_loss"], expected[2]["query_loss"], rtol=FLOAT32)
+
+
+@needs_compiler
+def test_tasks_taken_one_by_one_share_a_graph():
+    built, theta, episodes = in_float32("maml", "mlp")
+    compiled = Compiled(Looped())
+    gradient, metrics = compiled.mean_grad(built.meta_loss, theta, episodes)
+    expected, eager_metrics = Looped().mean_grad(built.meta_loss, theta, episodes)
+    assert len(compiled.graphs) == 1
+    assert relative_error(gradient, expected) < FLOAT32
+    assert all(torch.allclose(metrics[name], eager_metrics[name], rtol=1e-4) for name in metrics)
+
+
+def test_a_graph_that_takes_longer_to_compile_than_it_may_is_left_alone():
+    built, theta, episodes = in_float32("maml", "mlp")
+    with pytest.raises(CompilationFailed, match="steps do not earn back"):
+        Compiled(Vmapped(None), budget=0.1).mean_grad(built.meta_loss, theta, episodes)
+
+
+def test_an_optimizer_without_a_traceable_form_is_stepped_outside_the_graph():
+    class Plain(torch.optim.Optimizer):
+        def __init__(self, params):
+            super().__init__(params, {"lr": 0.1})
+
+        def step(self):
+            for p in self.param_groups[0]["params"]:
+                p.data -= 0.1 * p.grad
+
+    leaf = torch.ones(2, requires_grad=True)
+    update = Update([leaf], Plain([leaf]), lambda leaves: None)
+    assert not update.traceable
+    update([torch.tensor([1.0, 2.0])])
+    assert torch.allclose(leaf, torch.tensor([0.9, 0.8]))
 
 
 @needs_compiler
@@ -105,6 +175,6 @@ def test_compiling_and_recomputing_exclude_each_other():
 
 
 def test_a_compiled_execution_is_found_again_by_its_name():
-    compiled = Compiled(Vmapped(8))
-    again = named(compiled.describe(), like=replace(Auto(None), compile="auto"))
-    assert again.describe() == compiled.describe()
+    for compiled in (Compiled(Vmapped(8)), Compiled(Vmapped(8), whole=True)):
+        again = named(compiled.describe(), like=replace(Auto(None), compile="auto"))
+        assert again == compiled

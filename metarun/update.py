@@ -1,0 +1,99 @@
+"""What follows a meta-gradient: clipping and the optimizer's step, in place, or as a function of tensors for a graph."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from metarun.trees import detach
+
+
+class Update:
+    """``clip``, then ``optimizer.step``, on the leaves of theta."""
+
+    def __init__(self, leaves: list[Tensor], optimizer: Optimizer, clip: Callable[[list[Tensor]], object]) -> None:
+        self.leaves, self.optimizer, self.clip = leaves, optimizer, clip
+        self.traceable = "differentiable" in optimizer.defaults  # torch's name for the form that reads no values
+        self.names = self._names() if self.traceable else []  # of what the optimizer remembers of each leaf
+        self.rates: tuple[list[float], list[Tensor]] = [], []
+
+    def __call__(self, gradient: list[Tensor]) -> None:
+        for p, g in zip(self.leaves, gradient, strict=True):
+            p.grad = g
+        self.clip(self.leaves)
+        self.optimizer.step()
+
+    def begun(self) -> bool:
+        """Whether the optimizer has its memory; its first step makes it."""
+        return bool(self.memory()) or not any(self.names)
+
+    def inputs(self) -> list[list[Tensor]]:
+        """Leaves, memory and learning rates for ``functional``; before the first step, a memory of the right shapes."""
+        rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        if self.rates[0] != rates:  # seldom: on a GPU each is a transfer
+            like = self.leaves[0]
+            self.rates = rates, [torch.tensor(rate, dtype=like.dtype, device=like.device) for rate in rates]
+        return [self.leaves, self.memory() or self.rehearsed(), self.rates[1]]
+
+    def functional(
+        self, leaves: list[Tensor], memory: list[Tensor], rates: list[Tensor], gradient: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """New leaves and memory, to float rounding those of ``__call__``; a function of its arguments alone."""
+        leaves = [leaf.detach().clone() for leaf in leaves]
+        for p, g in zip(leaves, gradient, strict=True):
+            p.grad = g
+        self.clip(leaves)
+        rates = [rate.detach().requires_grad_() for rate in rates]  # else SGD reads their values
+        twin = self._twin(leaves, rates, differentiable=True, foreach=False, fused=False)
+        remembered = iter(memory)
+        for p, names in zip(leaves, self.names, strict=True):
+            twin.state[p] = {name: next(remembered).clone() for name in names}
+        twin.step()
+        return detach((leaves, memory_of(twin, leaves)))
+
+    @torch.no_grad()
+    def take(self, leaves: list[Tensor], memory: list[Tensor]) -> None:
+        """Let what ``functional`` returned be theta and the optimizer's memory."""
+        torch._foreach_copy_([*self.leaves, *self.memory()], [*leaves, *memory])
+        self.optimizer._opt_called = True  # type: ignore[attr-defined]  # or the scheduler warns that no step was taken
+
+    def memory(self) -> list[Tensor]:
+        return memory_of(self.optimizer, self.leaves)
+
+    def rehearsed(self) -> list[Tensor]:
+        """The memory after a first step, of other leaves."""
+        return memory_of(*self._stepped())
+
+    def _names(self) -> list[list[str]]:
+        twin, leaves = self._stepped()
+        return [tensors(twin.state[leaf]) for leaf in leaves]
+
+    def _stepped(self) -> tuple[Optimizer, list[Tensor]]:
+        """A twin that has taken a step on leaves of its own, and those."""
+        leaves = [torch.zeros_like(leaf, requires_grad=False) for leaf in self.leaves]
+        for leaf in leaves:
+            leaf.grad = torch.zeros_like(leaf)
+        twin = self._twin(leaves, [group["lr"] for group in self.optimizer.param_groups])
+        twin.step()
+        return twin, leaves
+
+    def _twin(self, leaves: list[Tensor], rates: list[Any], **options: Any) -> Optimizer:
+        """An optimizer like this one, of ``leaves``, without memory."""
+        mine = dict(zip(map(id, self.leaves), leaves, strict=True))
+        groups = [
+            {**group, **options, "lr": rate, "params": [mine[id(p)] for p in group["params"]]}
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True)
+        ]
+        return type(self.optimizer)(groups)  # type: ignore[call-arg]
+
+
+def memory_of(optimizer: Optimizer, leaves: list[Tensor]) -> list[Tensor]:
+    """The tensors that ``optimizer`` remembers of the leaves, leaf by leaf, in the order of their names."""
+    states = [optimizer.state.get(leaf, {}) for leaf in leaves]
+    return [state[name] for state in states for name in tensors(state)]
+
+
+def tensors(state: dict[str, Any]) -> list[str]:
+    return sorted(name for name, value in state.items() if isinstance(value, Tensor))
