@@ -5,8 +5,8 @@ the settings that metarun makes for itself, the peers' as their users run them. 
 machine slows all alike. Each row: median milliseconds, the ratio to metarun in the same run, peak memory above the loaded
 process, and the largest relative error against a float64 loop of plain autograd. A peer that is not installed is reported.
 
-Peers come from their packages: pip install higher torchopt jax; learn2learn no longer builds, so its algorithm files are
-read from the source archive that `pip download --no-deps --no-binary learn2learn learn2learn==0.2.0` leaves in --peers DIR.
+Peers come from their packages: pip install higher torchopt jax parallel-metalearn; learn2learn no longer builds, so its
+algorithm files are read from the source archive that `pip download --no-deps --no-binary learn2learn learn2learn==0.2.0` leaves in --peers DIR.
 """
 
 import argparse
@@ -131,8 +131,12 @@ def metarun_engine(execution: Callable[[], Any]) -> Callable[[Work, Any], Callab
         learner = learner_of(work, net, objective)
         theta = learner.init()
         choice = settle(execution(), learner.meta_loss, theta, episodes, steps=10**6)
-        print(f"{choice.execution.describe()}, {'; '.join(choice.notes)}", file=sys.stderr)
-        return lambda: tree_leaves(choice.execution.mean_grad(learner.meta_loss, theta, episodes)[0])
+
+        def step() -> list[Any]:
+            return tree_leaves(choice.execution.mean_grad(learner.meta_loss, theta, episodes)[0])
+
+        step.chosen = "; ".join([choice.execution.describe(), *choice.notes])  # type: ignore[attr-defined]
+        return step
 
     return prepare
 
@@ -274,6 +278,52 @@ def torchopt_engine(work: Work, dtype: Any) -> Callable[[], list[Any]]:
     return step
 
 
+def parallel_metalearn_engine(work: Work, dtype: Any) -> Callable[[], list[Any]]:
+    """parallel-metalearn's MAML with its vmap backend, and an outer optimizer that does not move."""
+    import torch
+    from metalearn.algorithms import MAML
+    from metalearn.inner_optimizers import InnerSGD
+    from torch import nn
+
+    _only_maml(work)
+    net, objective, episodes = parts(work, dtype)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = with_fused_norms(net)
+
+        def forward(self, x: Any, **flags: Any) -> dict[str, Any]:
+            return {"logits": self.net(x), "buffers": dict(self.named_buffers())}
+
+        def get_fast_weights(self) -> dict[str, Any]:
+            return dict(self.named_parameters())
+
+    class Loss(nn.Module):
+        def forward(self, out_dict: Any, targets: Any, **context: Any) -> tuple[Any, Any]:
+            loss = objective.loss(out_dict["logits"], targets)
+            return loss, loss.detach()
+
+    model = Model()
+    inner = InnerSGD(model.get_fast_weights(), inner_lr=work.inner_lr, max_inner_steps=work.steps, learn_lr=False)
+    still = torch.optim.SGD(model.parameters(), lr=0.0)
+    maml = MAML(
+        model=model,
+        optimizer=still,
+        inner_optimizer=inner,
+        support_loss_fn=Loss(),
+        inner_steps=work.steps,
+        chunk_size=80,
+    )
+    batch = (*episodes.support, *episodes.query)
+
+    def step() -> list[Any]:
+        maml.step(iter([batch]))
+        return [p.grad for p in model.parameters()]
+
+    return step
+
+
 def torch_func_engine(work: Work, dtype: Any) -> Callable[[], list[Any]]:
     """Plain torch.func as its tutorial writes it: vmap over tasks of a function with grad inside, in one call."""
     from torch.func import functional_call, grad, vmap
@@ -372,6 +422,7 @@ ENGINES: dict[str, Callable[[Work, Any], Callable[[], list[Any]]]] = {
     "learn2learn": learn2learn_engine,
     "higher": higher_engine,
     "torchopt": torchopt_engine,
+    "parallel_metalearn": parallel_metalearn_engine,
     "torch_func": torch_func_engine,
     "plain_loop": plain_loop,
     "jax": jax_engine,
@@ -411,7 +462,8 @@ def worker(engine: str, work: Work, reference: str) -> dict[str, Any]:
         times.append(time.perf_counter() - start)
     with PeakMemory() as peak:  # not while the clock runs: on 2 cores looking on costs 10%
         step()
-    row = {"ms": statistics.median(times) * 1e3, "ready_s": ready, "peak_mb": (peak.bytes - base) / 2**20}
+    row: dict[str, Any] = {"ms": statistics.median(times) * 1e3, "ready_s": ready}
+    row |= {"peak_mb": (peak.bytes - base) / 2**20, "chosen": getattr(step, "chosen", None)}
     if Path(reference).is_file():
         exact = torch.load(reference, weights_only=True)
         scale = torch.cat([g.flatten() for g in exact]).norm()
@@ -499,8 +551,9 @@ def median_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
     if not good:
         return rows[0]
     ready = [row["ready_s"] for row in good]  # the first round compiles with an empty cache, the others with a full one
-    medians = {key: statistics.median(row[key] for row in good) for key in good[0] if key != "ready_s"}
-    return medians | {"cold_s": ready[0], "warm_s": min(ready[1:], default=ready[0])}
+    medians = {key: statistics.median(row[key] for row in good) for key in ("ms", "peak_mb", "error") if key in good[0]}
+    chosen = {"chosen": [row["chosen"] for row in good]} if good[0]["chosen"] else {}
+    return medians | {"cold_s": ready[0], "warm_s": min(ready[1:], default=ready[0])} | chosen
 
 
 def main() -> None:

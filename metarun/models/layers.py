@@ -85,7 +85,7 @@ class BatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mean, var = self.statistics(x)
         self.record(mean, var)
-        return self.normalise(x, mean, var, along(self.weight, x))
+        return self.normalise(x, mean, var, self.weight, self.bias)
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance of x, each [1, C, 1, ...]: the batch's own, or the given ones."""
@@ -100,8 +100,8 @@ class BatchNorm(nn.Module):
         if self.recording:
             self.recorded = mean.reshape(-1), var.reshape(-1)
 
-    def normalise(self, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor) -> Tensor:
-        return torch.addcmul(along(self.bias, x), x - mean, weight * (var + self.eps).rsqrt())
+    def normalise(self, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return torch.addcmul(along(bias, x), x - mean, along(weight, x) * (var + self.eps).rsqrt())
 
 
 class Moments(torch.autograd.Function):
@@ -141,8 +141,8 @@ class MaxPool2d(nn.MaxPool2d):
 class Blocks(nn.Sequential):
     """Layers one after the other, with cheaper ways to the same numbers for a convolution and its batch norm:
 
-    - a norm by the batch's own statistics takes the convolution's bias out again, so it is not added at all, and gets no
-      gradient;
+    - a norm by the batch's own statistics takes the convolution's bias out again, so it is not added at all, and its
+      gradient is 0, not rounding noise that Adam would turn into steps;
     - a norm of positive weight and ReLU keep the order of numbers, so if max-pooling follows it goes first, and they see a
       quarter of the numbers. Where a norm's weight is negative, the kernels before it change sign.
     """
@@ -163,15 +163,17 @@ class Blocks(nn.Sequential):
 def convolved(x: Tensor, conv: Conv2d, norm: BatchNorm, pool: MaxPool2d | None = None) -> Tensor:
     """pool(norm(conv(x))), to rounding."""
     weight, scale = conv.weight, norm.weight
+    shift: Tensor = norm.bias
     sign = 1 - 2 * (scale < 0).to(scale.dtype) if pool else torch.ones_like(scale)
     y = conv.convolve(x, weight * sign.view(-1, 1, 1, 1) if pool else weight, None)
     mean, var = norm.statistics(y)
-    bias, sign = 0 if conv.bias is None else along(conv.bias, y), along(sign, y)
+    bias = torch.zeros_like(scale) if conv.bias is None else conv.bias
     if norm.uses_own():
-        norm.record(sign * mean + bias, var)
+        norm.record(along(sign, y) * mean + along(bias, y), var)
+        shift = shift + 0 * bias  # its true gradient, for whoever asks
     else:
-        mean = sign * (mean - bias)
-    return norm.normalise(pool(y) if pool else y, mean, var, along(scale, y) * sign)
+        mean = along(sign, y) * (mean - along(bias, y))
+    return norm.normalise(pool(y) if pool else y, mean, var, scale * sign, shift)
 
 
 def channels_last(x: Tensor) -> Tensor:

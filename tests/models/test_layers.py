@@ -295,8 +295,7 @@ def test_second_order_gradients_of_blocks_are_those_of_their_layers_looped_and_u
                 close(found[name], value, atol=1e-10)
 
 
-def test_the_bias_of_a_convolution_before_a_norm_gets_no_gradient():
-    """Its true gradient is 0; Adam would turn rounding noise into steps."""
+def test_the_gradient_of_a_convolutions_bias_before_a_norm_is_0_and_not_noise():
     blocks, _, x = blocks_and_images(pooled=True)
     gradient = grad(lambda p: functional_call(blocks, p, (x,)).square().sum())(dict(blocks.named_parameters()))
     assert gradient["0.bias"].eq(0).all()
