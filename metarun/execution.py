@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch.func import vmap
 from metarun.adaptation import recomputing
 from metarun.checkpoint import write_json
 from metarun.core import Episode, Metrics, Params
-from metarun.models.layers import convolving
+from metarun.models.layers import Convolution, convolving
 from metarun.trees import slice_tasks, stack, tree_flatten, tree_leaves, tree_map, tree_unflatten, zip_map
 from metarun.update import Update
 
@@ -41,7 +41,7 @@ class Execution(ABC):
     inner_memory: Literal["stored", "recomputed", "auto"] = field(default="stored", kw_only=True)
     compile: Literal["auto"] | bool = field(default=False, kw_only=True)
     cuda_graph: bool = field(default=True, kw_only=True)
-    convolution: Literal["auto", "native", "slices"] = field(default="auto", kw_only=True)
+    convolution: Literal["auto"] | Convolution = field(default="auto", kw_only=True)
 
     def __post_init__(self) -> None:
         if self.threads != "auto" and self.threads < 1:
@@ -73,7 +73,7 @@ class Execution(ABC):
         leaves, spec = tree_flatten(tree_map(lambda p: p.detach().requires_grad_(), theta))
         total: list[Tensor] = []
         metrics: list[Metrics] = []
-        with recomputing(self.inner_memory == "recomputed"), convolving("slices" if self.sliced else "native"):
+        with recomputing(self.inner_memory == "recomputed"), convolving(self.formulation):
             for part in self.parts(num_tasks):
                 losses, values = self.map(loss_fn, tree_unflatten(leaves, spec), slice_tasks(episodes, part))
                 grads = torch.autograd.grad(losses.sum() / num_tasks, leaves, materialize_grads=True)
@@ -94,11 +94,12 @@ class Execution(ABC):
     def describe(self) -> str:
         """A name from which ``named`` makes the same execution again."""
         memory = "_recomputed" if self.inner_memory == "recomputed" else ""
-        return type(self).__name__.lower() + ("_slices" if self.sliced else "") + memory
+        convolution = "" if self.formulation == "native" else f"_{self.formulation}"
+        return type(self).__name__.lower() + convolution + memory
 
     @property
-    def sliced(self) -> bool:
-        return self.convolution == "slices"
+    def formulation(self) -> Convolution:
+        return "native" if self.convolution == "auto" else self.convolution
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ def named(name: str, like: Execution) -> Execution:
     kind, *rest = name.split("_")
     memory: Any = "recomputed" if "recomputed" in rest else like.inner_memory
     shared: dict[str, Any] = {"threads": like.threads, "inner_memory": memory, "cuda_graph": like.cuda_graph}
-    shared["convolution"] = "slices" if "slices" in rest else like.convolution
+    shared["convolution"] = next((how for how in get_args(Convolution) if how in rest), like.convolution)
     if kind == "auto":
         return like
     chunk = next((int(word) for word in rest if word.isdigit()), None)

@@ -8,7 +8,9 @@ import torch
 
 from metarun.core import Episode, Params
 from metarun.engine import CompilationFailed, Compiled
+from metarun.errors import KernelFailed
 from metarun.execution import Choice, Execution, MetaLoss, generators_kept
+from metarun.models.triton_convolution import installed
 from metarun.trees import detach, tree_leaves
 from metarun.update import Update
 
@@ -35,26 +37,45 @@ def settle(
     if execution.threads != "auto":
         torch.set_num_threads(execution.threads)
     theta, num_tasks = detach(theta), len(tree_leaves(episodes)[0])
-    candidates = execution.candidates()
+    candidates, refused = execution.candidates(), list[str]()
     if tree_leaves(theta)[0].is_cuda and execution.convolution == "auto":
-        candidates = [replace(c, convolution=how) for c in candidates for how in ("slices", "native")]
+        candidates = _formulated(candidates, loss_fn, theta, episodes, refused)
     if len(candidates) == 1 and execution.compile is False:
         return Choice(execution)
     # a chunk of 8 is the whole of a smaller meta-batch: keep the first of candidates that group the tasks alike
-    distinct = {(type(c), c.sliced, str(c.parts(num_tasks))): c for c in reversed(candidates)}
+    distinct = {(type(c), c.formulation, str(c.parts(num_tasks))): c for c in reversed(candidates)}
     timings = _interleaved(list(distinct.values()), _thread_counts(execution, theta), loss_fn, theta, episodes)
     if not timings:
         return Choice(candidates[-1], notes=["none of the candidates fits into the device's memory as it is"])
     best, threads = _preferred(timings)
     torch.set_num_threads(threads)
     milliseconds = {c.describe(): min(ms for (other, _), ms in timings.items() if other == c) for c, _ in timings}
-    choice = Choice(best, milliseconds | {best.describe(): timings[best, threads]}, [f"threads: {threads}"])
+    choice = Choice(best, milliseconds | {best.describe(): timings[best, threads]}, [f"threads: {threads}", *refused])
     choice.notes += [f"out of memory: {c.describe()}" for c in distinct.values() if c.describe() not in milliseconds]
     if execution.compile == "auto" and annealed:
         choice.notes.append("not compiled: annealed learners and dropout would compile again at every change")
     elif execution.compile is not False:
         _consider_compiling(choice, loss_fn, theta, episodes, steps, update)
     return choice
+
+
+def _formulated(
+    candidates: list[Execution], loss_fn: MetaLoss, theta: Params, episodes: Episode, refused: list[str]
+) -> list[Execution]:
+    """The candidates with every formulation of a convolution; ``refused`` is told where the device cannot run triton's."""
+    by_kernels: list[Execution] = []
+    if installed() and tree_leaves(theta)[0].dtype == torch.float32:
+        for candidate in (replace(c, convolution="triton") for c in candidates):
+            try:
+                with generators_kept():
+                    candidate.mean_grad(loss_fn, theta, episodes)
+            except torch.OutOfMemoryError:  # found again, and said, when it is timed
+                by_kernels.append(candidate)
+            except KernelFailed as error:
+                refused.append(f"left out: {candidate.describe()}: {error}")
+            else:
+                by_kernels.append(candidate)
+    return by_kernels + [replace(c, convolution=how) for c in candidates for how in ("slices", "native")]
 
 
 def _thread_counts(execution: Execution, theta: Params) -> list[int]:

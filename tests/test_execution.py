@@ -115,6 +115,17 @@ def test_auto_finds_every_candidate_again_by_its_name(auto):
     assert [named(candidate.describe(), like=auto) for candidate in auto.candidates()] == auto.candidates()
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("vmapped", "vmapped_triton", "vmapped_8_triton", "vmapped_slices", "looped_triton_recomputed"),
+        *("vmapped_triton_compiled", "vmapped_8_triton_compiled", "vmapped_8_triton_recomputed", "looped_triton"),
+    ],
+)
+def test_an_execution_found_by_a_name_has_that_name(name):
+    assert named(name, like=Auto(None, inner_memory="auto", compile="auto")).describe() == name
+
+
 @pytest.mark.parametrize("execution", [Vmapped(None), Vmapped(3), Looped()], ids=lambda e: e.describe())
 def test_a_fixed_execution_settles_on_itself(execution: Execution):
     assert settle(execution, noisy_loss, {"w": torch.ones(2)}, image_episodes(1), steps=1) == Choice(execution, {}, [])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 BatchNormMode = Literal["transductive", "running", "support"]
-Convolution = Literal["native", "slices"]
+Convolution = Literal["native", "slices", "triton"]
 
 _convolution: ContextVar[Convolution] = ContextVar("convolution", default="native")
 
@@ -31,11 +31,13 @@ def convolving(how: Convolution) -> Iterator[None]:
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution with a square kernel, equal padding and no groups, in one of two formulations of the same sum.
+    """A convolution with a square kernel, equal padding and no groups, in one of three formulations of the same sum.
 
     native: torch's own; with weights of its own for each task, vmap makes it one grouped convolution (quick on a CPU).
     slices: the kernel's k * k shifted views of x stacked, and one matrix product [O, C k k] @ [C k k, S H W]; vmap makes it
     one batched product, which a GPU is made for, and it is closed under differentiation.
+    triton: kernels of our own (``triton_convolution``), which gather the patches while they multiply and store none; for
+    float32 on an NVIDIA GPU, and native for other dtypes.
     """
 
     def __init__(
@@ -49,8 +51,18 @@ class Conv2d(nn.Conv2d):
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """``forward`` with other weights [O, C, k, k] and bias [O]."""
-        if _convolution.get() == "native":
-            return self._conv_forward(x, weight, bias)
+        how = _convolution.get()
+        if how == "slices":
+            return self._by_slices(x, weight, bias)
+        if how == "triton" and x.dtype == torch.float32:
+            from metarun.models.triton_convolution import convolution
+
+            _, stride, padding = self.geometry
+            out = convolution(x, weight, stride, padding)
+            return out if bias is None else out + along(bias, out)
+        return self._conv_forward(x, weight, bias)
+
+    def _by_slices(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         k, stride, padding = self.geometry
         height, width = ((size + 2 * padding - k) // stride + 1 for size in x.shape[2:])
         x = F.pad(x.transpose(0, 1), (padding,) * 4)  # [C, S, H, W]
