@@ -31,8 +31,8 @@ class Execution(ABC):
     steps and runs each step again, exactly the same meta-gradient in memory that hardly grows with ``inner_steps``;
     ``auto`` stores until the device is out of memory.
 
-    ``compile``: one graph for the whole meta-gradient, by torch.compile, and with ``cuda_graph`` replayed as a CUDA graph;
-    ``auto`` compiles where the run is long enough to earn it back, and keeps it if it measures faster.
+    ``compile``: one graph for the whole meta-gradient, by torch.compile; on a GPU for the whole step, clipping and optimizer
+    too, and with ``cuda_graph`` replayed as a CUDA graph. ``auto`` compiles where the run is long enough to earn it back, and keeps it if it measures faster.
 
     ``convolution``: see ``metarun.models.layers.Conv2d``; ``auto`` is native on a CPU, and measured on a GPU.
     """

@@ -6,7 +6,8 @@ machine slows all alike. Each row: median milliseconds, the ratio to metarun in 
 process, and the largest relative error against a float64 loop of plain autograd. A peer that is not installed is reported.
 
 Peers come from their packages: pip install higher torchopt jax parallel-metalearn; learn2learn no longer builds, so its
-algorithm files are read from the source archive that `pip download --no-deps --no-binary learn2learn learn2learn==0.2.0` leaves in --peers DIR.
+algorithm files are read from the source archive that `pip download --no-deps --no-binary learn2learn learn2learn==0.2.0`
+leaves in --peers DIR.
 """
 
 import argparse
