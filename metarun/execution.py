@@ -32,8 +32,8 @@ class Execution(ABC):
     ``auto`` stores until the device is out of memory.
 
     ``compile``: one graph for the whole meta-gradient, by torch.compile; on a GPU for the whole step, clipping and optimizer
-    too, and with ``cuda_graph`` replayed as a CUDA graph. ``auto`` compiles where the run is long enough to earn it back, and
-    keeps it if it measures faster.
+    too, and with ``cuda_graph`` replayed as a CUDA graph. ``auto`` compiles where the run is long enough to earn it back,
+    and keeps it if it measures faster.
 
     ``convolution``: see ``metarun.models.layers.Conv2d``; ``auto`` is native on a CPU, and measured on a GPU.
     """
