@@ -300,3 +300,12 @@ def test_the_gradient_of_a_convolutions_bias_before_a_norm_is_0_and_not_noise():
     gradient = grad(lambda p: functional_call(blocks, p, (x,)).square().sum())(dict(blocks.named_parameters()))
     assert gradient["0.bias"].eq(0).all()
     assert gradient["0.weight"].ne(0).any()
+
+
+def test_a_hook_on_a_layer_of_blocks_sees_what_the_layer_returns():
+    blocks, plain, x = blocks_and_images(pooled=True)
+    seen: list[Tensor] = []
+    handle = blocks[1].register_forward_hook(lambda layer, inputs, output: seen.append(output))
+    close(blocks(x), plain(x))
+    handle.remove()
+    close(seen[0], plain[:2](x))
