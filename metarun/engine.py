@@ -18,7 +18,7 @@ from metarun.core import Episode, Metrics, Params
 from metarun.errors import MetarunError
 from metarun.execution import Execution, MetaLoss, TaskFunction, generators_kept
 from metarun.models.dropout import current_step
-from metarun.trees import slice_tasks, tree_flatten, tree_leaves, tree_map, tree_unflatten, zip_map
+from metarun.trees import tree_flatten, tree_leaves, tree_unflatten
 from metarun.update import Update
 
 SECONDS_A_NODE = 0.04  # of a graph; measured on 2 cores, 1250 nodes
@@ -53,22 +53,13 @@ class Compiled(Execution):
     def describe(self) -> str:
         return self.inner.describe() + "_compiled" + ("_step" if self.whole else "")
 
-    def mean_grad(self, loss_fn: MetaLoss, theta: Params, episodes: Episode) -> tuple[Params, Metrics]:
+    def share(self, loss_fn: MetaLoss, theta: Params, episodes: Episode, num_tasks: int) -> tuple[Params, Metrics]:
         """As ``inner`` gives it, to float rounding; the first call for a shape compiles. Raises CompilationFailed then.
 
-        Tasks that ``inner`` takes in several parts share one graph: compiling takes no longer for more of them.
+        Parts of one shape have one graph: compiling takes no longer for more of them.
         """
-        num_tasks = len(tree_leaves(episodes)[0])
-        total: Any = None
-        for part in self.parts(num_tasks):
-            some = slice_tasks(episodes, part)
-            share = len(tree_leaves(some)[0]) / num_tasks
-            result = self._run("gradient", partial(self.inner.mean_grad, loss_fn), loss_fn, theta, some)
-            if share == 1:
-                return result
-            weighted = tree_map(lambda value, share=share: share * value, result)
-            total = weighted if total is None else zip_map(torch.add, total, weighted)
-        return total
+        fn = partial(self.inner.share, loss_fn, num_tasks=num_tasks)
+        return self._run(f"gradient of {num_tasks}", fn, loss_fn, theta, episodes)
 
     def train_step(self, loss_fn: MetaLoss, theta: Params, episodes: Episode, update: Update) -> Metrics:
         if not self.whole or len(self.parts(len(tree_leaves(episodes)[0]))) > 1:

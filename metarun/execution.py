@@ -71,16 +71,19 @@ class Execution(ABC):
     def mean_grad(self, loss_fn: MetaLoss, theta: Params, episodes: Episode) -> tuple[Params, Metrics]:
         """Mean over tasks of the gradient of ``loss_fn`` with respect to theta, and of its metrics."""
         num_tasks = len(tree_leaves(episodes)[0])
+        total: Any = None
+        for part in self.parts(num_tasks):
+            share = self.share(loss_fn, theta, slice_tasks(episodes, part), num_tasks)
+            total = share if total is None else zip_map(torch.add, total, share)
+        return total
+
+    def share(self, loss_fn: MetaLoss, theta: Params, episodes: Episode, num_tasks: int) -> tuple[Params, Metrics]:
+        """What one of the ``parts`` of ``num_tasks`` tasks adds to ``mean_grad``."""
         leaves, spec = tree_flatten(tree_map(lambda p: p.detach().requires_grad_(), theta))
-        total: list[Tensor] = []
-        metrics: list[Metrics] = []
         with recomputing(self.inner_memory == "recomputed"), convolving(self.formulation):
-            for part in self.parts(num_tasks):
-                losses, values = self.map(loss_fn, tree_unflatten(leaves, spec), slice_tasks(episodes, part))
-                grads = torch.autograd.grad(losses.sum() / num_tasks, leaves, materialize_grads=True)
-                total = [a + g for a, g in zip(total, grads, strict=True)] if total else list(grads)
-                metrics.append(tree_map(lambda value: value.detach().sum(0) / num_tasks, values))
-        return tree_unflatten(total, spec), zip_map(lambda *rows: sum(rows), *metrics)
+            losses, metrics = self.map(loss_fn, tree_unflatten(leaves, spec), episodes)
+            grads = torch.autograd.grad(losses.sum() / num_tasks, leaves, materialize_grads=True)
+        return tree_unflatten(grads, spec), tree_map(lambda value: value.detach().sum(0) / num_tasks, metrics)
 
     def train_step(self, loss_fn: MetaLoss, theta: Params, episodes: Episode, update: Update) -> Metrics:
         """One step of meta-training: ``update`` theta, whose leaves it holds, by the mean meta-gradient; its metrics."""

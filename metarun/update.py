@@ -1,6 +1,7 @@
 """What follows a meta-gradient: clipping and the optimizer's step, in place, or as a function of tensors for a graph."""
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,18 +17,26 @@ class Update:
     def __init__(self, leaves: list[Tensor], optimizer: Optimizer, clip: Callable[[list[Tensor]], object]) -> None:
         self.leaves, self.optimizer, self.clip = leaves, optimizer, clip
         self.traceable = "differentiable" in optimizer.defaults  # torch's name for the form that reads no values
-        self.names = self._names() if self.traceable else []  # of what the optimizer remembers of each leaf
         self.rates: tuple[list[float], list[Tensor]] = [], []
 
     def __call__(self, gradient: list[Tensor]) -> None:
-        for p, g in zip(self.leaves, gradient, strict=True):
-            p.grad = g
-        self.clip(self.leaves)
+        self._clipped(self.leaves, gradient)
         self.optimizer.step()
+
+    def _clipped(self, leaves: list[Tensor], gradient: list[Tensor]) -> None:
+        for p, g in zip(leaves, gradient, strict=True):
+            p.grad = g
+        self.clip(leaves)
+
+    @cached_property
+    def names(self) -> list[list[str]]:
+        """What the optimizer remembers of each leaf."""
+        twin, leaves = self._stepped()
+        return [tensors(twin.state[leaf]) for leaf in leaves]
 
     def begun(self) -> bool:
         """Whether the optimizer has its memory; its first step makes it."""
-        return bool(self.memory()) or not any(self.names)
+        return not any(self.names) or bool(self.memory())
 
     def inputs(self) -> list[list[Tensor]]:
         """Leaves, memory and learning rates for ``functional``; before the first step, a memory of the right shapes."""
@@ -35,16 +44,15 @@ class Update:
         if self.rates[0] != rates:  # seldom: on a GPU each is a transfer
             like = self.leaves[0]
             self.rates = rates, [torch.tensor(rate, dtype=like.dtype, device=like.device) for rate in rates]
-        return [self.leaves, self.memory() or self.rehearsed(), self.rates[1]]
+        memory = self.memory() if self.begun() else memory_of(*self._stepped())
+        return [self.leaves, memory, self.rates[1]]
 
     def functional(
         self, leaves: list[Tensor], memory: list[Tensor], rates: list[Tensor], gradient: list[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """New leaves and memory, to float rounding those of ``__call__``; a function of its arguments alone."""
         leaves = [leaf.detach().clone() for leaf in leaves]
-        for p, g in zip(leaves, gradient, strict=True):
-            p.grad = g
-        self.clip(leaves)
+        self._clipped(leaves, gradient)
         rates = [rate.detach().requires_grad_() for rate in rates]  # else SGD reads their values
         twin = self._twin(leaves, rates, differentiable=True, foreach=False, fused=False)
         remembered = iter(memory)
@@ -61,14 +69,6 @@ class Update:
 
     def memory(self) -> list[Tensor]:
         return memory_of(self.optimizer, self.leaves)
-
-    def rehearsed(self) -> list[Tensor]:
-        """The memory after a first step, of other leaves."""
-        return memory_of(*self._stepped())
-
-    def _names(self) -> list[list[str]]:
-        twin, leaves = self._stepped()
-        return [tensors(twin.state[leaf]) for leaf in leaves]
 
     def _stepped(self) -> tuple[Optimizer, list[Tensor]]:
         """A twin that has taken a step on leaves of its own, and those."""
