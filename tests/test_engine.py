@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from metarun import engine
 from metarun.engine import CompilationFailed, Compiled
 from metarun.execution import Auto, Looped, Vmapped, named
 from metarun.measuring import settle
@@ -156,7 +155,7 @@ def test_what_cannot_be_compiled_runs_uncompiled_and_says_why(monkeypatch):
     def broken(*arguments, **options):
         raise RuntimeError("no compiler today\nand a long explanation")
 
-    monkeypatch.setattr(engine.torch, "compile", broken)
+    monkeypatch.setattr(torch._inductor, "standalone_compile", broken)
     choice = settle(Auto(None, compile=True), built.meta_loss, theta, episodes, steps=10)
     assert "compiled" not in choice.execution.describe()
     assert any("no compiler today" in note for note in choice.notes)
