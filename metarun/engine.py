@@ -135,13 +135,12 @@ class Compiled(Execution):
 
     def _lowered(self, graph: torch.fx.GraphModule, leaves: list[Tensor]) -> Callable[..., list[Tensor]]:
         if leaves[0].is_cuda:
-            options = {"triton.cudagraphs": self.inner.cuda_graph}
-            return torch.compile(graph, fullgraph=True, dynamic=False, options=options)
+            cuda_graph: Any = {"triton.cudagraphs": self.inner.cuda_graph}
+            return torch.compile(graph, fullgraph=True, dynamic=False, options=cuda_graph)
         from torch._inductor import standalone_compile  # seconds, which only who compiles should wait
 
         # The graph is flat already, so Dynamo is left out. By default every convolution gets its channels last, which costs
         # the grouped ones of vmapped tasks 1.5 times. One C++ program instead of one for each kernel compiles in half of the
         # time, and calls small kernels twice as fast.
-        patches = {"layout_optimization": False, "cpp_wrapper": True}
-        options = {"config_patches": patches}
-        return standalone_compile(graph, leaves, dynamic_shapes="from_example_inputs", options=options)
+        patches = {"config_patches": {"layout_optimization": False, "cpp_wrapper": True}}
+        return standalone_compile(graph, [*leaves], dynamic_shapes="from_example_inputs", options=patches)
