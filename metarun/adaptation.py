@@ -12,6 +12,7 @@ from torch.func import grad, vjp
 
 from metarun.core import Params
 from metarun.inner_optimizers import InnerOptimizer
+from metarun.models.layers import differentiated_once
 from metarun.trees import detach, tree_flatten, tree_leaves, tree_unflatten
 
 _recompute: ContextVar[bool] = ContextVar("recompute", default=False)
@@ -59,8 +60,14 @@ def first_order_descent(
     constants, state = detach(context), rule.start(detach(params))
     yield params
     for _ in range(steps):
-        params, state = rule.step(params, detach(grad(loss)(detach(params), *constants)), state)
+        params, state = rule.step(params, constant_grad(loss, params, *constants), state)
         yield params
+
+
+def constant_grad(loss: Callable[..., Tensor], params: Params, *context: Any) -> Params:
+    """grad(loss)(params, *context) as a constant; ``loss`` takes no derivative of a batch norm itself."""
+    with differentiated_once():
+        return detach(grad(loss)(detach(params), *context))
 
 
 def last(path: Iterator[Params]) -> Params:

@@ -139,8 +139,8 @@ class Compiled(Execution):
             return torch.compile(graph, fullgraph=True, dynamic=False, options=cuda_graph)
         from torch._inductor import standalone_compile  # seconds, which only who compiles should wait
 
-        # The graph is flat already, so Dynamo is left out. By default every convolution gets its channels last, which costs
-        # the grouped ones of vmapped tasks 1.5 times. One C++ program instead of one for each kernel compiles a fifth sooner,
-        # and calls small kernels twice as fast.
+        # The graph is flat already, so Dynamo is left out. One C++ program instead of one for each kernel compiles a fifth
+        # sooner, and calls small kernels twice as fast. By default every convolution gets its channels last, which costs the
+        # grouped ones of vmapped tasks 1.5 times.
         patches = {"config_patches": {"layout_optimization": False, "cpp_wrapper": True}}
         return standalone_compile(graph, [*leaves], dynamic_shapes="from_example_inputs", options=patches)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad
+from torch.func import functional_call
 
-from metarun.adaptation import last
+from metarun.adaptation import constant_grad, last
 from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, surrogate, take_parameters
 from metarun.models.layers import with_support
 from metarun.trees import detach, zip_map
@@ -51,7 +51,7 @@ class Reptile(FewShotLearner):
         phi = detach(theta)
         yield phi
         for k in range(steps):
-            gradient = grad(loss)(phi, self.minibatch(support, k))
+            gradient = constant_grad(loss, phi, self.minibatch(support, k))
             phi = zip_map(lambda p, g: p - self.inner_lr * g, phi, gradient)
             yield phi
 

@@ -1,7 +1,7 @@
 """Layers that are exact to second order under vmap.
 
 torch's own ``batch_norm``, ``layer_norm`` and ``instance_norm`` with an affine part give silently wrong second-order
-gradients under vmap (pytorch/functorch#534), so norms are composed from primitives here.
+gradients under vmap (pytorch/functorch#534), so norms are composed from primitives here, save where one derivative is all.
 """
 
 from collections.abc import Iterator
@@ -18,6 +18,17 @@ BatchNormMode = Literal["transductive", "running", "support"]
 Convolution = Literal["native", "slices", "triton"]
 
 _convolution: ContextVar[Convolution] = ContextVar("convolution", default="native")
+_once: ContextVar[bool] = ContextVar("once", default=False)
+
+
+@contextmanager
+def differentiated_once() -> Iterator[None]:
+    """Inside, batch norms may be torch's own: the gradient taken here is a constant to whoever uses it."""
+    token = _once.set(True)
+    try:
+        yield
+    finally:
+        _once.reset(token)
 
 
 @contextmanager
@@ -95,6 +106,8 @@ class BatchNorm(nn.Module):
         self.var: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.torchs_own():
+            return torch.batch_norm(x, self.weight, self.bias, None, None, True, 0.0, self.eps, False)
         mean, var = self.statistics(x)
         self.record(mean, var)
         return self.normalise(x, mean, var, self.weight, self.bias)
@@ -107,6 +120,10 @@ class BatchNorm(nn.Module):
 
     def uses_own(self) -> bool:
         return self.mean.numel() == 0 or self.recording or (self.mode == "running" and self.training)
+
+    def torchs_own(self) -> bool:
+        """Whether torch's kernel gives the same, in a third of the time."""
+        return _once.get() and self.uses_own() and not self.recording
 
     def record(self, mean: Tensor, var: Tensor) -> None:
         if self.recording:
@@ -177,6 +194,8 @@ class Blocks(nn.Sequential):
 def convolved(x: Tensor, conv: Conv2d, norm: BatchNorm, pool: MaxPool2d | None = None) -> Tensor:
     """pool(norm(conv(x))), to rounding."""
     weight, scale = conv.weight, norm.weight
+    if pool is None and norm.torchs_own():
+        return norm(conv.convolve(x, weight, None))
     shift: Tensor = norm.bias
     sign = 1 - 2 * (scale < 0).to(scale.dtype) if pool else torch.ones_like(scale)
     y = conv.convolve(x, weight * sign.view(-1, 1, 1, 1) if pool else weight, None)

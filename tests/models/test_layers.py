@@ -18,6 +18,7 @@ from metarun.models.layers import (
     Conv2d,
     MaxPool2d,
     convolving,
+    differentiated_once,
     evaluating,
     norms,
     recording,
@@ -293,6 +294,40 @@ def test_second_order_gradients_of_blocks_are_those_of_their_layers_looped_and_u
             found = meta_gradients(blocks, vectorised)
             for name, value in expected.items():
                 close(found[name], value, atol=1e-10)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("mode", ["transductive", "support", "running"])
+def test_blocks_differentiated_once_have_the_same_gradients_with_weights_of_each_tasks_own(pooled, mode):
+    blocks, _, x = blocks_and_images(pooled, mode=mode)
+    tasks = x + torch.randn(3, *x.shape, dtype=torch.float64)
+    params = {k: p + 0.1 * torch.randn(3, *p.shape, dtype=torch.float64) for k, p in blocks.named_parameters()}
+
+    def gradient(p: dict[str, Tensor], x: Tensor) -> dict[str, Tensor]:
+        return grad(lambda p: torch.sigmoid(functional_call(blocks, p, (x,))).square().mean())(p)
+
+    expected = vmap(gradient)(params, tasks)
+    with differentiated_once():
+        found = vmap(gradient)(params, tasks)
+    for name, value in expected.items():
+        close(found[name], value)
+
+
+def test_torchs_own_norm_is_used_where_one_derivative_is_all(monkeypatch):
+    layer, x = norm_and_input("transductive", SHAPES[2])
+    calls = []
+    own = torch.batch_norm
+    monkeypatch.setattr(torch, "batch_norm", lambda *arguments: calls.append(1) or own(*arguments))
+    outside = layer(x)
+    assert not calls
+    with differentiated_once():
+        close(layer(x), outside)
+        assert calls
+        single = torch.randn(1, 3, dtype=torch.float64)  # one number a channel: all that is left is the bias
+        close(layer(single), layer.bias.expand(1, 3))
+        with recording({"": layer}) as statistics:
+            layer(x)
+    assert statistics.keys() == {".mean", ".var"}
 
 
 def test_the_gradient_of_a_convolutions_bias_before_a_norm_is_0_and_not_noise():
