@@ -531,19 +531,22 @@ def table(results: dict[str, Any]) -> str:
 
 def draw_curves(curves: dict[str, Any], out: Path) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     figure = Figure(figsize=(4 * len(curves), 3.2), layout="constrained")
     for axes, (name, lines) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
         for engine, points in lines.items():
             known = [(float(x), row["ms"]) for x, row in points.items() if "ms" in row]
             axes.plot([x for x, _ in known], [ms for _, ms in known], marker="o", label=engine)
-        axes.set(
-            xlabel=f"{name.replace('_', ' ')} ({CURVES[name][0]})",
-            ylabel="ms a meta-gradient",
-            xscale="log",
-            yscale="log",
-        )
+        axes.set(xlabel=f"{name.replace('_', ' ')} ({CURVES[name][0]})", xscale="log", yscale="log")
+        axes.set_xticks(values := CURVES[name][2], [str(value) for value in values])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.legend(frameon=False)
+        axes.grid(alpha=0.3)
+    figure.supylabel("ms a meta-gradient", fontsize="medium")
     figure.savefig(out / "curves.png", dpi=130)
 
 
