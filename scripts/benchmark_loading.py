@@ -4,6 +4,8 @@
     60000 x 84     episodes a second from a memory-mapped array of the size of mini-ImageNet (1.27 GB, made in the scratch
                    folder of random bytes), and the memory of this process that is not the system's cache of files
 
+    omniglot       episodes a second of 5-way 1-shot 1-query meta-batches of 32, as a run's training gets them
+
 Writes docs/receipts/benchmark_loading.json.
 """
 
@@ -22,10 +24,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from metarun.stream import meta_batches
 from metarun.tasks.augmentation import NONE
 from metarun.tasks.cifar import cifar_fs
 from metarun.tasks.image_classes import ImageClasses, ImageSource
 from metarun.tasks.images import prepared
+from metarun.tasks.omniglot import Omniglot
 
 ROOT = Path(__file__).resolve().parent.parent
 RECEIPT = ROOT / "docs" / "receipts" / "benchmark_loading.json"
@@ -39,6 +43,7 @@ SHARED: dict[str, Any] = {
 }
 NUM_CLASSES, NUM_IMAGES, SIDE = 100, 600, 84
 NUM_EPISODES = 300
+META_BATCH, NUM_META_BATCHES = 32, 2000
 
 
 def source(scratch: Path) -> ImageSource:
@@ -85,6 +90,19 @@ def first_episode(data_root: str, place: dict[str, Any]) -> dict[str, float]:
     return {"seconds_to_build": round(built, 3), "seconds_to_first_episode": round(time.perf_counter() - start, 3)}
 
 
+def stream(data_root: str, place: dict[str, Any]) -> dict[str, float]:
+    """Omniglot episodes a second from the stream that feeds a run, with nothing to do between them."""
+    counts: dict[str, Any] = {"num_ways": 5, "num_shots": 1, "num_queries": 1}
+    shared = {key: value for key, value in SHARED.items() if key != "augmentation"}
+    choices: dict[str, Any] = {"split": "vinyals", "trainval": False, "rotations": "per_task", "download": False}
+    task = Omniglot(**counts, **choices, **shared, **place, data_root=data_root)
+    task.sample("train", [0])
+    start = time.perf_counter()
+    for _ in meta_batches(task, META_BATCH, 0, NUM_META_BATCHES):
+        pass
+    return {"episodes_per_second": round(META_BATCH * NUM_META_BATCHES / (time.perf_counter() - start))}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", default=os.environ.get("METARUN_DATA", "~/.cache/metarun"))
@@ -102,6 +120,7 @@ def main() -> None:
         "load": round(os.getloadavg()[0], 1),
         "episode": EPISODE,
         "cifar_fs, prepared": first_episode(os.path.expanduser(options.data_root), place),
+        "omniglot, 5 ways, 1 shot, 1 query": stream(os.path.expanduser(options.data_root), place),
         "60000 x 84 x 84 x 3": {"array_mib": round(large.source.image_set.images.nbytes / 2**20), **measured(large)},
         "peak_mib_with_mapped_pages": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
