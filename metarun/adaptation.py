@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar, copy_context
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
+from metarun.context import holding
 from metarun.core import Params
 from metarun.inner_optimizers import InnerOptimizer
 from metarun.models.layers import differentiated_once
@@ -18,14 +19,9 @@ from metarun.trees import detach, tree_flatten, tree_leaves, tree_unflatten
 _recompute: ContextVar[bool] = ContextVar("recompute", default=False)
 
 
-@contextmanager
-def recomputing(wanted: bool) -> Iterator[None]:
+def recomputing(wanted: bool) -> AbstractContextManager[None]:
     """Inside, ``repeat`` keeps the params between steps and nothing within them; the execution decides, not a learner."""
-    token = _recompute.set(wanted)
-    try:
-        yield
-    finally:
-        _recompute.reset(token)
+    return holding(_recompute, wanted)
 
 
 def repeat(step: Callable[..., Params], params: Params, steps: int, *context: Any) -> Iterator[Params]:

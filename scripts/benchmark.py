@@ -531,7 +531,7 @@ def table(results: dict[str, Any]) -> str:
 
 def draw_curves(curves: dict[str, Any], out: Path) -> None:
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullLocator
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(4 * len(curves), 3.2), layout="constrained")
     for axes, (name, lines) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
@@ -540,10 +540,9 @@ def draw_curves(curves: dict[str, Any], out: Path) -> None:
             axes.plot([x for x, _ in known], [ms for _, ms in known], marker="o", label=engine)
         axes.set(xlabel=f"{name.replace('_', ' ')} ({CURVES[name][0]})", xscale="log", yscale="log")
         axes.set_xticks(values := CURVES[name][2], [str(value) for value in values])
-        axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_locator(NullLocator())
+        axes.minorticks_off()
         axes.legend(frameon=False)
         axes.grid(alpha=0.3)
     figure.supylabel("ms a meta-gradient", fontsize="medium")

@@ -1,10 +1,9 @@
 """How fast images are ready and drawn: python scripts/benchmark_loading.py [--data-root DIR] [--scratch DIR]
 
+    omniglot       episodes a second of 5-way 1-shot 1-query meta-batches of 32, as a run's training gets them
     cifar_fs       seconds until a prepared CIFAR-100 gives its first episode
     60000 x 84     episodes a second from a memory-mapped array of the size of mini-ImageNet (1.27 GB, made in the scratch
                    folder of random bytes), and the memory of this process that is not the system's cache of files
-
-    omniglot       episodes a second of 5-way 1-shot 1-query meta-batches of 32, as a run's training gets them
 
 Writes docs/receipts/benchmark_loading.json.
 """
@@ -105,7 +104,9 @@ def stream(data_root: str, place: dict[str, Any]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", default=os.environ.get("METARUN_DATA", "~/.cache/metarun"))
+    parser.add_argument(
+        "--data-root", type=os.path.expanduser, default=os.environ.get("METARUN_DATA", "~/.cache/metarun")
+    )
     parser.add_argument("--scratch", default=tempfile.gettempdir())
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -119,8 +120,8 @@ def main() -> None:
         "hardware": {"system": platform.platform(), "torch": torch.__version__, "device": device.type},
         "load": round(os.getloadavg()[0], 1),
         "episode": EPISODE,
-        "cifar_fs, prepared": first_episode(os.path.expanduser(options.data_root), place),
-        "omniglot, 5 ways, 1 shot, 1 query": stream(os.path.expanduser(options.data_root), place),
+        "cifar_fs, prepared": first_episode(options.data_root, place),
+        "omniglot, 5 ways, 1 shot, 1 query": stream(options.data_root, place),
         "60000 x 84 x 84 x 3": {"array_mib": round(large.source.image_set.images.nbytes / 2**20), **measured(large)},
         "peak_mib_with_mapped_pages": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }

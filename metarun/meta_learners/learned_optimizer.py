@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
-from metarun.adaptation import last, repeat
+from metarun.adaptation import constant_grad, last, repeat
 from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, surrogate, take_parameters
 from metarun.models.cells import log_and_sign
 from metarun.models.layers import with_support
@@ -78,7 +78,7 @@ class LearnedOptimizer(FewShotLearner):
 
         def step(moving: Moving, theta: Params, support: Batch) -> Moving:
             phi, state = moving
-            gradient = detach(grad(loss)(detach(phi), support))  # [n]
+            gradient = constant_grad(loss, phi, support)  # [n]
             update, state = functional_call(self.network, theta, (log_and_sign(gradient, self.preprocessing), state))
             return phi + self.output_scale * update, state
 

@@ -6,27 +6,23 @@ meta-batch share a step's masks; places, layers and the images of a batch have m
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metarun.context import holding
 from metarun.tasks.counter import words
 
 _step: ContextVar[tuple[int, int] | None] = ContextVar("step", default=None)
 
 
-@contextmanager
-def dropping(modules: Iterable[nn.Module], seed: int, step: int) -> Iterator[None]:
+def dropping(modules: Iterable[nn.Module], seed: int, step: int) -> AbstractContextManager[None]:
     """Inside, those of the modules that drop do so as in training step ``step`` of a run with this seed."""
-    token = _step.set((seed, step) if drops(modules) else None)
-    try:
-        yield
-    finally:
-        _step.reset(token)
+    return holding(_step, (seed, step) if drops(modules) else None)
 
 
 def current_step() -> tuple[int, int] | None:

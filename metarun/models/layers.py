@@ -5,7 +5,7 @@ gradients under vmap (pytorch/functorch#534), so norms are composed from primiti
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal
 
@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from metarun.context import holding
+
 BatchNormMode = Literal["transductive", "running", "support"]
 Convolution = Literal["native", "slices", "triton"]
 
@@ -21,24 +23,14 @@ _convolution: ContextVar[Convolution] = ContextVar("convolution", default="nativ
 _once: ContextVar[bool] = ContextVar("once", default=False)
 
 
-@contextmanager
-def differentiated_once() -> Iterator[None]:
+def differentiated_once() -> AbstractContextManager[None]:
     """Inside, batch norms may be torch's own: the gradient taken here is a constant to whoever uses it."""
-    token = _once.set(True)
-    try:
-        yield
-    finally:
-        _once.reset(token)
+    return holding(_once, True)
 
 
-@contextmanager
-def convolving(how: Convolution) -> Iterator[None]:
+def convolving(how: Convolution) -> AbstractContextManager[None]:
     """Inside, ``Conv2d`` is computed as ``how`` says; the execution decides, not a model."""
-    token = _convolution.set(how)
-    try:
-        yield
-    finally:
-        _convolution.reset(token)
+    return holding(_convolution, how)
 
 
 class Conv2d(nn.Conv2d):

@@ -12,7 +12,7 @@ import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarun.context import holding
 from metarun.core import Batch, Draw, TaskDistribution
 from metarun.pictures import class_figure
 from metarun.tasks.counter import without_replacement
@@ -102,14 +103,9 @@ class Found(Exception):
 _looking = ContextVar("looking", default=False)
 
 
-@contextmanager
-def looking() -> Iterator[None]:
+def looking() -> AbstractContextManager[None]:
     """Inside, ``prepared`` prepares nothing: it raises Found, or MissingDataError where there is nothing to prepare from."""
-    token = _looking.set(True)
-    try:
-        yield
-    finally:
-        _looking.reset(token)
+    return holding(_looking, True)
 
 
 def _look(folder: Path, image_shape: tuple[int, ...], require: Callable[[], None]) -> Found:
