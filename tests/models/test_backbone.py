@@ -110,7 +110,7 @@ def test_common_models_are_torchvisions_function_with_weights_from_a_file(name, 
             module.running_mean = module.running_var = None
     children = [(path, m) for path, m in reference.named_modules() if isinstance(m, nn.Linear)]
     reference.set_submodule(children[-1][0], nn.Identity())
-    x = torch.rand(4, 3, 32, 32, dtype=torch.float64)  # in float32, fifty norms of four images differ by 2% between CPUs
+    x = torch.rand(4, 3, 32, 32, dtype=torch.float64)  # in float32, fifty norms of four images differ by 2%
     torch.testing.assert_close(net.double().body.model(x), reference.double()(x), rtol=1e-8, atol=1e-8)
 
 
