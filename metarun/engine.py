@@ -18,6 +18,7 @@ from metarun.core import Episode, Metrics, Params
 from metarun.errors import MetarunError
 from metarun.execution import Execution, MetaLoss, TaskFunction, generators_kept
 from metarun.models.dropout import current_step
+from metarun.models.layers import composing
 from metarun.trees import tree_flatten, tree_leaves, tree_unflatten
 from metarun.update import Update
 
@@ -110,7 +111,8 @@ class Compiled(Execution):
             return out
 
         try:
-            graph = make_fx(flat)(*leaves)
+            with composing():
+                graph = make_fx(flat)(*leaves)
             for node in reversed(graph.graph.nodes):
                 if str(node.target).startswith("profiler."):  # marks of an optimizer, no tensors
                     graph.graph.erase_node(node)

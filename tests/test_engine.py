@@ -102,6 +102,17 @@ def test_tasks_taken_one_by_one_share_a_graph():
     assert all(torch.allclose(metrics[name], eager_metrics[name], rtol=1e-4) for name in metrics)
 
 
+def test_a_graph_to_compile_has_its_norms_in_primitives(monkeypatch):
+    built, theta, episodes = in_float32("maml", "stride_transductive")
+    calls, own = [], torch.batch_norm
+    monkeypatch.setattr(torch, "batch_norm", lambda *arguments: calls.append(1) or own(*arguments))
+    with pytest.raises(CompilationFailed, match="steps do not earn back"):  # once it is traced
+        Compiled(Looped(), budget=0.1).mean_grad(built.meta_loss, theta, episodes)
+    assert not calls
+    Looped().mean_grad(built.meta_loss, theta, episodes)
+    assert calls
+
+
 def test_a_graph_that_takes_longer_to_compile_than_it_may_is_left_alone():
     built, theta, episodes = in_float32("maml", "mlp")
     with pytest.raises(CompilationFailed, match="steps do not earn back"):

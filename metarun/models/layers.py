@@ -1,7 +1,8 @@
 """Layers that are exact to second order under vmap.
 
 torch's own ``batch_norm``, ``layer_norm`` and ``instance_norm`` with an affine part give silently wrong second-order
-gradients under vmap (pytorch/functorch#534), so norms are composed from primitives here, save where one derivative is all.
+gradients under vmap (pytorch/functorch#534), so norms are composed from primitives here. Outside vmap, and where one
+derivative is all, a batch norm is torch's own kernel, which is exact there and takes less time.
 """
 
 from collections.abc import Iterator
@@ -16,16 +17,34 @@ from torch.func import functional_call
 
 from metarun.context import holding
 
+try:  # private, so a torch may be without them: then every norm counts as vmapped, which costs time and nothing else
+    from torch._C._functorch import TransformType, get_interpreter_stack
+except ImportError:
+    get_interpreter_stack = None  # type: ignore[assignment]
+
 BatchNormMode = Literal["transductive", "running", "support"]
 Convolution = Literal["native", "slices", "triton"]
 
 _convolution: ContextVar[Convolution] = ContextVar("convolution", default="native")
 _once: ContextVar[bool] = ContextVar("once", default=False)
+_composed: ContextVar[bool] = ContextVar("composed", default=False)
 
 
 def differentiated_once() -> AbstractContextManager[None]:
-    """Inside, batch norms may be torch's own: the gradient taken here is a constant to whoever uses it."""
+    """Inside, batch norms may be torch's own under vmap too: the gradient taken here is a constant to whoever uses it."""
     return holding(_once, True)
+
+
+def composing() -> AbstractContextManager[None]:
+    """Inside, batch norms are composed from primitives even outside vmap: for a compiler, which fuses them itself."""
+    return holding(_composed, True)
+
+
+def vmapped() -> bool:
+    """Whether any transform of torch.func but grad (and vjp, which is the same to it) is at work around this call."""
+    if get_interpreter_stack is None:
+        return True
+    return any(level.key() != TransformType.Grad for level in get_interpreter_stack() or [])  # None: no transform
 
 
 def convolving(how: Convolution) -> AbstractContextManager[None]:
@@ -99,7 +118,7 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.torchs_own():
-            return torch.batch_norm(x, self.weight, self.bias, None, None, True, 0.0, self.eps, False)
+            return self.by_torch(x, self.bias)
         mean, var = self.statistics(x)
         self.record(mean, var)
         return self.normalise(x, mean, var, self.weight, self.bias)
@@ -114,8 +133,13 @@ class BatchNorm(nn.Module):
         return self.mean.numel() == 0 or self.recording or (self.mode == "running" and self.training)
 
     def torchs_own(self) -> bool:
-        """Whether torch's kernel gives the same, in a third of the time."""
-        return _once.get() and self.uses_own() and not self.recording
+        """Whether torch's kernel gives the same, in a third of the time: under vmap it does so to first order alone."""
+        exact = _once.get() or not (_composed.get() or vmapped())
+        return exact and self.uses_own() and not self.recording
+
+    def by_torch(self, x: Tensor, bias: Tensor) -> Tensor:
+        """x by its own statistics, with ``bias`` [C] in place of the norm's, in torch's kernel."""
+        return torch.batch_norm(x, self.weight, bias, None, None, True, 0.0, self.eps, False)
 
     def record(self, mean: Tensor, var: Tensor) -> None:
         if self.recording:
@@ -186,16 +210,17 @@ class Blocks(nn.Sequential):
 def convolved(x: Tensor, conv: Conv2d, norm: BatchNorm, pool: MaxPool2d | None = None) -> Tensor:
     """pool(norm(conv(x))), to rounding."""
     weight, scale = conv.weight, norm.weight
-    if pool is None and norm.torchs_own():
-        return norm(conv.convolve(x, weight, None))
     shift: Tensor = norm.bias
+    if conv.bias is not None and norm.uses_own():
+        shift = torch.add(shift, conv.bias, alpha=0)  # its true gradient, for whoever asks
+    if pool is None and norm.torchs_own():
+        return norm.by_torch(conv.convolve(x, weight, None), shift)
     sign = 1 - 2 * (scale < 0).to(scale.dtype) if pool else torch.ones_like(scale)
     y = conv.convolve(x, weight * sign.view(-1, 1, 1, 1) if pool else weight, None)
     mean, var = norm.statistics(y)
     bias = torch.zeros_like(scale) if conv.bias is None else conv.bias
     if norm.uses_own():
         norm.record(along(sign, y) * mean + along(bias, y), var)
-        shift = shift + 0 * bias  # its true gradient, for whoever asks
     else:
         mean = along(sign, y) * (mean - along(bias, y))
     return norm.normalise(pool(y) if pool else y, mean, var, scale * sign, shift)

@@ -1,29 +1,37 @@
 """Batch norm in its three modes equals F.batch_norm (outside vmap, where that is exact), to second order.
 
+Outside vmap a batch norm is F.batch_norm itself, so what is compared with it is composed from primitives, as under vmap.
 float64; 1e-10 leaves room for the rounding of another order of sums through two derivatives.
 """
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad, jvp, vjp, vmap
 
+from metarun.adaptation import last, recomputing, repeat
 from metarun.core import Batch, take_parameters
 from metarun.models.layers import (
     BatchNorm,
     Blocks,
     Conv2d,
     MaxPool2d,
+    composing,
     convolving,
     differentiated_once,
     evaluating,
     norms,
     recording,
+    vmapped,
     with_support,
 )
+from metarun.trees import tree_leaves
 from tests.helpers import make, one_episode
 
 close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-12)
@@ -47,7 +55,8 @@ def fused(layer: BatchNorm, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("mode", ["transductive", "support", "running"])
 def test_in_training_every_mode_without_statistics_uses_those_of_the_batch(mode, shape):
     layer, x = norm_and_input(mode, shape)
-    close(layer(x), fused(layer, x))
+    with composing():
+        close(layer(x), fused(layer, x))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -60,8 +69,11 @@ def test_second_order_gradients_equal_those_of_the_fused_batch_norm(shape):
         grads = torch.autograd.grad(torch.sigmoid(output).square().sum(), inputs, create_graph=True)
         return torch.autograd.grad(sum((g * v).sum() for g, v in zip(grads, direction, strict=True)), inputs)
 
-    for actual, expected in zip(hessian_vector_product(layer(x)), hessian_vector_product(fused(layer, x)), strict=True):
-        close(actual, expected)
+    with composing():
+        composed = layer(x)
+    for norm in (composed, layer(x)):
+        for actual, expected in zip(hessian_vector_product(norm), hessian_vector_product(fused(layer, x)), strict=True):
+            close(actual, expected)
 
 
 def test_second_order_gradients_under_vmap_equal_those_of_a_loop():
@@ -156,7 +168,8 @@ def test_in_evaluation_mode_running_uses_the_given_statistics():
 def test_in_training_running_ignores_the_given_statistics():
     layer, x = norm_and_input("running", (6, 3))
     params = {**dict(layer.named_parameters()), "mean": torch.full((3,), 7.0), "var": torch.full((3,), 9.0)}
-    close(functional_call(layer, params, (x,)), fused(layer, x))
+    with composing():
+        close(functional_call(layer, params, (x,)), fused(layer, x))
 
 
 def test_recording_collects_the_biased_statistics_of_the_batch():
@@ -244,6 +257,8 @@ def blocks_and_images(
 def test_blocks_are_their_layers_one_by_one(pooled, bias, mode):
     blocks, plain, x = blocks_and_images(pooled, bias, mode)
     close(blocks(x), plain(x))
+    with composing():
+        close(blocks(x), plain(x))
 
 
 @pytest.mark.parametrize("pooled", [False, True])
@@ -313,26 +328,112 @@ def test_blocks_differentiated_once_have_the_same_gradients_with_weights_of_each
         close(found[name], value)
 
 
-def test_torchs_own_norm_is_used_where_one_derivative_is_all(monkeypatch):
-    layer, x = norm_and_input("transductive", SHAPES[2])
-    calls = []
-    own = torch.batch_norm
+Sum = Callable[[Tensor], Tensor]
+
+
+def recomputed(f: Sum) -> Sum:
+    """Another function, by a step that runs f in its forward pass and again in its backward pass."""
+
+    def total(x: Tensor) -> Tensor:
+        with recomputing(True):
+            return last(repeat(lambda x: f(x) * x, x, 1)).sum()
+
+    return total
+
+
+WITHOUT_VMAP: list[Callable[[Sum, Tensor], Any]] = [
+    lambda f, x: f(x[0]),
+    lambda f, x: grad(f)(x[0]),
+    lambda f, x: grad(lambda x: grad(f)(x).square().sum())(x[0]),
+    lambda f, x: vjp(f, x[0]),
+    lambda f, x: grad(recomputed(f))(x[0]),
+]
+UNDER_VMAP: list[Callable[[Sum, Tensor], Any]] = [
+    lambda f, x: vmap(f)(x),
+    lambda f, x: vmap(lambda one: f(x[0]) + one.sum())(x),  # whose input is not the tasks' own
+    lambda f, x: vmap(vmap(f))(x[None]),
+    lambda f, x: vmap(grad(f))(x),
+    lambda f, x: grad(lambda x: vmap(f)(x).sum())(x),
+    lambda f, x: grad(lambda x: vmap(grad(f))(x).square().sum())(x),
+    lambda f, x: vmap(recomputed(f))(x),
+    lambda f, x: grad(lambda x: vmap(grad(recomputed(f)))(x).sum())(x),
+]
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[int]:
+    """One number for every call of torch's own kernel."""
+    calls, own = [], torch.batch_norm
     monkeypatch.setattr(torch, "batch_norm", lambda *arguments: calls.append(1) or own(*arguments))
-    outside = layer(x)
+    return calls
+
+
+def norm_and_tasks() -> tuple[BatchNorm, Sum, Tensor]:
+    layer, x = norm_and_input("transductive", SHAPES[2])
+    layer.requires_grad_(False)
+    return layer, lambda x: torch.sigmoid(layer(x)).square().sum(), x + torch.randn(2, *x.shape, dtype=x.dtype)
+
+
+@pytest.mark.parametrize("transform", WITHOUT_VMAP)
+def test_outside_vmap_a_norm_is_torchs_own_unless_a_compiler_asks_for_primitives(transform, calls):
+    _, f, tasks = norm_and_tasks()
+    own = transform(f, tasks)
+    assert calls
+    calls.clear()
+    with composing():
+        composed = transform(f, tasks)
+    assert not calls
+    for actual, expected in zip(tree_leaves(composed), tree_leaves(own), strict=True):
+        if isinstance(expected, Tensor):  # vjp gives a function too
+            close(actual, expected)
+
+
+@pytest.mark.parametrize("transform", UNDER_VMAP)
+def test_under_vmap_a_norm_is_torchs_own_only_where_one_derivative_is_all(transform, calls):
+    _, f, tasks = norm_and_tasks()
+    transform(f, tasks)
     assert not calls
     with differentiated_once():
-        close(layer(x), outside)
-        assert calls
-        single = torch.randn(1, 3, dtype=torch.float64)  # one number a channel: all that is left is the bias
-        close(layer(single), layer.bias.expand(1, 3))
-        with recording({"": layer}) as statistics:
-            layer(x)
-    assert statistics.keys() == {".mean", ".var"}
+        transform(f, tasks)
+    assert calls
 
 
-def test_the_gradient_of_a_convolutions_bias_before_a_norm_is_0_and_not_noise():
-    blocks, _, x = blocks_and_images(pooled=True)
-    gradient = grad(lambda p: functional_call(blocks, p, (x,)).square().sum())(dict(blocks.named_parameters()))
+def test_a_forward_derivative_counts_as_vmap():
+    seen = []
+    jvp(lambda x: seen.append(vmapped()) or x.sum(), (torch.ones(2),), (torch.ones(2),))
+    assert seen == [True]
+
+
+def test_where_torch_does_not_tell_its_transforms_every_norm_counts_as_vmapped(monkeypatch, calls):
+    monkeypatch.setattr("metarun.models.layers.get_interpreter_stack", None)
+    layer, _, tasks = norm_and_tasks()
+    layer(tasks[0])
+    assert not calls
+
+
+def test_torchs_own_norm_of_one_number_a_channel_is_its_bias(calls):
+    layer, _ = norm_and_input("transductive", SHAPES[0])
+    close(layer(torch.randn(1, 3, dtype=torch.float64)), layer.bias.expand(1, 3))
+    assert calls
+
+
+def test_a_norm_whose_statistics_are_recorded_or_given_is_not_torchs_own(calls):
+    layer, x = norm_and_input("support", SHAPES[2])
+    with differentiated_once(), recording({"norm": layer}) as statistics:
+        layer(x)
+    assert statistics.keys() == {"norm.mean", "norm.var"}
+    functional_call(layer, {"mean": statistics["norm.mean"], "var": statistics["norm.var"]}, (x,))
+    assert not calls
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("how", [nullcontext, composing, differentiated_once])
+def test_the_gradient_of_a_convolutions_bias_before_a_norm_is_0_and_not_noise(pooled, how):
+    blocks, _, x = blocks_and_images(pooled)
+    params = dict(blocks.named_parameters())
+    with how():
+        gradients = torch.autograd.grad(blocks(x).square().sum(), list(params.values()))  # none is unused
+    gradient = dict(zip(params, gradients, strict=True))
     assert gradient["0.bias"].eq(0).all()
     assert gradient["0.weight"].ne(0).any()
 
