@@ -13,7 +13,7 @@ from torch.func import grad, vjp
 from metarun.context import holding
 from metarun.core import Params
 from metarun.inner_optimizers import InnerOptimizer
-from metarun.models.layers import differentiated_once
+from metarun.models.layers import differentiated_once, transformed
 from metarun.trees import detach, tree_flatten, tree_leaves, tree_unflatten
 
 _recompute: ContextVar[bool] = ContextVar("recompute", default=False)
@@ -44,7 +44,7 @@ def descent(
 
     def step(moving: tuple[Params, Any], *context: Any) -> tuple[Params, Any]:
         params, state = moving
-        return rule.step(params, grad(loss)(params, *context), state)
+        return rule.step(params, gradient(loss, params, *context), state)
 
     return (params for params, _ in repeat(step, (params, rule.start(params)), steps, *context))
 
@@ -62,8 +62,22 @@ def first_order_descent(
 
 def constant_grad(loss: Callable[..., Tensor], params: Params, *context: Any) -> Params:
     """grad(loss)(params, *context) as a constant; ``loss`` takes no derivative of a batch norm itself."""
-    with differentiated_once():
-        return detach(grad(loss)(detach(params), *context))
+    with differentiated_once(), torch.no_grad():
+        return detach(gradient(loss, detach(params), *context))
+
+
+def gradient(loss: Callable[..., Tensor], params: Params, *context: Any) -> Params:
+    """grad(loss)(params, *context), by autograd alone where no transform is at work: functorch's costs a millisecond."""
+    if transformed():
+        return grad(loss)(params, *context)
+    leaves, structure = tree_flatten(params)
+    kept = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # views: a tensor of params may stand in the context too, where it is not to be differentiated
+        moving = [p.view_as(p) if kept and p.requires_grad else p.detach().requires_grad_() for p in leaves]
+        value = loss(tree_unflatten(moving, structure), *context)
+        grads = torch.autograd.grad(value, moving, create_graph=kept, materialize_grads=True)
+    return tree_unflatten(grads, structure)
 
 
 def last(path: Iterator[Params]) -> Params:

@@ -17,7 +17,6 @@ from metarun.core import MetaLearner, TaskDistribution, hyperparameters
 from metarun.errors import ConfigError
 from metarun.evaluation import modules_of
 from metarun.execution import Execution
-from metarun.models.triton_convolution import refusal
 from metarun.schema import Config
 from metarun.scored import Scored, learner_for, scored_elsewhere
 from metarun.targets import Part, did_you_mean, locate, problems_of_call
@@ -138,27 +137,12 @@ def _problems_at_the_root(plain: dict[str, Any]) -> list[str]:
     on_gpu = str(plain["device"]).startswith("cuda") or (plain["device"] == "auto" and torch.cuda.is_available())
     if plain["tf32"] and not on_gpu:
         problems.append("tf32=true has no effect without a CUDA device; set it to false.")
-    problems += _convolution_problems(plain, on_gpu)
     if plain["evaluation"]["fit_images"] and not plain["evaluation"]["task"]:
         problems.append("evaluation.fit_images=true has no effect without evaluation.task; set it to false.")
     inner_steps = plain["evaluation"]["inner_steps"]
     if inner_steps is not None and inner_steps < 0:
         problems.append(f"evaluation.inner_steps is {inner_steps}, but must be 0 or more, or null: as in training.")
     return problems + _place_problems(plain)
-
-
-def _convolution_problems(plain: dict[str, Any], on_gpu: bool) -> list[str]:
-    """Of the kernels of our own, where they are asked for."""
-    execution = plain["execution"]
-    if not isinstance(execution, dict) or execution.get("convolution") != "triton":
-        return []
-    problems = [] if (reason := refusal(on_gpu)) is None else [reason]
-    if plain["dtype"] != "float32":
-        problems.append(
-            f"execution.convolution is triton, but its kernels are for float32 and dtype is {plain['dtype']}. "
-            "Set execution.convolution to auto."
-        )
-    return problems
 
 
 def flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:

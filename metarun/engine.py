@@ -6,6 +6,7 @@ functions) ends up as one flat list of tensor operations; there is nothing in it
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -19,8 +20,11 @@ from metarun.errors import MetarunError
 from metarun.execution import Execution, MetaLoss, TaskFunction, generators_kept
 from metarun.models.dropout import current_step
 from metarun.models.layers import composing
-from metarun.trees import tree_flatten, tree_leaves, tree_unflatten
+from metarun.recorded import Recorded, sum_abreast
+from metarun.trees import slice_tasks, tree_flatten, tree_leaves, tree_map, tree_unflatten
 from metarun.update import Update
+
+Graph = tuple[tuple[Any, ...], Callable[..., Any]]  # by what it is of, and the shapes that it is for
 
 SECONDS_A_NODE = 0.04  # of a graph; measured on 2 cores, 1250 nodes
 
@@ -39,7 +43,8 @@ class Compiled(Execution):
     inner: Execution
     whole: bool = False
     budget: float = field(default=math.inf, compare=False)  # seconds that compiling a graph may take, by its size
-    graphs: list[tuple[Any, Callable[..., Any]]] = field(default_factory=list, repr=False, compare=False)
+    graphs: list[Graph] = field(default_factory=list, repr=False, compare=False)
+    recordings: list[Graph] = field(default_factory=list, repr=False, compare=False)
 
     def map(self, fn: TaskFunction, theta: Params, episodes: Episode) -> Any:
         return self.inner.map(fn, theta, episodes)
@@ -54,55 +59,99 @@ class Compiled(Execution):
     def describe(self) -> str:
         return self.inner.describe() + "_compiled" + ("_step" if self.whole else "")
 
+    def mean_grad(self, loss_fn: MetaLoss, theta: Params, episodes: Episode) -> tuple[Params, Metrics]:
+        fn = partial(self._mean_grad, loss_fn)
+        return tree_map(torch.clone, self._recorded(("gradient", *self._key(loss_fn)), fn, None, theta, episodes))
+
+    def _mean_grad(self, loss_fn: MetaLoss, theta: Params, episodes: Episode) -> tuple[Params, Metrics]:
+        num_tasks = len(tree_leaves(episodes)[0])
+        parts = self.parts(num_tasks)
+        if len(parts) == 1 or not tree_leaves(theta)[0].is_cuda:
+            return super().mean_grad(loss_fn, theta, episodes)
+        return sum_abreast(partial(self.share, loss_fn, theta, slice_tasks(episodes, p), num_tasks) for p in parts)
+
     def share(self, loss_fn: MetaLoss, theta: Params, episodes: Episode, num_tasks: int) -> tuple[Params, Metrics]:
         """As ``inner`` gives it, to float rounding; the first call for a shape compiles. Raises CompilationFailed then.
 
         Parts of one shape have one graph: compiling takes no longer for more of them.
         """
         fn = partial(self.inner.share, loss_fn, num_tasks=num_tasks)
-        return self._run(f"gradient of {num_tasks}", fn, loss_fn, theta, episodes)
+        return self._run(("share", num_tasks, *self._key(loss_fn)), fn, theta, episodes)
 
     def train_step(self, loss_fn: MetaLoss, theta: Params, episodes: Episode, update: Update) -> Metrics:
-        if not self.whole or len(self.parts(len(tree_leaves(episodes)[0]))) > 1:
+        if not self.whole:
             return super().train_step(loss_fn, theta, episodes, update)
         if not update.begun():
             return self.inner.train_step(loss_fn, theta, episodes, update)
-        leaves, memory, metrics = self._step(loss_fn, theta, episodes, update)
-        update.take(leaves, memory)
+        metrics = self._step(loss_fn, tree_flatten(theta)[1], episodes, update)
+        update.counted()
         return metrics
 
     def rehearse(self, loss_fn: MetaLoss, theta: Params, episodes: Episode, update: Update | None) -> None:
         if self.whole and update is not None:
-            self._step(loss_fn, theta, episodes, update)
+            self._step(loss_fn, tree_flatten(theta)[1], episodes, update.stand_in)
         else:
             self.mean_grad(loss_fn, theta, episodes)
 
-    def _step(self, loss_fn: MetaLoss, theta: Params, episodes: Episode, update: Update) -> Any:
-        structure = tree_flatten(theta)[1]
+    def _step(self, loss_fn: MetaLoss, structure: Any, episodes: Episode, update: Update) -> Metrics:
+        """A step from the leaves of ``update``, which form a theta of this structure, into them."""
 
-        def step(leaves: list[Tensor], memory: list[Tensor], rates: list[Tensor], episodes: Episode) -> Any:
-            gradient, metrics = self.inner.mean_grad(loss_fn, tree_unflatten(leaves, structure), episodes)
-            return *update.functional(leaves, memory, rates, tree_leaves(gradient)), metrics
+        def step(episodes: Episode) -> Metrics:
+            leaves, memory, rates = update.inputs()
+            gradient, metrics = self._mean_grad(loss_fn, tree_unflatten(leaves, structure), episodes)
+            update.take(*self._run(("update",), update.functional, leaves, memory, rates, tree_leaves(gradient)))
+            return metrics
 
-        return self._run("step", step, loss_fn, *update.inputs(), episodes)
+        update.follow_rates()
+        return tree_map(torch.clone, self._recorded(("step", update, *self._key(loss_fn)), step, update, episodes))
 
-    def _run(self, what: str, fn: Callable[..., Any], loss_fn: MetaLoss, *arguments: Any) -> Any:
+    def _key(self, loss_fn: MetaLoss) -> tuple[Any, ...]:
+        """What else than shapes a graph depends on: an annealed learner is not equal to another step's, nor are masks."""
+        return getattr(loss_fn, "__self__", loss_fn), current_step()
+
+    def _run(self, what: tuple[Any, ...], fn: Callable[..., Any], *arguments: Any) -> Any:
         """fn(*arguments), from the graph for these shapes."""
         leaves, structure = tree_flatten(arguments)
+        return self._known(self.graphs, what, leaves, lambda: self._compiled(what[0], fn, leaves, structure))
+
+    def _recorded(self, what: tuple[Any, ...], fn: Callable[..., Any], update: Update | None, *arguments: Any) -> Any:
+        """fn(*arguments), replayed as a CUDA graph where that is wanted; the next call overwrites the result then.
+
+        Recording calls ``fn`` once, of which ``update`` keeps nothing.
+        """
+        leaves = tree_leaves(arguments)
+        if not self.inner.cuda_graph or not all(leaf.is_cuda for leaf in leaves):
+            return fn(*arguments)
+
+        def record() -> Recorded:
+            self.recordings.clear()  # each keeps its memory
+            try:
+                with update.undone() if update else nullcontext():
+                    return Recorded(fn, arguments)
+            except (torch.OutOfMemoryError, CompilationFailed):
+                raise
+            except Exception as error:  # a kernel that waits for the CPU, say; torch has no error of its own for it
+                fix = "execution.cuda_graph=false compiles without it"
+                raise CompilationFailed(f"no CUDA graph could be recorded ({_line(error)}); {fix}") from error
+
+        return self._known(self.recordings, what, leaves, record)
+
+    def _known(
+        self, graphs: list[Graph], what: tuple[Any, ...], leaves: list[Tensor], make: Callable[[], Callable[..., Any]]
+    ) -> Any:
+        """Call the graph of ``what`` for leaves like these with them; it is made at first."""
         leaves = [leaf.detach() for leaf in leaves]
-        # an annealed learner is not equal and needs a graph of its own, as the masks of every step do
-        learner = getattr(loss_fn, "__self__", loss_fn)
-        layouts = ((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in leaves)
-        key = (what, learner, current_step(), *layouts)
-        graph = next((graph for known, graph in self.graphs if known == key), None)
+        key = (*what, *((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in leaves))
+        graph = next((graph for known, graph in graphs if known == key), None)
         if graph is None:
             with generators_kept():  # tracing draws too, and a resumed run traces at another step
-                graph = self._compiled(fn, leaves, structure)
-            self.graphs.append((key, graph))
-        torch.compiler.cudagraph_mark_step_begin()
+                graph = make()
+            graphs.append((key, graph))
         return graph(leaves)
 
-    def _compiled(self, fn: Callable[..., Any], leaves: list[Tensor], structure: Any) -> Callable[[list[Tensor]], Any]:
+    def _compiled(
+        self, what: str, fn: Callable[..., Any], leaves: list[Tensor], structure: Any
+    ) -> Callable[[list[Tensor]], Any]:
         result: list[Any] = []
 
         def flat(*values: Tensor) -> list[Tensor]:
@@ -117,17 +166,17 @@ class Compiled(Execution):
                 if str(node.target).startswith("profiler."):  # marks of an optimizer, no tensors
                     graph.graph.erase_node(node)
             graph.graph.eliminate_dead_code()
+            merge_equal(graph.graph)
             graph.recompile()
             if (seconds := len(graph.graph.nodes) * SECONDS_A_NODE) > self.budget:
                 raise TimeoutError(f"compiling would take about {seconds:.0f} s, which the steps do not earn back")
             with torch.no_grad():
-                compiled = self._lowered(graph, leaves)
+                compiled = self._lowered(what, graph, leaves)
                 compiled(*leaves)
         except (
             Exception
         ) as error:  # a compiler fails in as many ways as there are programs; the run can go on without it
-            reason = next(iter(str(error).strip().splitlines()), "no message")
-            raise CompilationFailed(f"{type(error).__name__}: {reason[:200]}") from error
+            raise CompilationFailed(_line(error)) from error
 
         @torch.no_grad()
         def call(leaves: list[Tensor]) -> Any:
@@ -135,14 +184,34 @@ class Compiled(Execution):
 
         return call
 
-    def _lowered(self, graph: torch.fx.GraphModule, leaves: list[Tensor]) -> Callable[..., list[Tensor]]:
-        if leaves[0].is_cuda:
-            cuda_graph: Any = {"triton.cudagraphs": self.inner.cuda_graph}
-            return torch.compile(graph, fullgraph=True, dynamic=False, options=cuda_graph)
+    def _lowered(self, what: str, graph: torch.fx.GraphModule, leaves: list[Tensor]) -> Callable[..., list[Tensor]]:
         from torch._inductor import standalone_compile  # seconds, which only who compiles should wait
 
-        # The graph is flat already, so Dynamo is left out. One C++ program instead of one for each kernel compiles a fifth
-        # sooner, and calls small kernels twice as fast. By default every convolution gets its channels last, which costs the
-        # grouped ones of vmapped tasks 1.5 times.
-        patches = {"config_patches": {"layout_optimization": False, "cpp_wrapper": True}}
+        # The graph is flat already, so Dynamo is left out. On a CPU, one C++ program instead of one for each kernel compiles
+        # a fifth sooner, and calls small kernels twice as fast; and by default every convolution gets its channels last,
+        # which costs the grouped ones of vmapped tasks 1.5 times.
+        on_gpu = {"combo_kernels": True} if what == "update" else {}  # small kernels side by side in one
+        options = on_gpu if leaves[0].is_cuda else {"layout_optimization": False, "cpp_wrapper": True}
+        patches = {"config_patches": options}
         return standalone_compile(graph, [*leaves], dynamic_shapes="from_example_inputs", options=patches)
+
+
+def _line(error: Exception) -> str:
+    reason = next(iter(str(error).strip().splitlines()), "no message")
+    return f"{type(error).__name__}: {reason[:200]}"
+
+
+def merge_equal(graph: torch.fx.Graph) -> None:
+    """Compute once what the graph computes several times, as derivatives of derivatives do; inductor would not."""
+    calls = [node for node in graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
+    if any(node.target._schema.is_mutable for node in calls):
+        return
+    seen: dict[Any, torch.fx.Node] = {}
+    for node in calls:
+        if torch.Tag.nondeterministic_seeded in node.target.tags:
+            continue
+        values, structure = tree_flatten((node.args, node.kwargs))
+        key = (node.target, structure, *((type(value), value) for value in values))
+        if (first := seen.setdefault(key, node)) is not node:
+            node.replace_all_uses_with(first)
+            graph.erase_node(node)

@@ -25,10 +25,6 @@ class CheckpointError(MetarunError):
     """A checkpoint that cannot be read."""
 
 
-class KernelFailed(MetarunError):
-    """A kernel of ours that this GPU cannot compile or run; the message says why in a line."""
-
-
 class Diverged(MetarunError):
     """A loss that is no longer finite."""
 

@@ -19,7 +19,7 @@ from metarun.scored import Scored
 from metarun.trees import num_elements, slice_tasks, tree_leaves
 
 CALIBRATION_TASKS = 32  # training tasks whose average gives the statistics of batch norms in mode ``running``
-CHUNK = 25  # evaluation tasks at a time, or fewer where the numbers in them exceed these:
+CHUNK, GPU_CHUNK = 25, 200  # evaluation tasks at a time, or fewer where the numbers in them exceed these:
 CPU_ELEMENTS, GPU_ELEMENTS = 2**20, 2**24  # 25 tasks of 60 ways took Conv-4 7 GB, and no less time
 
 
@@ -133,7 +133,8 @@ def chunks(task: TaskDistribution, split: str, num_tasks: int) -> Iterator[Episo
 def tasks_at_a_time(one: Episode) -> int:
     """How many tasks like the single one in ``one`` are evaluated together."""
     on_cpu = tree_leaves(one)[0].device.type == "cpu"
-    return max(1, min(CHUNK, (CPU_ELEMENTS if on_cpu else GPU_ELEMENTS) // num_elements(one)))
+    most, elements = (CHUNK, CPU_ELEMENTS) if on_cpu else (GPU_CHUNK, GPU_ELEMENTS)
+    return max(1, min(most, elements // num_elements(one)))
 
 
 def manifest(task: TaskDistribution, split: str, num_tasks: int) -> str:

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
@@ -182,7 +181,7 @@ class Means:
 
     def add(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
-            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.count += 1
 
     def read(self) -> dict[str, float]:

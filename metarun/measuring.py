@@ -8,14 +8,14 @@ import torch
 
 from metarun.core import Episode, Params
 from metarun.engine import CompilationFailed, Compiled
-from metarun.errors import KernelFailed
 from metarun.execution import Choice, Execution, MetaLoss, generators_kept
-from metarun.models.triton_convolution import installed
+from metarun.models.layers import Convolution
 from metarun.trees import detach, tree_leaves
 from metarun.update import Update
 
 SLOW_MS, HOPELESS = 500.0, 2.0  # a candidate this slow, and so many times the best one's time, is not tried again
 MEASURE_SECONDS = 0.4  # of repeated meta-gradients for each candidate, once warm
+OTHER = 0.1  # relative; rounding beside kinks of ReLU and max-pooling makes a hundredth of a meta-gradient
 COMPILE_SECONDS = 60.0  # what a first compilation may cost
 KERNELS_MS = 25.0  # on a CPU, a task that takes longer is spent in kernels that compiling does not speed up
 
@@ -37,9 +37,10 @@ def settle(
     if execution.threads != "auto":
         torch.set_num_threads(execution.threads)
     theta, num_tasks = detach(theta), len(tree_leaves(episodes)[0])
-    candidates, refused = execution.candidates(), list[str]()
+    candidates = execution.candidates()
     if tree_leaves(theta)[0].is_cuda and execution.convolution == "auto":
-        candidates = _formulated(candidates, loss_fn, theta, episodes, refused)
+        formulations: list[Convolution] = ["matmul", "native"]
+        candidates = [replace(c, convolution=how) for c in candidates for how in formulations]
     if len(candidates) == 1 and execution.compile is False:
         return Choice(execution)
     # a chunk of 8 is the whole of a smaller meta-batch: keep the first of candidates that group the tasks alike
@@ -50,32 +51,16 @@ def settle(
     best, threads = _preferred(timings)
     torch.set_num_threads(threads)
     milliseconds = {c.describe(): min(ms for (other, _), ms in timings.items() if other == c) for c, _ in timings}
-    choice = Choice(best, milliseconds | {best.describe(): timings[best, threads]}, [f"threads: {threads}", *refused])
+    choice = Choice(best, milliseconds | {best.describe(): timings[best, threads]}, [f"threads: {threads}"])
     choice.notes += [f"out of memory: {c.describe()}" for c in distinct.values() if c.describe() not in milliseconds]
     if execution.compile == "auto" and annealed:
         choice.notes.append("not compiled: annealed learners and dropout would compile again at every change")
     elif execution.compile is not False:
-        _consider_compiling(choice, loss_fn, theta, episodes, steps, update)
+        try:
+            _consider_compiling(choice, _to_compile(timings, best), loss_fn, theta, episodes, steps, update)
+        except torch.OutOfMemoryError:
+            choice.notes.append("not compiled: the compiled graph runs out of memory")
     return choice
-
-
-def _formulated(
-    candidates: list[Execution], loss_fn: MetaLoss, theta: Params, episodes: Episode, refused: list[str]
-) -> list[Execution]:
-    """The candidates with every formulation of a convolution; ``refused`` is told where the device cannot run triton's."""
-    by_kernels: list[Execution] = []
-    if installed() and tree_leaves(theta)[0].dtype == torch.float32:
-        for candidate in (replace(c, convolution="triton") for c in candidates):
-            try:
-                with generators_kept():
-                    candidate.mean_grad(loss_fn, theta, episodes)
-            except torch.OutOfMemoryError:  # found again, and said, when it is timed
-                by_kernels.append(candidate)
-            except KernelFailed as error:
-                refused.append(f"left out: {candidate.describe()}: {error}")
-            else:
-                by_kernels.append(candidate)
-    return by_kernels + [replace(c, convolution=how) for c in candidates for how in ("slices", "native")]
 
 
 def _thread_counts(execution: Execution, theta: Params) -> list[int]:
@@ -92,26 +77,31 @@ def _preferred(timings: dict[tuple[Execution, int], float]) -> tuple[Execution, 
     return alone if timings[alone] < 1.05 * timings[fastest] else fastest
 
 
+def _to_compile(timings: dict[tuple[Execution, int], float], best: Execution) -> Execution:
+    """On a GPU convolutions as matrix products, whatever is quickest uncompiled: that is the number of kernels, which a
+    compiler and a CUDA graph take away (Omniglot work on an H100: native 40 ms against 46, compiled 4.5 against 1.5)."""
+    as_products = [key for key in timings if key[0].formulation == "matmul"]
+    return min(as_products, key=lambda key: timings[key])[0] if as_products else best
+
+
 def _consider_compiling(
-    choice: Choice, loss_fn: MetaLoss, theta: Params, episodes: Episode, steps: int, update: Update | None
+    choice: Choice,
+    eager: Execution,
+    loss_fn: MetaLoss,
+    theta: Params,
+    episodes: Episode,
+    steps: int,
+    update: Update | None,
 ) -> None:
-    """Replace the choice by its compiled form where that is asked for, or earns its time back and measures faster."""
-    eager, milliseconds = choice.execution, choice.milliseconds[choice.execution.describe()]
+    """Replace the choice by ``eager`` compiled where that is asked for, or earns its time back and measures faster."""
+    milliseconds = choice.milliseconds[choice.execution.describe()]
     seconds = steps * milliseconds / 1e3
     on_gpu, num_tasks = tree_leaves(theta)[0].is_cuda, len(tree_leaves(episodes)[0])
-    if eager.compile == "auto":
-        if eager.inner_memory == "recomputed":
-            return choice.notes.append(
-                "not compiled: a compiler would store what inner_memory=recomputed computes again"
-            )
-        if seconds < 2 * COMPILE_SECONDS:
-            return choice.notes.append(f"not compiled: {seconds:.0f} s of steps do not earn a compilation back")
-        a_task = milliseconds / num_tasks
-        if a_task > KERNELS_MS and not on_gpu:
-            return choice.notes.append(f"not compiled: at {a_task:.0f} ms a task the time goes into CPU kernels")
+    if eager.compile == "auto" and (reason := _not_worth(eager, milliseconds / num_tasks, seconds, on_gpu)):
+        return choice.notes.append(f"not compiled: {reason}")
     budget = seconds / 2 if eager.compile == "auto" else math.inf
     # a CPU's fused optimizer is as quick outside the graph; on a GPU every launch counts
-    whole_first = on_gpu and update is not None and update.traceable and len(eager.parts(num_tasks)) == 1
+    whole_first = on_gpu and update is not None and update.traceable
     for compiled in [*([Compiled(eager, True, budget)] if whole_first else []), Compiled(eager, False, budget)]:
         start = time.perf_counter()
         try:
@@ -124,6 +114,9 @@ def _consider_compiling(
             break
     else:
         return None
+    if (difference := _difference(compiled, eager, loss_fn, theta, episodes)) > OTHER:
+        cause = "a fault of the compiler, or a learner that draws numbers"
+        return choice.notes.append(f"not compiled: the meta-gradient would differ by {difference:.2g} ({cause})")
     threads = torch.get_num_threads()
     timings = _interleaved([compiled], [threads], loss_fn, theta, episodes, update)
     if not timings:
@@ -134,6 +127,31 @@ def _consider_compiling(
     else:
         choice.notes.append("the compiled graph is not faster and is not used")
     return None
+
+
+def _not_worth(eager: Execution, a_task: float, seconds: float, on_gpu: bool) -> str | None:
+    """Why not to compile a run of ``seconds``, of which a task takes ``a_task`` milliseconds; None where it may pay."""
+    if eager.inner_memory == "recomputed":
+        return "a compiler would store what inner_memory=recomputed computes again"
+    if seconds < 2 * COMPILE_SECONDS:
+        return f"{seconds:.0f} s of steps do not earn a compilation back"
+    if a_task > KERNELS_MS and not on_gpu:
+        return f"at {a_task:.0f} ms a task the time goes into CPU kernels"
+    return None
+
+
+def _difference(one: Execution, other: Execution, loss_fn: MetaLoss, theta: Params, episodes: Episode) -> float:
+    """Of their meta-gradients, relative."""
+    with generators_kept():
+        torch.manual_seed(0)
+        found = _flat(one.mean_grad(loss_fn, theta, episodes)[0])
+        torch.manual_seed(0)
+        expected = _flat(other.mean_grad(loss_fn, theta, episodes)[0])
+    return float((found - expected).norm() / expected.norm().clamp_min(1e-30))
+
+
+def _flat(tree: Params) -> torch.Tensor:
+    return torch.cat([leaf.flatten() for leaf in tree_leaves(tree)])
 
 
 def _interleaved(

@@ -115,8 +115,11 @@ class Reporter:
         self.latest = {f"test/{score}": scores[score].mean}
 
     def _cost(self) -> dict[str, float]:
-        """Of training: the median milliseconds from step to step, and the most memory that the process has held."""
-        steps = [1e3 * (b - a) for a, b in pairwise(self.ended)]
+        """Of training: the median milliseconds of a step, and the most memory that the process has held."""
+        ended = list(self.ended)
+        # a GPU's steps end when something of theirs is read, which is when they are logged
+        stride = max(1, min(self.x.log_every, len(ended) - 1))
+        steps = [1e3 * (b - a) / stride for a, b in pairwise(ended[::stride])]
         memory = peak_memory_mb()
         cost = {"step_ms": statistics.median(steps)} if steps else {}
         return cost if memory is None else cost | {"peak_memory_mb": memory}

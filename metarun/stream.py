@@ -3,10 +3,13 @@
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import torch
+
 from metarun.core import Episode, TaskDistribution
 from metarun.trees import slice_tasks, tree_leaves
 
 BLOCK_BYTES = 16 * 2**20  # of episodes drawn ahead: enough to amortise the draw, small beside a meta-gradient
+GPU_BLOCK_BYTES = 256 * 2**20  # steps are shorter there, and each block waits for the CPU a few times
 
 
 def meta_batches(task: TaskDistribution, meta_batch_size: int, start: int, stop: int) -> Iterator[Episode]:
@@ -15,16 +18,25 @@ def meta_batches(task: TaskDistribution, meta_batch_size: int, start: int, stop:
         return
     first = task.sample("train", range(start * meta_batch_size, (start + 1) * meta_batch_size))
     yield first
-    num_bytes = sum(leaf.nbytes for leaf in tree_leaves(first))
-    block = max(1, min(256, BLOCK_BYTES // max(1, num_bytes)))
+    leaves = tree_leaves(first)
+    num_bytes, on_gpu = sum(leaf.nbytes for leaf in leaves), leaves[0].is_cuda
+    block = max(1, min(256, (GPU_BLOCK_BYTES if on_gpu else BLOCK_BYTES) // max(1, num_bytes)))
+    aside = torch.cuda.Stream(leaves[0].device) if on_gpu else None  # else episodes queue behind the steps before them
 
     def sample(step: int) -> Episode:
-        return task.sample("train", range(step * meta_batch_size, min(step + block, stop) * meta_batch_size))
+        with torch.cuda.stream(aside):  # of None: no effect
+            episodes = task.sample("train", range(step * meta_batch_size, min(step + block, stop) * meta_batch_size))
+        if aside is not None:
+            aside.synchronize()
+        return episodes
 
     with ThreadPoolExecutor(1, thread_name_prefix="episodes") as pool:
         pending: Future[Episode] = pool.submit(sample, start + 1)
         for step in range(start + 1, stop, block):
             ready = pending.result()
+            if on_gpu:  # its memory must not serve the next block while steps still read it
+                for leaf in tree_leaves(ready):
+                    leaf.record_stream(torch.cuda.current_stream())
             if step + block < stop:
                 pending = pool.submit(sample, step + block)
             for i in range(min(block, stop - step)):

@@ -1,6 +1,6 @@
 """Functions on pytrees of tensors (theta, phi, episodes). The one place that imports torch's private pytree module."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 from torch.utils._pytree import tree_leaves_with_path as paths
 
 __all__ = [
+    "by_dtype",
     "detach",
     "leaf_names",
     "num_elements",
@@ -26,6 +27,16 @@ def zip_map(fn: Callable[..., Tensor], *trees: Any) -> Any:
     """Apply ``fn`` to corresponding leaves of trees of one structure."""
     leaves, spec = tree_flatten(trees[0])
     return tree_unflatten([fn(*row) for row in zip(leaves, *map(tree_leaves, trees[1:]), strict=True)], spec)
+
+
+def by_dtype(*lists: list[Tensor]) -> Iterable[tuple[list[Tensor], ...]]:
+    """Lists of tensors that correspond, taken apart by the dtype of the first: torch's operations on lists are one kernel
+    only for one dtype."""
+    groups: dict[torch.dtype, tuple[list[Tensor], ...]] = {}
+    for row in zip(*lists, strict=True):
+        for group, tensor in zip(groups.setdefault(row[0].dtype, tuple([] for _ in row)), row, strict=True):
+            group.append(tensor)
+    return groups.values()
 
 
 def detach(tree: Any) -> Any:

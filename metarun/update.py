@@ -1,6 +1,7 @@
 """What follows a meta-gradient: clipping and the optimizer's step, in place, or as a function of tensors for a graph."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from metarun.trees import detach
+from metarun.trees import by_dtype, detach
 
 
 class Update:
@@ -39,13 +40,39 @@ class Update:
         return not any(self.names) or bool(self.memory())
 
     def inputs(self) -> list[list[Tensor]]:
-        """Leaves, memory and learning rates for ``functional``; before the first step, a memory of the right shapes."""
+        """Leaves, memory and learning rates for ``functional``. The optimizer must have begun."""
+        self.follow_rates()
+        return [self.leaves, self.memory(), self.rates[1]]
+
+    def follow_rates(self) -> None:
+        """Bring the tensors of the learning rates up to date, in place: a recorded step reads them where they are."""
         rates = [float(group["lr"]) for group in self.optimizer.param_groups]
-        if self.rates[0] != rates:  # seldom: on a GPU each is a transfer
+        if not self.rates[1]:
             like = self.leaves[0]
             self.rates = rates, [torch.tensor(rate, dtype=like.dtype, device=like.device) for rate in rates]
-        memory = self.memory() if self.begun() else memory_of(*self._stepped())
-        return [self.leaves, memory, self.rates[1]]
+        elif self.rates[0] != rates:  # seldom: on a GPU each is a transfer
+            for tensor, rate in zip(self.rates[1], rates, strict=True):
+                tensor.fill_(rate)
+            self.rates = rates, self.rates[1]
+
+    @cached_property
+    def stand_in(self) -> "Update":
+        """The same update of a copy of the leaves, begun: for measuring what a step takes without taking one."""
+        twin, leaves = self._stepped()
+        for leaf, mine in zip(leaves, self.leaves, strict=True):
+            leaf.copy_(mine.detach())
+        other = Update(leaves, twin, self.clip)
+        other.names = self.names  # found out by a step, which must not be traced
+        return other
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Leaves and memory are afterwards what they were."""
+        held = [*(leaf.detach() for leaf in self.leaves), *self.memory()]
+        kept = [tensor.clone() for tensor in held]
+        yield
+        for tensor, was in zip(held, kept, strict=True):
+            tensor.copy_(was)
 
     def functional(
         self, leaves: list[Tensor], memory: list[Tensor], rates: list[Tensor], gradient: list[Tensor]
@@ -64,8 +91,12 @@ class Update:
     @torch.no_grad()
     def take(self, leaves: list[Tensor], memory: list[Tensor]) -> None:
         """Let what ``functional`` returned be theta and the optimizer's memory."""
-        torch._foreach_copy_([*self.leaves, *self.memory()], [*leaves, *memory])
-        self.optimizer._opt_called = True  # type: ignore[attr-defined]  # or the scheduler warns that no step was taken
+        for mine, given in by_dtype([*self.leaves, *self.memory()], [*leaves, *memory]):
+            torch._foreach_copy_(mine, given)
+
+    def counted(self) -> None:
+        """Tell the optimizer that a step was taken, or its scheduler warns that none was."""
+        self.optimizer._opt_called = True  # type: ignore[attr-defined]
 
     def memory(self) -> list[Tensor]:
         return memory_of(self.optimizer, self.leaves)

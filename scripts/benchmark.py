@@ -1,4 +1,4 @@
-"""Time and check meta-gradients side by side: python scripts/benchmark.py [WORK ...] [--rounds N] [--curves] [--out DIR]
+"""Time and check meta-gradients side by side: python scripts/benchmark.py [WORK ...] [--device cuda] [--out DIR]
 
 Every engine computes the mean meta-gradient of the same tasks from the same weights, in a process of its own: metarun's with
 the settings that metarun makes for itself, the peers' as their users run them. Rounds are interleaved, so that a busy
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 WARM_UP, MIN_REPEATS, MIN_SECONDS = 2, 3, 4.0
+DEVICE = os.environ.get("METARUN_BENCHMARK_DEVICE", "cpu")
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,11 @@ def parts(work: Work, dtype: Any) -> tuple[Any, Any, Any]:
         x = [torch.rand(work.tasks, work.ways * n, *shape) for n in counts]
         y = [torch.arange(work.ways).repeat_interleave(n).expand(work.tasks, -1).contiguous() for n in counts]
         objective = CROSS_ENTROPY
-    batches = [Batch(a.to(dtype), b.to(dtype) if b.is_floating_point() else b) for a, b in zip(x, y, strict=True)]
-    return net.to(dtype), objective, Episode(*batches)
+    batches = [
+        Batch(a.to(DEVICE, dtype), b.to(DEVICE, dtype if b.is_floating_point() else None))
+        for a, b in zip(x, y, strict=True)
+    ]
+    return net.to(DEVICE, dtype), objective, Episode(*batches)
 
 
 def learner_of(work: Work, net: Any, objective: Any) -> Any:
@@ -112,7 +116,7 @@ def with_fused_norms(net: Any) -> Any:
     for module in net.modules():
         for name, child in list(module.named_children()):
             if isinstance(child, BatchNorm):
-                fused = nn.BatchNorm2d(len(child.weight), track_running_stats=False).to(child.weight.dtype)
+                fused = nn.BatchNorm2d(len(child.weight), track_running_stats=False).to(child.weight)
                 with torch.no_grad():
                     fused.weight.copy_(child.weight)
                     fused.bias.copy_(child.bias)
@@ -353,14 +357,13 @@ def jax_engine(work: Work, dtype: Any) -> Callable[[], list[Any]]:
     """jit(vmap) in JAX, with the network written out."""
     import jax
     import jax.numpy as jnp
-    import numpy as np
     import torch
 
     _only_maml(work)
     jax.config.update("jax_enable_x64", dtype == torch.float64)
     net, _, episodes = parts(work, dtype)
-    theta = {name: jnp.asarray(p.detach().numpy()) for name, p in net.named_parameters()}
-    data = [(jnp.asarray(b.x.numpy()), jnp.asarray(b.y.numpy())) for b in episodes[:2]]
+    theta = {name: jnp.asarray(p.detach().cpu().numpy()) for name, p in net.named_parameters()}
+    data = [(jnp.asarray(b.x.cpu().numpy()), jnp.asarray(b.y.cpu().numpy())) for b in episodes[:2]]
     layers = [(name, type(m).__name__) for name, m in net.named_modules()]
 
     def forward(p: Any, x: Any) -> Any:
@@ -401,8 +404,11 @@ def jax_engine(work: Work, dtype: Any) -> Callable[[], list[Any]]:
 
     def gradient() -> list[Any]:
         g = jax.block_until_ready(step(theta))
-        return [torch.from_numpy(np.array(g[name])) for name in theta]  # JAX sorts the names
+        return [torch.utils.dlpack.from_dlpack(g[name]) for name in theta]  # JAX sorts the names
 
+    if DEVICE != "cpu":  # torch knows nothing of JAX's memory there
+        memory = jax.local_devices()[0].memory_stats
+        gradient.peak_mb = lambda: memory()["peak_bytes_in_use"] / 2**20  # type: ignore[attr-defined]
     return gradient
 
 
@@ -444,15 +450,17 @@ def worker(engine: str, work: Work, reference: str) -> dict[str, Any]:
 
     if torch.get_num_threads() > 1 and engine == "reference":
         torch.set_num_threads(1)
+    if engine.startswith("metarun"):  # as its own runs; a peer's user has torch's default, TF32 in convolutions
+        torch.backends.cudnn.allow_tf32 = False
     dtype = torch.float64 if engine == "reference" else torch.float32
-    torch.zeros(1)
+    torch.zeros(1, device=DEVICE)
     base = resident()
     began = time.perf_counter()
     step = (plain_loop if engine == "reference" else ENGINES[engine])(work, dtype)
     if engine == "reference":
-        torch.save([g.detach() for g in step()], reference)
+        torch.save([g.detach().cpu() for g in step()], reference)
         return {}
-    gradient = [g.detach().double().clone() for g in step()]
+    gradient = [g.detach().cpu().double().clone() for g in step()]
     ready = time.perf_counter() - began  # building, choosing and compiling included
     for _ in range(WARM_UP - 1):
         step()
@@ -460,11 +468,13 @@ def worker(engine: str, work: Work, reference: str) -> dict[str, Any]:
     while len(times) < MIN_REPEATS or sum(times) < MIN_SECONDS:
         start = time.perf_counter()
         step()
+        synchronize()
         times.append(time.perf_counter() - start)
     with PeakMemory() as peak:  # not while the clock runs: on 2 cores looking on costs 10%
         step()
     row: dict[str, Any] = {"ms": statistics.median(times) * 1e3, "ready_s": ready}
-    row |= {"peak_mb": (peak.bytes - base) / 2**20, "chosen": getattr(step, "chosen", None)}
+    row |= {"peak_mb": getattr(step, "peak_mb", lambda: (peak.bytes - base) / 2**20)()}
+    row["chosen"] = getattr(step, "chosen", None)
     if Path(reference).is_file():
         exact = torch.load(reference, weights_only=True)
         scale = torch.cat([g.flatten() for g in exact]).norm()
@@ -473,7 +483,19 @@ def worker(engine: str, work: Work, reference: str) -> dict[str, Any]:
     return row
 
 
+def synchronize() -> None:
+    import torch
+
+    if DEVICE != "cpu":
+        torch.cuda.synchronize()
+
+
 def resident() -> int:
+    """Bytes held: of a GPU by torch, else in this process."""
+    if DEVICE != "cpu":
+        import torch
+
+        return torch.cuda.max_memory_allocated()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
@@ -500,6 +522,7 @@ def measured(engine: str, work: Work, reference: Path, peers: Path, timeout: flo
     command = [sys.executable, __file__, "--worker", engine, json.dumps(asdict(work)), str(reference)]
     cache = {"TORCHINDUCTOR_CACHE_DIR": str((reference.parent / "compiled").resolve())}
     environment = {**os.environ, **cache, "METARUN_BENCHMARK_PEERS": str(peers)}
+    environment |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "METARUN_BENCHMARK_DEVICE": DEVICE}
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
@@ -560,6 +583,7 @@ def median_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
+    global DEVICE  # noqa: PLW0603  # of this process and, by the environment, of its workers
     if sys.argv[1:2] == ["--worker"]:
         try:
             print(json.dumps(worker(sys.argv[2], Work(**json.loads(sys.argv[3])), sys.argv[4])))
@@ -577,12 +601,15 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, default=Path("peers"))
     parser.add_argument("--out", type=Path, default=Path("benchmark"))
     parser.add_argument("--timeout", type=float, default=600, help="seconds for one engine on one work")
+    parser.add_argument("--device", default=DEVICE, help="cpu, or cuda")
     options = parser.parse_args()
+    DEVICE = options.device
     if not (options.works or options.curves or options.memory) or not set(options.works) <= set(WORKS):
         parser.error(f"name at least one of {', '.join(WORKS)}, or give --curves or --memory")
     options.out.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(options.out / "compiled", ignore_errors=True)
-    results: dict[str, Any] = {"commit": _commit(), "cpus": os.cpu_count(), "rounds": options.rounds, "works": {}}
+    results: dict[str, Any] = {"commit": _commit(), "cpus": os.cpu_count(), "device": _device()}
+    results |= {"rounds": options.rounds, "works": {}}
     for name in options.works:
         results["works"][name] = compare(WORKS[name], options.engines, options)
     if options.curves:
@@ -623,6 +650,12 @@ def compare(work: Work, engines: list[str], options: argparse.Namespace) -> dict
                 print(f"{engine}: {rows[engine][-1]}", file=sys.stderr)
     reference.unlink()
     return {engine: median_row(found) for engine, found in rows.items()}
+
+
+def _device() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if DEVICE != "cpu" else DEVICE
 
 
 def _commit() -> str:

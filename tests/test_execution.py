@@ -118,8 +118,8 @@ def test_auto_finds_every_candidate_again_by_its_name(auto):
 @pytest.mark.parametrize(
     "name",
     [
-        *("vmapped", "vmapped_triton", "vmapped_8_triton", "vmapped_slices", "looped_triton_recomputed"),
-        *("vmapped_triton_compiled", "vmapped_8_triton_compiled", "vmapped_8_triton_recomputed", "looped_triton"),
+        *("vmapped", "vmapped_matmul", "vmapped_8_matmul", "looped_matmul_recomputed"),
+        *("vmapped_matmul_compiled", "vmapped_8_matmul_compiled", "vmapped_8_matmul_recomputed", "looped_matmul"),
     ],
 )
 def test_an_execution_found_by_a_name_has_that_name(name):

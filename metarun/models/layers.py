@@ -11,11 +11,11 @@ from contextvars import ContextVar
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from metarun.context import holding
+from metarun.models.task_convolution import convolution
 
 try:  # private, so a torch may be without them: then every norm counts as vmapped, which costs time and nothing else
     from torch._C._functorch import TransformType, get_interpreter_stack
@@ -23,7 +23,7 @@ except ImportError:
     get_interpreter_stack = None  # type: ignore[assignment]
 
 BatchNormMode = Literal["transductive", "running", "support"]
-Convolution = Literal["native", "slices", "triton"]
+Convolution = Literal["native", "matmul"]
 
 _convolution: ContextVar[Convolution] = ContextVar("convolution", default="native")
 _once: ContextVar[bool] = ContextVar("once", default=False)
@@ -40,6 +40,11 @@ def composing() -> AbstractContextManager[None]:
     return holding(_composed, True)
 
 
+def transformed() -> bool:
+    """Whether any transform of torch.func is at work around this call."""
+    return get_interpreter_stack is None or bool(get_interpreter_stack())
+
+
 def vmapped() -> bool:
     """Whether any transform of torch.func but grad (and vjp, which is the same to it) is at work around this call."""
     if get_interpreter_stack is None:
@@ -53,47 +58,27 @@ def convolving(how: Convolution) -> AbstractContextManager[None]:
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution with a square kernel, equal padding and no groups, in one of three formulations of the same sum.
+    """A convolution with a square kernel, equal padding and no groups, in one of two formulations of the same sum.
 
     native: torch's own; with weights of its own for each task, vmap makes it one grouped convolution (quick on a CPU).
-    slices: the kernel's k * k shifted views of x stacked, and one matrix product [O, C k k] @ [C k k, S H W]; vmap makes it
-    one batched product, which a GPU is made for, and it is closed under differentiation.
-    triton: kernels of our own (``triton_convolution``), which gather the patches while they multiply and store none; for
-    float32 on an NVIDIA GPU, and native for other dtypes.
+    matmul: the patches of the images and one batched matrix product (``task_convolution``), which a GPU is made for.
     """
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int, bias: bool = True
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias)
-        self.geometry = kernel_size, stride, padding
+        self.geometry = stride, padding
 
     def forward(self, x: Tensor) -> Tensor:
         return self.convolve(x, self.weight, self.bias)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """``forward`` with other weights [O, C, k, k] and bias [O]."""
-        how = _convolution.get()
-        if how == "slices":
-            return self._by_slices(x, weight, bias)
-        if how == "triton" and x.dtype == torch.float32:
-            from metarun.models.triton_convolution import convolution
-
-            _, stride, padding = self.geometry
-            out = convolution(x, weight, stride, padding)
-            return out if bias is None else out + along(bias, out)
-        return self._conv_forward(x, weight, bias)
-
-    def _by_slices(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        k, stride, padding = self.geometry
-        height, width = ((size + 2 * padding - k) // stride + 1 for size in x.shape[2:])
-        x = F.pad(x.transpose(0, 1), (padding,) * 4)  # [C, S, H, W]
-        rows, columns = (height - 1) * stride + 1, (width - 1) * stride + 1
-        views = [x[:, :, i : i + rows : stride, j : j + columns : stride] for i in range(k) for j in range(k)]
-        patches = torch.stack(views, 1).flatten(0, 1).flatten(1)  # [C k k, S H W]
-        out = weight.flatten(1) @ patches  # [O, S H W]
-        out = out if bias is None else out + bias[:, None]
-        return out.view(self.out_channels, -1, height, width).transpose(0, 1)
+        if _convolution.get() == "native":
+            return self._conv_forward(x, weight, bias)
+        out = convolution(x, weight, *self.geometry)
+        return out if bias is None else out + along(bias, out)
 
 
 class BatchNorm(nn.Module):

@@ -217,7 +217,7 @@ def test_support_statistics_carry_gradients_to_the_weights_before_them():
 
 
 @pytest.mark.parametrize(("stride", "padding", "kernel"), [(1, 1, 3), (2, 1, 3), (1, 0, 3), (2, 2, 5)])
-def test_a_convolution_by_slices_is_torchs_to_second_order(stride, padding, kernel):
+def test_a_convolution_by_a_matrix_product_is_torchs_to_second_order(stride, padding, kernel):
     torch.manual_seed(0)
     conv = Conv2d(3, 4, kernel, stride, padding).double()
     x = torch.randn(2, 3, 11, 9, dtype=torch.float64, requires_grad=True)
@@ -229,7 +229,7 @@ def test_a_convolution_by_slices_is_torchs_to_second_order(stride, padding, kern
         return [out, *first, *second]
 
     expected = derivatives()
-    with convolving("slices"):
+    with convolving("matmul"):
         for got, want in zip(derivatives(), expected, strict=True):
             assert torch.allclose(got, want, rtol=1e-10, atol=1e-10)
 
@@ -282,7 +282,7 @@ def test_blocks_with_given_statistics_are_their_layers_one_by_one(pooled):
 
 
 @pytest.mark.parametrize("pooled", [False, True])
-@pytest.mark.parametrize("how", ["native", "slices"])
+@pytest.mark.parametrize("how", ["native", "matmul"])
 def test_second_order_gradients_of_blocks_are_those_of_their_layers_looped_and_under_vmap(pooled, how):
     blocks, plain, x = blocks_and_images(pooled)
     with torch.no_grad():  # at a weight of 0 every place of a window is a maximum, and gradients are a matter of taste

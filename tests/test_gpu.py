@@ -1,0 +1,161 @@
+"""What only a GPU can show: recorded steps, kernels of our own, episodes drawn beside the steps. Skipped elsewhere."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from metarun.engine import CompilationFailed, Compiled
+from metarun.execution import Auto, Looped, Vmapped
+from metarun.measuring import settle
+from metarun.models import task_convolution as operators
+from metarun.stream import meta_batches
+from metarun.trees import tree_leaves, tree_map
+from metarun.update import Update
+from tests.composing import experiment, train
+from tests.helpers import BASES, LEARNERS, image_episodes, make, relative_error
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+FLOAT32 = 1e-4  # accumulated rounding of a few thousand operations in another order
+
+
+def on_gpu(base: str = "mlp", dtype: torch.dtype = torch.float32):
+    """A learner, its theta and four episodes, the same numbers in every dtype."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    theta = make("maml", base)[1]
+    built = LEARNERS["maml"](BASES[base]().to("cuda", dtype))
+    return built, *tree_map(
+        lambda t: t.to("cuda", dtype) if t.is_floating_point() else t.cuda(), (theta, image_episodes(4))
+    )
+
+
+@pytest.mark.parametrize("inner", [Vmapped(None), Vmapped(2), Vmapped(3), Looped()], ids=lambda inner: inner.describe())
+def test_a_recorded_meta_gradient_is_the_eager_one_for_other_numbers_too(inner):
+    built, theta, episodes = on_gpu()
+    compiled = Compiled(inner)
+    kept = []
+    for shift in (0.0, 0.5):
+        moved = {name: p + shift * torch.randn_like(p) for name, p in theta.items()}
+        expected, metrics = inner.mean_grad(built.meta_loss, moved, episodes)
+        gradient, found = compiled.mean_grad(built.meta_loss, moved, episodes)
+        kept.append((expected, gradient))
+        assert all(torch.allclose(found[name], metrics[name], rtol=FLOAT32) for name in metrics)
+    assert [key[0] for key, _ in compiled.recordings] == ["gradient"]
+    assert all(relative_error(gradient, expected) < FLOAT32 for expected, gradient in kept)  # none overwritten
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "clip"),
+    [
+        (partial(torch.optim.Adam, lr=0.01, fused=True), partial(nn.utils.clip_grad_norm_, max_norm=0.1)),
+        (partial(torch.optim.SGD, lr=0.1, momentum=0.9), lambda leaves: None),
+    ],
+    ids=["adam", "momentum"],
+)
+@pytest.mark.parametrize("inner", [Vmapped(None), Looped()], ids=lambda inner: inner.describe())
+def test_a_recorded_step_is_the_eager_step(inner, optimizer, clip):
+    def trained(execution):
+        built, theta, episodes = on_gpu()
+        leaves = [p.clone().requires_grad_() for p in theta.values()]
+        update = Update(leaves, optimizer(leaves), clip)
+        schedule = torch.optim.lr_scheduler.StepLR(update.optimizer, 2, 0.5)
+        for _ in range(6):
+            moving = dict(zip(theta, leaves, strict=True))
+            execution.rehearse(built.meta_loss, moving, episodes, update)  # must change nothing
+            metrics = execution.train_step(built.meta_loss, moving, episodes, update)
+            schedule.step()
+        return [p.detach() for p in leaves], update.memory(), metrics
+
+    compiled = Compiled(inner, whole=True)
+    found, expected = trained(compiled), trained(inner)
+    assert [key[0] for key, _ in compiled.recordings] == ["step"]
+    for mine, eager in zip([*found[0], *found[1]], [*expected[0], *expected[1]], strict=True):
+        assert torch.allclose(mine, eager, rtol=FLOAT32, atol=1e-6)
+    assert torch.allclose(found[2]["query_loss"], expected[2]["query_loss"], rtol=FLOAT32)
+
+
+def test_what_cannot_be_recorded_says_how_to_do_without():
+    built, theta, episodes = on_gpu()
+
+    def waiting(theta, episodes):
+        return torch.full((), theta["w"].sum().item())
+
+    with pytest.raises(CompilationFailed, match=r"execution\.cuda_graph=false"):
+        Compiled(Vmapped(None))._recorded(("x",), waiting, None, {"w": torch.ones(2, device="cuda")}, episodes)
+    torch.randn(2, device="cuda")  # and the device still works, its generator too
+    without = Compiled(Vmapped(None, cuda_graph=False))
+    gradient, _ = without.mean_grad(built.meta_loss, theta, episodes)
+    expected, _ = Vmapped(None).mean_grad(built.meta_loss, theta, episodes)
+    assert relative_error(gradient, expected) < FLOAT32
+
+
+@pytest.mark.parametrize("base", ["stride_transductive", "max_pool_transductive"])
+def test_every_formulation_gives_the_meta_gradient_of_float64(base):
+    built, theta, episodes = on_gpu(base)
+    found = {
+        how: Vmapped(None, convolution=how).mean_grad(built.meta_loss, theta, episodes)[0]
+        for how in ("native", "matmul")
+    }
+    exactly, theta, episodes = on_gpu(base, torch.float64)
+    exact, _ = Looped().mean_grad(exactly.meta_loss, theta, episodes)
+    errors = {how: relative_error(tree_map(torch.Tensor.double, gradient), exact) for how, gradient in found.items()}
+    assert max(errors.values()) < FLOAT32, errors
+
+
+SHAPES = [(5, 1, 64, 28, 2), (5, 64, 64, 14, 2), (5, 64, 64, 4, 2), (75, 3, 32, 42, 1), (30, 32, 48, 21, 1)]
+
+
+@pytest.mark.parametrize(("images", "channels", "outs", "size", "stride"), SHAPES)
+def test_our_kernels_are_torchs_convolution_to_second_order(images, channels, outs, size, stride):
+    torch.manual_seed(0)
+    x = torch.randn(3, images, channels, size, size, device="cuda")
+    weight = torch.randn(3, outs, channels, 3, 3, device="cuda") / (3 * channels**0.5)
+
+    def native(x, weight, stride, padding):
+        return torch.stack([F.conv2d(a, w, stride=stride, padding=padding) for a, w in zip(x, weight, strict=True)])
+
+    def derivatives(convolve, x, weight):
+        x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        out = convolve(x, weight, stride, 1)
+        first = torch.autograd.grad((out**3).sum(), [x, weight], create_graph=True)
+        return [out, *first, *torch.autograd.grad(sum((g**2).sum() for g in first), [x, weight])]
+
+    found = derivatives(operators.Forward.apply, x, weight)
+    expected = derivatives(native, x.double(), weight.double())
+    assert all(relative_error(f.double(), e) < 1e-5 for f, e in zip(found, expected, strict=True))
+
+
+def test_auto_settles_on_something_that_gives_the_meta_gradient():
+    built, theta, episodes = on_gpu("stride_transductive")
+    choice = settle(Auto(None), built.meta_loss, theta, episodes, steps=10)
+    assert {"vmapped", "vmapped_matmul"} <= choice.milliseconds.keys()
+    found, _ = choice.execution.mean_grad(built.meta_loss, theta, episodes)
+    expected, _ = Looped().mean_grad(built.meta_loss, theta, episodes)
+    assert relative_error(found, expected) < 1e-3
+
+
+def test_episodes_drawn_beside_the_steps_are_those_of_the_task():
+    task = experiment("task=prototypes", "device=cuda").task
+    for t, batch in enumerate(meta_batches(task, 2, 0, 600)):
+        torch.ones(1000, 1000, device="cuda").sum()  # work in the queue, and memory that is used again
+        expected = task.sample("train", [2 * t, 2 * t + 1])
+        assert all(torch.equal(a, b) for a, b in zip(tree_leaves(batch), tree_leaves(expected), strict=True))
+
+
+def test_a_compiled_run_that_stopped_and_went_on_is_the_run_that_did_not(tmp_path):
+    common = ("experiment=maml_sinusoid", "device=cuda", "execution.compile=true", "evaluation.every=10")
+    whole = train(tmp_path / "whole", *common, "steps=20")
+    train(tmp_path / "half", *common, "steps=10")
+    again = train(tmp_path / "half", *common, "steps=20", "resume=auto")
+    assert whole == again
+
+
+def test_a_step_out_of_memory_goes_on_with_less():
+    built, theta, episodes = on_gpu()
+    smaller = Compiled(Vmapped(None)).smaller(4)
+    gradient, _ = smaller.mean_grad(built.meta_loss, theta, episodes)
+    expected, _ = Vmapped(None).mean_grad(built.meta_loss, theta, episodes)
+    assert relative_error(gradient, expected) < FLOAT32
