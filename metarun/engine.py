@@ -5,6 +5,7 @@ functions) ends up as one flat list of tensor operations; there is nothing in it
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -30,18 +31,20 @@ SECONDS_A_NODE = 0.04  # of a graph; measured on 2 cores, 1250 nodes
 
 
 class CompilationFailed(MetarunError):
-    """The graph could not be traced or compiled; the message says why in a line."""
+    """The graph could not be traced, compiled or recorded; the message says why in a line."""
 
 
 @dataclass(frozen=True)
 class Compiled(Execution):
     """``inner``, with its meta-gradient compiled, or with ``whole`` the whole training step: clipping and optimizer too.
 
-    Everything else (evaluation, calibration) runs as ``inner`` does.
+    On a GPU it is also recorded as a CUDA graph; without ``compiler`` that is all. Everything else (evaluation,
+    calibration) runs as ``inner`` does.
     """
 
     inner: Execution
     whole: bool = False
+    compiler: bool = True
     budget: float = field(default=math.inf, compare=False)  # seconds that compiling a graph may take, by its size
     graphs: list[Graph] = field(default_factory=list, repr=False, compare=False)
     recordings: list[Graph] = field(default_factory=list, repr=False, compare=False)
@@ -57,7 +60,7 @@ class Compiled(Execution):
         return replace(self, inner=smaller) if smaller and smaller.inner_memory != "recomputed" else smaller
 
     def describe(self) -> str:
-        return self.inner.describe() + "_compiled" + ("_step" if self.whole else "")
+        return self.inner.describe() + ("_compiled" if self.compiler else "_recorded") + ("_step" if self.whole else "")
 
     def mean_grad(self, loss_fn: MetaLoss, theta: Params, episodes: Episode) -> tuple[Params, Metrics]:
         fn = partial(self._mean_grad, loss_fn)
@@ -66,7 +69,7 @@ class Compiled(Execution):
     def _mean_grad(self, loss_fn: MetaLoss, theta: Params, episodes: Episode) -> tuple[Params, Metrics]:
         num_tasks = len(tree_leaves(episodes)[0])
         parts = self.parts(num_tasks)
-        if len(parts) == 1 or not tree_leaves(theta)[0].is_cuda:
+        if len(parts) == 1 or not (self.inner.cuda_graph and tree_leaves(theta)[0].is_cuda):
             return super().mean_grad(loss_fn, theta, episodes)
         return sum_abreast(partial(self.share, loss_fn, theta, slice_tasks(episodes, p), num_tasks) for p in parts)
 
@@ -76,6 +79,8 @@ class Compiled(Execution):
         Parts of one shape have one graph: compiling takes no longer for more of them.
         """
         fn = partial(self.inner.share, loss_fn, num_tasks=num_tasks)
+        if not self.compiler:
+            return fn(theta, episodes)
         return self._run(("share", num_tasks, *self._key(loss_fn)), fn, theta, episodes)
 
     def train_step(self, loss_fn: MetaLoss, theta: Params, episodes: Episode, update: Update) -> Metrics:
@@ -131,7 +136,7 @@ class Compiled(Execution):
             except (torch.OutOfMemoryError, CompilationFailed):
                 raise
             except Exception as error:  # a kernel that waits for the CPU, say; torch has no error of its own for it
-                fix = "execution.cuda_graph=false compiles without it"
+                fix = "execution.cuda_graph=false does without"
                 raise CompilationFailed(f"no CUDA graph could be recorded ({_line(error)}); {fix}") from error
 
         return self._known(self.recordings, what, leaves, record)
@@ -170,7 +175,8 @@ class Compiled(Execution):
             graph.recompile()
             if (seconds := len(graph.graph.nodes) * SECONDS_A_NODE) > self.budget:
                 raise TimeoutError(f"compiling would take about {seconds:.0f} s, which the steps do not earn back")
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # inductor's advice is for who wrote the code, not for who runs it
                 compiled = self._lowered(what, graph, leaves)
                 compiled(*leaves)
         except (

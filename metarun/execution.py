@@ -31,9 +31,10 @@ class Execution(ABC):
     steps and runs each step again, exactly the same meta-gradient in memory that hardly grows with ``inner_steps``;
     ``auto`` stores until the device is out of memory.
 
-    ``compile``: one graph for the whole meta-gradient, by torch.compile; on a GPU for the whole step, clipping and optimizer
-    too, and with ``cuda_graph`` replayed as a CUDA graph. ``auto`` compiles where the run is long enough to earn it back,
-    and keeps it if it measures faster.
+    ``compile``: one graph for the whole meta-gradient, by torch's compiler; on a GPU for the whole step, clipping and
+    optimizer too. ``auto`` compiles where the run is long enough to earn it back, and keeps it if it measures faster.
+
+    ``cuda_graph``: on a GPU, let ``Auto`` try meta-gradients recorded as CUDA graphs, and record what is compiled.
 
     ``convolution``: see ``metarun.models.layers.Conv2d``; ``auto`` is native on a CPU, and measured on a GPU.
     """
@@ -207,10 +208,10 @@ def named(name: str, like: Execution) -> Execution:
         return like
     chunk = next((int(word) for word in rest if word.isdigit()), None)
     execution = Looped(**shared) if kind == "looped" else Vmapped(chunk, **shared)
-    if "compiled" in rest:
+    if "compiled" in rest or "recorded" in rest:
         from metarun.engine import Compiled
 
-        return Compiled(execution, whole="step" in rest)
+        return Compiled(execution, whole="step" in rest, compiler="compiled" in rest)
     return execution
 
 

@@ -4,9 +4,11 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
@@ -186,10 +188,26 @@ class Means:
 
     def read(self) -> dict[str, float]:
         """The means so far."""
-        return {name: (total / self.count).item() for name, total in self.sums.items()}
+        return self._read()()
 
-    def take(self) -> dict[str, float]:
-        """The means since the last call."""
-        means = self.read()
+    def take(self) -> Callable[[], dict[str, float]]:
+        """The means since the last call, by a function that waits for them and for nothing computed later."""
+        read = self._read()
         self.sums, self.count = {}, 0
-        return means
+        return read
+
+    def _read(self) -> Callable[[], dict[str, float]]:
+        if not self.sums:
+            return dict
+        names, means = list(self.sums), torch.stack([total / self.count for total in self.sums.values()])
+        there = means.to("cpu", non_blocking=True)
+        copied = torch.cuda.Event() if means.is_cuda else None
+        if copied:
+            copied.record()
+
+        def read() -> dict[str, float]:
+            if copied:
+                copied.synchronize()
+            return dict(zip(names, there.tolist(), strict=True))
+
+        return read

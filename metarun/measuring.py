@@ -53,13 +53,14 @@ def settle(
     milliseconds = {c.describe(): min(ms for (other, _), ms in timings.items() if other == c) for c, _ in timings}
     choice = Choice(best, milliseconds | {best.describe(): timings[best, threads]}, [f"threads: {threads}"])
     choice.notes += [f"out of memory: {c.describe()}" for c in distinct.values() if c.describe() not in milliseconds]
+    on_gpu = tree_leaves(theta)[0].is_cuda
+    if on_gpu and execution.cuda_graph and len(candidates) > 1 and not annealed:
+        for eager in [c for c in distinct.values() if c.describe() in milliseconds and len(c.parts(num_tasks)) == 1]:
+            _try(choice, [Compiled(eager, compiler=False)], eager, loss_fn, theta, episodes, None)
     if execution.compile == "auto" and annealed:
         choice.notes.append("not compiled: annealed learners and dropout would compile again at every change")
     elif execution.compile is not False:
-        try:
-            _consider_compiling(choice, _to_compile(timings, best), loss_fn, theta, episodes, steps, update)
-        except torch.OutOfMemoryError:
-            choice.notes.append("not compiled: the compiled graph runs out of memory")
+        _consider_compiling(choice, _to_compile(timings, best), loss_fn, theta, episodes, steps, update)
     return choice
 
 
@@ -94,39 +95,62 @@ def _consider_compiling(
     update: Update | None,
 ) -> None:
     """Replace the choice by ``eager`` compiled where that is asked for, or earns its time back and measures faster."""
-    milliseconds = choice.milliseconds[choice.execution.describe()]
-    seconds = steps * milliseconds / 1e3
-    on_gpu, num_tasks = tree_leaves(theta)[0].is_cuda, len(tree_leaves(episodes)[0])
-    if eager.compile == "auto" and (reason := _not_worth(eager, milliseconds / num_tasks, seconds, on_gpu)):
-        return choice.notes.append(f"not compiled: {reason}")
-    budget = seconds / 2 if eager.compile == "auto" else math.inf
+    milliseconds, num_tasks = choice.milliseconds[choice.execution.describe()], len(tree_leaves(episodes)[0])
+    seconds, on_gpu, budget = steps * milliseconds / 1e3, tree_leaves(theta)[0].is_cuda, math.inf
+    if eager.compile == "auto":
+        budget = seconds / 2
+        if reason := _not_worth(eager, milliseconds / num_tasks, seconds, on_gpu):
+            choice.notes.append(f"not compiled: {reason}")
+            return
     # a CPU's fused optimizer is as quick outside the graph; on a GPU every launch counts
-    whole_first = on_gpu and update is not None and update.traceable
-    for compiled in [*([Compiled(eager, True, budget)] if whole_first else []), Compiled(eager, False, budget)]:
-        start = time.perf_counter()
-        try:
-            with generators_kept():
-                compiled.rehearse(loss_fn, theta, episodes, update)
-        except CompilationFailed as error:
-            choice.notes.append(f"not compiled{' as a whole step' * compiled.whole}: {error}")
+    whole = on_gpu and update is not None and update.traceable
+    forms = [Compiled(eager, True, budget=budget)] * whole + [Compiled(eager, budget=budget)]
+    _try(choice, forms, eager, loss_fn, theta, episodes, update)
+
+
+def _try(
+    choice: Choice,
+    forms: list[Compiled],
+    eager: Execution,
+    loss_fn: MetaLoss,
+    theta: Params,
+    episodes: Episode,
+    update: Update | None,
+) -> None:
+    """Replace the choice by the first of these forms of ``eager`` that can be made, if it is right, and quicker or asked
+    for. The choice's notes say why not."""
+    failed = "not compiled" if forms[0].compiler else f"not recorded ({eager.describe()})"
+    try:
+        for form in forms:
+            start = time.perf_counter()
+            try:
+                with generators_kept():
+                    form.rehearse(loss_fn, theta, episodes, update)
+            except CompilationFailed as error:
+                choice.notes.append(f"{failed}{' as a whole step' * form.whole}: {error}")
+            else:
+                break
         else:
-            choice.notes.append(f"compiled in {time.perf_counter() - start:.0f} s")
-            break
-    else:
-        return None
-    if (difference := _difference(compiled, eager, loss_fn, theta, episodes)) > OTHER:
-        cause = "a fault of the compiler, or a learner that draws numbers"
-        return choice.notes.append(f"not compiled: the meta-gradient would differ by {difference:.2g} ({cause})")
-    threads = torch.get_num_threads()
-    timings = _interleaved([compiled], [threads], loss_fn, theta, episodes, update)
+            return
+        seconds = time.perf_counter() - start
+        if (difference := _difference(form, eager, loss_fn, theta, episodes)) > OTHER:
+            cause = "a fault of the compiler, or a learner that draws numbers"
+            choice.notes.append(f"{failed}: the meta-gradient would differ by {difference:.2g} ({cause})")
+            return
+        timings = _interleaved([form], [torch.get_num_threads()], loss_fn, theta, episodes, update)
+    except torch.OutOfMemoryError:
+        timings = {}
     if not timings:
-        return choice.notes.append("not compiled: the compiled graph runs out of memory")
-    timing = choice.milliseconds[compiled.describe()] = timings[compiled, threads]
-    if eager.compile is True or timing < milliseconds:
-        choice.execution = compiled
-    else:
+        choice.notes.append(f"{failed}: out of memory")
+        return
+    if form.compiler:
+        choice.notes.append(f"compiled in {seconds:.0f} s")
+    before = choice.milliseconds[choice.execution.describe()]
+    timing = choice.milliseconds[form.describe()] = min(timings.values())
+    if timing < before or (form.compiler and eager.compile is True):
+        choice.execution = form
+    elif form.compiler:
         choice.notes.append("the compiled graph is not faster and is not used")
-    return None
 
 
 def _not_worth(eager: Execution, a_task: float, seconds: float, on_gpu: bool) -> str | None:
@@ -172,8 +196,9 @@ def _interleaved(
             torch.set_num_threads(threads)
             try:
                 first = _milliseconds(candidate, loss_fn, theta, episodes, update)
-                # the first call of all, and of a quick candidate, is mostly spent on what is done only once
-                again = not best or first < SLOW_MS
+                # the first call of all, and of a quick candidate, is mostly spent on what is done only once; on a GPU
+                # each candidate's is, which compiles kernels
+                again = not best or first < SLOW_MS or tree_leaves(theta)[0].is_cuda
                 best[candidate, threads] = (
                     _milliseconds(candidate, loss_fn, theta, episodes, update) if again else first
                 )

@@ -1,7 +1,8 @@
 """The meta-training loop: sample, mean meta-gradient, step; validate and checkpoint now and then; test at the end."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,6 +22,14 @@ from metarun.trees import leaf_names, tree_flatten, tree_leaves, tree_map, tree_
 from metarun.update import Update
 
 
+class Log(NamedTuple):
+    """A line of the training log that is still to be written: of which step, and with which means since the last."""
+
+    step: int
+    lr: float
+    means: Callable[[], dict[str, float]]
+
+
 class Runner:
     def __init__(self, experiment: Experiment, report: Reporter) -> None:
         self.x, self.report = experiment, report
@@ -32,6 +41,7 @@ class Runner:
         self.step = self.validated = 0
         self.best: dict[str, float] = {}
         self.means = Means()
+        self.unwritten: Log | None = None
         self.stop = StopRequest()
 
     @property
@@ -45,6 +55,7 @@ class Runner:
                 self.train()
                 return self.test()
             except Interrupted:
+                self.write_log()
                 refuse_divergence(self.means.read(), self.step, self.x.seed)
                 self.save("last")
                 raise
@@ -66,8 +77,9 @@ class Runner:
         self.step += 1
         self.means.add(metrics)
         self.report.stepped()
+        self.write_log()  # that of the step before, while a GPU computes this one
         if self.step % self.x.log_every == 0:
-            self.log_training()
+            self.unwritten = self.log()
 
     def update_theta(self, episodes: Any) -> Metrics:
         """A step along the mean meta-gradient; out of memory, with a smaller execution from then on."""
@@ -82,17 +94,26 @@ class Runner:
         self.use(Choice(smaller, notes=["the device ran out of memory"]))
         return self.update_theta(episodes)
 
-    def log_training(self) -> None:
-        values = {f"train/{name}": value for name, value in self.means.take().items()}
-        refuse_divergence(values, self.step, self.x.seed)
-        self.report.training(self.step, values, float(self.scheduler.get_last_lr()[0]))
+    def log(self) -> "Log":
+        return Log(self.step, float(self.scheduler.get_last_lr()[0]), self.means.take())
+
+    def write_log(self) -> None:
+        """Write the log that is due, if one is."""
+        if self.unwritten:
+            step, lr, means = self.unwritten
+            self.unwritten = None
+            values = {f"train/{name}": value for name, value in means().items()}
+            refuse_divergence(values, step, self.x.seed)
+            self.report.training(step, values, lr)
 
     def validation_is_due(self) -> bool:
         return self.validated < self.step and (self.step % self.x.every == 0 or self.step == self.x.steps)
 
     def validate(self) -> None:
         """Score the validation tasks, keep the best theta so far, and checkpoint."""
-        self.log_training()
+        self.write_log()
+        self.unwritten = self.log()
+        self.write_log()
         scores = self.scores("val", self.x.num_val_tasks, curve=False, theta=self.theta)
         refuse_divergence({f"val/{name}": score.mean for name, score in scores.items()}, self.step, self.x.seed)
         objective = self.x.task.objective

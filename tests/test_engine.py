@@ -172,6 +172,18 @@ def test_what_cannot_be_compiled_runs_uncompiled_and_says_why(monkeypatch):
     assert any("no compiler today" in note for note in choice.notes)
 
 
+def test_a_graph_that_gives_another_gradient_is_not_used_and_says_so(monkeypatch):
+    built, theta, episodes = in_float32("maml", "mlp")
+
+    def wrong(self, what, graph, leaves):
+        return lambda *leaves: [1.5 * leaf for leaf in graph(*leaves)]
+
+    monkeypatch.setattr(Compiled, "_lowered", wrong)
+    choice = settle(Auto(None, compile=True), built.meta_loss, theta, episodes, steps=10)
+    assert "compiled" not in choice.execution.describe()
+    assert any("the meta-gradient would differ by 0.5" in note for note in choice.notes)
+
+
 def test_a_short_run_is_not_compiled_and_says_why():
     built, theta, episodes = in_float32("maml", "mlp")
     choice = settle(Auto(None, compile="auto"), built.meta_loss, theta, episodes, steps=10)
@@ -185,6 +197,6 @@ def test_compiling_and_recomputing_exclude_each_other():
 
 
 def test_a_compiled_execution_is_found_again_by_its_name():
-    for compiled in (Compiled(Vmapped(8)), Compiled(Vmapped(8), whole=True)):
+    for compiled in (Compiled(Vmapped(8)), Compiled(Vmapped(8), whole=True), Compiled(Vmapped(None), compiler=False)):
         again = named(compiled.describe(), like=replace(Auto(None), compile="auto"))
         assert again == compiled

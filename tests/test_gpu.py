@@ -137,6 +137,17 @@ def test_auto_settles_on_something_that_gives_the_meta_gradient():
     assert relative_error(found, expected) < 1e-3
 
 
+def test_a_short_run_is_recorded_and_gives_the_meta_gradient():
+    built, theta, episodes = on_gpu("stride_transductive")
+    choice = settle(Auto(None, compile=False), built.meta_loss, theta, episodes, steps=10)
+    assert choice.execution.describe() in ("vmapped_recorded", "vmapped_matmul_recorded")
+    for shift in (0.0, 0.1):
+        moved = tree_map(lambda p, shift=shift: p + shift, theta)
+        found, _ = choice.execution.mean_grad(built.meta_loss, moved, episodes)
+        expected, _ = Looped().mean_grad(built.meta_loss, moved, episodes)
+        assert relative_error(found, expected) < 1e-3
+
+
 def test_episodes_drawn_beside_the_steps_are_those_of_the_task():
     task = experiment("task=prototypes", "device=cuda").task
     for t, batch in enumerate(meta_batches(task, 2, 0, 600)):

@@ -26,6 +26,7 @@ from metarun.models.layers import (
     convolving,
     differentiated_once,
     evaluating,
+    largest,
     norms,
     recording,
     vmapped,
@@ -232,6 +233,22 @@ def test_a_convolution_by_a_matrix_product_is_torchs_to_second_order(stride, pad
     with convolving("matmul"):
         for got, want in zip(derivatives(), expected, strict=True):
             assert torch.allclose(got, want, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("size", [(6, 4), (7, 5)])
+def test_the_largest_of_windows_is_torchs_max_pooling_to_second_order_with_equals_and_nan(size):
+    torch.manual_seed(0)
+    x = torch.randint(0, 3, (2, 3, *size)).double().requires_grad_()  # most windows have several largest
+
+    def derivatives(out: Tensor) -> list[Tensor]:
+        (first,) = torch.autograd.grad((out**3 * torch.arange(out.numel()).view(out.shape)).sum(), x, create_graph=True)
+        return [out, first, *torch.autograd.grad((first**2).sum(), x)]
+
+    pairs = zip(derivatives(largest(x)), derivatives(F.max_pool2d(x, 2)), strict=True)
+    assert all(torch.equal(found, expected) for found, expected in pairs)
+    with torch.no_grad():
+        x[0, 0, 1, 1] = torch.nan
+    assert torch.equal(largest(x).isnan(), F.max_pool2d(x, 2).isnan())
 
 
 def blocks_and_images(
