@@ -17,6 +17,7 @@ SLOW_MS, HOPELESS = 500.0, 2.0  # a candidate this slow, and so many times the b
 MEASURE_SECONDS = 0.4  # of repeated meta-gradients for each candidate, once warm
 OTHER = 0.1  # relative; rounding beside kinks of ReLU and max-pooling makes a hundredth of a meta-gradient
 COMPILE_SECONDS = 60.0  # what a first compilation may cost
+RECORD_SECONDS = 5.0  # a shorter run does not earn back the seconds that recording on a GPU takes
 KERNELS_MS = 25.0  # on a CPU, a task that takes longer is spent in kernels that compiling does not speed up
 
 
@@ -54,7 +55,8 @@ def settle(
     choice = Choice(best, milliseconds | {best.describe(): timings[best, threads]}, [f"threads: {threads}"])
     choice.notes += [f"out of memory: {c.describe()}" for c in distinct.values() if c.describe() not in milliseconds]
     on_gpu = tree_leaves(theta)[0].is_cuda
-    if on_gpu and execution.cuda_graph and len(candidates) > 1 and not annealed:
+    long = steps * timings[best, threads] / 1e3 > RECORD_SECONDS
+    if on_gpu and execution.cuda_graph and len(candidates) > 1 and long and not annealed:
         for eager in [c for c in distinct.values() if c.describe() in milliseconds and len(c.parts(num_tasks)) == 1]:
             _try(choice, [Compiled(eager, compiler=False)], eager, loss_fn, theta, episodes, None)
     if execution.compile == "auto" and annealed:
