@@ -14,7 +14,7 @@ from metarun.context import holding
 from metarun.core import Params
 from metarun.inner_optimizers import InnerOptimizer
 from metarun.models.layers import differentiated_once, transformed
-from metarun.trees import detach, tree_flatten, tree_leaves, tree_unflatten
+from metarun.trees import detach, tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 _recompute: ContextVar[bool] = ContextVar("recompute", default=False)
 
@@ -68,14 +68,17 @@ def constant_grad(loss: Callable[..., Tensor], params: Params, *context: Any) ->
 
 def gradient(loss: Callable[..., Tensor], params: Params, *context: Any) -> Params:
     """grad(loss)(params, *context), by autograd alone where no transform is at work: functorch's costs a millisecond."""
-    if transformed():
-        return grad(loss)(params, *context)
     leaves, structure = tree_flatten(params)
     kept = torch.is_grad_enabled()
+    constant = not any(leaf.requires_grad for leaf in leaves)
+    if transformed() or torch.is_inference_mode_enabled() or (constant and (kept or not leaves)):
+        return grad(loss)(params, *context)
     with torch.enable_grad():
         # views: a tensor of params may stand in the context too, where it is not to be differentiated
         moving = [p.view_as(p) if kept and p.requires_grad else p.detach().requires_grad_() for p in leaves]
         value = loss(tree_unflatten(moving, structure), *context)
+        if not value.requires_grad:
+            return tree_map(torch.zeros_like, params)
         grads = torch.autograd.grad(value, moving, create_graph=kept, materialize_grads=True)
     return tree_unflatten(grads, structure)
 

@@ -239,13 +239,16 @@ def _assemble(
 ) -> Experiment:
     problems: list[str] = []
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = plain["tf32"]
+    device = device_of(plain["device"])
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # streams and CUDA graphs are those of the current one
     torch.manual_seed(plain["seed"])
     problems += _token_problems(task, calls)
     shapes = {"input_shape": task.input_shape, "num_outputs": task.num_outputs, "num_tokens": task.num_tokens}
     base_learner = None if problems else _attempt(problems, "base_learner", calls["base_learner"], **shapes)
     if base_learner is None:
         raise ConfigError(problems)
-    base_learner.to(device_of(plain["device"]), getattr(torch, plain["dtype"]))
+    base_learner.to(device, getattr(torch, plain["dtype"]))
     shapes |= {"base_learner": base_learner, "objective": task.objective, "num_ways": task.train_num_ways}
     problems += _ways_problems(task, calls["meta_learner"])
     shapes |= {"num_train_classes": task.num_train_classes}
@@ -255,7 +258,7 @@ def _assemble(
     if problems or learner is None:
         raise ConfigError(problems)
     for module in modules_of(learner):
-        module.to(device_of(plain["device"]), getattr(torch, plain["dtype"]))
+        module.to(device, getattr(torch, plain["dtype"]))
     scored = scored_elsewhere(elsewhere, task, learner, plain["evaluation"])
     return _experiment(plain, calls, task, learner, scored, execution)
 

@@ -57,7 +57,9 @@ class Compiled(Execution):
 
     def smaller(self, num_tasks: int) -> Execution | None:
         smaller = self.inner.smaller(num_tasks)
-        return replace(self, inner=smaller) if smaller and smaller.inner_memory != "recomputed" else smaller
+        if smaller is None or smaller.inner_memory == "recomputed":
+            return smaller
+        return replace(self, inner=smaller, graphs=[], recordings=[])
 
     def describe(self) -> str:
         return self.inner.describe() + ("_compiled" if self.compiler else "_recorded") + ("_step" if self.whole else "")
@@ -84,7 +86,7 @@ class Compiled(Execution):
         return self._run(("share", num_tasks, *self._key(loss_fn)), fn, theta, episodes)
 
     def train_step(self, loss_fn: MetaLoss, theta: Params, episodes: Episode, update: Update) -> Metrics:
-        if not self.whole:
+        if not self.whole or not update.as_made():
             return super().train_step(loss_fn, theta, episodes, update)
         if not update.begun():
             return self.inner.train_step(loss_fn, theta, episodes, update)
@@ -179,9 +181,9 @@ class Compiled(Execution):
                 warnings.simplefilter("ignore")  # inductor's advice is for who wrote the code, not for who runs it
                 compiled = self._lowered(what, graph, leaves)
                 compiled(*leaves)
-        except (
-            Exception
-        ) as error:  # a compiler fails in as many ways as there are programs; the run can go on without it
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a compiler fails in as many ways as there are programs; the run can go on without
             raise CompilationFailed(_line(error)) from error
 
         @torch.no_grad()

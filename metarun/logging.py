@@ -200,7 +200,7 @@ class Means:
         if not self.sums:
             return dict
         names, means = list(self.sums), torch.stack([total / self.count for total in self.sums.values()])
-        there = means.to("cpu", non_blocking=True)
+        there = means.to("cpu", non_blocking=means.is_cuda)
         copied = torch.cuda.Event() if means.is_cuda else None
         if copied:
             copied.record()

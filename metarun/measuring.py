@@ -56,7 +56,7 @@ def settle(
     choice.notes += [f"out of memory: {c.describe()}" for c in distinct.values() if c.describe() not in milliseconds]
     on_gpu = tree_leaves(theta)[0].is_cuda
     long = steps * timings[best, threads] / 1e3 > RECORD_SECONDS
-    if on_gpu and execution.cuda_graph and len(candidates) > 1 and long and not annealed:
+    if on_gpu and execution.cuda_graph and len(execution.candidates()) > 1 and long and not annealed:
         for eager in [c for c in distinct.values() if c.describe() in milliseconds and len(c.parts(num_tasks)) == 1]:
             _try(choice, [Compiled(eager, compiler=False)], eager, loss_fn, theta, episodes, None)
     if execution.compile == "auto" and annealed:
@@ -135,13 +135,16 @@ def _try(
         else:
             return
         seconds = time.perf_counter() - start
-        if (difference := _difference(form, eager, loss_fn, theta, episodes)) > OTHER:
+        if not (difference := _difference(form, eager, loss_fn, theta, episodes)) <= OTHER:  # NaN too
             cause = "a fault of the compiler, or a learner that draws numbers"
             choice.notes.append(f"{failed}: the meta-gradient would differ by {difference:.2g} ({cause})")
             return
         timings = _interleaved([form], [torch.get_num_threads()], loss_fn, theta, episodes, update)
     except torch.OutOfMemoryError:
         timings = {}
+    finally:
+        for form in forms:  # a recording keeps its memory; the run makes its own
+            form.recordings.clear()
     if not timings:
         choice.notes.append(f"{failed}: out of memory")
         return

@@ -1,6 +1,7 @@
 """A function of tensors on a GPU, recorded once as a CUDA graph and then launched by one call."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial, reduce
 from typing import Any
 
@@ -27,21 +28,34 @@ class Recorded:
         with torch.cuda.stream(aside):
             fn(*mine)  # libraries load and kernels compile on a first call, which cannot be recorded
         torch.cuda.current_stream().wait_stream(aside)
-        self.graph = torch.cuda.CUDAGraph()
-        # episodes are drawn in another thread meanwhile, which may allocate
+        self.graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+        device, stream, error = torch.cuda.current_device(), torch.cuda.current_stream(), None
         try:
-            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-                self.result = fn(*mine)
-        except Exception:  # torch's generator goes on as if it were recorded, and refuses to draw
-            generator = torch.cuda.default_generators[torch.cuda.current_device()]
-            generator.graphsafe_set_state(generator.clone_state())
-            raise
+            # episodes are drawn in another thread meanwhile, which may allocate
+            with torch.cuda.graph(self.graph, pool, capture_error_mode="thread_local"):
+                try:
+                    self.result = fn(*mine)
+                except Exception as first:  # what torch raises at the end of a broken recording hides it
+                    error = first
+                    raise
+        except Exception as last:
+            recover(device, stream, pool)
+            raise error or last from None
 
     def __call__(self, leaves: list[Tensor]) -> Any:
         for mine, given in by_dtype(self.inputs, leaves):
             torch._foreach_copy_(mine, given)
         self.graph.replay()
         return self.result
+
+
+def recover(device: int, stream: torch.cuda.Stream, pool: Any) -> None:
+    """Undo what a recording that failed leaves behind: its stream, its memory pool and its hold on torch's generator."""
+    torch.cuda.set_stream(stream)
+    with suppress(Exception):  # private, and in newer torch done already
+        torch._C._cuda_endAllocateToPool(device, pool)
+    generator = torch.cuda.default_generators[device]
+    generator.graphsafe_set_state(generator.clone_state())
 
 
 def sum_abreast(calls: Iterator[Callable[[], Any]]) -> Any:

@@ -118,7 +118,7 @@ class Reporter:
         """Of training: the median milliseconds of a step, and the most memory that the process has held."""
         ended = list(self.ended)
         # a GPU's steps end when something of theirs is read, which is when they are logged
-        stride = max(1, min(self.x.log_every, len(ended) - 1))
+        stride = max(1, min(self.x.log_every, len(ended) - 1)) if self.x.device.type == "cuda" else 1
         steps = [1e3 * (b - a) / stride for a, b in pairwise(ended[::stride])]
         memory = peak_memory_mb()
         cost = {"step_ms": statistics.median(steps)} if steps else {}

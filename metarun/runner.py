@@ -9,6 +9,7 @@ import torch
 from metarun import checkpoint
 from metarun.build import Experiment, optimizer_of
 from metarun.core import Metrics
+from metarun.engine import CompilationFailed, Compiled
 from metarun.errors import Interrupted, refuse_divergence
 from metarun.evaluation import Estimate, baseline_scores, calibrated, complexity, evaluate_all, modules_of
 from metarun.execution import Choice, stored
@@ -59,6 +60,9 @@ class Runner:
                 refuse_divergence(self.means.read(), self.step, self.x.seed)
                 self.save("last")
                 raise
+            except Exception:
+                self.write_log()  # it may say why
+                raise
 
     def train(self) -> None:
         self.settle_execution()
@@ -77,9 +81,11 @@ class Runner:
         self.step += 1
         self.means.add(metrics)
         self.report.stepped()
-        self.write_log()  # that of the step before, while a GPU computes this one
+        self.write_log()  # of the step before, while a GPU computes this one
         if self.step % self.x.log_every == 0:
             self.unwritten = self.log()
+            if self.x.device.type != "cuda":  # nothing computes meanwhile
+                self.write_log()
 
     def update_theta(self, episodes: Any) -> Metrics:
         """A step along the mean meta-gradient; out of memory, with a smaller execution from then on."""
@@ -88,13 +94,16 @@ class Runner:
             with self.dropping():
                 return self.execution.train_step(loss_fn, self.theta, episodes, self.update)
         except torch.OutOfMemoryError:
-            smaller = self.execution.smaller(self.x.meta_batch_size)
-            if smaller is None:
+            other, why = self.execution.smaller(self.x.meta_batch_size), "the device ran out of memory"
+            if other is None:
                 raise
-        self.use(Choice(smaller, notes=["the device ran out of memory"]))
+        except CompilationFailed as error:  # of a resumed run on another machine, say
+            assert isinstance(self.execution, Compiled)
+            other, why = self.execution.inner, f"not compiled: {error}"
+        self.use(Choice(other, notes=[why]))
         return self.update_theta(episodes)
 
-    def log(self) -> "Log":
+    def log(self) -> Log:
         return Log(self.step, float(self.scheduler.get_last_lr()[0]), self.means.take())
 
     def write_log(self) -> None:

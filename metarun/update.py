@@ -17,16 +17,31 @@ class Update:
 
     def __init__(self, leaves: list[Tensor], optimizer: Optimizer, clip: Callable[[list[Tensor]], object]) -> None:
         self.leaves, self.optimizer, self.clip = leaves, optimizer, clip
-        self.traceable = "differentiable" in optimizer.defaults  # torch's name for the form that reads no values
+        constant = ({k: v for k, v in group.items() if k not in ("params", "lr")} for group in optimizer.param_groups)
+        self.options = list(constant)
         self.rates: tuple[list[float], list[Tensor]] = [], []
 
     def __call__(self, gradient: list[Tensor]) -> None:
         self._clipped(self.leaves, gradient)
         self.optimizer.step()
 
+    @cached_property
+    def traceable(self) -> bool:
+        """Whether a graph can hold the optimizer's step: it has a form that reads no values, torch calls it differentiable,
+        and remembers nothing on another device, where a recording would leave it as it was."""
+        if "differentiable" not in self.optimizer.defaults:
+            return False
+        memory = memory_of(*self._stepped())
+        return all(tensor.device == self.leaves[0].device for tensor in memory)
+
+    def as_made(self) -> bool:
+        """Whether no scheduler has changed what a graph takes for constant: all options but the learning rates."""
+        groups = zip(self.optimizer.param_groups, self.options, strict=True)
+        return all(group[name] == value for group, options in groups for name, value in options.items())
+
     def _clipped(self, leaves: list[Tensor], gradient: list[Tensor]) -> None:
         for p, g in zip(leaves, gradient, strict=True):
-            p.grad = g
+            p.grad = g.clone()  # two leaves may have one gradient, which clipping in place would clip twice
         self.clip(leaves)
 
     @cached_property
@@ -40,8 +55,7 @@ class Update:
         return not any(self.names) or bool(self.memory())
 
     def inputs(self) -> list[list[Tensor]]:
-        """Leaves, memory and learning rates for ``functional``. The optimizer must have begun."""
-        self.follow_rates()
+        """Leaves, memory and learning rates for ``functional``. The optimizer must have begun, rates been followed."""
         return [self.leaves, self.memory(), self.rates[1]]
 
     def follow_rates(self) -> None:
@@ -70,9 +84,11 @@ class Update:
         """Leaves and memory are afterwards what they were."""
         held = [*(leaf.detach() for leaf in self.leaves), *self.memory()]
         kept = [tensor.clone() for tensor in held]
-        yield
-        for tensor, was in zip(held, kept, strict=True):
-            tensor.copy_(was)
+        try:
+            yield
+        finally:
+            for tensor, was in zip(held, kept, strict=True):
+                tensor.copy_(was)
 
     def functional(
         self, leaves: list[Tensor], memory: list[Tensor], rates: list[Tensor], gradient: list[Tensor]

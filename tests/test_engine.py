@@ -184,6 +184,66 @@ def test_a_graph_that_gives_another_gradient_is_not_used_and_says_so(monkeypatch
     assert any("the meta-gradient would differ by 0.5" in note for note in choice.notes)
 
 
+def test_a_graph_that_gives_nan_is_not_used(monkeypatch):
+    built, theta, episodes = in_float32("maml", "mlp")
+
+    def wrong(self, what, graph, leaves):
+        return lambda *leaves: [torch.nan * leaf for leaf in graph(*leaves)]
+
+    monkeypatch.setattr(Compiled, "_lowered", wrong)
+    choice = settle(Auto(None, compile=True), built.meta_loss, theta, episodes, steps=10)
+    assert "compiled" not in choice.execution.describe()
+
+
+def test_out_of_memory_while_compiling_is_no_failure_of_the_compiler(monkeypatch):
+    built, theta, episodes = in_float32("maml", "mlp")
+
+    def full(*arguments):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(Compiled, "_lowered", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        Compiled(Vmapped(None)).mean_grad(built.meta_loss, theta, episodes)
+
+
+def test_a_smaller_execution_makes_graphs_of_its_own():
+    compiled = Compiled(Vmapped(4))
+    compiled.graphs.append((("x",), lambda leaves: leaves))
+    smaller = compiled.smaller(4)
+    assert (smaller.inner, smaller.graphs, smaller.recordings) == (Vmapped(2), [], [])
+
+
+def test_an_update_that_fails_is_undone():
+    leaf = torch.ones(2, requires_grad=True)
+    update = Update([leaf], torch.optim.SGD([leaf], lr=0.1, momentum=0.9), lambda leaves: None)
+    update([torch.ones(2)])
+    before = [tensor.clone() for tensor in (leaf.detach(), *update.memory())]
+    with pytest.raises(RuntimeError, match="full"), update.undone():
+        update([torch.ones(2)])
+        raise RuntimeError("full")
+    assert all(torch.equal(a, b) for a, b in zip((leaf.detach(), *update.memory()), before, strict=True))
+
+
+def test_clipping_two_leaves_of_one_gradient_clips_each_once():
+    leaves = [torch.zeros(2, requires_grad=True) for _ in range(2)]
+    update = Update(leaves, torch.optim.SGD(leaves, lr=1.0), partial(nn.utils.clip_grad_norm_, max_norm=1.0))
+    one = torch.full((2,), 5.0)
+    update([one, one])
+    assert all(torch.allclose(leaf, torch.full((2,), -0.5)) for leaf in leaves) and one[0] == 5
+
+
+def test_a_graph_holds_a_step_only_while_its_options_are_constant_and_its_memory_is_where_theta_is():
+    def of(optimizer):
+        leaf = torch.ones(2, requires_grad=True)
+        return Update([leaf], optimizer([leaf]), lambda leaves: None)
+
+    update = of(partial(torch.optim.SGD, lr=0.1, momentum=0.9))
+    schedule = torch.optim.lr_scheduler.StepLR(update.optimizer, 2, 0.5)
+    assert update.as_made() and update.traceable and schedule
+    torch.optim.lr_scheduler.OneCycleLR(update.optimizer, 0.1, total_steps=10)
+    assert not update.as_made()  # it moves the momentum
+
+
 def test_a_short_run_is_not_compiled_and_says_why():
     built, theta, episodes = in_float32("maml", "mlp")
     choice = settle(Auto(None, compile="auto"), built.meta_loss, theta, episodes, steps=10)

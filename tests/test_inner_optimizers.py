@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.func import grad
 
-from metarun.adaptation import descent, first_order_descent, last
+from metarun.adaptation import descent, first_order_descent, gradient, last
 from metarun.inner_optimizers import SGD, Adam, InnerOptimizer, Momentum, RMSprop, inner_optimizer
 from metarun.meta_learners.maml import MAML
 from metarun.objectives import CROSS_ENTROPY
@@ -92,3 +92,21 @@ def test_no_state_of_one_task_reaches_another():
     first = last(descent(loss, START, rule, 3))
     last(descent(loss, {"w": 5 * START["w"]}, rule, 3))
     assert relative_error(last(descent(loss, START, rule, 3)), first) == 0
+
+
+def test_an_inner_gradient_by_autograd_is_that_of_functorch_at_the_edges():
+    params = {"w": torch.ones(2)}
+    constant = gradient(lambda p: (p["w"] ** 2).sum(), params)
+    assert torch.equal(constant["w"], torch.full((2,), 2.0)) and not constant["w"].requires_grad
+    moving = {"w": torch.ones(2, requires_grad=True)}
+    assert gradient(lambda p: (p["w"] ** 2).sum(), moving)["w"].requires_grad
+    assert torch.equal(gradient(lambda p: torch.tensor(3.0), moving)["w"], torch.zeros(2))
+    assert gradient(lambda p: torch.tensor(3.0), {}) == {}
+    with torch.no_grad():
+        assert not gradient(lambda p: (p["w"] ** 2).sum(), moving)["w"].requires_grad
+        assert gradient(lambda p: torch.tensor(3.0), {}) == {}
+    with torch.inference_mode():
+        assert torch.equal(gradient(lambda p: (p["w"] ** 2).sum(), params)["w"], torch.full((2,), 2.0))
+    outside = torch.tensor(3.0, requires_grad=True)  # a loss may reach what is to be differentiated by itself
+    (slope,) = torch.autograd.grad(gradient(lambda p: outside * p["w"].sum(), params)["w"].sum(), outside)
+    assert slope == 2

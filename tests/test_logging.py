@@ -261,10 +261,10 @@ def test_means_are_over_the_values_since_they_were_last_taken():
     means = Means()
     for value in (1.0, 2.0, 6.0):
         means.add({"a": torch.tensor(value), "b": torch.tensor(-value)})
-    assert means.take() == {"a": 3.0, "b": -3.0}
+    assert means.take()() == {"a": 3.0, "b": -3.0}
     means.add({"a": torch.tensor(5.0)})
-    assert means.take() == {"a": 5.0}
-    assert means.take() == {}
+    assert means.take()() == {"a": 5.0}
+    assert means.take()() == {}
 
 
 # ---- the terminal ----
@@ -309,5 +309,5 @@ def test_reading_the_means_does_not_start_them_anew():
     means.add({"loss": torch.tensor(1.0)})
     means.add({"loss": torch.tensor(3.0)})
     assert means.read() == means.read() == {"loss": 2.0}
-    assert means.take() == {"loss": 2.0}
-    assert means.take() == {}
+    assert means.take()() == {"loss": 2.0}
+    assert means.take()() == {}

@@ -35,6 +35,8 @@ def kernels() -> Any:
         from metarun.models import triton_patches
 
         triton_patches.take(torch.zeros(1, 1, 1, 1, 1, device="cuda"), 1, 1, 0)
+    except torch.OutOfMemoryError:
+        raise
     except Exception:  # triton has no error of its own for these; torch gives the same
         return None
     return triton_patches
