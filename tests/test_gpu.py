@@ -85,6 +85,7 @@ def test_what_cannot_be_recorded_says_how_to_do_without():
 
     with pytest.raises(CompilationFailed, match=r"execution\.cuda_graph=false"):
         Compiled(Vmapped(None))._recorded(("x",), waiting, None, {"w": torch.ones(2, device="cuda")}, episodes)
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
     torch.randn(2, device="cuda")  # and the device still works, its generator too
     without = Compiled(Vmapped(None, cuda_graph=False))
     gradient, _ = without.mean_grad(built.meta_loss, theta, episodes)
@@ -150,8 +151,13 @@ def test_what_is_not_compiled_is_recorded_and_gives_the_meta_gradient():
 
 def test_episodes_drawn_beside_the_steps_are_those_of_the_task():
     task = experiment("task=prototypes", "device=cuda").task
-    for t, batch in enumerate(meta_batches(task, 2, 0, 600)):
-        torch.ones(1000, 1000, device="cuda").sum()  # work in the queue, and memory that is used again
+    work, kept = torch.ones(2000, 2000, device="cuda"), []
+    for batch in meta_batches(task, 2, 0, 600):
+        work = (
+            work @ work / 2000
+        )  # the queue is long, and the next block is drawn while steps still wait to read this one
+        kept.append(tree_map(torch.clone, batch))
+    for t, batch in enumerate(kept):
         expected = task.sample("train", [2 * t, 2 * t + 1])
         assert all(torch.equal(a, b) for a, b in zip(tree_leaves(batch), tree_leaves(expected), strict=True))
 
@@ -166,7 +172,10 @@ def test_a_compiled_run_that_stopped_and_went_on_is_the_run_that_did_not(tmp_pat
 
 def test_a_step_out_of_memory_goes_on_with_less():
     built, theta, episodes = on_gpu()
-    smaller = Compiled(Vmapped(None)).smaller(4)
+    compiled = Compiled(Vmapped(None))
+    compiled.mean_grad(built.meta_loss, theta, episodes)
+    smaller = compiled.smaller(4)
+    assert smaller is not None and not smaller.recordings
     gradient, _ = smaller.mean_grad(built.meta_loss, theta, episodes)
     expected, _ = Vmapped(None).mean_grad(built.meta_loss, theta, episodes)
     assert relative_error(gradient, expected) < FLOAT32
