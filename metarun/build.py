@@ -48,7 +48,7 @@ class Experiment:
     optimizer: Callable[[list[Any]], torch.optim.Optimizer]
     scheduler: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
     execution: Execution
-    clip: Callable[[list[Tensor]], object]
+    clip: Callable[[list[Tensor]], object] | None
     rates: dict[str, float]
     device: torch.device
     seed: int
@@ -382,12 +382,12 @@ def optimizer_of(x: Experiment, leaves: list[Tensor], names: list[str]) -> torch
     return x.optimizer([{"params": group, "lr": lr * rates[part]} for part, group in groups.items() if group])
 
 
-def _clipper(norm: float | None, value: float | None) -> Callable[[list[Tensor]], object]:
+def _clipper(norm: float | None, value: float | None) -> Callable[[list[Tensor]], object] | None:
     if norm is not None:
         return partial(nn.utils.clip_grad_norm_, max_norm=norm)
     if value is not None:
         return partial(nn.utils.clip_grad_value_, clip_value=value)
-    return lambda parameters: None
+    return None
 
 
 def _name(call: Callable[..., Any]) -> str:

@@ -22,7 +22,7 @@ from metarun.execution import Execution, MetaLoss, TaskFunction, generators_kept
 from metarun.models.dropout import current_step
 from metarun.models.layers import composing
 from metarun.recorded import Recorded, sum_abreast
-from metarun.trees import slice_tasks, tree_flatten, tree_leaves, tree_map, tree_unflatten
+from metarun.trees import slice_tasks, tree_flatten, tree_leaves, tree_unflatten
 from metarun.update import Update
 
 Graph = tuple[tuple[Any, ...], Callable[..., Any]]  # by what it is of, and the shapes that it is for
@@ -66,7 +66,7 @@ class Compiled(Execution):
 
     def mean_grad(self, loss_fn: MetaLoss, theta: Params, episodes: Episode) -> tuple[Params, Metrics]:
         fn = partial(self._mean_grad, loss_fn)
-        return tree_map(torch.clone, self._recorded(("gradient", *self._key(loss_fn)), fn, None, theta, episodes))
+        return self._recorded(("gradient", *self._key(loss_fn)), fn, None, theta, episodes)
 
     def _mean_grad(self, loss_fn: MetaLoss, theta: Params, episodes: Episode) -> tuple[Params, Metrics]:
         num_tasks = len(tree_leaves(episodes)[0])
@@ -110,7 +110,7 @@ class Compiled(Execution):
             return metrics
 
         update.follow_rates()
-        return tree_map(torch.clone, self._recorded(("step", update, *self._key(loss_fn)), step, update, episodes))
+        return self._recorded(("step", update, *self._key(loss_fn)), step, update, episodes)
 
     def _key(self, loss_fn: MetaLoss) -> tuple[Any, ...]:
         """What else than shapes a graph depends on: an annealed learner is not equal to another step's, nor are masks."""
@@ -122,7 +122,7 @@ class Compiled(Execution):
         return self._known(self.graphs, what, leaves, lambda: self._compiled(what[0], fn, leaves, structure))
 
     def _recorded(self, what: tuple[Any, ...], fn: Callable[..., Any], update: Update | None, *arguments: Any) -> Any:
-        """fn(*arguments), replayed as a CUDA graph where that is wanted; the next call overwrites the result then.
+        """fn(*arguments), replayed as a CUDA graph where that is wanted.
 
         Recording calls ``fn`` once, of which ``update`` keeps nothing.
         """

@@ -10,7 +10,7 @@ from metarun.core import Episode, Params
 from metarun.engine import CompilationFailed, Compiled
 from metarun.execution import Choice, Execution, MetaLoss, generators_kept
 from metarun.models.layers import Convolution
-from metarun.trees import detach, tree_leaves
+from metarun.trees import detach, ravel, tree_leaves
 from metarun.update import Update
 
 SLOW_MS, HOPELESS = 500.0, 2.0  # a candidate this slow, and so many times the best one's time, is not tried again
@@ -37,9 +37,9 @@ def settle(
     """
     if execution.threads != "auto":
         torch.set_num_threads(execution.threads)
-    theta, num_tasks = detach(theta), len(tree_leaves(episodes)[0])
+    theta, num_tasks, on_gpu = detach(theta), len(tree_leaves(episodes)[0]), tree_leaves(theta)[0].is_cuda
     candidates = execution.candidates()
-    if tree_leaves(theta)[0].is_cuda and execution.convolution == "auto":
+    if on_gpu and execution.convolution == "auto":
         formulations: list[Convolution] = ["matmul", "native"]
         candidates = [replace(c, convolution=how) for c in candidates for how in formulations]
     if len(candidates) == 1 and execution.compile is False:
@@ -54,7 +54,6 @@ def settle(
     milliseconds = {c.describe(): min(ms for (other, _), ms in timings.items() if other == c) for c, _ in timings}
     choice = Choice(best, milliseconds | {best.describe(): timings[best, threads]}, [f"threads: {threads}"])
     choice.notes += [f"out of memory: {c.describe()}" for c in distinct.values() if c.describe() not in milliseconds]
-    on_gpu = tree_leaves(theta)[0].is_cuda
     long = steps * timings[best, threads] / 1e3 > RECORD_SECONDS
     if on_gpu and execution.cuda_graph and len(execution.candidates()) > 1 and long and not annealed:
         for eager in [c for c in distinct.values() if c.describe() in milliseconds and len(c.parts(num_tasks)) == 1]:
@@ -173,14 +172,10 @@ def _difference(one: Execution, other: Execution, loss_fn: MetaLoss, theta: Para
     """Of their meta-gradients, relative."""
     with generators_kept():
         torch.manual_seed(0)
-        found = _flat(one.mean_grad(loss_fn, theta, episodes)[0])
+        found, _ = ravel(one.mean_grad(loss_fn, theta, episodes)[0])
         torch.manual_seed(0)
-        expected = _flat(other.mean_grad(loss_fn, theta, episodes)[0])
+        expected, _ = ravel(other.mean_grad(loss_fn, theta, episodes)[0])
     return float((found - expected).norm() / expected.norm().clamp_min(1e-30))
-
-
-def _flat(tree: Params) -> torch.Tensor:
-    return torch.cat([leaf.flatten() for leaf in tree_leaves(tree)])
 
 
 def _interleaved(

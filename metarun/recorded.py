@@ -8,16 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarun.trees import by_dtype, tree_flatten, tree_unflatten, zip_map
+from metarun.trees import by_dtype, tree_flatten, tree_map, tree_unflatten, zip_map
 
 STREAMS = 4  # parts of a meta-batch that a recording runs side by side
 
 
 class Recorded:
-    """``fn(*arguments)``, whose kernels must depend on the shapes of ``arguments`` alone; made, it has been called once.
-
-    What a call returns is overwritten by the next.
-    """
+    """``fn(*arguments)``, whose kernels must depend on the shapes of ``arguments`` alone; made, it has been called once."""
 
     def __init__(self, fn: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         leaves, structure = tree_flatten(arguments)
@@ -46,7 +43,7 @@ class Recorded:
         for mine, given in by_dtype(self.inputs, leaves):
             torch._foreach_copy_(mine, given)
         self.graph.replay()
-        return self.result
+        return tree_map(torch.clone, self.result)  # the next call writes over it
 
 
 def recover(device: int, stream: torch.cuda.Stream, pool: Any) -> None:

@@ -13,9 +13,11 @@ from metarun.trees import by_dtype, detach
 
 
 class Update:
-    """``clip``, then ``optimizer.step``, on the leaves of theta."""
+    """``clip``, if there is one, then ``optimizer.step``, on the leaves of theta."""
 
-    def __init__(self, leaves: list[Tensor], optimizer: Optimizer, clip: Callable[[list[Tensor]], object]) -> None:
+    def __init__(
+        self, leaves: list[Tensor], optimizer: Optimizer, clip: Callable[[list[Tensor]], object] | None
+    ) -> None:
         self.leaves, self.optimizer, self.clip = leaves, optimizer, clip
         constant = ({k: v for k, v in group.items() if k not in ("params", "lr")} for group in optimizer.param_groups)
         self.options = list(constant)
@@ -31,8 +33,7 @@ class Update:
         and remembers nothing on another device, where a recording would leave it as it was."""
         if "differentiable" not in self.optimizer.defaults:
             return False
-        memory = memory_of(*self._stepped())
-        return all(tensor.device == self.leaves[0].device for tensor in memory)
+        return all(tensor.device == self.leaves[0].device for tensor in self.stand_in.memory())
 
     def as_made(self) -> bool:
         """Whether no scheduler has changed what a graph takes for constant: all options but the learning rates."""
@@ -41,14 +42,14 @@ class Update:
 
     def _clipped(self, leaves: list[Tensor], gradient: list[Tensor]) -> None:
         for p, g in zip(leaves, gradient, strict=True):
-            p.grad = g.clone()  # two leaves may have one gradient, which clipping in place would clip twice
-        self.clip(leaves)
+            p.grad = g.clone() if self.clip else g  # two leaves may have one gradient, which would be clipped twice
+        if self.clip:
+            self.clip(leaves)
 
     @cached_property
     def names(self) -> list[list[str]]:
         """What the optimizer remembers of each leaf."""
-        twin, leaves = self._stepped()
-        return [tensors(twin.state[leaf]) for leaf in leaves]
+        return self.stand_in.names
 
     def begun(self) -> bool:
         """Whether the optimizer has its memory; its first step makes it."""
@@ -72,11 +73,15 @@ class Update:
     @cached_property
     def stand_in(self) -> "Update":
         """The same update of a copy of the leaves, begun: for measuring what a step takes without taking one."""
-        twin, leaves = self._stepped()
+        leaves = [torch.zeros_like(leaf, requires_grad=False) for leaf in self.leaves]
+        for leaf in leaves:
+            leaf.grad = torch.zeros_like(leaf)
+        twin = self._twin(leaves, [group["lr"] for group in self.optimizer.param_groups])
+        twin.step()
         for leaf, mine in zip(leaves, self.leaves, strict=True):
             leaf.copy_(mine.detach())
         other = Update(leaves, twin, self.clip)
-        other.names = self.names  # found out by a step, which must not be traced
+        other.names = [tensors(twin.state[leaf]) for leaf in leaves]
         return other
 
     @contextmanager
@@ -116,15 +121,6 @@ class Update:
 
     def memory(self) -> list[Tensor]:
         return memory_of(self.optimizer, self.leaves)
-
-    def _stepped(self) -> tuple[Optimizer, list[Tensor]]:
-        """A twin that has taken a step on leaves of its own, and those."""
-        leaves = [torch.zeros_like(leaf, requires_grad=False) for leaf in self.leaves]
-        for leaf in leaves:
-            leaf.grad = torch.zeros_like(leaf)
-        twin = self._twin(leaves, [group["lr"] for group in self.optimizer.param_groups])
-        twin.step()
-        return twin, leaves
 
     def _twin(self, leaves: list[Tensor], rates: list[Any], **options: Any) -> Optimizer:
         """An optimizer like this one, of ``leaves``, without memory."""

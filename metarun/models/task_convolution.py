@@ -10,7 +10,6 @@ B tasks, S images each, C and O channels before and after, k the kernel's size, 
 So derivatives of any order are exact. With the patches of x, [B, C k k, S h w], each is one batched product.
 """
 
-import math
 from functools import cache
 from typing import Any, ClassVar
 
@@ -26,6 +25,11 @@ LONG = 256  # a sum over more places is taken in parts, as far as there are imag
 def convolution(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
     """x [S, C, H, W] with weight [O, C, k, k] of one task: [S, O, h, w]."""
     return Forward.apply(x[None], weight[None], stride, padding)[0]
+
+
+def size_after(height: int, width: int, kernel: int, stride: int, padding: int) -> tuple[int, int]:
+    """h and w of images of H and W."""
+    return (height + 2 * padding - kernel) // stride + 1, (width + 2 * padding - kernel) // stride + 1
 
 
 @cache
@@ -52,15 +56,14 @@ def take(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
     if x.is_cuda and (ours := kernels()):
         return ours.take(x, kernel, stride, padding)
     windows = F.pad(x, (padding,) * 4).unfold(3, kernel, stride).unfold(4, kernel, stride)  # [B, C, S, h, w, k, k]
-    return (
-        windows.permute(0, 1, 5, 6, 2, 3, 4).clone(memory_format=torch.contiguous_format).flatten(4).flatten(1, 3)
-    )  # never x itself
+    out = windows.permute(0, 1, 5, 6, 2, 3, 4).clone(memory_format=torch.contiguous_format)  # never x itself
+    return out.flatten(4).flatten(1, 3)
 
 
 @take.register_fake
 def _(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
-    places = x.shape[2] * math.prod((size + 2 * padding - kernel) // stride + 1 for size in x.shape[3:])
-    return x.new_empty(len(x), x.shape[1] * kernel**2, places)
+    h, w = size_after(*x.shape[3:], kernel, stride, padding)
+    return x.new_empty(len(x), x.shape[1] * kernel**2, x.shape[2] * h * w)
 
 
 @custom_op("metarun::fold", mutates_args=())
@@ -114,9 +117,8 @@ class Forward(Bilinear):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
         k = weight.shape[-1]
-        height, width = ((size + 2 * padding - k) // stride + 1 for size in x.shape[3:])
         out = torch.bmm(weight.flatten(2), take(channels_first(x), k, stride, padding))  # [B, O, S h w]
-        return out.unflatten(2, (-1, height, width)).transpose(1, 2)
+        return out.unflatten(2, (-1, *size_after(*x.shape[3:], k, stride, padding))).transpose(1, 2)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:

@@ -219,7 +219,7 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_here(name, tmp_path, monkeypa
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     function = getattr(triton_patches, name)
-    constants = {"PIXELS": 980, "PLACES": 245, "H": 14, "W": 14, "h": 7, "w": 7, "K": 3, "STRIDE": 2, "PADDING": 1}
+    constants = {"H": 14, "W": 14, "h": 7, "w": 7, "K": 3, "STRIDE": 2, "PADDING": 1}
     constants["BLOCK"] = triton_patches.BLOCK
     types = dict.fromkeys(("images", "patches", "out"), "*fp32") | dict.fromkeys(constants, "constexpr")
     signature = {argument: types.get(argument, "i32") for argument in function.arg_names}
