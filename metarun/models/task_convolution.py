@@ -10,6 +10,7 @@ B tasks, S images each, C and O channels before and after, k the kernel's size, 
 So derivatives of any order are exact. With the patches of x, [B, C k k, S h w], each is one batched product.
 """
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Any, ClassVar
 
@@ -27,9 +28,9 @@ def convolution(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
     return Forward.apply(x[None], weight[None], stride, padding)[0]
 
 
-def size_after(height: int, width: int, kernel: int, stride: int, padding: int) -> tuple[int, int]:
-    """h and w of images of H and W."""
-    return (height + 2 * padding - kernel) // stride + 1, (width + 2 * padding - kernel) // stride + 1
+def size_after(size: Iterable[int], kernel: int, stride: int, padding: int) -> list[int]:
+    """[h, w] of images of ``size`` [H, W]."""
+    return [(n + 2 * padding - kernel) // stride + 1 for n in size]
 
 
 @cache
@@ -62,7 +63,7 @@ def take(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
 
 @take.register_fake
 def _(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
-    h, w = size_after(*x.shape[3:], kernel, stride, padding)
+    h, w = size_after(x.shape[3:], kernel, stride, padding)
     return x.new_empty(len(x), x.shape[1] * kernel**2, x.shape[2] * h * w)
 
 
@@ -118,7 +119,7 @@ class Forward(Bilinear):
     def forward(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
         k = weight.shape[-1]
         out = torch.bmm(weight.flatten(2), take(channels_first(x), k, stride, padding))  # [B, O, S h w]
-        return out.unflatten(2, (-1, *size_after(*x.shape[3:], k, stride, padding))).transpose(1, 2)
+        return out.unflatten(2, (-1, *size_after(x.shape[3:], k, stride, padding))).transpose(1, 2)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:

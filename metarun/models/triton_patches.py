@@ -66,7 +66,7 @@ def _fold(
 def take(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
     """x [B, C, S, H, W] -> [B, C k k, S h w]."""
     tasks, channels, images, height, width = x.shape
-    h, w = size_after(height, width, kernel, stride, padding)
+    h, w = size_after((height, width), kernel, stride, padding)
     out = x.new_empty(tasks, channels * kernel**2, images * h * w)
     with torch.cuda.device_of(out):
         _take[(triton.cdiv(images * h * w, BLOCK) * tasks * channels,)](
@@ -77,7 +77,7 @@ def take(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
 
 def fold(patches: Tensor, images: int, height: int, width: int, kernel: int, stride: int, padding: int) -> Tensor:
     """patches [B, C k k, S h w] -> [B, C, S, H, W]."""
-    tasks, (h, w) = len(patches), size_after(height, width, kernel, stride, padding)
+    tasks, (h, w) = len(patches), size_after((height, width), kernel, stride, padding)
     out = patches.new_empty(tasks, patches.shape[1] // kernel**2, images, height, width)
     with torch.cuda.device_of(out):
         _fold[(triton.cdiv(images * height * width, BLOCK) * tasks * out.shape[1],)](
