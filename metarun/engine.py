@@ -138,7 +138,7 @@ class Compiled(Execution):
             except (torch.OutOfMemoryError, CompilationFailed):
                 raise
             except Exception as error:  # a kernel that waits for the CPU, say; torch has no error of its own for it
-                fix = "execution.cuda_graph=false does without"
+                fix = "execution.cuda_graph=false does not try"
                 raise CompilationFailed(f"no CUDA graph could be recorded ({_line(error)}); {fix}") from error
 
         return self._known(self.recordings, what, leaves, record)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import partial, reduce
+from functools import cache, partial, reduce
 from typing import Any
 
 import torch
@@ -22,14 +22,16 @@ class Recorded:
         mine = tree_unflatten(self.inputs, structure)
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            fn(*mine)  # libraries load and kernels compile on a first call, which cannot be recorded
-        torch.cuda.current_stream().wait_stream(aside)
+        try:
+            with torch.cuda.stream(aside):
+                fn(*mine)  # libraries load and kernels compile on a first call, which cannot be recorded
+        finally:
+            torch.cuda.current_stream().wait_stream(aside)
         self.graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         device, stream, error = torch.cuda.current_device(), torch.cuda.current_stream(), None
         try:
             # episodes are drawn in another thread meanwhile, which may allocate
-            with torch.cuda.graph(self.graph, pool, capture_error_mode="thread_local"):
+            with torch.cuda.graph(self.graph, pool, aside, capture_error_mode="thread_local"):
                 try:
                     self.result = fn(*mine)
                 except Exception as first:  # what torch raises at the end of a broken recording hides it
@@ -37,7 +39,10 @@ class Recorded:
                     raise
         except Exception as last:
             recover(device, stream, pool)
-            raise error or last from None
+            try:
+                raise error or last from None
+            finally:
+                error = None  # it holds this frame, which would hold it, and the memory of both
 
     def __call__(self, leaves: list[Tensor]) -> Any:
         for mine, given in by_dtype(self.inputs, leaves):
@@ -55,9 +60,15 @@ def recover(device: int, stream: torch.cuda.Stream, pool: Any) -> None:
     generator.graphsafe_set_state(generator.clone_state())
 
 
+@cache
+def side_streams(device: int) -> list[torch.cuda.Stream]:
+    """The same ones each time: cuBLAS keeps tens of megabytes for every stream that it has seen."""
+    return [torch.cuda.Stream(device) for _ in range(STREAMS)]
+
+
 def sum_abreast(calls: Iterator[Callable[[], Any]]) -> Any:
     """The sum of the trees that the calls return, run on a few streams, so that small kernels fill the GPU together."""
-    current, streams = torch.cuda.current_stream(), [torch.cuda.Stream() for _ in range(STREAMS)]
+    current, streams = torch.cuda.current_stream(), side_streams(torch.cuda.current_device())
     totals: list[Any] = []
     for i, call in enumerate(calls):
         stream = streams[i % STREAMS]

@@ -1,7 +1,7 @@
 """The meta-training loop: sample, mean meta-gradient, step; validate and checkpoint now and then; test at the end."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -61,7 +61,8 @@ class Runner:
                 self.save("last")
                 raise
             except Exception:
-                self.write_log()  # it may say why
+                with suppress(RuntimeError, OSError):  # what a broken device holds cannot be read
+                    self.write_log()  # it may say why
                 raise
 
     def train(self) -> None:
@@ -99,7 +100,8 @@ class Runner:
                 raise
         except CompilationFailed as error:  # of a resumed run on another machine, say
             assert isinstance(self.execution, Compiled)
-            other, why = self.execution.inner, f"not compiled: {error}"
+            what = "compiled" if self.execution.compiler else "recorded"
+            other, why = self.execution.inner, f"not {what}: {error}"
         self.use(Choice(other, notes=[why]))
         return self.update_theta(episodes)
 

@@ -21,7 +21,9 @@ def meta_batches(task: TaskDistribution, meta_batch_size: int, start: int, stop:
     leaves = tree_leaves(first)
     num_bytes, on_gpu = sum(leaf.nbytes for leaf in leaves), leaves[0].is_cuda
     block = max(1, min(256, (GPU_BLOCK_BYTES if on_gpu else BLOCK_BYTES) // max(1, num_bytes)))
-    aside = torch.cuda.Stream(leaves[0].device) if on_gpu else None  # else episodes queue behind the steps before them
+    # a stream of their own, or episodes queue behind the steps before them; of a priority that no recording has, for
+    # torch hands out the same few streams again and again
+    aside = torch.cuda.Stream(leaves[0].device, priority=-1) if on_gpu else None
 
     def sample(step: int) -> Episode:
         with torch.cuda.stream(aside):  # of None: no effect

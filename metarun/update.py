@@ -41,8 +41,10 @@ class Update:
         return all(group[name] == value for group, options in groups for name, value in options.items())
 
     def _clipped(self, leaves: list[Tensor], gradient: list[Tensor]) -> None:
+        seen: set[int] = set()
         for p, g in zip(leaves, gradient, strict=True):
-            p.grad = g.clone() if self.clip else g  # two leaves may have one gradient, which would be clipped twice
+            p.grad = g.clone() if self.clip or id(g) in seen else g  # else clip and optimizer may change one twice
+            seen.add(id(g))
         if self.clip:
             self.clip(leaves)
 

@@ -453,6 +453,8 @@ def worker(engine: str, work: Work, reference: str) -> dict[str, Any]:
     if engine.startswith("metarun"):  # as its own runs; a peer's user has torch's default, TF32 in convolutions
         torch.backends.cudnn.allow_tf32 = False
     dtype = torch.float64 if engine == "reference" else torch.float32
+    if DEVICE != "cpu":
+        torch.cuda.set_device(torch.device(DEVICE).index or 0)
     torch.zeros(1, device=DEVICE)
     base = resident()
     began = time.perf_counter()
@@ -491,7 +493,7 @@ def synchronize() -> None:
 
 
 def resident() -> int:
-    """Bytes held: of a GPU by torch, else in this process."""
+    """Bytes held in this process; of a GPU the most so far, with what metarun tried before it chose."""
     if DEVICE != "cpu":
         import torch
 
@@ -601,7 +603,7 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, default=Path("peers"))
     parser.add_argument("--out", type=Path, default=Path("benchmark"))
     parser.add_argument("--timeout", type=float, default=600, help="seconds for one engine on one work")
-    parser.add_argument("--device", default=DEVICE, help="cpu, or cuda")
+    parser.add_argument("--device", default=DEVICE, help="cpu, cuda or cuda:N")
     options = parser.parse_args()
     DEVICE = options.device
     if not (options.works or options.curves or options.memory) or not set(options.works) <= set(WORKS):

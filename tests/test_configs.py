@@ -9,10 +9,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from metarun.build import GIVEN, GROUPS, Experiment
+from metarun.build import GIVEN, GROUPS, Experiment, check
 from metarun.errors import ConfigError
 from metarun.paths import config_dir
 from metarun.schema import Config, EvaluationConfig
@@ -250,3 +251,12 @@ def test_settings_by_learner_belong_to_a_learner_and_fit_it(option):
     matrix, _, learner = option.partition("/")
     assert learner in options("meta_learner")
     compose(f"experiment=matrix/{matrix}", f"meta_learner={learner}")
+
+
+def test_a_gpu_that_is_not_visible_is_refused_before_anything_is_built(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    (problem,) = check(compose("device=cuda:2"))
+    assert "device is 'cuda:2', but torch sees 2 of them here" in problem
+    assert "use device=cuda." in problem
+    assert not check(compose("device=cuda:1"))

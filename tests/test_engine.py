@@ -222,6 +222,19 @@ def test_clipping_two_leaves_of_one_gradient_clips_each_once():
     assert all(torch.allclose(leaf, torch.full((2,), -0.5)) for leaf in leaves) and one[0] == 5
 
 
+def test_two_leaves_of_one_gradient_are_stepped_as_leaves_of_two():
+    def stepped(gradient):
+        leaves = [torch.zeros(2, requires_grad=True) for _ in range(2)]
+        optimizer = torch.optim.SGD(leaves, lr=1.0, momentum=0.9, nesterov=True, foreach=True)  # writes into gradients
+        update = Update(leaves, optimizer, None)
+        for _ in range(2):
+            update(gradient())
+        return leaves
+
+    one = stepped(lambda: [torch.ones(2)] * 2)
+    assert all(torch.equal(a, b) for a, b in zip(one, stepped(lambda: [torch.ones(2), torch.ones(2)]), strict=True))
+
+
 def test_a_graph_holds_a_step_only_while_its_options_are_constant_and_its_memory_is_where_theta_is():
     def of(optimizer):
         leaf = torch.ones(2, requires_grad=True)

@@ -1,5 +1,6 @@
 """What only a GPU can show: recorded steps, kernels of our own, episodes drawn beside the steps. Skipped elsewhere."""
 
+import json
 from functools import partial
 
 import pytest
@@ -11,6 +12,8 @@ from metarun.engine import CompilationFailed, Compiled
 from metarun.execution import Auto, Looped, Vmapped
 from metarun.measuring import settle
 from metarun.models import task_convolution as operators
+from metarun.models.layers import MaxPool2d
+from metarun.recorded import Recorded
 from metarun.stream import meta_batches
 from metarun.trees import tree_leaves, tree_map
 from metarun.update import Update
@@ -56,21 +59,24 @@ def test_a_recorded_meta_gradient_is_the_eager_one_for_other_numbers_too(inner):
     ids=["adam", "momentum"],
 )
 @pytest.mark.parametrize("inner", [Vmapped(None), Looped()], ids=lambda inner: inner.describe())
-def test_a_recorded_step_is_the_eager_step(inner, optimizer, clip):
+def test_a_recorded_step_is_the_eager_step(inner, optimizer, clip, monkeypatch):
     def trained(execution):
         built, theta, episodes = on_gpu()
         leaves = [p.clone().requires_grad_() for p in theta.values()]
         update = Update(leaves, optimizer(leaves), clip)
         schedule = torch.optim.lr_scheduler.StepLR(update.optimizer, 2, 0.5)
-        for _ in range(6):
-            moving = dict(zip(theta, leaves, strict=True))
-            execution.rehearse(built.meta_loss, moving, episodes, update)  # must change nothing
+        moving = dict(zip(theta, leaves, strict=True))
+        execution.rehearse(built.meta_loss, moving, episodes, update)  # must change nothing
+        for _ in range(6):  # after the second, with other thetas, memories and rates than those it was recorded with
             metrics = execution.train_step(built.meta_loss, moving, episodes, update)
             schedule.step()
         return [p.detach() for p in leaves], update.memory(), metrics
 
+    made, record = [], Recorded.__init__
+    monkeypatch.setattr(Recorded, "__init__", lambda self, *arguments: made.append(1) or record(self, *arguments))
     compiled = Compiled(inner, whole=True)
     found, expected = trained(compiled), trained(inner)
+    assert len(made) == 2  # one to rehearse, one for all steps
     assert [key[0] for key, _ in compiled.recordings] == ["step"]
     for mine, eager in zip([*found[0], *found[1]], [*expected[0], *expected[1]], strict=True):
         assert torch.allclose(mine, eager, rtol=FLOAT32, atol=1e-6)
@@ -83,9 +89,14 @@ def test_what_cannot_be_recorded_says_how_to_do_without():
     def waiting(theta, episodes):
         return torch.full((), theta["w"].sum().item())
 
+    compiled = Compiled(Vmapped(None))
     with pytest.raises(CompilationFailed, match=r"execution\.cuda_graph=false"):
-        Compiled(Vmapped(None))._recorded(("x",), waiting, None, {"w": torch.ones(2, device="cuda")}, episodes)
+        compiled._recorded(("x",), waiting, None, {"w": torch.ones(2, device="cuda")}, episodes)
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    for shift in (0.0, 0.5):  # and the next recording is right
+        moved = {name: p + shift for name, p in theta.items()}
+        found, _ = compiled.mean_grad(built.meta_loss, moved, episodes)
+        assert relative_error(found, Vmapped(None).mean_grad(built.meta_loss, moved, episodes)[0]) < FLOAT32
     torch.randn(2, device="cuda")  # and the device still works, its generator too
     without = Compiled(Vmapped(None, cuda_graph=False))
     gradient, _ = without.mean_grad(built.meta_loss, theta, episodes)
@@ -94,29 +105,32 @@ def test_what_cannot_be_recorded_says_how_to_do_without():
 
 
 @pytest.mark.parametrize("base", ["stride_transductive", "max_pool_transductive"])
-def test_every_formulation_gives_the_meta_gradient_of_float64(base):
+def test_every_formulation_gives_the_meta_gradient_of_float64(base, monkeypatch):
     built, theta, episodes = on_gpu(base)
-    found = {
-        how: Vmapped(None, convolution=how).mean_grad(built.meta_loss, theta, episodes)[0]
-        for how in ("native", "matmul")
-    }
+    executions = {how: Vmapped(None, convolution=how) for how in ("native", "matmul")}
+    executions["compiled"] = Compiled(Vmapped(None, convolution="matmul"))
+    found = {how: execution.mean_grad(built.meta_loss, theta, episodes)[0] for how, execution in executions.items()}
     exactly, theta, episodes = on_gpu(base, torch.float64)
+    monkeypatch.setattr(MaxPool2d, "forward", nn.MaxPool2d.forward)
     exact, _ = Looped().mean_grad(exactly.meta_loss, theta, episodes)
     errors = {how: relative_error(tree_map(torch.Tensor.double, gradient), exact) for how, gradient in found.items()}
     assert max(errors.values()) < FLOAT32, errors
 
 
-SHAPES = [(5, 1, 64, 28, 2), (5, 64, 64, 14, 2), (5, 64, 64, 4, 2), (75, 3, 32, 42, 1), (30, 32, 48, 21, 1)]
+# the kernels are compiled once for images of a size, whatever their number: 5, then 1 and 16
+SHAPES = [(5, 1, 64, 28, 2), (1, 1, 64, 28, 2), (16, 1, 64, 28, 2), (5, 64, 64, 14, 2), (5, 64, 64, 4, 2)]
+SHAPES += [(75, 3, 32, 42, 1), (30, 32, 48, 21, 1)]
 
 
 @pytest.mark.parametrize(("images", "channels", "outs", "size", "stride"), SHAPES)
 def test_our_kernels_are_torchs_convolution_to_second_order(images, channels, outs, size, stride):
     torch.manual_seed(0)
-    x = torch.randn(3, images, channels, size, size, device="cuda")
+    x = torch.randn(3, channels, images, size, size, device="cuda")
     weight = torch.randn(3, outs, channels, 3, 3, device="cuda") / (3 * channels**0.5)
 
     def native(x, weight, stride, padding):
-        return torch.stack([F.conv2d(a, w, stride=stride, padding=padding) for a, w in zip(x, weight, strict=True)])
+        tasks = zip(x.transpose(1, 2), weight, strict=True)
+        return torch.stack([F.conv2d(a, w, stride=stride, padding=padding) for a, w in tasks]).transpose(1, 2)
 
     def derivatives(convolve, x, weight):
         x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()
@@ -138,9 +152,11 @@ def test_auto_settles_on_something_that_gives_the_meta_gradient():
     assert relative_error(found, expected) < 1e-3
 
 
-def test_what_is_not_compiled_is_recorded_and_gives_the_meta_gradient():
-    built, theta, episodes = on_gpu("stride_transductive")
+@pytest.mark.parametrize("base", ["stride_transductive", "max_pool_transductive"])
+def test_what_is_not_compiled_is_recorded_and_gives_the_meta_gradient(base):
+    built, theta, episodes = on_gpu(base)
     choice = settle(Auto(None, compile=False), built.meta_loss, theta, episodes, steps=10**5)
+    assert {"vmapped_recorded", "vmapped_matmul_recorded"} <= choice.milliseconds.keys(), choice.notes
     assert choice.execution.describe() in ("vmapped_recorded", "vmapped_matmul_recorded")
     for shift in (0.0, 0.1):
         moved = tree_map(lambda p, shift=shift: p + shift, theta)
@@ -170,12 +186,38 @@ def test_a_compiled_run_that_stopped_and_went_on_is_the_run_that_did_not(tmp_pat
     assert whole == again
 
 
-def test_a_step_out_of_memory_goes_on_with_less():
+def test_out_of_memory_in_a_recording_leaves_nothing_behind_and_the_next_one_is_right():
     built, theta, episodes = on_gpu()
+    big = [torch.zeros(1, device="cuda")]
+
+    def full(x):
+        if torch.cuda.is_current_stream_capturing():
+            big[0] = torch.zeros(2**28, device="cuda")  # 1 GiB
+            raise torch.OutOfMemoryError("full")
+        return x + 1
+
     compiled = Compiled(Vmapped(None))
-    compiled.mean_grad(built.meta_loss, theta, episodes)
+    before = torch.cuda.memory_allocated()
+    with pytest.raises(torch.OutOfMemoryError):
+        compiled._recorded(("x",), full, None, torch.ones(2, device="cuda"))
+    big.clear()
+    assert torch.cuda.memory_allocated() < before + 2**20
     smaller = compiled.smaller(4)
     assert smaller is not None and not smaller.recordings
-    gradient, _ = smaller.mean_grad(built.meta_loss, theta, episodes)
     expected, _ = Vmapped(None).mean_grad(built.meta_loss, theta, episodes)
-    assert relative_error(gradient, expected) < FLOAT32
+    for _ in range(2):
+        gradient, _ = smaller.mean_grad(built.meta_loss, theta, episodes)
+        assert relative_error(gradient, expected) < FLOAT32
+
+
+def test_the_logs_of_a_run_on_a_gpu_are_those_of_a_cpu(tmp_path):
+    """On a GPU a log is written while the next step runs, and reads what it is of all the same."""
+
+    def rows(device: str) -> list[dict[str, float]]:
+        common = ("experiment=maml_sinusoid", "execution=vmapped", "evaluation.every=10", "log_every=3", "steps=20")
+        train(tmp_path / device, *common, f"device={device}")
+        lines = (tmp_path / device / "metrics.jsonl").read_text().splitlines()
+        return [{k: v for k, v in json.loads(line).items() if "loss" in k or k == "step"} for line in lines]
+
+    for mine, expected in zip(rows("cuda"), rows("cpu"), strict=True):
+        assert mine == pytest.approx(expected, rel=1e-6)
