@@ -5,12 +5,13 @@ gradients under vmap (pytorch/functorch#534), so norms are composed from primiti
 derivative is all, a batch norm is torch's own kernel, which is exact there and takes less time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -72,14 +73,16 @@ class Conv2d(nn.Conv2d):
         self.geometry = stride, padding
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.convolve(x, self.weight, self.bias)
-
-    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """``forward`` with other weights [O, C, k, k] and bias [O]."""
         if _convolution.get() == "native":
+            return self._conv_forward(x, self.weight, self.bias)
+        return swapped(lambda x: self.convolve(x, self.weight, self.bias, 0), x)
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, axis: int) -> Tensor:
+        """``forward`` with other weights [O, C, k, k] and bias [O], of images whose channels are ``axis``: 0 or 1."""
+        if axis == 1:
             return self._conv_forward(x, weight, bias)
         out = convolution(x, weight, *self.geometry)
-        return out if bias is None else out + along(bias, out)
+        return out if bias is None else out + along(bias, out, 0)
 
 
 class BatchNorm(nn.Module):
@@ -104,16 +107,18 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.torchs_own():
-            return self.by_torch(x, self.bias)
-        mean, var = self.statistics(x)
+            return self.by_torch(x, self.bias, 1)
+        if self.uses_own() and not self.recording:
+            return Normalised.apply(x, self.weight, self.bias, self.eps, 1)[0]
+        mean, var = self.statistics(x, 1)
         self.record(mean, var)
-        return self.normalise(x, mean, var, self.weight, self.bias)
+        return self.normalise(x, mean, var, self.weight, self.bias, 1)
 
-    def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance of x, each [1, C, 1, ...]: the batch's own, or the given ones."""
+    def statistics(self, x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance of x, whose channels are ``axis``: the batch's own, or the given ones."""
         if self.uses_own():
-            return Moments.apply(x)
-        return along(self.mean, x), along(self.var, x)
+            return Moments.apply(x, axis)
+        return along(self.mean, x, axis), along(self.var, x, axis)
 
     def uses_own(self) -> bool:
         return self.mean.numel() == 0 or self.recording or (self.mode == "running" and self.training)
@@ -123,20 +128,22 @@ class BatchNorm(nn.Module):
         exact = _once.get() or not (_composed.get() or vmapped())
         return exact and self.uses_own() and not self.recording
 
-    def by_torch(self, x: Tensor, bias: Tensor) -> Tensor:
+    def by_torch(self, x: Tensor, bias: Tensor, axis: int) -> Tensor:
         """x by its own statistics, with ``bias`` [C] in place of the norm's, in torch's kernel."""
+        if axis == 0:
+            return swapped(lambda x: self.by_torch(x, bias, 1), x)
         return torch.batch_norm(x, self.weight, bias, None, None, True, 0.0, self.eps, False)
 
     def record(self, mean: Tensor, var: Tensor) -> None:
         if self.recording:
             self.recorded = mean.reshape(-1), var.reshape(-1)
 
-    def normalise(self, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return torch.addcmul(along(bias, x), x - mean, along(weight, x) * (var + self.eps).rsqrt())
+    def normalise(self, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, axis: int) -> Tensor:
+        return torch.addcmul(along(bias, x, axis), x - mean, along(weight, x, axis) * (var + self.eps).rsqrt())
 
 
 class Moments(torch.autograd.Function):
-    """Mean and biased variance of x [S, C, ...] over every axis but the second, each [1, C, 1, ...].
+    """Mean and biased variance of x over every axis but ``axis``, each with axes of one in place of those.
 
     Their derivative, gm / n + 2 gv / n * (x - mean), takes one pass over x, where that of primitives takes five.
     """
@@ -144,22 +151,100 @@ class Moments(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        axes = [0, *range(2, x.dim())]
-        mean = x.mean(axes, keepdim=True)
-        centred = x - mean
-        return mean, (centred * centred).mean(axes, keepdim=True)
+    def forward(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+        mean, _, var = moments(x, axis)
+        return mean, var
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:
         ctx.save_for_backward(inputs[0], output[0])
+        ctx.axis = inputs[1]
 
     @staticmethod
-    def backward(ctx: Any, of_mean: Tensor, of_var: Tensor) -> Tensor:
+    def backward(ctx: Any, of_mean: Tensor, of_var: Tensor) -> tuple[Tensor, None]:
         x, mean = ctx.saved_tensors
-        n = x.numel() // x.shape[1]
+        n = x.numel() // x.shape[ctx.axis]
         slope = of_var * (2 / n)
-        return torch.addcmul(of_mean / n - slope * mean, x, slope)
+        return torch.addcmul(of_mean / n - slope * mean, x, slope), None
+
+
+class Normalised(torch.autograd.Function):
+    """n * weight + bias with n = (x - mean) * scale, scale = (var + eps) ** -0.5, by x's own mean and biased variance over
+    every axis but ``axis``, to which weight and bias [C] belong.
+
+    It and its derivatives take two passes over x: one for the sums of each channel, one for the result. Mean and scale are
+    returned for them alone.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+        mean, centred, var = moments(x, axis)
+        scale = (var + eps).rsqrt()
+        return torch.addcmul(along(bias, x, axis), centred, along(weight, x, axis) * scale), mean, scale
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(*inputs[:2], *output[1:])
+        ctx.numbers = inputs[3:]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        return *NormalisedGradient.apply(g, *ctx.saved_tensors, *ctx.numbers), None, None
+
+
+class NormalisedGradient(torch.autograd.Function):
+    """The gradients of ``Normalised`` in x, weight and bias, of sums over the N places of a channel:
+
+    weight * scale * (g - sum(g) / N - n * sum(g n) / N), sum(g n), sum(g).
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        g: Tensor, x: Tensor, weight: Tensor, mean: Tensor, scale: Tensor, eps: float, axis: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        centred, slope, places = x - mean, along(weight, x, axis) * scale, x.numel() // x.shape[axis]
+        g_, gn_ = mean_of(g, axis), mean_of(g * centred, axis) * scale
+        of_x = torch.addcmul(torch.addcmul(-slope * g_, g, slope), centred, -slope * scale * gn_)
+        return of_x, gn_.flatten() * places, g_.flatten() * places
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(*inputs[:5], *output[1:])
+        ctx.numbers = inputs[5:]
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor, of_weight: Tensor, of_bias: Tensor) -> tuple[Tensor | None, ...]:
+        g, x, weight, mean, scale, *sums = ctx.saved_tensors
+        eps, axis = ctx.numbers
+        if torch.is_grad_enabled():  # for a third derivative, to which x matters through these too
+            mean, _, var = moments(x, axis)
+            scale = (var + eps).rsqrt()
+        centred, slope, places = x - mean, along(weight, x, axis) * scale, x.numel() // x.shape[axis]
+        gn_, g_ = (along(total, x, axis) / places for total in sums)
+        u, t = along(of_weight, x, axis), along(of_bias, x, axis)
+        v_, vn_, vg_ = mean_of(v, axis), mean_of(v * centred, axis) * scale, mean_of(v * g, axis)
+        k, of_slope = u - slope * vn_, vg_ - v_ * g_ - vn_ * gn_
+        of_g = torch.addcmul(torch.addcmul(t - slope * v_, v, slope), centred, scale * k)
+        of_x = torch.addcmul(scale * (slope * v_ * gn_ - k * g_), g, scale * k)
+        of_x = torch.addcmul(of_x, v, -scale * slope * gn_)
+        of_x = torch.addcmul(of_x, centred, -scale * scale * (k * gn_ + slope * (of_slope - vn_ * gn_)))
+        return of_g, of_x, (places * scale * of_slope).flatten(), None, None, None, None
+
+
+def moments(x: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+    """``mean_of`` x, x without it, and the biased variance."""
+    mean = mean_of(x, axis)
+    centred = x - mean
+    return mean, centred, mean_of(centred * centred, axis)
+
+
+def mean_of(x: Tensor, axis: int) -> Tensor:
+    """x over every axis but ``axis``, which become axes of one."""
+    return x.mean([i for i in range(x.dim()) if i != axis], keepdim=True)
 
 
 class MaxPool2d(nn.MaxPool2d):
@@ -172,20 +257,83 @@ class MaxPool2d(nn.MaxPool2d):
     def forward(self, x: Tensor) -> Tensor:
         plain = (self.padding, self.dilation, self.return_indices, self.ceil_mode) == (0, 1, False, False)
         if x.is_cuda and plain and self.kernel_size == self.stride == 2:
-            return largest(x)
+            return swapped(lambda x: Largest.apply(x)[0], x)
         return super().forward(channels_last(x))
 
 
-def largest(x: Tensor) -> Tensor:
-    """The largest of each window of 2 x 2 of x [S, C, H, W], the first of equals, as torch's max-pooling takes it."""
+class Largest(torch.autograd.Function):
+    """The largest of each window of 2 x 2 of x [S, C, H, W], the first of equals, as torch's max-pooling takes it; and which
+    of the four it is. Derivatives of any order are ``Chosen`` and ``Spread``, each other's transposes.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        first, *rest = places(x)
+        out, which = first, torch.zeros_like(first, dtype=torch.uint8)
+        for i, place in enumerate(rest, start=1):
+            larger = (place > out) | place.isnan()
+            out, which = torch.where(larger, place, out), torch.where(larger, i, which)
+        return out, which
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(output[1])
+        ctx.size = inputs[0].shape[2:]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, _: Tensor) -> Tensor:
+        return Spread.apply(g, *ctx.saved_tensors, *ctx.size)
+
+
+class Chosen(torch.autograd.Function):
+    """One place of each window: x [S, C, H, W], which [S, C, h, w] of 0 to 3 -> [S, C, h, w]."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, which: Tensor) -> Tensor:
+        out, *rest = places(x)
+        for i, place in enumerate(rest, start=1):
+            out = torch.where(which == i, place, out)
+        return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+        ctx.size = inputs[0].shape[2:]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        return Spread.apply(g, *ctx.saved_tensors, *ctx.size), None
+
+
+class Spread(torch.autograd.Function):
+    """g [S, C, h, w] at the chosen places of windows, 0 elsewhere: [S, C, H, W]."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(g: Tensor, which: Tensor, height: int, width: int) -> Tensor:
+        here = torch.arange(4, device=g.device).view(2, 1, 2)
+        out = torch.where(which[:, :, :, None, :, None] == here, g[:, :, :, None, :, None], 0)
+        out, rest = out.flatten(4).flatten(2, 3), (0, width % 2, 0, height % 2)
+        return F.pad(out, rest) if any(rest) else out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, x: Tensor) -> tuple[Tensor | None, ...]:
+        return Chosen.apply(x, *ctx.saved_tensors), None, None, None
+
+
+def places(x: Tensor) -> list[Tensor]:
+    """The four places of every whole window of 2 x 2 of x [S, C, H, W], each [S, C, h, w]."""
     height, width = (size // 2 * 2 for size in x.shape[2:])
-    windows = x[:, :, :height, :width].unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # [S, C, h, 2, w, 2]
-    above, below = (larger(windows[:, :, :, i, :, 0], windows[:, :, :, i, :, 1]) for i in (0, 1))
-    return larger(above, below)
-
-
-def larger(a: Tensor, b: Tensor) -> Tensor:
-    return torch.where((b > a) | b.isnan(), b, a)
+    return [x[:, :, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]
 
 
 class Blocks(nn.Sequential):
@@ -201,34 +349,48 @@ class Blocks(nn.Sequential):
         x, layers = channels_last(x), list(self)
         if any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers):  # they must see every layer
             return super().forward(x)
-        while layers:
-            match layers[:4]:
-                case [Conv2d() as conv, BatchNorm() as norm, nn.ReLU() as relu, MaxPool2d() as pool]:
-                    x, layers = relu(convolved(x, conv, norm, pool)), layers[4:]
-                case [Conv2d() as conv, BatchNorm() as norm, *_]:
-                    x, layers = convolved(x, conv, norm), layers[2:]
-                case [layer, *_]:
-                    x, layers = layer(x), layers[1:]
-        return x
+        if _convolution.get() == "matmul":
+            return swapped(lambda x: through(x, layers, 0), x)
+        return through(x, layers, 1)
 
 
-def convolved(x: Tensor, conv: Conv2d, norm: BatchNorm, pool: MaxPool2d | None = None) -> Tensor:
+def through(x: Tensor, layers: list[nn.Module], axis: int) -> Tensor:
+    """x, whose channels are ``axis``, through the layers of ``Blocks``. Products of matrices put channels first, and if
+    they stay there in between, a compiler makes one kernel of what is done to each channel."""
+    while layers:
+        match layers[:4]:
+            case [Conv2d() as conv, BatchNorm() as norm, nn.ReLU() as relu, MaxPool2d() as pool]:
+                x, layers = relu(convolved(x, conv, norm, pool, axis)), layers[4:]
+            case [Conv2d() as conv, BatchNorm() as norm, *_]:
+                x, layers = convolved(x, conv, norm, None, axis), layers[2:]
+            case [nn.ReLU() as relu, *_]:
+                x, layers = relu(x), layers[1:]
+            case [layer, *_]:
+                x, layers = layer(x) if axis == 1 else swapped(layer, x), layers[1:]
+    return x
+
+
+def convolved(x: Tensor, conv: Conv2d, norm: BatchNorm, pool: MaxPool2d | None, axis: int) -> Tensor:
     """pool(norm(conv(x))), to rounding."""
     weight, scale = conv.weight, norm.weight
     shift: Tensor = norm.bias
     if conv.bias is not None and norm.uses_own():
         shift = torch.add(shift, conv.bias, alpha=0)  # its true gradient, for whoever asks
     if pool is None and norm.torchs_own():
-        return norm.by_torch(conv.convolve(x, weight, None), shift)
+        return norm.by_torch(conv.convolve(x, weight, None, axis), shift, axis)
+    if pool is None and norm.uses_own() and not norm.recording:
+        return Normalised.apply(conv.convolve(x, weight, None, axis), scale, shift, norm.eps, axis)[0]
     sign = 1 - 2 * (scale < 0).to(scale.dtype) if pool else torch.ones_like(scale)
-    y = conv.convolve(x, weight * sign.view(-1, 1, 1, 1) if pool else weight, None)
-    mean, var = norm.statistics(y)
+    y = conv.convolve(x, weight * sign.view(-1, 1, 1, 1) if pool else weight, None, axis)
+    mean, var = norm.statistics(y, axis)
     bias = torch.zeros_like(scale) if conv.bias is None else conv.bias
     if norm.uses_own():
-        norm.record(along(sign, y) * mean + along(bias, y), var)
+        norm.record(along(sign, y, axis) * mean + along(bias, y, axis), var)
     else:
-        mean = along(sign, y) * (mean - along(bias, y))
-    return norm.normalise(pool(y) if pool else y, mean, var, scale * sign, shift)
+        mean = along(sign, y, axis) * (mean - along(bias, y, axis))
+    if pool:
+        y = pool(y) if axis == 1 else swapped(pool, y)
+    return norm.normalise(y, mean, var, scale * sign, shift, axis)
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -236,9 +398,14 @@ def channels_last(x: Tensor) -> Tensor:
     return x if x.is_cuda or x.dim() != 4 else x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
-def along(values: Tensor, x: Tensor) -> Tensor:
-    """``values`` [C] to go with x [S, C, ...]."""
-    return values.view(1, -1, *[1] * (x.dim() - 2))
+def along(values: Tensor, x: Tensor, axis: int) -> Tensor:
+    """``values`` [C] to go with x, whose channels are ``axis``."""
+    return values.view(*[1] * axis, -1, *[1] * (x.dim() - axis - 1))
+
+
+def swapped(fn: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """fn of x with its first two axes swapped, and those of the result too: images [S, C, H, W] and [C, S, H, W]."""
+    return fn(x.transpose(0, 1)).transpose(0, 1)
 
 
 class LayerNorm(nn.Module):

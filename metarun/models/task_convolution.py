@@ -2,9 +2,9 @@
 
 One sum gives all three: <g, conv(x, weight)> is linear in g, x and weight, and each operator is its gradient in one of them:
 
-    Forward:         x [B, S, C, H, W], weight [B, O, C, k, k] -> [B, S, O, h, w]
-    InputGradient:   g [B, S, O, h, w], weight [B, O, C, k, k] -> [B, S, C, H, W]
-    WeightGradient:  g [B, S, O, h, w], x [B, S, C, H, W]      -> [B, O, C, k, k]
+    Forward:         x [B, C, S, H, W], weight [B, O, C, k, k] -> [B, O, S, h, w]
+    InputGradient:   g [B, O, S, h, w], weight [B, O, C, k, k] -> [B, C, S, H, W]
+    WeightGradient:  g [B, O, S, h, w], x [B, C, S, H, W]      -> [B, O, C, k, k]
 
 B tasks, S images each, C and O channels before and after, k the kernel's size, H and W the images' size, h and w its own.
 So derivatives of any order are exact. With the patches of x, [B, C k k, S h w], each is one batched product.
@@ -12,7 +12,7 @@ So derivatives of any order are exact. With the patches of x, [B, C k k, S h w],
 
 from collections.abc import Iterable
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.library import custom_op
 
-LONG = 256  # a sum over more places is taken in parts, as far as there are images: a GPU gives one sum to one processor
+LONG = 1024  # places in one product: a GPU gives each sum over places, a weight's gradient, to one processor
 
 
 def convolution(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    """x [S, C, H, W] with weight [O, C, k, k] of one task: [S, O, h, w]."""
-    return Forward.apply(x[None], weight[None], stride, padding)[0]
+    """x [C, S, H, W] with weight [O, C, k, k] of one task: [O, S, h, w]."""
+    return Forward.apply(x.unsqueeze(0), weight.unsqueeze(0), stride, padding).squeeze(0)
 
 
 def size_after(size: Iterable[int], kernel: int, stride: int, padding: int) -> list[int]:
@@ -83,15 +83,8 @@ def _(patches: Tensor, images: int, height: int, width: int, kernel: int, stride
     return patches.new_empty(len(patches), patches.shape[1] // kernel**2, images, height, width)
 
 
-def channels_first(images: Tensor) -> Tensor:
-    """[B, S, C, H, W] -> [B, C, S, H, W]."""
-    return images.transpose(1, 2).contiguous()
-
-
 class Bilinear(Function):
-    """An operator on two tensors, stride, padding and what else it says; ``free``: of each, the axis the other lacks."""
-
-    free: ClassVar[tuple[int, int]]
+    """An operator on two tensors, stride, padding and what else it says."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -100,26 +93,22 @@ class Bilinear(Function):
 
     @classmethod
     def vmap(cls, info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
-        """Over a further axis: more tasks if both tensors have it; else a longer free axis of the one that has it, and the
-        other is read once for all."""
-        pair, numbers = list(arguments[:2]), arguments[2:]
-        mapped = [which for which in (0, 1) if in_dims[which] is not None]
-        axis = 0 if len(mapped) == 2 else 1 + mapped[0]  # of the result
-        for which in mapped:
-            into = 0 if len(mapped) == 2 else cls.free[which]
-            pair[which] = pair[which].movedim(in_dims[which], into).flatten(into, into + 1)
-        out = cls.apply(*pair, *numbers)
-        return out.unflatten(axis, (info.batch_size, out.shape[axis] // info.batch_size)), axis
+        """Over a further axis: more tasks. Of a tensor that all of them share, nothing is copied."""
+        size = info.batch_size
+        pair = [
+            (t.expand(size, *t.shape) if axis is None else t.movedim(axis, 0)).flatten(0, 1)
+            for t, axis in zip(arguments[:2], in_dims[:2], strict=True)
+        ]
+        return cls.apply(*pair, *arguments[2:]).unflatten(0, (size, -1)), 0
 
 
 class Forward(Bilinear):
-    free = 1, 1  # S of x, O of weight
-
     @staticmethod
     def forward(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-        k = weight.shape[-1]
-        out = torch.bmm(weight.flatten(2), take(channels_first(x), k, stride, padding))  # [B, O, S h w]
-        return out.unflatten(2, (-1, *size_after(x.shape[3:], k, stride, padding))).transpose(1, 2)
+        k, size = weight.shape[-1], size_after(x.shape[3:], weight.shape[-1], stride, padding)
+        n = parts(x.shape[2], *size)
+        out = torch.bmm(again(weight.flatten(2), n), take(split(x, n), k, stride, padding))  # [B n, O, S / n h w]
+        return joined(out.unflatten(2, (-1, *size)), n)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
@@ -135,12 +124,11 @@ class Forward(Bilinear):
 class InputGradient(Bilinear):
     """Given H and W too, which the stride rounds away in g."""
 
-    free = 1, 2  # S of g, C of weight
-
     @staticmethod
     def forward(g: Tensor, weight: Tensor, stride: int, padding: int, height: int, width: int) -> Tensor:
-        patches = torch.bmm(weight.flatten(2).mT, channels_first(g).flatten(2))
-        return fold(patches, g.shape[1], height, width, weight.shape[-1], stride, padding).transpose(1, 2)
+        n = parts(*g.shape[2:])
+        patches = torch.bmm(again(weight.flatten(2), n).mT, split(g, n).flatten(2))
+        return joined(fold(patches, g.shape[2] // n, height, width, weight.shape[-1], stride, padding), n)
 
     @staticmethod
     def backward(ctx: Any, x: Tensor) -> tuple[Any, ...]:
@@ -156,19 +144,11 @@ class InputGradient(Bilinear):
 class WeightGradient(Bilinear):
     """Given k too."""
 
-    free = 2, 2  # O of g, C of x
-
     @staticmethod
     def forward(g: Tensor, x: Tensor, stride: int, padding: int, kernel: int) -> Tensor:
-        slopes, seen = channels_first(g).flatten(2), take(channels_first(x), kernel, stride, padding)
-        images, places = g.shape[1], slopes.shape[2]
-        parts = next(n for n in range(1, images + 1) if images % n == 0 and (places // n <= LONG or n == images))
-        if parts > 1:
-            slopes, seen = (t.unflatten(2, (parts, -1)).transpose(1, 2).flatten(0, 1) for t in (slopes, seen))
-        out = torch.bmm(slopes, seen.mT)  # [B parts, O, C k k]
-        if parts > 1:
-            out = out.unflatten(0, (-1, parts)).sum(1)
-        return out.unflatten(2, (-1, kernel, kernel))
+        n = parts(*g.shape[2:])
+        out = torch.bmm(split(g, n).flatten(2), take(split(x, n), kernel, stride, padding).mT)  # [B n, O, C k k]
+        return out.unflatten(0, (-1, n)).sum(1).unflatten(2, (-1, kernel, kernel))
 
     @staticmethod
     def backward(ctx: Any, weight: Tensor) -> tuple[Any, ...]:
@@ -179,3 +159,24 @@ class WeightGradient(Bilinear):
             InputGradient.apply(g, weight, *ctx.step, *x.shape[3:]) if of_x else None,
             *[None] * 3,
         )
+
+
+def parts(images: int, height: int, width: int) -> int:
+    """The least number of equal parts of the images of a task that have no more than LONG places each, if there is one."""
+    fewest = images * height * width / LONG
+    return next(n for n in range(1, images + 1) if images % n == 0 and n >= min(fewest, images))
+
+
+def split(images: Tensor, n: int) -> Tensor:
+    """[B, C, S, H, W] -> [B n, C, S / n, H, W]: n parts of each task's images, as tasks."""
+    return images.unflatten(2, (n, -1)).transpose(1, 2).flatten(0, 1).contiguous()
+
+
+def joined(images: Tensor, n: int) -> Tensor:
+    """[B n, C, S / n, H, W] -> [B, C, S, H, W]."""
+    return images.unflatten(0, (-1, n)).transpose(1, 2).flatten(2, 3)
+
+
+def again(weight: Tensor, n: int) -> Tensor:
+    """[B, O, C k k] -> [B n, O, C k k]: the weights of each task for each part of it."""
+    return weight.unsqueeze(1).expand(-1, n, -1, -1).flatten(0, 1)

@@ -21,12 +21,13 @@ from metarun.models.layers import (
     BatchNorm,
     Blocks,
     Conv2d,
+    Largest,
     MaxPool2d,
+    Normalised,
     composing,
     convolving,
     differentiated_once,
     evaluating,
-    largest,
     norms,
     recording,
     vmapped,
@@ -75,6 +76,47 @@ def test_second_order_gradients_equal_those_of_the_fused_batch_norm(shape):
     for norm in (composed, layer(x)):
         for actual, expected in zip(hessian_vector_product(norm), hessian_vector_product(fused(layer, x)), strict=True):
             close(actual, expected)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_norm_is_right_to_third_order_looped_and_under_vmap(shape, axis):
+    """Of torch's own norm autograd refuses a third derivative, and torch.func gives a wrong one."""
+    layer, x = norm_and_input("transductive", shape)
+    tasks, directions = (x + torch.randn(2, *shape).double() for _ in range(2))
+    weights = [p.detach() for p in (layer.weight, layer.bias)]
+
+    def swap(x: Tensor) -> Tensor:
+        return x.transpose(0, 1) if axis == 0 else x
+
+    def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return swap(Normalised.apply(swap(x), weight, bias, layer.eps, axis)[0])
+
+    def primitive(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        axes = [0, *range(2, x.dim())]
+        var, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
+        weight, bias = (p.view(-1, *[1] * (x.dim() - 2)) for p in (weight, bias))
+        return (x - mean) / (var + layer.eps).sqrt() * weight + bias
+
+    def third(norm: Callable[..., Tensor], x: Tensor, direction: Tensor) -> list[Tensor]:
+        def value(*inputs: Tensor) -> Tensor:
+            return torch.sigmoid(norm(*inputs)).square().sum()
+
+        def slope(*inputs: Tensor) -> Tensor:
+            of_x, *others = grad(value, (0, 1, 2))(*inputs)
+            return (of_x * direction).sum() + sum(g.square().sum() for g in others)
+
+        def curvature(*inputs: Tensor) -> Tensor:
+            return sum(g.square().sum() for g in grad(slope, (0, 1, 2))(*inputs))
+
+        return list(grad(curvature, (0, 1, 2))(x, *weights))
+
+    together = vmap(partial(third, ours))(tasks, directions)
+    for i, (x, direction) in enumerate(zip(tasks, directions, strict=True)):
+        expected = third(primitive, x, direction)
+        for found in (third(ours, x, direction), [values[i] for values in together]):
+            for actual, exact in zip(found, expected, strict=True):
+                torch.testing.assert_close(actual, exact, rtol=1e-9, atol=1e-9)
 
 
 def test_second_order_gradients_under_vmap_equal_those_of_a_loop():
@@ -244,11 +286,11 @@ def test_the_largest_of_windows_is_torchs_max_pooling_to_second_order_with_equal
         (first,) = torch.autograd.grad((out**3 * torch.arange(out.numel()).view(out.shape)).sum(), x, create_graph=True)
         return [out, first, *torch.autograd.grad((first**2).sum(), x)]
 
-    pairs = zip(derivatives(largest(x)), derivatives(F.max_pool2d(x, 2)), strict=True)
+    pairs = zip(derivatives(Largest.apply(x)[0]), derivatives(F.max_pool2d(x, 2)), strict=True)
     assert all(torch.equal(found, expected) for found, expected in pairs)
     with torch.no_grad():
         x[0, 0, 1, 1] = torch.nan
-    assert torch.equal(largest(x).isnan(), F.max_pool2d(x, 2).isnan())
+    assert torch.equal(Largest.apply(x)[0].isnan(), F.max_pool2d(x, 2).isnan())
 
 
 def blocks_and_images(

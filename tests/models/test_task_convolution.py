@@ -33,7 +33,8 @@ def tensors(*shapes: tuple[int, ...]) -> list[Tensor]:
 
 def native(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
     """``Forward``, by a loop over the tasks."""
-    return torch.stack([F.conv2d(a, w, stride=stride, padding=padding) for a, w in zip(x, weight, strict=True)])
+    loop = [F.conv2d(a.transpose(0, 1), w, stride=stride, padding=padding) for a, w in zip(x, weight, strict=True)]
+    return torch.stack(loop).transpose(1, 2)
 
 
 def derivatives(convolve, x: Tensor, weight: Tensor, stride: int, padding: int) -> list[Tensor]:
@@ -50,13 +51,13 @@ def derivatives(convolve, x: Tensor, weight: Tensor, stride: int, padding: int) 
 @pytest.mark.parametrize("long", [10**6, 7])  # places of a sum: never and always in parts
 def test_it_is_torchs_to_second_order(long, stride, padding, kernel, monkeypatch):
     monkeypatch.setattr(operators, "LONG", long)
-    x, weight = tensors((2, 6, 2, 6, 5), (2, 3, 2, kernel, kernel))
+    x, weight = tensors((2, 2, 6, 6, 5), (2, 3, 2, kernel, kernel))
     found = derivatives(operators.Forward.apply, x, weight, stride, padding)
     expected = derivatives(native, x, weight, stride, padding)
     assert all(relative_error(f, e) < EXACT for f, e in zip(found, expected, strict=True))
 
 
-X, WEIGHT, G = (2, 3, 2, 5, 4), (2, 4, 2, 3, 3), (2, 3, 4, 3, 2)
+X, WEIGHT, G = (2, 2, 3, 5, 4), (2, 4, 2, 3, 3), (2, 4, 3, 3, 2)
 OPERATORS = {
     "forward": (operators.Forward, X, WEIGHT, (2, 1)),
     "input gradient": (operators.InputGradient, G, WEIGHT, (2, 1, 5, 4)),
