@@ -64,6 +64,9 @@ class Compiled(Execution):
     def describe(self) -> str:
         return self.inner.describe() + ("_compiled" if self.compiler else "_recorded") + ("_step" if self.whole else "")
 
+    def settings(self) -> str:
+        return self.inner.settings()
+
     def mean_grad(self, loss_fn: MetaLoss, theta: Params, episodes: Episode) -> tuple[Params, Metrics]:
         fn = partial(self._mean_grad, loss_fn)
         return self._recorded(("gradient", *self._key(loss_fn)), fn, None, theta, episodes)

@@ -1,6 +1,7 @@
 """Scores on numbered, fixed episodes of a split. Evaluation touches nothing: no parameter, buffer or generator."""
 
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,10 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from metarun.core import Episode, MetaLearner, Metrics, Params, TaskDistribution, hyperparameters
-from metarun.execution import Execution, Looped, generators_kept
+from metarun.execution import Execution, Looped, TaskFunction, generators_kept
+from metarun.memory import memory_errors
 from metarun.models.layers import evaluating, norms, recording
+from metarun.process import return_freed_memory
 from metarun.scored import Scored
 from metarun.trees import num_elements, slice_tasks, tree_leaves
+
+logger = logging.getLogger(__name__)
 
 CALIBRATION_TASKS = 32  # training tasks whose average gives the statistics of batch norms in mode ``running``
 CHUNK, GPU_CHUNK = 25, 200  # evaluation tasks at a time, or fewer where the numbers in them exceed these:
@@ -62,10 +67,11 @@ def evaluate(
         return [learner.query_loss(phi, episode.query)[1] | further(learner, phi, episode) for phi in phis]
 
     rows: list[list[Metrics]] = []
+    mapped = Fitting(execution)
     with still(learner):
         for chunk in episodes:
             between()
-            rows.append(execution.map(scores, theta, chunk))
+            rows += mapped(scores, theta, chunk)
     if not rows:
         raise ValueError("there are no episodes to evaluate on.")
     steps = [{name: torch.cat([row[k][name] for row in rows]) for name in rows[0][k]} for k in range(len(rows[0]))]
@@ -74,6 +80,34 @@ def evaluate(
         for k, values_of in enumerate(steps):
             result |= {f"{name}_step_{k}": estimate(values) for name, values in values_of.items()}
     return result
+
+
+class Fitting:
+    """``execution.map`` of as many tasks at a time as fit into memory: half of them, once they do not. It says so."""
+
+    def __init__(self, execution: Execution) -> None:
+        self.execution = execution
+        self.most: int | None = None
+
+    def __call__(self, fn: TaskFunction, theta: Params, episodes: Episode) -> list[Any]:
+        """The results of the groups of tasks that were taken together. Raises torch.OutOfMemoryError for a single one."""
+        n = size = len(tree_leaves(episodes)[0])
+        while True:
+            size = min(size, self.most or size)
+            try:
+                with memory_errors():
+                    parts = [slice_tasks(episodes, slice(i, i + size)) for i in range(0, n, size)]
+                    found = [self.execution.map(fn, theta, part) for part in parts]
+                break
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+            size //= 2
+            return_freed_memory()
+        if size < min(n, self.most or n):
+            self.most = size
+            logger.info("evaluation: out of memory with %d tasks at a time; going on with %d", n, size)
+        return found
 
 
 def evaluate_all(
@@ -214,7 +248,8 @@ def calibrated(learner: MetaLearner, theta: Params, task: TaskDistribution, exec
 
     if layers:
         with fixed_draws():
-            parts = [execution.map(seen, theta, chunk) for chunk in chunks(task, "train", CALIBRATION_TASKS)]
+            mapped = Fitting(execution)
+            parts = [part for chunk in chunks(task, "train", CALIBRATION_TASKS) for part in mapped(seen, theta, chunk)]
         for name, layer in layers.items():
             means = torch.cat([part[f"{name}.mean"] for part in parts])  # [tasks, C]
             layer.mean = means.mean(0)

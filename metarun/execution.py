@@ -64,7 +64,7 @@ class Execution(ABC):
 
     @abstractmethod
     def smaller(self, num_tasks: int) -> "Execution | None":
-        """The same with less memory; None where there is nothing left to save."""
+        """The same with less memory, which may not be enough yet; None where there is nothing left to save."""
 
     def candidates(self) -> list["Execution"]:
         return [self]
@@ -102,6 +102,10 @@ class Execution(ABC):
         convolution = "" if self.formulation == "native" else f"_{self.formulation}"
         return type(self).__name__.lower() + convolution + memory
 
+    def settings(self) -> str:
+        """What a command line says to begin with this execution."""
+        return f"execution={type(self).__name__.lower()} execution.inner_memory={self.inner_memory}"
+
     @property
     def formulation(self) -> Convolution:
         return "native" if self.convolution == "auto" else self.convolution
@@ -126,13 +130,18 @@ class Vmapped(Execution):
         return [slice(start, min(start + size, num_tasks)) for start in range(0, num_tasks, size)]
 
     def smaller(self, num_tasks: int) -> Execution | None:
-        if self.inner_memory == "auto":
-            return replace(self, inner_memory="recomputed")
         size = min(self.chunk or num_tasks, num_tasks)
+        if self.inner_memory == "auto" and size < max(
+            2, num_tasks
+        ):  # only then: half of the tasks at a time costs less
+            return replace(self, inner_memory="recomputed")
         return replace(self, chunk=size // 2) if size > 1 else None
 
     def describe(self) -> str:
         return super().describe().replace("vmapped", f"vmapped_{self.chunk}" if self.chunk else "vmapped")
+
+    def settings(self) -> str:
+        return f"{super().settings()} execution.chunk={'null' if self.chunk is None else self.chunk}"
 
 
 @dataclass(frozen=True)

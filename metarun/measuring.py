@@ -9,6 +9,7 @@ import torch
 from metarun.core import Episode, Params
 from metarun.engine import CompilationFailed, Compiled
 from metarun.execution import Choice, Execution, MetaLoss, generators_kept
+from metarun.memory import memory_errors
 from metarun.models.layers import Convolution
 from metarun.trees import detach, ravel, tree_leaves
 from metarun.update import Update
@@ -125,7 +126,7 @@ def _try(
         for form in forms:
             start = time.perf_counter()
             try:
-                with generators_kept():
+                with generators_kept(), memory_errors():
                     form.rehearse(loss_fn, theta, episodes, update)
             except CompilationFailed as error:
                 choice.notes.append(f"{failed}{' as a whole step' * form.whole}: {error}")
@@ -219,7 +220,8 @@ def _milliseconds(
     execution: Execution, loss_fn: MetaLoss, theta: Params, episodes: Episode, update: Update | None
 ) -> float:
     start = time.perf_counter()
-    execution.rehearse(loss_fn, theta, episodes, update)
+    with memory_errors():
+        execution.rehearse(loss_fn, theta, episodes, update)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return (time.perf_counter() - start) * 1e3

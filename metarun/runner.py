@@ -10,11 +10,12 @@ from metarun import checkpoint
 from metarun.build import Experiment, optimizer_of
 from metarun.core import Metrics
 from metarun.engine import CompilationFailed, Compiled
-from metarun.errors import Interrupted, refuse_divergence
+from metarun.errors import Interrupted, MetarunError, refuse_divergence
 from metarun.evaluation import Estimate, baseline_scores, calibrated, complexity, evaluate_all, modules_of
 from metarun.execution import Choice, stored
 from metarun.logging import Means
 from metarun.measuring import settle
+from metarun.memory import memory_errors
 from metarun.models.dropout import dropping, drops
 from metarun.process import return_freed_memory
 from metarun.report import Reporter
@@ -54,17 +55,27 @@ class Runner:
         """Train from where the run stands to its last step, then test the best theta. Raises Interrupted, Diverged."""
         with self.stop.listening():
             try:
-                self.train()
-                return self.test()
+                with memory_errors():
+                    self.train()
+                    return self.test()
             except Interrupted:
                 self.write_log()
                 refuse_divergence(self.means.read(), self.step, self.x.seed)
                 self.save("last")
                 raise
+            except torch.OutOfMemoryError as error:
+                reason = str(error).partition("\n")[0]
             except Exception:
                 with suppress(RuntimeError, OSError):  # what a broken device holds cannot be read
                     self.write_log()  # it may say why
                 raise
+        self.save("last")
+        raise MetarunError(
+            f"out of memory, with {self.execution.settings()} too: {reason}.\n"
+            f"The steps until now are saved: resume={self.report.folder.path} goes on where there is more memory.\n"
+            "To need less, take a smaller base_learner, fewer meta_learner.inner_steps, fewer inputs in an episode, or "
+            "dtype=float32."
+        )
 
     def train(self) -> None:
         self.settle_execution()
@@ -91,20 +102,27 @@ class Runner:
 
     def update_theta(self, episodes: Any) -> Metrics:
         """A step along the mean meta-gradient; out of memory, with a smaller execution from then on."""
-        loss_fn = self.x.learner.at(self.step).meta_loss
-        try:
-            with self.dropping():
-                return self.execution.train_step(loss_fn, self.theta, episodes, self.update)
-        except torch.OutOfMemoryError:
-            other, why = self.execution.smaller(self.x.meta_batch_size), "the device ran out of memory"
-            if other is None:
-                raise
-        except CompilationFailed as error:  # of a resumed run on another machine, say
-            assert isinstance(self.execution, Compiled)
-            what = "compiled" if self.execution.compiler else "recorded"
-            other, why = self.execution.inner, f"not {what}: {error}"
-        self.use(Choice(other, notes=[why]))
-        return self.update_theta(episodes)
+        loss_fn, notes = self.x.learner.at(self.step).meta_loss, []
+        while True:
+            try:
+                with self.dropping(), memory_errors():
+                    metrics = self.execution.train_step(loss_fn, self.theta, episodes, self.update)
+                break
+            except torch.OutOfMemoryError:
+                other = self.execution.smaller(self.x.meta_batch_size)
+                if other is None:
+                    raise
+            except CompilationFailed as error:  # of a resumed run on another machine, say
+                assert isinstance(self.execution, Compiled)
+                notes.append(f"not {'compiled' if self.execution.compiler else 'recorded'}: {error}")
+                self.execution = self.execution.inner
+                continue
+            self.execution = other
+            notes = [f"out of memory at step {self.step}; a run begins like this with {other.settings()}"]
+            return_freed_memory()
+        if notes:
+            self.use(Choice(self.execution, notes=notes))
+        return metrics
 
     def log(self) -> Log:
         return Log(self.step, float(self.scheduler.get_last_lr()[0]), self.means.take())

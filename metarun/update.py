@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from metarun.errors import MetarunError
+from metarun.memory import memory_errors
 from metarun.trees import by_dtype, detach
 
 
@@ -25,7 +27,14 @@ class Update:
 
     def __call__(self, gradient: list[Tensor]) -> None:
         self._clipped(self.leaves, gradient)
-        self.optimizer.step()
+        try:
+            with memory_errors():
+                self.optimizer.step()
+        except torch.OutOfMemoryError as error:  # nobody may take this step again, for some leaves may have moved
+            raise MetarunError(
+                f"there is no memory for a step of the optimizer ({type(self.optimizer).__name__}). Choose one that "
+                "remembers less (optimizer=sgd), a smaller base_learner, or dtype=float32."
+            ) from error
 
     @cached_property
     def traceable(self) -> bool:

@@ -1,13 +1,17 @@
 """Inner steps that are computed again in the backward pass, and executions that shrink when memory runs out."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 
 from metarun.adaptation import last, recomputing, repeat
+from metarun.errors import MetarunError
 from metarun.execution import Auto, Looped, Vmapped, named
 from metarun.measuring import settle
+from metarun.trees import tree_leaves
+from tests.composing import train
 from tests.helpers import BASES, LEARNERS, image_episodes, make, meta_gradient, relative_error
 from tests.test_execution import nodes, saved
 
@@ -77,12 +81,14 @@ class TightMemory(Vmapped):
         return super().map(fn, theta, episodes)
 
 
-def test_a_smaller_execution_first_recomputes_and_then_halves_its_chunk():
+def test_a_smaller_execution_halves_its_chunk_then_recomputes_then_halves_on():
     execution, names = Vmapped(None, inner_memory="auto"), []
     while execution is not None:
         names.append(execution.describe())
         execution = execution.smaller(8)
-    assert names == ["vmapped", "vmapped_recomputed"] + [f"vmapped_{n}_recomputed" for n in (4, 2, 1)]
+    assert names == ["vmapped", "vmapped_4", "vmapped_4_recomputed", "vmapped_2_recomputed", "vmapped_1_recomputed"]
+    assert Vmapped(None, inner_memory="auto").smaller(1).describe() == "vmapped_recomputed"
+    assert Vmapped(1, inner_memory="recomputed").smaller(1) is None
     assert all(named(name, like=Vmapped(None)).describe() == name for name in names)
 
 
@@ -97,8 +103,81 @@ def test_a_run_out_of_memory_goes_on_with_less_and_to_the_same_gradient():
             break
         except torch.OutOfMemoryError:
             execution = execution.smaller(8)
-    assert execution.describe() == "tightmemory_2_recomputed" or execution.chunk == 2
+    assert (execution.chunk, execution.inner_memory) == (2, "recomputed")
     assert relative_error(gradient, expected) < SAME
+
+
+CPU_IS_FULL = (
+    "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+)
+SMALL = ("meta_batch_size=8", "steps=6", "evaluation.every=3", "log_every=1", "execution=vmapped")
+SMALL += ("evaluation.num_val_tasks=12", "evaluation.num_tasks=12")
+
+
+@pytest.fixture
+def tight(monkeypatch):
+    """The most tasks that there is memory for, in training and in evaluation; how a device says so; after how many steps."""
+    limits = {"train": 8, "evaluate": 50, "error": torch.OutOfMemoryError("no memory"), "steps": 99}
+    plain = Vmapped.map
+
+    def tight_map(self, fn, theta, episodes):
+        training = torch.is_grad_enabled()
+        limits["steps"] -= training
+        size = min(self.chunk or 99, len(tree_leaves(episodes)[0]))
+        if size > limits["train" if training else "evaluate"] and limits["steps"] < 0:
+            raise limits["error"]
+        return plain(self, fn, theta, episodes)
+
+    monkeypatch.setattr(Vmapped, "map", tight_map)
+    return limits
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("no memory"), RuntimeError(CPU_IS_FULL), MemoryError()], ids=repr
+)
+def test_a_run_that_is_out_of_memory_says_so_once_and_ends_as_it_would_have(tight, error, tmp_path, capsys):
+    expected = train(tmp_path / "roomy", *SMALL)
+    capsys.readouterr()
+    tight |= {"train": 2, "error": error, "steps": 3}
+    found = train(tmp_path / "tight", *SMALL)
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "out of memory" in line]
+    assert "out of memory at step 3" in said
+    assert "execution=vmapped execution.inner_memory=recomputed execution.chunk=2" in said
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert json.loads((tmp_path / "tight" / "execution.json").read_text())["chosen"].startswith("vmapped_2")
+    train(tmp_path / "tight", *SMALL, "resume=auto", "steps=8")  # begins with what fits
+    assert "out of memory" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("norm", ["transductive", "running"])  # whose statistics are of training tasks
+def test_scoring_out_of_memory_takes_fewer_tasks_at_a_time_and_says_so(tight, norm, tmp_path, caplog):
+    caplog.set_level("INFO", logger="metarun")
+    small = (*SMALL, "task=prototypes", "base_learner=mlp", f"base_learner.batch_norm={norm}")
+    expected = train(tmp_path / "roomy", *small)
+    tight |= {"evaluate": 5, "steps": -1}
+    assert train(tmp_path / "tight", *small) == pytest.approx(expected, rel=1e-9)
+    said = {record.getMessage() for record in caplog.records if "out of memory" in record.getMessage()}
+    assert "evaluation: out of memory with 12 tasks at a time; going on with 3" in said
+
+
+def test_a_run_that_can_need_no_less_is_saved_and_says_what_to_do(tight, tmp_path):
+    whole = train(tmp_path / "whole", *SMALL, "execution.inner_memory=stored")
+    tight |= {"train": 0, "steps": 4}
+    with pytest.raises(MetarunError, match=r"(?s)out of memory, with .*chunk=1 too: no memory.*resume=.*dtype=float32"):
+        train(tmp_path / "half", *SMALL, "execution.inner_memory=stored")
+    status = json.loads((tmp_path / "half" / "status.json").read_text())
+    assert (status["state"], status["step"]) == ("failed", 4)
+    tight["train"] = 8
+    assert train(tmp_path / "half", *SMALL, "execution.inner_memory=stored", "resume=auto") == pytest.approx(whole)
+
+
+def test_an_optimizer_without_memory_for_its_own_step_ends_the_run(monkeypatch, tmp_path):
+    def full(*_):
+        raise RuntimeError(CPU_IS_FULL)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", full)
+    with pytest.raises(MetarunError, match="no memory for a step of the optimizer"):
+        train(tmp_path, *SMALL)
 
 
 def test_a_candidate_without_enough_memory_is_passed_over_when_measuring():
