@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar, copy_context
 from typing import Any
 
@@ -17,6 +17,7 @@ from metarun.models.layers import differentiated_once, transformed
 from metarun.trees import detach, tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 _recompute: ContextVar[bool] = ContextVar("recompute", default=False)
+_outermost: ContextVar[bool] = ContextVar("outermost", default=False)
 
 
 def recomputing(wanted: bool) -> AbstractContextManager[None]:
@@ -35,6 +36,22 @@ def repeat(step: Callable[..., Params], params: Params, steps: int, *context: An
     for _ in range(steps):
         params = _recomputed(step, params, *context) if _recompute.get() else step(params, *context)
         yield params
+
+
+def passing(fn: Callable[..., Any], *arguments: Any) -> Any:
+    """fn(*arguments), of which nothing is kept where steps are recomputed: for a loss at each of many steps, say.
+
+    ``fn`` is as a step of ``repeat``; what it returns may hold tensors that are not to be differentiated.
+    """
+    return _recomputed(fn, *arguments) if _recompute.get() else fn(*arguments)
+
+
+def outermost() -> AbstractContextManager[None]:
+    """Inside, recomputed steps are differentiated once: the gradient taken here is a constant to whoever uses it.
+
+    Else torch.func's grad records the backward pass, for a derivative of its own, and so keeps what was recomputed.
+    """
+    return holding(_outermost, True)
 
 
 def descent(
@@ -119,13 +136,14 @@ def _recomputed(fn: Callable[..., Params], *arguments: Any) -> Params:
     leaves, structure = tree_flatten(arguments)
     out_structure: list[Any] = []
     again = copy_context().run  # a GPU's backward pass runs in a thread of its own, which knows no context variable
+    recorded = nullcontext() if not _outermost.get() else torch.no_grad()
 
     def flat(*values: Tensor) -> tuple[Tensor, ...]:
         out, spec = tree_flatten(again(fn, *tree_unflatten(values, structure)))
         out_structure[:] = [spec]
         return tuple(out)
 
-    out = _Recomputed.apply(flat, *leaves)
+    out = _Recomputed.apply(flat, recorded, *leaves)
     return tree_unflatten(out, out_structure[0])
 
 
@@ -133,13 +151,15 @@ class _Recomputed(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(fn: Callable[..., tuple[Tensor, ...]], *leaves: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        fn: Callable[..., tuple[Tensor, ...]], recorded: AbstractContextManager[None], *leaves: Tensor
+    ) -> tuple[Tensor, ...]:
         return fn(*leaves)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.fn = inputs[0]
-        ctx.save_for_backward(*inputs[1:])
+        ctx.fn, ctx.recorded = inputs[:2]
+        ctx.save_for_backward(*inputs[2:])
 
     @staticmethod
     def backward(ctx: Any, *v: Tensor) -> tuple[Tensor | None, ...]:
@@ -152,8 +172,9 @@ class _Recomputed(torch.autograd.Function):
                 full[i] = value
             return ctx.fn(*full)
 
-        pull_back: Callable[..., Any] = vjp(of_floats, *(leaves[i] for i in floats))[1]
         gradients: list[Tensor | None] = [None] * len(leaves)
-        for i, g in zip(floats, tree_leaves(pull_back(v)), strict=True):
-            gradients[i] = g
-        return None, *gradients
+        with ctx.recorded:
+            pull_back: Callable[..., Any] = vjp(of_floats, *(leaves[i] for i in floats))[1]
+            for i, g in zip(floats, tree_leaves(pull_back(v)), strict=True):
+                gradients[i] = g
+        return None, None, *gradients

@@ -1,17 +1,20 @@
 """Inner steps that are computed again in the backward pass, and executions that shrink when memory runs out."""
 
 import json
+import weakref
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves as leaves_of
 
 from metarun.adaptation import last, recomputing, repeat
 from metarun.errors import MetarunError
 from metarun.execution import Auto, Looped, Vmapped, named
 from metarun.measuring import settle
-from metarun.trees import tree_leaves
-from tests.composing import train
+from metarun.trees import ravel, tree_leaves
+from tests.composing import experiment, options, train
 from tests.helpers import BASES, LEARNERS, image_episodes, make, meta_gradient, relative_error
 from tests.test_execution import nodes, saved
 
@@ -70,6 +73,70 @@ def test_between_recomputed_steps_only_the_params_are_kept():
     stored_per_step = (kept("stride_transductive", 6, "stored") - kept("stride_transductive", 2, "stored")) / 4
     assert per_step <= params
     assert stored_per_step > 5 * params
+
+
+class Peak(TorchDispatchMode):
+    """Counts the bytes of the tensors that are alive at the same time inside, of those that were made inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        given = {storage.data_ptr() for storage in storages((args, kwargs))}
+        for tensor in (t for t in leaves_of(out) if isinstance(t, torch.Tensor)):
+            if (storage := tensor.untyped_storage()).data_ptr() not in given:
+                self.live += storage.nbytes()
+                self.most = max(self.most, self.live)
+                weakref.finalize(tensor, self.freed, storage.nbytes())
+        return out
+
+    def freed(self, size: int) -> None:
+        self.live -= size
+
+
+def storages(tree):
+    return [leaf.untyped_storage() for leaf in leaves_of(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def peak(overrides: tuple[str, ...], steps: int, memory: str) -> int:
+    x = experiment(*overrides, f"meta_learner.inner_steps={steps}")
+    learner = x.learner.at(0)
+    theta, episodes = learner.init(), x.task.sample("train", range(2))
+    with Peak() as seen:
+        Vmapped(None, inner_memory=memory).mean_grad(learner.meta_loss, theta, episodes)
+    return seen.most
+
+
+IMAGES = ("task=prototypes", "base_learner=conv4", "base_learner.channels=4")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("meta_learner=maml", *IMAGES),
+        ("meta_learner=meta_sgd", *IMAGES),
+        ("meta_learner=maml_plus_plus", *IMAGES),  # a loss after each step
+        ("meta_learner=learned_optimizer", "meta_learner.unroll=99"),
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_memory_hardly_grows_with_recomputed_steps(overrides):
+    growth = {memory: peak(overrides, 9, memory) - peak(overrides, 3, memory) for memory in ("stored", "recomputed")}
+    assert growth["stored"] > 5 * growth["recomputed"], growth
+
+
+@pytest.mark.parametrize("learner", sorted(options("meta_learner")))
+def test_recomputed_steps_give_the_stored_meta_gradient_of_every_learner(learner):
+    x = experiment(f"meta_learner={learner}", "task=prototypes", "task.num_classes=9", "base_learner=mlp")
+    built = x.learner.at(0)
+    theta, episodes = built.init(), x.task.sample("train", range(2))
+    torch.manual_seed(0)
+    stored, _ = Vmapped(None, inner_memory="stored").mean_grad(built.meta_loss, theta, episodes)
+    torch.manual_seed(0)
+    recomputed, _ = Vmapped(None, inner_memory="recomputed").mean_grad(built.meta_loss, theta, episodes)
+    assert relative_error(ravel(recomputed)[0], ravel(stored)[0]) < SAME
 
 
 class TightMemory(Vmapped):

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
-from metarun.adaptation import constant_grad, last, repeat
+from metarun.adaptation import constant_grad, last, outermost, passing, repeat
 from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, surrogate, take_parameters
 from metarun.models.cells import log_and_sign
 from metarun.models.layers import with_support
@@ -88,7 +88,7 @@ class LearnedOptimizer(FewShotLearner):
         def segment(theta: Params, moving: Moving, steps: int) -> tuple[Tensor, tuple[Moving, Tensor]]:
             """Its share of the mean loss along the trajectory; beside it, where it ends."""
             points = list(self.path(theta, moving, episode.support, steps))[1:]
-            losses = [self.query_loss(self.weights(phi, episode.support), episode.query)[0] for phi, _ in points]
+            losses = [passing(self.loss_at, phi, episode) for phi, _ in points]
             share = torch.stack(losses).sum() / self.inner_steps
             return share, (points[-1], share)
 
@@ -96,10 +96,14 @@ class LearnedOptimizer(FewShotLearner):
         gradient, mean = tree_map(torch.zeros_like, theta_), moving[0].new_zeros(())
         for k in range(0, self.inner_steps, self.unroll):
             steps = min(self.unroll, self.inner_steps - k)
-            part, (moving, share) = grad(segment, has_aux=True)(theta_, detach(moving), steps)
+            with outermost():
+                part, (moving, share) = grad(segment, has_aux=True)(theta_, detach(moving), steps)
             gradient, mean = zip_map(torch.add, gradient, part), mean + share
         _, metrics = self.query_loss(self.weights(moving[0], episode.support), episode.query)
         return surrogate(theta, gradient), {**metrics, "trajectory_loss": mean}
+
+    def loss_at(self, phi: Tensor, episode: Episode) -> Tensor:
+        return self.query_loss(self.weights(phi, episode.support), episode.query)[0]
 
     def weights(self, phi: Tensor, support: Batch) -> Params:
         return with_support(self.base_learner, self.unravel(phi), support.x)

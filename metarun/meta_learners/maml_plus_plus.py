@@ -33,7 +33,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from torch.func import functional_call, grad
 
-from metarun.adaptation import last, repeat
+from metarun.adaptation import last, passing, repeat
 from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, take_parameters
 from metarun.models.layers import BatchNorm, with_support
 from metarun.trees import detach, select, tree_map, zip_map
@@ -103,8 +103,11 @@ class MAMLPlusPlus(FewShotLearner):
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
         importance = self.importance()
         phis = list(self.steps(theta, episode.support, self.inner_steps))[-len(importance) :]
-        phis = [with_support(self.base_learner, phi, episode.support.x) for phi in phis]
-        losses, metrics = zip(*(self.query_loss(phi, episode.query) for phi in phis), strict=True)
+
+        def loss(phi: Params, episode: Episode) -> tuple[Tensor, Metrics]:
+            return self.query_loss(with_support(self.base_learner, phi, episode.support.x), episode.query)
+
+        losses, metrics = zip(*(passing(loss, phi, episode) for phi in phis), strict=True)
         return sum(w * loss for w, loss in zip(importance, losses, strict=True)), metrics[-1]
 
     def importance(self) -> list[float]:
