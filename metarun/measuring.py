@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
@@ -14,10 +15,12 @@ from metarun.models.layers import Convolution
 from metarun.trees import detach, ravel, tree_leaves
 from metarun.update import Update
 
+Changes = Literal["never", "seldom", "always"]
+
 SLOW_MS, HOPELESS = 500.0, 2.0  # a candidate this slow, and so many times the best one's time, is not tried again
 MEASURE_SECONDS = 0.4  # of repeated meta-gradients for each candidate, once warm
 OTHER = 0.1  # relative; rounding beside kinks of ReLU and max-pooling makes a hundredth of a meta-gradient
-COMPILE_SECONDS = 60.0  # what a first compilation may cost
+COMPILE_SECONDS = 40.0  # a shorter run is not even traced; a longer one is compiled where its graph is small enough
 RECORD_SECONDS = 5.0  # a shorter run does not earn back the seconds that recording on a GPU takes
 KERNELS_MS = 25.0  # on a CPU, a task that takes longer is spent in kernels that compiling does not speed up
 
@@ -28,13 +31,14 @@ def settle(
     theta: Params,
     episodes: Episode,
     steps: int,
-    annealed: bool = False,
+    changes: Changes = "never",
     update: Update | None = None,
 ) -> Choice:
     """Choose, by measuring on one meta-batch, what a run of ``steps`` steps will use throughout.
 
-    ``annealed``: ``loss_fn`` is that of the first step and changes later. ``update`` is what a step does with a
-    meta-gradient; a compiled step takes it into its graph. Neither theta nor the optimizer moves.
+    ``changes``: ``loss_fn`` is that of the first step, and may be another at every step (fresh draws), or seldom
+    (annealing). ``update`` is what a step does with a meta-gradient; a compiled step takes it into its graph. Neither theta
+    nor the optimizer moves.
     """
     if execution.threads != "auto":
         torch.set_num_threads(execution.threads)
@@ -56,11 +60,13 @@ def settle(
     choice = Choice(best, milliseconds | {best.describe(): timings[best, threads]}, [f"threads: {threads}"])
     choice.notes += [f"out of memory: {c.describe()}" for c in distinct.values() if c.describe() not in milliseconds]
     long = steps * timings[best, threads] / 1e3 > RECORD_SECONDS
-    if on_gpu and execution.cuda_graph and len(execution.candidates()) > 1 and long and not annealed:
+    if on_gpu and execution.cuda_graph and len(execution.candidates()) > 1 and long and changes == "never":
         for eager in [c for c in distinct.values() if c.describe() in milliseconds and len(c.parts(num_tasks)) == 1]:
             _try(choice, [Compiled(eager, compiler=False)], eager, loss_fn, theta, episodes, None)
-    if execution.compile == "auto" and annealed:
-        choice.notes.append("not compiled: annealed learners and dropout would compile again at every change")
+    if execution.compile is not False and changes == "always":
+        choice.notes.append("not compiled: its draws, or dropout, are others at each step, and so would be its graph")
+    elif execution.compile == "auto" and changes == "seldom":
+        choice.notes.append("not compiled: an annealed learner would compile again at every change")
     elif execution.compile is not False:
         _consider_compiling(choice, _to_compile(timings, best), loss_fn, theta, episodes, steps, update)
     return choice
@@ -149,7 +155,7 @@ def _try(
         choice.notes.append(f"{failed}: out of memory")
         return
     if form.compiler:
-        choice.notes.append(f"compiled in {seconds:.0f} s")
+        choice.notes.append(f"compiled in {seconds:.0f} s{form.earned()}")
     before = choice.milliseconds[choice.execution.describe()]
     timing = choice.milliseconds[form.describe()] = min(timings.values())
     if timing < before or (form.compiler and eager.compile is True):
@@ -162,7 +168,7 @@ def _not_worth(eager: Execution, a_task: float, seconds: float, on_gpu: bool) ->
     """Why not to compile a run of ``seconds``, of which a task takes ``a_task`` milliseconds; None where it may pay."""
     if eager.inner_memory == "recomputed":
         return "a compiler would store what inner_memory=recomputed computes again"
-    if seconds < 2 * COMPILE_SECONDS:
+    if seconds < COMPILE_SECONDS:
         return f"{seconds:.0f} s of steps do not earn a compilation back"
     if a_task > KERNELS_MS and not on_gpu:
         return f"at {a_task:.0f} ms a task the time goes into CPU kernels"

@@ -1,19 +1,30 @@
-"""``profile=true``: where the time of a step goes, as a trace for TensorBoard or Perfetto and as a table."""
+"""``profile=true``: where the time of a step goes, as a trace for Perfetto or TensorBoard and as a table."""
 
+import os
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile, schedule
+from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 WARM_UP_STEPS, PROFILED_STEPS, TABLE_ROWS = 5, 5, 20
+PHASES = {
+    "episodes": "waiting for episodes (drawn beside, in a thread)",
+    "step": "meta-gradient, clipping and optimizer",
+    "optimizer": "  of these the optimizer, where seen apart",
+    "log": "logging",
+}  # of a training step, by the CPU's clock: a GPU computes on when they end
 
 
 class StepProfiler:
-    """Records a few steps after a warm-up into ``folder``: trace.json and table.txt. Call ``step`` after each step."""
+    """Records a few steps after a warm-up into ``folder``: a trace and table.txt. Call ``step`` after each step."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.trace = folder / "metarun.pt.trace.json"  # as TensorBoard's plugin torch-tb-profiler looks for it
         self.steps = 0
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it tells of a GPU that is not there
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
         plan = schedule(wait=0, warmup=WARM_UP_STEPS, active=PROFILED_STEPS, repeat=1)
         self.profiler = profile(activities=activities, schedule=plan, on_trace_ready=self._write, profile_memory=True)
@@ -28,9 +39,27 @@ class StepProfiler:
         self.profiler.stop()
         return True
 
+    def abandon(self) -> str:
+        """End before that; says why there is nothing to look at."""
+        self.profiler.stop()
+        needed = WARM_UP_STEPS + PROFILED_STEPS
+        return f"profile: nothing written, for it takes {needed} steps and these were {self.steps}"
+
     def _write(self, profiler: profile) -> None:
         self.folder.mkdir(exist_ok=True)
-        profiler.export_chrome_trace(str(self.folder / "trace.json"))
+        profiler.export_chrome_trace(str(self.trace))
+        rows = profiler.key_averages()
+        phases = {
+            row.key.removeprefix("metarun/"): row.cpu_time_total for row in rows if row.key.startswith("metarun/")
+        }
+        lines = [f"{PROFILED_STEPS} training steps. Milliseconds a step:"]
+        phases["optimizer"] = sum(row.cpu_time_total for row in rows if row.key.startswith("Optimizer.step#"))
+        lines += [f"  {what:50} {phases.get(name, 0) / PROFILED_STEPS / 1e3:10.3f}" for name, what in PHASES.items()]
         by = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-        table = profiler.key_averages().table(sort_by=by, row_limit=TABLE_ROWS, max_name_column_width=50)
-        (self.folder / "table.txt").write_text(f"{PROFILED_STEPS} training steps\n{table}\n")
+        table = rows.table(sort_by=by, row_limit=TABLE_ROWS, max_name_column_width=50)
+        (self.folder / "table.txt").write_text("\n".join([*lines, table, ""]))
+
+
+def phase(name: str, profiled: bool) -> Any:
+    """A context that a profile shows as this part of a step."""
+    return record_function(f"metarun/{name}") if profiled else nullcontext()

@@ -74,8 +74,8 @@ class Reporter:
         name, timings = choice.execution.describe(), choice.milliseconds
         choice.write(self.folder.path / "execution.json")
         rows = [f"{other} {ms:.3g} ms" for other, ms in timings.items()]
-        if len(timings) > 1:
-            rows.insert(0, f"{max(timings.values()) / timings[name]:.2g}x faster than the slowest")
+        if len(timings) > 1 and (gain := max(timings.values()) / timings[name]) > 1.05:
+            rows.insert(0, f"{gain:{'.1f' if gain < 10 else '.0f'}}x faster than the slowest")
         if rows or choice.notes:
             self.ticker.say(f"execution: {name} ({'; '.join([', '.join(rows)] * bool(rows) + choice.notes)})")
 
@@ -83,8 +83,8 @@ class Reporter:
         """A training step is over."""
         self.ended.append(time.perf_counter())
         if self.profiler and self.profiler.step():
-            folder = self.profiler.folder
-            self.ticker.say(f"profile: {folder / 'table.txt'}, and {folder / 'trace.json'} for https://ui.perfetto.dev")
+            table, trace = self.profiler.folder / "table.txt", self.profiler.trace
+            self.ticker.say(f"profile: {table}, and {trace} for https://ui.perfetto.dev")
             self.profiler = None
 
     def training(self, step: int, values: dict[str, float], lr: float) -> None:
@@ -156,6 +156,8 @@ class Reporter:
 
     def close(self, state: str) -> None:
         """End the logs of a run that is now in ``state`` (see ``RunFolder.mark``)."""
+        if self.profiler:
+            self.ticker.say(self.profiler.abandon())
         self.ticker.close()
         self.metrics.close()
         if state == "completed":  # and no earlier: events of a test that is run again could not be taken back

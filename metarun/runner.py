@@ -14,10 +14,11 @@ from metarun.errors import Interrupted, MetarunError, refuse_divergence
 from metarun.evaluation import Estimate, baseline_scores, calibrated, complexity, evaluate_all, modules_of
 from metarun.execution import Choice, stored
 from metarun.logging import Means
-from metarun.measuring import settle
+from metarun.measuring import Changes, settle
 from metarun.memory import memory_errors
 from metarun.models.dropout import dropping, drops
 from metarun.process import return_freed_memory
+from metarun.profiling import phase
 from metarun.report import Reporter
 from metarun.signals import StopRequest
 from metarun.stream import meta_batches
@@ -86,19 +87,23 @@ class Runner:
             if self.step >= self.x.steps:
                 return
             self.stop.obey()
-            self.train_step(next(batches))
+            with phase("episodes", self.x.profile):
+                episodes = next(batches)
+            self.train_step(episodes)
 
     def train_step(self, episodes: Any) -> None:
-        metrics = self.update_theta(episodes)
-        self.scheduler.step()
+        with phase("step", self.x.profile):
+            metrics = self.update_theta(episodes)
+            self.scheduler.step()
         self.step += 1
-        self.means.add(metrics)
+        with phase("log", self.x.profile):
+            self.means.add(metrics)
+            self.write_log()  # of the step before, while a GPU computes this one
+            if self.step % self.x.log_every == 0:
+                self.unwritten = self.log()
+                if self.x.device.type != "cuda":  # nothing computes meanwhile
+                    self.write_log()
         self.report.stepped()
-        self.write_log()  # of the step before, while a GPU computes this one
-        if self.step % self.x.log_every == 0:
-            self.unwritten = self.log()
-            if self.x.device.type != "cuda":  # nothing computes meanwhile
-                self.write_log()
 
     def update_theta(self, episodes: Any) -> Metrics:
         """A step along the mean meta-gradient; out of memory, with a smaller execution from then on."""
@@ -177,9 +182,10 @@ class Runner:
             return
         episodes = self.x.task.sample("train", range(self.x.meta_batch_size))
         x, first = self.x, self.x.learner.at(0)
-        annealed = first != x.learner.at(x.steps) or drops(modules_of(first))
+        each_step = first != x.learner.at(1) or drops(modules_of(first))
+        changes: Changes = "always" if each_step else "seldom" if first != x.learner.at(x.steps) else "never"
         with self.dropping():
-            self.use(settle(x.execution, first.meta_loss, self.theta, episodes, x.steps, annealed, self.update))
+            self.use(settle(x.execution, first.meta_loss, self.theta, episodes, x.steps, changes, self.update))
         return_freed_memory()  # of what was measured and takes more: 2 GB beside 0.5 for mini-ImageNet's meta-gradient
 
     def dropping(self) -> AbstractContextManager[None]:

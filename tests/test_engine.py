@@ -11,6 +11,7 @@ from torch import nn
 from metarun.engine import CompilationFailed, Compiled
 from metarun.execution import Auto, Looped, Vmapped, named
 from metarun.measuring import settle
+from metarun.trees import slice_tasks
 from metarun.update import Update
 from tests.helpers import image_episodes, make, relative_error
 
@@ -252,6 +253,25 @@ def test_a_short_run_is_not_compiled_and_says_why():
     choice = settle(Auto(None, compile="auto"), built.meta_loss, theta, episodes, steps=10)
     assert "compiled" not in choice.execution.describe()
     assert any("do not earn a compilation back" in note for note in choice.notes)
+
+
+@pytest.mark.parametrize("compile_it", [True, "auto"])
+def test_what_changes_at_every_step_is_not_compiled_even_where_that_is_asked_for(compile_it):
+    built, theta, episodes = in_float32("maml", "mlp")
+    choice = settle(Auto(None, compile=compile_it), built.meta_loss, theta, episodes, steps=10**7, changes="always")
+    assert "compiled" not in choice.execution.describe()
+    assert any("others at each step" in note for note in choice.notes)
+
+
+def test_the_budget_is_for_the_graphs_of_all_parts(monkeypatch):
+    """Three tasks in chunks of two want two graphs."""
+    built, theta, episodes = in_float32("maml", "mlp")
+    episodes = slice_tasks(episodes, slice(0, 3))
+    monkeypatch.setattr("metarun.engine.SECONDS_A_NODE", 0.0)
+    monkeypatch.setattr("metarun.engine.SECONDS_A_GRAPH", 10.0)
+    Compiled(Vmapped(2), budget=20.0).mean_grad(built.meta_loss, theta, episodes)
+    with pytest.raises(CompilationFailed, match="do not earn back"):
+        Compiled(Vmapped(2), budget=19.0).mean_grad(built.meta_loss, theta, episodes)
 
 
 def test_compiling_and_recomputing_exclude_each_other():

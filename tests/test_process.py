@@ -3,8 +3,13 @@
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from metarun.commands import doctor
+from metarun.commands.doctor import Finding, findings
+from metarun.process import THRESHOLDS
 
 FREED = """
 from metarun.process import prepare, return_freed_memory
@@ -27,3 +32,21 @@ def test_freed_memory_is_kept_until_it_is_returned():
     kept, left = map(float, done.stdout.split())
     assert kept > 200
     assert left < 50
+
+
+def test_the_doctor_says_what_the_allocator_does_and_how_to_mend_it(monkeypatch):
+    for name in (*THRESHOLDS, "LD_PRELOAD"):
+        monkeypatch.delenv(name, raising=False)
+
+    def found() -> Finding:
+        return next(finding for finding in findings(Path("nowhere")) if finding.what == "allocator")
+
+    monkeypatch.setattr(doctor, "keep_freed_memory", lambda: True)
+    assert found().state == "ok"
+    monkeypatch.setattr(doctor, "keep_freed_memory", lambda: False)
+    assert found().state == "slow"
+    assert not sys.platform.startswith("linux") or "LD_PRELOAD=libjemalloc" in found().fix
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
+    assert found().fix == "unset MALLOC_TRIM_THRESHOLD_"
+    monkeypatch.setenv("LD_PRELOAD", "/lib/libjemalloc.so.2")
+    assert found() == Finding("allocator", "ok", "libjemalloc.so.2")

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metarun.commands.data import entries
-from metarun.process import SPIN_COUNT
+from metarun.process import SPIN_COUNT, THRESHOLDS, keep_freed_memory
 
 GIB = 2**30
 NEEDED_DISK = 2 * GIB
@@ -49,6 +49,7 @@ def _device() -> Iterator[Finding]:
         built_for = torch.version.cuda
         why = "torch is a CPU build" if built_for is None else f"torch is built for CUDA {built_for} and sees no GPU"
         yield Finding("device", "info", f"cpu ({why})", "device=auto uses the CPU")
+        yield Finding("precision", "ok", "float32, or dtype=float64")
         return
     for i in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(i)
@@ -70,7 +71,8 @@ def _processor() -> Iterator[Finding]:
     if own == [f"GOMP_SPINCOUNT={SPIN_COUNT}"]:
         yield Finding("waiting", "ok", "threads that wait spin briefly, then sleep")
     else:
-        yield Finding("waiting", "info", f"as your environment says ({', '.join(own)})")
+        fix = "unset OMP_WAIT_POLICY" if "OMP_WAIT_POLICY" in os.environ else ""
+        yield Finding("waiting", "info", f"as your environment says ({', '.join(own)})", fix)
     yield _allocator()
 
 
@@ -78,12 +80,12 @@ def _allocator() -> Finding:
     preloaded = os.environ.get("LD_PRELOAD", "")
     if "jemalloc" in preloaded or "tcmalloc" in preloaded:
         return Finding("allocator", "ok", Path(preloaded.split(":")[0]).name)
-    own = [name for name in os.environ if name.startswith("MALLOC_")]
-    if own:
-        return Finding("allocator", "info", f"as your environment says ({', '.join(own)})")
-    if sys.platform.startswith("linux"):
+    if own := [name for name in THRESHOLDS if name in os.environ]:
+        return Finding("allocator", "info", f"as your environment says ({', '.join(own)})", f"unset {' '.join(own)}")
+    if keep_freed_memory():
         return Finding("allocator", "ok", "glibc, told to keep freed memory")
-    return Finding("allocator", "info", "the system's own")
+    fix = "preload jemalloc: LD_PRELOAD=libjemalloc.so.2 metarun ..." if sys.platform.startswith("linux") else ""
+    return Finding("allocator", "slow", "gives large tensors back to the system at every step", fix)
 
 
 def _compiler() -> Iterator[Finding]:
