@@ -22,7 +22,9 @@ import threading
 import time
 import types
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,8 @@ class Work:
     steps: int
     inner_lr: float
     tasks: int
+    seed: int = 0
+    smooth: bool = False  # softplus in place of ReLU: no kink where rounding decides on which side a number lies
 
 
 WORKS = {
@@ -59,6 +63,7 @@ CURVES = {
     "inner_steps": ("sinusoid", "steps", (1, 5, 20, 100)),
     "ways": ("omniglot", "ways", (2, 5, 10, 20)),
 }
+KINKS = ("omniglot", range(6))  # work and seeds; errors with and without kinks
 MEMORY = ("mini", (1, 10, 50), ("metarun_stored", "metarun_recomputed"))  # work, inner steps, engines
 
 
@@ -74,7 +79,7 @@ def parts(work: Work, dtype: Any) -> tuple[Any, Any, Any]:
     from metarun.models.mlp import MLP
     from metarun.objectives import CROSS_ENTROPY, SQUARED_ERROR
 
-    torch.manual_seed(0)
+    torch.manual_seed(work.seed)
     if work.model == "mlp":
         net: Any = MLP((1,), 1, [40, 40], None, "torch")
         x = [torch.randn(work.tasks, n, 1) for n in (work.shots, work.queries)]
@@ -87,6 +92,8 @@ def parts(work: Work, dtype: Any) -> tuple[Any, Any, Any]:
         x = [torch.rand(work.tasks, work.ways * n, *shape) for n in counts]
         y = [torch.arange(work.ways).repeat_interleave(n).expand(work.tasks, -1).contiguous() for n in counts]
         objective = CROSS_ENTROPY
+    if work.smooth:
+        net.body = type(net.body)(*(torch.nn.Softplus() if isinstance(m, torch.nn.ReLU) else m for m in net.body))
     batches = [
         Batch(a.to(DEVICE, dtype), b.to(DEVICE, dtype if b.is_floating_point() else None))
         for a, b in zip(x, y, strict=True)
@@ -602,20 +609,32 @@ def main() -> None:
     parser.add_argument(
         "--memory", action="store_true", help="also peak memory over inner steps, stored and recomputed"
     )
+    parser.add_argument("--kinks", action="store_true", help="also errors with softplus in place of ReLU")
     parser.add_argument("--peers", type=Path, default=Path("peers"))
     parser.add_argument("--out", type=Path, default=Path("benchmark"))
     parser.add_argument("--timeout", type=float, default=600, help="seconds for one engine on one work")
     parser.add_argument("--device", default=DEVICE, help="cpu, cuda or cuda:N")
     options = parser.parse_args()
     DEVICE = options.device
-    if not (options.works or options.curves or options.memory) or not set(options.works) <= set(WORKS):
-        parser.error(f"name at least one of {', '.join(WORKS)}, or give --curves or --memory")
+    anything = options.works or options.curves or options.memory or options.kinks
+    if not anything or not set(options.works) <= set(WORKS):
+        parser.error(f"name at least one of {', '.join(WORKS)}, or give --curves, --memory or --kinks")
+    if DEVICE != "cpu" and not _has(DEVICE):
+        parser.error(f"--device {DEVICE}: torch finds no such device here")
     options.out.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(options.out / "compiled", ignore_errors=True)
-    results: dict[str, Any] = {"commit": _commit(), "cpus": os.cpu_count(), "device": _device()}
+    results: dict[str, Any] = {"command": " ".join(["python", *sys.argv]), "commit": _commit(), "versions": _versions()}
+    results |= {
+        "date": time.strftime("%Y-%m-%d"),
+        "cpus": os.cpu_count(),
+        "device": _device(),
+        "load": [os.getloadavg()[0]],
+    }
     results |= {"rounds": options.rounds, "works": {}}
     for name in options.works:
         results["works"][name] = compare(WORKS[name], options.engines, options)
+    if options.kinks:
+        results["kinks"] = kinks()
     if options.curves:
         results["curves"] = {}
         for curve, (name, what, values) in CURVES.items():
@@ -626,21 +645,15 @@ def main() -> None:
                     results["curves"].setdefault(curve, {}).setdefault(engine, {})[value] = row
         draw_curves(results["curves"], options.out)
     if options.memory:
-        name, steps, kinds = MEMORY
-        results["memory"] = {}
-        for value in steps:
-            one_task = replace(WORKS[name], steps=value, tasks=1)
-            absent = options.out / "none.pt"  # no float64 reference: the tests hold recomputed to stored, to 1e-10
-            rows = {kind: measured(kind, one_task, absent, options.peers, options.timeout) for kind in kinds}
-            results["memory"][value] = rows
-            print(f"{value} inner steps: {rows}", file=sys.stderr)
+        results["memory"] = memory(options)
+    results["load"].append(os.getloadavg()[0])
     (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     text = table(results)
     (options.out / "table.md").write_text(text)
     print(text)
 
 
-def compare(work: Work, engines: list[str], options: argparse.Namespace) -> dict[str, Any]:
+def compare(work: Work, engines: list[str], options: argparse.Namespace, rounds: int | None = None) -> dict[str, Any]:
     """Every engine on one work, ``rounds`` times in turns; the median row of each."""
     reference = options.out / "reference.pt"
     failed = measured("reference", work, reference, options.peers, options.timeout)
@@ -660,6 +673,49 @@ def _device() -> str:
     import torch
 
     return torch.cuda.get_device_name() if DEVICE != "cpu" else DEVICE
+
+
+def memory(options: argparse.Namespace) -> dict[int, Any]:
+    """Rows of one task over inner steps, stored and recomputed; no errors, for the tests hold one to the other."""
+    name, steps, kinds = MEMORY
+    results = {}
+    for value in steps:
+        work, absent = replace(WORKS[name], steps=value, tasks=1), options.out / "none.pt"
+        results[value] = {kind: measured(kind, work, absent, options.peers, options.timeout) for kind in kinds}
+        print(f"{value} inner steps: {results[value]}", file=sys.stderr)
+    return results
+
+
+def kinks() -> dict[str, Any]:
+    """Errors of metarun's and a plain loop's meta-gradient for several draws, with ReLU and with softplus."""
+    import torch
+
+    name, seeds = KINKS
+    found: dict[str, Any] = {}
+    for smooth in (False, True):
+        for seed in seeds:
+            work = replace(WORKS[name], seed=seed, smooth=smooth)
+            exact = torch.cat([g.detach().flatten() for g in plain_loop(work, torch.float64)()])
+            for engine in ("metarun_stored", "plain_loop"):
+                gradient = torch.cat([g.detach().flatten() for g in ENGINES[engine](work, torch.float32)()])
+                error = ((gradient - exact).norm() / exact.norm()).item()
+                found.setdefault("softplus" if smooth else "relu", {}).setdefault(engine, []).append(error)
+    return found
+
+
+def _has(device: str) -> bool:
+    import torch
+
+    return torch.cuda.is_available() and (torch.device(device).index or 0) < torch.cuda.device_count()
+
+
+def _versions() -> dict[str, str]:
+    """Of torch and the peers that are installed; learn2learn's stands in the name of its archive."""
+    found = {}
+    for name in ("torch", "jax", "higher", "torchopt", "parallel-metalearn"):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _commit() -> str:
