@@ -17,13 +17,12 @@ from torch.func import functional_call, grad, jvp, vjp, vmap
 
 from metarun.adaptation import last, recomputing, repeat
 from metarun.core import Batch, take_parameters
+from metarun.models.closed_form import Largest, Normalised
 from metarun.models.layers import (
     BatchNorm,
     Blocks,
     Conv2d,
-    Largest,
     MaxPool2d,
-    Normalised,
     composing,
     convolving,
     differentiated_once,
