@@ -2,8 +2,8 @@
 
 torch's own ``batch_norm``, ``layer_norm`` and ``instance_norm`` with an affine part give silently wrong second-order
 gradients under vmap (pytorch/functorch#534), so norms are composed from primitives or have derivatives of their own
-(``closed_form``). Outside vmap, and where one derivative is all, a batch norm is torch's own kernel, which is exact to second
-order there and takes less time.
+(``closed_form``). Outside vmap, and where one derivative is all, a batch norm is torch's own kernel, which is exact to
+second order there and takes less time.
 """
 
 from collections.abc import Callable, Iterator
