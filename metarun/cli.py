@@ -117,7 +117,7 @@ def trust(config_dirs: list[str], packages: list[str]) -> list[Path]:
 
 def single(overrides: list[str], folders: list[Path], flags: list[str]) -> int:
     """One run."""
-    from metarun.compose import composed
+    from metarun.compose import assigned, composed
     from metarun.process import prepare
 
     prepare()
@@ -129,7 +129,8 @@ def single(overrides: list[str], folders: list[Path], flags: list[str]) -> int:
         run(job)
     except Interrupted as error:
         print(
-            f"\nstopped; continue with: {shlex.join(['metarun', *flags, f'resume={job.folder.path}'])}", file=sys.stderr
+            f"\nstopped; continue with: {shlex.join(['metarun', *flags, assigned('resume', job.folder.path)])}",
+            file=sys.stderr,
         )
         return error.exit_code
     return 0

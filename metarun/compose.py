@@ -1,6 +1,7 @@
 """From the command line to a configuration, by Hydra, with every mistake reported at once."""
 
 import difflib
+import re
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -97,6 +98,14 @@ def _piecewise(prefix: list[str], overrides: list[str], folders: list[Path]) -> 
     return cfg, problems
 
 
+def assigned(key: str, value: Any) -> str:
+    """``key=value`` as a command line takes it, whatever letters, commas or quotes are in the value."""
+    text = str(value)
+    if re.fullmatch(r"[\w./~+@%-]+", text, re.ASCII):
+        return f"{key}={text}"
+    return "{}='{}'".format(key, text.replace("'", "\\'"))
+
+
 def _said(error: BaseException | None) -> list[str]:
     """The first line of each message from Hydra's to the innermost: the reason is often only in the last."""
     lines = []
@@ -119,7 +128,10 @@ def _explained(override: str, error: BaseException, cfg: DictConfig, folders: li
         return _no_such_option(key.lstrip("+~"), value, folders)
     if any("not in struct" in line or "' not in '" in line for line in said):
         return unknown_key(key, value, cfg)
-    if any(sign in str(error) for sign in ("mismatched input", "no viable alternative", "extraneous input")):
+    if any(
+        sign in str(error)
+        for sign in ("mismatched input", "no viable alternative", "extraneous input", "LexerNoViableAlt")
+    ):
         return f"{override}: cannot be read as KEY=VALUE; quote what is not plain: \"{key}='...'\"."
     if "Ambiguous value" in said[0]:
         return f"{override}: several values are a sweep, metarun -m {override}; one list is written {key}=[{value}]."
@@ -151,7 +163,8 @@ def unknown_key(key: str, value: str, cfg: DictConfig) -> str:
             return f"{key}={value}: to choose the {root} write {root}={choice}."
     known = [text for text in _keys(cfg) if "_target_" not in text and "_partial_" not in text]
     siblings = [text for text in known if text.rpartition(".")[0] == group]
-    close = difflib.get_close_matches(key, siblings, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(key, [str(name) for name in cfg], n=1, cutoff=0.75) if not group else []
+    close = close or difflib.get_close_matches(key, siblings, n=1, cutoff=0.6)
     close = close or [text for text in known if text.rpartition(".")[2] == name]  # the right name in another place
     close = close or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     choices = siblings or [str(name) for name in cfg]

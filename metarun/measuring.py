@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -33,6 +34,7 @@ def settle(
     steps: int,
     changes: Changes = "never",
     update: Update | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> Choice:
     """Choose, by measuring on one meta-batch, what a run of ``steps`` steps will use throughout.
 
@@ -51,7 +53,8 @@ def settle(
         return Choice(execution)
     # a chunk of 8 is the whole of a smaller meta-batch: keep the first of candidates that group the tasks alike
     distinct = {(type(c), c.formulation, str(c.parts(num_tasks))): c for c in reversed(candidates)}
-    timings = _interleaved(list(distinct.values()), _thread_counts(execution, theta), loss_fn, theta, episodes)
+    counts = _thread_counts(execution, theta)
+    timings = _interleaved(list(distinct.values()), counts, loss_fn, theta, episodes, between=between)
     if not timings:
         return Choice(candidates[-1], notes=["none of the candidates fits into the device's memory as it is"])
     best, threads = _preferred(timings)
@@ -192,6 +195,7 @@ def _interleaved(
     theta: Params,
     episodes: Episode,
     update: Update | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> dict[tuple[Execution, int], float]:
     """Best milliseconds of each candidate with each number of threads, in turns: a busy machine slows all alike.
 
@@ -201,6 +205,7 @@ def _interleaved(
     with generators_kept():
         for candidate, threads in [(candidate, threads) for candidate in candidates for threads in thread_counts]:
             torch.set_num_threads(threads)
+            between()
             try:
                 first = _milliseconds(candidate, loss_fn, theta, episodes, update)
                 # the first call of all, and of a quick candidate, is mostly spent on what is done only once; on a GPU
@@ -216,6 +221,7 @@ def _interleaved(
         while rounds < 1 or (rounds < 50 and time.perf_counter() - start < MEASURE_SECONDS * len(hopeful)):
             for candidate, threads in hopeful:
                 torch.set_num_threads(threads)
+                between()
                 milliseconds = _milliseconds(candidate, loss_fn, theta, episodes, update)
                 best[candidate, threads] = min(best[candidate, threads], milliseconds)
             rounds += 1

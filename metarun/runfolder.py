@@ -18,7 +18,7 @@ from typing import Any
 
 from metarun import __version__
 from metarun.checkpoint import write_atomically, write_json
-from metarun.errors import MetarunError
+from metarun.errors import ConfigError, MetarunError
 
 try:
     import fcntl
@@ -114,12 +114,26 @@ class RunFolder:
         if time.monotonic() - self.last_beat >= HEARTBEAT_SECONDS:
             self.mark("running", **details)
 
+    def facts(self) -> dict[str, Any]:
+        """What run.json says; nothing where there is none."""
+        path = self.path / "run.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def refuse_other_data(self, facts: dict[str, Any], fix: str) -> None:
+        """Raise ConfigError where the data are not those that the run began with: its split and score would be others."""
+        known = self.facts()
+        if changed := [key for key in facts if known.get(key, facts[key]) != facts[key]]:
+            then, now = known[changed[0]], facts[changed[0]]
+            raise ConfigError([f"the data have changed since {self.path} began: {then} then, {now} now. {fix}"])
+
     def describe(self, overrides: list[str], **facts: Any) -> None:
         """Write run.json (who, what, where, when), git.diff and freeze.txt; a resumed run adds to its history."""
-        path = self.path / "run.json"
-        history = json.loads(path.read_text()).get("history", []) if path.is_file() else []
+        history = self.facts().get("history", [])
         history.append({"started": _now(), "argv": sys.argv, "overrides": overrides})
-        write_json(path, {"metarun": __version__, **facts, "hardware": hardware(), **self._git(), "history": history})
+        write_json(
+            self.path / "run.json",
+            {"metarun": __version__, **facts, "hardware": hardware(), **self._git(), "history": history},
+        )
         write_atomically(self.path / "freeze.txt", installed().encode())
 
     def _git(self) -> dict[str, Any]:

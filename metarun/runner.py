@@ -185,7 +185,11 @@ class Runner:
         each_step = first != x.learner.at(1) or drops(modules_of(first))
         changes: Changes = "always" if each_step else "seldom" if first != x.learner.at(x.steps) else "never"
         with self.dropping():
-            self.use(settle(x.execution, first.meta_loss, self.theta, episodes, x.steps, changes, self.update))
+            self.use(
+                settle(
+                    x.execution, first.meta_loss, self.theta, episodes, x.steps, changes, self.update, self.stop.obey
+                )
+            )
         return_freed_memory()  # of what was measured and takes more: 2 GB beside 0.5 for mini-ImageNet's meta-gradient
 
     def dropping(self) -> AbstractContextManager[None]:

@@ -86,8 +86,10 @@ def problems_of_call(
         if name in given:
             problems.append(f"{key}.{name} is set by metarun itself; remove it.")
         elif name not in parameters and not open_ended:
-            hint = f"{did_you_mean(name, own)}; it has {', '.join(own) or 'none'}"
-            problems.append(f"{key}.{name} is not a setting of {target.__name__}{hint}.")
+            close = did_you_mean(name, own)
+            fix = "" if close else f" Where an experiment sets it, ~{key}.{name} leaves it out."
+            hint = f"{close}; it has {', '.join(own) or 'none'}.{fix}"
+            problems.append(f"{key}.{name} is not a setting of {target.__name__}{hint}")
         elif value == "???":
             problems.append(f"{key}.{name} has no value; add {key}.{name}=...")
         elif name in hints and not isinstance(value, Part) and not fits(value, hints[name]):  # a part is made later

@@ -77,6 +77,8 @@ def test_cfg_job_shows_every_value_and_starts_nothing(tmp_path):
 MISTAKES = {
     "an unknown key": (["stepz=3"], "stepz is not a setting; did you mean steps?"),
     "an unknown key of a group": (["meta_learner.inner_lrr=3"], "did you mean meta_learner.inner_lr?"),
+    "a group with a typo": (["meta_lerner=maml"], "meta_lerner is not a setting; did you mean meta_learner?"),
+    "a letter that needs quotes": (["run_dir=jürgen"], "cannot be read as KEY=VALUE; quote what is not plain"),
     "a key without its group": (["inner_lr=3"], "inner_lr is not a setting; did you mean meta_learner.inner_lr?"),
     "a key added to the root": (["+foo=1"], "foo is not a setting"),
     "a key added to a group": (["+meta_learner.inner_lrr=1"], "is not a setting of MAML; did you mean 'inner_lr'"),

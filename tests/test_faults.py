@@ -243,3 +243,24 @@ def test_a_theta_that_is_spoilt_by_the_last_step_before_a_validation_does_not_be
     assert outcome.code == 3
     assert "val/" in outcome.err
     assert not list((run / "checkpoints").iterdir())
+
+
+# ---- other data than a run began with ----
+
+
+def test_a_run_whose_data_have_changed_is_neither_continued_nor_scored(tmp_path):
+    table = tmp_path / "requests.jsonl"
+    lines = (Path(__file__).parent / "outside" / "requests.jsonl").read_text().splitlines(keepends=True)
+    table.write_text("".join(lines))
+    run = tmp_path / "run"
+    small = ("steps=2", "evaluation.num_tasks=2", "evaluation.num_val_tasks=2", "execution=looped")
+    first = metarun("experiment=protonet_text", f"task.path={table}", f"data_root={tmp_path}", f"run_dir={run}", *small)
+    assert first.code == 0, first.text
+    before = contents(run)
+    table.write_text("".join(lines[:-1]))
+    for command in (["evaluate", str(run)], [f"resume={run}", "steps=4"]):
+        outcome = metarun(*command)
+        assert outcome.code == 2, outcome.text
+        assert f"the data have changed since {run} began" in outcome.err
+    assert contents(run)[Path("results.json")] == before[Path("results.json")]
+    assert contents(run)[Path("run.json")] == before[Path("run.json")]

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from metarun import paths
+from metarun.compose import assigned
 
 
 @pytest.fixture
@@ -47,3 +49,11 @@ def test_a_missing_tree_is_an_error_that_names_the_places(package):
 
 def test_this_checkout_uses_its_own_configs():
     assert paths.config_dir() == Path(__file__).resolve().parent.parent / "configs"
+
+
+@pytest.mark.parametrize(
+    "path", ["/tmp/plain-1.2/x", "/tmp/jürgen, w", "/tmp/it's (mine)", "/tmp/a b=c", "/tmp/[1]{2}$"]
+)
+def test_a_path_on_a_command_line_is_read_as_it_was(path):
+    (override,) = OverridesParser.create().parse_overrides([assigned("run_dir", Path(path))])
+    assert override.value() == path

@@ -55,6 +55,8 @@ def trained(path: Path, overrides: list[str], checkpoint: str, config_dirs: list
     if checkpoint not in ("best", "last"):
         raise ConfigError([f"--checkpoint is {checkpoint!r}; use best or last."])
     x = build(changed(read_config(folder.path / "config.yaml"), overrides, config_dirs))
+    if not any(override_key(text).split(".")[0] in ("task", "seed", "dtype") for text in overrides):
+        folder.refuse_other_data({"data": x.task.fingerprint()}, "Restore them, or name the data: task.path=FILE, say.")
     state = load(folder.checkpoints / f"{checkpoint}.pt", x.device)
     theta = _fitted(x.learner.init(), state["theta"])
     return Trained(folder, x, theta, state["step"], _execution(x, folder, overrides))

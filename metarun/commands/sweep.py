@@ -17,7 +17,14 @@ from hydra.errors import HydraException
 from rich.console import Console
 from rich.table import Table
 
-from metarun.compose import composed, hydra_arguments, override_key, register_schema, with_evaluation_tasks
+from metarun.compose import (
+    assigned,
+    composed,
+    hydra_arguments,
+    override_key,
+    register_schema,
+    with_evaluation_tasks,
+)
 from metarun.errors import ConfigError
 from metarun.help import SWEEP_KEYS
 from metarun.paths import config_dir
@@ -174,8 +181,8 @@ def _run_all(jobs: list[Job], slots: Slots, flags: list[str]) -> None:
 
 def _start(job: Job, number: int, total: int, slots: Slots, flags: list[str]) -> None:
     job.folder.create()
-    quoted = str(job.folder.path).replace("'", "\\'")
-    command = [sys.executable, "-m", "metarun", *flags, *job.overrides, f"run_dir='{quoted}'", "resume=auto"]
+    folder = assigned("run_dir", job.folder.path)
+    command = [sys.executable, "-m", "metarun", *flags, *job.overrides, folder, "resume=auto"]
     print(f"[{number + 1}/{total}] {job.name}: started", file=sys.stderr)
     job.began = time.monotonic()
     with (job.folder.path / "output.txt").open("a") as output:
@@ -245,13 +252,16 @@ def _by_hydra(arguments: list[str], config_dirs: list[Path]) -> int:
 
 
 def hydra_job(cfg):  # type: ignore[no-untyped-def]
-    """One job under a Hydra launcher; returns the test score, which a Hydra sweeper may optimise."""
+    """One job under a Hydra launcher; returns the best validation score, which a Hydra sweeper may optimise."""
+    import torch
     from hydra.core.hydra_config import HydraConfig
 
+    from metarun.checkpoint import load
     from metarun.commands.train import Job as Training
     from metarun.commands.train import run
 
     hydra_config = HydraConfig.get()
     overrides = [text for text in hydra_config.overrides.task if override_key(text) not in ("run_dir", "resume")]
     folder = _job_folder(Path(hydra_config.sweep.dir).resolve(), overrides, overrides)
-    return run(Training(cfg, overrides, folder, continues=folder.holds_a_run))
+    run(Training(cfg, overrides, folder, continues=folder.holds_a_run))
+    return load(folder.checkpoints / "best.pt", torch.device("cpu"))["best"]["value"]

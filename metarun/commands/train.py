@@ -13,7 +13,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from metarun.build import Experiment, build, flat
 from metarun.checkpoint import load, write_atomically
-from metarun.compose import override_key, read_config, with_value
+from metarun.compose import assigned, override_key, read_config, with_value
 from metarun.errors import ConfigError, Diverged, Interrupted, MetarunError
 from metarun.evaluation import Estimate
 from metarun.report import Reporter
@@ -124,7 +124,7 @@ def run(job: Job) -> float:
             raise
         raise MetarunError(
             f"the disk refused: {error}.\nWhat was written before is intact. Free some space or make it writable, then "
-            f"continue with resume={job.folder.path}"
+            f"continue with {assigned('resume', job.folder.path)}"
         ) from error
 
 
@@ -142,6 +142,7 @@ def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
         write_atomically(folder.path / "overrides.yaml", OmegaConf.to_yaml(job.overrides).encode())
     elsewhere = {name: scored.task.fingerprint() for name, scored in experiment.scored.items() if name}
     facts = {"data": experiment.task.fingerprint()} | ({"evaluation_data": elsewhere} if elsewhere else {})
+    folder.refuse_other_data(facts, "Restore them, or start a new run with another run_dir.")
     folder.describe(job.overrides, seed=experiment.seed, **facts)
     folder.mark("running", step=resume_step, steps=experiment.steps)
     report = Reporter(folder, experiment, text, resume_step)
