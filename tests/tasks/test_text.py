@@ -337,8 +337,13 @@ CSV = {
     ),
     "other columns": ("sentence,label\nx,a\n", r"must name the columns text and label"),
     "nothing": ("", r"must name the columns text and label, but it is ''"),
-    "a short row": ("text,label\nx,a\ny\n", r"line 3 has no 'label'"),
-    "an open quote": ('text,label\nx,a\n"y,b\n', r"line 2 is not CSV: unexpected end of data"),
+    "a short row": ("text,label\nx,a\ny\n", r"line 3: 1 entries, where the header has 2"),
+    "a comma without quotes": (
+        "text,label\nhello, there,greeting\n",
+        r"mine.csv, line 2: 3 entries, where the header has 2; quote texts that contain commas\.",
+    ),
+    "a name twice": ("text,label,text\nx,a,y\n", r"several columns are named 'text'; give each its own name"),
+    "an open quote": ('text,label\nx,a\n"y,b\n', r"line 3 is not CSV: unexpected end of data"),
 }
 
 
