@@ -202,6 +202,10 @@ def replaced(old: str, new: str, count: int = 1):
         (replaced("0.03,", "nan,"), r"line 5: column 'dose' is 'nan', which is not a finite number"),
         (replaced("0.03,", "inf,"), r"line 5: column 'dose' is 'inf', which is not a finite number"),
         (replaced("0.03,", ","), r"line 5: column 'dose' is empty"),
+        (
+            replaced("\nanna,0.03", "\n ,0.03"),
+            r"line 5: column 'subject', which names the task, is empty. Correct the line",
+        ),
         (replaced("0.03,", ""), r"line 5: 3 entries, where the header has 4"),
         (replaced("dose,age", "age,age"), r"several columns are named 'age'"),
         (lambda text: "", r"is empty; it must have a line of column names"),
