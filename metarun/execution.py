@@ -14,6 +14,7 @@ from torch.func import vmap
 from metarun.adaptation import recomputing
 from metarun.checkpoint import write_json
 from metarun.core import Episode, Metrics, Params
+from metarun.errors import MetarunError
 from metarun.models.layers import Convolution, convolving
 from metarun.trees import slice_tasks, stack, tree_flatten, tree_leaves, tree_map, tree_unflatten, zip_map
 from metarun.update import Update
@@ -199,12 +200,21 @@ class Choice:
 
 
 def stored(path: Path, like: Execution) -> Execution:
-    """The execution that a choice written to ``path`` names, with its number of threads set; ``like`` without a file."""
+    """The execution that a choice written to ``path`` names, with its number of threads set; ``like`` without a file.
+
+    Raises MetarunError for a damaged file.
+    """
     if not path.is_file():
         return like
-    facts = json.loads(path.read_text())
-    torch.set_num_threads(facts["threads"])
-    return named(facts["chosen"], like)
+    try:
+        facts = json.loads(path.read_text())
+        threads, chosen = int(facts["threads"]), str(facts["chosen"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise MetarunError(
+            f"{path} is damaged. Remove it: the run measures again which execution is fastest."
+        ) from error
+    torch.set_num_threads(threads)
+    return named(chosen, like)
 
 
 def named(name: str, like: Execution) -> Execution:

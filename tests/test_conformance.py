@@ -139,6 +139,23 @@ def learner(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+BODY_ALONE = {"matchingnet", "proto_maml", "protonet"}  # all that they learn
+
+
+@pytest.mark.parametrize("task", ["classes", "sinusoid"])
+def test_a_body_without_parameters_will_do_where_something_else_is_learned(learner, task):
+    try:
+        x = experiment(f"meta_learner={learner}", *TASKS[task], "base_learner=linear")
+    except ConfigError as refusal:
+        assert all(problem.startswith("meta_learner:") for problem in refusal.problems), refusal
+        assert ("no parameters: there is nothing to train" in str(refusal)) == (
+            learner in BODY_ALONE and task == "classes"
+        )
+        return
+    gradient, _ = Looped().mean_grad(x.learner.at(0).meta_loss, x.learner.init(), x.task.sample("train", range(1)))
+    assert tree_leaves(gradient) and all(leaf.dtype == torch.float64 for leaf in tree_leaves(gradient))
+
+
 def adapted(case: Case) -> list:
     return [case.learner.adapt(case.theta, slice_tasks(case.episodes, i).support) for i in range(NUM_TASKS)]
 

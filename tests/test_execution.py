@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metarun.execution import Auto, Choice, Execution, Looped, Vmapped, named
+from metarun.errors import MetarunError
+from metarun.execution import Auto, Choice, Execution, Looped, Vmapped, named, stored
 from metarun.measuring import settle
 from metarun.objectives import CROSS_ENTROPY
 from metarun.trees import slice_tasks, tree_map
@@ -124,6 +125,14 @@ def test_auto_finds_every_candidate_again_by_its_name(auto):
 )
 def test_an_execution_found_by_a_name_has_that_name(name):
     assert named(name, like=Auto(None, inner_memory="auto", compile="auto")).describe() == name
+
+
+@pytest.mark.parametrize("content", ["", '{"chosen": "loo', '{"chosen": "looped"}', "[]", "\xff"])
+def test_a_damaged_choice_is_an_error_that_says_what_to_do(tmp_path, content):
+    path = tmp_path / "execution.json"
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises(MetarunError, match=r"execution.json is damaged. Remove it: the run measures again"):
+        stored(path, like=Auto(None))
 
 
 @pytest.mark.parametrize("execution", [Vmapped(None), Vmapped(3), Looped()], ids=lambda e: e.describe())

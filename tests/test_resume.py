@@ -201,6 +201,17 @@ def test_resume_auto_begins_then_continues_then_leaves_a_completed_run_alone(who
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("content", [None, "", "{}"])
+def test_a_completed_run_without_results_says_how_to_score_it_again(whole, tmp_path, content):
+    run = shutil.copytree(whole, tmp_path / "run")
+    (run / "results.json").unlink()
+    if content is not None:
+        (run / "results.json").write_text(content)
+    outcome = metarun(f"resume={run}")
+    assert outcome.code == 1 and "Traceback" not in outcome.text
+    assert f"results.json is gone or damaged. Score it again with: metarun evaluate {run}" in outcome.err
+
+
 def test_a_completed_run_can_be_trained_longer(whole, tmp_path):
     longer, run = tmp_path / "longer", tmp_path / "run"
     assert metarun(*TINY, "steps=20", f"run_dir={longer}").code == 0

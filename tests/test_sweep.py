@@ -133,6 +133,11 @@ def test_a_name_shows_what_differs_and_not_what_all_runs_share():
     assert [name.rpartition("-")[0] for name in named("steps=5", "seed=0,1", "log_every=1")] == ["seed-0", "seed-1"]
 
 
+def test_a_combination_given_twice_is_one_run():
+    assert _combinations(["seed=0,1,0", "steps=5"]) == [["seed=0", "steps=5"], ["seed=1", "steps=5"]]
+    assert named("seed=0,0") == named("seed=0")
+
+
 def test_a_sweep_with_more_values_finds_the_folders_that_it_has(tmp_path):
     first = _job_folder(tmp_path, ["seed=0", "steps=5"], ["seed=0", "steps=5"])
     first.create()

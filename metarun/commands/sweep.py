@@ -113,9 +113,11 @@ def _number_of_jobs(text: str) -> int:
 
 
 def _combinations(overrides: list[str]) -> list[list[str]]:
+    """Each combination once, in the order of its first: two jobs must not share a folder."""
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
-        return [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+        jobs = [tuple(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+        return [list(job) for job in dict.fromkeys(jobs)]
     except HydraException as error:
         raise ConfigError([" ".join(str(error).split())]) from None
 

@@ -129,7 +129,13 @@ def run(job: Job) -> float:
 
 
 def _nothing_to_do(folder: RunFolder, experiment: Experiment) -> float:
-    score = json.loads((folder.path / "results.json").read_text())[f"test/{experiment.task.objective.score_name}"]
+    try:
+        score = json.loads((folder.path / "results.json").read_text())[f"test/{experiment.task.objective.score_name}"]
+    except (FileNotFoundError, ValueError, KeyError) as error:
+        raise MetarunError(
+            f"the run {folder.path} is complete, but its results.json is gone or damaged. Score it again with: metarun "
+            f"evaluate {folder.path}"
+        ) from error
     print(f"the run {folder.path} is complete: test score {score['mean']:.4f} +- {score['ci95']:.4f}")
     print("train it longer with resume=RUN steps=N, or score it again with: metarun evaluate RUN")
     return score["mean"]

@@ -46,9 +46,8 @@ class Baseline(FewShotLearner):
 
     def init(self) -> Params:
         head = nn.Linear(num_features(self.base_learner, self.input_shape), self.num_train_classes)
-        body = take_parameters(body_of(self.base_learner))
-        like = next(iter(body.values()))
-        return {"body": body, "head": take_parameters(head.to(like))}
+        like = next(self.base_learner.parameters())  # the body may have none
+        return {"body": take_parameters(body_of(self.base_learner)), "head": take_parameters(head.to(like))}
 
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
         x = torch.cat([episode.support.x, episode.query.x])

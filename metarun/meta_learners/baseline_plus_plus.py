@@ -49,8 +49,8 @@ class BaselinePlusPlus(FewShotLearner):
 
     def init(self) -> Params:
         head = nn.Linear(num_features(self.base_learner, self.input_shape), self.num_train_classes, bias=False)
-        body = take_parameters(body_of(self.base_learner))
-        return {"body": body, "directions": head.weight.detach().to(next(iter(body.values())))}
+        like = next(self.base_learner.parameters())  # the body may have none
+        return {"body": take_parameters(body_of(self.base_learner)), "directions": head.weight.detach().to(like)}
 
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
         x = torch.cat([episode.support.x, episode.query.x])

@@ -28,7 +28,7 @@ from torch.func import functional_call
 from metarun.core import Batch, FewShotLearner, Params, take_parameters
 from metarun.models.cells import LSTMCell
 from metarun.models.layers import with_support
-from metarun.models.parts import body_of, num_features
+from metarun.models.parts import body_of, check_learned, num_features
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class MatchingNet(FewShotLearner):
         body_of(self.base_learner)
         if self.num_reads < 0:
             raise ValueError(f"num_reads is {self.num_reads}; use 1 or more, or 0 for no full context embeddings.")
+        if self.num_reads == 0:
+            check_learned(self.base_learner, "MatchingNet")
         for inputs, d in self.cell_sizes().values():
             _structure(inputs, d)  # now: vmap refuses the draws of a module made inside it
 
@@ -52,9 +54,8 @@ class MatchingNet(FewShotLearner):
         return {"forward": (d, d), "backward": (d, d), "reader": (2 * d, d)}
 
     def init(self) -> Params:
-        sizes = self.cell_sizes()
+        sizes, like = self.cell_sizes(), next(self.base_learner.parameters())  # the body may have none
         embedding = take_parameters(body_of(self.base_learner))
-        like = next(iter(embedding.values()))
         cells = {name: take_parameters(LSTMCell(*size).to(like)) for name, size in sizes.items()}
         return {"embedding": embedding, **cells}
 

@@ -42,8 +42,8 @@ class MetaOptNet(FewShotLearner):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0.")
 
     def init(self) -> Params:
-        embedding = take_parameters(body_of(self.base_learner))
-        return {"embedding": embedding, "scale": next(iter(embedding.values())).new_ones(())}
+        scale = next(self.base_learner.parameters()).new_ones(())  # the body may have none
+        return {"embedding": take_parameters(body_of(self.base_learner)), "scale": scale}
 
     def adapt(self, theta: Params, support: Batch) -> Params:
         z = functional_call(body_of(self.base_learner), theta["embedding"], (support.x,))  # [S, D]

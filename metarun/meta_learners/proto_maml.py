@@ -21,7 +21,7 @@ from metarun.adaptation import descent, first_order_descent, last
 from metarun.core import Batch, FewShotLearner, Params, take_parameters
 from metarun.inner_optimizers import SGD
 from metarun.models.layers import with_support
-from metarun.models.parts import body_of
+from metarun.models.parts import body_of, check_learned
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ProtoMAML(FewShotLearner):
     first_order: bool
 
     def __post_init__(self) -> None:
-        body_of(self.base_learner)
+        check_learned(self.base_learner, "ProtoMAML")
 
     def init(self) -> Params:
         return take_parameters(body_of(self.base_learner))

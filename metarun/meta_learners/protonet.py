@@ -20,7 +20,7 @@ from torch.func import functional_call
 
 from metarun.core import Batch, FewShotLearner, Params, take_parameters
 from metarun.models.layers import with_support
-from metarun.models.parts import body_of
+from metarun.models.parts import body_of, check_learned
 
 FIRST_SCALE = 10.0  # Gidaris and Komodakis 2018, 3.2
 
@@ -32,6 +32,8 @@ class ProtoNet(FewShotLearner):
 
     def __post_init__(self) -> None:
         body_of(self.base_learner)
+        if self.distance == "euclidean":  # the cosine's scale is learned, too
+            check_learned(self.base_learner, "ProtoNet")
 
     def init(self) -> Params:
         scale = next(self.base_learner.parameters()).new_tensor(FIRST_SCALE)  # a frozen body has no parameter

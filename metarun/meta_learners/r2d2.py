@@ -37,8 +37,8 @@ class R2D2(FewShotLearner):
             raise ValueError(f"regulariser is {self.regulariser}; it must be above 0, or the system has no solution.")
 
     def init(self) -> Params:
+        like = next(self.base_learner.parameters())  # the body may have none
         embedding = take_parameters(body_of(self.base_learner))
-        like = next(iter(embedding.values()))
         numbers = {"log_regulariser": math.log(self.regulariser), "scale": self.scale, "bias": 0.0}
         return {"embedding": embedding, **{name: like.new_tensor(number) for name, number in numbers.items()}}
 

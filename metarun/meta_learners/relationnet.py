@@ -71,10 +71,9 @@ class RelationNet(FewShotLearner):
         _structure(shape, self.hidden_size, self.norm_mode())  # now: vmap refuses the draws of a module made inside it
 
     def init(self) -> Params:
-        shape = self.feature_shape()
-        body = take_parameters(body_of(self.base_learner))
-        relation = Relation(shape, self.hidden_size, self.norm_mode()).to(next(iter(body.values())))
-        return {"embedding": body, "relation": take_parameters(relation)}
+        like = next(self.base_learner.parameters())  # the body may have none
+        relation = Relation(self.feature_shape(), self.hidden_size, self.norm_mode()).to(like)
+        return {"embedding": take_parameters(body_of(self.base_learner)), "relation": take_parameters(relation)}
 
     def adapt(self, theta: Params, support: Batch) -> Params:
         z = functional_call(body_of(self.base_learner), theta["embedding"], (support.x,))  # [S, D] or [S, C, h, w]

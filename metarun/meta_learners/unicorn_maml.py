@@ -42,8 +42,8 @@ class UnicornMAML(FewShotLearner):
 
     def init(self) -> Params:
         one_class = nn.Linear(num_features(self.base_learner, self.input_shape), 1)
-        body = take_parameters(body_of(self.base_learner))
-        return {"body": body, "head": one_class.weight.detach()[0].to(next(iter(body.values())))}
+        like = next(self.base_learner.parameters())  # the body may have none
+        return {"body": take_parameters(body_of(self.base_learner)), "head": one_class.weight.detach()[0].to(like)}
 
     def adapt(self, theta: Params, support: Batch) -> Params:
         return self.ended(last(self.steps(theta, support, self.inner_steps)), support)

@@ -27,6 +27,15 @@ def part_of(net: nn.Module, name: str) -> nn.Module:
     return parts[name]
 
 
+def check_learned(net: nn.Module, name: str) -> None:
+    """Raise ValueError where the body of ``net`` has no parameters, for a learner ``name`` that learns nothing else."""
+    if not any(True for _ in body_of(net).parameters()):
+        raise ValueError(
+            f"{name} learns the body of the base learner alone, but that of {type(net).__name__} has no parameters: there "
+            "is nothing to train. Choose another base learner (base_learner=mlp), or a learner with a head (maml, r2d2)."
+        )
+
+
 def check_tokens(num_tokens: int | None, name: str) -> int:
     """``num_tokens`` of a base learner ``name`` that reads words; raises ValueError where the inputs are none."""
     if num_tokens is None:

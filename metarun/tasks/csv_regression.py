@@ -165,6 +165,11 @@ def rows_of_tasks(table: Table, task_column: str) -> dict[str, list[int]]:
     """The rows of each task, tasks in alphabetical order: a file with its lines in another order gives the same split."""
     of_task: dict[str, list[int]] = {}
     for row, name in enumerate(table.column(task_column, "task.task_column")):
+        if not name:
+            raise DataError(
+                f"{table.path}, line {table.lines[row]}: column {task_column!r}, which names the task, is empty. Correct "
+                "the line, or leave it out."
+            )
         of_task.setdefault(name, []).append(row)
     if len(of_task) < len(SPLITS):
         raise DataError(

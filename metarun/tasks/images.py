@@ -296,19 +296,33 @@ def check_positive(size: Counts, prefix: str) -> None:
 
 def check_episode_size(size: EpisodeSize, pool: ClassPool, split: str, prefix: str) -> None:
     """Raise ValueError unless ``pool`` can fill episodes of ``size``; ``prefix`` and the field make the key."""
+    if size.num_ways < 2:
+        raise ValueError(
+            f"{prefix}num_ways is {size.num_ways}, but with one class every answer is right. Set it to 2 or more."
+        )
     have = len(pool.names)
     if size.num_ways > have:
         raise ValueError(
-            f"{prefix}num_ways is {size.num_ways}, but the split {split!r} has only {have} classes. "
-            f"Lower {prefix}num_ways to at most {have}."
+            f"{prefix}num_ways is {size.num_ways}, but the split {split!r} has only {_counted(have, 'class', 'classes')}. "
+            f"{_lower(f'{prefix}num_ways', have, f'the split {split!r} needs more classes')}"
         )
     need, smallest = size.num_shots + size.num_queries, int(np.argmin(pool.count))
     have = int(pool.count[smallest])
     if need > have:
         raise ValueError(
             f"{prefix}num_shots + {prefix}num_queries is {need}, but the class {pool.names[smallest]!r} of the split "
-            f"{split!r} has only {have} images. Lower their sum to at most {have}."
+            f"{split!r} has only {_counted(have, 'example', 'examples')}. "
+            f"{_lower('their sum', have, 'the class needs more examples')}"
         )
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def _lower(what: str, most: int, otherwise: str) -> str:
+    """The fix: ``what`` at most ``most``, or ``otherwise`` where that is below the 2 that every episode takes."""
+    return f"Lower {what} to at most {most}." if most >= 2 else f"An episode takes 2 or more: {otherwise}."
 
 
 def draw_images(u: np.ndarray, pool: ClassPool, size: EpisodeSize) -> Draw:

@@ -22,7 +22,7 @@ def split_classes(names: Sequence[str], given: Sequence[str], split: Split, seed
         if unnamed := [name for name, of in zip(names, given, strict=True) if of not in SPLITS]:
             raise ValueError(
                 f"task.split is given, but the data does not say which of {', '.join(SPLITS)} the class {unnamed[0]!r} is "
-                "in. Give shares instead: task.split={train:6,val:2,test:2}."
+                "in. Give shares instead: 'task.split={train:6,val:2,test:2}'."
             )
         return tuple(given)
     if isinstance(split, Mapping):

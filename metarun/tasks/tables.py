@@ -95,7 +95,8 @@ def _check(path: Path, separator: str, header: list[str], rows: list[list[str]],
     others = [written for mark, written in SEPARATORS.items() if mark != separator and mark in header[0]]
     if len(header) == 1 and others:
         raise DataError(
-            f'{path}: the first line has one column, {header[0]!r}; is it separated otherwise? task.separator="{others[0]}"'
+            f"{path}: the first line has one column, {header[0]!r}; is it separated otherwise? "
+            f"'task.separator=\"{others[0]}\"'"
         )
     if repeated := sorted({name for name in header if header.count(name) > 1}):
         raise DataError(f"{path}: several columns are named {', '.join(map(repr, repeated))}; give each its own name.")

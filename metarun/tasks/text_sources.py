@@ -155,17 +155,26 @@ def json_rows(path: Path) -> Iterator[Row]:
 
 
 def csv_rows(path: Path, text: str = "text", label: str = "label") -> Iterator[Row]:
-    """Columns by the names in the first line; further columns are not read."""
-    reader = csv.DictReader(StringIO(_text(path), newline=""), strict=True)
+    """Columns by the names in the first line, as many entries in every other; further columns are not read."""
+    reader = csv.reader(StringIO(_text(path), newline=""), strict=True)
     try:
-        header = reader.fieldnames or []
+        header = next(reader, [])
         if not {text, label} <= {*header}:
             raise DataError(
                 f"the first line of {path} must name the columns {text} and {label}, but it is {','.join(header)!r}."
             )
-        for record in reader:
-            named = {"text": record[text], "label": record[label], "split": record.get("split")}
-            yield _row(named, f"{path}, line {reader.line_num}")
+        if repeated := sorted({name for name in header if header.count(name) > 1}):
+            raise DataError(
+                f"{path}: several columns are named {', '.join(map(repr, repeated))}; give each its own name."
+            )
+        for entries in filter(None, reader):  # an empty line is no row
+            place = f"{path}, line {reader.line_num}"
+            if len(entries) != len(header):
+                raise DataError(
+                    f"{place}: {len(entries)} entries, where the header has {len(header)}; quote texts that contain commas."
+                )
+            record = dict(zip(header, entries, strict=True))
+            yield _row({"text": record[text], "label": record[label], "split": record.get("split")}, place)
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num} is not CSV: {error}.") from error
 

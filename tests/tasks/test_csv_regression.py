@@ -143,6 +143,20 @@ def test_other_separators_a_byte_order_mark_quotes_and_empty_lines_are_read(tmp_
         assert sorted(n for names in task.split.values() for n in names) == sorted(SIZES)
 
 
+def test_the_advice_on_another_separator_can_be_pasted_into_a_shell(tmp_path):
+    for separator in (";", "\t"):
+        (tmp_path / "other.csv").write_text(table(SIZES, separator))
+        (advised,) = shlex.split(problem(tmp_path / "other.csv").rpartition("? ")[2])
+        assert len(task_of(tmp_path / "other.csv", advised).y) == sum(SIZES.values())
+
+
+def test_the_documented_separators_can_be_pasted_into_a_shell(tmp_path):
+    row = next(line for line in PAGE.read_text().splitlines() if "task.separator=" in line)
+    for separator, written in zip((";", "\t"), re.findall(r"`(.*?)`", row), strict=True):
+        (tmp_path / "other.csv").write_text(table(SIZES, separator))
+        assert len(task_of(tmp_path / "other.csv", *shlex.split(written)).y) == sum(SIZES.values())
+
+
 def test_it_trains_tests_and_resumes_to_the_same_end(path, tmp_path):
     few = ["task=csv_regression", f"task.path='{path}'", *NAMES, "base_learner.hidden=[8]", "evaluation.every=1"]
     few += ["evaluation.num_val_tasks=2", "evaluation.num_tasks=3", "meta_batch_size=2"]
@@ -183,7 +197,7 @@ def test_verify_notices_a_table_that_has_changed_and_the_picture_names_the_colum
         (["task.val_tasks=[ben]", "task.test_tasks=[ben]"], r"both name 'ben'"),
         (["task.val_share=0.6", "task.test_share=0.4"], r"below 1 in sum"),
         (["task.split_column=age"], r"line 2: column 'age'|named more than once"),
-        (["task.separator=';'"], r"names 'subject'|separated otherwise\? task.separator=\",\""),
+        (["task.separator=';'"], r"names 'subject'|separated otherwise\? 'task.separator=\",\"'"),
         (["task.separator='||'"], r"must be one character"),
     ],
 )
@@ -202,6 +216,10 @@ def replaced(old: str, new: str, count: int = 1):
         (replaced("0.03,", "nan,"), r"line 5: column 'dose' is 'nan', which is not a finite number"),
         (replaced("0.03,", "inf,"), r"line 5: column 'dose' is 'inf', which is not a finite number"),
         (replaced("0.03,", ","), r"line 5: column 'dose' is empty"),
+        (
+            replaced("\nanna,0.03", "\n ,0.03"),
+            r"line 5: column 'subject', which names the task, is empty. Correct the line",
+        ),
         (replaced("0.03,", ""), r"line 5: 3 entries, where the header has 4"),
         (replaced("dose,age", "age,age"), r"several columns are named 'age'"),
         (lambda text: "", r"is empty; it must have a line of column names"),

@@ -92,7 +92,7 @@ def test_the_manifest_of_given_settings_is_a_known_hash(photos):
 
 def test_a_class_too_small_and_too_few_classes_are_errors_that_name_them(photos):
     with pytest.raises(
-        ValueError, match=r"num_queries is 3, but the class 'dog' of the split 'train' has only 2 images"
+        ValueError, match=r"num_queries is 3, but the class 'dog' of the split 'train' has only 2 examples"
     ):
         task(photos, num_queries=2)
     with pytest.raises(ValueError, match=r"task.num_ways is 3, but the split 'train' has only 2 classes"):

@@ -360,8 +360,28 @@ def test_sizes_that_a_pool_cannot_fill_are_errors_that_name_key_value_and_bound(
     check_episode_size(EpisodeSize(4, 1, 2), POOL, "val", "task.")
     with pytest.raises(ValueError, match=r"task.num_ways is 5.*'val' has only 4 classes.*at most 4"):
         check_episode_size(EpisodeSize(5, 1, 1), POOL, "val", "task.")
-    with pytest.raises(ValueError, match=r"task.train_num_shots \+ task.train_num_queries is 4.*'c'.*only 3 images"):
+    with pytest.raises(ValueError, match=r"task.train_num_shots \+ task.train_num_queries is 4.*'c'.*only 3 examples"):
         check_episode_size(EpisodeSize(2, 1, 3), POOL, "train", "task.train_")
+
+
+def test_one_way_is_refused_for_every_answer_would_be_right():
+    with pytest.raises(ValueError, match=r"task.train_num_ways is 1, but with one class .*Set it to 2 or more"):
+        check_episode_size(EpisodeSize(1, 1, 1), POOL, "train", "task.train_")
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ([], r"only 0 classes. An episode takes 2 or more: the split 'val' needs more classes\.$"),
+        ([3], r"only 1 class. An episode takes 2 or more: the split 'val' needs more classes\.$"),
+        ([3, 1], r"only 1 example. An episode takes 2 or more: the class needs more examples\.$"),
+    ],
+)
+def test_a_pool_too_small_for_any_episode_is_not_answered_with_a_size_that_is_refused_too(counts, message):
+    names = tuple("abc"[: len(counts)])
+    pool = ClassPool(names, np.zeros(len(counts), dtype=np.int64), np.array(counts, dtype=np.int64))
+    with pytest.raises(ValueError, match=message):
+        check_episode_size(EpisodeSize(2, 1, 1), pool, "val", "task.")
 
 
 @pytest.mark.parametrize("size", [(0, 1, 1), (1, -1, 1), (1, 1, 0)])

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from metarun.tasks.text import TextClasses
 from metarun.tasks.text_features import Hashed, Tokens, words
 from metarun.tasks.text_sets import Row, prepared_texts
 from metarun.tasks.text_sources import CLINC150, Release, banking77, clinc150, clinc_rows, published, text_jsonl
+from tests.composing import experiment
 from tests.running import metarun, read, scores
 
 FILE = Path(__file__).parents[1] / "outside" / "requests.jsonl"
@@ -337,8 +339,13 @@ CSV = {
     ),
     "other columns": ("sentence,label\nx,a\n", r"must name the columns text and label"),
     "nothing": ("", r"must name the columns text and label, but it is ''"),
-    "a short row": ("text,label\nx,a\ny\n", r"line 3 has no 'label'"),
-    "an open quote": ('text,label\nx,a\n"y,b\n', r"line 2 is not CSV: unexpected end of data"),
+    "a short row": ("text,label\nx,a\ny\n", r"line 3: 1 entries, where the header has 2"),
+    "a comma without quotes": (
+        "text,label\nhello, there,greeting\n",
+        r"mine.csv, line 2: 3 entries, where the header has 2; quote texts that contain commas\.",
+    ),
+    "a name twice": ("text,label,text\nx,a,y\n", r"several columns are named 'text'; give each its own name"),
+    "an open quote": ('text,label\nx,a\n"y,b\n', r"line 3 is not CSV: unexpected end of data"),
 }
 
 
@@ -436,6 +443,19 @@ def test_another_file_is_an_error_that_names_it_and_leaves_nothing(tmp_path, rel
 
 
 # ------------------------------------------------------------------------------------------------- the command line
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "your_own_data.md"
+DOCUMENTED = re.findall(r"^\| `([^`]*task\.split={.*?)`", PAGE.read_text().partition("## Text")[2], re.MULTILINE)
+
+
+def test_the_documented_splits_can_be_pasted_into_a_shell(tmp_path):
+    assert len(DOCUMENTED) == 2
+    for written in DOCUMENTED:
+        command = f"printf '%s\\n' {written}"
+        words = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout.splitlines()
+        task = experiment("experiment=protonet_text", f"task.path={FILE}", f"data_root={tmp_path}", *words).task
+        assert min(len(pool.names) for pool in task.pools.values()) >= 2
 
 
 RUN = ["task=text_jsonl", f"task.path={FILE}", "meta_learner=protonet", "device=cpu", "execution=looped", "steps=4"]
