@@ -623,7 +623,11 @@ def main() -> None:
         parser.error(f"--device {DEVICE}: torch finds no such device here")
     options.out.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(options.out / "compiled", ignore_errors=True)
-    results: dict[str, Any] = {"command": " ".join(["python scripts/benchmark.py", *sys.argv[1:]]), "commit": _commit(), "versions": _versions()}
+    results: dict[str, Any] = {
+        "command": " ".join(["python scripts/benchmark.py", *sys.argv[1:]]),
+        "commit": _commit(),
+        "versions": _versions(),
+    }
     results |= {
         "date": time.strftime("%Y-%m-%d"),
         "cpus": os.cpu_count(),
