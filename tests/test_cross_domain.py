@@ -44,6 +44,12 @@ class Tall(TaskDistribution):
 
     def fingerprint(self):
         return "tall"
+
+
+class Few(Tall):
+    """With a test set of three episodes."""
+
+    num_test_tasks = 3
 '''
 
 
@@ -54,6 +60,7 @@ def tall(tmp_path_factory) -> str:
     (folder / "tall.py").write_text(TALL)
     (folder / "task").mkdir()
     (folder / "task" / "tall.yaml").write_text("_target_: tall.Tall\n")
+    (folder / "task" / "few.yaml").write_text("_target_: tall.Few\n")
     return f"--config-dir={folder}"
 
 
@@ -123,6 +130,17 @@ def test_a_sweep_goes_over_them(tmp_path):
     outcome = metarun("-m", *PROTOTYPES, "evaluation.task=prototypes,[prototypes]", *BUDGET, f"sweep_dir={tmp_path}")
     assert outcome.code == 0, outcome.text
     assert len([path for path in tmp_path.iterdir() if (path / "results.json").is_file()]) == 2
+
+
+def test_more_episodes_than_a_test_set_has_are_refused_and_those_of_the_training_task_do_not_count(tall, tmp_path):
+    words = [tall, "meta_learner=protonet", *BUDGET]
+    refused = metarun(*words, "task=tall", "evaluation.task=few", f"run_dir={tmp_path / 'run'}")
+    assert refused.code == 2
+    assert "evaluation.task.few: its test set has 3 episodes, but evaluation.num_tasks is 4. Set eval" in refused.err
+    assert not (tmp_path / "run").exists()
+    outcome = metarun(*words, "task=few", "evaluation.task=tall", f"run_dir={tmp_path / 'run'}")
+    assert outcome.code == 0, outcome.text
+    assert scores(tmp_path / "run")["test/tall/accuracy"]["n"] == 4
 
 
 # ---- evaluate ----
