@@ -279,6 +279,7 @@ def _experiment(
     evaluation = plain["evaluation"]
     test_learner = learner_for(task, learner, evaluation["inner_steps"])
     test_steps = getattr(test_learner, "inner_steps", None)
+    own = task.num_test_tasks or evaluation["num_tasks"]
     protocol = {group: plain[group] for group in ("task", "base_learner", "meta_learner")}
     protocol |= {"inner_steps": test_steps, "seed": plain["seed"], "data": task.fingerprint()}
     return Experiment(
@@ -299,7 +300,7 @@ def _experiment(
         profile=plain["profile"],
         every=evaluation["every"],
         num_val_tasks=evaluation["num_val_tasks"],
-        num_test_tasks=min(evaluation["num_tasks"], task.num_test_tasks or evaluation["num_tasks"]),
+        num_test_tasks=evaluation["num_tasks"] if scored else min(evaluation["num_tasks"], own),
         trained_steps=getattr(learner, "inner_steps", 0),
         protocol=protocol,
         headline=_headline(plain),

@@ -25,6 +25,12 @@ from metarun.targets import did_you_mean
 
 # Hydra refuses a group override that is not a name with a bare ValueError.
 REFUSALS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
+# settings of an evaluation task that only its training episodes, which nobody draws, would follow
+OF_TRAINING = re.compile(
+    r"\+*(?:task/augmentation@)?"
+    r"(?P<key>evaluation\.task\.[^.=]+\.(?:train_num_(?:ways|shots|queries)|augmentation(?:\.\w+)?))=(?P<value>.*)"
+)
+NOTHING = ("null", "none", "false", "0", "0.0")
 
 
 def register_schema() -> None:
@@ -37,7 +43,9 @@ def composed(overrides: list[str], extra_config_dirs: list[Path]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3", job_name="metarun"):
         prefix = hydra_arguments(extra_config_dirs)
-        overrides, problems = with_evaluation_tasks(overrides, extra_config_dirs)
+        problems = without_effect(overrides)
+        overrides, found = with_evaluation_tasks(overrides, extra_config_dirs)
+        problems += found
         try:
             cfg = compose("config", prefix + overrides)
         except REFUSALS:
@@ -70,6 +78,19 @@ def with_evaluation_tasks(overrides: list[str], folders: list[Path]) -> tuple[li
         ]
         written += [f"+task@evaluation.task.{name}={v}" for name, v in chosen.items() if v in known]
     return written, problems
+
+
+def without_effect(overrides: list[str]) -> list[str]:
+    """What is wrong with those that set how a task of ``evaluation.task`` draws its training episodes.
+
+    Overrides alone: an option's own values serve as well where the same option is trained on.
+    """
+    found = [match for match in map(OF_TRAINING.fullmatch, overrides) if match]
+    return [
+        f"{match['key']} has no effect: only training draws such episodes; leave it out."
+        for match in found
+        if match["value"].lower() not in NOTHING
+    ]
 
 
 def _listed(value: Any) -> list[Any]:

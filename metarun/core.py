@@ -53,6 +53,7 @@ class TaskDistribution(ABC):
     num_test_tasks: int | None = None  # of a test set with a fixed number of episodes
     num_train_classes: int | None = None  # classes that training episodes are drawn from; None: no fixed number
     num_tokens: int | None = None  # inputs are integers below it; None: they are floats
+    vocabulary: str | None = None  # a name for what these integers stand for; equal for equal numbering
     baseline: "MetaLearner | None" = None  # without training, scored beside the trained one at the final test
 
     @abstractmethod

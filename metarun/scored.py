@@ -32,6 +32,8 @@ def scored_elsewhere(
     for (key, task), (name, node) in zip(tasks.items(), evaluation["task"].items(), strict=True):
         try:
             check_outputs(key, task, training, learner)
+            check_words(key, task, training)
+            check_count(task, evaluation["num_tasks"])
             fit = fitted(task, training, evaluation["fit_images"])
             scored[name] = Scored(fit, learner_for(task, learner, evaluation["inner_steps"]), node)
         except ValueError as error:
@@ -54,6 +56,27 @@ def fitted(task: TaskDistribution, training: TaskDistribution, fit_images: bool)
             f"{list(training.input_shape)}. {fix}"
         )
     return Fitted(task, training.input_shape)
+
+
+def check_words(key: str, task: TaskDistribution, training: TaskDistribution) -> None:
+    """Raise ValueError where both tasks read words by number and number them differently; ``key`` names the node."""
+    if None in (task.num_tokens, training.num_tokens):
+        return
+    if (task.num_tokens, task.vocabulary) != (training.num_tokens, training.vocabulary):
+        raise ValueError(
+            "it numbers its words by its own training classes, so that a number is another word than in the training "
+            "task; use features=hashed or sentence for both: "
+            f"task/features=hashed task/features@{key}.features=hashed."
+        )
+
+
+def check_count(task: TaskDistribution, num_tasks: int) -> None:
+    """Raise ValueError where the test set of ``task`` has a fixed number of episodes, below ``num_tasks``."""
+    if task.num_test_tasks is not None and task.num_test_tasks < num_tasks:
+        raise ValueError(
+            f"its test set has {task.num_test_tasks} episodes, but evaluation.num_tasks is {num_tasks}. "
+            f"Set evaluation.num_tasks={task.num_test_tasks}."
+        )
 
 
 def check_outputs(key: str, task: TaskDistribution, training: TaskDistribution, learner: MetaLearner) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as tv
 
+from metarun.compose import without_effect
 from metarun.evaluation import Estimate, manifest, mean_of
 from metarun.scored import fitted
 from tests.composing import experiment
@@ -43,6 +44,12 @@ class Tall(TaskDistribution):
 
     def fingerprint(self):
         return "tall"
+
+
+class Few(Tall):
+    """With a test set of three episodes."""
+
+    num_test_tasks = 3
 '''
 
 
@@ -53,6 +60,7 @@ def tall(tmp_path_factory) -> str:
     (folder / "tall.py").write_text(TALL)
     (folder / "task").mkdir()
     (folder / "task" / "tall.yaml").write_text("_target_: tall.Tall\n")
+    (folder / "task" / "few.yaml").write_text("_target_: tall.Few\n")
     return f"--config-dir={folder}"
 
 
@@ -124,6 +132,17 @@ def test_a_sweep_goes_over_them(tmp_path):
     assert len([path for path in tmp_path.iterdir() if (path / "results.json").is_file()]) == 2
 
 
+def test_more_episodes_than_a_test_set_has_are_refused_and_those_of_the_training_task_do_not_count(tall, tmp_path):
+    words = [tall, "meta_learner=protonet", *BUDGET]
+    refused = metarun(*words, "task=tall", "evaluation.task=few", f"run_dir={tmp_path / 'run'}")
+    assert refused.code == 2
+    assert "evaluation.task.few: its test set has 3 episodes, but evaluation.num_tasks is 4. Set eval" in refused.err
+    assert not (tmp_path / "run").exists()
+    outcome = metarun(*words, "task=few", "evaluation.task=tall", f"run_dir={tmp_path / 'run'}")
+    assert outcome.code == 0, outcome.text
+    assert scores(tmp_path / "run")["test/tall/accuracy"]["n"] == 4
+
+
 # ---- evaluate ----
 
 
@@ -188,6 +207,14 @@ MISTAKES = {
         ["meta_learner=maml", "evaluation.task=prototypes", "evaluation.task.prototypes.num_ways=4"],
         "it needs 4 outputs, but the head of MAML has those of the training task, 3. Set evaluation.task.prototypes.num_",
     ),
+    "ways of training episodes": (
+        ["evaluation.task=omniglot", "evaluation.task.omniglot.train_num_ways=20"],
+        "evaluation.task.omniglot.train_num_ways has no effect: only training draws such episodes; leave it out.",
+    ),
+    "augmentation": (
+        ["evaluation.task={far: cub}", "task/augmentation@evaluation.task.far.augmentation=standard"],
+        "evaluation.task.far.augmentation has no effect: only training draws such episodes; leave it out.",
+    ),
     "data that is not there": (
         ["evaluation.task=cifar_fs", "data_root=nowhere"],
         "metarun ... evaluation.task.cifar_fs.download=true",
@@ -204,6 +231,20 @@ def test_a_mistake_is_answered_with_exit_code_2_before_anything_runs(mistake, tm
     assert outcome.code == 2, outcome.text
     assert message in outcome.err
     assert not (tmp_path / "run").exists()
+
+
+def test_settings_of_training_episodes_are_refused_in_an_evaluation_and_taken_where_they_are_nothing():
+    key = "evaluation.task.far"
+    of_training = [f"{key}.train_num_shots=5", f"++{key}.augmentation.flip=0.5", f"{key}.augmentation={{flip: 1}}"]
+    assert [text.partition(" ")[0] for text in without_effect(of_training)] == [
+        *(f"{key}.train_num_shots", f"{key}.augmentation.flip", f"{key}.augmentation")
+    ]
+    nothing = [
+        f"{key}.train_num_ways=null",
+        f"task/augmentation@{key}.augmentation=none",
+        f"{key}.augmentation.flip=0.0",
+    ]
+    assert without_effect([*nothing, f"{key}.num_ways=5", "task.train_num_ways=20"]) == []
 
 
 # ---- real images ----

@@ -5,10 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from metarun.commands.data import entries
+from metarun.commands.data import entries, show
 from metarun.core import Batch, Episode
+from metarun.errors import ConfigError
 from metarun.help import options
 from metarun.pictures import class_figure, numbers_figure
+from metarun.tasks.sinusoid import Sinusoid
 from tests.running import OUTSIDE, metarun
 from tests.tasks.pictures_of import colour, picture
 
@@ -115,6 +117,16 @@ def test_a_mistake_is_answered_with_code_2_and_the_fix(words, message):
     assert outcome.code == 2
     assert message in outcome.err
     assert "Traceback" not in outcome.err
+
+
+def test_an_episode_beyond_a_fixed_test_set_is_answered_with_the_last_there_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(Sinusoid, "num_test_tasks", 3)
+    with pytest.raises(ConfigError, match="--episode is 3, but the last test episode of sinusoid is 2; use 0 to 2"):
+        show("sinusoid", [], [], "test", [0, 3], None)
+    assert list(tmp_path.iterdir()) == []
+    for split, episode in (("test", 2), ("val", 3)):
+        show("sinusoid", [], [], split, [episode], None)
+    assert {path.name for path in tmp_path.iterdir()} == {"sinusoid-test-2.png", "sinusoid-val-3.png"}
 
 
 def test_pictures_have_a_panel_for_support_and_query_of_each_episode():

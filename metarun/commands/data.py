@@ -100,7 +100,13 @@ def show(
     if min(indices) < 0:
         raise ConfigError([f"--episode is {min(indices)}, but must be 0 or more."])
     path = out or Path(f"{name.replace('/', '-')}-{split}-{indices[0]}.png")
-    figure = build(name, overrides, folders).show(split, indices)
+    task = build(name, overrides, folders)
+    if split == "test" and task.num_test_tasks is not None and max(indices) >= task.num_test_tasks:
+        last = task.num_test_tasks - 1
+        raise ConfigError(
+            [f"--episode is {max(indices)}, but the last test episode of {name} is {last}; use 0 to {last}."]
+        )
+    figure = task.show(split, indices)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120)

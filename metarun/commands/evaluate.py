@@ -13,7 +13,7 @@ from rich.table import Table
 
 from metarun.build import GROUPS, Experiment, build
 from metarun.checkpoint import load, write_json
-from metarun.compose import composed, override_key, read_config, with_value
+from metarun.compose import composed, override_key, read_config, with_value, without_effect
 from metarun.core import Params, hyperparameters
 from metarun.errors import ConfigError, MetarunError
 from metarun.evaluation import Estimate, baseline_scores, calibrated, complexity, evaluate_all
@@ -96,7 +96,7 @@ def _for_split(x: Experiment, split: str) -> Experiment:
 
 def changed(cfg: DictConfig, overrides: list[str], config_dirs: list[Path]) -> DictConfig:
     """The run's own configuration with ``overrides``: values by key, whole groups by name."""
-    problems: list[str] = []
+    problems = without_effect(overrides)
     groups = (*GROUPS, "evaluation.task")
     for text in sorted(overrides, key=lambda text: text.partition("=")[0] not in groups):  # groups decide on the keys
         try:

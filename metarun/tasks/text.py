@@ -85,6 +85,7 @@ class TextClasses(TaskDistribution):
         training = np.isin(text_set.labels(), [c for c, of in enumerate(self.split_of) if of == "train"])
         self.encoding = features.encode(text_set, training, Path(data_root) / "prepared", device, dtype)
         self.input_shape, self.num_tokens = self.encoding.input_shape, self.encoding.num_tokens
+        self.vocabulary = self.encoding.vocabulary
         self.baseline = ProtoNet(self.encoding.frozen(num_ways).to(device, dtype), CROSS_ENTROPY, num_ways, "cosine")
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 
@@ -30,6 +31,7 @@ WORD = re.compile(r"\w+|[^\w\s]")
 class Encoding:
     """``take`` gives the sentences of the numbers [R] as [R, *input_shape]: integers below ``num_tokens``, or floats.
 
+    ``vocabulary`` names what those integers stand for: equal for equal numbering, None for floats.
     ``frozen`` makes, for N classes, a base learner whose body has nothing to train: the features as they come.
     """
 
@@ -38,6 +40,7 @@ class Encoding:
     take: Callable[[Tensor], Tensor]
     frozen: Callable[[int], nn.Module]
     stored: tuple[ImageSet, ...] = ()  # what of it is kept on disk
+    vocabulary: str | None = None
 
 
 class TextFeatures(ABC):
@@ -201,7 +204,8 @@ class Tokens(TextFeatures):
         idf = inverse_document_frequency(map(np.unique, table[training]), num_tokens)
         idf[0] = 0  # the padding
         weights, x = torch.from_numpy(idf).to(device, dtype), torch.from_numpy(table).to(device)
-        return Encoding((length,), num_tokens, x.__getitem__, lambda ways: BagOfTokens(weights, ways))
+        vocabulary = sha256("\n".join([*known, str(self.unknown_buckets)]).encode()).hexdigest()
+        return Encoding((length,), num_tokens, x.__getitem__, lambda ways: BagOfTokens(weights, ways), (), vocabulary)
 
 
 # ----------------------------------------------------------------------------------------------------------- sentence

@@ -492,6 +492,17 @@ def test_a_run_resumed_on_the_command_line_ends_as_one_never_stopped(tmp_path):
     assert scores(tmp_path / "half") == scores(tmp_path / "whole")
 
 
+def test_numbers_of_words_are_scored_only_on_a_task_with_the_same_numbers(tmp_path):
+    words = [*RUN, *BAG, "task/features=tokens", f"data_root={tmp_path}", f"evaluation.task.text_jsonl.path={FILE}"]
+    words += ["evaluation.task=text_jsonl", "task/features@evaluation.task.text_jsonl.features=tokens"]
+    refused = metarun(*words, "evaluation.task.text_jsonl.split_seed=1", f"run_dir={tmp_path / 'other'}")
+    assert refused.code == 2
+    assert "evaluation.task.text_jsonl: it numbers its words by its own training classes" in refused.err
+    assert not (tmp_path / "other").exists()
+    outcome = metarun(*words, "evaluation.task.text_jsonl.num_shots=1", f"run_dir={tmp_path / 'same'}")
+    assert outcome.code == 0, outcome.err
+
+
 def test_an_evaluation_shows_the_frozen_score_too(tmp_path):
     assert metarun(*RUN, *BAG, f"data_root={tmp_path}", f"run_dir={tmp_path / 'run'}").code == 0
     assert metarun("evaluate", tmp_path / "run", "task.num_shots=1").code == 0
