@@ -4,6 +4,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Collection
+from copy import deepcopy
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, get_args
@@ -16,10 +17,11 @@ from torch import Tensor, nn
 from metarun.core import MetaLearner, TaskDistribution, hyperparameters
 from metarun.errors import ConfigError
 from metarun.evaluation import modules_of
-from metarun.execution import Execution
+from metarun.execution import Execution, generators_kept
 from metarun.schema import Config
 from metarun.scored import Scored, learner_for, scored_elsewhere
 from metarun.targets import Part, did_you_mean, locate, problems_of_call
+from metarun.trees import leaf_names, tree_leaves
 
 GROUPS = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution")
 GIVEN = {
@@ -265,7 +267,10 @@ def _assemble(
     for module in modules_of(learner):
         module.to(device, getattr(torch, plain["dtype"]))
     scored = scored_elsewhere(elsewhere, task, learner, plain["evaluation"])
-    return _experiment(plain, calls, task, learner, scored, execution)
+    experiment = _experiment(plain, calls, task, learner, scored, execution)
+    if experiment.rates:
+        _try_rates(experiment)
+    return experiment
 
 
 def _experiment(
@@ -366,6 +371,16 @@ def _trial(calls: dict[str, Callable[..., Any]], device: torch.device, dtype: to
     if optimizer is not None:
         _attempt(problems, "scheduler", calls.get("scheduler"), optimizer=optimizer)
     return problems
+
+
+def _try_rates(x: Experiment) -> None:
+    """Raise ConfigError where the ``rates`` or their optimizer do not fit theta: now, before there is a run folder."""
+    with generators_kept():
+        theta = deepcopy(x.learner).init()  # of a copy: init takes the parameters out of the modules
+    try:
+        optimizer_of(x, tree_leaves(theta), leaf_names(theta))
+    except ValueError as error:
+        raise ConfigError([f"optimizer: with rates, {error}"]) from error
 
 
 def optimizer_of(x: Experiment, leaves: list[Tensor], names: list[str]) -> torch.optim.Optimizer:

@@ -144,6 +144,16 @@ def test_a_run_killed_in_its_first_validation_begins_again(whole, tmp_path, monk
     assert_as_if_never_stopped(run, whole)
 
 
+def test_a_run_that_fails_before_its_first_step_is_marked_as_failed(tmp_path, monkeypatch):
+    def refuse(*_) -> None:
+        raise ValueError("no such optimizer")
+
+    monkeypatch.setattr(runner, "optimizer_of", refuse)
+    outcome = metarun(*TINY, f"run_dir={tmp_path / 'run'}")
+    assert outcome.code == 1 and "no such optimizer" in outcome.err
+    assert state(tmp_path / "run") == "failed"
+
+
 # ---- folders that cannot be written ----
 
 

@@ -167,15 +167,16 @@ def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
     folder.mark("running", step=resume_step, steps=experiment.steps)
     report = Reporter(folder, experiment, text, resume_step)
     report.ticker.say(f"run folder: {folder.path}" + (f"  (continued at step {resume_step})" if resume_step else ""))
-    scores = _guarded(Runner(experiment, report), report, resume_step)
+    scores = _guarded(experiment, report, resume_step)
     report.finished(scores)
     return scores[experiment.task.objective.score_name].mean
 
 
-def _guarded(runner: Runner, report: Reporter, resume_step: int) -> dict[str, Estimate]:
+def _guarded(experiment: Experiment, report: Reporter, resume_step: int) -> dict[str, Estimate]:
     """Run, and whatever happens close the logs and write down how it ended."""
-    state, error_text = "failed", ""
+    state, error_text, runner = "failed", "", None
     try:
+        runner = Runner(experiment, report)
         if resume_step:
             runner.restore("last")
         scores = runner.run()
@@ -192,7 +193,7 @@ def _guarded(runner: Runner, report: Reporter, resume_step: int) -> dict[str, Es
         error_text = "".join(traceback.format_exception(error))
         raise
     finally:
-        _close(report, state, runner.step, error_text)
+        _close(report, state, runner.step if runner else resume_step, error_text)
 
 
 def _close(report: Reporter, state: str, step: int, error_text: str) -> None:
