@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -44,10 +45,10 @@ def new_name(label: str) -> str:
 
 
 def tensorboard_command(folder: Path) -> str:
-    """How to look at ``folder``: by the command of this environment, whether or not it is on the PATH."""
+    """How a shell looks at ``folder``: by the command of this environment, whether or not it is on the PATH."""
     beside = Path(sys.executable).with_name("tensorboard")
     program = "tensorboard" if shutil.which("tensorboard") or not beside.is_file() else str(beside)
-    return f"{program} --logdir {folder}"
+    return shlex.join([program, "--logdir", str(folder)])
 
 
 class RunFolder:
