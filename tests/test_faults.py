@@ -154,6 +154,17 @@ def test_a_run_that_fails_before_its_first_step_is_marked_as_failed(tmp_path, mo
     assert state(tmp_path / "run") == "failed"
 
 
+@pytest.mark.parametrize("content", ["", '{"seed": 0, "da', "[1]"])
+def test_a_damaged_run_json_is_an_error_whose_advice_works(content, whole, tmp_path):
+    run = shutil.copytree(whole, tmp_path / "run")
+    (run / "run.json").write_text(content)
+    before = contents(run)
+    failed(metarun(f"resume={run}", "steps=14"), f"{run / 'run.json'} is damaged. Remove it")
+    assert contents(run) == before
+    (run / "run.json").unlink()
+    assert metarun(f"resume={run}", "steps=14").code == 0
+
+
 # ---- folders that cannot be written ----
 
 

@@ -157,12 +157,12 @@ def _nothing_to_do(folder: RunFolder, experiment: Experiment) -> float:
 
 def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
     folder, text = job.folder, OmegaConf.to_yaml(job.cfg, resolve=True)
-    write_atomically(folder.path / "config.yaml", text.encode())
-    if not job.continues:
-        write_atomically(folder.path / "overrides.yaml", OmegaConf.to_yaml(job.overrides).encode())
     elsewhere = {name: scored.task.fingerprint() for name, scored in experiment.scored.items() if name}
     facts = {"data": experiment.task.fingerprint()} | ({"evaluation_data": elsewhere} if elsewhere else {})
     folder.refuse_other_data(facts, "Restore them, or start a new run with another run_dir.")
+    write_atomically(folder.path / "config.yaml", text.encode())
+    if not job.continues:
+        write_atomically(folder.path / "overrides.yaml", OmegaConf.to_yaml(job.overrides).encode())
     folder.describe(job.overrides, seed=experiment.seed, **facts)
     folder.mark("running", step=resume_step, steps=experiment.steps)
     report = Reporter(folder, experiment, text, resume_step)
