@@ -3,7 +3,9 @@
 import inspect
 import os
 import re
+import warnings
 from collections.abc import Callable, Collection
+from copy import deepcopy
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, get_args
@@ -16,10 +18,11 @@ from torch import Tensor, nn
 from metarun.core import MetaLearner, TaskDistribution, hyperparameters
 from metarun.errors import ConfigError
 from metarun.evaluation import modules_of
-from metarun.execution import Execution
+from metarun.execution import Execution, generators_kept
 from metarun.schema import Config
 from metarun.scored import Scored, learner_for, scored_elsewhere
 from metarun.targets import Part, did_you_mean, locate, problems_of_call
+from metarun.trees import leaf_names, tree_leaves
 
 GROUPS = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution")
 GIVEN = {
@@ -34,6 +37,7 @@ GIVEN = {
     "execution": set(),
 }
 SMALLEST = {"steps": 1, "meta_batch_size": 1, "log_every": 1, "seed": 0}
+LARGEST_SEED = 2**63 - 1
 SMALLEST_EVALUATION = {"every": 1, "num_val_tasks": 2, "num_tasks": 2}  # an interval needs two episodes
 
 
@@ -126,6 +130,10 @@ def _problems_at_the_root(plain: dict[str, Any]) -> list[str]:
     numbers = [(key, plain[key], least) for key, least in SMALLEST.items()]
     numbers += [(f"evaluation.{key}", plain["evaluation"][key], least) for key, least in SMALLEST_EVALUATION.items()]
     problems += [f"{key} is {value}, but must be {least} or more." for key, value, least in numbers if value < least]
+    if plain["seed"] > LARGEST_SEED:
+        problems.append(
+            f"seed is {plain['seed']}, but must be {LARGEST_SEED} or less: torch's generators take 64 bits."
+        )
     for part, rate in flat(plain["rates"]).items():
         if not isinstance(rate, (int, float)) or rate < 0:
             problems.append(f"rates.{part} is {rate!r}, but must be a number of 0 or more: a multiple of optimizer.lr.")
@@ -265,7 +273,10 @@ def _assemble(
     for module in modules_of(learner):
         module.to(device, getattr(torch, plain["dtype"]))
     scored = scored_elsewhere(elsewhere, task, learner, plain["evaluation"])
-    return _experiment(plain, calls, task, learner, scored, execution)
+    experiment = _experiment(plain, calls, task, learner, scored, execution)
+    if experiment.rates:
+        _try_rates(experiment)
+    return experiment
 
 
 def _experiment(
@@ -360,13 +371,37 @@ def _step_problems(learner: MetaLearner, inner_steps: int | None) -> list[str]:
 
 
 def _trial(calls: dict[str, Callable[..., Any]], device: torch.device, dtype: torch.dtype) -> list[str]:
-    """Make the optimizer and the scheduler once, on a parameter of no importance, to hear their refusals."""
+    """Make the optimizer and the scheduler, on a parameter of no importance, and step once, to hear their refusals."""
     problems: list[str] = []
     parameter = nn.Parameter(torch.zeros(1, device=device, dtype=dtype))
     optimizer = _attempt(problems, "optimizer", calls.get("optimizer"), params=[parameter])
     if optimizer is not None:
-        _attempt(problems, "scheduler", calls.get("scheduler"), optimizer=optimizer)
+        scheduler = _attempt(problems, "scheduler", calls.get("scheduler"), optimizer=optimizer)
+        problems += [] if scheduler is None else _scheduler_problems(scheduler, calls["scheduler"])
     return problems
+
+
+def _scheduler_problems(scheduler: torch.optim.lr_scheduler.LRScheduler, call: Callable[..., Any]) -> list[str]:
+    """Of a step: StepLR divides by its step_size, say."""
+    with warnings.catch_warnings(action="ignore"):  # torch warns that the optimizer has not stepped
+        try:
+            scheduler.step()
+        except (ArithmeticError, TypeError, ValueError) as error:
+            given = call.keywords.items() if isinstance(call, partial) else ()
+            values = ", ".join(f"scheduler.{name}={value}" for name, value in given)
+            reason = f"{type(error).__name__}: {error}"
+            return [f"scheduler: with {values} it cannot step ({reason}). Lengths such as T_max must be 1 or more."]
+    return []
+
+
+def _try_rates(x: Experiment) -> None:
+    """Raise ConfigError where the ``rates`` or their optimizer do not fit theta: now, before there is a run folder."""
+    with generators_kept():
+        theta = deepcopy(x.learner).init()  # of a copy: init takes the parameters out of the modules
+    try:
+        optimizer_of(x, tree_leaves(theta), leaf_names(theta))
+    except ValueError as error:
+        raise ConfigError([f"optimizer: with rates, {error}"]) from error
 
 
 def optimizer_of(x: Experiment, leaves: list[Tensor], names: list[str]) -> torch.optim.Optimizer:

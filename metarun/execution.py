@@ -112,6 +112,11 @@ class Execution(ABC):
         return "native" if self.convolution == "auto" else self.convolution
 
 
+def _refuse_chunk(chunk: int | None) -> None:
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"execution.chunk is {chunk}; use 1 or more, or null for the whole meta-batch.")
+
+
 @dataclass(frozen=True)
 class Vmapped(Execution):
     """All tasks of a chunk in one vectorised call. ``chunk``: tasks at a time; null is the whole meta-batch."""
@@ -120,8 +125,7 @@ class Vmapped(Execution):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.chunk is not None and self.chunk < 1:
-            raise ValueError(f"execution.chunk is {self.chunk}; use 1 or more, or null for the whole meta-batch.")
+        _refuse_chunk(self.chunk)
 
     def map(self, fn: TaskFunction, theta: Params, episodes: Episode) -> Any:
         return vmap(fn, in_dims=(None, 0), randomness="different", chunk_size=self.chunk)(theta, episodes)
@@ -168,6 +172,10 @@ class Auto(Execution):
     """
 
     chunk: int | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _refuse_chunk(self.chunk)
 
     def candidates(self) -> list[Execution]:
         shared: dict[str, Any] = {"threads": self.threads, "inner_memory": self.inner_memory}

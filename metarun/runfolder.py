@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -44,10 +45,10 @@ def new_name(label: str) -> str:
 
 
 def tensorboard_command(folder: Path) -> str:
-    """How to look at ``folder``: by the command of this environment, whether or not it is on the PATH."""
+    """How a shell looks at ``folder``: by the command of this environment, whether or not it is on the PATH."""
     beside = Path(sys.executable).with_name("tensorboard")
     program = "tensorboard" if shutil.which("tensorboard") or not beside.is_file() else str(beside)
-    return f"{program} --logdir {folder}"
+    return shlex.join([program, "--logdir", str(folder)])
 
 
 class RunFolder:
@@ -115,9 +116,15 @@ class RunFolder:
             self.mark("running", **details)
 
     def facts(self) -> dict[str, Any]:
-        """What run.json says; nothing where there is none."""
+        """What run.json says; nothing where there is none. Raises MetarunError for a damaged file."""
         path = self.path / "run.json"
-        return json.loads(path.read_text()) if path.is_file() else {}
+        try:
+            facts = json.loads(path.read_text()) if path.is_file() else {}
+        except ValueError as error:
+            raise MetarunError(_damaged(path)) from error
+        if not isinstance(facts, dict) or not isinstance(facts.get("history", []), list):
+            raise MetarunError(_damaged(path))
+        return facts
 
     def refuse_other_data(self, facts: dict[str, Any], fix: str) -> None:
         """Raise ConfigError where the data are not those that the run began with: its split and score would be others."""
@@ -176,6 +183,10 @@ def hardware() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def _damaged(path: Path) -> str:
+    return f"{path} is damaged. Remove it: the run goes on, but forgets its history and which data it began with."
 
 
 def _now() -> str:

@@ -122,6 +122,49 @@ def test_a_damaged_best_checkpoint_is_an_error_of_evaluate(whole, tmp_path):
     assert contents(run) == before
 
 
+@pytest.mark.parametrize("also", [(), ("results.json",)], ids=["with_results", "without_results"])
+def test_a_run_whose_last_checkpoint_is_gone_does_not_begin_again_over_itself(also, whole, tmp_path):
+    run = shutil.copytree(whole, tmp_path / "run")
+    for name in ("checkpoints/last.pt", *also):
+        (run / name).unlink()
+    before = contents(run)
+    for command in ([f"resume={run}"], [f"resume={run}", "steps=20"], [*TINY, f"run_dir={run}", "resume=auto"]):
+        failed(metarun(*command), "last.pt is gone", "another run_dir, or delete the folder")
+    assert contents(run) == before
+
+
+def test_a_run_killed_in_its_first_validation_begins_again(whole, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        write = checkpoint_module.write_atomically
+        patch.setattr(checkpoint_module, "write_atomically", on_call(1, no_space, write, match="last.pt"))
+        failed(metarun(*TINY, f"run_dir={run}"), "No space left on device")
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["best.pt"]
+    assert metarun(f"resume={run}").code == 0
+    assert_as_if_never_stopped(run, whole)
+
+
+def test_a_run_that_fails_before_its_first_step_is_marked_as_failed(tmp_path, monkeypatch):
+    def refuse(*_) -> None:
+        raise ValueError("no such optimizer")
+
+    monkeypatch.setattr(runner, "optimizer_of", refuse)
+    outcome = metarun(*TINY, f"run_dir={tmp_path / 'run'}")
+    assert outcome.code == 1 and "no such optimizer" in outcome.err
+    assert state(tmp_path / "run") == "failed"
+
+
+@pytest.mark.parametrize("content", ["", '{"seed": 0, "da', "[1]"])
+def test_a_damaged_run_json_is_an_error_whose_advice_works(content, whole, tmp_path):
+    run = shutil.copytree(whole, tmp_path / "run")
+    (run / "run.json").write_text(content)
+    before = contents(run)
+    failed(metarun(f"resume={run}", "steps=14"), f"{run / 'run.json'} is damaged. Remove it")
+    assert contents(run) == before
+    (run / "run.json").unlink()
+    assert metarun(f"resume={run}", "steps=14").code == 0
+
+
 # ---- folders that cannot be written ----
 
 

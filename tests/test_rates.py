@@ -44,6 +44,14 @@ def test_every_part_steps_at_its_multiple_of_the_rate():
 def test_a_part_that_theta_lacks_is_named_with_those_it_has(tmp_path):
     with pytest.raises(ConfigError, match=r"rates.heed: theta has no part of that name; it has .*head.weight"):
         train(tmp_path / "run", *FEW, "+rates.heed=2")
+    assert not (tmp_path / "run").exists()  # so that the corrected command may have it
+
+
+def test_rates_that_change_nothing_leave_the_draws_of_a_learner_as_they_were(tmp_path):
+    words = ["meta_learner=meta_sgd", "optimizer=sgd"]  # Meta-SGD draws its initial rate
+    one = theta_after(tmp_path / "one", "+rates.weights=1", *words)
+    plain = theta_after(tmp_path / "plain", *words)
+    assert all(map(torch.equal, tree_leaves(one), tree_leaves(plain)))
 
 
 def test_a_negative_rate_is_refused():

@@ -1,12 +1,14 @@
 """What a run leaves behind, and that its episodes do not depend on how it was run."""
 
 import re
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import yaml
 
+from metarun.runfolder import tensorboard_command
 from tests.running import TINY, metarun, metrics, process, read
 
 
@@ -84,6 +86,11 @@ def test_without_run_dir_a_run_lies_under_its_date_with_a_plain_name(tmp_path, m
     )
     assert f"tensorboard --logdir {path}" in outcome.out
     assert f"run folder: {path}" in outcome.err
+
+
+def test_a_shell_reads_the_printed_tensorboard_command_as_one_folder():
+    folder = Path("/my runs/it's $HOME")
+    assert shlex.split(tensorboard_command(folder))[1:] == ["--logdir", str(folder)]
 
 
 def test_output_to_a_pipe_has_no_control_characters(tmp_path):

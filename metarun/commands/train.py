@@ -14,7 +14,7 @@ from omegaconf.errors import InterpolationResolutionError
 from metarun.build import Experiment, build, flat
 from metarun.checkpoint import load, write_atomically
 from metarun.compose import assigned, override_key, read_config, with_value
-from metarun.errors import ConfigError, Diverged, Interrupted, MetarunError
+from metarun.errors import CheckpointError, ConfigError, Diverged, Interrupted, MetarunError
 from metarun.evaluation import Estimate
 from metarun.report import Reporter
 from metarun.runfolder import RunFolder, new_name
@@ -112,8 +112,7 @@ def run(job: Job) -> float:
     experiment = build(job.cfg)
     try:
         with job.folder.claimed():
-            last = job.folder.checkpoints / "last.pt"
-            resume_step = load(last, experiment.device)["step"] if job.continues and last.is_file() else 0
+            resume_step = _steps_made(job.folder, experiment) if job.continues else 0
             if resume_step > experiment.steps:
                 raise ConfigError([f"steps is {experiment.steps}, but the run has made {resume_step} already."])
             if resume_step == experiment.steps and job.folder.read_status()["state"] == "completed":
@@ -126,6 +125,21 @@ def run(job: Job) -> float:
             f"the disk refused: {error}.\nWhat was written before is intact. Free some space or make it writable, then "
             f"continue with {assigned('resume', job.folder.path)}"
         ) from error
+
+
+def _steps_made(folder: RunFolder, experiment: Experiment) -> int:
+    """The step of last.pt; 0 where the run ended before its first one. Raises CheckpointError where it has gone since."""
+    last, best = (folder.checkpoints / f"{name}.pt" for name in ("last", "best"))
+    if last.is_file():
+        return load(last, experiment.device)["step"]
+    steps = [folder.read_status().get("step", 0)] + ([load(best, experiment.device)["step"]] if best.is_file() else [])
+    # best.pt alone is what a run leaves that is killed in its first validation: it begins again
+    if (folder.path / "results.json").is_file() or (best.is_file() and max(steps) > experiment.every):
+        raise CheckpointError(
+            f"the checkpoint {last} is gone, and without it the run would begin again at step 0 over what it has. "
+            f"Start anew with another run_dir, or delete the folder {folder.path}."
+        )
+    return 0
 
 
 def _nothing_to_do(folder: RunFolder, experiment: Experiment) -> float:
@@ -143,25 +157,26 @@ def _nothing_to_do(folder: RunFolder, experiment: Experiment) -> float:
 
 def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
     folder, text = job.folder, OmegaConf.to_yaml(job.cfg, resolve=True)
-    write_atomically(folder.path / "config.yaml", text.encode())
-    if not job.continues:
-        write_atomically(folder.path / "overrides.yaml", OmegaConf.to_yaml(job.overrides).encode())
     elsewhere = {name: scored.task.fingerprint() for name, scored in experiment.scored.items() if name}
     facts = {"data": experiment.task.fingerprint()} | ({"evaluation_data": elsewhere} if elsewhere else {})
     folder.refuse_other_data(facts, "Restore them, or start a new run with another run_dir.")
+    write_atomically(folder.path / "config.yaml", text.encode())
+    if not job.continues:
+        write_atomically(folder.path / "overrides.yaml", OmegaConf.to_yaml(job.overrides).encode())
     folder.describe(job.overrides, seed=experiment.seed, **facts)
     folder.mark("running", step=resume_step, steps=experiment.steps)
     report = Reporter(folder, experiment, text, resume_step)
     report.ticker.say(f"run folder: {folder.path}" + (f"  (continued at step {resume_step})" if resume_step else ""))
-    scores = _guarded(Runner(experiment, report), report, resume_step)
+    scores = _guarded(experiment, report, resume_step)
     report.finished(scores)
     return scores[experiment.task.objective.score_name].mean
 
 
-def _guarded(runner: Runner, report: Reporter, resume_step: int) -> dict[str, Estimate]:
+def _guarded(experiment: Experiment, report: Reporter, resume_step: int) -> dict[str, Estimate]:
     """Run, and whatever happens close the logs and write down how it ended."""
-    state, error_text = "failed", ""
+    state, error_text, runner = "failed", "", None
     try:
+        runner = Runner(experiment, report)
         if resume_step:
             runner.restore("last")
         scores = runner.run()
@@ -178,7 +193,7 @@ def _guarded(runner: Runner, report: Reporter, resume_step: int) -> dict[str, Es
         error_text = "".join(traceback.format_exception(error))
         raise
     finally:
-        _close(report, state, runner.step, error_text)
+        _close(report, state, runner.step if runner else resume_step, error_text)
 
 
 def _close(report: Reporter, state: str, step: int, error_text: str) -> None:
