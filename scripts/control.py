@@ -1,10 +1,13 @@
 """Receipts and tables of docs/control.md.
 
-python scripts/control.py RUNS        RUNS/SYSTEM/NAME are runs of experiment=matrix/system_identification, NAME a
-                                      meta-learner or scratch; with what metarun control left in their evaluations/
-python scripts/control.py --tables    writes the tables anew from docs/receipts/control_SYSTEM.json
+python scripts/control.py RUNS              prints the tables. RUNS/SYSTEM/NAME are runs of
+                                            experiment=matrix/system_identification, NAME a meta-learner or scratch;
+                                            with what metarun control left in their evaluations/
+python scripts/control.py RUNS --publish    writes them, receipts and pictures into docs/ instead
+python scripts/control.py --publish         writes the tables anew from docs/receipts/control_SYSTEM.json
 """
 
+import argparse
 import json
 import re
 import shutil
@@ -30,10 +33,10 @@ ROWS = {  # label: the run, and the adaptation step of its curve (None: its scor
 }
 
 
-def collect(runs: Path) -> None:
-    """docs/receipts/control_SYSTEM.json: the receipt of every run of a system, and of its controlled episodes."""
-    for system in SYSTEMS:
-        kept: dict[str, Any] = {}
+def collect(runs: Path) -> dict[str, dict[str, Any]]:
+    """By system, the receipt of every run, and of its controlled episodes."""
+    found: dict[str, dict[str, Any]] = {system: {} for system in SYSTEMS}
+    for system, kept in found.items():
         for run in sorted(path.parent for path in (runs / system).glob("*/results.json")):
             again = next((run / "evaluations").glob("test_last_*.json"), run)  # a later evaluation counts instead
             kept[run.name] = receipt(again)
@@ -42,9 +45,18 @@ def collect(runs: Path) -> None:
                 words = " ".join(word for word in content["argv"][1:] if "/" not in word)
                 command = f"metarun {words.replace('control', 'control RUN', 1)}   # RUN: {kept[run.name]['command']}"
                 kept[f"{run.name}_control"] = kept[run.name] | {"command": command, "results": content["return"]}
-                shutil.copy(path.with_suffix(".png"), RECEIPTS.parent / "figures" / f"control_{system}.png")
+    if not any(found.values()):
+        sys.exit(f"{runs} holds no completed runs in {', '.join(SYSTEMS)}.")
+    return found
+
+
+def publish(runs: Path) -> None:
+    """docs/receipts/control_SYSTEM.json and docs/figures/control_SYSTEM.png of the systems that were run."""
+    for system, kept in collect(runs).items():
         if kept:
             (RECEIPTS / f"control_{system}.json").write_text(json.dumps(kept, indent=1) + "\n")
+        for path in sorted((runs / system).glob("*/evaluations/control_*.png")):
+            shutil.copy(path, RECEIPTS.parent / "figures" / f"control_{system}.png")
 
 
 def receipts() -> dict[str, Any]:
@@ -75,23 +87,31 @@ def _cell(row: dict[str, float] | None) -> str:
     return "not run" if row is None else f"{row['mean']:.3g} +- {row['ci95']:.1g}"
 
 
+def table(name: str, kept: dict[str, Any]) -> str:
+    return return_table(kept) if name == "returns" else error_table(kept, name)
+
+
 def filled(text: str) -> str:
     """``text`` with the tables that the receipts give."""
     kept = receipts()
-
-    def table(mark: re.Match[str]) -> str:
-        rows = return_table(kept) if mark["name"] == "returns" else error_table(kept, mark["name"])
-        return f"{mark['begin']}\n{rows}\n<!-- end -->"
-
-    return MARKED.sub(table, text)
+    return MARKED.sub(lambda mark: f"{mark['begin']}\n{table(mark['name'], kept)}\n<!-- end -->", text)
 
 
-def main() -> None:
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    if sys.argv[1] != "--tables":
-        collect(Path(sys.argv[1]))
-    PAGE.write_text(filled(PAGE.read_text()))
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", metavar="RUNS", nargs="?", type=Path, help="the folder of the runs")
+    parser.add_argument("--publish", action="store_true", help="write into docs/, instead of printing")
+    args = parser.parse_args(argv)
+    if args.publish:
+        if args.runs:
+            publish(args.runs)
+        PAGE.write_text(filled(PAGE.read_text()))
+        return
+    if args.runs is None:
+        parser.error("give RUNS to see their tables, or --publish to write those of the receipts into docs/.")
+    kept = collect(args.runs)
+    for mark in MARKED.finditer(PAGE.read_text()):
+        print(f"{mark['name']}\n\n{table(mark['name'], kept)}\n")
 
 
 if __name__ == "__main__":

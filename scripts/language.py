@@ -2,12 +2,14 @@
 
     python scripts/language.py DIR [WORD ...]     runs the cells whose names hold all of the words (clinc150 maml 1s, say)
                                                   below DIR, one after the other in this process; complete ones are kept
-    python scripts/language.py --tables [DIR]     puts the receipts of the cells below DIR into docs/receipts/language.json,
-                                                  and the tables into docs/language.md
+    python scripts/language.py DIR --tables       prints the tables of the complete cells below DIR
+    python scripts/language.py [DIR] --publish    puts their receipts into docs/receipts/language.json, and the tables of
+                                                  all receipts there into docs/language.md
 
 A cell is named DATA-ENCODER-LEARNER-SHOTS. Each is one command, which its receipt gives.
 """
 
+import argparse
 import json
 import re
 import sys
@@ -70,10 +72,18 @@ def run(folder: Path, overrides: list[str]) -> None:
             print(f"{folder.name}: exit code {exit_.code}")
 
 
+def collect(place: Path) -> dict[str, Any]:
+    """The receipts of the complete cells below ``place``, by name."""
+    found = {name: receipt(place / name) for name in cells() if (place / name / "results.json").is_file()}
+    if not found:
+        sys.exit(f"{place} holds no complete cells.")
+    return found
+
+
 def keep(place: Path) -> None:
     """Put the receipts of the complete cells below ``place`` beside, or over, those that are kept."""
     kept = json.loads(KEPT.read_text()) if KEPT.is_file() else {}
-    kept |= {name: receipt(place / name) for name in cells() if (place / name / "results.json").is_file()}
+    kept |= collect(place)
     KEPT.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n")
 
 
@@ -100,17 +110,27 @@ def with_tables(text: str) -> str:
     return MARKED.sub(lambda m: f"<!-- language: {m[1]} -->\n{table(m[1], kept)}\n<!-- end -->", text)
 
 
-def main() -> None:
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    if sys.argv[1] == "--tables":
-        for place in sys.argv[2:]:
-            keep(Path(place))
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("place", metavar="DIR", nargs="?", type=Path, help="the folder of the cells")
+    parser.add_argument("words", metavar="WORD", nargs="*", help="run only the cells whose names hold all of them")
+    parser.add_argument("--tables", action="store_true", help="run nothing, print the tables")
+    parser.add_argument("--publish", action="store_true", help="run nothing, write receipts and tables into docs/")
+    args = parser.parse_args(argv)
+    if args.place is None and not args.publish:
+        parser.error("give the DIR of the cells, or --publish to write the tables of the receipts into docs/.")
+    if args.words and (args.tables or args.publish):
+        parser.error("a WORD chooses what is run; --tables and --publish run nothing.")
+    if args.publish:
+        if args.place:
+            keep(args.place)
         PAGE.write_text(with_tables(PAGE.read_text()))
-        return
-    for name, overrides in cells().items():
-        if set(sys.argv[2:]) <= set(name.split("-")):
-            run(Path(sys.argv[1], name), overrides)
+    elif args.tables:
+        print("\n\n".join(f"{data}\n\n{table(data, collect(args.place))}" for data in DATA))
+    else:
+        for name, overrides in cells().items():
+            if set(args.words) <= set(name.split("-")):
+                run(args.place / name, overrides)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,17 @@
-"""A result table of one sweep over meta-learners: python scripts/matrix.py SWEEP_DIR NAME
+"""A result table of one sweep over meta-learners.
 
-Writes the receipts of its runs into docs/receipts/matrix_NAME.json, beside those of other learners and in place of older
-ones, and the tables in docs/ that name it.
-`python scripts/matrix.py --tables` writes them anew from the receipts.
+    python scripts/matrix.py SWEEP_DIR                   prints the table of its runs
+    python scripts/matrix.py SWEEP_DIR NAME --publish    writes their receipts into docs/receipts/matrix_NAME.json, beside
+                                                         those of other learners and in place of older ones, and the
+                                                         tables in docs/ that name it
+    python scripts/matrix.py --publish                   writes the tables in docs/ anew from the receipts
+
+The sweep is one such as
 
     metarun -m experiment=matrix/omniglot_5w1s meta_learner=maml,protonet,... sweep_dir=DIR jobs=2
 """
 
+import argparse
 import json
 import re
 import sys
@@ -74,14 +79,28 @@ def _filled(mark: re.Match[str]) -> str:
     return f"{mark['begin']}\n{table(rows) if rows else 'Not measured yet.'}\n<!-- end -->"
 
 
-def main() -> None:
-    if sys.argv[1:] != ["--tables"]:
-        if len(sys.argv) != 3:
-            sys.exit(__doc__)
-        path = RECEIPTS / f"matrix_{sys.argv[2]}.json"
-        earlier = json.loads(path.read_text()) if path.is_file() else {}
-        path.write_text(json.dumps(earlier | collect(Path(sys.argv[1])), indent=1) + "\n")
-        print(path)
+def publish(sweep: Path, name: str) -> None:
+    path = RECEIPTS / f"matrix_{name}.json"
+    earlier = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(earlier | collect(sweep), indent=1) + "\n")
+    print(path)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", metavar="SWEEP_DIR", nargs="?", type=Path, help="the sweep_dir of the runs")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="of the receipts, and of the tables in docs/")
+    parser.add_argument("--publish", action="store_true", help="write into docs/, instead of printing")
+    args = parser.parse_args(argv)
+    if not args.publish:
+        if args.sweep is None or args.name:
+            parser.error("give SWEEP_DIR alone to see its table, or add NAME and --publish to write it into docs/.")
+        print(table(collect(args.sweep)))
+        return
+    if args.sweep and not args.name:
+        parser.error("--publish needs a NAME beside SWEEP_DIR.")
+    if args.sweep:
+        publish(args.sweep, args.name)
     write_tables()
 
 
