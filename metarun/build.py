@@ -383,7 +383,8 @@ def _trial(calls: dict[str, Callable[..., Any]], device: torch.device, dtype: to
 
 def _scheduler_problems(scheduler: torch.optim.lr_scheduler.LRScheduler, call: Callable[..., Any]) -> list[str]:
     """Of a step: StepLR divides by its step_size, say."""
-    with warnings.catch_warnings(action="ignore"):  # torch warns that the optimizer has not stepped
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that the optimizer has not stepped
         try:
             scheduler.step()
         except (ArithmeticError, TypeError, ValueError) as error:
