@@ -1,7 +1,7 @@
 """The meta-training loop: sample, mean meta-gradient, step; validate and checkpoint now and then; test at the end."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -80,16 +80,17 @@ class Runner:
 
     def train(self) -> None:
         self.settle_execution()
-        batches = meta_batches(self.x.task, self.x.meta_batch_size, self.step, self.x.steps)
-        while True:
-            if self.validation_is_due():
-                self.validate()
-            if self.step >= self.x.steps:
-                return
-            self.stop.obey()
-            with phase("episodes", self.x.profile):
-                episodes = next(batches)
-            self.train_step(episodes)
+        # closed whatever happens, or the thread that draws would live as long as an error's traceback
+        with closing(meta_batches(self.x.task, self.x.meta_batch_size, self.step, self.x.steps)) as batches:
+            while True:
+                if self.validation_is_due():
+                    self.validate()
+                if self.step >= self.x.steps:
+                    return
+                self.stop.obey()
+                with phase("episodes", self.x.profile):
+                    episodes = next(batches)
+                self.train_step(episodes)
 
     def train_step(self, episodes: Any) -> None:
         with phase("step", self.x.profile):

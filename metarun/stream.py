@@ -1,6 +1,6 @@
 """Training episodes, drawn for several steps at once in a thread of their own."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
@@ -12,7 +12,7 @@ BLOCK_BYTES = 16 * 2**20  # of episodes drawn ahead: enough to amortise the draw
 GPU_BLOCK_BYTES = 256 * 2**20  # steps are shorter there, and each block waits for the CPU a few times
 
 
-def meta_batches(task: TaskDistribution, meta_batch_size: int, start: int, stop: int) -> Iterator[Episode]:
+def meta_batches(task: TaskDistribution, meta_batch_size: int, start: int, stop: int) -> Generator[Episode, None, None]:
     """The meta-batches of steps ``start`` to ``stop``; step t holds the episodes t*B ... t*B + B - 1 of ``train``."""
     if start >= stop:
         return
