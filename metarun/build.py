@@ -175,13 +175,13 @@ def _device_problems(name: Any) -> list[str]:
     if name == "auto":
         return []
     try:
-        kind, index = torch.device(name).type, torch.device(name).index or 0
+        device = torch.device(name)
     except (RuntimeError, TypeError):
         return [f"device is {name!r}, but must be auto, cpu, cuda, cuda:N or mps."]
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not present.get(kind):
+    if not present.get(device.type):
         return [f"device is {name!r}, but torch finds no such device here; use device=cpu."]
-    if kind == "cuda" and index >= (visible := torch.cuda.device_count()):
+    if device.type == "cuda" and (device.index or 0) >= (visible := torch.cuda.device_count()):
         rule = f"torch sees {visible} of them here, counted from cuda:0"
         return [f"device is {name!r}, but {rule} (a sweep with jobs shows each run one); use device=cuda."]
     return []

@@ -8,6 +8,7 @@ import torch
 
 from metarun import checkpoint
 from metarun.build import Experiment, optimizer_of
+from metarun.compose import assigned
 from metarun.core import Metrics
 from metarun.engine import CompilationFailed, Compiled
 from metarun.errors import Interrupted, MetarunError, refuse_divergence
@@ -71,9 +72,10 @@ class Runner:
                     self.write_log()  # it may say why
                 raise
         self.save("last")
+        again = assigned("resume", self.report.folder.path)
         raise MetarunError(
             f"out of memory, with {self.execution.settings()} too: {reason}.\n"
-            f"The steps until now are saved: resume={self.report.folder.path} goes on where there is more memory.\n"
+            f"The steps until now are saved: {again} goes on where there is more memory.\n"
             "To need less, take a smaller base_learner, fewer meta_learner.inner_steps, fewer inputs in an episode, or "
             "dtype=float32."
         )

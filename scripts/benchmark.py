@@ -488,10 +488,15 @@ def worker(engine: str, work: Work, reference: str) -> dict[str, Any]:
     row["chosen"] = getattr(step, "chosen", None)
     if Path(reference).is_file():
         exact = torch.load(reference, weights_only=True)
-        scale = torch.cat([g.flatten() for g in exact]).norm()
-        error = torch.cat([(a - b).flatten() for a, b in zip(gradient, exact, strict=True)]).norm() / scale
-        row["error"] = error.item()
+        row["error"] = relative_error(gradient, exact)
     return row
+
+
+def relative_error(gradient: list[Any], exact: list[Any]) -> float:
+    import torch
+
+    difference = torch.cat([(a - b).flatten() for a, b in zip(gradient, exact, strict=True)])
+    return (difference.norm() / torch.cat([g.flatten() for g in exact]).norm()).item()
 
 
 def synchronize() -> None:
@@ -699,10 +704,9 @@ def kinks() -> dict[str, Any]:
     for smooth in (False, True):
         for seed in seeds:
             work = replace(WORKS[name], seed=seed, smooth=smooth)
-            exact = torch.cat([g.detach().flatten() for g in plain_loop(work, torch.float64)()])
+            exact = [g.detach() for g in plain_loop(work, torch.float64)()]
             for engine in ("metarun_stored", "plain_loop"):
-                gradient = torch.cat([g.detach().flatten() for g in ENGINES[engine](work, torch.float32)()])
-                error = ((gradient - exact).norm() / exact.norm()).item()
+                error = relative_error([g.detach() for g in ENGINES[engine](work, torch.float32)()], exact)
                 found.setdefault("softplus" if smooth else "relu", {}).setdefault(engine, []).append(error)
     return found
 

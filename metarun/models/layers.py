@@ -38,8 +38,8 @@ def differentiated_once() -> AbstractContextManager[None]:
 
 
 def composing() -> AbstractContextManager[None]:
-    """Inside, batch norms are composed from primitives outside vmap too, save where one derivative is all: for a compiler,
-    which fuses them itself."""
+    """Inside, batch norms are our own outside vmap too, save where one derivative is all: for a compiler, which fuses them
+    itself."""
     return holding(_composed, True)
 
 
