@@ -136,9 +136,8 @@ class Vmapped(Execution):
 
     def smaller(self, num_tasks: int) -> Execution | None:
         size = min(self.chunk or num_tasks, num_tasks)
-        if self.inner_memory == "auto" and size < max(
-            2, num_tasks
-        ):  # only then: half of the tasks at a time costs less
+        # not first: half of the tasks at a time costs less
+        if self.inner_memory == "auto" and size < max(2, num_tasks):
             return replace(self, inner_memory="recomputed")
         return replace(self, chunk=size // 2) if size > 1 else None
 
