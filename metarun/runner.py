@@ -1,7 +1,7 @@
 """The meta-training loop: sample, mean meta-gradient, step; validate and checkpoint now and then; test at the end."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +24,7 @@ from metarun.report import Reporter
 from metarun.signals import StopRequest
 from metarun.stream import meta_batches
 from metarun.trees import leaf_names, tree_flatten, tree_leaves, tree_map, tree_unflatten
-from metarun.update import Update
+from metarun.update import Update, dense
 
 
 class Log(NamedTuple):
@@ -36,18 +36,19 @@ class Log(NamedTuple):
 
 
 class Runner:
-    def __init__(self, experiment: Experiment, report: Reporter) -> None:
-        self.x, self.report = experiment, report
-        self.leaves, self.structure = tree_flatten(tree_map(torch.Tensor.requires_grad_, experiment.learner.init()))
+    def __init__(self, experiment: Experiment, report: Reporter, stop: StopRequest) -> None:
+        self.x, self.report, self.stop = experiment, report, stop
+        theta = tree_map(dense, experiment.learner.init())
+        self.leaves, self.structure = tree_flatten(tree_map(torch.Tensor.requires_grad_, theta))
         self.optimizer = optimizer_of(experiment, self.leaves, leaf_names(self.theta))
-        self.update = Update(self.leaves, self.optimizer, experiment.clip)
+        self.update = Update(self.leaves, self.optimizer, experiment.clip, begins=self.begin_update)
         self.scheduler = experiment.scheduler(self.optimizer)
         self.execution = experiment.execution
         self.step = self.validated = 0
         self.best: dict[str, float] = {}
         self.means = Means()
         self.unwritten: Log | None = None
-        self.stop = StopRequest()
+        self.generator_before: torch.Tensor | None = None  # what is computed now
 
     @property
     def theta(self) -> Any:
@@ -55,22 +56,19 @@ class Runner:
 
     def run(self) -> dict[str, Estimate]:
         """Train from where the run stands to its last step, then test the best theta. Raises Interrupted, Diverged."""
-        with self.stop.listening():
-            try:
-                with memory_errors():
-                    self.train()
-                    return self.test()
-            except Interrupted:
-                self.write_log()
-                refuse_divergence(self.means.read(), self.step, self.x.seed)
-                self.save("last")
-                raise
-            except torch.OutOfMemoryError as error:
-                reason = str(error).partition("\n")[0]
-            except Exception:
-                with suppress(RuntimeError, OSError):  # what a broken device holds cannot be read
-                    self.write_log()  # it may say why
-                raise
+        try:
+            with memory_errors():
+                self.train()
+                return self.test()
+        except Interrupted:
+            self.interrupted()
+            raise
+        except torch.OutOfMemoryError as error:
+            reason = str(error).partition("\n")[0]
+        except Exception:
+            with suppress(RuntimeError, OSError):  # what a broken device holds cannot be read
+                self.write_log()  # it may say why
+            raise
         self.save("last")
         again = assigned("resume", self.report.folder.path)
         raise MetarunError(
@@ -79,6 +77,27 @@ class Runner:
             "To need less, take a smaller base_learner, fewer meta_learner.inner_steps, fewer inputs in an episode, or "
             "dtype=float32."
         )
+
+    def interrupted(self) -> None:
+        """Write what is not written yet, and a checkpoint from which the run goes on as if never stopped."""
+        self.write_log()
+        refuse_divergence(self.means.read(), self.step, self.x.seed)
+        if self.generator_before is not None:
+            torch.set_rng_state(self.generator_before)
+        self.save("last")
+
+    @contextmanager
+    def breakable(self) -> Iterator[None]:
+        """Inside, a signal may break off what is computed. A resumed run computes it again, with the same draws of a CPU;
+        reading a GPU's generator would take longer than a step may."""
+        self.generator_before = torch.get_rng_state()
+        with self.stop.breakable():
+            yield
+        self.generator_before = None
+
+    def begin_update(self) -> None:
+        self.stop.hold()
+        self.generator_before = None
 
     def train(self) -> None:
         self.settle_execution()
@@ -90,7 +109,7 @@ class Runner:
                 if self.step >= self.x.steps:
                     return
                 self.stop.obey()
-                with phase("episodes", self.x.profile):
+                with phase("episodes", self.x.profile), self.breakable():
                     episodes = next(batches)
                 self.train_step(episodes)
 
@@ -110,10 +129,10 @@ class Runner:
 
     def update_theta(self, episodes: Any) -> Metrics:
         """A step along the mean meta-gradient; out of memory, with a smaller execution from then on."""
-        loss_fn, notes = self.x.learner.at(self.step).meta_loss, []
+        loss_fn, not_made, too_large = self.x.learner.at(self.step).meta_loss, [], ""
         while True:
             try:
-                with self.dropping(), memory_errors():
+                with self.breakable(), self.dropping(), memory_errors():
                     metrics = self.execution.train_step(loss_fn, self.theta, episodes, self.update)
                 break
             except torch.OutOfMemoryError:
@@ -122,13 +141,13 @@ class Runner:
                     raise
             except CompilationFailed as error:  # of a resumed run on another machine, say
                 assert isinstance(self.execution, Compiled)
-                notes.append(f"not {'compiled' if self.execution.compiler else 'recorded'}: {error}")
+                not_made.append(f"not {'compiled' if self.execution.compiler else 'recorded'}: {error}")
                 self.execution = self.execution.inner
                 continue
             self.execution = other
-            notes = [f"out of memory at step {self.step}; a run begins like this with {other.settings()}"]
+            too_large = f"out of memory at step {self.step}; a run begins like this with {other.settings()}"
             return_freed_memory()
-        if notes:
+        if notes := not_made + [too_large] * bool(too_large):
             self.use(Choice(self.execution, notes=notes))
         return metrics
 
@@ -174,7 +193,7 @@ class Runner:
         return scores
 
     def scores(self, split: str, num_tasks: int, curve: bool, theta: Any) -> dict[str, Estimate]:
-        with calibrated(self.x.learner, theta, self.x.task, self.execution):
+        with self.breakable(), calibrated(self.x.learner, theta, self.x.task, self.execution):
             return evaluate_all(self.x.scored, theta, split, num_tasks, self.execution, curve, self.stop.obey)
 
     def settle_execution(self) -> None:
@@ -183,16 +202,15 @@ class Runner:
         if path.is_file():
             self.execution = stored(path, like=self.x.execution)
             return
-        episodes = self.x.task.sample("train", range(self.x.meta_batch_size))
         x, first = self.x, self.x.learner.at(0)
         each_step = first != x.learner.at(1) or drops(modules_of(first))
         changes: Changes = "always" if each_step else "seldom" if first != x.learner.at(x.steps) else "never"
-        with self.dropping():
-            self.use(
-                settle(
-                    x.execution, first.meta_loss, self.theta, episodes, x.steps, changes, self.update, self.stop.obey
-                )
+        with self.breakable(), self.dropping():
+            episodes = x.task.sample("train", range(x.meta_batch_size))
+            choice = settle(
+                x.execution, first.meta_loss, self.theta, episodes, x.steps, changes, self.update, self.stop.obey
             )
+        self.use(choice)
         return_freed_memory()  # of what was measured and takes more: 2 GB beside 0.5 for mini-ImageNet's meta-gradient
 
     def dropping(self) -> AbstractContextManager[None]:

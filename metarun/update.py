@@ -15,18 +15,23 @@ from metarun.trees import by_dtype, detach
 
 
 class Update:
-    """``clip``, if there is one, then ``optimizer.step``, on the leaves of theta."""
+    """``clip``, if there is one, then ``optimizer.step``, on the leaves of theta; ``begins`` is called before."""
 
     def __init__(
-        self, leaves: list[Tensor], optimizer: Optimizer, clip: Callable[[list[Tensor]], object] | None
+        self,
+        leaves: list[Tensor],
+        optimizer: Optimizer,
+        clip: Callable[[list[Tensor]], object] | None,
+        begins: Callable[[], None] = lambda: None,
     ) -> None:
-        self.leaves, self.optimizer, self.clip = leaves, optimizer, clip
+        self.leaves, self.optimizer, self.clip, self.begins = leaves, optimizer, clip, begins
         constant = ({k: v for k, v in group.items() if k not in ("params", "lr")} for group in optimizer.param_groups)
         self.options = list(constant)
         self.rates: tuple[list[float], list[Tensor]] = [], []
 
     def __call__(self, gradient: list[Tensor]) -> None:
-        self._clipped(self.leaves, gradient)
+        self.begins()
+        self._clipped(self.leaves, _own(self.leaves, gradient, copy=self.clip is not None))
         try:
             with memory_errors():
                 self.optimizer.step()
@@ -50,10 +55,8 @@ class Update:
         return all(group[name] == value for group, options in groups for name, value in options.items())
 
     def _clipped(self, leaves: list[Tensor], gradient: list[Tensor]) -> None:
-        seen: set[int] = set()
         for p, g in zip(leaves, gradient, strict=True):
-            p.grad = g.clone() if self.clip or id(g) in seen else g  # else clip and optimizer may change one twice
-            seen.add(id(g))
+            p.grad = g
         if self.clip:
             self.clip(leaves)
 
@@ -111,7 +114,7 @@ class Update:
     ) -> tuple[list[Tensor], list[Tensor]]:
         """New leaves and memory, to float rounding those of ``__call__``; a function of its arguments alone."""
         leaves = [leaf.detach().clone() for leaf in leaves]
-        self._clipped(leaves, gradient)
+        self._clipped(leaves, [g.clone() for g in gradient])
         rates = [rate.detach().requires_grad_() for rate in rates]  # else SGD reads their values
         twin = self._twin(leaves, rates, differentiable=True, foreach=False, fused=False)
         remembered = iter(memory)
@@ -141,6 +144,32 @@ class Update:
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True)
         ]
         return type(self.optimizer)(groups)  # type: ignore[call-arg]
+
+
+def dense(p: Tensor) -> Tensor:
+    """``p`` itself, or a copy of it where its elements overlap or have gaps: then nothing like it can have its strides."""
+    return p if torch.empty_like(p).stride() == p.stride() else p.detach().contiguous()
+
+
+def _own(leaves: list[Tensor], gradient: list[Tensor], copy: bool) -> list[Tensor]:
+    """The gradient in the layout of the leaves, each tensor with memory of its own; with ``copy`` not that of ``gradient``.
+
+    Clipping and optimizers change gradients in place, and would change one twice that two leaves share. And torch's fused
+    kernels of Adam, AdamW, SGD and Adagrad take elements in the order of memory: on a CPU they step along another gradient
+    without a word where its strides are not the parameter's (seen in torch 2.9.0 and 2.14.1), on a GPU they refuse
+    (pytorch issue 106951).
+    """
+    taken: set[int] = set()
+    mine = []
+    for p, g in zip(leaves, gradient, strict=True):
+        memory = g.untyped_storage().data_ptr()
+        if g.stride() != p.stride():
+            g = torch.empty_like(p, requires_grad=False).copy_(g)  # noqa: PLW2901
+        elif copy or memory in taken:
+            g = g.clone()  # noqa: PLW2901
+        taken.add(memory)
+        mine.append(g)
+    return mine
 
 
 def memory_of(optimizer: Optimizer, leaves: list[Tensor]) -> list[Tensor]:

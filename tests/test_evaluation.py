@@ -23,6 +23,7 @@ from metarun.objectives import SQUARED_ERROR
 from metarun.report import Reporter
 from metarun.runfolder import RunFolder
 from metarun.runner import Runner
+from metarun.signals import StopRequest
 from metarun.trees import slice_tasks, tree_leaves
 from tests.composing import experiment, train
 
@@ -376,7 +377,7 @@ def test_training_reads_training_and_validation_tasks_and_only_the_final_test_re
     x.task.draw = noting
     folder = RunFolder(tmp_path / "run")
     folder.create()
-    runner = Runner(x, Reporter(folder, x, "config", 0))
+    runner = Runner(x, Reporter(folder, x, "config", 0), StopRequest())
     runner.train()
     assert set(read) == {"train", "val"}
     runner.test()

@@ -19,6 +19,7 @@ from metarun.evaluation import Estimate
 from metarun.report import Reporter
 from metarun.runfolder import RunFolder, new_name
 from metarun.runner import Runner
+from metarun.signals import StopRequest
 
 CHANGEABLE = ("steps", "device", "data_root", "log_every")  # what a resumed run may have other than it began
 PLACE = ("resume", "run_dir")
@@ -164,19 +165,35 @@ def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
     if not job.continues:
         write_atomically(folder.path / "overrides.yaml", OmegaConf.to_yaml(job.overrides).encode())
     folder.describe(job.overrides, seed=experiment.seed, **facts)
-    folder.mark("running", step=resume_step, steps=experiment.steps)
-    report = Reporter(folder, experiment, text, resume_step)
-    report.ticker.say(f"run folder: {folder.path}" + (f"  (continued at step {resume_step})" if resume_step else ""))
-    scores = _guarded(experiment, report, resume_step)
+    stop = StopRequest()
+    with stop.listening():
+        folder.mark("running", step=resume_step, steps=experiment.steps)
+        report = Reporter(folder, experiment, text, resume_step)
+        continued = f"  (continued at step {resume_step})" if resume_step else ""
+        report.ticker.say(f"run folder: {folder.path}{continued}")
+        scores = _guarded(experiment, report, resume_step, stop)
     report.finished(scores)
     return scores[experiment.task.objective.score_name].mean
 
 
-def _guarded(experiment: Experiment, report: Reporter, resume_step: int) -> dict[str, Estimate]:
+def _guarded(experiment: Experiment, report: Reporter, resume_step: int, stop: StopRequest) -> dict[str, Estimate]:
     """Run, and whatever happens close the logs and write down how it ended."""
     state, error_text, runner = "failed", "", None
+
+    def last_words(signum: int) -> None:
+        """Of a run that is stopped while torch computes and Python does not come to its turn."""
+        text = str(Interrupted(signum))
+        try:
+            if runner is not None:
+                runner.interrupted()
+        except Exception as error:
+            text = f"{text}, without a checkpoint: {error}"
+        _close(report, "interrupted", runner.step if runner else resume_step, text)
+
+    stop.last_words = last_words
     try:
-        runner = Runner(experiment, report)
+        with stop.breakable():
+            runner = Runner(experiment, report, stop)
         if resume_step:
             runner.restore("last")
         scores = runner.run()
