@@ -21,7 +21,7 @@ from metarun.evaluation import modules_of
 from metarun.execution import Execution, generators_kept
 from metarun.schema import Config
 from metarun.scored import Scored, learner_for, scored_elsewhere
-from metarun.targets import Part, did_you_mean, locate, problems_of_call
+from metarun.targets import Part, base_of, did_you_mean, locate, problems_of_call
 from metarun.trees import leaf_names, tree_leaves
 
 GROUPS = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution")
@@ -35,6 +35,14 @@ GIVEN = {
     "optimizer": {"params"},
     "scheduler": {"optimizer"},
     "execution": set(),
+}
+BASES: dict[str, type] = {
+    "task": TaskDistribution,
+    "base_learner": nn.Module,
+    "meta_learner": MetaLearner,
+    "optimizer": torch.optim.Optimizer,
+    "scheduler": torch.optim.lr_scheduler.LRScheduler,
+    "execution": Execution,
 }
 SMALLEST = {"steps": 1, "meta_batch_size": 1, "log_every": 1, "seed": 0}
 LARGEST_SEED = 2**63 - 1
@@ -86,7 +94,7 @@ def build(cfg: DictConfig) -> Experiment:
 def build_task(cfg: DictConfig) -> TaskDistribution:
     """The task distribution alone. Raises ConfigError with every problem of its group."""
     plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    call, problems = _checked_call(plain["task"], "task")
+    call, problems = _checked_call(plain["task"], "task", GIVEN["task"], TaskDistribution)
     problems += _place_problems(plain)
     task = None if problems else _attempt(problems, "task", call, **_given_task(plain))
     if problems or task is None:
@@ -110,7 +118,8 @@ def _checked(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Callable[..., A
     calls: dict[str, Callable[..., Any]] = {}
     elsewhere = _evaluation_tasks(plain)
     for key, node in {**{group: plain.get(group) for group in GROUPS}, **elsewhere}.items():
-        call, found = _checked_call(node, key, GIVEN["task"])  # for a task elsewhere; a group's own come first
+        group = key if key in GROUPS else "task"  # a task elsewhere
+        call, found = _checked_call(node, key, GIVEN[group], BASES[group])
         problems += found
         if call is not None:
             calls[key] = call
@@ -193,22 +202,24 @@ def device_of(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _checked_call(node: Any, key: str, given: Collection[str] = ()) -> tuple[Callable[..., Any] | None, list[str]]:
-    """A callable that still needs what is given in code, or None and what is wrong with the node."""
+def _checked_call(
+    node: Any, key: str, given: Collection[str], base: type
+) -> tuple[Callable[..., Any] | None, list[str]]:
+    """A callable that makes a ``base`` and still needs what is ``given`` in code, or None and the problems of the node."""
     if not isinstance(node, dict) or "_target_" not in node:
         return None, [f"{key} is {node!r}, but must be one of the group's options or a mapping with a _target_."]
+    try:
+        target = locate(node["_target_"], base)
+    except ValueError as error:
+        return None, [f"{key}._target_: {error}"]
     arguments = {name: value for name, value in node.items() if name not in ("_target_", "_partial_")}
     problems: list[str] = []
     for name, value in arguments.items():
         if isinstance(value, dict) and "_target_" in value:
-            call, found = _checked_call(value, f"{key}.{name}", GIVEN.get(key, given))
+            call, found = _checked_call(value, f"{key}.{name}", given, base_of(target, name))
             problems += found
             arguments[name] = call if value.get("_partial_") or call is None else Part(call)
-    try:
-        target = locate(node["_target_"])
-    except ValueError as error:
-        return None, [*problems, f"{key}._target_: {error}"]
-    problems += problems_of_call(target, arguments, GIVEN.get(key, given), key)
+    problems += problems_of_call(target, arguments, given, key)
     return (None if problems else partial(target, **arguments)), problems
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGHUP and Ctrl-C: taken between two steps where that is soon, else by breaking off what can be computed again."""
+"""SIGTERM, SIGHUP and Ctrl-C: taken between two steps where that is soon, else what can be computed again is broken off."""
 
 import os
 import signal

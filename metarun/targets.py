@@ -1,6 +1,7 @@
 """From ``_target_`` to a callable, and from its signature to a list of what is wrong with its arguments."""
 
 import difflib
+import enum
 import importlib
 import inspect
 import os
@@ -9,6 +10,7 @@ import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -34,18 +36,24 @@ def allowed_modules() -> list[str]:
     Never from the configuration itself: reading somebody's YAML must not run code of their choice.
     """
     named = [name for name in os.environ.get("METARUN_ALLOW", "").split(":") if name]
-    return [*ALLOWED, *named, *(entry.value.split(":")[0] for entry in entry_points(group="metarun.plugins"))]
+    return [*ALLOWED, *named, *plugins()]
 
 
-def locate(path: str) -> Callable[..., Any]:
-    """The callable ``package.module.Name``; raises ValueError with the reason."""
+@cache
+def plugins() -> list[str]:
+    """The modules of installed entry points; finding them reads the metadata of every package."""
+    return [entry.value.split(":")[0] for entry in entry_points(group="metarun.plugins")]
+
+
+def locate(path: str, base: type = object) -> Callable[..., Any]:
+    """The callable ``package.module.Name``, which makes a ``base``; raises ValueError with the reason.
+
+    Of metarun, torch and torchvision it is a public class derived from ``base``, a function of metarun that says it returns
+    a task, or a model of torchvision's list. What the user trusts may be any callable, and a class of the right kind.
+    """
     module_name, _, name = path.rpartition(".")
     allowed = allowed_modules()
-
-    def is_allowed(module: str) -> bool:
-        return any(module == prefix or module.startswith(prefix + ".") for prefix in allowed)
-
-    if not is_allowed(module_name):
+    if not _below(module_name, allowed):
         package = path.split(".", maxsplit=1)[0]
         known = package in ("metarun", "torch", "torchvision") or package in sys.stdlib_module_names
         hint = (
@@ -56,6 +64,10 @@ def locate(path: str) -> Callable[..., Any]:
             )
         )
         raise ValueError(f"{path!r} is outside the modules that a config may name ({', '.join(allowed)}).{hint}")
+    known = _below(module_name, ALLOWED)
+    refusal = f"{path!r} is not something that a config may call."
+    if known and any(part.startswith("_") for part in path.split(".")):
+        raise ValueError(f"{refusal} It is private.")  # and not imported, for importing runs code
     try:
         target = getattr(importlib.import_module(module_name), name)
     except ImportError as error:
@@ -63,9 +75,66 @@ def locate(path: str) -> Callable[..., Any]:
     except AttributeError:
         options = [n for n in dir(importlib.import_module(module_name)) if not n.startswith("_")]
         raise ValueError(f"module {module_name!r} has no {name!r}{did_you_mean(name, options)}") from None
-    if not callable(target) or not is_allowed(getattr(target, "__module__", "")):
-        raise ValueError(f"{path!r} is not something that a config may call.")
+    if not callable(target) or not _below(getattr(target, "__module__", None) or "", allowed):
+        raise ValueError(refusal)
+    wanted = f" Here it must be a class derived from {base.__name__}." if base is not object else ""
+    if inspect.isclass(target) and (not issubclass(target, base) or inspect.isabstract(target)):
+        raise ValueError(f"{refusal}{wanted}")
+    if known and not (_is_ours(target, base) if _below(module_name, OURS) else _is_torchs(target, base)):
+        raise ValueError(f"{refusal}{wanted}")
     return target
+
+
+def _below(module: str, prefixes: Iterable[str]) -> bool:
+    return any(module == prefix or module.startswith(prefix + ".") for prefix in prefixes)
+
+
+def _is_ours(target: Any, base: type) -> bool:
+    """Whether ``target`` is a class that makes something, or a function that says it returns a task of the kind ``base``."""
+    if inspect.isclass(target):
+        return not issubclass(target, BaseException)
+    from metarun.core import TaskDistribution  # torch, which this module does without until a config is checked
+
+    made = _hints(target).get("return")
+    return inspect.isclass(made) and issubclass(made, TaskDistribution) and issubclass(made, base)
+
+
+def _is_torchs(target: Any, base: type) -> bool:
+    """Whether ``target`` is a module, an optimizer, a scheduler or a transform of torch or torchvision, or, where modules
+    belong, one of the models that torchvision lists."""
+    import torch
+
+    if inspect.isclass(target):
+        kinds = (torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
+        return issubclass(target, kinds) or _is_transform(target)
+    return (
+        issubclass(torch.nn.Module, base)
+        and target.__module__.startswith("torchvision.models.")
+        and target in _models()
+    )
+
+
+@cache
+def _models() -> set[Callable[..., Any]]:
+    from torchvision.models import get_model_builder, list_models
+
+    return {get_model_builder(name) for name in list_models()}
+
+
+def _is_transform(target: type) -> bool:
+    """Whether it is one of torchvision's older transforms, which are of no common class; the others are modules."""
+    if target.__module__ != "torchvision.transforms.transforms":
+        return False
+    from torchvision.transforms import transforms
+
+    return target.__name__ in transforms.__all__ and not issubclass(target, enum.Enum)
+
+
+def base_of(target: Callable[..., Any], name: str) -> type:
+    """The class that ``target`` expects as its argument ``name``, by its annotation; object where that does not say."""
+    annotation = _hints(target).get(name)
+    options = [option for option in typing.get_args(annotation) or [annotation] if option is not type(None)]
+    return options[0] if len(options) == 1 and inspect.isclass(options[0]) else object
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

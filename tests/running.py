@@ -142,13 +142,50 @@ def killed(point: str, *arguments: str, cwd: Path) -> None:
 
 def die_at(point: str) -> None:
     """Run the command line of this process until ``point``."""
+    target, number, match, how = DEATHS[point]
+    run_until(target, number, how, match)
+
+
+def run_until(target: str, number: int, action: Callable[..., Any], match: str = "") -> None:
+    """The command line of this process; call ``number`` of the function ``target`` begins with ``action``."""
     import metarun.runner  # noqa: F401 (so that there is something to patch)
 
-    target, number, match, how = DEATHS[point]
     module, _, name = target.rpartition(".")
     original = functools.reduce(getattr, target.split(".")[1:], __import__(target.split(".", maxsplit=1)[0]))
-    with mock.patch(f"{module}.{name}", on_call(number, how, original, match)):
+    with mock.patch(f"{module}.{name}", on_call(number, action, original, match)):
         main(sys.argv[1:])
+
+
+# ---- standing still in a chosen phase ----
+
+
+def in_python(*_: Any) -> None:
+    """Compute for ever, back in Python after each operation."""
+    Path("here").touch()
+    while True:
+        torch.ones(100).sum()
+
+
+def in_torch(*_: Any) -> None:
+    """Spend half a minute in one operation of torch, in which no Python runs."""
+    Path("here").touch()
+    torch.linalg.svdvals(torch.randn(5000, 5000))
+
+
+# The phase of a run, what is patched, and in which of its calls it stands still.
+PHASES = {
+    "composing": ("metarun.compose.composed", 1),
+    "measuring": ("metarun.measuring._milliseconds", 2),
+    "compiling": ("metarun.engine.Compiled._lowered", 1),
+    "training": ("metarun.execution.Execution.mean_grad", 8),
+    "validating": ("metarun.evaluation.evaluate", 2),
+    "testing": ("metarun.evaluation.evaluate", 4),
+}
+
+
+def stand_still(phase: str, how: str) -> None:
+    """Run the command line of this process until ``phase``."""
+    run_until(*PHASES[phase], globals()[how])
 
 
 # ---- what a run left ----

@@ -29,6 +29,7 @@ from metarun.errors import ConfigError
 from metarun.help import SWEEP_KEYS
 from metarun.paths import config_dir
 from metarun.runfolder import RunFolder, new_name, short_hash, slug, tensorboard_command
+from metarun.signals import stopping_signals
 
 POLL_SECONDS = 0.1
 NOT_IN_A_SWEEP = ("run_dir", "resume")  # every run has a folder of its own, and continues it
@@ -155,7 +156,7 @@ def _check(jobs: list[Job], config_dirs: list[Path]) -> None:
 def _run_all(jobs: list[Job], slots: Slots, flags: list[str]) -> None:
     """At most ``slots.jobs`` processes at a time; a signal is passed on to them and starts no more."""
     stop: list[int] = []
-    for signum in (signal.SIGTERM, signal.SIGINT):
+    for signum in stopping_signals():
         signal.signal(signum, lambda number, frame: stop.append(number))
     waiting = list(enumerate(jobs))
     running: list[Job] = []
@@ -206,7 +207,7 @@ def _ended(job: Job, jobs: list[Job]) -> bool:
     if job.code is None:
         return False
     job.seconds = time.monotonic() - job.began
-    outcomes = {0: "completed", 130: "interrupted", 143: "interrupted"}
+    outcomes = {0: "completed", 129: "interrupted", 130: "interrupted", 143: "interrupted"}
     outcome = outcomes.get(job.code, f"failed, exit code {job.code}")
     print(f"[{jobs.index(job) + 1}/{len(jobs)}] {job.name}: {outcome} after {job.seconds:.0f} s", file=sys.stderr)
     return True

@@ -25,8 +25,8 @@ def task_from(kind: Callable[..., TaskDistribution]) -> Callable[[Callable[..., 
             return kind(source=partial(source, **of_source), **settings)
 
         parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in {**own, **shared}.values() if p.name != "source"]
-        task.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        task.__annotations__ = {p.name: p.annotation for p in parameters}
+        task.__signature__ = inspect.Signature(parameters, return_annotation=kind)  # type: ignore[attr-defined]
+        task.__annotations__ = {**{p.name: p.annotation for p in parameters}, "return": kind}
         return task
 
     return decorate

@@ -1,0 +1,104 @@
+"""A signal is obeyed at once in every phase of a run, and what is left of the run goes on as if never stopped."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.running import (
+    PHASES,
+    TINY,
+    assert_as_if_never_stopped,
+    checkpoint,
+    environment,
+    metarun,
+    state,
+)
+
+SECONDS = 2.0 + 4.0  # to obey, and for a busy machine to end a process with torch in it
+EXECUTION = {"measuring": ["execution=auto"], "compiling": ["execution=vmapped", "execution.compile=true"]}
+
+
+def stopped(phase: str, how: str, number: int, run: Path, cwd: Path) -> tuple[int, float, str]:
+    """Exit code of a run that a signal finds standing still in ``phase``, the seconds that it took, and what it said."""
+    driver = f"from tests.running import stand_still; stand_still({phase!r}, {how!r})"
+    command = [sys.executable, "-c", driver, *TINY, *EXECUTION.get(phase, []), f"run_dir={run}"]
+    job = subprocess.Popen(command, cwd=cwd, env=environment(), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (cwd / "here").exists():
+        assert job.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.2)
+    start = time.monotonic()
+    job.send_signal(number)
+    _, err = job.communicate(timeout=60)
+    return job.returncode, time.monotonic() - start, err
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A run that nobody stopped."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert metarun(*TINY, f"run_dir={run}").code == 0
+    return run
+
+
+@pytest.mark.parametrize(("phase", "how", "number"), [
+    *((phase, "in_python", signal.SIGTERM) for phase in PHASES if phase != "composing"),
+    ("training", "in_python", signal.SIGINT),
+    ("training", "in_python", signal.SIGHUP),
+    ("training", "in_torch", signal.SIGTERM),
+    ("validating", "in_torch", signal.SIGHUP),
+])  # fmt: skip
+def test_a_computation_that_does_not_end_is_broken_off_and_the_run_can_be_continued(
+    phase, how, number, whole, tmp_path
+):
+    run = tmp_path / "run"
+    code, seconds, err = stopped(phase, how, number, run, tmp_path)
+    assert code == 128 + number, err
+    assert seconds < SECONDS
+    assert state(run) == "interrupted"
+    assert checkpoint(run, "last")["step"] == {"training": 7, "validating": 10, "testing": 12}.get(phase, 0)
+    assert not (run / "results.json").exists()
+    if phase not in EXECUTION:
+        assert metarun(f"resume={run}").code == 0
+        assert_as_if_never_stopped(run, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_while_the_configuration_is_composed_leaves_nothing(number, tmp_path):
+    code, seconds, err = stopped("composing", "in_python", number, tmp_path / "run", tmp_path)
+    assert code in (-number, 128 + number), err  # either is 128 + n to a shell
+    assert seconds < SECONDS
+    assert not (tmp_path / "run").exists()
+
+
+def test_inner_steps_without_end_are_broken_off_while_they_are_measured(tmp_path):
+    command = [sys.executable, "-m", "metarun", f"run_dir={tmp_path / 'run'}"]
+    endless = "meta_learner.inner_steps=999999999999999999999"
+    job = subprocess.Popen([*command, endless], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "log.txt").exists():
+        assert job.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(1)
+    start = time.monotonic()
+    job.send_signal(signal.SIGTERM)
+    _, err = job.communicate(timeout=60)
+    assert (job.returncode, state(tmp_path / "run")) == (143, "interrupted"), err
+    assert time.monotonic() - start < SECONDS
+
+
+def test_nohup_keeps_its_promise(tmp_path):
+    command = ["nohup", sys.executable, "-m", "metarun", *TINY, "steps=300", f"run_dir={tmp_path / 'run'}"]
+    job = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "checkpoints" / "last.pt").exists():
+        assert job.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    job.send_signal(signal.SIGHUP)
+    job.communicate(timeout=120)
+    assert (job.returncode, state(tmp_path / "run")) == (0, "completed")
