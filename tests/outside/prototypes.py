@@ -7,6 +7,7 @@ without, every episode has classes of its own. N ways, K shots, Q queries, C tra
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from metarun.core import Batch, Draw, Episode, TaskDistribution
 from metarun.objectives import CROSS_ENTROPY
@@ -16,25 +17,26 @@ PATTERNS, PIXELS = 8, 256
 
 
 class Prototypes(TaskDistribution):
-    """x [B, N * K, 1, 16, 16], y [B, N * K]; the splits share no class."""
+    """x [B, N * K, 1, 16, 16] within ``padding`` zeros, y [B, N * K]; the splits share no class."""
 
-    input_shape = (1, 16, 16)
     objective = CROSS_ENTROPY
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 (the settings of its YAML)
         self,
         num_ways: int,
         num_shots: int,
         num_queries: int,
         strength: float,
         num_classes: int | None,
+        padding: int,
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
         self.num_outputs = self.num_ways = self.train_num_ways = num_ways
         self.num_shots, self.num_queries, self.strength = num_shots, num_queries, strength
-        self.num_train_classes = num_classes
+        self.num_train_classes, self.padding = num_classes, padding
+        self.input_shape = (1, 16 + 2 * padding, 16 + 2 * padding)
         self.seed, self.device, self.dtype = seed, device, dtype
 
         patterns = normal(seed, "prototypes/patterns", [0], PATTERNS * PIXELS).reshape(PATTERNS, PIXELS)
@@ -65,7 +67,8 @@ class Prototypes(TaskDistribution):
             means = self.strength * np.einsum("bnp,px->bnx", draw["mixtures"], self.patterns)
             x = np.repeat(means, each, axis=1) + noise
             y = torch.arange(self.num_ways, device=self.device).repeat_interleave(each).repeat(tasks, 1)
-            return Batch(torch.from_numpy(x).to(self.device, self.dtype).view(tasks, examples, 1, 16, 16), y)
+            images = torch.from_numpy(x).to(self.device, self.dtype).view(tasks, examples, 1, 16, 16)
+            return Batch(F.pad(images, (self.padding,) * 4), y)
 
         classes = torch.from_numpy(draw["classes"]).to(self.device) if "classes" in draw else ()
         return Episode(batch(draw["support"]), batch(draw["query"]), classes)
