@@ -1,21 +1,36 @@
-"""Keep what a run shows: python scripts/receipt.py RUN [NAME] writes docs/receipts/NAME.json, and the tables from them.
+"""Keep what a run shows, and say when that has grown old.
 
-    python scripts/receipt.py RUN [NAME]     a receipt from a finished run
-    python scripts/receipt.py RUN/evaluations/FILE.json NAME     one from a later evaluation of it
-    python scripts/receipt.py --tables       write the result table of README.md anew from all receipts
+    python scripts/receipt.py RUN [NAME]     writes docs/receipts/NAME.json from a finished run
+    python scripts/receipt.py RUN/evaluations/FILE.json NAME     from a later evaluation of it
+    python scripts/receipt.py --tables       writes the result table of README.md anew from all receipts, and on every page
+                                             how old the receipts are that it shows
+    python scripts/receipt.py --outdated     lists the receipts whose code or configuration has changed since
+    python scripts/receipt.py --same NAME [STEPS]     trains and tests the receipt's command for a few steps with the code of
+                                             its commit and with today's; equal bit by bit, the receipt stands for today's
 
-A receipt holds the command, the commit, the versions, the seconds and the results of a finished run, and no path or host
-of the machine it ran on. It refuses a run whose code had uncommitted changes.
+A receipt holds the command, the commit, the versions, the seconds and the results of a finished run, what it depends on
+(see expiry.py), and no path or host of the machine it ran on. It refuses a run whose code had uncommitted changes.
 """
 
 import json
+import os
+import re
+import subprocess
 import sys
+import tempfile
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))
+import expiry
+
 RECEIPTS = Path(__file__).resolve().parent.parent / "docs" / "receipts"
 README = RECEIPTS.parent.parent / "README.md"
+PAGES = [README, *sorted(RECEIPTS.parent.rglob("*.md"))]
+AGES = re.compile(r"(?P<begin><!-- receipts: (?P<names>[\w ]+) -->).*?<!-- end of receipts -->", re.S)
+OLD = "older than the code"
 BEGIN, END = "<!-- results: written by scripts/receipt.py --tables -->", "<!-- end of results -->"
 PAPERS = {  # published figures of the experiment, with their source
     "maml_sinusoid": ("0.67 / 0.35", "Finn et al. 2017, Table 2 (5-shot, 1 / 10 steps)"),
@@ -37,9 +52,7 @@ def receipt(path: Path) -> dict[str, Any]:
         evaluation = json.loads(path.read_text())
         kept = receipt(path.parent.parent)
         words = " ".join(["metarun evaluate RUN", *evaluation["overrides"]])
-        results = {
-            name: value for name, value in evaluation.items() if "/" in name or name in ("protocol", "complexity")
-        }
+        results = {k: value for k, value in evaluation.items() if "/" in k or k in ("protocol", "complexity")}
         return {**kept, "command": f"{words}   # RUN: {kept['command']}", "results": results}
     run = path
     status, facts, results = (json.loads((run / f"{name}.json").read_text()) for name in ("status", "run", "results"))
@@ -53,6 +66,7 @@ def receipt(path: Path) -> dict[str, Any]:
         "commit": facts["git"]["commit"],
         "date": facts["history"][0]["started"][:10],
         "seconds": round(seconds_between(facts["history"][0]["started"], status["updated"])),
+        "depends_on": expiry.digests(expiry.saved(run / "config.yaml"), facts["git"]["commit"]),
         "execution": json.loads((run / "execution.json").read_text())["chosen"],
         "hardware": {name: facts["hardware"][name] for name in HARDWARE},
         "results": results,
@@ -65,17 +79,22 @@ def seconds_between(start: str, end: str) -> float:
 
 
 def table() -> str:
-    """The receipts of experiments that a paper reports, as a Markdown table."""
+    """The receipts of experiments that a paper reports, as a Markdown table: those that are as new as their code. Below it
+    the names of the others."""
+    left_out = []
     rows = ["| experiment | measured (95% CI, tasks) | paper | steps, minutes | receipt |", "|---|---|---|---|---|"]
     for name, (paper, source) in PAPERS.items():
         for path in sorted(RECEIPTS.glob(f"{name}*.json")):
+            if age_of(path.stem):
+                left_out.append(f"[{path.stem}](docs/receipts/{path.name})")
+                continue
             kept = json.loads(path.read_text())
             cells = f"`{kept['command']}` | {score(kept['results'])} | {paper} ({source})"
             steps = next((w.split("=")[1] for w in kept["command"].split() if w.startswith("steps=")), "full")
-            rows.append(
-                f"| {cells} | {steps}, {kept['seconds'] / 60:.0f} | [{kept['commit'][:7]}](docs/receipts/{path.name}) |"
-            )
-    return "\n".join(rows)
+            where = f"[{kept['commit'][:7]}](docs/receipts/{path.name})"
+            rows.append(f"| {cells} | {steps}, {kept['seconds'] / 60:.0f} | {where} |")
+    older = f"\nLeft out, for their code has changed since: {', '.join(left_out)}."
+    return "\n".join(rows + [older] * bool(left_out))
 
 
 def score(results: dict[str, Any]) -> str:
@@ -93,9 +112,80 @@ def with_table(text: str) -> str:
     return f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
 
 
+def with_ages(text: str, page: Path) -> str:
+    """A page with the age of the receipts that it names after ``<!-- receipts: NAME ... -->``."""
+
+    def filled(mark: re.Match[str]) -> str:
+        to = os.path.relpath(RECEIPTS, page.parent)
+        ages = [f"[{name}]({to}/{name}.json) {age_of(name) or 'current'}" for name in mark["names"].split()]
+        return f"{mark['begin']}\n*Receipts: {'; '.join(ages)}.*\n<!-- end of receipts -->"
+
+    return AGES.sub(filled, text)
+
+
+@cache
+def age_of(name: str) -> str:
+    """How much of a receipt is older than the code that it depends on; nothing where all is current."""
+    content = json.loads((RECEIPTS / f"{name}.json").read_text())
+    if "command" in content:
+        return OLD if expiry.is_outdated(content) else ""
+    old = sum(map(expiry.is_outdated, content.values()))
+    return f"{OLD} ({old} of {len(content)} runs)" if old else ""
+
+
+def outdated() -> list[str]:
+    names = sorted(path.stem for path in RECEIPTS.glob("*.json"))
+    return [f"{name}: {age_of(name)}" for name in names if age_of(name)]
+
+
+def confirm(name: str, steps: int) -> None:
+    """Let a receipt stand for today's code, if ``steps`` steps and a small test are bit by bit those of its commit's."""
+    path = RECEIPTS / f"{name}.json"
+    kept = json.loads(path.read_text())
+    words = kept["command"].rpartition("# RUN: ")[2].split()[1:]
+    if expiry.git("status", "--porcelain", "--", "metarun", "configs").strip():
+        sys.exit("metarun or configs have uncommitted changes; commit them first.")
+    with tempfile.TemporaryDirectory() as folder:
+        then = Path(folder, "then")
+        expiry.git("worktree", "add", "--detach", str(then), kept["commit"])
+        try:
+            found = [brief(code, Path(folder, code.name), words, steps) for code in (then, expiry.ROOT)]
+        finally:
+            expiry.git("worktree", "remove", "--force", str(then))
+    if found[0] != found[1]:
+        sys.exit(f"{name}: {steps} steps and their test are others at {kept['commit'][:7]} than now; run it again.")
+    here = expiry.git("rev-parse", "HEAD").strip()
+    kept |= {"depends_on": expiry.today(kept["command"]), "same_at": {"commit": here, "steps": steps}}
+    path.write_text(json.dumps(kept, indent=1) + "\n")
+    print(f"{name}: the same at {here[:7]} as at {kept['commit'][:7]} for {steps} steps and their test")
+
+
+def brief(code: Path, run: Path, words: list[str], steps: int) -> tuple[dict[str, Any], list[bytes]]:
+    """Test scores and the bytes of theta of the command ``words`` in a short form, with the code in ``code``."""
+    short = [f"steps={steps}", f"evaluation.every={steps}", "evaluation.num_val_tasks=20", "evaluation.num_tasks=20"]
+    short += ["device=cpu", "execution=looped", "execution.threads=1", f"run_dir={run / 'run'}"]
+    fixed = {text.split("=")[0] for text in short}
+    kept = [text for text in words if text.split("=")[0] not in fixed and not text.startswith("execution.")]
+    subprocess.run([sys.executable, "-m", "metarun", *kept, *short], cwd=code, check=True, stdout=subprocess.DEVNULL)
+    import torch
+
+    leaves = torch.utils._pytree.tree_leaves(torch.load(run / "run/checkpoints/last.pt", weights_only=True)["theta"])
+    results = json.loads((run / "run" / "results.json").read_text())
+    scores = {name: value for name, value in results.items() if name.startswith("test/")}
+    return scores, [leaf.contiguous().numpy().tobytes() for leaf in leaves]
+
+
 def main() -> None:
     if sys.argv[1:] == ["--tables"]:
         README.write_text(with_table(README.read_text()))
+        for page in PAGES:
+            page.write_text(with_ages(page.read_text(), page))
+        return
+    if sys.argv[1:] == ["--outdated"]:
+        print("\n".join(outdated()) or "every receipt is as new as its code")
+        return
+    if sys.argv[1:2] == ["--same"] and len(sys.argv) in (3, 4):
+        confirm(sys.argv[2], int(sys.argv[3]) if len(sys.argv) == 4 else 20)
         return
     if len(sys.argv) not in (2, 3) or sys.argv[1].startswith("-"):
         sys.exit(__doc__)

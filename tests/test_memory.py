@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves as leaves_of
 
 from metarun.adaptation import last, recomputing, repeat
+from metarun.engine import Compiled
 from metarun.errors import MetarunError
 from metarun.execution import Auto, Looped, Vmapped, named
 from metarun.measuring import settle
@@ -214,6 +215,22 @@ def test_a_run_that_is_out_of_memory_says_so_once_and_ends_as_it_would_have(tigh
     assert json.loads((tmp_path / "tight" / "execution.json").read_text())["chosen"].startswith("vmapped_2")
     train(tmp_path / "tight", *SMALL, "resume=auto", "steps=8")  # begins with what fits
     assert "out of memory" not in capsys.readouterr().err
+
+
+def test_a_step_that_can_neither_be_compiled_nor_kept_in_memory_says_both(tight, tmp_path, monkeypatch):
+    train(tmp_path, *SMALL)
+    path = tmp_path / "execution.json"
+    path.write_text(path.read_text().replace('"vmapped"', '"vmapped_compiled"'))  # as on another machine
+
+    def no_compiler(*_):
+        raise OSError("no compiler")
+
+    monkeypatch.setattr(Compiled, "_lowered", no_compiler)
+    tight |= {"train": 2, "steps": 1}  # tracing takes a first call
+    train(tmp_path, *SMALL, "resume=auto", "steps=8")
+    compiling, memory = json.loads(path.read_text())["notes"]
+    assert compiling == "not compiled: OSError: no compiler"
+    assert memory.startswith("out of memory at step 6")
 
 
 @pytest.mark.parametrize("norm", ["transductive", "running"])  # whose statistics are of training tasks

@@ -21,6 +21,7 @@ def script(name):
 
 
 receipt, matrix, language, control = map(script, ("receipt", "matrix", "language", "control"))
+expiry = receipt.expiry
 
 
 def test_the_readme_shows_the_table_that_the_receipts_give():
@@ -69,6 +70,110 @@ def test_the_page_of_control_shows_the_tables_that_the_receipts_give():
     text = control.PAGE.read_text()
     assert control.MARKED.search(text)
     assert control.filled(text) == text
+
+
+# ---- receipts grow old ----
+
+SHOWN = {  # what on a page shows a receipt
+    r"receipts/(\w+)\.json": "{}",
+    r"<!-- matrix: (\w+)": "matrix_{}",
+    r"<!-- (language): ": "{}",
+    r"figures/(control_\w+)\.png": "{}",
+}
+
+
+@pytest.mark.parametrize("page", [page for page in receipt.PAGES if page != receipt.README], ids=lambda page: page.stem)
+def test_a_page_says_how_old_the_receipts_are_that_it_shows(page):
+    text = page.read_text()
+    body = receipt.AGES.sub("", text)
+    shown = {form.format(name) for pattern, form in SHOWN.items() for name in re.findall(pattern, body)}
+    named = {name for mark in receipt.AGES.finditer(text) for name in mark["names"].split()}
+    assert shown <= named
+    assert receipt.with_ages(text, page) == text, "run: python scripts/receipt.py --tables"
+
+
+def test_the_header_of_an_experiment_says_what_its_receipt_says():
+    for path in sorted((ROOT / "configs" / "experiment").glob("*.yaml")):
+        header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("# "))
+        found = re.search(r"commit (\w+), docs/receipts/(\w+)\.json", header)
+        if found and found[2].removesuffix("_full") in receipt.PAPERS:
+            kept = json.loads((receipt.RECEIPTS / f"{found[2]}.json").read_text())
+            assert kept["commit"].startswith(found[1]), path.name
+            assert receipt.score(kept["results"]).rpartition(" (")[0] in header, path.name
+
+
+SOURCE = '''"""A module."""
+
+# a comment
+import metarun.core
+
+
+def half(x: float) -> float:
+    """Half of x."""
+    return x / 2  # of a "string" # and more
+
+
+NAME = f"{half(1)!r:>8} # none"
+'''
+
+
+def test_comments_docstrings_and_layout_are_not_what_a_run_depends_on():
+    other = SOURCE.replace("# a comment\n", "").replace('"""Half of x."""', "r'''Another\n    one.'''\n")
+    other = other.replace('"""A module."""', '"""Ein Modul: \u00e4."""').replace("x / 2  # of", "x /   2  # or")
+    assert expiry.essence(other) == expiry.essence(SOURCE)
+    assert "#none" in expiry.essence(SOURCE) and "comment" not in expiry.essence(SOURCE)
+    assert expiry.essence(SOURCE.replace("x / 2", "x / 3")) != expiry.essence(SOURCE)
+
+
+def test_a_run_depends_on_its_task_learner_and_network_and_on_the_loop_and_on_no_others():
+    config = expiry.composed(("experiment=protonet_omniglot_5w1s",))
+    modules = {target.rpartition(".")[0] for target in expiry.targets(config) if target.startswith("metarun.")}
+    reached = expiry.reached({*expiry.START, *modules}, None)
+    for used in ("runner", "update", "execution", "evaluation", "trees", "tasks/omniglot", "tasks/counter"):
+        assert f"metarun/{used}.py" in reached
+    for used in ("meta_learners/protonet", "models/conv4", "models/layers"):
+        assert f"metarun/{used}.py" in reached
+    for unused in ("cli", "report", "meta_learners/maml", "models/mlp", "tasks/sinusoid", "control/pendulum"):
+        assert f"metarun/{unused}.py" not in reached
+
+
+@pytest.fixture
+def edited(monkeypatch):
+    """A function that changes how the source of a module reads today."""
+    plain, changes = expiry.text_of, {}
+    monkeypatch.setattr(expiry, "text_of", lambda path, commit: changes.get(path) or plain(path, commit))
+    return changes.__setitem__
+
+
+@pytest.mark.parametrize(("module", "expires"), [
+    ("update", True), ("meta_learners/maml", True), ("tasks/sinusoid", True), ("report", False), ("models/conv4", False),
+])  # fmt: skip
+def test_a_receipt_is_outdated_once_code_has_changed_that_its_run_depends_on(module, expires, edited):
+    command = "metarun experiment=maml_sinusoid"
+    kept = {"command": command, "depends_on": expiry.today(command)}
+    assert not expiry.is_outdated(kept)
+    path = f"metarun/{module}.py"
+    edited(path, expiry.text_of(path, None) + "\nNEW = 1\n")
+    assert expiry.is_outdated(kept) == expires
+
+
+def test_a_receipt_is_outdated_once_its_command_means_another_configuration_or_none():
+    command = "metarun experiment=maml_sinusoid"
+    now = expiry.today(command)
+    assert expiry.is_outdated({"command": f"{command} optimizer.lr=0.5", "depends_on": now})
+    assert expiry.is_outdated({"command": "metarun experiment=gone", "depends_on": now})
+    assert expiry.is_outdated({"command": command})
+    elsewhere = f"{command} device=cpu log_every=7 run_dir=x"
+    assert not expiry.is_outdated({"command": elsewhere, "depends_on": now})
+
+
+def test_outdated_receipts_are_listed_and_left_out_of_the_readme(monkeypatch, capsys):
+    monkeypatch.setattr(receipt, "age_of", lambda name: receipt.OLD if name == "maml_sinusoid" else "")
+    monkeypatch.setattr(sys, "argv", ["receipt.py", "--outdated"])
+    receipt.main()
+    assert capsys.readouterr().out == "maml_sinusoid: older than the code\n"
+    rows = receipt.table()
+    assert "`metarun experiment=maml_sinusoid`" not in rows and "changed since: [maml_sinusoid]" in rows
 
 
 # ---- what the scripts write, and when ----

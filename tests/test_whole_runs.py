@@ -1,37 +1,31 @@
 """Whole runs against a loop in plain PyTorch: gradients that are right do not make a trained theta that is right.
 
-The loop below takes the network, its start and the episodes from metarun, and nothing else: autograd task by task, an
-optimizer of torch that is not fused, clipping and schedules of torch. Every base learner is found by its YAML; one of
-yours is tried at its own size, unless SMALL gives it another. float64; SAME is rounding (1e-16), which five steps of Adam
-and norms over few values let grow. A gradient in a wrong order differs by 1e-3 after one step.
+The loop is ``tests/plain.py``. Every base learner is found by its YAML; a new one is tried at its own size, unless SMALL
+gives it another. float64; SAME is rounding (1e-16), which five steps of Adam and norms over few values let grow. A gradient
+in a wrong order differs by 1e-3 after one step.
 """
 
-import json
 import math
 import tempfile
-from collections.abc import Callable
 from functools import cache
 from inspect import signature
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 from torchvision import models
 from torchvision.models.regnet import BlockParams, RegNet
 
-from metarun.models.dropout import dropping
 from metarun.targets import locate
-from metarun.trees import slice_tasks, tree_flatten, tree_leaves, tree_map, tree_unflatten
-from tests.composing import OUTSIDE, compose, experiment, options, train
-from tests.running import checkpoint
+from metarun.trees import tree_flatten, tree_leaves
+from tests import plain
+from tests.composing import OUTSIDE, compose, options, train
+from tests.running import checkpoint, read
 
 SAME = 1e-9
 PREPARED = tempfile.TemporaryDirectory(prefix="metarun-")  # sentences
 STEPS, TASKS, INNER_LR, INNER_STEPS = 5, 3, 0.1, 2
-CALIBRATION_TASKS = 32
 BUDGET = [f"steps={STEPS}", f"meta_batch_size={TASKS}", "log_every=2"]
 HARDLY_SCORED = ["evaluation.every=5", "evaluation.num_val_tasks=2", "evaluation.num_tasks=2"]
 WELL_SCORED = ["evaluation.every=3", "evaluation.num_val_tasks=4", "evaluation.num_tasks=7"]
@@ -43,7 +37,7 @@ SMALL: dict[str, dict[str, list[str]]] = {  # the rows of a base learner, each w
         "stride": ["base_learner.channels=4", "base_learner.downsample=stride"],
     },
     "embedding_bag": {"": ["base_learner.width=5"]},
-    "mlp": {"": ["base_learner.hidden=[8,6]"]},
+    "mlp": {"": ["base_learner.hidden=[8,6]"], "regression": ["base_learner.hidden=[8,6]", "task=sinusoid"]},
     "relation_conv": {"": ["base_learner.channels=3", "task.padding=6"]},
     "residual": {"": ["base_learner.hidden=4"]},
     "resnet12": {"": ["base_learner.channels=[3,4,5,6]", "base_learner.drop_block_steps=0"]},
@@ -69,7 +63,7 @@ EXECUTIONS = {
     "compiled": ["execution=vmapped", "execution.compile=true"],
 }
 QUICK_TO_COMPILE = ("mlp", "linear")
-FIRST_ALONE = 3.0  # the multiple of the rate of the first part of theta, with adamw
+FIRST_ALONE = 3.0  # multiple of the rate for the first part of theta, with adamw
 
 
 def task_of(base: str) -> list[str]:
@@ -90,18 +84,6 @@ def learner_of(name: str, base: str) -> list[str]:
     return [f"meta_learner={name}", *(steps if name == "maml" else [])]
 
 
-class Start(NamedTuple):
-    """What the loop takes from metarun: the objects of the run and theta_0."""
-
-    x: Any
-    theta: Any
-
-
-def start(overrides: list[str]) -> Start:
-    x = experiment(*overrides)
-    return Start(x, tree_map(lambda p: p.detach().clone().contiguous(), x.learner.init()))
-
-
 @pytest.fixture(autouse=True)
 def _tiny_regnet(monkeypatch):
     """torchvision's smallest RegNet in a size that none of its models has. None of its norms is followed by another, which
@@ -110,101 +92,17 @@ def _tiny_regnet(monkeypatch):
     monkeypatch.setattr(models, "get_model", lambda name, **_: RegNet(parts, num_classes=10, stem_width=4))
 
 
-# ---- the loop ----
-
-
-def maml_outputs(learner: Any, theta: dict[str, Tensor], episode: Any) -> list[Tensor]:
-    """Outputs for the query after 0 ... ``inner_steps`` inner steps."""
-    net, support = learner.base_learner, episode.support
-    loss = F.mse_loss if support.y.is_floating_point() else F.cross_entropy
-    phi, outputs = dict(theta), [functional_call(net, theta, (episode.query.x,))]
-    for _ in range(learner.inner_steps):
-        inner = loss(functional_call(net, phi, (support.x,)), support.y)
-        grads = torch.autograd.grad(inner, list(phi.values()), create_graph=True, allow_unused=True)
-        phi = {name: p if g is None else p - INNER_LR * g for (name, p), g in zip(phi.items(), grads, strict=True)}
-        outputs.append(functional_call(net, phi, (episode.query.x,)))
-    return outputs
-
-
-def protonet_outputs(learner: Any, theta: dict[str, Tensor], episode: Any) -> list[Tensor]:
-    """Minus the squared distances of the queries to the class means."""
-    body, (support, query, *_) = learner.base_learner.body, episode
-    z = functional_call(body, theta, (support.x,))
-    means = torch.stack([z[support.y == n].mean(0) for n in range(learner.num_ways)])
-    return [-((functional_call(body, theta, (query.x,))[:, None] - means) ** 2).sum(-1)]
-
-
-def task_loss(learner: Any, theta: Any, episode: Any) -> Tensor:
-    kind = type(learner).__name__
-    if kind == "RelationNet":  # its own oracles test its loss
-        return learner.meta_loss(theta, episode)[0]
-    outputs = (maml_outputs if kind == "MAML" else protonet_outputs)(learner, theta, episode)[-1]
-    y = episode.query.y
-    return F.mse_loss(outputs, y) if y.is_floating_point() else F.cross_entropy(outputs, y)
-
-
-def optimizer_of(kind: str, leaves: list[Tensor], first: list[Tensor]) -> torch.optim.Optimizer:
-    plain: dict[str, Any] = {"foreach": False, "fused": False}
-    if kind == "adam":
-        return torch.optim.Adam(leaves, lr=0.01, **plain)
-    if kind == "adamw":
-        others = [leaf for leaf in leaves if all(leaf is not other for other in first)]
-        groups = [{"params": first, "lr": 0.01 * FIRST_ALONE}, {"params": others}]
-        return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.01, weight_decay=0.1, **plain)
-    return torch.optim.SGD(leaves, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01, **plain)
-
-
-def clip(kind: str, leaves: list[Tensor]) -> None:
-    if kind == "adam":
-        nn.utils.clip_grad_norm_(leaves, 0.5, foreach=False)
-    if kind == "momentum":
-        nn.utils.clip_grad_value_(leaves, 0.05, foreach=False)
-
-
-def scheduler_of(kind: str, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
-    if kind == "adam":
-        return torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.5).step
-    if kind == "momentum":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=5).step
-    return lambda: None
-
-
-def trained_plainly(start: Start, kind: str, first: str) -> Any:
-    """theta after STEPS steps."""
-    x, learner = start.x, start.x.learner
-    theta = tree_map(lambda p: p.clone().requires_grad_(), start.theta)
-    leaves, structure = tree_flatten(theta)
-    optimizer = optimizer_of(kind, leaves, tree_leaves({n: p for n, p in theta.items() if part(n) == first}))
-    schedule = scheduler_of(kind, optimizer)
-    for step in range(STEPS):
-        episodes = x.task.sample("train", range(step * TASKS, (step + 1) * TASKS))
-        optimizer.zero_grad()
-        with dropping([learner.base_learner], x.seed, step):
-            for i in range(TASKS):
-                (task_loss(learner, tree_unflatten(leaves, structure), slice_tasks(episodes, i)) / TASKS).backward()
-        for leaf in leaves:
-            leaf.grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad.contiguous()
-        clip(kind, leaves)
-        optimizer.step()
-        schedule()
-    return tree_map(torch.Tensor.detach, theta)
-
-
-def part(name: str) -> str:
-    return name.split(".", maxsplit=1)[0]
-
-
 # ---- trained theta ----
 
 
 @cache
-def expected(overrides: tuple[str, ...], kind: str, first: str) -> Any:
-    return trained_plainly(start(list(overrides)), kind, first)
+def expected(overrides: tuple[str, ...]) -> Any:
+    return plain.trained(list(overrides))[1]
 
 
 def first_part(overrides: list[str]) -> str:
     """The part of theta that stands first, which ``rates`` can name."""
-    return part(next(iter(start(overrides).theta)))
+    return next(iter(plain.start(overrides)[1])).split(".", maxsplit=1)[0]
 
 
 def assert_same(actual: Any, wanted: Any) -> None:
@@ -219,7 +117,8 @@ CASES = [
     for learner in ("maml", "protonet")
     for kind in OPTIMIZERS
     for execution in EXECUTIONS
-    if not (learner == "protonet" and (base in ("linear", "relation_conv") or execution == "recomputed"))
+    if not (learner == "protonet" and (base in ("linear", "relation_conv") or row == "regression"))
+    and not (learner == "protonet" and execution == "recomputed")
     and (execution != "compiled" or (base in QUICK_TO_COMPILE and kind == "adam" and learner == "maml"))
 ]
 
@@ -228,12 +127,12 @@ CASES = [
 def test_theta_after_five_steps_is_that_of_a_plain_loop(base, row, learner, kind, execution, tmp_path):
     made = [*task_of(base), f"base_learner={base}", *SMALL.get(base, {"": []})[row]]
     made += [*learner_of(learner, base), *BUDGET, *HARDLY_SCORED]
-    first = first_part(made) if kind == "adamw" else ""
-    rates = [f"+rates.{first}={FIRST_ALONE}"] if first else []
-    train(tmp_path / "run", *made, *OPTIMIZERS[kind], *rates, *EXECUTIONS[execution])
+    made += OPTIMIZERS[kind]
+    made += [f"+rates.{first_part(made)}={FIRST_ALONE}"] if kind == "adamw" else []
+    train(tmp_path / "run", *made, *EXECUTIONS[execution])
     last = checkpoint(tmp_path / "run", "last")
     assert last["step"] == STEPS
-    assert_same(last["theta"], expected(tuple(made), kind, first))
+    assert_same(last["theta"], expected(tuple(made)))
 
 
 # ---- scores ----
@@ -249,53 +148,20 @@ SCORED = {
 }
 
 
-def calibrate(learner: Any, theta: Any, task: Any) -> None:
-    """Give norms in mode ``running`` the moments that the queries of the first training tasks have under theta: the mean
-    over tasks, and the variance within tasks plus that of their means."""
-    norms = [m for m in learner.base_learner.modules() if type(m).__name__ == "BatchNorm" and m.mode == "running"]
-    seen: dict[int, list[tuple[Tensor, Tensor]]] = {id(m): [] for m in norms}
-    for i in range(CALIBRATION_TASKS) if norms else ():
-        episode = slice_tasks(task.sample("train", [i]), 0)
-        hooks = [m.register_forward_pre_hook(lambda m, given: seen[id(m)].append(moments(given[0]))) for m in norms]
-        functional_call(learner.base_learner.body, theta, (episode.query.x,))
-        for hook in hooks:
-            hook.remove()
-    for m in norms:
-        means, variances = map(torch.stack, zip(*seen[id(m)], strict=True))
-        m.mean, m.var = means.mean(0), variances.mean(0) + means.var(0, unbiased=False)
-    learner.base_learner.eval()
-
-
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel of x [S, C, H, W]."""
-    return x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
-
-
 @pytest.mark.parametrize("execution", ["looped", "vmapped", "chunked"])
 @pytest.mark.parametrize("name", SCORED)
 def test_the_scores_of_the_final_test_are_those_of_a_plain_loop(name, execution, tmp_path):
     overrides = [*SCORED[name], *BUDGET, *WELL_SCORED]
     train(tmp_path / "run", *overrides, *EXECUTIONS[execution])
-    x, _ = start(overrides)
+    x, _ = plain.start(overrides)
     theta = checkpoint(tmp_path / "run", "best")["theta"]
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    calibrate(x.learner, theta, x.task)
-    rows = []
-    for i in range(7):
-        episode = slice_tasks(x.task.sample("test", [i]), 0)
-        wanted = maml_outputs if name in ("maml", "sinusoid") else protonet_outputs
-        theta = tree_map(lambda p: p.detach().requires_grad_(), theta)
-        rows.append([score(outputs, episode.query.y) for outputs in wanted(x.test_learner, theta, episode)])
-    scores = torch.tensor(rows, dtype=torch.float64)  # [episodes, steps]
+    results = read(tmp_path / "run" / "results.json")
+    scores = plain.scores(x, theta, 7)
     key = "test/mse" if name == "sinusoid" else "test/accuracy"
     assert_estimate(results[key], scores[:, -1])
     if scores.shape[1] > 1:
         for k in range(scores.shape[1]):
             assert_estimate(results[f"{key}_step_{k}"], scores[:, k])
-
-
-def score(outputs: Tensor, y: Tensor) -> float:
-    return (F.mse_loss(outputs, y) if y.is_floating_point() else (outputs.argmax(1) == y).double().mean()).item()
 
 
 def assert_estimate(found: dict[str, float], values: Tensor) -> None:

@@ -1,0 +1,170 @@
+"""What a receipt depends on: the modules that its run computed with, and its configuration.
+
+A receipt keeps a digest of both. Where today's differ, the number may be another one, and the receipt is outdated. Comments,
+docstrings and layout do not count, nor do the modules in ``TELL``.
+"""
+
+import ast
+import hashlib
+import io
+import json
+import re
+import subprocess
+import sys
+import tokenize
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+START = ("metarun.runner", "metarun.evaluation")
+# They check, tell, write or draw, and decide on no number of a run.
+TELL = {
+    *("cli", "commands", "compose", "errors", "help", "logging", "paths", "pictures", "plots", "process", "profiling"),
+    *("report", "runfolder", "schema", "signals", "targets"),
+}
+OF_THE_MACHINE = {"data_root", "device", "log_every", "profile", "resume", "run_dir"}  # keys of a configuration
+
+
+def today(command: str) -> dict[str, str]:
+    """The digests of what the command of a receipt would use now."""
+    words = command.rpartition("# RUN: ")[2].split()
+    if words[0] == "python":  # a script that measures metarun: all of it, and itself
+        everything = [path for path in tracked(None) if path.startswith("metarun/") and path.endswith(".py")]
+        return {"code": digest({path: text_of(path, None) for path in [*everything, words[1]]})}
+    return digests(composed(tuple(words[1:])), None)
+
+
+def digests(config: dict[str, Any], commit: str | None) -> dict[str, str]:
+    """Of a run's configuration, and of the code at ``commit`` (None: as it lies here) that it names and all runs use."""
+    kept = {key: value for key, value in config.items() if key not in OF_THE_MACHINE}
+    modules = {target.rpartition(".")[0] for target in targets(config) if target.startswith("metarun.")}
+    files = {path: text_of(path, commit) for path in sorted(reached({*START, *modules}, commit))}
+    return {"code": digest(files), "config": hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()}
+
+
+def targets(node: Any) -> set[str]:
+    """Every ``_target_`` in a configuration."""
+    if isinstance(node, dict):
+        own = {node["_target_"]} if isinstance(node.get("_target_"), str) else set()
+        return own.union(*map(targets, node.values()))
+    return set().union(*map(targets, node)) if isinstance(node, list) else set()
+
+
+def reached(modules: set[str], commit: str | None) -> set[str]:
+    """The paths of these modules and of all that they import of metarun, but for those that only tell."""
+    there, found, waiting = set(tracked(commit)), set(), list(modules)
+    while waiting:
+        path = path_of(waiting.pop(), there)
+        if path and path not in found and path.split("/")[1].removesuffix(".py") not in TELL:
+            found.add(path)
+            waiting += imports(text_of(path, commit))
+    return found
+
+
+def path_of(module: str, there: set[str]) -> str | None:
+    base = module.replace(".", "/")
+    return next((path for path in (f"{base}.py", f"{base}/__init__.py") if path in there), None)
+
+
+def imports(text: str) -> list[str]:
+    """The modules, or names in modules, that a source imports of metarun."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return [name for name in names if name.startswith("metarun.")]
+
+
+def digest(files: dict[str, str]) -> str:
+    """sha256 of the paths and of what of their text computes."""
+    return hashlib.sha256(json.dumps({path: essence(text) for path, text in files.items()}).encode()).hexdigest()
+
+
+@cache
+def essence(text: str) -> str:
+    """The characters of a source without comments, docstrings and white space; the same under any version of Python."""
+    lines = text.splitlines(keepends=True)
+    for start, end in sorted([*comments(text), *docstrings(text)], reverse=True):
+        (first, column), (last, until) = start, end
+        lines[first - 1 : last] = [lines[first - 1][:column] + lines[last - 1][until:]]
+    return re.sub(r"\s+", "", "".join(lines))
+
+
+Place = tuple[int, int]  # line from 1, column in characters
+
+
+def comments(text: str) -> list[tuple[Place, Place]]:
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return [(token.start, token.end) for token in tokens if token.type == tokenize.COMMENT]
+
+
+def docstrings(text: str) -> list[tuple[Place, Place]]:
+    found, lines = [], text.splitlines()
+
+    def place(line: int, offset: int) -> Place:  # ast counts bytes
+        return line, len(lines[line - 1].encode()[:offset].decode())
+
+    for node in ast.walk(ast.parse(text)):
+        body = getattr(node, "body", None)
+        for statement in body if isinstance(body, list) else ():
+            value = getattr(statement, "value", None)
+            if isinstance(statement, ast.Expr) and isinstance(value, ast.Constant) and isinstance(value.value, str):
+                end = place(statement.end_lineno or 0, statement.end_col_offset or 0)
+                found.append((place(statement.lineno, statement.col_offset), end))
+    return found
+
+
+@cache
+def tracked(commit: str | None) -> tuple[str, ...]:
+    """The paths of the code at ``commit``, or as it lies here."""
+    if commit is None:
+        return tuple(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("metarun/**/*.py")))
+    return tuple(git("ls-tree", "-r", "--name-only", commit, "metarun").splitlines())
+
+
+@cache
+def text_of(path: str, commit: str | None) -> str:
+    return (ROOT / path).read_text() if commit is None else git("show", f"{commit}:{path}")
+
+
+def git(*words: str) -> str:
+    return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout
+
+
+@cache
+def composed(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """The resolved configuration of a command line. Raises ConfigError where it is no longer one."""
+    sys.path.insert(0, str(ROOT))
+    try:
+        from metarun.compose import composed as by_hydra
+
+        return plain(by_hydra(list(overrides), []))
+    finally:
+        sys.path.remove(str(ROOT))
+
+
+def plain(config: Any) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+
+
+def saved(path: Path) -> dict[str, Any]:
+    """The configuration that a run left."""
+    from omegaconf import OmegaConf
+
+    return plain(OmegaConf.load(path))
+
+
+def is_outdated(kept: dict[str, Any], now: Callable[[str], dict[str, str]] = today) -> bool:
+    """Whether the code or the configuration of a receipt's run has changed since, or the receipt cannot say."""
+    if "depends_on" not in kept:
+        return True
+    try:
+        return now(kept["command"]) != kept["depends_on"]
+    except Exception:  # the command is none of today's
+        return True

@@ -1,0 +1,162 @@
+"""Meta-training in plain PyTorch, as in a notebook: the independent loop that whole runs must agree with.
+
+From metarun it takes the network, its start, the episodes and the values of the configuration, and nothing else: autograd
+task by task, an optimizer of torch that is not fused, clipping and schedules of torch. MAML and prototypical networks are
+written out; of other learners, whose gradients have oracles of their own, it takes the loss.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from metarun.build import Experiment
+from metarun.models.dropout import dropping
+from metarun.trees import slice_tasks, tree_flatten, tree_map, tree_unflatten
+from tests.composing import compose, experiment
+
+CALIBRATION_TASKS = 32
+
+
+def start(overrides: list[str]) -> tuple[Experiment, Any]:
+    """The objects of a run, and theta_0."""
+    x = experiment(*overrides)
+    return x, tree_map(lambda p: p.detach().clone().contiguous(), x.learner.init())
+
+
+# ---- learners, written out ----
+
+
+def maml_outputs(learner: Any, theta: dict[str, Tensor], episode: Any) -> list[Tensor]:
+    """Outputs for the query after 0 ... ``inner_steps`` inner steps."""
+    net, support = learner.base_learner, episode.support
+    loss = F.mse_loss if support.y.is_floating_point() else F.cross_entropy
+    phi, outputs = dict(theta), [functional_call(net, theta, (episode.query.x,))]
+    for _ in range(learner.inner_steps):
+        inner = loss(functional_call(net, phi, (support.x,)), support.y)
+        grads = torch.autograd.grad(inner, list(phi.values()), create_graph=True, allow_unused=True)
+        rows = zip(phi.items(), grads, strict=True)
+        phi = {name: p if g is None else p - learner.inner_lr * g for (name, p), g in rows}
+        outputs.append(functional_call(net, phi, (episode.query.x,)))
+    return outputs
+
+
+def protonet_outputs(learner: Any, theta: dict[str, Tensor], episode: Any) -> list[Tensor]:
+    """Minus the squared distances of the queries to the class means."""
+    body, (support, query, *_) = learner.base_learner.body, episode
+    z = functional_call(body, theta, (support.x,))
+    means = torch.stack([z[support.y == n].mean(0) for n in range(learner.num_ways)])
+    return [-((functional_call(body, theta, (query.x,))[:, None] - means) ** 2).sum(-1)]
+
+
+WRITTEN_OUT = {"MAML": maml_outputs, "ProtoNet": protonet_outputs}
+
+
+def task_loss(learner: Any, theta: Any, episode: Any) -> Tensor:
+    name = type(learner).__name__
+    if name not in WRITTEN_OUT:
+        return learner.meta_loss(theta, episode)[0]
+    outputs, y = WRITTEN_OUT[name](learner, theta, episode)[-1], episode.query.y
+    return F.mse_loss(outputs, y) if y.is_floating_point() else F.cross_entropy(outputs, y)
+
+
+# ---- training ----
+
+
+def optimizer_of(cfg: Any, theta: Any, leaves: list[Tensor]) -> torch.optim.Optimizer:
+    """The optimizer of the configuration, not fused; ``rates`` may name parts of a dictionary of parameters."""
+    kind, settings = made_by(cfg.optimizer)
+    settings |= {"foreach": False, "fused": False}
+    if not cfg.rates:
+        return kind(leaves, **settings)
+    rates = OmegaConf.to_container(cfg.rates)
+    part = {id(p): name.split(".", maxsplit=1)[0] for name, p in theta.items()}
+    groups = [
+        {"params": [p], "lr": settings["lr"] * rates.get(part[id(p)], 1.0)} for p in leaves
+    ]  # one for each parameter
+    return kind(groups, **settings)
+
+
+def made_by(node: Any) -> tuple[Any, dict[str, Any]]:
+    """A class of torch and its settings, from a node of the configuration."""
+    settings = OmegaConf.to_container(node)
+    name = settings.pop("_target_").rpartition(".")[2]
+    settings.pop("_partial_")
+    return getattr(torch.optim, name, None) or getattr(torch.optim.lr_scheduler, name), settings
+
+
+def clip(cfg: Any, leaves: list[Tensor]) -> None:
+    if cfg.clip_norm is not None:
+        nn.utils.clip_grad_norm_(leaves, cfg.clip_norm, foreach=False)
+    if cfg.clip_value is not None:
+        nn.utils.clip_grad_value_(leaves, cfg.clip_value, foreach=False)
+
+
+def trained(overrides: list[str]) -> tuple[Experiment, Any]:
+    """The objects of a run and its theta after the last step."""
+    cfg, (x, theta) = compose(*overrides), start(overrides)
+    leaves, structure = tree_flatten(tree_map(lambda p: p.requires_grad_(), theta))
+    optimizer = optimizer_of(cfg, theta, leaves)
+    schedule, settings = made_by(cfg.scheduler)
+    scheduler = schedule(optimizer, **settings)
+    for step in range(x.steps):
+        episodes = x.task.sample("train", range(step * x.meta_batch_size, (step + 1) * x.meta_batch_size))
+        optimizer.zero_grad()
+        with dropping([x.learner.base_learner], x.seed, step):
+            for i in range(x.meta_batch_size):
+                loss = task_loss(x.learner, tree_unflatten(leaves, structure), slice_tasks(episodes, i))
+                (loss / x.meta_batch_size).backward()
+        for leaf in leaves:
+            leaf.grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad.contiguous()
+        clip(cfg, leaves)
+        optimizer.step()
+        scheduler.step()
+    return x, tree_map(torch.Tensor.detach, theta)
+
+
+# ---- scores ----
+
+
+def calibrate(learner: Any, theta: Any, task: Any) -> None:
+    """Give norms in mode ``running`` the moments that the queries of the first training tasks have under theta: the mean
+    over tasks, and the variance within tasks plus that of their means."""
+    norms = [m for m in learner.base_learner.modules() if type(m).__name__ == "BatchNorm" and m.mode == "running"]
+    seen: dict[int, list[tuple[Tensor, Tensor]]] = {id(m): [] for m in norms}
+    for i in range(CALIBRATION_TASKS) if norms else ():
+        episode = slice_tasks(task.sample("train", [i]), 0)
+        hooks = [m.register_forward_pre_hook(lambda m, given: seen[id(m)].append(moments(given[0]))) for m in norms]
+        functional_call(learner.base_learner.body, theta, (episode.query.x,))
+        for hook in hooks:
+            hook.remove()
+    for m in norms:
+        means, variances = map(torch.stack, zip(*seen[id(m)], strict=True))
+        m.mean, m.var = means.mean(0), variances.mean(0) + means.var(0, unbiased=False)
+    learner.base_learner.eval()
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel of x [S, C, H, W]."""
+    return x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
+
+
+def scores(x: Experiment, theta: Any, num_tasks: int) -> Tensor:
+    """The score of each of the first test episodes, after each inner step [episodes, steps]."""
+    calibrate(x.learner, theta, x.task)
+    theta, learner = tree_map(lambda p: p.detach().requires_grad_(), theta), x.test_learner
+    name, rows = type(learner).__name__, []
+    for i in range(num_tasks):
+        episode = slice_tasks(x.task.sample("test", [i]), 0)
+        if name in WRITTEN_OUT:
+            rows.append([score(o.detach(), episode.query.y) for o in WRITTEN_OUT[name](learner, theta, episode)])
+        else:
+            metrics = learner.query_loss(learner.adapt(theta, episode.support), episode.query)[1]
+            rows.append([metrics[x.task.objective.score_name].item()])
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def score(outputs: Tensor, y: Tensor) -> float:
+    """Accuracy for labels y [Q], mean squared error for numbers y [Q, 1]."""
+    return (F.mse_loss(outputs, y) if y.is_floating_point() else (outputs.argmax(1) == y).double().mean()).item()
