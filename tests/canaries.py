@@ -43,12 +43,18 @@ CANARIES: dict[str, list[str]] = {
         *("base_learner.drop_rate=0.05", "base_learner.drop_block_steps=50"),
     ],
     "text_cnn_protonet": [*WORDS, *PROTONET, "steps=120", "execution=looped", "base_learner=text_cnn"],
-    "transformer_maml": [
-        *(*WORDS, "meta_learner=maml", "meta_learner.inner_lr=0.1", "optimizer.lr=0.003", "steps=200"),
-        *("execution=vmapped", "base_learner=transformer", "base_learner.width=16"),
+    "transformer_protonet": [
+        *(*WORDS, "meta_learner=protonet", "optimizer.lr=0.001", "steps=120", "execution=vmapped"),
+        *("base_learner=transformer", "base_learner.width=16"),
     ],
     "mlp_regression_maml": ["task=sinusoid", "meta_batch_size=10", "steps=2000", "execution=vmapped"],
-    "cnp_regression": ["task=sinusoid", "meta_learner=cnp", "meta_batch_size=10", "steps=2000", "execution=vmapped"],
+    "cnp_regression": [
+        "task=gaussian_process",
+        "meta_learner=cnp",
+        "meta_batch_size=10",
+        "steps=600",
+        "execution=vmapped",
+    ],
 }
 COMMON = ["dtype=float32", "log_every=100", "evaluation.every=100000", "evaluation.num_val_tasks=2"]
 
