@@ -24,6 +24,12 @@ from metarun.trees import under
 
 @dataclass(frozen=True)
 class ANIL(FewShotLearner):
+    """Gradient descent of the head alone, on features of a learned body that stays as it is.
+
+    ``inner_lr`` is the step size and ``inner_steps`` the number of steps. Raises ValueError where the base learner
+    lacks ``body`` or ``head``.
+    """
+
     inner_lr: float
     inner_steps: int
 

@@ -32,6 +32,12 @@ from metarun.models.parts import body_of, num_features
 
 @dataclass(frozen=True)
 class Baseline(FewShotLearner):
+    """A classifier of all training classes, whose body is reused frozen under a linear head fitted to each task.
+
+    ``input_shape`` is that of one example. ``inner_lr``, ``inner_steps`` and ``weight_decay`` (0 or more; it adds half
+    of it times the squared head to the loss) are those of a new task's head and do not enter training.
+    """
+
     input_shape: tuple[int, ...]
     num_ways: int
     num_train_classes: int

@@ -30,6 +30,12 @@ from metarun.models.parts import body_of, num_features
 
 @dataclass(frozen=True)
 class BaselinePlusPlus(FewShotLearner):
+    """A classifier by cosines of all training classes, whose body is reused frozen under one fitted to each task.
+
+    ``train_scale`` multiplies the cosines in training and ``scale`` those of a task, both above 0. ``inner_lr``,
+    ``inner_steps`` and ``weight_decay`` (0 or more) are those of a new task's directions and do not enter training.
+    """
+
     input_shape: tuple[int, ...]
     num_ways: int
     num_train_classes: int

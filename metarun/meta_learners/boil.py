@@ -26,6 +26,12 @@ from metarun.trees import select
 
 @dataclass(frozen=True)
 class BOIL(FewShotLearner):
+    """Gradient descent of the body alone, under a head that only the outer loop learns.
+
+    ``inner_lr`` is the body's step size and ``inner_steps`` the number of steps. ``first_order`` takes the inner
+    gradients as constants. Raises ValueError where the base learner lacks ``body`` or ``head``.
+    """
+
     inner_lr: float
     inner_steps: int
     first_order: bool
@@ -44,6 +50,7 @@ class BOIL(FewShotLearner):
         return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
 
     def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        """All weights after 0, 1, ..., ``steps`` steps of the body, before ``with_support``."""
         body, head = select(theta, lambda name: name.startswith("body."))
         descend = first_order_descent if self.first_order else descent
 

@@ -30,6 +30,13 @@ from metarun.models.layers import BatchNorm, with_support
 
 @dataclass(frozen=True)
 class CAVIA(FewShotLearner):
+    """Gradient descent of context parameters alone, which begin at zero in every task.
+
+    ``num_context`` (1 or more) is their number. They enter the first layer (``layer`` 0) or batch norm number ``layer``
+    (from 1 on). ``inner_lr`` is their step size, ``inner_steps`` the number of steps. ``first_order`` takes the inner
+    gradients as constants.
+    """
+
     num_context: int
     layer: int
     inner_lr: float

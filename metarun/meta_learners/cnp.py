@@ -41,6 +41,13 @@ SMALLEST_DEVIATION = 0.1  # released code of both: 0.1 + 0.9 softplus keeps the 
 
 @dataclass(frozen=True)
 class CNP(FewShotLearner):
+    """A conditional neural process: ``num_ways`` None is for regression on ``num_outputs`` targets.
+
+    ``aggregation`` is how the support set is summed up. ``width`` is R, also the width of hidden layers; attention
+    needs a multiple of 8. The encoder h has ``encoder_layers`` (1 or more) linear layers, the decoder g
+    ``decoder_layers`` (0 or more) hidden ones.
+    """
+
     input_shape: tuple[int, ...]
     num_outputs: int
     num_ways: int | None  # None: regression
@@ -101,6 +108,7 @@ class CNP(FewShotLearner):
         return read.permute(1, 2, 0, 3).flatten(2) @ phi["out"].T
 
     def outputs(self, phi: Params, x: Tensor) -> Tensor:
+        """What g gives for x [Q, ...]: logits [Q, N], or in regression means and raw deviations [Q, 2 num_outputs]."""
         z = functional_call(body_of(self.base_learner), phi["body"], (x,))  # [Q, D]
         r = self.representation(phi, z)
         both = torch.cat([z[:, None].expand(-1, r.shape[1], -1), r], -1)  # [Q, G, D + R]

@@ -34,6 +34,12 @@ from metarun.trees import detach, ravel, tree_map
 
 @dataclass(frozen=True)
 class ESMAML(FewShotLearner):
+    """MAML by evolution strategies, whose meta-gradient is made of values of the query loss.
+
+    ``inner_lr`` and ``inner_steps`` are those of the inner gradient descent. ``sigma`` (above 0) is the width of the
+    perturbations of theta, ``num_pairs`` n (1 or more) the number of antithetic pairs, and ``seed`` decides on them.
+    """
+
     inner_lr: float
     inner_steps: int
     sigma: float
@@ -59,6 +65,8 @@ class ESMAML(FewShotLearner):
         return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
 
     def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        """The weights after 0, 1, ..., ``steps`` first-order inner steps, before ``with_support``."""
+
         def support_loss(phi: Params, support: Batch) -> Tensor:
             return self.objective.loss(self.predict(phi, support.x), support.y)
 

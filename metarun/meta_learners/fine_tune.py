@@ -32,6 +32,13 @@ from metarun.trees import select
 
 @dataclass(frozen=True)
 class FineTune(FewShotLearner):
+    """Ordinary training on all tasks at once, then gradient steps on the support set of a new task.
+
+    ``num_ways`` is None in regression, and ``num_train_classes`` then too. ``adapted`` names the parts of the body that
+    take steps beside the head, or is "all". ``inner_lr``, ``inner_steps`` and ``inner_optimizer`` are those of a new
+    task.
+    """
+
     num_ways: int | None  # None: regression
     num_train_classes: int | None
     adapted: Literal["all"] | Sequence[str]
@@ -54,6 +61,7 @@ class FineTune(FewShotLearner):
 
     @property
     def named(self) -> Sequence[str]:
+        """The names in ``adapted``; none where it is "all"."""
         return () if self.adapted == "all" else self.adapted
 
     def init(self) -> Params:
@@ -79,9 +87,11 @@ class FineTune(FewShotLearner):
         return (self.end(phi, support) for phi in self.steps(theta, support, steps))
 
     def end(self, phi: Params, support: Batch) -> Params:
+        """phi with the statistics that the body's norms in mode ``support`` have on the support set."""
         return {**phi, "body": with_support(body_of(self.base_learner), phi["body"], support.x)}
 
     def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        """The body and head after 0, 1, ..., ``steps`` inner steps, before ``end``."""
         adapted, kept = select(
             theta["body"], lambda p: self.adapted == "all" or any(named(p, name) for name in self.named)
         )
@@ -96,6 +106,7 @@ class FineTune(FewShotLearner):
         return ({"body": {**kept, **weights["body"]}, "head": weights["head"]} for weights in path)
 
     def head_of_a_task(self, theta: Params) -> Params:
+        """The head that a task begins with: zeros, weight [N, D] and bias [N], or in regression the trained head."""
         if self.num_ways is None:
             return theta["head"]
         weight = theta["head"]["weight"]

@@ -37,6 +37,12 @@ from metarun.models.parts import body_of, num_features
 
 @dataclass(frozen=True)
 class Hypernetwork(FewShotLearner):
+    """A network that writes weights of the base learner; ``num_ways`` None is for regression on ``num_outputs``.
+
+    ``generates`` says which weights. ``width`` is that of the summaries of examples and of hidden layers. The encoders
+    h have ``encoder_layers`` (1 or more) linear layers, the generators g ``generator_layers`` (0 or more) hidden ones.
+    """
+
     input_shape: tuple[int, ...]
     num_outputs: int
     num_ways: int | None  # None: regression

@@ -34,6 +34,13 @@ from metarun.trees import detach, ravel, zip_map
 
 @dataclass(frozen=True)
 class IMAML(FewShotLearner):
+    """Gradient descent held near theta, and an implicit meta-gradient at its end by conjugate gradient.
+
+    ``proximal`` (above 0) is the strength of the hold. The descent stops at a gradient norm of ``tolerance`` or less.
+    ``cg_steps`` (1 or more) of conjugate gradient end early at the relative residual ``cg_tolerance``; ``cg_damping``
+    is added to ``proximal`` in the meta-gradient.
+    """
+
     inner_lr: float
     inner_steps: int
     proximal: float
@@ -61,6 +68,7 @@ class IMAML(FewShotLearner):
         return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
 
     def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        """Yield the weights after 0, 1, ..., ``steps`` steps from theta, a constant, before ``with_support``."""
         theta = phi = detach(theta)
         yield phi
         for _ in range(steps):
@@ -70,9 +78,11 @@ class IMAML(FewShotLearner):
             yield phi
 
     def proximal_gradient(self, phi: Params, gradient: Params, theta: Params) -> Params:
+        """``gradient``, that of the support loss at phi, plus that of proximal / 2 ||phi - theta||^2."""
         return zip_map(lambda p, g, start: g + self.proximal * (p - start), phi, gradient, theta)
 
     def support_loss(self, phi: Params, support: Batch) -> Tensor:
+        """L(phi, support), without the proximal term."""
         return self.objective.loss(self.predict(phi, support.x), support.y)
 
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
@@ -100,4 +110,5 @@ class IMAML(FewShotLearner):
 
 
 def norm(tree: Params) -> Tensor:
+    """Euclidean norm of all tensors of a tree as one vector."""
     return torch.linalg.vector_norm(ravel(tree)[0])

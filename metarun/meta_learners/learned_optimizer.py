@@ -40,6 +40,13 @@ Moving = tuple[Tensor, Any]  # phi as one vector [n], and the LSTM's state
 
 @dataclass(frozen=True)
 class LearnedOptimizer(FewShotLearner):
+    """An LSTM ``network``, all of theta, that trains the base learner from its initial weights.
+
+    ``preprocessing`` is p of ``log_and_sign`` (above 0), ``output_scale`` multiplies the LSTM's outputs. A trajectory
+    has ``inner_steps``, differentiated in segments of ``unroll`` (1 or more). ``seed`` decides on the order of initial
+    weights.
+    """
+
     network: nn.Module
     preprocessing: float
     output_scale: float
@@ -103,12 +110,15 @@ class LearnedOptimizer(FewShotLearner):
         return surrogate(theta, gradient), {**metrics, "trajectory_loss": mean}
 
     def loss_at(self, phi: Tensor, episode: Episode) -> Tensor:
+        """Query loss of phi [n]."""
         return self.query_loss(self.weights(phi, episode.support), episode.query)[0]
 
     def weights(self, phi: Tensor, support: Batch) -> Params:
+        """phi [n] as parameters by name, with the support set's statistics of norms in mode ``support``."""
         return with_support(self.base_learner, self.unravel(phi), support.x)
 
     def unravel(self, phi: Tensor) -> Params:
+        """phi [n] as the base learner's parameters by name."""
         return ravel({name: p.detach() for name, p in self.base_learner.named_parameters()})[1](phi)
 
     def predict(self, phi: Params, x: Tensor) -> Tensor:
@@ -122,4 +132,5 @@ def shuffled(p: Tensor, seed: int, name: str) -> Tensor:
 
 @lru_cache(maxsize=64)
 def order(seed: int, name: str, size: int) -> np.ndarray:
+    """A permutation of 0 ... size - 1 [size] that depends on seed and name alone."""
     return np.argsort(uniform(seed, f"learned_optimizer/{name}", np.zeros(1), size)[0])

@@ -31,6 +31,13 @@ from metarun.trees import select
 
 @dataclass(frozen=True)
 class MAML(FewShotLearner):
+    """Gradient descent from a learned initialisation.
+
+    ``inner_lr`` is the step size and ``inner_steps`` the number of steps. ``first_order`` takes the inner gradients as
+    constants. ``adapted`` says which parameters take steps; "body" and "head" raise ValueError where the base learner
+    has no such part. ``inner_optimizer`` names the rule of a step.
+    """
+
     inner_lr: float
     inner_steps: int
     first_order: bool
@@ -51,6 +58,7 @@ class MAML(FewShotLearner):
         return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
 
     def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        """All weights after 0, 1, ..., ``steps`` inner steps of the adapted ones, before ``with_support``."""
         adapted, kept = select(theta, lambda name: self.adapted in ("all", name.split(".")[0]))
         descend = first_order_descent if self.first_order else descent
 

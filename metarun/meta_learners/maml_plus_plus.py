@@ -43,6 +43,13 @@ LEAST = 0.03  # importance of the earlier steps falls to this share of its start
 
 @dataclass(frozen=True)
 class MAMLPlusPlus(FewShotLearner):
+    """MAML with four additions, each with a switch of its own.
+
+    ``inner_lr`` is the rate of every step, or where ``learned_rates`` start. An epoch has ``steps_per_epoch`` (1 or
+    more) training steps. ``multi_step_epochs``, ``first_order_epochs`` and ``epoch``, in which training starts, are 0
+    or more.
+    """
+
     inner_lr: float
     inner_steps: int
     multi_step_epochs: int
@@ -62,6 +69,7 @@ class MAMLPlusPlus(FewShotLearner):
         return replace(self, epoch=min(self.epoch + step // self.steps_per_epoch, annealed))
 
     def batch_norms(self) -> list[str]:
+        """Names of the batch norms of the base learner."""
         return [name for name, module in self.base_learner.named_modules() if isinstance(module, BatchNorm)]
 
     def init(self) -> Params:
@@ -81,6 +89,7 @@ class MAMLPlusPlus(FewShotLearner):
         return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
 
     def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        """Yield the weights after 0, 1, ..., ``steps`` inner steps, each with the norms of the step that led there."""
         weights = theta["weights"]
         rates = theta["rates"] if self.learned_rates else tree_map(lambda p: p.new_full((1,), self.inner_lr), weights)
         yield {**weights, **row(theta["norms"], 0)}

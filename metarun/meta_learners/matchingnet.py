@@ -33,6 +33,12 @@ from metarun.models.parts import body_of, check_learned, num_features
 
 @dataclass(frozen=True)
 class MatchingNet(FewShotLearner):
+    """A classifier by attention over the support set.
+
+    ``input_shape`` is that of one example. ``num_reads`` (0 or more) is the number of reads of the support set by full
+    context embeddings; with 0 there are none, and a body without parameters raises ValueError.
+    """
+
     num_ways: int
     input_shape: tuple[int, ...]
     num_reads: int

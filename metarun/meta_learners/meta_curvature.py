@@ -30,6 +30,11 @@ AXES = ("output", "input", "kernel")
 
 @dataclass(frozen=True)
 class MetaCurvature(FewShotLearner):
+    """Gradient descent whose gradients are multiplied by learned matrices.
+
+    ``inner_lr`` is the step size and ``inner_steps`` the number of steps.
+    """
+
     inner_lr: float
     inner_steps: int
 
@@ -44,6 +49,8 @@ class MetaCurvature(FewShotLearner):
         return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
 
     def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        """The weights after 0, 1, ..., ``steps`` inner steps, before ``with_support``."""
+
         def support_loss(phi: Params, support: Batch) -> Tensor:
             return self.objective.loss(self.predict(phi, support.x), support.y)
 

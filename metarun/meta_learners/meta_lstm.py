@@ -34,6 +34,11 @@ Moving = tuple[Tensor, Any]  # phi as one vector [n], and the optimizer's state
 
 @dataclass(frozen=True)
 class MetaLSTM(FewShotLearner):
+    """A learned start, and a learned ``network`` (``GatedUpdate``) that takes the steps.
+
+    ``preprocessing`` is p of ``log_and_sign`` (above 0), and ``inner_steps`` the number of steps.
+    """
+
     network: nn.Module
     preprocessing: float
     inner_steps: int
@@ -52,6 +57,7 @@ class MetaLSTM(FewShotLearner):
         return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
 
     def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        """The weights after 0, 1, ..., ``steps`` steps of the optimizer, before ``with_support``."""
         phi, unravel = ravel(theta["start"])
 
         def loss(phi: Tensor, support: Batch) -> Tensor:

@@ -26,6 +26,12 @@ from metarun.trees import tree_map, zip_map
 
 @dataclass(frozen=True)
 class MetaSGD(FewShotLearner):
+    """Gradient descent with a learned step size for every parameter.
+
+    ``inner_steps`` is the number of steps. All step sizes start at one number, drawn evenly from ``initial_rate_low``
+    to ``initial_rate_high``; low above high raises ValueError.
+    """
+
     inner_steps: int
     initial_rate_low: float
     initial_rate_high: float
@@ -50,6 +56,8 @@ class MetaSGD(FewShotLearner):
         return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
 
     def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        """The weights after 0, 1, ..., ``steps`` inner steps, before ``with_support``."""
+
         def support_loss(phi: Params, support: Batch) -> Tensor:
             return self.objective.loss(self.predict(phi, support.x), support.y)
 

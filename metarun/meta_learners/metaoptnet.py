@@ -29,6 +29,12 @@ from metarun.solvers import crammer_singer, ridge
 
 @dataclass(frozen=True)
 class MetaOptNet(FewShotLearner):
+    """A linear classifier on learned features, trained to its optimum in each task.
+
+    ``head`` is the classifier: "svm" has ``svm_bound`` C and ``solver_steps``, "ridge" has ``ridge_regulariser``. All
+    three must be above 0, or ValueError is raised.
+    """
+
     num_ways: int
     head: Literal["svm", "ridge"]
     svm_bound: float

@@ -26,6 +26,12 @@ from metarun.models.parts import body_of, check_learned
 
 @dataclass(frozen=True)
 class ProtoMAML(FewShotLearner):
+    """Gradient descent of body and head, where the head begins as a classifier by class means.
+
+    ``inner_lr`` is the step size and ``inner_steps`` the number of steps. ``first_order`` takes the inner gradients as
+    constants. A body without parameters raises ValueError.
+    """
+
     num_ways: int
     inner_lr: float
     inner_steps: int
@@ -44,6 +50,8 @@ class ProtoMAML(FewShotLearner):
         return (self.ended(phi, support) for phi in self.steps(theta, support, steps))
 
     def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        """The body and head after 0, 1, ..., ``steps`` inner steps, before ``ended``."""
+
         def support_loss(phi: Params, support: Batch) -> Tensor:
             return self.objective.loss(self.predict(phi, support.x), support.y)
 
@@ -52,12 +60,14 @@ class ProtoMAML(FewShotLearner):
         return descend(support_loss, start, SGD(self.inner_lr), steps, support)
 
     def prototypical_head(self, theta: Params, support: Batch) -> Params:
+        """The head at the start of a task: weight 2 c [N, D] and bias -||c||^2 [N], c the classes' mean features."""
         z = functional_call(body_of(self.base_learner), theta, (support.x,))  # [S, D]
         onehot = F.one_hot(support.y, self.num_ways).to(z.dtype)  # [S, N]
         c = (onehot.T @ z) / onehot.sum(0)[:, None]  # [N, D]
         return {"weight": 2 * c, "bias": -(c * c).sum(1)}
 
     def ended(self, phi: Params, support: Batch) -> Params:
+        """phi with the statistics that the body's norms in mode ``support`` have on the support set."""
         return {**phi, "body": with_support(body_of(self.base_learner), phi["body"], support.x)}
 
     def predict(self, phi: Params, x: Tensor) -> Tensor:

@@ -27,6 +27,12 @@ FIRST_SCALE = 10.0  # Gidaris and Komodakis 2018, 3.2
 
 @dataclass(frozen=True)
 class ProtoNet(FewShotLearner):
+    """A classifier by the nearest of ``num_ways`` class means in a learned embedding.
+
+    ``distance`` is the squared euclidean one, or the cosine with a learned scale. A body without parameters raises
+    ValueError with the euclidean one.
+    """
+
     num_ways: int
     distance: Literal["euclidean", "cosine"]
 

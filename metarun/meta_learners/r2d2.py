@@ -27,6 +27,11 @@ from metarun.solvers import ridge
 
 @dataclass(frozen=True)
 class R2D2(FewShotLearner):
+    """A ridge regression on learned features, solved in closed form; ``num_ways`` None is for regression tasks.
+
+    ``regulariser`` (above 0) and ``scale``, of the outputs, are numbers to start from; both are learned.
+    """
+
     num_ways: int | None  # None: a regression task
     regulariser: float
     scale: float
@@ -53,5 +58,6 @@ class R2D2(FewShotLearner):
         return phi["scale"] * (self.features(phi["embedding"], x) @ phi["weight"]) + phi["bias"]
 
     def features(self, embedding: Params, x: Tensor) -> Tensor:
+        """Features of x with a column of ones: [S, D + 1]."""
         z = functional_call(body_of(self.base_learner), embedding, (x,))  # [S, D]
         return torch.cat([z, torch.ones_like(z[:, :1])], 1)

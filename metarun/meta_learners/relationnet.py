@@ -49,6 +49,12 @@ class Relation(nn.Module):
 
 @dataclass(frozen=True)
 class RelationNet(FewShotLearner):
+    """A learned comparison of queries with ``num_ways`` class sums in a learned embedding.
+
+    ``input_shape`` is that of one example. ``hidden_size`` (1 or more) is the number of units of the relation module's
+    first linear layer. Raises ValueError for feature maps below 4 x 4, or maps with norms in mode ``running``.
+    """
+
     num_ways: int
     input_shape: tuple[int, ...]
     hidden_size: int
@@ -98,6 +104,7 @@ class RelationNet(FewShotLearner):
         return _structure(tuple(z.shape[1:]), self.hidden_size, self.norm_mode())
 
     def norm_mode(self) -> BatchNormMode | None:
+        """The mode of the base learner's first batch norm; None where it has none."""
         return next((m.mode for m in self.base_learner.modules() if isinstance(m, BatchNorm)), None)
 
     def feature_shape(self) -> tuple[int, ...]:

@@ -25,6 +25,12 @@ from metarun.trees import detach, zip_map
 
 @dataclass(frozen=True)
 class Reptile(FewShotLearner):
+    """Gradient descent from theta, and a meta-gradient that points away from where it ends.
+
+    ``inner_lr`` is the step size and ``inner_steps`` the number of steps. A step is on at least ``inner_batch_size`` (1
+    or more) of the support examples, or with None on all of them.
+    """
+
     inner_lr: float
     inner_steps: int
     inner_batch_size: int | None
@@ -45,6 +51,8 @@ class Reptile(FewShotLearner):
         return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
 
     def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        """Yield the weights after 0, 1, ..., ``steps`` steps from theta, a constant, before ``with_support``."""
+
         def loss(weights: Params, batch: Batch) -> Tensor:
             return self.objective.loss(self.predict(weights, batch.x), batch.y)
 

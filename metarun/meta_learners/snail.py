@@ -37,6 +37,13 @@ from metarun.models.parts import body_of, num_features
 
 @dataclass(frozen=True)
 class SNAIL(FewShotLearner):
+    """Attention and dilated convolutions over the sequence of the support set and a query.
+
+    ``attention`` has [key size, value size] of each attention block, ``filters`` is the width of a dense block.
+    ``sequence_length`` (2 or more) is the most places of a sequence; it sets the number of dense blocks, and more
+    support examples than fit raise ValueError.
+    """
+
     input_shape: tuple[int, ...]
     num_outputs: int
     attention: Sequence[Sequence[int]]

@@ -30,6 +30,12 @@ from metarun.models.layers import with_support
 
 @dataclass(frozen=True)
 class Teacher(FewShotLearner):
+    """Gradient descent on a support loss whose examples the network ``teacher`` weighs.
+
+    ``guidance`` (0 or more) multiplies the teacher's outputs, and ``max_weight`` (above 1) is what no weight exceeds.
+    ``inner_lr`` is the step size, ``inner_steps`` the number of steps. ``num_ways`` and ``num_outputs`` must be equal.
+    """
+
     num_ways: int
     num_outputs: int
     teacher: nn.Module
@@ -61,6 +67,8 @@ class Teacher(FewShotLearner):
         return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
 
     def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        """The base learner's weights after 0, 1, ..., ``steps`` inner steps, before ``with_support``."""
+
         def weighted_loss(phi: Params, support: Batch, weights: Tensor) -> Tensor:
             outputs = self.predict(phi, support.x)  # [S, N]
             losses = vmap(self.objective.loss)(outputs[:, None], support.y[:, None])  # of each example [S]

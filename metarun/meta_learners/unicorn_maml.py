@@ -31,6 +31,12 @@ from metarun.models.parts import body_of, num_features
 
 @dataclass(frozen=True)
 class UnicornMAML(FewShotLearner):
+    """Gradient descent of body and head, where the heads of all classes begin at one learned vector.
+
+    ``input_shape`` is that of one example. ``inner_lr`` is the step size and ``inner_steps`` the number of steps: with
+    1 the body does not move. ``first_order`` takes the inner gradients as constants.
+    """
+
     input_shape: tuple[int, ...]
     num_ways: int
     inner_lr: float
@@ -52,6 +58,8 @@ class UnicornMAML(FewShotLearner):
         return (self.ended(phi, support) for phi in self.steps(theta, support, steps))
 
     def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        """The body and head after 0, 1, ..., ``steps`` inner steps, before ``ended``."""
+
         def support_loss(phi: Params, support: Batch) -> Tensor:
             return self.objective.loss(self.predict(phi, support.x), support.y)
 
@@ -64,6 +72,7 @@ class UnicornMAML(FewShotLearner):
         return descend(support_loss, start, SGD(self.inner_lr), steps, support)
 
     def ended(self, phi: Params, support: Batch) -> Params:
+        """phi with the statistics that the body's norms in mode ``support`` have on the support set."""
         return {**phi, "body": with_support(body_of(self.base_learner), phi["body"], support.x)}
 
     def predict(self, phi: Params, x: Tensor) -> Tensor:

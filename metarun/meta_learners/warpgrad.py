@@ -32,6 +32,12 @@ from metarun.trees import detach
 
 @dataclass(frozen=True)
 class WarpGrad(FewShotLearner):
+    """Gradient descent through learned linear warp layers, which do not adapt.
+
+    ``inner_lr`` is the step size and ``inner_steps`` the number of steps. ``init`` raises ValueError where no weight of
+    the base learner has two axes or more.
+    """
+
     inner_lr: float
     inner_steps: int
 
@@ -51,12 +57,15 @@ class WarpGrad(FewShotLearner):
         return (self.ended(weights, theta, support) for weights in path)
 
     def steps(self, weights: Params, warp: Params, support: Batch, steps: int) -> Iterator[Params]:
+        """The weights, not yet warped, after 0, 1, ..., ``steps`` inner steps under ``warp``."""
+
         def support_loss(weights: Params, warp: Params, support: Batch) -> Tensor:
             return self.objective.loss(self.predict(warped(weights, warp), support.x), support.y)
 
         return descent(support_loss, weights, SGD(self.inner_lr), steps, warp, support)
 
     def ended(self, weights: Params, theta: Params, support: Batch) -> Params:
+        """The warped weights, with the statistics that norms in mode ``support`` have on the support set."""
         return with_support(self.base_learner, warped(weights, theta["warp"]), support.x)
 
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
