@@ -46,6 +46,13 @@ class ImageNetColours(nn.Module):
 
 
 class Backbone(nn.Module):
+    """A torchvision model without its last linear layer (``body``), and a new linear ``head``.
+
+    ``name`` is torchvision's name of the model. ``weights`` is None for random ones, a file, or a name of torchvision's
+    own. Raises ValueError for an unknown name, for inputs that are not images of 1 or 3 channels or do not suit the
+    model, and for weights that do not fit or cannot be read.
+    """
+
     def __init__(
         self,
         input_shape: tuple[int, ...],

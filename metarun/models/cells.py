@@ -59,6 +59,7 @@ class CoordinatewiseLSTM(nn.Module):
         self.head = nn.Linear(hidden_size, 1)
 
     def start(self, like: Tensor) -> tuple[State, ...]:
+        """Zeros for each cell and each coordinate of ``like`` [n]."""
         return tuple(cell.start(like) for cell in self.cells)  # type: ignore[operator]
 
     def forward(self, x: Tensor, state: tuple[State, ...]) -> tuple[Tensor, tuple[State, ...]]:
@@ -91,6 +92,7 @@ class GatedUpdate(nn.Module):
         nn.init.uniform_(self.input.bias, -5, -4)
 
     def start(self, like: Tensor) -> tuple[State, Tensor, Tensor]:
+        """The cell's hidden state, and f and i, all zeros, for each coordinate of ``like`` [n]."""
         return self.cell.start(like), like.new_zeros(len(like)), like.new_zeros(len(like))
 
     def forward(

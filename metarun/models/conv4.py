@@ -25,6 +25,12 @@ class ImageMean(nn.Module):
 
 
 class Conv4(nn.Module):
+    """Four convolutional blocks (``body``) and a linear ``head``.
+
+    ``channels`` is one number of 1 or more for all blocks, or a list of four. ``downsample`` says how a block halves
+    the image. Raises ValueError for other channels, and unless inputs are images of 16 pixels or more a side.
+    """
+
     def __init__(
         self,
         input_shape: tuple[int, ...],

@@ -38,6 +38,8 @@ def mean_of_words(vectors: Tensor, is_word: Tensor) -> Tensor:
 
 
 class TokenBag(nn.Module):
+    """Mean of the learned vectors of the words in x [S, L]: [S, width]; padding takes no part."""
+
     def __init__(self, num_tokens: int, width: int) -> None:
         super().__init__()
         self.embedding = Embedding(num_tokens, width)
@@ -47,6 +49,8 @@ class TokenBag(nn.Module):
 
 
 class VectorBag(nn.Module):
+    """Sum of a learned vector for each bucket, weighted by x [S, num_buckets]: [S, width]."""
+
     def __init__(self, num_buckets: int, width: int) -> None:
         super().__init__()
         self.embedding = nn.Parameter(torch.randn(num_buckets, width) / math.sqrt(width))
@@ -56,6 +60,11 @@ class VectorBag(nn.Module):
 
 
 class EmbeddingBag(nn.Module):
+    """A bag (``body``) and a linear ``head``: ``TokenBag``, or ``VectorBag`` where ``num_tokens`` is None.
+
+    ``width`` (1 or more) is the size of a word's or bucket's vector. Inputs of more than one axis raise ValueError.
+    """
+
     def __init__(self, input_shape: tuple[int, ...], num_outputs: int, num_tokens: int | None, width: int) -> None:
         super().__init__()
         if len(input_shape) != 1:

@@ -122,6 +122,7 @@ class BatchNorm(nn.Module):
         return along(self.mean, x, axis), along(self.var, x, axis)
 
     def uses_own(self) -> bool:
+        """Whether x is normalised by its own statistics, not by given ones."""
         return self.mean.numel() == 0 or self.recording or (self.mode == "running" and self.training)
 
     def torchs_own(self) -> bool:
@@ -136,10 +137,12 @@ class BatchNorm(nn.Module):
         return torch.batch_norm(x, self.weight, bias, None, None, True, 0.0, self.eps, False)
 
     def record(self, mean: Tensor, var: Tensor) -> None:
+        """Keep the statistics as vectors [C] inside ``recording``; do nothing elsewhere."""
         if self.recording:
             self.recorded = mean.reshape(-1), var.reshape(-1)
 
     def normalise(self, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, axis: int) -> Tensor:
+        """x by the given statistics, weight [C] and bias [C]; its channels are ``axis``."""
         return torch.addcmul(along(bias, x, axis), x - mean, along(weight, x, axis) * (var + self.eps).rsqrt())
 
 

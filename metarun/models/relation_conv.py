@@ -15,6 +15,11 @@ from metarun.models.layers import BatchNorm, BatchNormMode, Blocks, Conv2d, MaxP
 
 
 class RelationConv(nn.Module):
+    """Four blocks of ``channels`` maps (``body``), and a ``head`` that flattens them into a linear layer.
+
+    Raises ValueError unless inputs are images of 10 pixels or more a side.
+    """
+
     def __init__(
         self, input_shape: tuple[int, ...], num_outputs: int, channels: int, batch_norm: BatchNormMode
     ) -> None:

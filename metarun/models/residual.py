@@ -29,6 +29,8 @@ class Residual(nn.Module):
 
 
 class Correction(nn.Module):
+    """x [S, width] plus a perceptron of it with ``hidden`` units, which gives zeros at the start."""
+
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.into, self.back = nn.Linear(width, hidden), nn.Linear(hidden, width, bias=False)

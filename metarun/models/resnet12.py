@@ -27,6 +27,12 @@ SLOPE = 0.1  # of the leaky ReLU
 
 
 class ResNet12(nn.Module):
+    """Four residual blocks and the image's features (``body``), and a linear ``head``.
+
+    ``drop_rate`` (0 or more, below 1) is that of values in blocks 1 and 2, and of squares in blocks 3 and 4. Raises
+    ValueError unless inputs are images of 16 pixels or more a side and ``channels`` are four of 1 or more.
+    """
+
     def __init__(
         self,
         input_shape: tuple[int, ...],
@@ -55,6 +61,8 @@ class ResNet12(nn.Module):
 
 
 class Block(nn.Module):
+    """A residual block: x [S, fan_in, H, W] -> [S, width, H // 2, W // 2]."""
+
     def __init__(self, fan_in: int, width: int, drop: Drop, batch_norm: BatchNormMode) -> None:
         super().__init__()
         layers: list[nn.Module] = []

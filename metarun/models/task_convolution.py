@@ -103,6 +103,8 @@ class Bilinear(Function):
 
 
 class Forward(Bilinear):
+    """The convolution: x [B, C, S, H, W], weight [B, O, C, k, k] -> [B, O, S, h, w]."""
+
     @staticmethod
     def forward(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
         k, size = weight.shape[-1], size_after(x.shape[3:], weight.shape[-1], stride, padding)

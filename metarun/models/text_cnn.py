@@ -18,6 +18,12 @@ from metarun.models.parts import check_tokens
 
 
 class TextCNN(nn.Module):
+    """Convolutions over words (``body``) and a linear ``head``.
+
+    ``width`` is the size of a word's vector, ``windows`` are the numbers of words that filters see, and each window has
+    ``filters``; all are 1 or more. Raises ValueError where the inputs are not words.
+    """
+
     def __init__(
         self,
         input_shape: tuple[int, ...],

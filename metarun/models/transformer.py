@@ -19,6 +19,12 @@ from metarun.models.parts import check_tokens
 
 
 class Transformer(nn.Module):
+    """An encoder of words (``body``) and a linear ``head``.
+
+    ``width`` is the size of a word's vector, a multiple of ``heads``; ``layers`` is the number of layers. All are 1 or
+    more. Raises ValueError where the inputs are not words.
+    """
+
     def __init__(
         self,
         input_shape: tuple[int, ...],
@@ -60,6 +66,11 @@ class Encoder(nn.Module):
 
 
 class Layer(nn.Module):
+    """Attention and a perceptron of 4 D hidden units, each added to its input: h [S, L, D] -> [S, L, D].
+
+    Only words are attended to, where ``is_word`` [S, L] is true. At the start the layer changes nothing.
+    """
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -76,6 +87,7 @@ class Layer(nn.Module):
         return h + self.contract(nn.functional.gelu(self.expand(self.before_mlp(h))))
 
     def attention(self, h: Tensor, is_word: Tensor) -> Tensor:
+        """W_o of what each place of h [S, L, D] reads from the words: [S, L, D]."""
         query, key, value = (self.split(layer(h)) for layer in (self.query, self.key, self.value))
         similarity = query @ key.transpose(2, 3) / math.sqrt(key.shape[-1])  # [S, H, L, L]
         # far below any similarity, and finite: a row of padding alone must not become NaN

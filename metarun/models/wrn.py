@@ -20,6 +20,13 @@ from metarun.models.resnet12 import conv
 
 
 class WideResNet(nn.Module):
+    """Three groups of residual blocks and the mean over the image (``body``), and a linear ``head``.
+
+    ``depth`` is 4 more than a multiple of 6 (10 or more), ``width`` multiplies the channels (1 or more), and
+    ``dropout`` is a rate (0 or more, below 1). Raises ValueError for other numbers, and unless inputs are images of 4
+    pixels or more a side.
+    """
+
     def __init__(
         self,
         input_shape: tuple[int, ...],
@@ -52,6 +59,8 @@ class WideResNet(nn.Module):
 
 
 class Block(nn.Module):
+    """A residual block, norms first: x [S, fan_in, H, W] -> [S, width, h, w], H / stride and W / stride rounded up."""
+
     def __init__(self, fan_in: int, width: int, stride: int, dropout: Dropout, batch_norm: BatchNormMode) -> None:
         super().__init__()
         self.first = nn.Sequential(BatchNorm(fan_in, batch_norm), nn.ReLU())
