@@ -197,6 +197,7 @@ def _device_problems(name: Any) -> list[str]:
 
 
 def device_of(name: str) -> torch.device:
+    """The device of that name; ``auto`` is a CUDA device where torch finds one, else the CPU."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)

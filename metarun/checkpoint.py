@@ -32,6 +32,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as an indented JSON file that is wholly there or not at all."""
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 

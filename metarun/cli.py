@@ -58,6 +58,7 @@ def guarded(action) -> int:  # type: ignore[no-untyped-def]
 
 
 def hydra_style(arguments: list[str]) -> int:
+    """Do what a command line without a sub-command asks for: help, Hydra's options, a sweep or a run; its exit code."""
     options, rest = parse(arguments)
     if options.help:
         print(help_text(), end="")

@@ -34,6 +34,7 @@ NOTHING = ("null", "none", "false", "0", "0.0")
 
 
 def register_schema() -> None:
+    """Make ``Config`` known to Hydra by the name ``schema``."""
     ConfigStore.instance().store(name="schema", node=Config)
 
 

@@ -207,6 +207,7 @@ def _one(episodes: Episode, i: int) -> Episode:
 
 
 def modules_of(learner: MetaLearner) -> list[nn.Module]:
+    """The torch modules among the fields of ``learner``."""
     values = (getattr(learner, field.name) for field in fields(learner))  # type: ignore[arg-type]
     return [value for value in values if isinstance(value, nn.Module)]
 

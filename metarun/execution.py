@@ -68,6 +68,7 @@ class Execution(ABC):
         """The same with less memory, which may not be enough yet; None where there is nothing left to save."""
 
     def candidates(self) -> list["Execution"]:
+        """The executions to measure and choose from: itself alone, except of ``Auto``."""
         return [self]
 
     def mean_grad(self, loss_fn: MetaLoss, theta: Params, episodes: Episode) -> tuple[Params, Metrics]:
@@ -109,6 +110,7 @@ class Execution(ABC):
 
     @property
     def formulation(self) -> Convolution:
+        """How convolutions are computed; ``auto`` is native until something else is chosen."""
         return "native" if self.convolution == "auto" else self.convolution
 
 

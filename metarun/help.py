@@ -25,6 +25,7 @@ def options(group: str, root: Path | None = None) -> list[str]:
 
 
 def help_text() -> str:
+    """The text of ``metarun --help``, with the options that every group has now."""
     width = max(map(len, (*ORDER, *NESTED))) + 2
     indent = "\n" + " " * (width + 2)
     shown = (*ORDER, *NESTED)

@@ -14,9 +14,13 @@ InnerOptimizerName = Literal["sgd", "momentum", "rmsprop", "adam"]
 class InnerOptimizer(Protocol):
     """``start`` gives the state before the first step (a pytree of tensors), ``step`` the next params and state."""
 
-    def start(self, params: Params) -> Any: ...
+    def start(self, params: Params) -> Any:
+        """The state before the first step."""
+        ...
 
-    def step(self, params: Params, gradient: Params, state: Any) -> tuple[Params, Any]: ...
+    def step(self, params: Params, gradient: Params, state: Any) -> tuple[Params, Any]:
+        """The params after a step along ``gradient``, and the state for the next."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ PLAIN_LINE_SECONDS = 10.0
 
 
 def plain(values: dict[str, Any]) -> str:
+    """Names and values as one line of text, with four significant digits."""
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
@@ -43,9 +44,11 @@ class MetricsFile:
         self.file: TextIO = path.open("a", buffering=1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        """Append a line with the step and the values."""
         self.file.write(json.dumps({"step": step, **values}) + "\n")
 
     def close(self) -> None:
+        """Close the file; nothing can be written afterwards."""
         self.file.close()
 
 
@@ -61,6 +64,7 @@ class Board:
         self.writer = SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else 0)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Add the values at ``step``, each to the curve of its name."""
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
@@ -91,15 +95,19 @@ class Board:
         self.writer.file_writer.add_summary(summary)
 
     def images(self, name: str, grid: Tensor, step: int) -> None:
+        """Add the picture ``grid`` [channels, height, width] under ``name``."""
         self.writer.add_image(name, grid, step)
 
     def figure(self, name: str, picture: Any, step: int) -> None:
+        """Add a figure of matplotlib under ``name``."""
         self.writer.add_figure(name, picture, step)
 
     def flush(self) -> None:
+        """Write what is still in memory to the disk."""
         self.writer.flush()
 
     def close(self) -> None:
+        """Write what is still in memory, and close the file."""
         self.writer.close()
 
 
@@ -132,6 +140,7 @@ class Ticker:
             self.bar.start()
 
     def tick(self, step: int, train: dict[str, float]) -> None:
+        """Show the step and its metrics; plain lines come at most every PLAIN_LINE_SECONDS."""
         now = time.monotonic()
         rate = (step - self.start) / max(now - self.began, 1e-9)
         score = {name: value for name, value in train.items() if name != "train/query_loss"}
@@ -147,6 +156,7 @@ class Ticker:
             self.note(line) if self.live else self.say(line)
 
     def validated(self, scores: dict[str, float]) -> None:
+        """Keep the validation scores, which the next lines show."""
         self.validation = plain(scores)
 
     def note(self, line: str) -> None:
@@ -154,6 +164,7 @@ class Ticker:
         self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
     def say(self, line: str) -> None:
+        """Print a line in the terminal, and write it to the log file."""
         self.note(line)
         if self.live:
             self.bar.console.print(line, highlight=False)
@@ -166,6 +177,7 @@ class Ticker:
             self.bar.stop()
 
     def close(self) -> None:
+        """End the live line, and close the log file."""
         self.stop()
         self.log.close()
 
@@ -182,6 +194,7 @@ class Means:
         return {"sums": self.sums, "count": self.count}
 
     def add(self, values: dict[str, Tensor]) -> None:
+        """Count one more step, with these values."""
         for name, value in values.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.count += 1

@@ -45,6 +45,7 @@ class Recorded:
                 error = None  # it holds this frame, which would hold it, and the memory of both
 
     def __call__(self, leaves: list[Tensor]) -> Any:
+        """The result for arguments with these leaves, of the shapes that were recorded; it is a copy."""
         for mine, given in by_dtype(self.inputs, leaves):
             torch._foreach_copy_(mine, given)
         self.graph.replay()

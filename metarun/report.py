@@ -48,6 +48,8 @@ def results(x: Experiment, scores: dict[str, Estimate], split: str, source: dict
 
 
 class Reporter:
+    """The files, TensorBoard and terminal of one run. ``resume_step``: where it goes on; 0 for a new one."""
+
     def __init__(self, folder: RunFolder, experiment: Experiment, config_text: str, resume_step: int) -> None:
         self.folder, self.x, self.resumed = folder, experiment, resume_step > 0
         self.metrics = MetricsFile(folder.path / "metrics.jsonl", resume_step)
@@ -88,12 +90,14 @@ class Reporter:
             self.profiler = None
 
     def training(self, step: int, values: dict[str, float], lr: float) -> None:
+        """Write and show training metrics, unless there are none; then the heartbeat, if it is due."""
         if values:
             self._write(step, {**values, "train/lr": lr})
             self.ticker.tick(step, values)
         self.folder.beat(step=step, steps=self.x.steps, **self.latest)
 
     def validation(self, step: int, scores: dict[str, Estimate], best: dict[str, float]) -> None:
+        """Write the validation scores, and show the one that decides; ``best`` is the best so far, under "value"."""
         values = {f"val/{name}": estimate.mean for name, estimate in scores.items()}
         name = f"val/{self.x.task.objective.score_name}"
         self.latest = {name: values[name], "best_" + name: best["value"]}
@@ -137,6 +141,7 @@ class Reporter:
         print(f"tensorboard: {tensorboard_command(self.folder.path)}")
 
     def summary(self, scores: dict[str, Estimate]) -> str:
+        """The final scores in a few lines, beside those without training and of other tasks."""
         name = self.x.task.objective.score_name
         final = scores[name]
         lines = [f"test/{name} = {final.mean:.4f} +- {final.ci95:.4f} (95% CI, {final.n} tasks)"]

@@ -35,6 +35,7 @@ def slug(text: str) -> str:
 
 
 def short_hash(*parts: Any) -> str:
+    """Six hexadecimal digits, equal for parts that print alike."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:6]
 
 
@@ -96,9 +97,11 @@ class RunFolder:
 
     @property
     def holds_a_run(self) -> bool:
+        """Whether a run has begun here: its config.yaml is there."""
         return (self.path / "config.yaml").is_file()
 
     def read_status(self) -> dict[str, Any]:
+        """What status.json says; the state is "unknown" where the file is absent or damaged."""
         try:
             return json.loads((self.path / "status.json").read_text())
         except (OSError, ValueError):
@@ -172,6 +175,7 @@ def installed() -> str:
 
 
 def hardware() -> dict[str, Any]:
+    """The machine, and the Python and torch on it, as run.json keeps them."""
     import torch  # kept out of the import of this module: listing runs must not cost seconds
 
     return {

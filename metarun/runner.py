@@ -36,6 +36,8 @@ class Log(NamedTuple):
 
 
 class Runner:
+    """One run: its loop, and all the state that a checkpoint keeps."""
+
     def __init__(self, experiment: Experiment, report: Reporter, stop: StopRequest) -> None:
         self.x, self.report, self.stop = experiment, report, stop
         theta = tree_map(dense, experiment.learner.init())
@@ -52,6 +54,7 @@ class Runner:
 
     @property
     def theta(self) -> Any:
+        """The meta-parameters as the learner knows them, made of the leaves that the optimizer moves."""
         return tree_unflatten(self.leaves, self.structure)
 
     def run(self) -> dict[str, Estimate]:
@@ -96,10 +99,12 @@ class Runner:
         self.generator_before = None
 
     def begin_update(self) -> None:
+        """End what may be broken off: theta is about to change."""
         self.stop.hold()
         self.generator_before = None
 
     def train(self) -> None:
+        """Train to the last step, with the validations that are due. Raises Interrupted, Diverged."""
         self.settle_execution()
         # closed whatever happens, or the thread that draws would live as long as an error's traceback
         with closing(meta_batches(self.x.task, self.x.meta_batch_size, self.step, self.x.steps)) as batches:
@@ -114,6 +119,7 @@ class Runner:
                 self.train_step(episodes)
 
     def train_step(self, episodes: Any) -> None:
+        """Take one step on these episodes, and log it where that is due."""
         with phase("step", self.x.profile):
             metrics = self.update_theta(episodes)
             self.scheduler.step()
@@ -152,6 +158,7 @@ class Runner:
         return metrics
 
     def log(self) -> Log:
+        """The line for this step, not yet written; the means begin anew."""
         return Log(self.step, float(self.scheduler.get_last_lr()[0]), self.means.take())
 
     def write_log(self) -> None:
@@ -164,6 +171,7 @@ class Runner:
             self.report.training(step, values, lr)
 
     def validation_is_due(self) -> bool:
+        """Whether this step is one to validate after, and has not been validated yet."""
         return self.validated < self.step and (self.step % self.x.every == 0 or self.step == self.x.steps)
 
     def validate(self) -> None:
@@ -193,6 +201,7 @@ class Runner:
         return scores
 
     def scores(self, split: str, num_tasks: int, curve: bool, theta: Any) -> dict[str, Estimate]:
+        """The scores of ``theta`` on the first episodes of ``split``; with ``curve`` also after every inner step."""
         with self.breakable(), calibrated(self.x.learner, theta, self.x.task, self.execution):
             return evaluate_all(self.x.scored, theta, split, num_tasks, self.execution, curve, self.stop.obey)
 
@@ -218,10 +227,12 @@ class Runner:
         return dropping(modules_of(self.x.learner), self.x.seed, self.step)
 
     def use(self, choice: Choice) -> None:
+        """Go on with the execution that was chosen, and report the choice."""
         self.execution = choice.execution
         self.report.execution(choice)
 
     def save(self, name: str) -> None:
+        """Write the checkpoint ``name`` (last or best), from which ``restore`` goes on."""
         state = {"format": 1, "theta": self.theta, "step": self.step, "validated": self.validated, "best": self.best}
         state["means"] = self.means.state()
         state |= {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}

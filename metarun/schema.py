@@ -6,6 +6,8 @@ from typing import Any
 
 @dataclass
 class EvaluationConfig:
+    """How often a run is validated, and on what and how many tasks it is validated and tested."""
+
     every: int = 500  # validation and checkpoint every so many steps
     num_val_tasks: int = 100
     num_tasks: int = 600  # of the final test
@@ -18,6 +20,8 @@ class EvaluationConfig:
 
 @dataclass
 class Config:
+    """The keys of every run, with their types, and their values where nothing sets them."""
+
     seed: int = 0
     steps: int = 1000
     meta_batch_size: int = 4

@@ -138,6 +138,7 @@ def base_of(target: Callable[..., Any], name: str) -> type:
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """A question that ends an error message, about the option most like ``name``; empty where none is like it."""
     close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 

@@ -40,6 +40,7 @@ def by_dtype(*lists: list[Tensor]) -> Iterable[tuple[list[Tensor], ...]]:
 
 
 def detach(tree: Any) -> Any:
+    """The same tree, its leaves cut off from autograd."""
     return tree_map(torch.Tensor.detach, tree)
 
 
@@ -59,6 +60,7 @@ def leaf_names(tree: Any) -> list[str]:
 
 
 def num_elements(tree: Any) -> int:
+    """The number of elements in all leaves together."""
     return sum(leaf.numel() for leaf in tree_leaves(tree))
 
 

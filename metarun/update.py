@@ -30,6 +30,7 @@ class Update:
         self.rates: tuple[list[float], list[Tensor]] = [], []
 
     def __call__(self, gradient: list[Tensor]) -> None:
+        """Take a step along ``gradient``, in place. Raises MetarunError where there is no memory for it."""
         self.begins()
         self._clipped(self.leaves, _own(self.leaves, gradient, copy=self.clip is not None))
         try:
@@ -134,6 +135,7 @@ class Update:
         self.optimizer._opt_called = True  # type: ignore[attr-defined]
 
     def memory(self) -> list[Tensor]:
+        """The tensors that the optimizer remembers, in the order of ``memory_of``."""
         return memory_of(self.optimizer, self.leaves)
 
     def _twin(self, leaves: list[Tensor], rates: list[Any], **options: Any) -> Optimizer:
@@ -179,4 +181,5 @@ def memory_of(optimizer: Optimizer, leaves: list[Tensor]) -> list[Tensor]:
 
 
 def tensors(state: dict[str, Any]) -> list[str]:
+    """The names of the tensors in an optimizer's state of one leaf, sorted."""
     return sorted(name for name, value in state.items() if isinstance(value, Tensor))

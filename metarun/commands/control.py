@@ -51,6 +51,7 @@ def control_run(
 
 
 def numbers_in(shots: str) -> list[int]:
+    """The whole numbers in ``shots``, a text such as "0,1,3": ascending, each once. Raises ConfigError for others."""
     words = shots.split(",")
     if not all(word.strip().isdigit() for word in words):
         raise ConfigError([f"--shots is {shots!r}; write whole numbers with commas, such as 0,1,3."])
@@ -74,6 +75,7 @@ def scored(run: Trained, task: SystemIdentification, numbers: list[int], num_tas
 
 
 def words_for(k: int) -> str:
+    """Name of the model after ``k`` transitions: "1 transition", "3 transitions"."""
     return f"{k} transition{'' if k == 1 else 's'}"
 
 
@@ -94,6 +96,7 @@ def model_after(run: Trained, task: SystemIdentification, episodes: Episode, k: 
 
 
 def follow(task: SystemIdentification, predict: Any, phis: Params, state: Tensor, action: Tensor) -> Tensor:
+    """The states [T, N, 2n] that ``phis``, a model for each task, predict to follow ``state`` under ``action``."""
     inputs = task.encoding.inputs(state, action).to(task.dtype)
     return task.encoding.advance(state, predict(phis, inputs).to(state))
 

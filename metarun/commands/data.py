@@ -79,10 +79,12 @@ def build(name: str, overrides: list[str], folders: list[Path]) -> TaskDistribut
 
 
 def prepare(name: str, overrides: list[str], folders: list[Path]) -> None:
+    """Prepare the data of the task NAME, and print their fingerprint."""
     print(f"{name} is ready: {build(name, overrides, folders).fingerprint()}")
 
 
 def verify(name: str, overrides: list[str], folders: list[Path]) -> None:
+    """Read the prepared data of the task NAME again; raises ConfigError unless they are what was prepared."""
     task = build(name, overrides, folders)
     try:
         task.verify()

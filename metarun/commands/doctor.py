@@ -23,6 +23,8 @@ SWEEPERS = {"optuna": "hydra-optuna-sweeper"}
 
 
 class Finding(NamedTuple):
+    """One thing that was looked at: how it is, what was seen, and the fix, if there is one."""
+
     what: str
     state: str  # ok | slow | missing | info
     value: str

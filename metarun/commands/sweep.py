@@ -37,6 +37,8 @@ NOT_IN_A_SWEEP = ("run_dir", "resume")  # every run has a folder of its own, and
 
 @dataclass
 class Job:
+    """One run of a sweep, its process, and what became of it."""
+
     overrides: list[str]
     name: str  # what tells it from the other jobs
     folder: RunFolder
@@ -48,6 +50,7 @@ class Job:
 
 
 def usable_cpus() -> int:
+    """The number of cores that this process may use; all of the machine where the system does not tell."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -21,6 +21,8 @@ LARGEST_ANGLE, LARGEST_POSITION = math.radians(12), 2.4
 
 @dataclass(frozen=True)
 class CartPole(System):
+    """Cart on a rail with a pole to be kept upright; q is the position and the angle, and A = 1."""
+
     cart: Range  # kg
     pole: Range  # kg
     length: Range  # m

@@ -58,6 +58,7 @@ def episode(
 
 
 def first_states(system: System, num_tasks: int, seed: int) -> Tensor:
+    """The states [num_tasks, 2n] where episodes begin; each depends on the seed and the number of its task alone."""
     u = uniform(seed, "control/start", np.arange(num_tasks), len(system.reach))
     return system.start(torch.from_numpy(u))
 

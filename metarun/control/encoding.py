@@ -19,12 +19,15 @@ FARTHEST = 10.0  # times the reach: a wrong model's rollout ends there, and not 
 
 @dataclass(frozen=True)
 class Encoding:
+    """Inputs and outputs of a network for ``system``; ``mean`` and ``deviation`` standardise the outputs."""
+
     system: System
     mean: Tensor  # [n] of the change of velocities over training tasks
     deviation: Tensor  # [n]
 
     @property
     def num_inputs(self) -> int:
+        """D: two inputs for an angle, one for another coordinate, and one for each velocity and action."""
         n = len(self.system.angles)
         return 2 * n + sum(self.system.angles) + self.system.num_actions
 
@@ -47,6 +50,7 @@ class Encoding:
         return torch.cat([torch.stack(columns, -1), velocities], -1)
 
     def action(self, inputs: Tensor) -> Tensor:
+        """The action [..., A] behind inputs [..., D]."""
         return inputs[..., -self.system.num_actions :]
 
     def outputs(self, state: Tensor, following: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ G = 9.81  # m / s^2
 
 @dataclass(frozen=True)
 class Pendulum(System):
+    """Pendulum to be swung up; q is its angle, and A = 1."""
+
     mass: Range  # kg
     length: Range  # m
     friction: Range  # N m s

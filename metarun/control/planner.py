@@ -21,6 +21,11 @@ Cost = Callable[[Tensor, Tensor], Tensor]  # the same to costs [T, N]
 
 @dataclass(frozen=True)
 class CrossEntropy:
+    """Settings of the search: ``population`` sequences of ``horizon`` actions in each of ``iterations`` rounds.
+
+    Raises ValueError for a number below 1, and for more elites than sequences.
+    """
+
     horizon: int
     population: int
     num_elites: int

@@ -17,6 +17,8 @@ from metarun.control.system import Range, System, check_ranges, wrapped
 
 @dataclass(frozen=True)
 class TwoLinkArm(System):
+    """Arm of two rods to be stretched out; q is the angles of shoulder and elbow, and A = 2."""
+
     mass1: Range  # kg
     mass2: Range
     length1: Range  # m

@@ -1,1 +1,1 @@
-
+"""Task distributions: generated problems, images, sentences and tables, as numbered episodes."""

@@ -45,6 +45,7 @@ class Augmentation:
 
     @property
     def changes_pixels(self) -> bool:
+        """Whether ``apply`` may change an image; ``rotation_classes`` has no part in it."""
         return any(getattr(self, name) for name in ("padding", "flip", *JITTERS))
 
     def check(self, image_shape: tuple[int, ...]) -> None:

@@ -180,6 +180,11 @@ def rows_of_tasks(table: Table, task_column: str) -> dict[str, list[int]]:
 
 
 def split_by_column(table: Table, split_column: str, of_task: dict[str, list[int]]) -> dict[str, list[str]]:
+    """The tasks of each split, by what ``split_column`` says in the rows of each.
+
+    Raises DataError where it is not train, val or test, or not the same in all rows of a task, and ValueError where a
+    split has no task.
+    """
     entries = table.column(split_column, "task.split_column")
     split: dict[str, list[str]] = {name: [] for name in SPLITS}
     for task, rows in of_task.items():
@@ -196,6 +201,10 @@ def split_by_column(table: Table, split_column: str, of_task: dict[str, list[int
 def split_by_names(
     tasks: list[str], val_tasks: Sequence[str | int], test_tasks: Sequence[str | int]
 ) -> dict[str, list[str]]:
+    """The tasks of each split: those listed for validation and test, and all others for training.
+
+    Raises ValueError for a name that is no task or in both lists, and where a split has no task.
+    """
     val, test = [str(name) for name in val_tasks], [str(name) for name in test_tasks]
     if both := sorted(set(val) & set(test)):
         raise ValueError(f"task.val_tasks and task.test_tasks both name {both[0]!r}; a task has one place.")

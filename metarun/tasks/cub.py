@@ -37,6 +37,8 @@ def split_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class Release:
+    """The published archive, and how many classes and images it must hold."""
+
     archive: RemoteFile
     num_classes: int
     num_images: int  # of all classes

@@ -36,37 +36,45 @@ PARAMETERS = 5
 
 
 def between(low: float, high: float, u: np.ndarray) -> np.ndarray:
+    """Numbers u [B] in [0, 1) scaled to [low, high), as a column [B, 1]."""
     return (low + (high - low) * u)[:, None]
 
 
 def sine(u: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Sine waves a sin(x - b)."""
     return between(0.1, 5, u[:, 0]) * np.sin(x - between(0, np.pi, u[:, 1]))
 
 
 def line(u: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Straight lines a x + b."""
     return between(-3, 3, u[:, 0]) * x + between(-3, 3, u[:, 1])
 
 
 def quadratic(u: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Parabolas a (x - c)^2 + b, with a of either sign."""
     sign = np.where(u[:, 3:4] < 0.5, -1, 1)
     return sign * between(0.02, 0.15, u[:, 0]) * (x - between(-3, 3, u[:, 1])) ** 2 + between(-3, 3, u[:, 2])
 
 
 def tanh(u: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Smooth steps a tanh(x - c) + b."""
     return between(-3, 3, u[:, 0]) * np.tanh(x - between(-3, 3, u[:, 1])) + between(-3, 3, u[:, 2])
 
 
 def absolute(u: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Straight lines with a kink, a |x - c| + b."""
     return between(-3, 3, u[:, 0]) * np.abs(x - between(-3, 3, u[:, 1])) + between(-3, 3, u[:, 2])
 
 
 def harmonics(u: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Sums of two sine waves, the second of twice the frequency of the first."""
     a, frequency = normal(u[:, :2]), between(5, 7, u[:, 2])
     first, second = between(0, 2 * np.pi, u[:, 3]), between(0, 2 * np.pi, u[:, 4])
     return a[:, :1] * np.sin(frequency * x + first) + a[:, 1:] * np.sin(2 * frequency * x + second)
 
 
 def step(u: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Steps: a where x < c, else b."""
     return np.where(x < between(-3, 3, u[:, 0]), between(-3, 3, u[:, 1]), between(-3, 3, u[:, 2]))
 
 

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RemoteFile:
+    """A public file: where it lies, and the md5 that its content must have."""
+
     url: str
     md5: str
 

@@ -25,6 +25,7 @@ from metarun.tasks.counter import normal, uniform
 
 
 def detached_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Mean cross-entropy of ``logits`` [M, N] for the classes ``y`` [M], without a gradient."""
     return F.cross_entropy(logits.detach(), y)
 
 

@@ -241,9 +241,14 @@ class Classes(Protocol):
     """A data set in which example follows example, class after class: ``counts[c]`` of class c."""
 
     @property
-    def names(self) -> tuple[str, ...]: ...
+    def names(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        ...
+
     @property
-    def counts(self) -> np.ndarray: ...
+    def counts(self) -> np.ndarray:
+        """How many examples each class has [C]."""
+        ...
 
 
 @dataclass(frozen=True)

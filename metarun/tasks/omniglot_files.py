@@ -99,6 +99,7 @@ class Release:
     runs: Archive  # <run>/training/classNN.png, <run>/test/itemNN.png and <run>/class_labels.txt, which pairs them
 
     def url_of(self, archive: Archive) -> str:
+        """The web address of ``archive``."""
         return f"{self.url}/{archive.on_web or archive.name}"
 
 

@@ -16,6 +16,8 @@ Rows = tuple[int, int]  # how many, and how many uniforms each
 
 
 class Sizes(NamedTuple):
+    """K and Q: support and query points of an episode."""
+
     num_shots: int  # K
     num_queries: int  # Q
 

@@ -23,10 +23,12 @@ from metarun.tasks.counter import normal, uniform
 
 
 def sum_of_squares(outputs: Tensor, y: Tensor) -> Tensor:
+    """Sum of the squared residuals over all entries."""
     return ((outputs - y) ** 2).sum()
 
 
 def detached_sum_of_squares(outputs: Tensor, y: Tensor) -> Tensor:
+    """Sum of the squared residuals over all entries, without a gradient."""
     return sum_of_squares(outputs.detach(), y)
 
 

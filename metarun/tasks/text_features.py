@@ -44,6 +44,8 @@ class Encoding:
 
 
 class TextFeatures(ABC):
+    """A choice of what sentences are to a network, with its settings."""
+
     @abstractmethod
     def encode(
         self, text_set: TextSet, training: np.ndarray, folder: Path, device: torch.device, dtype: torch.dtype
