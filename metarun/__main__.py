@@ -1,6 +1,6 @@
 """``python -m metarun`` does what ``metarun`` does."""
 
-from metarun.cli import main
+from metarun.commands.main import main
 
 if __name__ == "__main__":
     main()

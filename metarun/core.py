@@ -74,7 +74,7 @@ class TaskDistribution(ABC):
 
     def show(self, split: str, indices: Sequence[int]) -> "Figure":
         """A picture of those episodes. This one is for numbers and nameless images; others draw their own."""
-        from metarun.pictures import class_figure, numbers_figure
+        from metarun.output.figures import class_figure, numbers_figure
 
         episodes, titles = self.sample(split, indices), [f"{split} episode {index}" for index in indices]
         num_ways = self.train_num_ways if split == "train" else self.num_ways

@@ -118,7 +118,7 @@ def with_fused_norms(net: Any) -> Any:
     import torch
     from torch import nn
 
-    from metarun.models.layers import BatchNorm
+    from metarun.models.exact.layers import BatchNorm
 
     for module in net.modules():
         for name, child in list(module.named_children()):
@@ -136,7 +136,7 @@ def with_fused_norms(net: Any) -> Any:
 
 def metarun_engine(execution: Callable[[], Any]) -> Callable[[Work, Any], Callable[[], list[Any]]]:
     def prepare(work: Work, dtype: Any) -> Callable[[], list[Any]]:
-        from metarun.measuring import settle
+        from metarun.execution.choosing import settle
         from metarun.process import return_freed_memory
         from metarun.trees import tree_leaves
 
@@ -156,13 +156,13 @@ def metarun_engine(execution: Callable[[], Any]) -> Callable[[Work, Any], Callab
 
 
 def _auto(compile_it: Any) -> Any:
-    from metarun.execution import Auto
+    from metarun.execution.execution import Auto
 
     return Auto(None, compile=compile_it)
 
 
 def _looped(memory: Any) -> Any:
-    from metarun.execution import Looped
+    from metarun.execution.execution import Looped
 
     return Looped(inner_memory=memory)
 

@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from metarun.stream import meta_batches
 from metarun.tasks.augmentation import NONE
 from metarun.tasks.cifar import cifar_fs
 from metarun.tasks.image_classes import ImageClasses, ImageSource
 from metarun.tasks.images import prepared
 from metarun.tasks.omniglot import Omniglot
+from metarun.training.stream import meta_batches
 
 ROOT = Path(__file__).resolve().parent.parent
 RECEIPT = ROOT / "docs" / "receipts" / "benchmark_loading.json"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-START = ("metarun.runner", "metarun.evaluation")
+START = ("metarun.training.runner", "metarun.evaluation.scoring")
 # They check, tell, write or draw, and decide on no number of a run.
 TELL = {
     *("cli", "commands", "compose", "errors", "help", "logging", "paths", "pictures", "plots", "process", "profiling"),
@@ -140,7 +140,7 @@ def composed(overrides: tuple[str, ...]) -> dict[str, Any]:
     """The resolved configuration of a command line. Raises ConfigError where it is no longer one."""
     sys.path.insert(0, str(ROOT))
     try:
-        from metarun.compose import composed as by_hydra
+        from metarun.config.compose import composed as by_hydra
 
         return plain(by_hydra(list(overrides), []))
     finally:

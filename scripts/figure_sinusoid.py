@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from metarun.build import build
-from metarun.checkpoint import load
-from metarun.compose import read_config
+from metarun.config.build import build
+from metarun.config.compose import read_config
+from metarun.output.checkpoint import load
 
 WAVE = 4  # number of the test episode on the left
 STEPS = (0, 1, 10)

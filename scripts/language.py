@@ -62,7 +62,7 @@ def cells() -> dict[str, list[str]]:
 
 def run(folder: Path, overrides: list[str]) -> None:
     """One run to its end in ``folder``, or what is left of it."""
-    from metarun.cli import main
+    from metarun.commands.main import main
 
     texts = [*overrides, f"run_dir={folder}", "resume=auto"]
     try:

@@ -10,11 +10,11 @@ from unittest import mock
 
 from omegaconf import DictConfig
 
-from metarun.build import Experiment, build
-from metarun.cli import trust
+from metarun.commands.main import trust
 from metarun.commands.train import plan, run
-from metarun.compose import composed
-from metarun.help import options
+from metarun.config.build import Experiment, build
+from metarun.config.compose import composed
+from metarun.config.help import options
 
 __all__ = ["OUTSIDE", "compose", "experiment", "options", "outsider", "train"]
 

@@ -15,7 +15,7 @@ from unittest import mock
 
 import torch
 
-from metarun.cli import main
+from metarun.commands.main import main
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = f"--config-dir={ROOT / 'tests' / 'outside'}"
@@ -120,15 +120,20 @@ def die_within_the_line(metrics: Any, step: int, values: dict[str, float]) -> No
 
 # What is patched, in which of its calls it dies (of those with the given text among the arguments), and how.
 DEATHS = {
-    "before the first checkpoint": ("metarun.runner.Runner.train_step", 4, "", die),
-    "between two checkpoints": ("metarun.runner.Runner.train_step", 9, "", die),
-    "during a validation": ("metarun.runner.evaluate_all", 2, "", die),
-    "in the middle of a line of metrics.jsonl": ("metarun.logging.MetricsFile.write", 5, "", die_within_the_line),
-    "while best.pt is written": ("metarun.checkpoint.write_atomically", 1, "best.pt", die_half_way),
-    "while last.pt is written": ("metarun.checkpoint.write_atomically", 2, "last.pt", die_half_way),
+    "before the first checkpoint": ("metarun.training.runner.Runner.train_step", 4, "", die),
+    "between two checkpoints": ("metarun.training.runner.Runner.train_step", 9, "", die),
+    "during a validation": ("metarun.training.runner.evaluate_all", 2, "", die),
+    "in the middle of a line of metrics.jsonl": (
+        "metarun.output.metrics.MetricsFile.write",
+        5,
+        "",
+        die_within_the_line,
+    ),
+    "while best.pt is written": ("metarun.output.checkpoint.write_atomically", 1, "best.pt", die_half_way),
+    "while last.pt is written": ("metarun.output.checkpoint.write_atomically", 2, "last.pt", die_half_way),
     "just before last.pt is renamed": ("os.replace", 2, "last.pt", die),
-    "during the final test": ("metarun.runner.complexity", 1, "", die),
-    "before the run is marked as completed": ("metarun.runfolder.RunFolder.mark", 1, "completed", die),
+    "during the final test": ("metarun.training.runner.complexity", 1, "", die),
+    "before the run is marked as completed": ("metarun.output.folder.RunFolder.mark", 1, "completed", die),
 }
 
 
@@ -148,7 +153,7 @@ def die_at(point: str) -> None:
 
 def run_until(target: str, number: int, action: Callable[..., Any], match: str = "") -> None:
     """The command line of this process; call ``number`` of the function ``target`` begins with ``action``."""
-    import metarun.runner  # noqa: F401 (so that there is something to patch)
+    import metarun.training.runner  # noqa: F401 (so that there is something to patch)
 
     module, _, name = target.rpartition(".")
     original = functools.reduce(getattr, target.split(".")[1:], __import__(target.split(".", maxsplit=1)[0]))
@@ -174,12 +179,12 @@ def in_torch(*_: Any) -> None:
 
 # The phase of a run, what is patched, and in which of its calls it stands still.
 PHASES = {
-    "composing": ("metarun.compose.composed", 1),
-    "measuring": ("metarun.measuring._milliseconds", 2),
-    "compiling": ("metarun.engine.Compiled._lowered", 1),
-    "training": ("metarun.execution.Execution.mean_grad", 8),
-    "validating": ("metarun.evaluation.evaluate", 2),
-    "testing": ("metarun.evaluation.evaluate", 4),
+    "composing": ("metarun.config.compose.composed", 1),
+    "measuring": ("metarun.execution.choosing._milliseconds", 2),
+    "compiling": ("metarun.execution.compiled.Compiled._lowered", 1),
+    "training": ("metarun.execution.execution.Execution.mean_grad", 8),
+    "validating": ("metarun.evaluation.scoring.evaluate", 2),
+    "testing": ("metarun.evaluation.scoring.evaluate", 4),
 }
 
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from metarun import __version__
-from metarun.help import ORDER, options
+from metarun.config.help import ORDER, options
 from metarun.paths import config_dir
 from tests.running import OUTSIDE, TINY, environment, metarun, process
 
@@ -30,7 +30,7 @@ def run(tmp_path_factory):
 
 def test_help_imports_neither_torch_nor_hydra_and_takes_a_moment(tmp_path):
     script = (
-        "import sys\nfrom metarun.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit as end:\n"
+        "import sys\nfrom metarun.commands.main import main\ntry:\n    main(['--help'])\nexcept SystemExit as end:\n"
         "    heavy = {'torch', 'hydra', 'omegaconf', 'numpy', 'typer', 'rich'} & set(sys.modules)\n"
         "    sys.exit(f'imported {heavy}' if heavy or end.code else 0)\n"
     )
@@ -125,9 +125,9 @@ MISTAKES = {
     "an unpickler as a target": (["task._target_=torch.load"], "'torch.load' is outside"),
     "a downloader as a target": (["task._target_=torch.hub.load"], "'torch.hub.load' is outside"),
     "torch behind our module": (["task._target_=metarun.execution.torch.load"], "cannot import 'metarun.execution.torch'"),
-    "what our module imported": (["task._target_=metarun.execution.write_json"], "is not something that a config may call"),
+    "what our module imported": (["task._target_=metarun.tasks.images.write_json"], "is not something that a config may call"),
     "a method as a target": (["task._target_=pathlib.Path.unlink"], "'pathlib.Path.unlink' is outside"),
-    "our own list of trust": (["task._target_=metarun.cli.trust"], "'metarun.cli.trust' is outside"),
+    "our own list of trust": (["task._target_=metarun.commands.main.trust"], "'metarun.commands.main.trust' is outside"),
     "a target with a typo": (["task._target_=metarun.tasks.sinusoid.Sinusoidd"], "did you mean 'Sinusoid'"),
     "resume=auto without a place": (["resume=auto"], "resume=auto continues what lies in run_dir; add run_dir=PATH"),
     "resume of nothing": (["resume=nowhere"], "there is no run (no config.yaml)"),

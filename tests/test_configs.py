@@ -13,11 +13,11 @@ import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from metarun.build import GIVEN, GROUPS, Experiment, check
+from metarun.config.build import GIVEN, GROUPS, Experiment, check
+from metarun.config.schema import Config, EvaluationConfig
+from metarun.config.targets import Part, fits, locate, problems_of_call
 from metarun.errors import ConfigError
 from metarun.paths import config_dir
-from metarun.schema import Config, EvaluationConfig
-from metarun.targets import Part, fits, locate, problems_of_call
 from tests.composing import OUTSIDE, compose, experiment, options, train
 from tests.tasks.pictures_of import picture
 from tests.tasks.test_generated import PROBLEMS, REGRESSION, SYSTEMS

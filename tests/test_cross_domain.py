@@ -7,9 +7,9 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as tv
 
-from metarun.compose import without_effect
-from metarun.evaluation import Estimate, manifest, mean_of
-from metarun.scored import fitted
+from metarun.config.compose import without_effect
+from metarun.evaluation.scoring import Estimate, manifest, mean_of
+from metarun.evaluation.suite import fitted
 from tests.composing import experiment
 from tests.running import OUTSIDE, assert_as_if_never_stopped, killed, metarun, metrics, read, scores
 
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from metarun.core import Batch, Episode, TaskDistribution
 from metarun.objectives import CROSS_ENTROPY
-from metarun.tasks.counter import uniform
+from metarun.counter import uniform
 
 
 class Tall(TaskDistribution):

@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 
 from metarun.commands.data import entries, show
+from metarun.config.help import options
 from metarun.core import Batch, Episode
 from metarun.errors import ConfigError
-from metarun.help import options
-from metarun.pictures import class_figure, numbers_figure
+from metarun.output.figures import class_figure, numbers_figure
 from metarun.tasks.sinusoid import Sinusoid
 from tests.running import OUTSIDE, metarun
 from tests.tasks.pictures_of import colour, picture

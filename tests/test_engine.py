@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from metarun.engine import CompilationFailed, Compiled
-from metarun.execution import Auto, Looped, Vmapped, named
-from metarun.measuring import settle
+from metarun.execution.choosing import settle
+from metarun.execution.compiled import CompilationFailed, Compiled
+from metarun.execution.execution import Auto, Looped, Vmapped, named
+from metarun.execution.update import Update, dense
 from metarun.trees import slice_tasks
-from metarun.update import Update, dense
 from tests.helpers import image_episodes, make, relative_error
 
 FLOAT32 = 1e-4  # accumulated float32 rounding of a few thousand operations in another order
@@ -317,8 +317,8 @@ def test_the_budget_is_for_the_graphs_of_all_parts(monkeypatch):
     """Three tasks in chunks of two want two graphs."""
     built, theta, episodes = in_float32("maml", "mlp")
     episodes = slice_tasks(episodes, slice(0, 3))
-    monkeypatch.setattr("metarun.engine.SECONDS_A_NODE", 0.0)
-    monkeypatch.setattr("metarun.engine.SECONDS_A_GRAPH", 10.0)
+    monkeypatch.setattr("metarun.execution.compiled.SECONDS_A_NODE", 0.0)
+    monkeypatch.setattr("metarun.execution.compiled.SECONDS_A_GRAPH", 10.0)
     Compiled(Vmapped(2), budget=20.0).mean_grad(built.meta_loss, theta, episodes)
     with pytest.raises(CompilationFailed, match="do not earn back"):
         Compiled(Vmapped(2), budget=19.0).mean_grad(built.meta_loss, theta, episodes)

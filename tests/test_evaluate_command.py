@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from metarun.execution import Looped
+from metarun.execution.execution import Looped
 from tests.running import OUTSIDE, metarun, read, scores
 
 BUDGET = [

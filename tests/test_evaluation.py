@@ -14,16 +14,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarun import checkpoint, evaluation
 from metarun.core import Batch, Draw, Episode, MetaLearner, TaskDistribution
-from metarun.evaluation import calibrated, chunks, estimate, evaluate, manifest, still, tasks_at_a_time
-from metarun.execution import Looped, Vmapped
-from metarun.models.layers import norms
+from metarun.evaluation import scoring as evaluation
+from metarun.evaluation.scoring import calibrated, chunks, estimate, evaluate, manifest, still, tasks_at_a_time
+from metarun.execution.execution import Looped, Vmapped
+from metarun.models.exact.layers import norms
 from metarun.objectives import SQUARED_ERROR
-from metarun.report import Reporter
-from metarun.runfolder import RunFolder
-from metarun.runner import Runner
-from metarun.signals import StopRequest
+from metarun.output import checkpoint
+from metarun.output.folder import RunFolder
+from metarun.output.report import Reporter
+from metarun.training.runner import Runner
+from metarun.training.signals import StopRequest
 from metarun.trees import slice_tasks, tree_leaves
 from tests.composing import experiment, train
 
@@ -165,7 +166,7 @@ def test_fewer_tasks_are_evaluated_at_a_time_where_they_are_large(elements, expe
 
 MANIFEST = """
 import sys
-from metarun.evaluation import manifest
+from metarun.evaluation.scoring import manifest
 from tests.composing import experiment
 print(manifest(experiment(*sys.argv[2:]).task, sys.argv[1], 600))
 """

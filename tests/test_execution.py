@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metarun.errors import MetarunError
-from metarun.execution import Auto, Choice, Execution, Looped, Vmapped, named, stored
-from metarun.measuring import settle
+from metarun.execution.choosing import settle
+from metarun.execution.execution import Auto, Choice, Execution, Looped, Vmapped, named, stored
 from metarun.objectives import CROSS_ENTROPY
 from metarun.trees import slice_tasks, tree_map
 from tests.helpers import BASES, LEARNERS, image_episodes, make, meta_gradient, one_episode, relative_error

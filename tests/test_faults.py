@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarun import checkpoint as checkpoint_module
-from metarun import runner
+from metarun.output import checkpoint as checkpoint_module
+from metarun.training import runner
 from tests.running import (
     TINY,
     assert_as_if_never_stopped,

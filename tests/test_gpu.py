@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from metarun.engine import CompilationFailed, Compiled
-from metarun.execution import Auto, Looped, Vmapped
-from metarun.measuring import settle
+from metarun.execution.choosing import settle
+from metarun.execution.compiled import CompilationFailed, Compiled
+from metarun.execution.cuda_graph import Recorded
+from metarun.execution.execution import Auto, Looped, Vmapped
+from metarun.execution.update import Update
 from metarun.models import task_convolution as operators
-from metarun.models.layers import MaxPool2d
-from metarun.recorded import Recorded
-from metarun.stream import meta_batches
+from metarun.models.exact.layers import MaxPool2d
+from metarun.training.stream import meta_batches
 from metarun.trees import tree_leaves, tree_map
-from metarun.update import Update
 from tests.composing import experiment, train
 from tests.helpers import BASES, LEARNERS, image_episodes, make, relative_error
 

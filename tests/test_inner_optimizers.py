@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.func import grad
 
-from metarun.adaptation import descent, first_order_descent, gradient, last
-from metarun.inner_optimizers import SGD, Adam, InnerOptimizer, Momentum, RMSprop, inner_optimizer
+from metarun.inner.loops import descent, first_order_descent, gradient, last
+from metarun.inner.optimizers import SGD, Adam, InnerOptimizer, Momentum, RMSprop, inner_optimizer
 from metarun.meta_learners.maml import MAML
 from metarun.objectives import CROSS_ENTROPY
 from tests.helpers import BASES, flat, meta_gradient, one_episode, relative_error

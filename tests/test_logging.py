@@ -19,10 +19,10 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 
 from metarun.core import Batch, Episode
 from metarun.errors import Diverged, Interrupted
-from metarun.evaluation import Estimate
-from metarun.logging import Board, Means, MetricsFile, Ticker
-from metarun.pictures import GAP, MAX_ROWS, adaptation_curve, episode_grid
-from metarun.runner import Runner
+from metarun.evaluation.scoring import Estimate
+from metarun.output.figures import GAP, MAX_ROWS, adaptation_curve, episode_grid
+from metarun.output.metrics import Board, Means, MetricsFile, Ticker
+from metarun.training.runner import Runner
 from tests.composing import train
 
 TEXTS = ["task=prototypes", "steps=6", "log_every=2", "meta_batch_size=2", "seed=3", "evaluation.every=3"]
@@ -272,7 +272,7 @@ def test_means_are_over_the_values_since_they_were_last_taken():
 
 def test_without_a_terminal_progress_is_whole_lines_now_and_then(capsys, monkeypatch):
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr("metarun.logging.time.monotonic", lambda: clock.now)
+    monkeypatch.setattr("metarun.output.metrics.time.monotonic", lambda: clock.now)
     ticker = Ticker(total=100, start=0)
     assert not ticker.live
     for step in range(10, 101, 10):
@@ -290,7 +290,7 @@ def test_without_a_terminal_progress_is_whole_lines_now_and_then(capsys, monkeyp
 
 def test_a_progress_line_tells_the_rate_the_time_left_and_the_validation(capsys, monkeypatch):
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr("metarun.logging.time.monotonic", lambda: clock.now)
+    monkeypatch.setattr("metarun.output.metrics.time.monotonic", lambda: clock.now)
     ticker = Ticker(total=100, start=40)  # resumed: the 40 steps before are not this part's
     ticker.validated({"val/accuracy": 0.875})
     clock.now = 20.0

@@ -9,11 +9,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves as leaves_of
 
-from metarun.adaptation import last, recomputing, repeat
-from metarun.engine import Compiled
 from metarun.errors import MetarunError
-from metarun.execution import Auto, Looped, Vmapped, named
-from metarun.measuring import settle
+from metarun.execution.choosing import settle
+from metarun.execution.compiled import Compiled
+from metarun.execution.execution import Auto, Looped, Vmapped, named
+from metarun.inner.loops import last, recomputing, repeat
 from metarun.trees import ravel, tree_leaves
 from tests.composing import experiment, options, train
 from tests.helpers import BASES, LEARNERS, image_episodes, make, meta_gradient, relative_error

@@ -6,7 +6,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from metarun import paths
-from metarun.compose import assigned
+from metarun.config.compose import assigned
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from metarun.build import optimizer_of
+from metarun.config.build import optimizer_of
 from metarun.errors import ConfigError
 from metarun.trees import leaf_names, tree_leaves
 from tests.composing import experiment, train
@@ -12,7 +12,7 @@ FEW = ["steps=2", "evaluation.num_val_tasks=2", "evaluation.num_tasks=2", "meta_
 
 
 def theta_after(folder, *overrides):
-    from metarun.checkpoint import load
+    from metarun.output.checkpoint import load
 
     train(folder, *FEW, *overrides)
     return load(folder / "checkpoints/last.pt", torch.device("cpu"))["theta"]

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from metarun import runner
+from metarun.training import runner
 from tests.running import (
     DEATHS,
     TINY,
@@ -106,7 +106,7 @@ def test_a_second_signal_stops_at_once_and_leaves_the_last_checkpoint(whole, tmp
 
 def test_the_handlers_of_the_process_are_back_after_a_run(whole, tmp_path):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    from metarun.signals import StopRequest
+    from metarun.training.signals import StopRequest
 
     with StopRequest().listening():
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] != before

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from metarun.runfolder import tensorboard_command
+from metarun.output.folder import tensorboard_command
 from tests.running import TINY, metarun, metrics, process, read
 
 

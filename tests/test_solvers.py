@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.func import grad, vmap
 
-from metarun.solvers import crammer_singer, ridge
+from metarun.inner.solvers import crammer_singer, ridge
 
 EXACT = 1e-10
 SVMS = {"all_bounded": (15, 3, 20, 0.1), "few_bounded": (15, 3, 20, 10.0), "wide": (24, 4, 40, 0.5)}  # S, N, D, C

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from metarun import stream
 from metarun.core import Batch, Draw, Episode, TaskDistribution
 from metarun.objectives import SQUARED_ERROR
-from metarun.stream import meta_batches
+from metarun.training import stream
+from metarun.training.stream import meta_batches
 from metarun.trees import tree_leaves
 from tests.composing import experiment
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from metarun.adaptation import descent
+from metarun.inner.loops import descent
 from metarun.core import FewShotLearner, take_parameters
 from torch.func import functional_call
 

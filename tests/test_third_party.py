@@ -19,7 +19,7 @@ from torch.func import functional_call
 
 from metarun.core import Batch, Episode, FewShotLearner, TaskDistribution, take_parameters
 from metarun.objectives import SQUARED_ERROR
-from metarun.tasks.counter import uniform
+from metarun.counter import uniform
 
 
 class Line(TaskDistribution):

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision import models
 from torchvision.models.regnet import BlockParams, RegNet
 
-from metarun.targets import locate
+from metarun.config.targets import locate
 from metarun.trees import tree_flatten, tree_leaves
 from tests import plain
 from tests.composing import OUTSIDE, compose, options, train

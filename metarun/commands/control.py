@@ -17,9 +17,9 @@ from metarun.commands.evaluate import Trained, name_of, trained
 from metarun.control.closed_loop import at_random, controlled
 from metarun.control.planner import Model
 from metarun.core import Episode, FewShotLearner, Params, hyperparameters
+from metarun.drawing import returns
 from metarun.errors import ConfigError
-from metarun.evaluation import Estimate, calibrated, estimate, still
-from metarun.plots import returns
+from metarun.evaluation.scoring import Estimate, calibrated, estimate, still
 from metarun.tasks.system_identification import SystemIdentification
 from metarun.trees import tree_leaves, tree_map
 

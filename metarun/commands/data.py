@@ -13,12 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from metarun.build import build_task
-from metarun.compose import composed
+from metarun.config.build import build_task
+from metarun.config.compose import composed
+from metarun.config.help import options
+from metarun.config.targets import locate
 from metarun.core import TaskDistribution
 from metarun.errors import ConfigError
-from metarun.help import options
-from metarun.targets import locate
 from metarun.tasks.images import DataError, Found, looking
 from metarun.tasks.splits import SPLITS
 

@@ -11,16 +11,16 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from metarun.build import GROUPS, Experiment, build
-from metarun.checkpoint import load, write_json
-from metarun.compose import composed, override_key, read_config, with_value, without_effect
+from metarun.config.build import GROUPS, Experiment, build
+from metarun.config.compose import composed, override_key, read_config, with_value, without_effect
 from metarun.core import Params, hyperparameters
 from metarun.errors import ConfigError, MetarunError
-from metarun.evaluation import Estimate, baseline_scores, calibrated, complexity, evaluate_all
-from metarun.execution import Execution, stored
-from metarun.report import condensed, results
-from metarun.runfolder import RunFolder, short_hash, slug
-from metarun.scored import Scored
+from metarun.evaluation.scoring import Estimate, baseline_scores, calibrated, complexity, evaluate_all
+from metarun.evaluation.suite import Scored
+from metarun.execution.execution import Execution, stored
+from metarun.output.checkpoint import load, write_json
+from metarun.output.folder import RunFolder, short_hash, slug
+from metarun.output.report import condensed, results
 from metarun.trees import tree_leaves, zip_map
 
 CHANGEABLE = ("task", "base_learner", "meta_learner", "evaluation", "execution", "device", "data_root", "seed", "dtype")

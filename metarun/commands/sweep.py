@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from rich.console import Console
 from rich.table import Table
 
-from metarun.compose import (
+from metarun.config.compose import (
     assigned,
     composed,
     hydra_arguments,
@@ -25,11 +25,11 @@ from metarun.compose import (
     register_schema,
     with_evaluation_tasks,
 )
+from metarun.config.help import SWEEP_KEYS
 from metarun.errors import ConfigError
-from metarun.help import SWEEP_KEYS
+from metarun.output.folder import RunFolder, new_name, short_hash, slug, tensorboard_command
 from metarun.paths import config_dir
-from metarun.runfolder import RunFolder, new_name, short_hash, slug, tensorboard_command
-from metarun.signals import stopping_signals
+from metarun.training.signals import stopping_signals
 
 POLL_SECONDS = 0.1
 NOT_IN_A_SWEEP = ("run_dir", "resume")  # every run has a folder of its own, and continues it
@@ -144,7 +144,7 @@ def _job_folder(sweep: Path, overrides: list[str], shown: list[str]) -> RunFolde
 
 def _check(jobs: list[Job], config_dirs: list[Path]) -> None:
     """Every mistake that can be seen without building anything or reading data, before the first job starts."""
-    from metarun.build import check
+    from metarun.config.build import check
 
     problems: dict[str, None] = {}
     for job in jobs:
@@ -262,9 +262,9 @@ def hydra_job(cfg):  # type: ignore[no-untyped-def]
     import torch
     from hydra.core.hydra_config import HydraConfig
 
-    from metarun.checkpoint import load
     from metarun.commands.train import Job as Training
     from metarun.commands.train import run
+    from metarun.output.checkpoint import load
 
     hydra_config = HydraConfig.get()
     overrides = [text for text in hydra_config.overrides.task if override_key(text) not in ("run_dir", "resume")]

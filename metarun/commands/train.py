@@ -11,15 +11,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from metarun.build import Experiment, build, flat
-from metarun.checkpoint import load, write_atomically
-from metarun.compose import assigned, override_key, read_config, with_value
+from metarun.config.build import Experiment, build, flat
+from metarun.config.compose import assigned, override_key, read_config, with_value
 from metarun.errors import CheckpointError, ConfigError, Diverged, Interrupted, MetarunError
-from metarun.evaluation import Estimate
-from metarun.report import Reporter
-from metarun.runfolder import RunFolder, new_name
-from metarun.runner import Runner
-from metarun.signals import StopRequest
+from metarun.evaluation.scoring import Estimate
+from metarun.output.checkpoint import load, write_atomically
+from metarun.output.folder import RunFolder, new_name
+from metarun.output.report import Reporter
+from metarun.training.runner import Runner
+from metarun.training.signals import StopRequest
 
 CHANGEABLE = ("steps", "device", "data_root", "log_every")  # what a resumed run may have other than it began
 PLACE = ("resume", "run_dir")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metarun.control.planner import CrossEntropy, Model, moved_on
 from metarun.control.system import System
-from metarun.tasks.counter import normal, uniform
+from metarun.counter import normal, uniform
 
 
 def controlled(

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.func import functional_call
 
-from metarun.adaptation import descent, first_order_descent, last
 from metarun.core import Batch, FewShotLearner, Params, take_parameters
-from metarun.inner_optimizers import SGD
-from metarun.models.layers import with_support
+from metarun.inner.loops import descent, first_order_descent, last
+from metarun.inner.optimizers import SGD
+from metarun.models.exact.layers import with_support
 from metarun.models.parts import body_of, head_of
 from metarun.trees import select
 

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 
-from metarun.adaptation import first_order_descent, last
 from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, surrogate, take_parameters
-from metarun.inner_optimizers import SGD
-from metarun.models.layers import with_support
-from metarun.tasks.counter import normal, uniform
+from metarun.counter import normal, uniform
+from metarun.inner.loops import first_order_descent, last
+from metarun.inner.optimizers import SGD
+from metarun.models.exact.layers import with_support
 from metarun.trees import detach, ravel, tree_map
 
 

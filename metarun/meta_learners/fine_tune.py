@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metarun.adaptation import descent, last
 from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, take_parameters
-from metarun.inner_optimizers import InnerOptimizerName, inner_optimizer
-from metarun.models.layers import with_support
+from metarun.inner.loops import descent, last
+from metarun.inner.optimizers import InnerOptimizerName, inner_optimizer
+from metarun.models.exact.layers import with_support
 from metarun.models.parts import body_of, head_of
 from metarun.trees import select
 

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vjp
 
-from metarun.adaptation import conjugate_gradient, last
 from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, surrogate, take_parameters
-from metarun.models.layers import with_support
+from metarun.inner.loops import conjugate_gradient, last
+from metarun.models.exact.layers import with_support
 from metarun.trees import detach, ravel, zip_map
 
 

@@ -28,11 +28,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
-from metarun.adaptation import constant_grad, last, outermost, passing, repeat
 from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, surrogate, take_parameters
+from metarun.counter import uniform
+from metarun.inner.loops import constant_grad, last, outermost, passing, repeat
 from metarun.models.cells import log_and_sign
-from metarun.models.layers import with_support
-from metarun.tasks.counter import uniform
+from metarun.models.exact.layers import with_support
 from metarun.trees import detach, ravel, tree_map, zip_map
 
 Moving = tuple[Tensor, Any]  # phi as one vector [n], and the LSTM's state

@@ -21,10 +21,10 @@ from typing import Literal
 from torch import Tensor
 from torch.func import functional_call
 
-from metarun.adaptation import descent, first_order_descent, last
 from metarun.core import Batch, FewShotLearner, Params, take_parameters
-from metarun.inner_optimizers import InnerOptimizerName, inner_optimizer
-from metarun.models.layers import with_support
+from metarun.inner.loops import descent, first_order_descent, last
+from metarun.inner.optimizers import InnerOptimizerName, inner_optimizer
+from metarun.models.exact.layers import with_support
 from metarun.models.parts import part_of
 from metarun.trees import select
 

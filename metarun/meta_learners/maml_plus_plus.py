@@ -33,9 +33,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from torch.func import functional_call, grad
 
-from metarun.adaptation import last, passing, repeat
 from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, take_parameters
-from metarun.models.layers import BatchNorm, with_support
+from metarun.inner.loops import last, passing, repeat
+from metarun.models.exact.layers import BatchNorm, with_support
 from metarun.trees import detach, select, tree_map, zip_map
 
 LEAST = 0.03  # importance of the earlier steps falls to this share of its start; released code

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad
 
-from metarun.adaptation import last, repeat
 from metarun.core import Batch, FewShotLearner, Params, take_parameters
-from metarun.models.layers import with_support
+from metarun.inner.loops import last, repeat
+from metarun.models.exact.layers import with_support
 from metarun.trees import tree_map, zip_map
 
 

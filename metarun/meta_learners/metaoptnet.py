@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.func import functional_call
 
 from metarun.core import Batch, FewShotLearner, Params, take_parameters
-from metarun.models.layers import with_support
+from metarun.inner.solvers import crammer_singer, ridge
+from metarun.models.exact.layers import with_support
 from metarun.models.parts import body_of
-from metarun.solvers import crammer_singer, ridge
 
 
 @dataclass(frozen=True)

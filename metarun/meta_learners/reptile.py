@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from metarun.adaptation import constant_grad, last
 from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, surrogate, take_parameters
-from metarun.models.layers import with_support
+from metarun.inner.loops import constant_grad, last
+from metarun.models.exact.layers import with_support
 from metarun.trees import detach, zip_map
 
 

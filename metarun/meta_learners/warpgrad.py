@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from metarun.adaptation import descent, last
 from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, take_parameters
-from metarun.inner_optimizers import SGD
-from metarun.models.layers import with_support
+from metarun.inner.loops import descent, last
+from metarun.inner.optimizers import SGD
+from metarun.models.exact.layers import with_support
 from metarun.trees import detach
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from metarun.models.layers import BatchNorm, BatchNormMode, Blocks, Conv2d, MaxPool2d
+from metarun.models.exact.layers import BatchNorm, BatchNormMode, Blocks, Conv2d, MaxPool2d
 
 
 class ImageMean(nn.Module):

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metarun.context import holding
-from metarun.tasks.counter import words
+from metarun.counter import words
+from metarun.modes import holding
 
 _step: ContextVar[tuple[int, int] | None] = ContextVar("step", default=None)
 

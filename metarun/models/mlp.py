@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from metarun.models.layers import BatchNorm
+from metarun.models.exact.layers import BatchNorm
 
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 

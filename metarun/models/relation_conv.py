@@ -11,7 +11,7 @@ Sung et al., CVPR 2018, https://arxiv.org/abs/1711.06025, section 3.4.
 import torch
 from torch import Tensor, nn
 
-from metarun.models.layers import BatchNorm, BatchNormMode, Blocks, Conv2d, MaxPool2d
+from metarun.models.exact.layers import BatchNorm, BatchNormMode, Blocks, Conv2d, MaxPool2d
 
 
 class RelationConv(nn.Module):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from metarun.models.conv4 import ImageMean
 from metarun.models.dropout import Drop, DropBlock, Dropout
-from metarun.models.layers import BatchNorm, BatchNormMode, Conv2d, MaxPool2d
+from metarun.models.exact.layers import BatchNorm, BatchNormMode, Conv2d, MaxPool2d
 from metarun.models.parts import check_images
 
 SLOPE = 0.1  # of the leaky ReLU

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from metarun.models.embedding_bag import Embedding, mean_of_words
-from metarun.models.layers import LayerNorm
+from metarun.models.exact.layers import LayerNorm
 from metarun.models.parts import check_tokens
 
 

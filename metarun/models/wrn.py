@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from metarun.models.conv4 import ImageMean
 from metarun.models.dropout import Dropout
-from metarun.models.layers import BatchNorm, BatchNormMode
+from metarun.models.exact.layers import BatchNorm, BatchNormMode
 from metarun.models.parts import check_images
 from metarun.models.resnet12 import conv
 

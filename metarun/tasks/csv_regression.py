@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from metarun.core import Batch, Draw, Episode, Metrics, Params, TaskDistribution
+from metarun.counter import uniform, without_replacement
 from metarun.objectives import SQUARED_ERROR
-from metarun.tasks.counter import uniform, without_replacement
 from metarun.tasks.images import DataError
 from metarun.tasks.points import sizes_by_split
 from metarun.tasks.splits import SPLITS
@@ -148,7 +148,7 @@ class CSVRegression(TaskDistribution):
 
     def show(self, split: str, indices: Sequence[int]) -> "Figure":
         """The first output over the first input, in standard units, of some episodes."""
-        from metarun.plots import curves
+        from metarun.drawing import curves
 
         draw = self.draw(split, indices)
         names = [

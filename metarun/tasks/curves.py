@@ -24,8 +24,8 @@ import numpy as np
 import torch
 
 from metarun.core import Batch, Draw, Episode, TaskDistribution
+from metarun.counter import normal
 from metarun.objectives import SQUARED_ERROR
-from metarun.tasks.counter import normal
 from metarun.tasks.points import sizes_by_split, uniforms
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Curves(TaskDistribution):
 
     def show(self, split: str, indices: Sequence[int]) -> "Figure":
         """The curves behind some episodes, with their support points."""
-        from metarun.plots import curves
+        from metarun.drawing import curves
 
         draw = self.draw(split, indices)
         support, query, _ = self.episodes(draw)

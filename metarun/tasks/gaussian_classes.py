@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metarun.core import Batch, Draw, Episode, TaskDistribution
+from metarun.counter import normal, uniform
 from metarun.objectives import Objective
-from metarun.tasks.counter import normal, uniform
 
 
 def detached_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from metarun.core import Batch, Draw, Episode, TaskDistribution
+from metarun.counter import normal
 from metarun.objectives import SQUARED_ERROR
-from metarun.tasks.counter import normal
 from metarun.tasks.points import sizes_by_split, uniforms
 
 if TYPE_CHECKING:
@@ -109,6 +109,6 @@ class GaussianProcess(TaskDistribution):
 
     def show(self, split: str, indices: Sequence[int]) -> "Figure":
         """Some draws: the query points joined in the order of x, with the support points."""
-        from metarun.plots import curves
+        from metarun.drawing import curves
 
         return curves(self.sample(split, indices), [f"{self.kernel}, episode {index}" for index in indices])

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarun.context import holding
 from metarun.core import Batch, Draw, TaskDistribution
-from metarun.pictures import class_figure
-from metarun.tasks.counter import without_replacement
+from metarun.counter import without_replacement
+from metarun.modes import holding
+from metarun.output.figures import class_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metarun.core import Batch, Draw, Episode, TaskDistribution
+from metarun.counter import normal
 from metarun.objectives import Objective
-from metarun.tasks.counter import normal
 from metarun.tasks.points import sizes_by_split, uniforms
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from metarun.core import Draw, Episode, TaskDistribution
+from metarun.counter import uniform
 from metarun.objectives import CROSS_ENTROPY
-from metarun.tasks.counter import uniform
 from metarun.tasks.images import (
     ClassPool,
     EpisodeSize,

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from metarun.tasks.counter import uniform
+from metarun.counter import uniform
 from metarun.tasks.download import RemoteFile, fetch
 from metarun.tasks.images import ClassImages, DataError, ImageSet, MissingDataError, prepared
 

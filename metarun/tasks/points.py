@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metarun.core import Draw
-from metarun.tasks.counter import uniform
+from metarun.counter import uniform
 from metarun.tasks.images import check_positive
 
 Rows = tuple[int, int]  # how many, and how many uniforms each

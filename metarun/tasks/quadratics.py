@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from metarun.core import Batch, Draw, Episode, TaskDistribution
+from metarun.counter import normal, uniform
 from metarun.objectives import Objective
-from metarun.tasks.counter import normal, uniform
 
 
 def sum_of_squares(outputs: Tensor, y: Tensor) -> Tensor:

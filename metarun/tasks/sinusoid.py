@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from metarun.core import Batch, Draw, Episode, TaskDistribution
+from metarun.counter import uniform
 from metarun.objectives import SQUARED_ERROR
-from metarun.tasks.counter import uniform
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,7 +72,7 @@ class Sinusoid(TaskDistribution):
 
     def show(self, split: str, indices: Sequence[int]) -> "Figure":
         """The waves of some episodes, with their support points."""
-        from metarun.plots import curves
+        from metarun.drawing import curves
 
         draw = self.draw(split, indices)
         dense = self.episodes({**draw, "query_x": np.tile(np.linspace(-5, 5, 200), (len(indices), 1))})

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from metarun.targets import did_you_mean
-from metarun.tasks.counter import uniform
+from metarun.config.targets import did_you_mean
+from metarun.counter import uniform
 
 SPLITS = ("train", "val", "test")
 # A mapping rather than three numbers stands in the YAML: Hydra cannot put a mapping of lists in the place of a list.

@@ -127,7 +127,7 @@ class SystemIdentification(TaskDistribution):
 
     def show(self, split: str, indices: Sequence[int]) -> "Figure":
         """How the systems of some episodes move, from one state and under one slow wave of actions."""
-        from metarun.plots import motions
+        from metarun.drawing import motions
 
         parameters, seconds = self.parameters(self.draw(split, indices)), np.arange(101) * self.system.dt
         wave = torch.from_numpy(np.sin(2 * np.pi * seconds[:-1] / (seconds[-1] / 2)))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from metarun.targets import did_you_mean
+from metarun.config.targets import did_you_mean
 from metarun.tasks.images import DataError, MissingDataError
 
 SEPARATORS = {";": ";", "\t": "\\t", ",": ",", "|": "|"}  # and how to write them on the command line

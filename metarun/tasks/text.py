@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from metarun.core import Batch, Draw, Episode, TaskDistribution
+from metarun.counter import uniform
 from metarun.meta_learners.protonet import ProtoNet
 from metarun.objectives import CROSS_ENTROPY
-from metarun.tasks.counter import uniform
 from metarun.tasks.images import (
     ClassPool,
     EpisodeSize,

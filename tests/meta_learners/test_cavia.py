@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metarun.core import Batch
-from metarun.execution import Looped, Vmapped
+from metarun.execution.execution import Looped, Vmapped
 from metarun.meta_learners.cavia import CAVIA
 from metarun.models.mlp import MLP
 from metarun.objectives import CROSS_ENTROPY, SQUARED_ERROR

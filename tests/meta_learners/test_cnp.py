@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from metarun.core import Batch, Episode
-from metarun.execution import Looped, Vmapped
+from metarun.execution.execution import Looped, Vmapped
 from metarun.meta_learners.cnp import CNP
 from metarun.models.mlp import MLP
 from metarun.objectives import CROSS_ENTROPY, SQUARED_ERROR

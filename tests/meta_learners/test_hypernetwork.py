@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metarun.core import Batch, Episode
-from metarun.execution import Looped, Vmapped
+from metarun.execution.execution import Looped, Vmapped
 from metarun.meta_learners.hypernetwork import Hypernetwork
-from metarun.models.layers import BatchNorm
+from metarun.models.exact.layers import BatchNorm
 from metarun.models.mlp import MLP
 from metarun.objectives import CROSS_ENTROPY, SQUARED_ERROR
 from metarun.trees import stack, tree_leaves, tree_map, tree_unflatten, zip_map

@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from metarun.meta_learners.maml import MAML
 from metarun.meta_learners.maml_plus_plus import MAMLPlusPlus
-from metarun.models.layers import BatchNorm
+from metarun.models.exact.layers import BatchNorm
 from metarun.objectives import CROSS_ENTROPY
 from metarun.trees import tree_leaves, tree_map
 from tests.helpers import BASES, INNER_LR, INNER_STEPS, flat, meta_gradient, one_episode, relative_error

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from metarun.core import Batch
-from metarun.execution import Looped, Vmapped
+from metarun.execution.execution import Looped, Vmapped
 from metarun.meta_learners.matchingnet import MatchingNet, _structure
 from metarun.objectives import CROSS_ENTROPY
 from metarun.trees import tree_map

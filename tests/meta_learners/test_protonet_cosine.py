@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from metarun.build import Experiment
+from metarun.config.build import Experiment
 from metarun.core import Batch
 from metarun.errors import ConfigError
-from metarun.execution import Looped, Vmapped
+from metarun.execution.execution import Looped, Vmapped
 from metarun.meta_learners.protonet import ProtoNet
 from metarun.objectives import CROSS_ENTROPY
 from metarun.trees import tree_leaves

@@ -7,7 +7,7 @@ from torch import nn
 from torch.func import functional_call
 
 from metarun.core import Batch, Episode
-from metarun.execution import Looped, Vmapped
+from metarun.execution.execution import Looped, Vmapped
 from metarun.meta_learners.relationnet import Relation, RelationNet, _structure
 from metarun.models.relation_conv import RelationConv
 from metarun.objectives import CROSS_ENTROPY

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vjp, vmap
 
-from metarun.adaptation import last, recomputing, repeat
 from metarun.core import Batch, take_parameters
-from metarun.models.closed_form import Largest, Normalised
-from metarun.models.layers import (
+from metarun.inner.loops import last, recomputing, repeat
+from metarun.models.exact.derivatives import Largest, Normalised
+from metarun.models.exact.layers import (
     BatchNorm,
     Blocks,
     Conv2d,
@@ -463,7 +463,7 @@ def test_a_forward_derivative_counts_as_vmap():
 
 
 def test_where_torch_does_not_tell_its_transforms_every_norm_counts_as_vmapped(monkeypatch, calls):
-    monkeypatch.setattr("metarun.models.layers.get_interpreter_stack", None)
+    monkeypatch.setattr("metarun.models.exact.layers.get_interpreter_stack", None)
     layer, _, tasks = norm_and_tasks()
     layer(tasks[0])
     assert not calls

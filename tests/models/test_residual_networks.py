@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
-from metarun.execution import Looped, Vmapped
+from metarun.counter import words
+from metarun.execution.execution import Looped, Vmapped
 from metarun.meta_learners.maml import MAML
 from metarun.models.conv4 import Conv4
 from metarun.models.dropout import DropBlock, Dropout, dropping, drops
 from metarun.models.resnet12 import ResNet12
 from metarun.models.wrn import WideResNet
 from metarun.objectives import CROSS_ENTROPY
-from metarun.tasks.counter import words
 from metarun.trees import tree_map
 from tests.helpers import image_episodes, meta_gradient, relative_error
 from tests.running import OUTSIDE, assert_as_if_never_stopped, killed, metarun, metrics

@@ -14,10 +14,10 @@ from torch.func import functional_call, grad, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.library import opcheck
 
-from metarun.adaptation import last, recomputing, repeat
-from metarun.engine import merge_equal
+from metarun.execution.compiled import merge_equal
+from metarun.inner.loops import last, recomputing, repeat
 from metarun.models import task_convolution as operators
-from metarun.models.layers import Conv2d, convolving
+from metarun.models.exact.layers import Conv2d, convolving
 from metarun.trees import zip_map
 from tests.helpers import relative_error
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 
 from metarun.models.embedding_bag import BagOfTokens, EmbeddingBag
-from metarun.models.layers import LayerNorm
+from metarun.models.exact.layers import LayerNorm
 from metarun.models.residual import Residual
 from metarun.models.text_cnn import TextCNN
 from metarun.models.transformer import Transformer

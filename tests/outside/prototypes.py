@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from metarun.core import Batch, Draw, Episode, TaskDistribution
+from metarun.counter import uniform, without_replacement
 from metarun.objectives import CROSS_ENTROPY
-from metarun.tasks.counter import uniform, without_replacement
 
 PATTERNS, PIXELS = 8, 256
 

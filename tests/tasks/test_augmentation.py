@@ -10,9 +10,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from metarun.core import Draw
+from metarun.counter import uniform
 from metarun.errors import ConfigError
 from metarun.tasks.augmentation import NONE, NUM_CHOICES, Augmentation
-from metarun.tasks.counter import uniform
 from metarun.tasks.image_classes import ImageClasses, ImageSource
 from metarun.tasks.images import EpisodeSize, ImageSet
 from metarun.tasks.images import pixels_on as pixels

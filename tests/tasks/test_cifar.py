@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarun.evaluation import manifest
+from metarun.evaluation.scoring import manifest
 from metarun.tasks import cifar
 from metarun.tasks.cifar import PUBLISHED, cifar_fs, fc100, load_cifar100
 from metarun.tasks.images import DataError, MissingDataError

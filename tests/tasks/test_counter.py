@@ -3,7 +3,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from metarun.tasks.counter import philox, uniform, without_replacement
+from metarun.counter import philox, uniform, without_replacement
 
 
 def chi_square(counts: np.ndarray, expected: float) -> float:

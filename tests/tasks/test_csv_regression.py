@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from metarun.errors import ConfigError
-from metarun.evaluation import manifest
+from metarun.evaluation.scoring import manifest
 from metarun.tasks.images import DataError
 from tests.composing import experiment, train
 from tests.running import metarun

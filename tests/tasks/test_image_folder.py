@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from metarun.evaluation import manifest
+from metarun.evaluation.scoring import manifest
 from metarun.tasks.image_classes import ImageClasses
 from metarun.tasks.image_files import decode
 from metarun.tasks.image_folder import image_folder

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarun.tasks.counter import uniform
+from metarun.counter import uniform
 from metarun.tasks.images import (
     ClassImages,
     ClassPool,

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from metarun.errors import ConfigError
-from metarun.solvers import ridge
+from metarun.inner.solvers import ridge
 from metarun.trees import slice_tasks
 from tests.composing import experiment
 

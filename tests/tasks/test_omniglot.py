@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from metarun.evaluation import manifest
+from metarun.evaluation.scoring import manifest
 from metarun.tasks.images import DataError, MissingDataError
 from metarun.tasks.omniglot import Omniglot
 from metarun.tasks.omniglot_files import PUBLISHED, Archive, Release, load_omniglot, load_runs, splits_of, vinyals

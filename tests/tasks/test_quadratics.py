@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from metarun.counter import normal
 from metarun.models.linear import Linear
-from metarun.tasks.counter import normal
 from metarun.tasks.quadratics import Quadratics
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from metarun.errors import ConfigError
-from metarun.evaluation import evaluate
-from metarun.execution import Looped, Vmapped
+from metarun.evaluation.scoring import evaluate
+from metarun.execution.execution import Looped, Vmapped
 from metarun.trees import slice_tasks
 from tests.composing import experiment
 from tests.control.systems import NAMES, task_of

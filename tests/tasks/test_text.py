@@ -17,9 +17,9 @@ import pytest
 import torch
 from sklearn.feature_extraction.text import TfidfTransformer
 
-from metarun.evaluation import baseline_scores, manifest
-from metarun.execution import Looped, Vmapped
-from metarun.scored import Scored
+from metarun.evaluation.scoring import baseline_scores, manifest
+from metarun.evaluation.suite import Scored
+from metarun.execution.execution import Looped, Vmapped
 from metarun.tasks.download import RemoteFile
 from metarun.tasks.images import DataError, MissingDataError
 from metarun.tasks.text import TextClasses

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from metarun.errors import MetarunError
-from metarun.memory import memory_errors
+from metarun.execution.memory import memory_errors
 from metarun.trees import by_dtype, detach
 
 

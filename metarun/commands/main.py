@@ -8,8 +8,8 @@ import traceback
 from pathlib import Path
 
 from metarun import __version__
+from metarun.config.help import COMMANDS, SWEEP_KEYS, help_text
 from metarun.errors import ConfigError, Interrupted, MetarunError
-from metarun.help import COMMANDS, SWEEP_KEYS, help_text
 
 HYDRA_SHOWS = (
     "--cfg",
@@ -118,7 +118,7 @@ def trust(config_dirs: list[str], packages: list[str]) -> list[Path]:
 
 def single(overrides: list[str], folders: list[Path], flags: list[str]) -> int:
     """One run."""
-    from metarun.compose import assigned, composed
+    from metarun.config.compose import assigned, composed
     from metarun.process import prepare
 
     prepare()
@@ -141,9 +141,9 @@ def hydra_only(arguments: list[str], folders: list[Path]) -> int:
     """Hydra's own options: --cfg, --info, --hydra-help, shell completion."""
     import hydra
 
-    from metarun.compose import composed, hydra_arguments, register_schema, with_evaluation_tasks
+    from metarun.config.compose import composed, hydra_arguments, register_schema, with_evaluation_tasks
+    from metarun.config.targets import did_you_mean
     from metarun.paths import config_dir
-    from metarun.targets import did_you_mean
 
     flags = [text for text in arguments if text.startswith("-")]
     unknown = [flag for flag in flags if flag.split("=")[0] not in HYDRA_SHOWS]

@@ -14,9 +14,9 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
-from metarun.help import options
+from metarun.config.help import options
 
-# Not the whole of metarun: a config that could name metarun.cli.trust could allow itself anything.
+# Not the whole of metarun: a config that could name metarun.commands.main.trust could allow itself anything.
 OURS = ("metarun.tasks", "metarun.control", "metarun.models", "metarun.meta_learners", "metarun.execution")
 ALLOWED = (*OURS, "torch.nn", "torch.optim", "torchvision.models", "torchvision.transforms")
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metarun.core import Batch, Episode
-from metarun.evaluation import Estimate
+from metarun.evaluation.scoring import Estimate
 
 MAX_ROWS = 10  # TensorBoard fits a picture into a card, where sixty rows would be a speckled line
 MAX_COLUMNS = 12

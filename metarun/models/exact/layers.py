@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metarun.context import holding
-from metarun.models.closed_form import Largest, Moments, Normalised, along
-from metarun.models.task_convolution import convolution
+from metarun.models.exact.convolution import convolution
+from metarun.models.exact.derivatives import Largest, Moments, Normalised, along
+from metarun.modes import holding
 
 try:  # private, so a torch may be without them: then every norm counts as vmapped, which costs time and nothing else
     from torch._C._functorch import TransformType, get_interpreter_stack

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from metarun.core import Episode, MetaLearner, Metrics, Params, TaskDistribution, hyperparameters
-from metarun.execution import Execution, Looped, TaskFunction, generators_kept
-from metarun.memory import memory_errors
-from metarun.models.layers import evaluating, norms, recording
+from metarun.evaluation.suite import Scored
+from metarun.execution.execution import Execution, Looped, TaskFunction, generators_kept
+from metarun.execution.memory import memory_errors
+from metarun.models.exact.layers import evaluating, norms, recording
 from metarun.process import return_freed_memory
-from metarun.scored import Scored
 from metarun.trees import num_elements, slice_tasks, tree_leaves
 
 logger = logging.getLogger(__name__)

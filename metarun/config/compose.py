@@ -17,11 +17,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from metarun.config.help import COMMANDS, options
+from metarun.config.schema import Config
+from metarun.config.targets import did_you_mean
 from metarun.errors import ConfigError
-from metarun.help import COMMANDS, options
 from metarun.paths import config_dir
-from metarun.schema import Config
-from metarun.targets import did_you_mean
 
 # Hydra refuses a group override that is not a name with a bare ValueError.
 REFUSALS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
@@ -53,7 +53,7 @@ def composed(overrides: list[str], extra_config_dirs: list[Path]) -> DictConfig:
             cfg, found = _piecewise(prefix, overrides, extra_config_dirs)
             problems += found
     if problems:
-        from metarun.build import check  # imports torch: only when there is something to tell
+        from metarun.config.build import check  # imports torch: only when there is something to tell
 
         problems += check(cfg) if cfg else []
     problems += [f"{field.name} is needed; ~{field.name} cannot take it away." for field in _missing(cfg)]

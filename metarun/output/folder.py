@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from metarun import __version__
-from metarun.checkpoint import write_atomically, write_json
 from metarun.errors import ConfigError, MetarunError
+from metarun.output.checkpoint import write_atomically, write_json
 
 try:
     import fcntl
@@ -149,7 +149,7 @@ class RunFolder:
     def _git(self) -> dict[str, Any]:
         """The commit of the code that runs, with its uncommitted changes in git.diff and the names of its untracked files;
         nothing outside a checkout."""
-        here = Path(__file__).resolve().parent
+        here = Path(__file__).resolve().parents[1]
 
         def git(*words: str) -> str:
             return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from metarun.adaptation import recomputing
-from metarun.checkpoint import write_json
 from metarun.core import Episode, Metrics, Params
 from metarun.errors import MetarunError
-from metarun.models.layers import Convolution, convolving
+from metarun.execution.update import Update
+from metarun.inner.loops import recomputing
+from metarun.models.exact.layers import Convolution, convolving
+from metarun.output.checkpoint import write_json
 from metarun.trees import slice_tasks, stack, tree_flatten, tree_leaves, tree_map, tree_unflatten, zip_map
-from metarun.update import Update
 
 TaskFunction = Callable[[Params, Episode], Any]
 MetaLoss = Callable[[Params, Episode], tuple[Tensor, Metrics]]
@@ -37,7 +37,7 @@ class Execution(ABC):
 
     ``cuda_graph``: on a GPU, let ``Auto`` try meta-gradients recorded as CUDA graphs, and record what is compiled.
 
-    ``convolution``: see ``metarun.models.layers.Conv2d``; ``auto`` is native on a CPU, and measured on a GPU.
+    ``convolution``: see ``metarun.models.exact.layers.Conv2d``; ``auto`` is native on a CPU, and measured on a GPU.
     """
 
     threads: int | Literal["auto"] = field(default="auto", kw_only=True)
@@ -237,7 +237,7 @@ def named(name: str, like: Execution) -> Execution:
     chunk = next((int(word) for word in rest if word.isdigit()), None)
     execution = Looped(**shared) if kind == "looped" else Vmapped(chunk, **shared)
     if "compiled" in rest or "recorded" in rest:
-        from metarun.engine import Compiled
+        from metarun.execution.compiled import Compiled
 
         return Compiled(execution, whole="step" in rest, compiler="compiled" in rest)
     return execution

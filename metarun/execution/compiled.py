@@ -19,12 +19,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from metarun.core import Episode, Metrics, Params
 from metarun.errors import MetarunError
-from metarun.execution import Execution, MetaLoss, TaskFunction, generators_kept
+from metarun.execution.cuda_graph import Recorded, sum_abreast
+from metarun.execution.execution import Execution, MetaLoss, TaskFunction, generators_kept
+from metarun.execution.update import Update
 from metarun.models.dropout import current_step
-from metarun.models.layers import composing
-from metarun.recorded import Recorded, sum_abreast
+from metarun.models.exact.layers import composing
 from metarun.trees import slice_tasks, tree_flatten, tree_leaves, tree_unflatten
-from metarun.update import Update
 
 Graph = tuple[tuple[Any, ...], Callable[..., Any]]  # by what it is of, and the shapes that it is for
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from metarun.core import Episode
-from metarun.evaluation import Estimate
+from metarun.evaluation.scoring import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,13 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
+from metarun.config.schema import Config
+from metarun.config.targets import Part, base_of, did_you_mean, locate, problems_of_call
 from metarun.core import MetaLearner, TaskDistribution, hyperparameters
 from metarun.errors import ConfigError
-from metarun.evaluation import modules_of
-from metarun.execution import Execution, generators_kept
-from metarun.schema import Config
-from metarun.scored import Scored, learner_for, scored_elsewhere
-from metarun.targets import Part, base_of, did_you_mean, locate, problems_of_call
+from metarun.evaluation.scoring import modules_of
+from metarun.evaluation.suite import Scored, learner_for, scored_elsewhere
+from metarun.execution.execution import Execution, generators_kept
 from metarun.trees import leaf_names, tree_leaves
 
 GROUPS = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution")

@@ -6,25 +6,25 @@ from typing import Any, NamedTuple
 
 import torch
 
-from metarun import checkpoint
-from metarun.build import Experiment, optimizer_of
-from metarun.compose import assigned
+from metarun.config.build import Experiment, optimizer_of
+from metarun.config.compose import assigned
 from metarun.core import Metrics
-from metarun.engine import CompilationFailed, Compiled
 from metarun.errors import Interrupted, MetarunError, refuse_divergence
-from metarun.evaluation import Estimate, baseline_scores, calibrated, complexity, evaluate_all, modules_of
-from metarun.execution import Choice, stored
-from metarun.logging import Means
-from metarun.measuring import Changes, settle
-from metarun.memory import memory_errors
+from metarun.evaluation.scoring import Estimate, baseline_scores, calibrated, complexity, evaluate_all, modules_of
+from metarun.execution.choosing import Changes, settle
+from metarun.execution.compiled import CompilationFailed, Compiled
+from metarun.execution.execution import Choice, stored
+from metarun.execution.memory import memory_errors
+from metarun.execution.update import Update, dense
 from metarun.models.dropout import dropping, drops
+from metarun.output import checkpoint
+from metarun.output.metrics import Means
+from metarun.output.profiling import phase
+from metarun.output.report import Reporter
 from metarun.process import return_freed_memory
-from metarun.profiling import phase
-from metarun.report import Reporter
-from metarun.signals import StopRequest
-from metarun.stream import meta_batches
+from metarun.training.signals import StopRequest
+from metarun.training.stream import meta_batches
 from metarun.trees import leaf_names, tree_flatten, tree_leaves, tree_map, tree_unflatten
-from metarun.update import Update, dense
 
 
 class Log(NamedTuple):

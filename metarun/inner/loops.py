@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
-from metarun.context import holding
 from metarun.core import Params
-from metarun.inner_optimizers import InnerOptimizer
-from metarun.models.layers import differentiated_once, transformed
+from metarun.inner.optimizers import InnerOptimizer
+from metarun.models.exact.layers import differentiated_once, transformed
+from metarun.modes import holding
 from metarun.trees import detach, tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 _recompute: ContextVar[bool] = ContextVar("recompute", default=False)

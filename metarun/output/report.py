@@ -6,16 +6,16 @@ from collections import deque
 from itertools import pairwise
 from typing import Any
 
-from metarun.build import Experiment
-from metarun.checkpoint import write_json
+from metarun.config.build import Experiment
 from metarun.core import Batch
-from metarun.evaluation import Estimate, manifest
-from metarun.execution import Choice
-from metarun.logging import Board, MetricsFile, Ticker, plain
-from metarun.pictures import adaptation_curve, episode_grid
+from metarun.evaluation.scoring import Estimate, manifest
+from metarun.execution.execution import Choice
+from metarun.output.checkpoint import write_json
+from metarun.output.figures import adaptation_curve, episode_grid
+from metarun.output.folder import RunFolder, tensorboard_command
+from metarun.output.metrics import Board, MetricsFile, Ticker, plain
+from metarun.output.profiling import StepProfiler
 from metarun.process import peak_memory_mb
-from metarun.profiling import StepProfiler
-from metarun.runfolder import RunFolder, tensorboard_command
 from metarun.trees import slice_tasks
 
 STEPS_SHOWN = (0, 1, 2, 3, 5, 10, 20, 50, 100, 200)  # of the adaptation curve

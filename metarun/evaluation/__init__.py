@@ -1,0 +1,1 @@
+"""Scores: estimates, how they are found, and what is scored."""

@@ -1,0 +1,1 @@
+"""Inner loops: their steps, their optimizers, and closed-form heads."""

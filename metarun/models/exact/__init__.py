@@ -1,0 +1,1 @@
+"""Layers whose derivatives are exact to second order under vmap, and quick."""
