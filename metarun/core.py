@@ -54,7 +54,7 @@ class TaskDistribution(ABC):
     num_train_classes: int | None = None  # classes that training episodes are drawn from; None: no fixed number
     num_tokens: int | None = None  # inputs are integers below it; None: they are floats
     vocabulary: str | None = None  # a name for what these integers stand for; equal for equal numbering
-    baseline: "MetaLearner | None" = None  # without training, scored beside the trained one at the final test
+    frozen: nn.Module | None = None  # features without training, scored by their nearest class means at the final test
 
     @abstractmethod
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
@@ -72,15 +72,9 @@ class TaskDistribution(ABC):
         """Read all the prepared data again; raises DataError unless it is what its index says. Generated: nothing to do."""
         return None
 
-    def show(self, split: str, indices: Sequence[int]) -> "Figure":
-        """A picture of those episodes. This one is for numbers and nameless images; others draw their own."""
-        from metarun.output.figures import class_figure, numbers_figure
-
-        episodes, titles = self.sample(split, indices), [f"{split} episode {index}" for index in indices]
-        num_ways = self.train_num_ways if split == "train" else self.num_ways
-        if num_ways is not None and len(self.input_shape) == 3:
-            return class_figure(episodes, titles, [["class"] * num_ways] * len(titles))
-        return numbers_figure(episodes, titles)
+    def show(self, split: str, indices: Sequence[int]) -> "Figure | None":
+        """A picture of those episodes; None where ``drawing.picture`` of numbers or nameless images will do."""
+        return None
 
     def further_scores(self, learner: Any, phi: Params, episode: Episode) -> Metrics:
         """What an evaluation tells of one task's phi beside the metrics of its query loss: nothing, where not overridden.

@@ -1,7 +1,8 @@
 """Errors that are a message to the user: no traceback, an exit code of their own."""
 
+import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 
 class MetarunError(Exception):
@@ -47,3 +48,17 @@ class Interrupted(MetarunError):
     def __init__(self, signum: int) -> None:
         self.exit_code = 128 + signum
         super().__init__(f"interrupted by signal {signum}")
+
+
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """A question that ends an error message, about the option most like ``name``; empty where none is like it."""
+    close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+class DataError(ValueError):
+    """A data file is not what it should be, or cannot be written."""
+
+
+class MissingDataError(FileNotFoundError):
+    """A data file is not there, and may not be downloaded."""

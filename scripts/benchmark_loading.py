@@ -26,8 +26,8 @@ import torch
 from metarun.tasks.augmentation import NONE
 from metarun.tasks.cifar import cifar_fs
 from metarun.tasks.image_classes import ImageClasses, ImageSource
-from metarun.tasks.images import prepared
 from metarun.tasks.omniglot import Omniglot
+from metarun.tasks.store import prepared
 from metarun.training.stream import meta_batches
 
 ROOT = Path(__file__).resolve().parent.parent

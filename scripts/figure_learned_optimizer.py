@@ -15,14 +15,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.func import functional_call
 
-from metarun.config.build import Experiment, build
+from metarun.config.build import build
 from metarun.config.compose import read_config
+from metarun.config.experiment import Experiment
 from metarun.core import Batch, Episode, Params
 from metarun.execution.execution import Vmapped
+from metarun.files import write_json
 from metarun.inner.loops import descent
 from metarun.inner.optimizers import SGD, Adam, InnerOptimizer, Momentum, RMSprop
 from metarun.meta_learners.learned_optimizer import LearnedOptimizer
-from metarun.output.checkpoint import load, write_json
+from metarun.output.checkpoint import load
 
 RULES = {"SGD": SGD, "momentum 0.9": Momentum, "RMSprop": RMSprop, "Adam": Adam}
 RATES = [10 ** (k / 6) for k in range(-18, 4)]  # 0.001 to 3.2

@@ -10,11 +10,12 @@ from unittest import mock
 
 from omegaconf import DictConfig
 
-from metarun.commands.main import trust
 from metarun.commands.train import plan, run
-from metarun.config.build import Experiment, build
+from metarun.config.build import build
 from metarun.config.compose import composed
+from metarun.config.experiment import Experiment
 from metarun.config.help import options
+from metarun.config.trust import trust
 
 __all__ = ["OUTSIDE", "compose", "experiment", "options", "outsider", "train"]
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metarun.config.build import Experiment
+from metarun.config.experiment import Experiment
 from metarun.models.dropout import dropping
 from metarun.trees import slice_tasks, tree_flatten, tree_map, tree_unflatten
 from tests.composing import compose, experiment

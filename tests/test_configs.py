@@ -13,7 +13,9 @@ import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from metarun.config.build import GIVEN, GROUPS, Experiment, check
+from metarun.config.build import check
+from metarun.config.calls import GIVEN, GROUPS
+from metarun.config.experiment import Experiment
 from metarun.config.schema import Config, EvaluationConfig
 from metarun.config.targets import Part, fits, locate, problems_of_call
 from metarun.errors import ConfigError

@@ -19,13 +19,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metarun.config.build import Experiment
+from metarun.config.experiment import Experiment
 from metarun.config.targets import locate
 from metarun.core import FewShotLearner, MetaLearner, hyperparameters
 from metarun.errors import ConfigError
-from metarun.evaluation.scoring import evaluate, modules_of, still
+from metarun.evaluation.scoring import evaluate
+from metarun.evaluation.still import modules_of, still
 from metarun.execution.execution import Looped, Vmapped
-from metarun.models.exact.layers import BatchNormMode, norms
+from metarun.models.exact.layers import BatchNormMode
+from metarun.models.norm_state import norms
 from metarun.output import checkpoint
 from metarun.trees import num_elements, slice_tasks, tree_flatten, tree_leaves, tree_map
 from tests.composing import CHEAP, OUTSIDE, compose, experiment, options, train

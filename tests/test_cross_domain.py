@@ -8,7 +8,8 @@ import torch
 from torchvision.transforms.v2 import functional as tv
 
 from metarun.config.compose import without_effect
-from metarun.evaluation.scoring import Estimate, manifest, mean_of
+from metarun.evaluation.episodes import manifest
+from metarun.evaluation.estimates import Estimate, mean_of
 from metarun.evaluation.suite import fitted
 from tests.composing import experiment
 from tests.running import OUTSIDE, assert_as_if_never_stopped, killed, metarun, metrics, read, scores

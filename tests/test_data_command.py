@@ -8,8 +8,8 @@ from PIL import Image
 from metarun.commands.data import entries, show
 from metarun.config.help import options
 from metarun.core import Batch, Episode
+from metarun.drawing import class_figure, numbers_figure
 from metarun.errors import ConfigError
-from metarun.output.figures import class_figure, numbers_figure
 from metarun.tasks.sinusoid import Sinusoid
 from tests.running import OUTSIDE, metarun
 from tests.tasks.pictures_of import colour, picture

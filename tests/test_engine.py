@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from metarun.execution.choice import named
 from metarun.execution.choosing import settle
 from metarun.execution.compiled import CompilationFailed, Compiled
-from metarun.execution.execution import Auto, Looped, Vmapped, named
+from metarun.execution.execution import Auto, Looped, Vmapped
 from metarun.execution.update import Update, dense
 from metarun.trees import slice_tasks
 from tests.helpers import image_episodes, make, relative_error

@@ -16,9 +16,13 @@ from torch import Tensor
 
 from metarun.core import Batch, Draw, Episode, MetaLearner, TaskDistribution
 from metarun.evaluation import scoring as evaluation
-from metarun.evaluation.scoring import calibrated, chunks, estimate, evaluate, manifest, still, tasks_at_a_time
+from metarun.evaluation.calibration import calibrated
+from metarun.evaluation.episodes import chunks, manifest, tasks_at_a_time
+from metarun.evaluation.estimates import estimate
+from metarun.evaluation.scoring import evaluate
+from metarun.evaluation.still import still
 from metarun.execution.execution import Looped, Vmapped
-from metarun.models.exact.layers import norms
+from metarun.models.norm_state import norms
 from metarun.objectives import SQUARED_ERROR
 from metarun.output import checkpoint
 from metarun.output.folder import RunFolder
@@ -166,7 +170,7 @@ def test_fewer_tasks_are_evaluated_at_a_time_where_they_are_large(elements, expe
 
 MANIFEST = """
 import sys
-from metarun.evaluation.scoring import manifest
+from metarun.evaluation.episodes import manifest
 from tests.composing import experiment
 print(manifest(experiment(*sys.argv[2:]).task, sys.argv[1], 600))
 """

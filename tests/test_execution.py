@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metarun.errors import MetarunError
+from metarun.execution.choice import Choice, named, stored
 from metarun.execution.choosing import settle
-from metarun.execution.execution import Auto, Choice, Execution, Looped, Vmapped, named, stored
+from metarun.execution.execution import Auto, Execution, Looped, Vmapped
 from metarun.objectives import CROSS_ENTROPY
 from metarun.trees import slice_tasks, tree_map
 from tests.helpers import BASES, LEARNERS, image_episodes, make, meta_gradient, one_episode, relative_error

@@ -18,10 +18,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import api_pb2, metadata
 
 from metarun.core import Batch, Episode
+from metarun.drawing import GAP, MAX_ROWS
 from metarun.errors import Diverged, Interrupted
-from metarun.evaluation.scoring import Estimate
-from metarun.output.figures import GAP, MAX_ROWS, adaptation_curve, episode_grid
-from metarun.output.metrics import Board, Means, MetricsFile, Ticker
+from metarun.evaluation.estimates import Estimate
+from metarun.output.figures import adaptation_curve, episode_grid
+from metarun.output.metrics import Board, Means, MetricsFile
+from metarun.output.terminal import Ticker
 from metarun.training.runner import Runner
 from tests.composing import train
 

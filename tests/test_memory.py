@@ -10,9 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves as leaves_of
 
 from metarun.errors import MetarunError
+from metarun.execution.choice import named
 from metarun.execution.choosing import settle
 from metarun.execution.compiled import Compiled
-from metarun.execution.execution import Auto, Looped, Vmapped, named
+from metarun.execution.execution import Auto, Looped, Vmapped
 from metarun.inner.loops import last, recomputing, repeat
 from metarun.trees import ravel, tree_leaves
 from tests.composing import experiment, options, train

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from metarun.config.build import optimizer_of
+from metarun.config.experiment import optimizer_of
 from metarun.errors import ConfigError
 from metarun.trees import leaf_names, tree_leaves
 from tests.composing import experiment, train

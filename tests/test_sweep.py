@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from metarun.commands.sweep import Slots, _combinations, _job_folder, _varying, usable_cpus
+from metarun.commands.slots import Slots, usable_cpus
+from metarun.commands.sweep import _combinations, _job_folder, _varying
 from tests.running import TINY, environment, metarun, process, read, state
 
 LEARNER = """

@@ -119,7 +119,7 @@ def show(
 
 def _prepared_process(config_dir: list[str], allow: list[str]) -> list[Path]:
     """The process made ready for torch; the trusted config folders."""
-    from metarun.commands.main import trust
+    from metarun.config.trust import trust
     from metarun.process import prepare
 
     prepare()

@@ -19,7 +19,9 @@ from metarun.control.planner import Model
 from metarun.core import Episode, FewShotLearner, Params, hyperparameters
 from metarun.drawing import returns
 from metarun.errors import ConfigError
-from metarun.evaluation.scoring import Estimate, calibrated, estimate, still
+from metarun.evaluation.calibration import calibrated
+from metarun.evaluation.estimates import Estimate, estimate
+from metarun.evaluation.still import still
 from metarun.tasks.system_identification import SystemIdentification
 from metarun.trees import tree_leaves, tree_map
 

@@ -18,9 +18,10 @@ from metarun.config.compose import composed
 from metarun.config.help import options
 from metarun.config.targets import locate
 from metarun.core import TaskDistribution
-from metarun.errors import ConfigError
-from metarun.tasks.images import DataError, Found, looking
+from metarun.drawing import picture
+from metarun.errors import ConfigError, DataError
 from metarun.tasks.splits import SPLITS
+from metarun.tasks.store import Found, looking
 
 
 class Entry(NamedTuple):
@@ -108,7 +109,7 @@ def show(
         raise ConfigError(
             [f"--episode is {max(indices)}, but the last test episode of {name} is {last}; use 0 to {last}."]
         )
-    figure = task.show(split, indices)
+    figure = picture(task, split, indices)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120)

@@ -11,14 +11,20 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from metarun.config.build import GROUPS, Experiment, build
+from metarun.config.build import build
+from metarun.config.calls import GROUPS
 from metarun.config.compose import composed, override_key, read_config, with_value, without_effect
+from metarun.config.experiment import Experiment
 from metarun.core import Params, hyperparameters
 from metarun.errors import ConfigError, MetarunError
-from metarun.evaluation.scoring import Estimate, baseline_scores, calibrated, complexity, evaluate_all
+from metarun.evaluation.calibration import calibrated
+from metarun.evaluation.estimates import Estimate
+from metarun.evaluation.scoring import baseline_scores, complexity, evaluate_all
 from metarun.evaluation.suite import Scored
-from metarun.execution.execution import Execution, stored
-from metarun.output.checkpoint import load, write_json
+from metarun.execution.choice import stored
+from metarun.execution.execution import Execution
+from metarun.files import write_json
+from metarun.output.checkpoint import load
 from metarun.output.folder import RunFolder, short_hash, slug
 from metarun.output.report import condensed, results
 from metarun.trees import tree_leaves, zip_map

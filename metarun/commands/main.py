@@ -9,6 +9,7 @@ from pathlib import Path
 
 from metarun import __version__
 from metarun.config.help import COMMANDS, SWEEP_KEYS, help_text
+from metarun.config.trust import trust
 from metarun.errors import ConfigError, Interrupted, MetarunError
 
 HYDRA_SHOWS = (
@@ -99,23 +100,6 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args(arguments)
 
 
-def trust(config_dirs: list[str], packages: list[str]) -> list[Path]:
-    """Let configs name the allowed packages, and the modules that lie in the given config folders."""
-    folders = []
-    allowed = [*os.environ.get("METARUN_ALLOW", "").split(":"), *packages]
-    for name in [*config_dirs, *filter(None, os.environ.get("METARUN_CONFIG_PATH", "").split(os.pathsep))]:
-        folder = Path(name).expanduser().resolve()
-        if not folder.is_dir():
-            raise ConfigError([f"--config-dir {name}: there is no such folder."])
-        folders.append(folder)
-        sys.path.insert(0, str(folder))
-        allowed += [path.stem for path in folder.glob("*.py")] + [
-            path.parent.name for path in folder.glob("*/__init__.py")
-        ]
-    os.environ["METARUN_ALLOW"] = ":".join(filter(None, dict.fromkeys(allowed)))
-    return folders
-
-
 def single(overrides: list[str], folders: list[Path], flags: list[str]) -> int:
     """One run."""
     from metarun.config.compose import assigned, composed
@@ -142,7 +126,7 @@ def hydra_only(arguments: list[str], folders: list[Path]) -> int:
     import hydra
 
     from metarun.config.compose import composed, hydra_arguments, register_schema, with_evaluation_tasks
-    from metarun.config.targets import did_you_mean
+    from metarun.errors import did_you_mean
     from metarun.paths import config_dir
 
     flags = [text for text in arguments if text.startswith("-")]

@@ -11,11 +11,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from metarun.config.build import Experiment, build, flat
+from metarun.config.build import build
+from metarun.config.checks import flat
 from metarun.config.compose import assigned, override_key, read_config, with_value
+from metarun.config.experiment import Experiment
 from metarun.errors import CheckpointError, ConfigError, Diverged, Interrupted, MetarunError
-from metarun.evaluation.scoring import Estimate
-from metarun.output.checkpoint import load, write_atomically
+from metarun.evaluation.estimates import Estimate
+from metarun.files import write_atomically
+from metarun.output.checkpoint import load
 from metarun.output.folder import RunFolder, new_name
 from metarun.output.report import Reporter
 from metarun.training.runner import Runner

@@ -19,8 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarun.config.help import COMMANDS, options
 from metarun.config.schema import Config
-from metarun.config.targets import did_you_mean
-from metarun.errors import ConfigError
+from metarun.errors import ConfigError, did_you_mean
 from metarun.paths import config_dir
 
 # Hydra refuses a group override that is not a name with a bare ValueError.

@@ -1,6 +1,5 @@
 """From ``_target_`` to a callable, and from its signature to a list of what is wrong with its arguments."""
 
-import difflib
 import enum
 import importlib
 import inspect
@@ -15,8 +14,9 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from metarun.config.help import options
+from metarun.errors import did_you_mean
 
-# Not the whole of metarun: a config that could name metarun.commands.main.trust could allow itself anything.
+# Not the whole of metarun: a config that could name metarun.config.trust.trust could allow itself anything.
 OURS = ("metarun.tasks", "metarun.control", "metarun.models", "metarun.meta_learners", "metarun.execution")
 ALLOWED = (*OURS, "torch.nn", "torch.optim", "torchvision.models", "torchvision.transforms")
 
@@ -135,12 +135,6 @@ def base_of(target: Callable[..., Any], name: str) -> type:
     annotation = _hints(target).get(name)
     options = [option for option in typing.get_args(annotation) or [annotation] if option is not type(None)]
     return options[0] if len(options) == 1 and inspect.isclass(options[0]) else object
-
-
-def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """A question that ends an error message, about the option most like ``name``; empty where none is like it."""
-    close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def problems_of_call(

@@ -1,46 +1,23 @@
 """Scores on numbered, fixed episodes of a split. Evaluation touches nothing: no parameter, buffer or generator."""
 
-import hashlib
 import logging
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import fields
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from metarun.core import Episode, MetaLearner, Metrics, Params, TaskDistribution, hyperparameters
-from metarun.evaluation.suite import Scored
-from metarun.execution.execution import Execution, Looped, TaskFunction, generators_kept
-from metarun.execution.memory import memory_errors
-from metarun.models.exact.layers import evaluating, norms, recording
-from metarun.process import return_freed_memory
+from metarun.evaluation.episodes import chunks
+from metarun.evaluation.estimates import Estimate, estimate, mean_of
+from metarun.evaluation.still import still
+from metarun.evaluation.suite import Scored, baseline_of
+from metarun.execution.execution import Execution, Looped
+from metarun.execution.fitting import Fitting
 from metarun.trees import num_elements, slice_tasks, tree_leaves
 
 logger = logging.getLogger(__name__)
-
-CALIBRATION_TASKS = 32  # training tasks whose average gives the statistics of batch norms in mode ``running``
-CHUNK, GPU_CHUNK = 25, 200  # evaluation tasks at a time, or fewer where the numbers in them exceed these:
-CPU_ELEMENTS, GPU_ELEMENTS = 2**20, 2**24  # 25 tasks of 60 ways took Conv-4 7 GB, and no less time
-
-
-class Estimate(NamedTuple):
-    """A mean over episodes with the half width of its 95% confidence interval, 1.96 s / sqrt(n)."""
-
-    mean: float
-    ci95: float
-    n: int
-
-
-def estimate(values: Tensor) -> Estimate:
-    """Mean and confidence interval of one score per episode [n]; the interval of a single episode is infinite."""
-    n = len(values)
-    deviation = values.double().std().item() if n > 1 else math.inf
-    return Estimate(values.double().mean().item(), 1.96 * deviation / math.sqrt(n), n)
 
 
 @torch.no_grad()
@@ -82,34 +59,6 @@ def evaluate(
     return result
 
 
-class Fitting:
-    """``execution.map`` of as many tasks at a time as fit into memory: half of them, once they do not. It says so."""
-
-    def __init__(self, execution: Execution) -> None:
-        self.execution = execution
-        self.most: int | None = None
-
-    def __call__(self, fn: TaskFunction, theta: Params, episodes: Episode) -> list[Any]:
-        """The results of the groups of tasks that were taken together. Raises torch.OutOfMemoryError for a single one."""
-        n = size = len(tree_leaves(episodes)[0])
-        while True:
-            size = min(size, self.most or size)
-            try:
-                with memory_errors():
-                    parts = [slice_tasks(episodes, slice(i, i + size)) for i in range(0, n, size)]
-                    found = [self.execution.map(fn, theta, part) for part in parts]
-                break
-            except torch.OutOfMemoryError:
-                if size == 1:
-                    raise
-            size //= 2
-            return_freed_memory()
-        if size < min(n, self.most or n):
-            self.most = size
-            logger.info("evaluation: out of memory with %d tasks at a time; going on with %d", n, size)
-        return found
-
-
 def evaluate_all(
     scored: Mapping[str, Scored],
     theta: Params,
@@ -134,13 +83,6 @@ def evaluate_all(
     return means | {f"{name}/{score}": value for name, scores in each.items() for score, value in scores.items()}
 
 
-def mean_of(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean of independent estimates, each counted alike; n is the number of all episodes."""
-    k = len(estimates)
-    ci95 = math.sqrt(sum(e.ci95**2 for e in estimates)) / k
-    return Estimate(sum(e.mean for e in estimates) / k, ci95, sum(e.n for e in estimates))
-
-
 def baseline_scores(
     scored: Mapping[str, Scored], split: str, num_tasks: int, execution: Execution
 ) -> dict[str, Estimate]:
@@ -150,36 +92,12 @@ def baseline_scores(
     """
     found = {}
     for name, x in scored.items():
-        if x.task.baseline is not None and split != "train":  # training episodes may have other ways
+        baseline = baseline_of(x.task)
+        if baseline is not None and split != "train":  # training episodes may have other ways
             score, episodes = x.task.objective.score_name, chunks(x.task, split, num_tasks)
-            scores = evaluate(x.task.baseline, x.task.baseline.init(), episodes, execution, curve=False)
+            scores = evaluate(baseline, baseline.init(), episodes, execution, curve=False)
             found[f"{name}/frozen_{score}" if name else f"frozen_{score}"] = scores[score]
     return found
-
-
-def chunks(task: TaskDistribution, split: str, num_tasks: int) -> Iterator[Episode]:
-    """Episodes 0 ... ``num_tasks`` - 1 of a split, a chunk at a time."""
-    size = tasks_at_a_time(task.sample(split, [0]))
-    for start in range(0, num_tasks, size):
-        yield task.sample(split, range(start, min(start + size, num_tasks)))
-
-
-def tasks_at_a_time(one: Episode) -> int:
-    """How many tasks like the single one in ``one`` are evaluated together."""
-    on_cpu = tree_leaves(one)[0].device.type == "cpu"
-    most, elements = (CHUNK, CPU_ELEMENTS) if on_cpu else (GPU_CHUNK, GPU_ELEMENTS)
-    return max(1, min(most, elements // num_elements(one)))
-
-
-def manifest(task: TaskDistribution, split: str, num_tasks: int) -> str:
-    """sha256 of the random choices behind episodes 0 ... ``num_tasks`` - 1: equal hash, equal episodes."""
-    digest = hashlib.sha256()
-    draw = task.draw(split, range(num_tasks))
-    for name in sorted(draw):
-        array = np.ascontiguousarray(draw[name])
-        digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
-        digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
-    return digest.hexdigest()
 
 
 @torch.no_grad()
@@ -204,59 +122,3 @@ def complexity(learner: MetaLearner, theta: Params, task: TaskDistribution, spli
 
 def _one(episodes: Episode, i: int) -> Episode:
     return slice_tasks(episodes, slice(i, i + 1))
-
-
-def modules_of(learner: MetaLearner) -> list[nn.Module]:
-    """The torch modules among the fields of ``learner``."""
-    values = (getattr(learner, field.name) for field in fields(learner))  # type: ignore[arg-type]
-    return [value for value in values if isinstance(value, nn.Module)]
-
-
-@contextmanager
-def fixed_draws() -> Iterator[None]:
-    """Inside, a learner that draws gives the same score each time; on leaving, the generators are as they were."""
-    with generators_kept():
-        torch.manual_seed(0)
-        yield
-
-
-@contextmanager
-def still(learner: MetaLearner) -> Iterator[None]:
-    """Modules in evaluation mode, and generators that are set back on leaving."""
-    with fixed_draws(), ExitStack() as stack:
-        for module in modules_of(learner):
-            stack.enter_context(evaluating(module))
-        yield
-
-
-@contextmanager
-@torch.no_grad()
-def calibrated(learner: MetaLearner, theta: Params, task: TaskDistribution, execution: Execution) -> Iterator[None]:
-    """Inside, batch norms in mode ``running`` use the statistics of the first training tasks under ``theta``.
-
-    They are a function of theta alone ("precise" batch norm, Wu and Johnson 2021, https://arxiv.org/abs/2105.07576)
-    rather than an average over past thetas, so there is no state to checkpoint and training stays pure.
-    """
-    layers = {
-        f"{i}.{name}": m for i, net in enumerate(modules_of(learner)) for name, m in norms(net, "running").items()
-    }
-
-    def seen(theta: Params, episode: Episode) -> dict[str, Any]:
-        phi = learner.adapt(theta, episode.support)
-        with recording(layers) as collected:
-            learner.query_loss(phi, episode.query)
-        return collected
-
-    if layers:
-        with fixed_draws():
-            mapped = Fitting(execution)
-            parts = [part for chunk in chunks(task, "train", CALIBRATION_TASKS) for part in mapped(seen, theta, chunk)]
-        for name, layer in layers.items():
-            means = torch.cat([part[f"{name}.mean"] for part in parts])  # [tasks, C]
-            layer.mean = means.mean(0)
-            layer.var = torch.cat([part[f"{name}.var"] for part in parts]).mean(0) + means.var(0, unbiased=False)
-    try:
-        yield
-    finally:
-        for layer in layers.values():
-            layer.mean, layer.var = layer.mean.new_empty(0), layer.var.new_empty(0)

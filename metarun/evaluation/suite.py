@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from metarun.core import MetaLearner, TaskDistribution, hyperparameters
 from metarun.errors import ConfigError
+from metarun.meta_learners.protonet import ProtoNet
 from metarun.tasks.fitted import Fitted
 
 
@@ -14,6 +15,13 @@ class Scored(NamedTuple):
     task: TaskDistribution
     learner: MetaLearner
     node: dict[str, Any]
+
+
+def baseline_of(task: TaskDistribution) -> MetaLearner | None:
+    """The nearest class mean, by cosine, of the task's frozen features; None where it has none."""
+    if task.frozen is None or task.num_ways is None:
+        return None
+    return ProtoNet(task.frozen, task.objective, task.num_ways, "cosine")
 
 
 def learner_for(task: TaskDistribution, learner: MetaLearner, inner_steps: int | None) -> MetaLearner:

@@ -9,11 +9,12 @@ from typing import Literal
 import torch
 
 from metarun.core import Episode, Params
+from metarun.execution.choice import Choice
 from metarun.execution.compiled import CompilationFailed, Compiled
-from metarun.execution.execution import Choice, Execution, MetaLoss, generators_kept
+from metarun.execution.execution import Execution, MetaLoss, generators_kept
 from metarun.execution.memory import memory_errors
 from metarun.execution.update import Update
-from metarun.models.exact.layers import Convolution
+from metarun.modes import Convolution
 from metarun.trees import detach, ravel, tree_leaves
 
 Changes = Literal["never", "seldom", "always"]

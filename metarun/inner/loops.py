@@ -3,26 +3,24 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from contextvars import ContextVar, copy_context
+from contextvars import copy_context
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
+from metarun import modes
 from metarun.core import Params
 from metarun.inner.optimizers import InnerOptimizer
 from metarun.models.exact.layers import differentiated_once, transformed
-from metarun.modes import holding
+from metarun.modes import set_var
 from metarun.trees import detach, tree_flatten, tree_leaves, tree_map, tree_unflatten
-
-_recompute: ContextVar[bool] = ContextVar("recompute", default=False)
-_outermost: ContextVar[bool] = ContextVar("outermost", default=False)
 
 
 def recomputing(wanted: bool) -> AbstractContextManager[None]:
     """Inside, ``repeat`` keeps the params between steps and nothing within them; the execution decides, not a learner."""
-    return holding(_recompute, wanted)
+    return set_var(modes.recompute, wanted)
 
 
 def repeat(step: Callable[..., Params], params: Params, steps: int, *context: Any) -> Iterator[Params]:
@@ -34,7 +32,7 @@ def repeat(step: Callable[..., Params], params: Params, steps: int, *context: An
     """
     yield params
     for _ in range(steps):
-        params = _recomputed(step, params, *context) if _recompute.get() else step(params, *context)
+        params = _recomputed(step, params, *context) if modes.recompute.get() else step(params, *context)
         yield params
 
 
@@ -43,7 +41,7 @@ def passing(fn: Callable[..., Any], *arguments: Any) -> Any:
 
     ``fn`` is as a step of ``repeat``; what it returns may hold tensors that are not to be differentiated.
     """
-    return _recomputed(fn, *arguments) if _recompute.get() else fn(*arguments)
+    return _recomputed(fn, *arguments) if modes.recompute.get() else fn(*arguments)
 
 
 def outermost() -> AbstractContextManager[None]:
@@ -51,7 +49,7 @@ def outermost() -> AbstractContextManager[None]:
 
     Else torch.func's grad records the backward pass, for a derivative of its own, and so keeps what was recomputed.
     """
-    return holding(_outermost, True)
+    return set_var(modes.outermost, True)
 
 
 def descent(
@@ -136,7 +134,7 @@ def _recomputed(fn: Callable[..., Params], *arguments: Any) -> Params:
     leaves, structure = tree_flatten(arguments)
     out_structure: list[Any] = []
     again = copy_context().run  # a GPU's backward pass runs in a thread of its own, which knows no context variable
-    recorded = nullcontext() if not _outermost.get() else torch.no_grad()
+    recorded = nullcontext() if not modes.outermost.get() else torch.no_grad()
 
     def flat(*values: Tensor) -> tuple[Tensor, ...]:
         out, spec = tree_flatten(again(fn, *tree_unflatten(values, structure)))

@@ -25,7 +25,8 @@ from torch.func import functional_call
 from metarun.core import Batch, FewShotLearner, Params, take_parameters
 from metarun.inner.loops import descent, first_order_descent, last
 from metarun.inner.optimizers import SGD
-from metarun.models.exact.layers import BatchNorm, with_support
+from metarun.models.exact.layers import BatchNorm
+from metarun.models.norm_state import with_support
 
 
 @dataclass(frozen=True)

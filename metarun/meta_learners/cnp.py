@@ -30,7 +30,7 @@ from torch.func import functional_call
 
 from metarun.core import Batch, FewShotLearner, Metrics, Params, take_parameters
 from metarun.models.dense import dense, perceptron
-from metarun.models.exact.layers import with_support
+from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
 
 HEADS = 8  # Kim et al. 2019, released code

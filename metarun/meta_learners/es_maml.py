@@ -28,7 +28,7 @@ from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, surrog
 from metarun.counter import normal, uniform
 from metarun.inner.loops import first_order_descent, last
 from metarun.inner.optimizers import SGD
-from metarun.models.exact.layers import with_support
+from metarun.models.norm_state import with_support
 from metarun.trees import detach, ravel, tree_map
 
 

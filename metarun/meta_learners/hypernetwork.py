@@ -29,7 +29,7 @@ from torch.func import functional_call
 
 from metarun.core import Batch, FewShotLearner, Params, take_parameters
 from metarun.models.dense import Layers, dense, perceptron
-from metarun.models.exact.layers import with_support
+from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
 
 # S support, D features, G groups: the N classes, or one; O rows of the head: N, or num_outputs

@@ -28,7 +28,7 @@ from torch.func import functional_call, grad, vjp
 
 from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, surrogate, take_parameters
 from metarun.inner.loops import conjugate_gradient, last
-from metarun.models.exact.layers import with_support
+from metarun.models.norm_state import with_support
 from metarun.trees import detach, ravel, zip_map
 
 

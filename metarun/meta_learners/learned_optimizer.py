@@ -32,7 +32,7 @@ from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, surrog
 from metarun.counter import uniform
 from metarun.inner.loops import constant_grad, last, outermost, passing, repeat
 from metarun.models.cells import log_and_sign
-from metarun.models.exact.layers import with_support
+from metarun.models.norm_state import with_support
 from metarun.trees import detach, ravel, tree_map, zip_map
 
 Moving = tuple[Tensor, Any]  # phi as one vector [n], and the LSTM's state

@@ -24,7 +24,7 @@ from torch.func import functional_call
 from metarun.core import Batch, FewShotLearner, Params, take_parameters
 from metarun.inner.loops import descent, first_order_descent, last
 from metarun.inner.optimizers import InnerOptimizerName, inner_optimizer
-from metarun.models.exact.layers import with_support
+from metarun.models.norm_state import with_support
 from metarun.models.parts import part_of
 from metarun.trees import select
 

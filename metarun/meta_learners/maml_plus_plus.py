@@ -35,7 +35,8 @@ from torch.func import functional_call, grad
 
 from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, take_parameters
 from metarun.inner.loops import last, passing, repeat
-from metarun.models.exact.layers import BatchNorm, with_support
+from metarun.models.exact.layers import BatchNorm
+from metarun.models.norm_state import with_support
 from metarun.trees import detach, select, tree_map, zip_map
 
 LEAST = 0.03  # importance of the earlier steps falls to this share of its start; released code

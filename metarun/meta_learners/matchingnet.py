@@ -27,7 +27,7 @@ from torch.func import functional_call
 
 from metarun.core import Batch, FewShotLearner, Params, take_parameters
 from metarun.models.cells import LSTMCell
-from metarun.models.exact.layers import with_support
+from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, check_learned, num_features
 
 

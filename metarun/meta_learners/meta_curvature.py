@@ -23,7 +23,7 @@ from torch.func import functional_call, grad
 
 from metarun.core import Batch, FewShotLearner, Params, take_parameters
 from metarun.inner.loops import last, repeat
-from metarun.models.exact.layers import with_support
+from metarun.models.norm_state import with_support
 
 AXES = ("output", "input", "kernel")
 

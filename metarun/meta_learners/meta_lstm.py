@@ -26,7 +26,7 @@ from torch.func import functional_call, grad_and_value
 from metarun.core import Batch, FewShotLearner, Params, take_parameters
 from metarun.inner.loops import last, repeat
 from metarun.models.cells import log_and_sign
-from metarun.models.exact.layers import with_support
+from metarun.models.norm_state import with_support
 from metarun.trees import detach, ravel
 
 Moving = tuple[Tensor, Any]  # phi as one vector [n], and the optimizer's state

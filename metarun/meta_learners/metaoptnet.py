@@ -23,7 +23,7 @@ from torch.func import functional_call
 
 from metarun.core import Batch, FewShotLearner, Params, take_parameters
 from metarun.inner.solvers import crammer_singer, ridge
-from metarun.models.exact.layers import with_support
+from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from metarun.core import Batch, FewShotLearner, Params, take_parameters
-from metarun.models.exact.layers import with_support
+from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, check_learned
 
 FIRST_SCALE = 10.0  # Gidaris and Komodakis 2018, 3.2

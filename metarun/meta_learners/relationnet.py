@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metarun.core import Batch, FewShotLearner, Metrics, Params, take_parameters
-from metarun.models.exact.layers import BatchNorm, BatchNormMode, Blocks, Conv2d, MaxPool2d, with_support
+from metarun.models.exact.layers import BatchNorm, BatchNormMode, Blocks, Conv2d, MaxPool2d
+from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of
 
 

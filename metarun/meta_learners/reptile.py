@@ -19,7 +19,7 @@ from torch.func import functional_call
 
 from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, surrogate, take_parameters
 from metarun.inner.loops import constant_grad, last
-from metarun.models.exact.layers import with_support
+from metarun.models.norm_state import with_support
 from metarun.trees import detach, zip_map
 
 

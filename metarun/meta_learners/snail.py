@@ -29,7 +29,7 @@ from torch.func import functional_call
 
 from metarun.core import Batch, FewShotLearner, Params, take_parameters
 from metarun.models.dense import dense
-from metarun.models.exact.layers import with_support
+from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
 
 # S support, Q query, T = S + Q rows, C channels (growing from block to block)

@@ -26,7 +26,7 @@ from torch.func import functional_call
 from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, take_parameters
 from metarun.inner.loops import descent, last
 from metarun.inner.optimizers import SGD
-from metarun.models.exact.layers import with_support
+from metarun.models.norm_state import with_support
 from metarun.trees import detach
 
 

@@ -25,7 +25,7 @@ from torchvision.models.convnext import LayerNorm2d
 from torchvision.models.vision_transformer import interpolate_embeddings
 from torchvision.ops import Permute, StochasticDepth
 
-from metarun.config.targets import did_you_mean
+from metarun.errors import did_you_mean
 from metarun.models.exact.layers import BatchNorm, BatchNormMode, LayerNorm
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")

@@ -8,26 +8,24 @@ meta-batch share a step's masks; places, layers and the images of a batch have m
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metarun import modes
 from metarun.counter import words
-from metarun.modes import holding
-
-_step: ContextVar[tuple[int, int] | None] = ContextVar("step", default=None)
+from metarun.modes import set_var
 
 
 def dropping(modules: Iterable[nn.Module], seed: int, step: int) -> AbstractContextManager[None]:
     """Inside, those of the modules that drop do so as in training step ``step`` of a run with this seed."""
-    return holding(_step, (seed, step) if drops(modules) else None)
+    return set_var(modes.dropped_step, (seed, step) if drops(modules) else None)
 
 
 def current_step() -> tuple[int, int] | None:
     """The seed and step whose masks are in use; None outside a training step, and where nothing drops."""
-    return _step.get()
+    return modes.dropped_step.get()
 
 
 def drops(modules: Iterable[nn.Module]) -> bool:
@@ -50,7 +48,7 @@ class Drop(nn.Module, ABC):
         self.rate, self.name, self.steps = rate, name, steps
 
     def forward(self, x: Tensor) -> Tensor:
-        now = _step.get()
+        now = modes.dropped_step.get()
         if now is None or not self.training or self.rate == 0:
             return x
         seed, step = now

@@ -19,7 +19,7 @@ from typing import Any
 
 from metarun import __version__
 from metarun.errors import ConfigError, MetarunError
-from metarun.output.checkpoint import write_atomically, write_json
+from metarun.files import write_atomically, write_json
 
 try:
     import fcntl

@@ -6,15 +6,17 @@ from collections import deque
 from itertools import pairwise
 from typing import Any
 
-from metarun.config.build import Experiment
+from metarun.config.experiment import Experiment
 from metarun.core import Batch
-from metarun.evaluation.scoring import Estimate, manifest
-from metarun.execution.execution import Choice
-from metarun.output.checkpoint import write_json
+from metarun.evaluation.episodes import manifest
+from metarun.evaluation.estimates import Estimate
+from metarun.execution.choice import Choice
+from metarun.files import write_json
 from metarun.output.figures import adaptation_curve, episode_grid
 from metarun.output.folder import RunFolder, tensorboard_command
-from metarun.output.metrics import Board, MetricsFile, Ticker, plain
+from metarun.output.metrics import Board, MetricsFile
 from metarun.output.profiling import StepProfiler
+from metarun.output.terminal import Ticker, plain
 from metarun.process import peak_memory_mb
 from metarun.trees import slice_tasks
 

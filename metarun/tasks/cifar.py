@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from metarun.errors import DataError, MissingDataError
 from metarun.tasks.download import RemoteFile, fetch
 from metarun.tasks.image_classes import ImageSource, image_task
-from metarun.tasks.images import ClassImages, DataError, ImageSet, MissingDataError, prepared
 from metarun.tasks.pickles import load_arrays, load_pickle
+from metarun.tasks.store import ClassImages, ImageSet, prepared
 
 PARTS = ("meta", "train", "test")
 

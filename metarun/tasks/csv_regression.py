@@ -19,8 +19,8 @@ import torch
 
 from metarun.core import Batch, Draw, Episode, Metrics, Params, TaskDistribution
 from metarun.counter import uniform, without_replacement
+from metarun.errors import DataError
 from metarun.objectives import SQUARED_ERROR
-from metarun.tasks.images import DataError
 from metarun.tasks.points import sizes_by_split
 from metarun.tasks.splits import SPLITS
 from metarun.tasks.tables import Table, read_table

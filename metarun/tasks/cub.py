@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from metarun.errors import DataError, MissingDataError
 from metarun.tasks.download import RemoteFile, fetch
 from metarun.tasks.image_classes import ImageSource, image_task
 from metarun.tasks.image_files import decode
-from metarun.tasks.images import ClassImages, DataError, ImageSet, MissingDataError, prepared
+from metarun.tasks.store import ClassImages, ImageSet, prepared
 
 SIDE = 84
 MEMBER = re.compile(r"CUB_200_2011/images/(\d{3}\.[^/]+)/[^/]+\.jpg")

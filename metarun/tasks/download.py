@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from metarun.tasks.images import DataError
+from metarun.errors import DataError
 
 TIMEOUT_SECONDS = 60  # without a byte
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import resize, rgb_to_grayscale
 
 from metarun.core import Batch, Draw, Episode, TaskDistribution
+from metarun.drawing import picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,4 +53,4 @@ class Fitted(TaskDistribution):
         self.task.verify()
 
     def show(self, split: str, indices: Sequence[int]) -> "Figure":
-        return self.task.show(split, indices)
+        return picture(self.task, split, indices)

@@ -15,20 +15,11 @@ from metarun.core import Batch, Draw, Episode, TaskDistribution
 from metarun.counter import uniform
 from metarun.objectives import CROSS_ENTROPY
 from metarun.tasks.augmentation import NUM_CHOICES, Augmentation
-from metarun.tasks.images import (
-    ClassPool,
-    EpisodeSize,
-    ImageSet,
-    check_episode_sizes,
-    class_major_batch,
-    draw_images,
-    episode_sizes,
-    pixels_on,
-    show_classes,
-    verify,
-)
+from metarun.tasks.episodes import ClassPool, EpisodeSize, check_episode_sizes, draw_images, episode_sizes
+from metarun.tasks.images import class_major_batch, pixels_on, show_classes
 from metarun.tasks.sources import task_from
 from metarun.tasks.splits import SPLITS, split_digest
+from metarun.tasks.store import ImageSet, verify
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from metarun.errors import DataError, MissingDataError
 from metarun.tasks.image_classes import ImageSource, image_task
 from metarun.tasks.image_files import ENDINGS, Row, by_class, decode_all, rows_of_csv, rows_of_folders
-from metarun.tasks.images import ClassImages, DataError, MissingDataError, prepared
 from metarun.tasks.splits import Split, split_classes
+from metarun.tasks.store import ClassImages, prepared
 
 
 @image_task

@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from metarun.errors import DataError, MissingDataError
 from metarun.tasks.image_classes import ImageSource, image_task
 from metarun.tasks.image_files import ENDINGS, decode, decode_all
-from metarun.tasks.images import ClassImages, DataError, MissingDataError, prepared
 from metarun.tasks.pickles import load_pickle
 from metarun.tasks.splits import SPLITS
+from metarun.tasks.store import ClassImages, prepared
 
 SIDE = 84
 Classes = dict[

@@ -13,18 +13,10 @@ import torch
 from metarun.core import Draw, Episode, TaskDistribution
 from metarun.counter import uniform
 from metarun.objectives import CROSS_ENTROPY
-from metarun.tasks.images import (
-    ClassPool,
-    EpisodeSize,
-    check_episode_sizes,
-    class_major_batch,
-    draw_images,
-    episode_sizes,
-    pixels_on,
-    show_classes,
-    verify,
-)
+from metarun.tasks.episodes import ClassPool, EpisodeSize, check_episode_sizes, draw_images, episode_sizes
+from metarun.tasks.images import class_major_batch, pixels_on, show_classes
 from metarun.tasks.omniglot_files import PUBLISHED, SIDE, Split, load_omniglot, splits_of
+from metarun.tasks.store import verify
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

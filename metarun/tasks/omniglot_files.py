@@ -17,8 +17,9 @@ import numpy as np
 from PIL import Image
 
 from metarun.counter import uniform
+from metarun.errors import DataError, MissingDataError
 from metarun.tasks.download import RemoteFile, fetch
-from metarun.tasks.images import ClassImages, DataError, ImageSet, MissingDataError, prepared
+from metarun.tasks.store import ClassImages, ImageSet, prepared
 
 SIDE = 28
 Split = Literal["vinyals", "maml", "maml_plus_plus", "background_evaluation"]

@@ -13,9 +13,10 @@ import torch
 
 from metarun.core import Draw, Episode, TaskDistribution
 from metarun.objectives import CROSS_ENTROPY
-from metarun.tasks.images import class_major_batch, pixels_on, show_classes, verify
+from metarun.tasks.images import class_major_batch, pixels_on, show_classes
 from metarun.tasks.omniglot import Omniglot
 from metarun.tasks.omniglot_files import PUBLISHED, SIDE, load_runs
+from metarun.tasks.store import verify
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ import numpy as np
 
 from metarun.core import Draw
 from metarun.counter import uniform
-from metarun.tasks.images import check_positive
+from metarun.tasks.episodes import check_positive
 
 Rows = tuple[int, int]  # how many, and how many uniforms each
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from metarun.config.targets import did_you_mean
 from metarun.counter import uniform
+from metarun.errors import did_you_mean
 
 SPLITS = ("train", "val", "test")
 # A mapping rather than three numbers stands in the YAML: Hydra cannot put a mapping of lists in the place of a list.

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from metarun.config.targets import did_you_mean
-from metarun.tasks.images import DataError, MissingDataError
+from metarun.errors import DataError, MissingDataError, did_you_mean
 
 SEPARATORS = {";": ";", "\t": "\\t", ",": ",", "|": "|"}  # and how to write them on the command line
 

@@ -17,19 +17,12 @@ import torch
 
 from metarun.core import Batch, Draw, Episode, TaskDistribution
 from metarun.counter import uniform
-from metarun.meta_learners.protonet import ProtoNet
 from metarun.objectives import CROSS_ENTROPY
-from metarun.tasks.images import (
-    ClassPool,
-    EpisodeSize,
-    check_episode_sizes,
-    class_major_labels,
-    draw_images,
-    episode_sizes,
-    verify,
-)
+from metarun.tasks.episodes import ClassPool, EpisodeSize, check_episode_sizes, draw_images, episode_sizes
+from metarun.tasks.images import class_major_labels
 from metarun.tasks.sources import task_from
 from metarun.tasks.splits import SPLITS, Split, split_classes, split_digest
+from metarun.tasks.store import verify
 from metarun.tasks.text_features import TextFeatures
 from metarun.tasks.text_sets import TextSet
 
@@ -86,7 +79,7 @@ class TextClasses(TaskDistribution):
         self.encoding = features.encode(text_set, training, Path(data_root) / "prepared", device, dtype)
         self.input_shape, self.num_tokens = self.encoding.input_shape, self.encoding.num_tokens
         self.vocabulary = self.encoding.vocabulary
-        self.baseline = ProtoNet(self.encoding.frozen(num_ways).to(device, dtype), CROSS_ENTROPY, num_ways, "cosine")
+        self.frozen = self.encoding.frozen(num_ways).to(device, dtype)
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
         """classes [B, N], and in numbers of sentences support [B, N, K] and query [B, N, Q]."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from metarun.models.embedding_bag import BagOfTokens
 from metarun.models.linear import Linear
 from metarun.models.sentence_encoder import sentence_encoder
-from metarun.tasks.images import ClassImages, ImageSet, prepared, verify
+from metarun.tasks.store import ClassImages, ImageSet, prepared, verify
 from metarun.tasks.text_sets import TextSet
 
 WORD = re.compile(r"\w+|[^\w\s]")

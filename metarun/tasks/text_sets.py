@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metarun.tasks.images import ClassImages, DataError, ImageSet, prepared, verify
+from metarun.errors import DataError
+from metarun.tasks.store import ClassImages, ImageSet, prepared, verify
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from metarun.errors import DataError, MissingDataError
 from metarun.tasks.download import RemoteFile, fetch
-from metarun.tasks.images import DataError, MissingDataError
 from metarun.tasks.splits import SPLITS
 from metarun.tasks.text import TextSource, text_task
 from metarun.tasks.text_sets import Row, plain, prepared_texts

@@ -6,14 +6,17 @@ from typing import Any, NamedTuple
 
 import torch
 
-from metarun.config.build import Experiment, optimizer_of
 from metarun.config.compose import assigned
+from metarun.config.experiment import Experiment, optimizer_of
 from metarun.core import Metrics
 from metarun.errors import Interrupted, MetarunError, refuse_divergence
-from metarun.evaluation.scoring import Estimate, baseline_scores, calibrated, complexity, evaluate_all, modules_of
+from metarun.evaluation.calibration import calibrated
+from metarun.evaluation.estimates import Estimate
+from metarun.evaluation.scoring import baseline_scores, complexity, evaluate_all
+from metarun.evaluation.still import modules_of
+from metarun.execution.choice import Choice, stored
 from metarun.execution.choosing import Changes, settle
 from metarun.execution.compiled import CompilationFailed, Compiled
-from metarun.execution.execution import Choice, stored
 from metarun.execution.memory import memory_errors
 from metarun.execution.update import Update, dense
 from metarun.models.dropout import dropping, drops

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from metarun.core import Batch, Episode
 from metarun.inner.loops import conjugate_gradient
 from metarun.meta_learners.imaml import IMAML
-from metarun.models.exact.layers import with_support
+from metarun.models.norm_state import with_support
 from metarun.objectives import CROSS_ENTROPY, SQUARED_ERROR
 from metarun.trees import slice_tasks
 from tests.helpers import BASES, meta_gradient, one_episode, relative_error

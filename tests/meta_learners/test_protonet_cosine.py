@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from metarun.config.build import Experiment
+from metarun.config.experiment import Experiment
 from metarun.core import Batch
 from metarun.errors import ConfigError
 from metarun.execution.execution import Looped, Vmapped

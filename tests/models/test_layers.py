@@ -26,12 +26,9 @@ from metarun.models.exact.layers import (
     composing,
     convolving,
     differentiated_once,
-    evaluating,
-    norms,
-    recording,
     vmapped,
-    with_support,
 )
+from metarun.models.norm_state import evaluating, norms, recording, with_support
 from metarun.trees import tree_leaves
 from tests.helpers import make, one_episode
 

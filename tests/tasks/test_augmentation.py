@@ -13,9 +13,10 @@ from metarun.core import Draw
 from metarun.counter import uniform
 from metarun.errors import ConfigError
 from metarun.tasks.augmentation import NONE, NUM_CHOICES, Augmentation
+from metarun.tasks.episodes import EpisodeSize
 from metarun.tasks.image_classes import ImageClasses, ImageSource
-from metarun.tasks.images import EpisodeSize, ImageSet
 from metarun.tasks.images import pixels_on as pixels
+from metarun.tasks.store import ImageSet
 from tests.composing import compose, experiment, options
 from tests.running import metarun, read
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from metarun.evaluation.scoring import manifest
+from metarun.errors import DataError, MissingDataError
+from metarun.evaluation.episodes import manifest
 from metarun.tasks import cifar
 from metarun.tasks.cifar import PUBLISHED, cifar_fs, fc100, load_cifar100
-from metarun.tasks.images import DataError, MissingDataError
 from tests.tasks.pictures_of import DAMAGES, arguments, left, limit
 
 TINY = replace(PUBLISHED, num_images=2)

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from metarun.errors import ConfigError
-from metarun.evaluation.scoring import manifest
-from metarun.tasks.images import DataError
+from metarun.errors import ConfigError, DataError
+from metarun.evaluation.episodes import manifest
 from tests.composing import experiment, train
 from tests.running import metarun
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from metarun.errors import DataError, MissingDataError
 from metarun.tasks.cub import Release, cub, load_cub, split_of
 from metarun.tasks.download import RemoteFile
-from metarun.tasks.images import DataError, MissingDataError
 from tests.tasks.pictures_of import DAMAGES, arguments, colour, left, picture
 from tests.tasks.served import served
 

@@ -2,8 +2,8 @@ import hashlib
 
 import pytest
 
+from metarun.errors import DataError
 from metarun.tasks.download import RemoteFile, fetch
-from metarun.tasks.images import DataError
 from tests.tasks.served import served
 
 CONTENT = bytes(range(256)) * 40

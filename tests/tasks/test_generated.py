@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarun.evaluation.scoring import manifest
+from metarun.evaluation.episodes import manifest
 from tests.composing import experiment, train
 from tests.running import metarun
 

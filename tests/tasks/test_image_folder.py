@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from metarun.evaluation.scoring import manifest
+from metarun.errors import DataError, MissingDataError
+from metarun.evaluation.episodes import manifest
 from metarun.tasks.image_classes import ImageClasses
 from metarun.tasks.image_files import decode
 from metarun.tasks.image_folder import image_folder
-from metarun.tasks.images import DataError, MissingDataError
 from tests.tasks.pictures_of import DAMAGES, arguments, colour, left, limit, picture
 
 CLASSES = {"cats/tabby": 3, "cats/lynx": 4, "dog": 2, "Emu": 5, "fox": 3, "gnu": 3}  # uneven

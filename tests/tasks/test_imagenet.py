@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from metarun.errors import DataError, MissingDataError
 from metarun.tasks.imagenet import Benchmark, load, mini_imagenet, tiered_imagenet
-from metarun.tasks.images import DataError, ImageSet, MissingDataError
+from metarun.tasks.store import ImageSet
 from tests.tasks.pictures_of import DAMAGES, arguments, colour, left, picture, png
 
 CLASSES = {

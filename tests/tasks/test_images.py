@@ -15,28 +15,10 @@ import pytest
 import torch
 
 from metarun.counter import uniform
-from metarun.tasks.images import (
-    ClassImages,
-    ClassPool,
-    DataError,
-    EpisodeSize,
-    Found,
-    ImageSet,
-    Mapped,
-    MissingDataError,
-    OnDevice,
-    check_episode_size,
-    check_positive,
-    class_major_batch,
-    draw_images,
-    exclusive,
-    gather,
-    load_prepared,
-    looking,
-    pixels_on,
-    prepared,
-    verify,
-)
+from metarun.errors import DataError, MissingDataError
+from metarun.tasks.episodes import ClassPool, EpisodeSize, check_episode_size, check_positive, draw_images
+from metarun.tasks.images import Mapped, OnDevice, class_major_batch, gather, pixels_on
+from metarun.tasks.store import ClassImages, Found, ImageSet, exclusive, load_prepared, looking, prepared, verify
 
 SHAPE = (2, 3)
 CONTENT = {
@@ -215,7 +197,7 @@ PREPARE_SLOWLY = """
 import sys, time
 from pathlib import Path
 from tests.tasks.test_images import CONTENT, SHAPE, at_hand
-from metarun.tasks.images import prepared
+from metarun.tasks.store import prepared
 
 def read():
     with open(sys.argv[2], "a") as log:
@@ -238,7 +220,7 @@ def test_of_two_processes_one_prepares_and_both_get_the_result(tmp_path):
 HOLD_LOCK = """
 import sys, time
 from pathlib import Path
-from metarun.tasks.images import exclusive
+from metarun.tasks.store import exclusive
 
 with exclusive(Path(sys.argv[1])):
     print("held", flush=True)

@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from metarun.evaluation.scoring import manifest
-from metarun.tasks.images import DataError, MissingDataError
+from metarun.errors import DataError, MissingDataError
+from metarun.evaluation.episodes import manifest
 from metarun.tasks.omniglot import Omniglot
 from metarun.tasks.omniglot_files import PUBLISHED, Archive, Release, load_omniglot, load_runs, splits_of, vinyals
 from metarun.tasks.omniglot_lake import OmniglotLake

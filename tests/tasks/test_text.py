@@ -17,11 +17,12 @@ import pytest
 import torch
 from sklearn.feature_extraction.text import TfidfTransformer
 
-from metarun.evaluation.scoring import baseline_scores, manifest
-from metarun.evaluation.suite import Scored
+from metarun.errors import DataError, MissingDataError
+from metarun.evaluation.episodes import manifest
+from metarun.evaluation.scoring import baseline_scores
+from metarun.evaluation.suite import Scored, baseline_of
 from metarun.execution.execution import Looped, Vmapped
 from metarun.tasks.download import RemoteFile
-from metarun.tasks.images import DataError, MissingDataError
 from metarun.tasks.text import TextClasses
 from metarun.tasks.text_features import Hashed, Tokens, words
 from metarun.tasks.text_sets import Row, prepared_texts
@@ -282,13 +283,13 @@ def test_the_baseline_is_the_nearest_centroid_by_cosine_of_the_features(root, fe
         guesses = (vectors[draw["query"][b]] @ centroids.T).argmax(-1)  # [N, Q]
         rights.append((guesses == np.arange(2)[:, None]).mean())
     for execution in (Looped(), Vmapped(None)):
-        score = baseline_scores({"": Scored(a_task, a_task.baseline, {})}, "test", 30, execution)["frozen_accuracy"]
+        score = baseline_scores({"": Scored(a_task, baseline_of(a_task), {})}, "test", 30, execution)["frozen_accuracy"]
         assert score.mean == pytest.approx(np.mean(rights), abs=1e-12)
 
 
 def test_training_episodes_have_no_baseline(root):
     a_task = task(root)
-    assert baseline_scores({"": Scored(a_task, a_task.baseline, {})}, "train", 10, Looped()) == {}
+    assert baseline_scores({"": Scored(a_task, baseline_of(a_task), {})}, "train", 10, Looped()) == {}
 
 
 # ------------------------------------------------------------------------------------------------------- files, wrong

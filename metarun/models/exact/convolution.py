@@ -10,7 +10,6 @@ B tasks, S images each, C and O channels before and after, k the kernel's size, 
 So derivatives of any order are exact. With the patches of x, [B, C k k, S h w], each is one batched product.
 """
 
-from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -20,6 +19,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.library import custom_op
 
+from metarun.models.exact.geometry import size_after
+
 LONG = 1024  # places in one product: a GPU gives each sum over places, a weight's gradient, to one processor
 
 
@@ -28,16 +29,11 @@ def convolution(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
     return Forward.apply(x.unsqueeze(0), weight.unsqueeze(0), stride, padding).squeeze(0)
 
 
-def size_after(size: Iterable[int], kernel: int, stride: int, padding: int) -> list[int]:
-    """[h, w] of images of ``size`` [H, W]."""
-    return [(n + 2 * padding - kernel) // stride + 1 for n in size]
-
-
 @cache
 def kernels() -> Any:
     """The module of our kernels; None where triton is missing, has no C compiler or does not know the GPU."""
     try:
-        from metarun.models import triton_patches
+        from metarun.models.exact import triton_patches
 
         triton_patches.take(torch.zeros(1, 1, 1, 1, 1, device="cuda"), 1, 1, 0)
     except torch.OutOfMemoryError:

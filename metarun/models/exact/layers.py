@@ -6,18 +6,17 @@ gradients under vmap (pytorch/functorch#534), so norms are composed from primiti
 second order there and takes less time.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from metarun import modes
 from metarun.models.exact.convolution import convolution
 from metarun.models.exact.derivatives import Largest, Moments, Normalised, along
-from metarun.modes import holding
+from metarun.modes import Convolution, set_var
 
 try:  # private, so a torch may be without them: then every norm counts as vmapped, which costs time and nothing else
     from torch._C._functorch import TransformType, get_interpreter_stack
@@ -25,22 +24,17 @@ except ImportError:
     get_interpreter_stack = None  # type: ignore[assignment]
 
 BatchNormMode = Literal["transductive", "running", "support"]
-Convolution = Literal["native", "matmul"]
-
-_convolution: ContextVar[Convolution] = ContextVar("convolution", default="native")
-_once: ContextVar[bool] = ContextVar("once", default=False)
-_composed: ContextVar[bool] = ContextVar("composed", default=False)
 
 
 def differentiated_once() -> AbstractContextManager[None]:
     """Inside, batch norms may be torch's own under vmap too: the gradient taken here is a constant to whoever uses it."""
-    return holding(_once, True)
+    return set_var(modes.once, True)
 
 
 def composing() -> AbstractContextManager[None]:
     """Inside, batch norms are our own outside vmap too, save where one derivative is all: for a compiler, which fuses them
     itself."""
-    return holding(_composed, True)
+    return set_var(modes.composed, True)
 
 
 def transformed() -> bool:
@@ -57,7 +51,7 @@ def vmapped() -> bool:
 
 def convolving(how: Convolution) -> AbstractContextManager[None]:
     """Inside, ``Conv2d`` is computed as ``how`` says; the execution decides, not a model."""
-    return holding(_convolution, how)
+    return set_var(modes.convolution, how)
 
 
 class Conv2d(nn.Conv2d):
@@ -74,7 +68,7 @@ class Conv2d(nn.Conv2d):
         self.geometry = stride, padding
 
     def forward(self, x: Tensor) -> Tensor:
-        if _convolution.get() == "native":
+        if modes.convolution.get() == "native":
             return self._conv_forward(x, self.weight, self.bias)
         return swapped(lambda x: self.convolve(x, self.weight, self.bias, 0), x)
 
@@ -127,7 +121,7 @@ class BatchNorm(nn.Module):
 
     def torchs_own(self) -> bool:
         """Whether torch's kernel gives the same, in a third of the time: under vmap it does so to first order alone."""
-        exact = _once.get() or not (_composed.get() or vmapped())
+        exact = modes.once.get() or not (modes.composed.get() or vmapped())
         return exact and self.uses_own() and not self.recording
 
     def by_torch(self, x: Tensor, bias: Tensor, axis: int) -> Tensor:
@@ -173,7 +167,7 @@ class Blocks(nn.Sequential):
         x, layers = channels_last(x), list(self)
         if any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers):  # they must see every layer
             return super().forward(x)
-        if _convolution.get() == "matmul":
+        if modes.convolution.get() == "matmul":
             return swapped(lambda x: through(x, layers, 0), x)
         return through(x, layers, 1)
 
@@ -239,49 +233,3 @@ class LayerNorm(nn.Module):
         centred = x - x.mean(-1, keepdim=True)
         var = (centred * centred).mean(-1, keepdim=True)
         return centred * (var + self.eps).rsqrt() * self.weight + self.bias
-
-
-def norms(net: nn.Module, mode: BatchNormMode) -> dict[str, BatchNorm]:
-    """The batch norms of ``net`` that are in ``mode``, by name."""
-    return {name: m for name, m in net.named_modules() if isinstance(m, BatchNorm) and m.mode == mode}
-
-
-@contextmanager
-def recording(layers: dict[str, BatchNorm]) -> Iterator[dict[str, Tensor]]:
-    """Collect the statistics [C] of the forward pass inside, as {name.mean, name.var}; the layers use their own batch."""
-    collected: dict[str, Tensor] = {}
-    for layer in layers.values():
-        layer.recording = True
-    try:
-        yield collected
-        for name, layer in layers.items():
-            if layer.recorded is not None:
-                collected[f"{name}.mean"], collected[f"{name}.var"] = layer.recorded
-    finally:
-        for layer in layers.values():
-            layer.recording, layer.recorded = False, None
-
-
-def with_support(net: nn.Module, params: dict[str, Tensor], x: Tensor) -> dict[str, Tensor]:
-    """``params`` plus, for norms in mode ``support``, their statistics on the support inputs x: ends an adaptation.
-
-    Without such norms it returns ``params`` and costs nothing.
-    """
-    layers = norms(net, "support")
-    if not layers:
-        return params
-    with recording(layers) as collected:
-        functional_call(net, params, (x,))
-    return {**params, **collected}
-
-
-@contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
-    """``net`` in evaluation mode inside, as it was outside."""
-    was = {module: module.training for module in net.modules()}
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, training in was.items():
-            module.training = training

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from metarun.models.exact.convolution import size_after
+from metarun.models.exact.geometry import size_after
 
 BLOCK = 512  # places, or pixels, of a program
 

@@ -1,0 +1,77 @@
+"""From a node of the configuration to a call that still needs what is given in code, and the call itself."""
+
+import inspect
+import re
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from metarun.config.targets import Part, base_of, locate, problems_of_call
+from metarun.core import MetaLearner, TaskDistribution
+from metarun.execution.execution import Execution
+
+GROUPS = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution")
+GIVEN = {
+    "task": {"seed", "device", "dtype", "data_root"},
+    "base_learner": {"input_shape", "num_outputs", "num_tokens"},
+    "meta_learner": {
+        *("base_learner", "objective", "num_ways", "num_train_classes"),
+        *("input_shape", "num_outputs", "num_tokens"),  # those of a second network's, too
+    },
+    "optimizer": {"params"},
+    "scheduler": {"optimizer"},
+    "execution": set(),
+}
+BASES: dict[str, type] = {
+    "task": TaskDistribution,
+    "base_learner": nn.Module,
+    "meta_learner": MetaLearner,
+    "optimizer": torch.optim.Optimizer,
+    "scheduler": torch.optim.lr_scheduler.LRScheduler,
+    "execution": Execution,
+}
+
+
+def checked_call(
+    node: Any, key: str, given: Collection[str], base: type
+) -> tuple[Callable[..., Any] | None, list[str]]:
+    """A callable that makes a ``base`` and still needs what is ``given`` in code, or None and the problems of the node."""
+    if not isinstance(node, dict) or "_target_" not in node:
+        return None, [f"{key} is {node!r}, but must be one of the group's options or a mapping with a _target_."]
+    try:
+        target = locate(node["_target_"], base)
+    except ValueError as error:
+        return None, [f"{key}._target_: {error}"]
+    arguments = {name: value for name, value in node.items() if name not in ("_target_", "_partial_")}
+    problems: list[str] = []
+    for name, value in arguments.items():
+        if isinstance(value, dict) and "_target_" in value:
+            call, found = checked_call(value, f"{key}.{name}", given, base_of(target, name))
+            problems += found
+            arguments[name] = call if value.get("_partial_") or call is None else Part(call)
+    problems += problems_of_call(target, arguments, given, key)
+    return (None if problems else partial(target, **arguments)), problems
+
+
+def attempt(problems: list[str], key: str, call: Callable[..., Any] | None, **given: Any) -> Any:
+    """``call`` with those of the ``given`` values it takes; a refusal joins ``problems``."""
+    if call is None:
+        return None
+    accepted = inspect.signature(call).parameters
+    parts = call.keywords.items() if isinstance(call, partial) else ()
+    made = {
+        name: attempt(problems, f"{key}.{name}", part.make, **given) for name, part in parts if isinstance(part, Part)
+    }
+    if any(part is None for part in made.values()):  # its problem has been noted
+        return None
+    given |= made
+    try:
+        return call(**{name: value for name, value in given.items() if name in accepted or name in made})
+    except (ValueError, OSError, RuntimeError) as error:  # torch refuses sizes with a RuntimeError
+        # a task elsewhere speaks of its settings as task.NAME
+        said = re.sub(r"\btask\.(?=[a-z])", f"{key}.", str(error)) if key.startswith("evaluation.task.") else str(error)
+        problems.append(said if key in said else f"{key}: {said}")
+        return None

@@ -1,0 +1,154 @@
+"""What is wrong with a configuration: every rule that needs no data, in messages that name value, rule and fix."""
+
+import inspect
+import warnings
+from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
+from typing import Any, get_args
+
+import torch
+
+from metarun.config.schema import Config
+from metarun.config.targets import Part
+from metarun.core import MetaLearner, TaskDistribution, hyperparameters
+from metarun.errors import did_you_mean
+
+SMALLEST = {"steps": 1, "meta_batch_size": 1, "log_every": 1, "seed": 0}
+LARGEST_SEED = 2**63 - 1
+SMALLEST_EVALUATION = {"every": 1, "num_val_tasks": 2, "num_tasks": 2}  # an interval needs two episodes
+
+
+def problems_at_the_root(plain: dict[str, Any]) -> list[str]:
+    known = [field.name for field in fields(Config)]
+    if missing := [f"{key} is missing." for key in known if key not in plain]:
+        return missing
+    problems = [f"{key} is not a setting{did_you_mean(key, known)}." for key in plain if key not in known]
+    numbers = [(key, plain[key], least) for key, least in SMALLEST.items()]
+    numbers += [(f"evaluation.{key}", plain["evaluation"][key], least) for key, least in SMALLEST_EVALUATION.items()]
+    problems += [f"{key} is {value}, but must be {least} or more." for key, value, least in numbers if value < least]
+    if plain["seed"] > LARGEST_SEED:
+        problems.append(
+            f"seed is {plain['seed']}, but must be {LARGEST_SEED} or less: torch's generators take 64 bits."
+        )
+    for part, rate in flat(plain["rates"]).items():
+        if not isinstance(rate, (int, float)) or rate < 0:
+            problems.append(f"rates.{part} is {rate!r}, but must be a number of 0 or more: a multiple of optimizer.lr.")
+    for key in ("clip_norm", "clip_value"):
+        if plain[key] is not None and plain[key] <= 0:
+            problems.append(f"{key} is {plain[key]}, but must be above 0, or null for no clipping.")
+    if plain["clip_norm"] is not None and plain["clip_value"] is not None:
+        problems.append("clip_norm and clip_value are both set; keep one of them.")
+    on_gpu = str(plain["device"]).startswith("cuda") or (plain["device"] == "auto" and torch.cuda.is_available())
+    if plain["tf32"] and not on_gpu:
+        problems.append("tf32=true has no effect without a CUDA device; set it to false.")
+    if plain["evaluation"]["fit_images"] and not plain["evaluation"]["task"]:
+        problems.append("evaluation.fit_images=true has no effect without evaluation.task; set it to false.")
+    inner_steps = plain["evaluation"]["inner_steps"]
+    if inner_steps is not None and inner_steps < 0:
+        problems.append(f"evaluation.inner_steps is {inner_steps}, but must be 0 or more, or null: as in training.")
+    return problems + place_problems(plain)
+
+
+def flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings by their dotted keys: {body: {1: 5}} gives {body.1: 5}."""
+    leaves: dict[str, Any] = {}
+    for key, value in node.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return leaves
+
+
+def place_problems(plain: dict[str, Any]) -> list[str]:
+    """Of the two settings without which nothing can be built."""
+    problems = (
+        []
+        if plain.get("dtype") in ("float32", "float64")
+        else [f"dtype is {plain.get('dtype')!r}, but must be float32 or float64."]
+    )
+    return problems + device_problems(plain.get("device"))
+
+
+def device_problems(name: Any) -> list[str]:
+    if name == "auto":
+        return []
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        return [f"device is {name!r}, but must be auto, cpu, cuda, cuda:N or mps."]
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present.get(device.type):
+        return [f"device is {name!r}, but torch finds no such device here; use device=cpu."]
+    if device.type == "cuda" and (device.index or 0) >= (visible := torch.cuda.device_count()):
+        rule = f"torch sees {visible} of them here, counted from cuda:0"
+        return [f"device is {name!r}, but {rule} (a sweep with jobs shows each run one); use device=cuda."]
+    return []
+
+
+def token_problems(task: TaskDistribution, calls: dict[str, Callable[..., Any]]) -> list[str]:
+    """Networks that take no tokens, where the task's inputs are tokens."""
+    if task.num_tokens is None:
+        return []
+    learner = calls["meta_learner"]
+    parts = learner.keywords.items() if isinstance(learner, partial) else ()
+    networks = {"base_learner": calls["base_learner"]}
+    networks |= {f"meta_learner: its {name}": part.make for name, part in parts if isinstance(part, Part)}
+    accepted = {name: inspect.signature(network).parameters for name, network in networks.items()}
+    return [
+        f"{name}: {name_of(networks[name])} takes numbers, but the task's inputs are words (task.features). Choose a "
+        "network that reads words (embedding_bag, text_cnn, transformer), or other features (task/features=hashed)."
+        for name, parameters in accepted.items()
+        if "num_tokens" not in parameters and (name == "base_learner" or "input_shape" in parameters)
+    ]
+
+
+def ways_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[str]:
+    parameters, name = inspect.signature(learner).parameters, name_of(learner)
+    flexible = "num_ways" in parameters
+    regresses = flexible and type(None) in get_args(parameters["num_ways"].annotation)  # num_ways: int | None
+    if flexible and task.num_ways is None and not regresses:
+        return [f"meta_learner: {name} classifies, but the task {type(task).__name__} has no classes."]
+    if not flexible and task.num_ways != task.train_num_ways:
+        return [
+            f"task.train_num_ways is {task.train_num_ways} and task.num_ways is {task.num_ways}, but the head of "
+            f"{name} has a fixed number of classes; leave task.train_num_ways at null."
+        ]
+    return []
+
+
+def class_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[str]:
+    wanted = inspect.signature(learner).parameters.get("num_train_classes")
+    does_without = wanted is None or type(None) in get_args(wanted.annotation)  # num_train_classes: int | None
+    if task.num_train_classes is None and not does_without:
+        kind = type(task).__name__
+        return [
+            f"meta_learner: {name_of(learner)} learns to tell all training classes apart, but {kind} has no fixed set."
+        ]
+    return []
+
+
+def step_problems(learner: MetaLearner, inner_steps: int | None) -> list[str]:
+    if inner_steps is not None and "inner_steps" not in hyperparameters(learner):
+        return [
+            f"evaluation.inner_steps has no effect: {type(learner).__name__} takes no adaptation steps; set it to null."
+        ]
+    if getattr(learner, "inner_steps", 0) < 0:
+        return [f"meta_learner.inner_steps is {learner.inner_steps}, but must be 0 or more."]  # type: ignore[attr-defined]
+    return []
+
+
+def scheduler_problems(scheduler: torch.optim.lr_scheduler.LRScheduler, call: Callable[..., Any]) -> list[str]:
+    """Of a step: StepLR divides by its step_size, say."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that the optimizer has not stepped
+        try:
+            scheduler.step()
+        except (ArithmeticError, TypeError, ValueError) as error:
+            given = call.keywords.items() if isinstance(call, partial) else ()
+            values = ", ".join(f"scheduler.{name}={value}" for name, value in given)
+            reason = f"{type(error).__name__}: {error}"
+            return [f"scheduler: with {values} it cannot step ({reason}). Lengths such as T_max must be 1 or more."]
+    return []
+
+
+def name_of(call: Callable[..., Any]) -> str:
+    return call.func.__name__ if isinstance(call, partial) else call.__name__

@@ -1,0 +1,49 @@
+"""The statistics of batch norms in mode ``running``, computed before an evaluation."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from metarun.core import Episode, MetaLearner, Params, TaskDistribution
+from metarun.evaluation.episodes import chunks
+from metarun.evaluation.still import fixed_draws, modules_of
+from metarun.execution.execution import Execution
+from metarun.execution.fitting import Fitting
+from metarun.models.norm_state import norms, recording
+
+CALIBRATION_TASKS = 32  # training tasks whose average gives the statistics of batch norms in mode ``running``
+
+
+@contextmanager
+@torch.no_grad()
+def calibrated(learner: MetaLearner, theta: Params, task: TaskDistribution, execution: Execution) -> Iterator[None]:
+    """Inside, batch norms in mode ``running`` use the statistics of the first training tasks under ``theta``.
+
+    They are a function of theta alone ("precise" batch norm, Wu and Johnson 2021, https://arxiv.org/abs/2105.07576)
+    rather than an average over past thetas, so there is no state to checkpoint and training stays pure.
+    """
+    layers = {
+        f"{i}.{name}": m for i, net in enumerate(modules_of(learner)) for name, m in norms(net, "running").items()
+    }
+
+    def seen(theta: Params, episode: Episode) -> dict[str, Any]:
+        phi = learner.adapt(theta, episode.support)
+        with recording(layers) as collected:
+            learner.query_loss(phi, episode.query)
+        return collected
+
+    if layers:
+        with fixed_draws():
+            mapped = Fitting(execution)
+            parts = [part for chunk in chunks(task, "train", CALIBRATION_TASKS) for part in mapped(seen, theta, chunk)]
+        for name, layer in layers.items():
+            means = torch.cat([part[f"{name}.mean"] for part in parts])  # [tasks, C]
+            layer.mean = means.mean(0)
+            layer.var = torch.cat([part[f"{name}.var"] for part in parts]).mean(0) + means.var(0, unbiased=False)
+    try:
+        yield
+    finally:
+        for layer in layers.values():
+            layer.mean, layer.var = layer.mean.new_empty(0), layer.var.new_empty(0)

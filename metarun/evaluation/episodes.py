@@ -1,0 +1,37 @@
+"""The numbered episodes of a split, a chunk at a time, and the hash of their random choices."""
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from metarun.core import Episode, TaskDistribution
+from metarun.trees import num_elements, tree_leaves
+
+CHUNK, GPU_CHUNK = 25, 200  # evaluation tasks at a time, or fewer where the numbers in them exceed these:
+CPU_ELEMENTS, GPU_ELEMENTS = 2**20, 2**24  # 25 tasks of 60 ways took Conv-4 7 GB, and no less time
+
+
+def chunks(task: TaskDistribution, split: str, num_tasks: int) -> Iterator[Episode]:
+    """Episodes 0 ... ``num_tasks`` - 1 of a split, a chunk at a time."""
+    size = tasks_at_a_time(task.sample(split, [0]))
+    for start in range(0, num_tasks, size):
+        yield task.sample(split, range(start, min(start + size, num_tasks)))
+
+
+def tasks_at_a_time(one: Episode) -> int:
+    """How many tasks like the single one in ``one`` are evaluated together."""
+    on_cpu = tree_leaves(one)[0].device.type == "cpu"
+    most, elements = (CHUNK, CPU_ELEMENTS) if on_cpu else (GPU_CHUNK, GPU_ELEMENTS)
+    return max(1, min(most, elements // num_elements(one)))
+
+
+def manifest(task: TaskDistribution, split: str, num_tasks: int) -> str:
+    """sha256 of the random choices behind episodes 0 ... ``num_tasks`` - 1: equal hash, equal episodes."""
+    digest = hashlib.sha256()
+    draw = task.draw(split, range(num_tasks))
+    for name in sorted(draw):
+        array = np.ascontiguousarray(draw[name])
+        digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
+        digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
