@@ -19,11 +19,10 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 START = ("metarun.training.runner", "metarun.evaluation.scoring")
-# They check, tell, write or draw, and decide on no number of a run.
-TELL = {
-    *("cli", "commands", "compose", "errors", "help", "logging", "paths", "pictures", "plots", "process", "profiling"),
-    *("report", "runfolder", "schema", "signals", "targets"),
-}
+# Rooms and modules that check, tell, write or draw, and decide on no number of a run.
+TELL = ("commands", "drawing", "errors", "files", "paths", "process", "training/signals")
+TELL += tuple(f"config/{name}" for name in ("checks", "compose", "help", "schema", "targets", "trust"))
+TELL += tuple(f"output/{name}" for name in ("figures", "folder", "metrics", "profiling", "report", "terminal"))
 OF_THE_MACHINE = {"data_root", "device", "log_every", "profile", "resume", "run_dir"}  # keys of a configuration
 
 
@@ -57,10 +56,15 @@ def reached(modules: set[str], commit: str | None) -> set[str]:
     there, found, waiting = set(tracked(commit)), set(), list(modules)
     while waiting:
         path = path_of(waiting.pop(), there)
-        if path and path not in found and path.split("/")[1].removesuffix(".py") not in TELL:
+        if path and path not in found and not tells(path):
             found.add(path)
             waiting += imports(text_of(path, commit))
     return found
+
+
+def tells(path: str) -> bool:
+    name = path.removeprefix("metarun/").removesuffix(".py")
+    return any(name == told or name.startswith(f"{told}/") for told in TELL)
 
 
 def path_of(module: str, there: set[str]) -> str | None:

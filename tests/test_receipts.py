@@ -129,11 +129,25 @@ def test_a_run_depends_on_its_task_learner_and_network_and_on_the_loop_and_on_no
     config = expiry.composed(("experiment=protonet_omniglot_5w1s",))
     modules = {target.rpartition(".")[0] for target in expiry.targets(config) if target.startswith("metarun.")}
     reached = expiry.reached({*expiry.START, *modules}, None)
-    for used in ("runner", "update", "execution", "evaluation", "trees", "tasks/omniglot", "tasks/counter"):
+    for used in (
+        "training/runner",
+        "execution/update",
+        "execution/execution",
+        "evaluation/scoring",
+        "trees",
+        "counter",
+    ):
         assert f"metarun/{used}.py" in reached
-    for used in ("meta_learners/protonet", "models/conv4", "models/layers"):
+    for used in ("meta_learners/protonet", "models/conv4", "models/exact/layers", "tasks/omniglot"):
         assert f"metarun/{used}.py" in reached
-    for unused in ("cli", "report", "meta_learners/maml", "models/mlp", "tasks/sinusoid", "control/pendulum"):
+    for unused in (
+        "commands/main",
+        "output/report",
+        "meta_learners/maml",
+        "models/mlp",
+        "tasks/sinusoid",
+        "control/pendulum",
+    ):
         assert f"metarun/{unused}.py" not in reached
 
 
@@ -146,7 +160,7 @@ def edited(monkeypatch):
 
 
 @pytest.mark.parametrize(("module", "expires"), [
-    ("update", True), ("meta_learners/maml", True), ("tasks/sinusoid", True), ("report", False), ("models/conv4", False),
+    ("execution/update", True), ("meta_learners/maml", True), ("tasks/sinusoid", True), ("output/report", False), ("models/conv4", False),
 ])  # fmt: skip
 def test_a_receipt_is_outdated_once_code_has_changed_that_its_run_depends_on(module, expires, edited):
     command = "metarun experiment=maml_sinusoid"

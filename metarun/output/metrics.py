@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import torch
 from torch import Tensor
@@ -142,3 +142,11 @@ class Means:
             return dict(zip(names, there.tolist(), strict=True))
 
         return read
+
+
+class Log(NamedTuple):
+    """A line of the training log that is still to be written: of which step, and with which means since the last."""
+
+    step: int
+    lr: float
+    means: Callable[[], dict[str, float]]

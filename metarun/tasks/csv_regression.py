@@ -63,16 +63,8 @@ class CSVRegression(TaskDistribution):
         table = read_table(self.path, separator)
         self.sha256 = table.sha256
         of_task = rows_of_tasks(table, task_column)
-        if split_column is not None:
-            if val_tasks is not None or test_tasks is not None:
-                raise ValueError(
-                    "task.split_column decides on the split; set task.val_tasks and task.test_tasks to null."
-                )
-            self.split = split_by_column(table, split_column, of_task)
-        elif val_tasks is not None or test_tasks is not None:
-            self.split = split_by_names(list(of_task), val_tasks or [], test_tasks or [])
-        else:
-            self.split = split_by_shares(list(of_task), val_share, test_share, split_seed)
+        asked = split_as_asked(table, of_task, split_column, val_tasks, test_tasks)
+        self.split = asked or split_by_shares(list(of_task), val_share, test_share, split_seed)
         self.rows = {name: [np.array(of_task[task]) for task in tasks] for name, tasks in self.split.items()}
         self._check_sizes()
 
@@ -177,6 +169,23 @@ def rows_of_tasks(table: Table, task_column: str) -> dict[str, list[int]]:
             "and test need a task each: 3 or more."
         )
     return dict(sorted(of_task.items()))
+
+
+def split_as_asked(
+    table: Table,
+    of_task: dict[str, list[int]],
+    split_column: str | None,
+    val_tasks: Sequence[str | int] | None,
+    test_tasks: Sequence[str | int] | None,
+) -> dict[str, list[str]] | None:
+    """The tasks of each split by a column or by their names; None where neither is given. Raises ValueError for both."""
+    if split_column is not None:
+        if val_tasks is not None or test_tasks is not None:
+            raise ValueError("task.split_column decides on the split; set task.val_tasks and task.test_tasks to null.")
+        return split_by_column(table, split_column, of_task)
+    if val_tasks is not None or test_tasks is not None:
+        return split_by_names(list(of_task), val_tasks or [], test_tasks or [])
+    return None
 
 
 def split_by_column(table: Table, split_column: str, of_task: dict[str, list[int]]) -> dict[str, list[str]]:

@@ -1,8 +1,8 @@
 """The meta-training loop: sample, mean meta-gradient, step; validate and checkpoint now and then; test at the end."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -21,21 +21,13 @@ from metarun.execution.memory import memory_errors
 from metarun.execution.update import Update, dense
 from metarun.models.dropout import dropping, drops
 from metarun.output import checkpoint
-from metarun.output.metrics import Means
+from metarun.output.metrics import Log, Means
 from metarun.output.profiling import phase
 from metarun.output.report import Reporter
 from metarun.process import return_freed_memory
 from metarun.training.signals import StopRequest
 from metarun.training.stream import meta_batches
 from metarun.trees import leaf_names, tree_flatten, tree_leaves, tree_map, tree_unflatten
-
-
-class Log(NamedTuple):
-    """A line of the training log that is still to be written: of which step, and with which means since the last."""
-
-    step: int
-    lr: float
-    means: Callable[[], dict[str, float]]
 
 
 class Runner:
