@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from metarun.core import Batch, Draw, Episode, MetaLearner, TaskDistribution
-from metarun.evaluation import scoring as evaluation
+from metarun.evaluation import episodes as episodes_module
 from metarun.evaluation.calibration import calibrated
 from metarun.evaluation.episodes import chunks, manifest, tasks_at_a_time
 from metarun.evaluation.estimates import estimate
@@ -224,7 +224,7 @@ def test_the_episodes_of_a_manifest_do_not_depend_on_the_chunks_they_are_drawn_i
     task = experiment("task=prototypes").task
     whole = task.sample("test", range(30))
     for size in (1, 7, 30):
-        monkeypatch.setattr(evaluation, "CHUNK", size)
+        monkeypatch.setattr(episodes_module, "CHUNK", size)
         parts = list(chunks(task, "test", 30))
         assert len(parts) == math.ceil(30 / size)
         for leaf, *pieces in zip(tree_leaves(whole), *map(tree_leaves, parts), strict=True):
@@ -235,7 +235,7 @@ def test_scores_do_not_depend_on_the_chunks(monkeypatch):
     x = experiment("task=prototypes", "meta_learner.inner_steps=2")
     theta, results = x.learner.init(), []
     for size in (4, 30):
-        monkeypatch.setattr(evaluation, "CHUNK", size)
+        monkeypatch.setattr(episodes_module, "CHUNK", size)
         results.append(evaluate(x.learner, theta, chunks(x.task, "val", 30), Vmapped(None), curve=True))
     small, large = results
     assert all(small[name] == pytest.approx(large[name], rel=1e-12) for name in large)  # sums in another order

@@ -13,7 +13,7 @@ from metarun.execution.compiled import CompilationFailed, Compiled
 from metarun.execution.cuda_graph import Recorded
 from metarun.execution.execution import Auto, Looped, Vmapped
 from metarun.execution.update import Update
-from metarun.models import task_convolution as operators
+from metarun.models.exact import convolution as operators
 from metarun.models.exact.layers import MaxPool2d
 from metarun.training.stream import meta_batches
 from metarun.trees import tree_leaves, tree_map

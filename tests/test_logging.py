@@ -274,7 +274,7 @@ def test_means_are_over_the_values_since_they_were_last_taken():
 
 def test_without_a_terminal_progress_is_whole_lines_now_and_then(capsys, monkeypatch):
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr("metarun.output.metrics.time.monotonic", lambda: clock.now)
+    monkeypatch.setattr("metarun.output.terminal.time.monotonic", lambda: clock.now)
     ticker = Ticker(total=100, start=0)
     assert not ticker.live
     for step in range(10, 101, 10):
@@ -292,7 +292,7 @@ def test_without_a_terminal_progress_is_whole_lines_now_and_then(capsys, monkeyp
 
 def test_a_progress_line_tells_the_rate_the_time_left_and_the_validation(capsys, monkeypatch):
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr("metarun.output.metrics.time.monotonic", lambda: clock.now)
+    monkeypatch.setattr("metarun.output.terminal.time.monotonic", lambda: clock.now)
     ticker = Ticker(total=100, start=40)  # resumed: the 40 steps before are not this part's
     ticker.validated({"val/accuracy": 0.875})
     clock.now = 20.0

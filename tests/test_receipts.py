@@ -160,7 +160,8 @@ def edited(monkeypatch):
 
 
 @pytest.mark.parametrize(("module", "expires"), [
-    ("execution/update", True), ("meta_learners/maml", True), ("tasks/sinusoid", True), ("output/report", False), ("models/conv4", False),
+    ("execution/update", True), ("meta_learners/maml", True), ("tasks/sinusoid", True),
+    ("output/report", False), ("models/conv4", False),
 ])  # fmt: skip
 def test_a_receipt_is_outdated_once_code_has_changed_that_its_run_depends_on(module, expires, edited):
     command = "metarun experiment=maml_sinusoid"

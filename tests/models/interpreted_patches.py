@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from metarun.models import task_convolution as operators
-from metarun.models import triton_patches
+from metarun.models.exact import convolution as operators
+from metarun.models.exact import triton_patches
 
 GEOMETRIES = [(7, 6, 3, 2, 1), (9, 9, 3, 1, 1), (8, 5, 5, 2, 2), (5, 5, 1, 1, 0), (9, 8, 3, 3, 0), (30, 31, 3, 2, 1)]
 

@@ -16,7 +16,7 @@ from torch.library import opcheck
 
 from metarun.execution.compiled import merge_equal
 from metarun.inner.loops import last, recomputing, repeat
-from metarun.models import task_convolution as operators
+from metarun.models.exact import convolution as operators
 from metarun.models.exact.layers import Conv2d, convolving
 from metarun.trees import zip_map
 from tests.helpers import relative_error
@@ -216,7 +216,7 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_here(name, tmp_path, monkeypa
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from metarun.models import triton_patches
+    from metarun.models.exact import triton_patches
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     function = getattr(triton_patches, name)
