@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from metarun.config.experiment import Experiment
 from metarun.models.dropout import dropping
-from metarun.trees import slice_tasks, tree_flatten, tree_map, tree_unflatten
+from metarun.trees import leaf_names, slice_tasks, tree_flatten, tree_map, tree_unflatten
 from tests.composing import compose, experiment
 
 CALIBRATION_TASKS = 32
@@ -67,16 +67,15 @@ def task_loss(learner: Any, theta: Any, episode: Any) -> Tensor:
 
 
 def optimizer_of(cfg: Any, theta: Any, leaves: list[Tensor]) -> torch.optim.Optimizer:
-    """The optimizer of the configuration, not fused; ``rates`` may name parts of a dictionary of parameters."""
+    """The optimizer of the configuration, not fused; ``rates`` may name the outermost parts of theta."""
     kind, settings = made_by(cfg.optimizer)
     settings |= {"foreach": False, "fused": False}
     if not cfg.rates:
         return kind(leaves, **settings)
     rates = OmegaConf.to_container(cfg.rates)
-    part = {id(p): name.split(".", maxsplit=1)[0] for name, p in theta.items()}
-    groups = [
-        {"params": [p], "lr": settings["lr"] * rates.get(part[id(p)], 1.0)} for p in leaves
-    ]  # one for each parameter
+    parts = [name.split(".", maxsplit=1)[0] for name in leaf_names(theta)]
+    rows = zip(leaves, parts, strict=True)
+    groups = [{"params": [p], "lr": settings["lr"] * rates.get(part, 1.0)} for p, part in rows]
     return kind(groups, **settings)
 
 

@@ -22,20 +22,41 @@ SECONDS = 2.0 + 4.0  # to obey, and for a busy machine to end a process with tor
 EXECUTION = {"measuring": ["execution=auto"], "compiling": ["execution=vmapped", "execution.compile=true"]}
 
 
-def stopped(phase: str, how: str, number: int, run: Path, cwd: Path) -> tuple[int, float, str]:
-    """Exit code of a run that a signal finds standing still in ``phase``, the seconds that it took, and what it said."""
-    driver = f"from tests.running import stand_still; stand_still({phase!r}, {how!r})"
-    command = [sys.executable, "-c", driver, *TINY, *EXECUTION.get(phase, []), f"run_dir={run}"]
-    job = subprocess.Popen(command, cwd=cwd, env=environment(), stderr=subprocess.PIPE, text=True)
+def begun(command: list[str], cwd: Path, there: Path) -> subprocess.Popen:
+    """The process of ``command``, once ``there`` exists, with the signals of a terminal's: nohup may silence some here."""
+
+    def as_in_a_terminal() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+
+    job = subprocess.Popen(  # noqa: PLW1509 (no thread of ours holds a lock here)
+        command, cwd=cwd, env=environment(), stderr=subprocess.PIPE, text=True, preexec_fn=as_in_a_terminal
+    )
     deadline = time.monotonic() + 120
-    while not (cwd / "here").exists():
+    while not there.exists():
         assert job.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
-    time.sleep(0.2)
+    return job
+
+
+def ended(job: subprocess.Popen, number: int) -> tuple[int, float, str]:
+    """Exit code of ``job`` after a signal, the seconds that it took, and what it said."""
     start = time.monotonic()
     job.send_signal(number)
-    _, err = job.communicate(timeout=60)
+    try:
+        _, err = job.communicate(timeout=60)
+    finally:
+        job.kill()
     return job.returncode, time.monotonic() - start, err
+
+
+def stopped(phase: str, how: str, number: int, run: Path, cwd: Path) -> tuple[int, float, str]:
+    """What ``ended`` says of a run that a signal finds standing still in ``phase``."""
+    driver = f"from tests.running import stand_still; stand_still({phase!r}, {how!r})"
+    command = [sys.executable, "-c", driver, *TINY, *EXECUTION.get(phase, []), f"run_dir={run}"]
+    job = begun(command, cwd, cwd / "here")
+    time.sleep(0.2)
+    return ended(job, number)
 
 
 @pytest.fixture(scope="module")
@@ -77,28 +98,17 @@ def test_a_signal_while_the_configuration_is_composed_leaves_nothing(number, tmp
 
 
 def test_inner_steps_without_end_are_broken_off_while_they_are_measured(tmp_path):
-    command = [sys.executable, "-m", "metarun", f"run_dir={tmp_path / 'run'}"]
-    endless = "meta_learner.inner_steps=999999999999999999999"
-    job = subprocess.Popen([*command, endless], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "log.txt").exists():
-        assert job.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
+    run, endless = tmp_path / "run", "meta_learner.inner_steps=999999999999999999999"
+    job = begun([sys.executable, "-m", "metarun", f"run_dir={run}", endless], tmp_path, run / "log.txt")
     time.sleep(1)
-    start = time.monotonic()
-    job.send_signal(signal.SIGTERM)
-    _, err = job.communicate(timeout=60)
-    assert (job.returncode, state(tmp_path / "run")) == (143, "interrupted"), err
-    assert time.monotonic() - start < SECONDS
+    code, seconds, err = ended(job, signal.SIGTERM)
+    assert (code, state(run)) == (143, "interrupted"), err
+    assert seconds < SECONDS
 
 
 def test_nohup_keeps_its_promise(tmp_path):
-    command = ["nohup", sys.executable, "-m", "metarun", *TINY, "steps=300", f"run_dir={tmp_path / 'run'}"]
-    job = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "checkpoints" / "last.pt").exists():
-        assert job.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    job.send_signal(signal.SIGHUP)
-    job.communicate(timeout=120)
-    assert (job.returncode, state(tmp_path / "run")) == (0, "completed")
+    run = tmp_path / "run"
+    command = ["nohup", sys.executable, "-m", "metarun", *TINY, "steps=300", f"run_dir={run}"]
+    job = begun(command, tmp_path, run / "checkpoints" / "last.pt")
+    code, _, err = ended(job, signal.SIGHUP)
+    assert (code, state(run)) == (0, "completed"), err
