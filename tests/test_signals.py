@@ -29,8 +29,13 @@ def begun(command: list[str], cwd: Path, there: Path) -> subprocess.Popen:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
 
-    job = subprocess.Popen(  # noqa: PLW1509 (no thread of ours holds a lock here)
-        command, cwd=cwd, env=environment(), stderr=subprocess.PIPE, text=True, preexec_fn=as_in_a_terminal
+    job = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=as_in_a_terminal,  # noqa: PLW1509 (no thread of ours holds a lock here)
     )
     deadline = time.monotonic() + 120
     while not there.exists():
