@@ -2,7 +2,7 @@
 
 torch's own ``batch_norm``, ``layer_norm`` and ``instance_norm`` with an affine part give silently wrong second-order
 gradients under vmap (pytorch/functorch#534), so norms are composed from primitives or have derivatives of their own
-(``closed_form``). Outside vmap, and where one derivative is all, a batch norm is torch's own kernel, which is exact to
+(``derivatives``). Outside vmap, and where one derivative is all, a batch norm is torch's own kernel, which is exact to
 second order there and takes less time.
 """
 
@@ -58,7 +58,7 @@ class Conv2d(nn.Conv2d):
     """A convolution with a square kernel, equal padding and no groups, in one of two formulations of the same sum.
 
     native: torch's own; with weights of its own for each task, vmap makes it one grouped convolution (quick on a CPU).
-    matmul: the patches of the images and one batched matrix product (``task_convolution``), which a GPU is made for.
+    matmul: the patches of the images and one batched matrix product (``convolution``), which a GPU is made for.
     """
 
     def __init__(
