@@ -124,3 +124,11 @@ def test_a_function_can_be_seen_at_once(name):
         if isinstance(node, ast.FunctionDef):
             start = node.body[0].end_lineno if ast.get_docstring(node) else node.lineno
             assert node.end_lineno - start <= 40, f"{node.name} has {node.end_lineno - start} lines; split it"
+
+
+@pytest.mark.parametrize("name", modules())
+def test_every_module_and_every_public_class_and_function_says_what_it_is(name):
+    tree = ast.parse(modules()[name].read_text())
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    public = [node for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")]
+    assert [getattr(node, "name", name) for node in (tree, *public) if not ast.get_docstring(node)] == []

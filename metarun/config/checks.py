@@ -20,6 +20,7 @@ SMALLEST_EVALUATION = {"every": 1, "num_val_tasks": 2, "num_tasks": 2}  # an int
 
 
 def problems_at_the_root(plain: dict[str, Any]) -> list[str]:
+    """The problems of a run's plain configuration outside its groups: unknown and missing keys, ranges, clashes."""
     known = [field.name for field in fields(Config)]
     if missing := [f"{key} is missing." for key in known if key not in plain]:
         return missing
@@ -69,6 +70,7 @@ def place_problems(plain: dict[str, Any]) -> list[str]:
 
 
 def device_problems(name: Any) -> list[str]:
+    """What is wrong with ``device``: its spelling, or that this machine has none like it."""
     if name == "auto":
         return []
     try:
@@ -102,6 +104,7 @@ def token_problems(task: TaskDistribution, calls: dict[str, Callable[..., Any]])
 
 
 def ways_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[str]:
+    """Whether the learner can do with the task's number of classes, in training and in evaluation."""
     parameters, name = inspect.signature(learner).parameters, name_of(learner)
     flexible = "num_ways" in parameters
     regresses = flexible and type(None) in get_args(parameters["num_ways"].annotation)  # num_ways: int | None
@@ -116,6 +119,7 @@ def ways_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[s
 
 
 def class_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[str]:
+    """Whether the task has the fixed set of training classes that the learner asks for."""
     wanted = inspect.signature(learner).parameters.get("num_train_classes")
     does_without = wanted is None or type(None) in get_args(wanted.annotation)  # num_train_classes: int | None
     if task.num_train_classes is None and not does_without:
@@ -127,6 +131,7 @@ def class_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[
 
 
 def step_problems(learner: MetaLearner, inner_steps: int | None) -> list[str]:
+    """Whether the adaptation steps of learner and evaluation have an effect and are not negative."""
     if inner_steps is not None and "inner_steps" not in hyperparameters(learner):
         return [
             f"evaluation.inner_steps has no effect: {type(learner).__name__} takes no adaptation steps; set it to null."
@@ -151,4 +156,5 @@ def scheduler_problems(scheduler: torch.optim.lr_scheduler.LRScheduler, call: Ca
 
 
 def name_of(call: Callable[..., Any]) -> str:
+    """The name of the class or function behind a call."""
     return call.func.__name__ if isinstance(call, partial) else call.__name__
