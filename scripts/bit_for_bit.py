@@ -1,7 +1,8 @@
 """Short runs of every kind, bit by bit: for changes that must not alter what metarun computes.
 
-    python scripts/bit_for_bit.py record FILE     before the change: the sha256 of each run's last theta and of its results
-    python scripts/bit_for_bit.py compare FILE    after it, on the same machine: which runs are others (exit code 1)
+    python scripts/bit_for_bit.py record FILE [NAME ...]     before the change: the sha256 of the last theta and the results
+                                                             of each run, or of those named
+    python scripts/bit_for_bit.py compare FILE               after it, on the same machine: which are others (exit code 1)
 
 A run is float64 on one thread of the CPU. Of results.json all but times, memory and the names of modules counts.
 """
@@ -12,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ RUNS: dict[str, list[str]] = {
     "snail": [*POOLED, "meta_learner=snail", VMAPPED],
     "learned_optimizer": ["meta_learner=learned_optimizer", "meta_learner.unroll=5", VMAPPED],
     "meta_lstm": [*IMAGES, "meta_learner=meta_lstm", VMAPPED],
-    "teacher": ["meta_learner=teacher", LOOPED],
+    "teacher": [*POOLED, "meta_learner=teacher", LOOPED],
     "resnet12_dropout": [
         *(*IMAGES[:2], "base_learner=resnet12", "base_learner.channels=[3,4,5,6]", "base_learner.drop_block_steps=0"),
         *("meta_learner=protonet", VMAPPED),
@@ -73,21 +74,27 @@ RUNS: dict[str, list[str]] = {
     "text_cnn": [*TOKENS, "base_learner=text_cnn", "meta_learner=protonet", LOOPED],
     "transformer": [*TOKENS, "base_learner=transformer", "base_learner.width=8", VMAPPED],
     "hashed_residual": [*WORDS, "base_learner=residual", "meta_learner=protonet", VMAPPED],
-    "table": ["task=csv_regression", f"task.path={OUTSIDE / 'measurements.csv'}", "task.num_shots=3", LOOPED],
+    "table": [
+        *("task=csv_regression", f"task.path={OUTSIDE / 'measurements.csv'}", "task.task_column=subject", LOOPED),
+        *("task.input_columns=[dose]", "task.output_columns=[response]", "task.num_shots=2", "task.num_queries=2"),
+    ],
     "pendulum": ["experiment=matrix/system_identification", "task=pendulum", "meta_learner=r2d2", VMAPPED],
     "elsewhere": [*IMAGES, VMAPPED, "evaluation.task=[prototypes]"],
 }
 
 
-def digests() -> Iterator[tuple[str, str]]:
-    """The digest of each run, one after the other."""
+def digests(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The digest of each run, one after the other. A run that fails ends the script: it would compare nothing."""
     with tempfile.TemporaryDirectory() as folder:
-        for name, overrides in RUNS.items():
+        for name in names:
+            overrides = RUNS[name]
             run = Path(folder, name)
             arguments = [f"--config-dir={OUTSIDE}", *BUDGET, *overrides, f"data_root={folder}/data", f"run_dir={run}"]
             command = [sys.executable, "-m", "metarun", *arguments]
             done = subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True, check=False)
-            yield name, digest_of(run) if done.returncode == 0 else f"failed: {done.stderr.strip().splitlines()[-1]}"
+            if done.returncode:
+                sys.exit(f"{name} failed:\n{done.stderr}")
+            yield name, digest_of(run)
 
 
 def _environment() -> dict[str, str]:
@@ -117,16 +124,17 @@ def comparable(node: Any) -> Any:
 
 
 def main() -> int:
-    if len(sys.argv) != 3 or sys.argv[1] not in ("record", "compare"):
+    what, *rest = sys.argv[1:] or [""]
+    if what not in ("record", "compare") or not rest or set(rest[1:]) - RUNS.keys() or (what == "compare" and rest[1:]):
         sys.exit(__doc__)
-    path = Path(sys.argv[2])
-    known = json.loads(path.read_text()) if sys.argv[1] == "compare" else {}
-    found: dict[str, str] = {}
-    for name, digest in digests():
+    path, names = Path(rest[0]), rest[1:] or list(RUNS)
+    known: dict[str, str] = json.loads(path.read_text()) if what == "compare" else {}
+    found = {}
+    for name, digest in digests(known or names):
         found[name] = digest
-        verdict = digest[:12] if not known else "the same" if known.get(name) == digest else f"ANOTHER: {digest[:60]}"
+        verdict = digest[:12] if not known else "the same" if known[name] == digest else f"ANOTHER: {digest[:12]}"
         print(f"{name:24} {verdict}", flush=True)
-    if sys.argv[1] == "record":
+    if what == "record":
         path.write_text(json.dumps(found, indent=1) + "\n")
     return int(bool(known) and found != known)
 
