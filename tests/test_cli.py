@@ -133,6 +133,7 @@ MISTAKES = {
     "resume of nothing": (["resume=nowhere"], "there is no run (no config.yaml)"),
     "run_dir in a sweep": (["-m", "seed=1,2", "run_dir=x"], "run_dir=x cannot stand beside -m"),
     "half a job at a time": (["-m", "seed=1,2", "jobs=0.5"], "jobs=0.5: must be a whole number"),
+    "a raised two of jobs": (["-m", "seed=1,2", "jobs=²"], "jobs=²: must be a whole number"),
     "a type in one job of a sweep": (["-m", "seed=1,2", "meta_learner.inner_lr=0.1,abc"], "'abc' (str), but must be float"),
     "evaluate without a run": (["evaluate"], "Missing argument"),
     "evaluate with an unknown option": (["evaluate", ".", "--foo"], "No such option: --foo"),

@@ -71,6 +71,7 @@ def test_the_model_after_k_transitions_is_the_adapted_learner_and_after_none_a_f
     ("words", "message"),
     [
         (["--shots", "1;2"], r"--shots is '1;2'; write whole numbers with commas"),
+        (["--shots", "1,²"], r"--shots is '1,²'; write whole numbers with commas"),
         (["--tasks", "1"], r"--tasks is 1; an interval needs 2 or more"),
         (["--checkpoint", "first"], r"--checkpoint is 'first'; use best or last"),
         (["task.planner.horizont=3"], r"horizont is not a setting; did you mean task.planner.horizon"),

@@ -55,7 +55,7 @@ def control_run(
 def numbers_in(shots: str) -> list[int]:
     """The whole numbers in ``shots``, a text such as "0,1,3": ascending, each once. Raises ConfigError for others."""
     words = shots.split(",")
-    if not all(word.strip().isdigit() for word in words):
+    if not all(word.strip().isdecimal() for word in words):
         raise ConfigError([f"--shots is {shots!r}; write whole numbers with commas, such as 0,1,3."])
     return sorted({int(word) for word in words})
 

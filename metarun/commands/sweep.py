@@ -76,7 +76,7 @@ def sweep(arguments: list[str], config_dirs: list[Path]) -> int:
 
 
 def _number_of_jobs(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise ConfigError([f"jobs={text}: must be a whole number of 1 or more, the runs at a time."])
     return int(text)
 
