@@ -10,8 +10,8 @@ from types import FrameType
 
 from metarun.errors import Interrupted
 
-PATIENCE = 1.0  # seconds that a step may still take after a signal before it is broken off
-STUCK = 0.8  # seconds more until the process ends from another thread: Python has not run again, a kernel of torch has
+PATIENCE = 0.6  # seconds that a step may still take after a signal before it is broken off
+STUCK = 0.6  # seconds more until the process ends from another thread: Python has not run again, a kernel of torch has
 POLL = 0.1
 
 
