@@ -1,4 +1,4 @@
-"""Pictures of generated tasks, by matplotlib: curves with their support points, and motions of mechanical systems."""
+"""Pictures of tasks, by matplotlib: curves with their support points, motions of mechanical systems, images, numbers."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any

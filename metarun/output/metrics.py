@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl (the truth), TensorBoard (the view) and the terminal (the progress)."""
+"""What a run tells: metrics.jsonl (the truth) and TensorBoard (the view)."""
 
 import json
 import os

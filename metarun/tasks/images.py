@@ -1,6 +1,4 @@
-"""What the image data sets share: arrays prepared once on disk, episodes drawn over classes, gathering on the device.
-
-A data set is one uint8 array [num_images, ...], class after class, beside an index of its classes and their sizes.
+"""What the image data sets share beside ``store`` and ``episodes``: gathering images on the device, and showing them.
 
 N ways, K shots, Q queries, B episodes
 """
@@ -24,12 +22,6 @@ try:
     import fcntl
 except ImportError:  # Windows: the rename below is still atomic; two first runs at once may both prepare
     fcntl = None  # type: ignore[assignment]
-
-
-# ---------------------------------------------------------------------------------------------------- prepared arrays
-
-
-# ----------------------------------------------------------------------------------------------------------- episodes
 
 
 class Pixels(ABC):
