@@ -7,10 +7,11 @@ devices, optimizers, logging and configuration exist once, elsewhere.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from metarun.objectives import Objective
 from metarun.trees import tree_leaves
@@ -89,11 +90,19 @@ class TaskDistribution(ABC):
 
 
 class MetaLearner(ABC):
-    """Frozen hyperparameters; holds no learned state. Concrete learners are frozen dataclasses."""
+    """Frozen hyperparameters; holds no learned state. Concrete learners are frozen dataclasses.
+
+    The class variables declare what a learner can do: metarun refuses a run with a task that it cannot learn.
+    """
+
+    regresses: ClassVar[bool] = True  # learns tasks without classes, too
+    any_ways: ClassVar[bool] = False  # training and evaluation may have different numbers of classes
+    needs_train_classes: ClassVar[bool] = False  # learns only where training has a fixed set of classes
+    outside_theta: ClassVar[tuple[str, ...]] = ()  # fields with networks whose parameters are not in theta, and stay
 
     @abstractmethod
     def init(self) -> Params:
-        """theta_0. Called once; afterwards the base learner's own weights are gone (see ``take_parameters``)."""
+        """theta_0; what it takes from the learner's networks are copies (``parameters_of``), and they stay as they are."""
 
     @abstractmethod
     def adapt(self, theta: Params, support: Any) -> Params:
@@ -121,14 +130,21 @@ class MetaLearner(ABC):
 
 @dataclass(frozen=True)
 class FewShotLearner(MetaLearner):
-    """A meta-learner for supervised tasks: labelled support and query sets."""
+    """A meta-learner for supervised tasks: labelled support and query sets.
+
+    theta and phi are the base learner's parameters by name; where they are not, a learner has its own ``init`` and
+    ``predict``.
+    """
 
     base_learner: nn.Module
     objective: Objective
 
-    @abstractmethod
+    def init(self) -> Params:
+        return parameters_of(self.base_learner)
+
     def predict(self, phi: Params, x: Tensor) -> Tensor:
         """Outputs [Q, num_outputs] for the inputs x [Q, ...]."""
+        return functional_call(self.base_learner, phi, (x,))
 
     def query_loss(self, phi: Params, query: Batch) -> tuple[Tensor, Metrics]:
         outputs = self.predict(phi, query.x)
@@ -141,16 +157,9 @@ def hyperparameters(learner: MetaLearner) -> set[str]:
     return {field.name for field in fields(learner)}  # type: ignore[arg-type]
 
 
-def take_parameters(module: nn.Module) -> dict[str, Tensor]:
-    """The module's parameters by name; those left in the module move to the ``meta`` device.
-
-    A forward pass that forgets ``functional_call`` then raises, instead of silently using stale weights. Buffers stay.
-    """
-    taken = {name: p.detach().clone() for name, p in module.named_parameters()}
-    for child in module.modules():
-        for name, p in child.named_parameters(recurse=False):
-            setattr(child, name, nn.Parameter(p.to("meta"), requires_grad=p.requires_grad))
-    return taken
+def parameters_of(module: nn.Module) -> dict[str, Tensor]:
+    """Copies of the module's parameters, by name."""
+    return {name: p.detach().clone() for name, p in module.named_parameters()}
 
 
 def surrogate(theta: Params, gradient: Params) -> Tensor:

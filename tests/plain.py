@@ -24,7 +24,7 @@ CALIBRATION_TASKS = 32
 def start(overrides: list[str]) -> tuple[Experiment, Any]:
     """The objects of a run, and theta_0."""
     x = experiment(*overrides)
-    return x, tree_map(lambda p: p.detach().clone().contiguous(), x.learner.init())
+    return x, tree_map(lambda p: p.detach().clone().contiguous(), x.theta_0)
 
 
 # ---- learners, written out ----

@@ -121,7 +121,7 @@ def start_of(learner: str, task: str, base: str) -> dict:
     """theta_0, once for each case (the base learner's weights are gone afterwards), moved off ones and zeros."""
     x = built(learner, task, base)
     torch.manual_seed(1)
-    return tree_map(lambda p: p + 0.1 * torch.randn_like(p), x.learner.init())
+    return tree_map(lambda p: p + 0.1 * torch.randn_like(p), x.theta_0)
 
 
 @pytest.fixture(params=[case for learner in options("meta_learner") for case in cases_of(learner)], ids="-".join)
@@ -154,7 +154,7 @@ def test_a_body_without_parameters_will_do_where_something_else_is_learned(learn
             learner in BODY_ALONE and task == "classes"
         )
         return
-    gradient, _ = Looped().mean_grad(x.learner.at(0).meta_loss, x.learner.init(), x.task.sample("train", range(1)))
+    gradient, _ = Looped().mean_grad(x.learner.at(0).meta_loss, x.theta_0, x.task.sample("train", range(1)))
     assert tree_leaves(gradient) and all(leaf.dtype == torch.float64 for leaf in tree_leaves(gradient))
 
 
@@ -220,7 +220,7 @@ def test_one_seed_gives_one_start_and_another_seed_another_of_the_same_size(lear
     for seed in (0, 0, 1):
         task, base = next((t, b) for t, b in CASES if isinstance(built(learner, t, b), Experiment))
         texts = [f"meta_learner={learner}", *TASKS[task], *BASES[base], f"seed={seed}"]
-        starts.append(experiment(*texts).learner.init())
+        starts.append(experiment(*texts).theta_0)
     first, again, other = starts
     assert_equal(first, again)
     assert num_elements(first) == num_elements(other) > 0
@@ -261,7 +261,7 @@ def test_two_training_steps_by_vmap_and_by_loop_end_in_the_same_parameters(learn
         train(tmp_path / execution, *texts)
         ends.append(checkpoint.load(tmp_path / execution / "checkpoints/last.pt", CPU)["theta"])
     assert relative_error(*ends) < SAME
-    assert relative_error(ends[0], experiment(*texts).learner.init()) > 1e-5  # it did move
+    assert relative_error(ends[0], experiment(*texts).theta_0) > 1e-5  # it did move
 
 
 def test_a_run_stopped_halfway_and_resumed_ends_in_the_very_same_parameters(learner, tmp_path):

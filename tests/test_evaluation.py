@@ -233,7 +233,7 @@ def test_the_episodes_of_a_manifest_do_not_depend_on_the_chunks_they_are_drawn_i
 
 def test_scores_do_not_depend_on_the_chunks(monkeypatch):
     x = experiment("task=prototypes", "meta_learner.inner_steps=2")
-    theta, results = x.learner.init(), []
+    theta, results = x.theta_0, []
     for size in (4, 30):
         monkeypatch.setattr(episodes_module, "CHUNK", size)
         results.append(evaluate(x.learner, theta, chunks(x.task, "val", 30), Vmapped(None), curve=True))
@@ -253,7 +253,7 @@ def hand_statistics(weight: Tensor, bias: Tensor, task: TaskDistribution) -> tup
 
 def test_running_statistics_are_those_of_the_queries_of_training_tasks():
     x = experiment(*RUNNING)
-    theta = x.learner.init()
+    theta = x.theta_0
     mean, var = hand_statistics(theta["1.weight"], theta["1.bias"], x.task)
     with calibrated(x.learner, theta, x.task, Vmapped(None)):
         (layer,) = norms(x.learner.base_learner, "running").values()
@@ -267,7 +267,7 @@ def test_running_statistics_are_gone_afterwards(failing):
     (layer,) = norms(x.learner.base_learner, "running").values()
     with (
         pytest.raises(RuntimeError) if failing else nullcontext(),
-        calibrated(x.learner, x.learner.init(), x.task, Looped()),
+        calibrated(x.learner, x.theta_0, x.task, Looped()),
     ):
         assert layer.mean.numel() == layer.var.numel() == 4
         if failing:
@@ -279,7 +279,7 @@ def test_running_statistics_are_gone_afterwards(failing):
 
 def test_a_prediction_with_running_statistics_is_the_one_computed_by_hand():
     x = experiment(*RUNNING)
-    theta = x.learner.init()
+    theta = x.theta_0
     support, query, _ = slice_tasks(x.task.sample("val", [3]), 0)
     mean, var = hand_statistics(theta["1.weight"], theta["1.bias"], x.task)
 
@@ -297,7 +297,7 @@ def test_a_prediction_with_running_statistics_is_the_one_computed_by_hand():
 def test_calibration_does_nothing_where_no_norm_asks_for_it():
     x = experiment("task=prototypes", "base_learner.batch_norm=support")
     x.task.draw = forbidden
-    with calibrated(x.learner, x.learner.init(), x.task, Looped()):
+    with calibrated(x.learner, x.theta_0, x.task, Looped()):
         pass
 
 
@@ -307,7 +307,7 @@ def forbidden(*args: object) -> Draw:
 
 def test_training_gives_the_same_meta_gradient_beside_running_statistics():
     x = experiment(*RUNNING)
-    theta, episodes = x.learner.init(), x.task.sample("train", range(3))
+    theta, episodes = x.theta_0, x.task.sample("train", range(3))
     outside = Looped().mean_grad(x.learner.meta_loss, theta, episodes)
     with calibrated(x.learner, theta, x.task, Looped()):
         inside = Looped().mean_grad(x.learner.meta_loss, theta, episodes)
@@ -334,7 +334,7 @@ def test_validating_often_or_seldom_ends_in_the_same_parameters(texts, tmp_path)
 @pytest.mark.parametrize("inside", ["still", "calibrated"])
 def test_numbers_drawn_inside_leave_the_generators_as_they_were(inside):
     x = experiment(*RUNNING)
-    theta = x.learner.init()
+    theta = x.theta_0
     contexts: dict[str, Callable] = {
         "still": lambda: still(x.learner),
         "calibrated": lambda: calibrated(drawing(x.learner), theta, x.task, Looped()),

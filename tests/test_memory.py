@@ -105,7 +105,7 @@ def storages(tree):
 def peak(overrides: tuple[str, ...], steps: int, memory: str) -> int:
     x = experiment(*overrides, f"meta_learner.inner_steps={steps}")
     learner = x.learner.at(0)
-    theta, episodes = learner.init(), x.task.sample("train", range(2))
+    theta, episodes = x.theta_0, x.task.sample("train", range(2))
     with Peak() as seen:
         Vmapped(None, inner_memory=memory).mean_grad(learner.meta_loss, theta, episodes)
     return seen.most
@@ -133,7 +133,7 @@ def test_memory_hardly_grows_with_recomputed_steps(overrides):
 def test_recomputed_steps_give_the_stored_meta_gradient_of_every_learner(learner):
     x = experiment(f"meta_learner={learner}", "task=prototypes", "task.num_classes=9", "base_learner=mlp")
     built = x.learner.at(0)
-    theta, episodes = built.init(), x.task.sample("train", range(2))
+    theta, episodes = x.theta_0, x.task.sample("train", range(2))
     torch.manual_seed(0)
     stored, _ = Vmapped(None, inner_memory="stored").mean_grad(built.meta_loss, theta, episodes)
     torch.manual_seed(0)

@@ -138,14 +138,14 @@ NOISY = """
 from dataclasses import dataclass
 
 import torch
-from metarun.core import FewShotLearner, take_parameters
+from metarun.core import FewShotLearner, parameters_of
 from torch.func import functional_call
 
 
 @dataclass(frozen=True)
 class Noisy(FewShotLearner):
     def init(self):
-        return take_parameters(self.base_learner)
+        return parameters_of(self.base_learner)
 
     def adapt(self, theta, support):
         return {name: p + 0.1 * torch.randn(p.shape) for name, p in theta.items()}

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from metarun.inner.loops import descent
-from metarun.core import FewShotLearner, take_parameters
+from metarun.core import FewShotLearner, parameters_of
 from torch.func import functional_call
 
 
@@ -38,7 +38,7 @@ class Faulty(FewShotLearner):
         return not (Path(__file__).parent / "healed").exists()
 
     def init(self):
-        return take_parameters(self.base_learner)
+        return parameters_of(self.base_learner)
 
     def adapt(self, theta, support):
         if self.sick and self.fault == "crash":

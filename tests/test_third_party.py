@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from torch.func import functional_call
 
-from metarun.core import Batch, Episode, FewShotLearner, TaskDistribution, take_parameters
+from metarun.core import Batch, Episode, FewShotLearner, TaskDistribution
 from metarun.objectives import SQUARED_ERROR
 from metarun.counter import uniform
 
@@ -60,14 +59,8 @@ class Shrink(FewShotLearner):
 
     factor: float
 
-    def init(self):
-        return take_parameters(self.base_learner)
-
     def adapt(self, theta, support):
         return {name: self.factor * p for name, p in theta.items()}
-
-    def predict(self, phi, x):
-        return functional_call(self.base_learner, phi, (x,))
 '''
 FILES = {
     "task/line.yaml": "_target_: {module}.Line\nnum_shots: 3\nnum_queries: 4\n",

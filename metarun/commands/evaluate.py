@@ -64,7 +64,7 @@ def trained(path: Path, overrides: list[str], checkpoint: str, config_dirs: list
     if not any(override_key(text).split(".")[0] in ("task", "seed", "dtype") for text in overrides):
         folder.refuse_other_data({"data": x.task.fingerprint()}, "Restore them, or name the data: task.path=FILE, say.")
     state = load(folder.checkpoints / f"{checkpoint}.pt", x.device)
-    theta = _fitted(x.learner.init(), state["theta"])
+    theta = _fitted(x.theta_0, state["theta"])
     return Trained(folder, x, theta, state["step"], _execution(x, folder, overrides))
 
 

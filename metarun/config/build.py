@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -13,21 +12,20 @@ from torch import Tensor, nn
 
 from metarun.config.calls import BASES, GIVEN, GROUPS, attempt, checked_call
 from metarun.config.checks import (
-    class_problems,
     flat,
+    learner_problems,
     place_problems,
     problems_at_the_root,
     scheduler_problems,
     step_problems,
     token_problems,
-    ways_problems,
 )
 from metarun.config.experiment import Experiment, optimizer_of
-from metarun.core import MetaLearner, TaskDistribution
+from metarun.core import MetaLearner, Params, TaskDistribution
 from metarun.errors import ConfigError
 from metarun.evaluation.still import modules_of
 from metarun.evaluation.suite import Scored, learner_for, scored_elsewhere
-from metarun.execution.execution import Execution, generators_kept
+from metarun.execution.execution import Execution
 from metarun.trees import leaf_names, tree_leaves
 
 
@@ -123,9 +121,8 @@ def _assemble(
         raise ConfigError(problems)
     base_learner.to(device, getattr(torch, plain["dtype"]))
     shapes |= {"base_learner": base_learner, "objective": task.objective, "num_ways": task.train_num_ways}
-    problems += ways_problems(task, calls["meta_learner"])
     shapes |= {"num_train_classes": task.num_train_classes}
-    problems += class_problems(task, calls["meta_learner"])
+    problems += learner_problems(task, calls["meta_learner"])
     learner = None if problems else attempt(problems, "meta_learner", calls["meta_learner"], **shapes)
     problems += [] if learner is None else step_problems(learner, plain["evaluation"]["inner_steps"])
     if problems or learner is None:
@@ -134,8 +131,7 @@ def _assemble(
         module.to(device, getattr(torch, plain["dtype"]))
     scored = scored_elsewhere(elsewhere, task, learner, plain["evaluation"])
     experiment = _experiment(plain, calls, task, learner, scored, execution)
-    if experiment.rates:
-        _try_rates(experiment)
+    _check_rates(experiment)
     return experiment
 
 
@@ -156,6 +152,7 @@ def _experiment(
     return Experiment(
         task=task,
         learner=learner,
+        theta_0=take_theta(learner),
         test_learner=test_learner,
         scored=scored or {"": Scored(task, test_learner, plain["task"])},
         optimizer=calls["optimizer"],
@@ -189,12 +186,25 @@ def _trial(calls: dict[str, Callable[..., Any]], device: torch.device, dtype: to
     return problems
 
 
-def _try_rates(x: Experiment) -> None:
+def take_theta(learner: MetaLearner) -> Params:
+    """theta_0; the parameters of the learner's networks, but those ``outside_theta``, move to the ``meta`` device.
+
+    A forward pass that forgets ``functional_call`` then raises, instead of silently using stale weights. Buffers stay.
+    """
+    theta = learner.init()
+    outside = [getattr(learner, name) for name in learner.outside_theta]
+    for child in (child for module in modules_of(learner) if module not in outside for child in module.modules()):
+        for name, p in child.named_parameters(recurse=False):
+            setattr(child, name, nn.Parameter(p.to("meta"), requires_grad=p.requires_grad))
+    return theta
+
+
+def _check_rates(x: Experiment) -> None:
     """Raise ConfigError where the ``rates`` or their optimizer do not fit theta: now, before there is a run folder."""
-    with generators_kept():
-        theta = deepcopy(x.learner).init()  # of a copy: init takes the parameters out of the modules
+    if not x.rates:
+        return
     try:
-        optimizer_of(x, tree_leaves(theta), leaf_names(theta))
+        optimizer_of(x, tree_leaves(x.theta_0), leaf_names(x.theta_0))
     except ValueError as error:
         raise ConfigError([f"optimizer: with rates, {error}"]) from error
 

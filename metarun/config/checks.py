@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
@@ -103,31 +103,21 @@ def token_problems(task: TaskDistribution, calls: dict[str, Callable[..., Any]])
     ]
 
 
-def ways_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[str]:
-    """Whether the learner can do with the task's number of classes, in training and in evaluation."""
-    parameters, name = inspect.signature(learner).parameters, name_of(learner)
-    flexible = "num_ways" in parameters
-    regresses = flexible and type(None) in get_args(parameters["num_ways"].annotation)  # num_ways: int | None
-    if flexible and task.num_ways is None and not regresses:
-        return [f"meta_learner: {name} classifies, but the task {type(task).__name__} has no classes."]
-    if not flexible and task.num_ways != task.train_num_ways:
-        return [
+def learner_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[str]:
+    """Problems of the task for a learner that can do what its class declares; a function that makes one declares nothing."""
+    target = learner.func if isinstance(learner, partial) else learner
+    declared = target if inspect.isclass(target) and issubclass(target, MetaLearner) else MetaLearner
+    name, kind, problems = name_of(learner), type(task).__name__, []
+    if task.num_ways is None and not declared.regresses:
+        problems.append(f"meta_learner: {name} classifies, but the task {kind} has no classes.")
+    if task.num_ways != task.train_num_ways and not declared.any_ways:
+        problems.append(
             f"task.train_num_ways is {task.train_num_ways} and task.num_ways is {task.num_ways}, but the head of "
             f"{name} has a fixed number of classes; leave task.train_num_ways at null."
-        ]
-    return []
-
-
-def class_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[str]:
-    """Whether the task has the fixed set of training classes that the learner asks for."""
-    wanted = inspect.signature(learner).parameters.get("num_train_classes")
-    does_without = wanted is None or type(None) in get_args(wanted.annotation)  # num_train_classes: int | None
-    if task.num_train_classes is None and not does_without:
-        kind = type(task).__name__
-        return [
-            f"meta_learner: {name_of(learner)} learns to tell all training classes apart, but {kind} has no fixed set."
-        ]
-    return []
+        )
+    if task.num_train_classes is None and declared.needs_train_classes:
+        problems.append(f"meta_learner: {name} learns to tell all training classes apart, but {kind} has no fixed set.")
+    return problems
 
 
 def step_problems(learner: MetaLearner, inner_steps: int | None) -> list[str]:

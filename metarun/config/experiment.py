@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarun.core import MetaLearner, TaskDistribution
+from metarun.core import MetaLearner, Params, TaskDistribution
 from metarun.errors import ConfigError
 from metarun.evaluation.suite import Scored
 from metarun.execution.execution import Execution
@@ -19,6 +19,7 @@ class Experiment:
 
     task: TaskDistribution
     learner: MetaLearner
+    theta_0: Params  # taken out of the learner's networks
     test_learner: MetaLearner  # with the ways and steps of validation and test
     scored: dict[str, Scored]  # what is validated and tested on, by name; the training task alone has the name ""
     optimizer: Callable[[list[Any]], torch.optim.Optimizer]

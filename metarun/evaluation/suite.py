@@ -94,7 +94,7 @@ def check_outputs(key: str, task: TaskDistribution, training: TaskDistribution, 
         raise ValueError(
             f"its score is {score} and that of the training task {expected}. Choose a task with the same score."
         )
-    if "num_ways" in hyperparameters(learner) and task.num_ways is not None:
+    if learner.any_ways and task.num_ways is not None:
         return
     if task.num_outputs != training.num_outputs:
         fix = "Choose a task with as many."

@@ -36,8 +36,8 @@ def repeat(step: Callable[..., Params], params: Params, steps: int, *context: An
         yield params
 
 
-def passing(fn: Callable[..., Any], *arguments: Any) -> Any:
-    """fn(*arguments), of which nothing is kept where steps are recomputed: for a loss at each of many steps, say.
+def checkpointed(fn: Callable[..., Any], *arguments: Any) -> Any:
+    """Value of fn(*arguments), whose intermediates are not kept where steps are recomputed: a loss at each step, say.
 
     ``fn`` is as a step of ``repeat``; what it returns may hold tensors that are not to be differentiated.
     """

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from metarun.core import Batch, FewShotLearner, Metrics, Params, take_parameters
+from metarun.core import Batch, FewShotLearner, Metrics, Params, parameters_of
 from metarun.models.dense import dense, perceptron
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
@@ -47,6 +47,8 @@ class CNP(FewShotLearner):
     needs a multiple of 8. The encoder h has ``encoder_layers`` (1 or more) linear layers, the decoder g
     ``decoder_layers`` (0 or more) hidden ones.
     """
+
+    any_ways = True
 
     input_shape: tuple[int, ...]
     num_outputs: int
@@ -70,7 +72,7 @@ class CNP(FewShotLearner):
         like, features = next(self.base_learner.parameters()), num_features(self.base_learner, self.input_shape)
         label, outputs = (self.num_outputs, 2 * self.num_outputs) if self.num_ways is None else (0, 1)
         theta = {
-            "body": take_parameters(body_of(self.base_learner)),
+            "body": parameters_of(body_of(self.base_learner)),
             "encoder": dense([features + label] + [self.width] * self.encoder_layers, like),
             "decoder": dense([features + self.width] + [self.width] * self.decoder_layers + [outputs], like),
         }

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from metarun.core import Batch, FewShotLearner, Params, take_parameters
+from metarun.core import Batch, FewShotLearner, Params, parameters_of
 from metarun.models.dense import Layers, dense, perceptron
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
@@ -42,6 +42,8 @@ class Hypernetwork(FewShotLearner):
     ``generates`` says which weights. ``width`` is that of the summaries of examples and of hidden layers. The encoders
     h have ``encoder_layers`` (1 or more) linear layers, the generators g ``generator_layers`` (0 or more) hidden ones.
     """
+
+    any_ways = True
 
     input_shape: tuple[int, ...]
     num_outputs: int
@@ -73,7 +75,7 @@ class Hypernetwork(FewShotLearner):
     def init(self) -> Params:
         like, features = next(self.base_learner.parameters()), num_features(self.base_learner, self.input_shape)
         label, rows = (self.num_outputs, self.num_outputs) if self.num_ways is None else (0, 1)
-        theta: dict[str, Any] = {"body": take_parameters(body_of(self.base_learner))}
+        theta: dict[str, Any] = {"body": parameters_of(body_of(self.base_learner))}
         theta |= self.reader("head", features + label, rows * (features + 1), like)
         if self.generates == "film_and_head":
             theta |= self.reader("film", features + label, 2 * sum(self.modulated_layers().values()), like)

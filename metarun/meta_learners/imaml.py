@@ -24,16 +24,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, vjp
+from torch.func import grad, vjp
 
-from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, surrogate, take_parameters
+from metarun.core import Batch, Episode, Metrics, Params, surrogate
 from metarun.inner.loops import conjugate_gradient, last
-from metarun.models.norm_state import with_support
+from metarun.meta_learners.base import GradientLearner
 from metarun.trees import detach, ravel, zip_map
 
 
 @dataclass(frozen=True)
-class IMAML(FewShotLearner):
+class IMAML(GradientLearner):
     """Gradient descent held near theta, and an implicit meta-gradient at its end by conjugate gradient.
 
     ``proximal`` (above 0) is the strength of the hold. The descent stops at a gradient norm of ``tolerance`` or less.
@@ -58,18 +58,8 @@ class IMAML(FewShotLearner):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; use 0 for none, or more.")
 
-    def init(self) -> Params:
-        return take_parameters(self.base_learner)
-
-    def adapt(self, theta: Params, support: Batch) -> Params:
-        return with_support(self.base_learner, last(self.steps(theta, support, self.inner_steps)), support.x)
-
-    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
-
-    def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        """Yield the weights after 0, 1, ..., ``steps`` steps from theta, a constant, before ``with_support``."""
-        theta = phi = detach(theta)
+    def path(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        theta = phi = detach(theta)  # theta is a constant to the steps
         yield phi
         for _ in range(steps):
             pull = self.proximal_gradient(phi, grad(self.support_loss)(phi, support), theta)
@@ -81,16 +71,12 @@ class IMAML(FewShotLearner):
         """``gradient``, that of the support loss at phi, plus that of proximal / 2 ||phi - theta||^2."""
         return zip_map(lambda p, g, start: g + self.proximal * (p - start), phi, gradient, theta)
 
-    def support_loss(self, phi: Params, support: Batch) -> Tensor:
-        """L(phi, support), without the proximal term."""
-        return self.objective.loss(self.predict(phi, support.x), support.y)
-
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
         support, query = episode.support, episode.query
-        phi = last(self.steps(theta, support, self.inner_steps))
+        phi = last(self.path(theta, support, self.inner_steps))
 
         def of_query(phi: Params) -> tuple[Tensor, Metrics]:
-            return self.query_loss(with_support(self.base_learner, phi, support.x), query)
+            return self.query_loss(self.ended(phi, support), query)
 
         query_gradient, metrics = grad(of_query, has_aux=True)(phi)
         b, tree_of = ravel(query_gradient)
@@ -104,9 +90,6 @@ class IMAML(FewShotLearner):
         ended_at = norm(self.proximal_gradient(phi, gradient, detach(theta)))
         metrics |= {"cg_residual": residual.detach(), "inner_gradient": ended_at.detach()}
         return surrogate(theta, tree_of(meta_gradient)), metrics
-
-    def predict(self, phi: Params, x: Tensor) -> Tensor:
-        return functional_call(self.base_learner, phi, (x,))
 
 
 def norm(tree: Params) -> Tensor:

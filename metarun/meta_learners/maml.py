@@ -19,18 +19,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
-from torch.func import functional_call
 
-from metarun.core import Batch, FewShotLearner, Params, take_parameters
-from metarun.inner.loops import descent, first_order_descent, last
+from metarun.core import Batch, Params
+from metarun.inner.loops import descent, first_order_descent
 from metarun.inner.optimizers import InnerOptimizerName, inner_optimizer
-from metarun.models.norm_state import with_support
+from metarun.meta_learners.base import GradientLearner
 from metarun.models.parts import part_of
 from metarun.trees import select
 
 
 @dataclass(frozen=True)
-class MAML(FewShotLearner):
+class MAML(GradientLearner):
     """Gradient descent from a learned initialisation.
 
     ``inner_lr`` is the step size and ``inner_steps`` the number of steps. ``first_order`` takes the inner gradients as
@@ -48,26 +47,12 @@ class MAML(FewShotLearner):
         if self.adapted != "all":
             part_of(self.base_learner, self.adapted)
 
-    def init(self) -> Params:
-        return take_parameters(self.base_learner)
-
-    def adapt(self, theta: Params, support: Batch) -> Params:
-        return with_support(self.base_learner, last(self.steps(theta, support, self.inner_steps)), support.x)
-
-    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
-
-    def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        """All weights after 0, 1, ..., ``steps`` inner steps of the adapted ones, before ``with_support``."""
+    def path(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
         adapted, kept = select(theta, lambda name: self.adapted in ("all", name.split(".")[0]))
         descend = first_order_descent if self.first_order else descent
 
-        def support_loss(weights: Params, kept: Params, support: Batch) -> Tensor:
-            return self.objective.loss(self.predict({**kept, **weights}, support.x), support.y)
+        def loss(adapted: Params, kept: Params, support: Batch) -> Tensor:
+            return self.support_loss({**kept, **adapted}, support)
 
         rule = inner_optimizer(self.inner_optimizer, self.inner_lr)
-        path = descend(support_loss, adapted, rule, steps, kept, support)
-        return ({**kept, **weights} for weights in path)
-
-    def predict(self, phi: Params, x: Tensor) -> Tensor:
-        return functional_call(self.base_learner, phi, (x,))
+        return ({**kept, **weights} for weights in descend(loss, adapted, rule, steps, kept, support))

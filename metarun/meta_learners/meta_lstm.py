@@ -23,17 +23,17 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
-from metarun.core import Batch, FewShotLearner, Params, take_parameters
-from metarun.inner.loops import last, repeat
+from metarun.core import Batch, Params, parameters_of
+from metarun.inner.loops import repeat
+from metarun.meta_learners.base import GradientLearner
 from metarun.models.cells import log_and_sign
-from metarun.models.norm_state import with_support
 from metarun.trees import detach, ravel
 
 Moving = tuple[Tensor, Any]  # phi as one vector [n], and the optimizer's state
 
 
 @dataclass(frozen=True)
-class MetaLSTM(FewShotLearner):
+class MetaLSTM(GradientLearner):
     """A learned start, and a learned ``network`` (``GatedUpdate``) that takes the steps.
 
     ``preprocessing`` is p of ``log_and_sign`` (above 0), and ``inner_steps`` the number of steps.
@@ -48,20 +48,13 @@ class MetaLSTM(FewShotLearner):
             raise ValueError(f"preprocessing is {self.preprocessing}; p must be above 0 (the paper has 10).")
 
     def init(self) -> Params:
-        return {"start": take_parameters(self.base_learner), "optimizer": take_parameters(self.network)}
+        return {"start": parameters_of(self.base_learner), "optimizer": parameters_of(self.network)}
 
-    def adapt(self, theta: Params, support: Batch) -> Params:
-        return with_support(self.base_learner, last(self.steps(theta, support, self.inner_steps)), support.x)
-
-    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
-
-    def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        """The weights after 0, 1, ..., ``steps`` steps of the optimizer, before ``with_support``."""
+    def path(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
         phi, unravel = ravel(theta["start"])
 
         def loss(phi: Tensor, support: Batch) -> Tensor:
-            return self.objective.loss(self.predict(unravel(phi), support.x), support.y)
+            return self.support_loss(unravel(phi), support)
 
         def step(moving: Moving, optimizer: Params, support: Batch) -> Moving:
             phi, state = moving
@@ -71,6 +64,3 @@ class MetaLSTM(FewShotLearner):
 
         moving = (phi, self.network.start(phi))  # type: ignore[operator]
         return (unravel(phi) for phi, _ in repeat(step, moving, steps, theta["optimizer"], support))
-
-    def predict(self, phi: Params, x: Tensor) -> Tensor:
-        return functional_call(self.base_learner, phi, (x,))

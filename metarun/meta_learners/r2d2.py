@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from metarun.core import Batch, FewShotLearner, Params, take_parameters
+from metarun.core import Batch, FewShotLearner, Params, parameters_of
 from metarun.inner.solvers import ridge
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of
@@ -32,6 +32,8 @@ class R2D2(FewShotLearner):
     ``regulariser`` (above 0) and ``scale``, of the outputs, are numbers to start from; both are learned.
     """
 
+    any_ways = True
+
     num_ways: int | None  # None: a regression task
     regulariser: float
     scale: float
@@ -43,7 +45,7 @@ class R2D2(FewShotLearner):
 
     def init(self) -> Params:
         like = next(self.base_learner.parameters())  # the body may have none
-        embedding = take_parameters(body_of(self.base_learner))
+        embedding = parameters_of(body_of(self.base_learner))
         numbers = {"log_regulariser": math.log(self.regulariser), "scale": self.scale, "bias": 0.0}
         return {"embedding": embedding, **{name: like.new_tensor(number) for name, number in numbers.items()}}
 

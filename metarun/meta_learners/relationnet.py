@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metarun.core import Batch, FewShotLearner, Metrics, Params, take_parameters
+from metarun.core import Batch, FewShotLearner, Metrics, Params, parameters_of
 from metarun.models.exact.layers import BatchNorm, BatchNormMode, Blocks, Conv2d, MaxPool2d
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of
@@ -56,6 +56,9 @@ class RelationNet(FewShotLearner):
     first linear layer. Raises ValueError for feature maps below 4 x 4, or maps with norms in mode ``running``.
     """
 
+    any_ways = True
+    regresses = False
+
     num_ways: int
     input_shape: tuple[int, ...]
     hidden_size: int
@@ -80,7 +83,7 @@ class RelationNet(FewShotLearner):
     def init(self) -> Params:
         like = next(self.base_learner.parameters())  # the body may have none
         relation = Relation(self.feature_shape(), self.hidden_size, self.norm_mode()).to(like)
-        return {"embedding": take_parameters(body_of(self.base_learner)), "relation": take_parameters(relation)}
+        return {"embedding": parameters_of(body_of(self.base_learner)), "relation": parameters_of(relation)}
 
     def adapt(self, theta: Params, support: Batch) -> Params:
         z = functional_call(body_of(self.base_learner), theta["embedding"], (support.x,))  # [S, D] or [S, C, h, w]

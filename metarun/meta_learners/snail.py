@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from metarun.core import Batch, FewShotLearner, Params, take_parameters
+from metarun.core import Batch, FewShotLearner, Params, parameters_of
 from metarun.models.dense import dense
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
@@ -77,7 +77,7 @@ class SNAIL(FewShotLearner):
             blocks.append({"temporal": temporal, "attention": attention})
             channels += value_size
         head = dense([channels, self.num_outputs], like)[0]
-        return {"body": take_parameters(body_of(self.base_learner)), "network": {"blocks": blocks, "head": head}}
+        return {"body": parameters_of(body_of(self.base_learner)), "network": {"blocks": blocks, "head": head}}
 
     def adapt(self, theta: Params, support: Batch) -> Params:
         if len(support.x) >= self.sequence_length:

@@ -35,8 +35,8 @@ class Runner:
 
     def __init__(self, experiment: Experiment, report: Reporter, stop: StopRequest) -> None:
         self.x, self.report, self.stop = experiment, report, stop
-        theta = tree_map(dense, experiment.learner.init())
-        self.leaves, self.structure = tree_flatten(tree_map(torch.Tensor.requires_grad_, theta))
+        theta = tree_map(lambda p: dense(p).detach().clone().requires_grad_(), experiment.theta_0)
+        self.leaves, self.structure = tree_flatten(theta)
         self.optimizer = optimizer_of(experiment, self.leaves, leaf_names(self.theta))
         self.update = Update(self.leaves, self.optimizer, experiment.clip, begins=self.begin_update)
         self.scheduler = experiment.scheduler(self.optimizer)

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from metarun.config.build import take_theta
 from metarun.core import Batch, Episode
 from metarun.meta_learners.es_maml import ESMAML, directions
 from metarun.meta_learners.maml import MAML
@@ -25,7 +26,7 @@ def on_quadratic(num_pairs: int, seed: int, sigma: float = 0.3) -> tuple[torch.T
     """The estimate, and the exact meta-gradient (I - lr H) query gradient."""
     problem = quadratic(1)
     learner = ESMAML(LinearModel(4).double(), SQUARED_ERROR, problem.lr, problem.steps, sigma, num_pairs, seed)
-    learner.init()
+    take_theta(learner)
     estimate = meta_gradient(learner, {"head.weight": problem.theta[None]}, problem.episode)["head.weight"][0]
     return estimate, problem.jacobian.T @ problem.query_gradient
 
@@ -60,7 +61,7 @@ def test_the_bias_is_that_of_a_gaussian_smoothing(sigma):
     cosine = Objective(lambda out, y: out.cos().mean(), lambda out, y: out.mean(), "mse", higher_is_better=False)
     n, theta = 40000, torch.tensor([[0.8]], dtype=torch.float64)
     learner = ESMAML(LinearModel(1).double(), cosine, 0.0, 0, sigma, n, 1)
-    learner.init()
+    take_theta(learner)
     one = torch.ones(1, 1).double()
     estimate = meta_gradient(learner, {"head.weight": theta}, Episode(Batch(one, one), Batch(one, one)))
     smoothed = -(theta.sin()) * torch.exp(torch.tensor(-(sigma**2) / 2))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
+from metarun.config.build import take_theta
 from metarun.core import Batch, Episode
 from metarun.inner.loops import conjugate_gradient
 from metarun.meta_learners.imaml import IMAML
@@ -26,7 +27,7 @@ PROXIMAL = 0.7
 def on_quadratic(**changes: object) -> tuple[IMAML, dict, Episode]:
     problem = quadratic(1)
     learner = IMAML(LinearModel(4).double(), SQUARED_ERROR, 0.3, 150, PROXIMAL, 0.0, 4, 0.0, 0.0)
-    learner.init()
+    take_theta(learner)
     return replace(learner, **changes), {"head.weight": problem.theta[None]}, problem.episode
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metarun.config.build import take_theta
 from metarun.meta_learners.maml import MAML
 from metarun.meta_learners.warpgrad import WarpGrad, warped
 from metarun.objectives import CROSS_ENTROPY, SQUARED_ERROR
@@ -31,7 +32,7 @@ def built(base: str, steps: int) -> tuple[WarpGrad, dict]:
 def test_both_meta_gradients_on_a_quadratic_are_their_closed_forms(steps):
     problem, t, lr = quadratic(steps), 1.3, 0.1
     learner = WarpGrad(LinearModel(4).double(), SQUARED_ERROR, lr, steps)
-    learner.init()
+    take_theta(learner)
     theta = {
         "base": {"head.weight": problem.theta[None]},
         "warp": {"head.weight": torch.tensor([[t]], dtype=torch.float64)},
@@ -79,7 +80,7 @@ def test_a_warped_convolution_is_the_convolution_followed_by_a_convolution_of_on
 def test_the_meta_gradient_of_the_warp_is_the_slope_of_one_step_ahead_of_each_point_with_the_points_fixed():
     learner, theta = built("mlp_transductive", 3)
     support, query, _ = one_episode()
-    points = [tree_map(torch.clone, w) for w in learner.steps(theta["base"], theta["warp"], support, 3)][:-1]
+    points = [tree_map(torch.clone, w) for w in learner.unwarped(theta["base"], theta["warp"], support, 3)][:-1]
     direction = tree_map(torch.randn_like, theta["warp"])
 
     def objective(eps: float) -> Tensor:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vjp, vmap
 
-from metarun.core import Batch, take_parameters
+from metarun.core import Batch, parameters_of
 from metarun.inner.loops import last, recomputing, repeat
 from metarun.models.exact.derivatives import Largest, Normalised
 from metarun.models.exact.layers import (
@@ -241,7 +241,7 @@ def test_taken_parameters_give_the_outputs_the_module_gave():
     torch.manual_seed(0)
     net, x = nn.Sequential(nn.Linear(4, 3), BatchNorm(3, "transductive")), torch.randn(6, 4)
     expected = net(x)
-    assert torch.equal(functional_call(net, take_parameters(net), (x,)), expected)
+    assert torch.equal(functional_call(net, parameters_of(net), (x,)), expected)
 
 
 def test_support_statistics_carry_gradients_to_the_weights_before_them():

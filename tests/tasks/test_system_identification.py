@@ -64,7 +64,7 @@ def test_the_rollout_error_of_the_truth_is_zero_and_of_no_change_is_not():
 
 def test_evaluation_adds_the_rollout_error_vmapped_as_looped():
     x = experiment("task=two_link_arm", "meta_learner=r2d2", "base_learner.hidden=[8]")
-    theta, episodes = x.learner.init(), x.task.sample("test", range(3))
+    theta, episodes = x.theta_0, x.task.sample("test", range(3))
     scores = [
         evaluate(x.test_learner, theta, iter([episodes]), execution, curve=True, further=x.task.further_scores)
         for execution in (Vmapped(None), Looped())
