@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import cache
 from inspect import signature
 from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ def built(learner: str, task: str, base: str) -> Experiment | ConfigError:
 
 @cache
 def start_of(learner: str, task: str, base: str) -> dict:
-    """theta_0, once for each case (the base learner's weights are gone afterwards), moved off ones and zeros."""
+    """theta_0 of each case, moved off ones and zeros."""
     x = built(learner, task, base)
     torch.manual_seed(1)
     return tree_map(lambda p: p + 0.1 * torch.randn_like(p), x.theta_0)
@@ -225,6 +226,28 @@ def test_one_seed_gives_one_start_and_another_seed_another_of_the_same_size(lear
     assert_equal(first, again)
     assert num_elements(first) == num_elements(other) > 0
     assert not all(torch.equal(a, b) for a, b in zip(tree_leaves(first), tree_leaves(other), strict=True))
+
+
+def test_init_gives_copies_and_leaves_the_networks_as_they_are(learner):
+    task, base = next((t, b) for t, b in CASES if isinstance(built(learner, t, b), Experiment))
+    with mock.patch("metarun.config.build.take_theta"):
+        made = experiment(f"meta_learner={learner}", *TASKS[task], *BASES[base]).learner
+    parameters = [p for net in modules_of(made) for p in net.parameters()]
+    before = [own_state(module) for net in modules_of(made) for module in net.modules()]
+    thetas = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        thetas.append(made.init())
+    assert_equal(*thetas)
+    assert [own_state(module) for net in modules_of(made) for module in net.modules()] == before
+    memory = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(thetas)}
+    assert not memory & {p.untyped_storage().data_ptr() for p in parameters}
+
+
+def test_the_networks_of_a_learner_hold_values_only_outside_theta(case):
+    for net in modules_of(case.learner):
+        outside = any(net is getattr(case.learner, name) for name in case.learner.outside_theta)
+        assert all(p.is_meta != outside for p in net.parameters())
 
 
 def test_theta_saved_and_loaded_gives_identical_predictions(case, tmp_path):
