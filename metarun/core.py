@@ -78,7 +78,7 @@ class TaskDistribution(ABC):
         return None
 
     def further_scores(self, learner: Any, phi: Params, episode: Episode) -> Metrics:
-        """What an evaluation tells of one task's phi beside the metrics of its query loss: nothing, where not overridden.
+        """Scores of one task's phi that an evaluation adds to the metrics of its query loss: none, where not overridden.
 
         Runs under vmap, without gradients; ``learner`` is one that can be trained on this task distribution.
         """
@@ -92,7 +92,7 @@ class TaskDistribution(ABC):
 class MetaLearner(ABC):
     """Frozen hyperparameters; holds no learned state. Concrete learners are frozen dataclasses.
 
-    The class variables declare what a learner can do: metarun refuses a run with a task that it cannot learn.
+    The class variables declare what a learner can do, and metarun refuses a task beyond it.
     """
 
     regresses: ClassVar[bool] = True  # learns tasks without classes, too
@@ -102,7 +102,7 @@ class MetaLearner(ABC):
 
     @abstractmethod
     def init(self) -> Params:
-        """theta_0; what it takes from the learner's networks are copies (``parameters_of``), and they stay as they are."""
+        """theta_0, with copies of what it takes from the learner's networks (``parameters_of``): they stay as they are."""
 
     @abstractmethod
     def adapt(self, theta: Params, support: Any) -> Params:

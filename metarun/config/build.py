@@ -56,7 +56,7 @@ def build_task(cfg: DictConfig) -> TaskDistribution:
 
 
 def check(cfg: DictConfig) -> list[str]:
-    """What is wrong with a configuration, as far as that can be said without building anything or reading data."""
+    """Problems of a configuration that show without building anything or reading data."""
     return _checked(cfg)[2]
 
 
@@ -187,7 +187,7 @@ def _trial(calls: dict[str, Callable[..., Any]], device: torch.device, dtype: to
 
 
 def take_theta(learner: MetaLearner) -> Params:
-    """theta_0; the parameters of the learner's networks, but those ``outside_theta``, move to the ``meta`` device.
+    """Take theta_0 out of a learner: its networks' parameters, but for those ``outside_theta``, move to the meta device.
 
     A forward pass that forgets ``functional_call`` then raises, instead of silently using stale weights. Buffers stay.
     """

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration: every rule that needs no data, in messages that name value, rule and fix."""
+"""Problems of a configuration: every rule that needs no data, in messages that name value, rule and fix."""
 
 import inspect
 import warnings
@@ -60,7 +60,7 @@ def flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def place_problems(plain: dict[str, Any]) -> list[str]:
-    """Of the two settings without which nothing can be built."""
+    """Problems of ``dtype`` and ``device``, without which nothing can be built."""
     problems = (
         []
         if plain.get("dtype") in ("float32", "float64")
@@ -70,7 +70,7 @@ def place_problems(plain: dict[str, Any]) -> list[str]:
 
 
 def device_problems(name: Any) -> list[str]:
-    """What is wrong with ``device``: its spelling, or that this machine has none like it."""
+    """Problems of ``device``: its spelling, or that this machine has none like it."""
     if name == "auto":
         return []
     try:
@@ -87,7 +87,7 @@ def device_problems(name: Any) -> list[str]:
 
 
 def token_problems(task: TaskDistribution, calls: dict[str, Callable[..., Any]]) -> list[str]:
-    """Networks that take no tokens, where the task's inputs are tokens."""
+    """Problems of networks that do not ask for ``num_tokens``, where the task's inputs are tokens."""
     if task.num_tokens is None:
         return []
     learner = calls["meta_learner"]
@@ -104,7 +104,7 @@ def token_problems(task: TaskDistribution, calls: dict[str, Callable[..., Any]])
 
 
 def learner_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[str]:
-    """Problems of the task for a learner that can do what its class declares; a function that makes one declares nothing."""
+    """Problems of a task for a learner that can do what its class declares; a function that makes one declares nothing."""
     target = learner.func if isinstance(learner, partial) else learner
     declared = target if inspect.isclass(target) and issubclass(target, MetaLearner) else MetaLearner
     name, kind, problems = name_of(learner), type(task).__name__, []
@@ -121,7 +121,7 @@ def learner_problems(task: TaskDistribution, learner: Callable[..., Any]) -> lis
 
 
 def step_problems(learner: MetaLearner, inner_steps: int | None) -> list[str]:
-    """Whether the adaptation steps of learner and evaluation have an effect and are not negative."""
+    """Problems of the adaptation steps of learner and evaluation: no effect, or a negative number."""
     if inner_steps is not None and "inner_steps" not in hyperparameters(learner):
         return [
             f"evaluation.inner_steps has no effect: {type(learner).__name__} takes no adaptation steps; set it to null."
@@ -132,7 +132,7 @@ def step_problems(learner: MetaLearner, inner_steps: int | None) -> list[str]:
 
 
 def scheduler_problems(scheduler: torch.optim.lr_scheduler.LRScheduler, call: Callable[..., Any]) -> list[str]:
-    """Of a step: StepLR divides by its step_size, say."""
+    """Problems of a scheduler that show in its first step: StepLR divides by its step_size, say."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that the optimizer has not stepped
         try:

@@ -33,5 +33,5 @@ class GradientLearner(FewShotLearner):
         return (self.ended(phi, support) for phi in self.path(theta, support, steps))
 
     def support_loss(self, phi: Params, support: Batch) -> Tensor:
-        """L(phi, support), what the steps descend on."""
+        """L(phi, support), the task's objective on the support set."""
         return self.objective.loss(self.predict(phi, support.x), support.y)

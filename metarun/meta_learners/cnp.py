@@ -99,7 +99,7 @@ class CNP(FewShotLearner):
         return {**phi, **projections, "keys": z @ w["key"].T, "values": r @ w["value"].T, "members": members}
 
     def representation(self, phi: Params, z: Tensor) -> Tensor:
-        """What the support set says about each row of z [Q, D], group by group: [Q, G, R]."""
+        """Representations of the support set for each row of z [Q, D], group by group: [Q, G, R]."""
         if self.aggregation == "mean":
             return phi["representation"].expand(len(z), -1, -1)
         query, key, value = (heads(x) for x in (z @ phi["query"].T, phi["keys"], phi["values"]))
@@ -110,7 +110,7 @@ class CNP(FewShotLearner):
         return read.permute(1, 2, 0, 3).flatten(2) @ phi["out"].T
 
     def outputs(self, phi: Params, x: Tensor) -> Tensor:
-        """What g gives for x [Q, ...]: logits [Q, N], or in regression means and raw deviations [Q, 2 num_outputs]."""
+        """Outputs of g for x [Q, ...]: logits [Q, N], or in regression means and raw deviations [Q, 2 num_outputs]."""
         z = functional_call(body_of(self.base_learner), phi["body"], (x,))  # [Q, D]
         r = self.representation(phi, z)
         both = torch.cat([z[:, None].expand(-1, r.shape[1], -1), r], -1)  # [Q, G, D + R]
@@ -135,5 +135,5 @@ class CNP(FewShotLearner):
 
 
 def heads(x: Tensor) -> Tensor:
-    """[rows, R] -> [heads, rows, d]."""
+    """Split rows [rows, R] among the attention heads: [heads, rows, d]."""
     return x.unflatten(1, (HEADS, -1)).transpose(0, 1)

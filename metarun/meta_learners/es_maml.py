@@ -61,7 +61,7 @@ class ESMAML(GradientLearner):
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
         centre, tree_of = ravel(detach(theta))
 
-        def query_loss(vector: Tensor, episode: Episode) -> Tensor:
+        def value(vector: Tensor, episode: Episode) -> Tensor:
             phi = self.adapt(tree_of(vector), episode.support)
             return self.query_loss(phi, episode.query)[0]
 
@@ -69,7 +69,7 @@ class ESMAML(GradientLearner):
         shifted = centre + self.sigma * torch.cat([e, -e])  # [2 n, d]
         # torch 2.14: mse_loss fails where an outer vmap batches the target and this one does not, so both do
         same = tree_map(lambda t: t.expand(len(shifted), *t.shape), episode)
-        up, down = vmap(query_loss, randomness="different")(shifted, same).chunk(2)
+        up, down = vmap(value, randomness="different")(shifted, same).chunk(2)
         gradient = (up - down) @ e / (2 * self.sigma * self.num_pairs)
         _, metrics = self.query_loss(self.adapt(detach(theta), episode.support), episode.query)
         return surrogate(theta, tree_of(gradient)), metrics

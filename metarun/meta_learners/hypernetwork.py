@@ -83,7 +83,7 @@ class Hypernetwork(FewShotLearner):
         return theta
 
     def reader(self, name: str, inputs: int, outputs: int, like: Tensor) -> dict[str, Layers]:
-        """h and g: from examples to a vector of ``width``, and from there to what is generated."""
+        """Weights of h and g: from examples to a vector of ``width``, and from there to what is generated."""
         hidden = [self.width] * self.generator_layers
         return {
             f"{name}_encoder": dense([inputs] + [self.width] * self.encoder_layers, like),
@@ -115,7 +115,7 @@ class Hypernetwork(FewShotLearner):
         return {**body, **changed}
 
     def examples(self, z: Tensor, y: Tensor) -> Tensor:
-        """What h reads of each example: its features, and in regression its target."""
+        """Inputs of h for each example: its features, and in regression its target."""
         return torch.cat([z, y.flatten(1)], 1) if self.num_ways is None else z
 
     def predict(self, phi: Params, x: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ class IMAML(GradientLearner):
             yield phi
 
     def proximal_gradient(self, phi: Params, gradient: Params, theta: Params) -> Params:
-        """``gradient``, that of the support loss at phi, plus that of proximal / 2 ||phi - theta||^2."""
+        """Gradient of the support loss at phi, which is ``gradient``, plus that of proximal / 2 ||phi - theta||^2."""
         return zip_map(lambda p, g, start: g + self.proximal * (p - start), phi, gradient, theta)
 
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:

@@ -92,7 +92,7 @@ class LearnedOptimizer(GradientLearner):
 
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
         def segment(theta: Params, moving: Moving, steps: int) -> tuple[Tensor, tuple[Moving, Tensor]]:
-            """Its share of the mean loss along the trajectory; beside it, where it ends."""
+            """Share of a segment in the mean loss along the trajectory; beside it, where the segment ends."""
             points = list(self.moves(theta, moving, episode.support, steps))[1:]
             losses = [checkpointed(self.loss_at, phi, episode) for phi, _ in points]
             share = torch.stack(losses).sum() / self.inner_steps
@@ -113,7 +113,7 @@ class LearnedOptimizer(GradientLearner):
         return self.query_loss(self.ended(self.unravel(phi), episode.support), episode.query)[0]
 
     def unravel(self, phi: Tensor) -> Params:
-        """phi [n] as the base learner's parameters by name."""
+        """Parameters of the base learner by name, from phi [n]."""
         return ravel({name: p.detach() for name, p in self.base_learner.named_parameters()})[1](phi)
 
 

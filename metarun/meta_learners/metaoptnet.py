@@ -61,7 +61,7 @@ class MetaOptNet(FewShotLearner):
         return {"embedding": embedding, "weight": self.fit(z, onehot), "scale": theta["scale"]}
 
     def fit(self, z: Tensor, onehot: Tensor) -> Tensor:
-        """W [D, N]."""
+        """Weights [D, N] of the classifier fitted to features z [S, D]."""
         if self.head == "ridge":
             return ridge(z, onehot, self.ridge_regulariser)
         gram = z @ z.T + torch.eye(len(z), dtype=z.dtype, device=z.device)

@@ -112,7 +112,7 @@ class RelationNet(FewShotLearner):
         return next((m.mode for m in self.base_learner.modules() if isinstance(m, BatchNorm)), None)
 
     def feature_shape(self) -> tuple[int, ...]:
-        """[D] or [C, h, w]."""
+        """Shape of one example's features: [D] or [C, h, w]."""
         like = next(self.base_learner.parameters())
         with torch.no_grad():
             return tuple(body_of(self.base_learner)(like.new_zeros(2, *self.input_shape)).shape[1:])

@@ -108,7 +108,7 @@ def network(weights: Params, x: Tensor, num_support: int) -> Tensor:
 
 
 def dense_block(layer: Params, x: Tensor, num_support: int, dilation: int) -> Tensor:
-    """[T, C] -> [T, C + filters]; before the beginning are zeros."""
+    """Append features of each row and of one ``dilation`` earlier, zeros before the first: [T, C] -> [T, C + filters]."""
     late = F.pad(x, (0, 0, dilation, 0))  # row t is x_{t - dilation}
     after = late[num_support : num_support + 1].expand(len(x) - num_support, -1)
     earlier = torch.cat([late[:num_support], after])
@@ -117,7 +117,7 @@ def dense_block(layer: Params, x: Tensor, num_support: int, dilation: int) -> Te
 
 
 def attention_block(layers: Params, x: Tensor, num_support: int) -> Tensor:
-    """[T, C] -> [T, C + value size]."""
+    """Append to each row what it reads of the earlier ones: [T, C] -> [T, C + value size]."""
     query, key, value = (F.linear(x, **layers[name]) for name in ("query", "key", "value"))
     row = torch.arange(len(x), device=x.device)
     seen = (row[:, None] > row) & (row < num_support) | (row[:, None] == row)
