@@ -287,7 +287,7 @@ def test_two_leaves_whose_gradients_are_parts_of_one_memory_are_stepped_alone():
     assert both.tolist() == list(range(8))
 
 
-def test_a_graph_holds_a_step_only_while_its_options_are_constant_and_its_memory_is_where_theta_is():
+def test_a_graph_holds_a_step_only_while_the_optimizers_options_are_as_made():
     def of(optimizer):
         leaf = torch.ones(2, requires_grad=True)
         return Update([leaf], optimizer([leaf]), lambda leaves: None)
