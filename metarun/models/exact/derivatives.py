@@ -1,4 +1,4 @@
-"""Batch normalisation and max-pooling with derivatives of their own: exact, looped and under vmap, and few passes over x.
+"""Batch normalisation and max-pooling with derivatives of their own: exact, looped and under vmap, in few passes.
 
 torch's ``batch_norm`` is silently wrong in a second derivative under vmap (pytorch/functorch#534), and in a third under
 ``torch.func`` anyhow; primitives are right, and their derivatives long. The formulas below, line by line:
@@ -16,7 +16,7 @@ As c_ = 0, (c dc)_ = (c dx)_. So a change dx of x changes
 *Moments.* With the gradients gm in x_ and gv in var, the loss changes by gm dx_ + 2 gv (c dx)_: its gradient in x is
 gm / N + 2 gv / N c.
 
-*First derivative.* With the gradient g in y, the loss changes by sum(g (slope P(dx) + n dweight + dbias)). Its gradients:
+*First derivative.* With the gradient g in y, the loss changes by sum(g (slope P(dx) + n dweight + dbias)), so
 
     of_x = slope P(g) = slope (g - g_ - n gn_),  of_weight = N gn_,  of_bias = N g_
 
@@ -33,7 +33,7 @@ gm / N + 2 gv / N c.
                = weight of_slope dscale + (h dn)_,  with h = k g - slope gn_ v
                = -slope of_slope scale (n dx)_ + (h scale P(dx))_
 
-        so the gradient is scale (P(h) - slope of_slope n). With h_ = k g_ - slope gn_ v_ and hn_ = k gn_ - slope gn_ vn_:
+        and M has the gradient scale (P(h) - slope of_slope n). As h_ = k g_ - slope gn_ v_, hn_ = k gn_ - slope gn_ vn_:
 
         scale (slope v_ gn_ - k g_) + scale k g - scale slope gn_ v - scale n (k gn_ + slope (of_slope - vn_ gn_))
 
@@ -75,10 +75,10 @@ class Moments(Function):
 
 
 class Normalised(Function):
-    """Batch normalisation of x by its own mean and biased variance over every axis but ``axis``, with weight and bias [C].
+    """Batch normalisation of x by its own mean and biased variance over every axis but ``axis``; weight and bias [C].
 
-    Returns y of x's shape, and mean and scale, which are there for the derivatives alone: no gradient flows into them. Each
-    derivative takes two passes over x, as the function does: one for the sums of each channel, one for the result.
+    Returns y of x's shape, and mean and scale, which are there for the derivatives alone: no gradient flows into them.
+    Each derivative takes two passes over x, as the function does: one for the sums of each channel, one for the result.
     """
 
     generate_vmap_rule = True
@@ -156,9 +156,9 @@ def mean_of(x: Tensor, axis: int) -> Tensor:
 class Largest(Function):
     """Max-pooling over windows of 2 x 2: x [S, C, H, W] -> the largest values, and which of the four places they have.
 
-    Both are [S, C, H // 2, W // 2], places 0 to 3 row by row. As torch's, it takes the first of equals, and NaN before any
-    number. Which place is chosen does not change with x but at ties, so to every derivative pooling is linear: ``Chosen``,
-    whose transpose is ``Spread``.
+    Both are [S, C, H // 2, W // 2], places 0 to 3 row by row. As torch's, it takes the first of equals, and NaN before
+    any number. The choice does not change with x but at ties, so to every derivative pooling is linear: ``Chosen``, whose
+    transpose is ``Spread``.
     """
 
     generate_vmap_rule = True
@@ -208,7 +208,7 @@ class Chosen(Function):
 
 
 class Spread(Function):
-    """Put g [S, C, h, w] at the chosen places of the windows, 0 elsewhere -> [S, C, H, W]: the transpose of ``Chosen``."""
+    """Put g [S, C, h, w] at the chosen places, 0 elsewhere: [S, C, H, W]. The transpose of ``Chosen``."""
 
     generate_vmap_rule = True
 
@@ -229,7 +229,7 @@ class Spread(Function):
 
 
 def places(x: Tensor) -> list[Tensor]:
-    """Return the four places of every whole window of 2 x 2 of x [S, C, H, W], each [S, C, H // 2, W // 2], row by row."""
+    """Return the four places of every whole window of 2 x 2 of x [S, C, H, W], each [S, C, H // 2, W // 2]."""
     height, width = (size // 2 * 2 for size in x.shape[2:])
     return [x[:, :, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]
 
