@@ -1,14 +1,11 @@
 """A learner, a task and a base learner of somebody else, in a folder outside the package, run with no edit of metarun."""
 
-import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.running import ROOT, TINY, metarun, read, state
+from tests.running import TINY, metarun, read, state
 
 CODE = '''
 """All three kinds in one module."""
@@ -150,33 +147,3 @@ def test_a_crash_of_an_outsider_s_code_shows_the_traceback_and_is_noted(folder, 
     assert "no attribute 'factro'" in outcome.err and "Traceback" in outcome.err
     assert state(run) == "failed"
     assert "factro" in read(run / "status.json")["error"]
-
-
-# ---- the examples of CONTRIBUTING.md ----
-
-SIGN_MAML, LINE = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
-
-
-def test_the_examples_of_contributing_run_from_a_folder_outside(tmp_path):
-    sizes = "num_shots: 5\nnum_queries: 10\n"
-    rates = "inner_lr: 0.01\ninner_steps: 1\n"
-    for name, text in {
-        "sign_maml.py": SIGN_MAML,
-        "line.py": LINE,
-        "task/line.yaml": f"_target_: line.Line\n{sizes}",
-        "meta_learner/sign_maml.yaml": f"_target_: sign_maml.SignMAML\n{rates}",
-    }.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    words = ["task=line", "meta_learner=sign_maml", *BUDGET, f"run_dir={tmp_path / 'run'}"]
-    outcome = metarun(f"--config-dir={tmp_path}", *words)
-    assert outcome.code == 0, outcome.text
-
-
-@pytest.mark.skipif(shutil.which("ruff") is None, reason="needs ruff: pip install -e '.[dev]'")
-@pytest.mark.parametrize(("path", "text"), [("meta_learners/sign_maml.py", SIGN_MAML), ("tasks/line.py", LINE)])
-def test_the_examples_of_contributing_pass_its_check_line(path, text):
-    for command in (["ruff", "check"], ["ruff", "format", "--check"]):
-        words = [*command, "--stdin-filename", f"metarun/{path}", "-"]
-        checked = subprocess.run(words, input=text, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert checked.returncode == 0, checked.stdout + checked.stderr
