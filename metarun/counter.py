@@ -15,7 +15,7 @@ _SHIFT = np.uint64(32)
 
 
 def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
-    """Four 32-bit words for each row of ``counter`` [..., 4] (uint64 holding 32-bit words): [..., 4]."""
+    """Compute four 32-bit words for each row of ``counter`` [..., 4] (uint64 holding 32-bit words): [..., 4]."""
     c0, c1, c2, c3 = (counter[..., i] for i in range(4))
     k0, k1 = np.uint64(key[0]), np.uint64(key[1])
     for _ in range(10):
@@ -26,7 +26,7 @@ def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
 
 
 def uniform(seed: int, stream: str, indices: np.ndarray, count: int) -> np.ndarray:
-    """``count`` numbers in [0, 1) for each episode of ``indices`` [B]: float64 [B, count], 32 random bits each.
+    """Draw ``count`` numbers in [0, 1) for each episode of ``indices`` [B]: float64 [B, count], of 32 random bits each.
 
     ``stream`` names what they are for (the split, say); streams are independent of each other.
     """
@@ -42,22 +42,23 @@ def uniform(seed: int, stream: str, indices: np.ndarray, count: int) -> np.ndarr
 
 
 def words(seed: int, stream: str, count: int) -> np.ndarray:
-    """``count`` integers of 16 random bits: uint16 [count]. numpy's Philox (4x64), at a nanosecond each, for masks."""
+    """Draw ``count`` integers of 16 random bits: uint16 [count]. By numpy's Philox (4x64), a nanosecond each."""
     key = np.frombuffer(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:16], dtype="<u8")
     blocks = np.random.Philox(key=key.astype(np.uint64)).random_raw(-(-count // 4))
     return blocks.astype("<u8").view("<u2")[:count]
 
 
 def normal(u: np.ndarray) -> np.ndarray:
-    """As many numbers ~ N(0, 1) as there are uniforms u [..., even] (Box and Muller 1958): float64 [..., even]."""
+    """Turn uniforms u [..., even] into as many numbers ~ N(0, 1): float64 [..., even] (Box and Muller 1958)."""
     radius, angle = np.sqrt(-2 * np.log1p(-u[..., ::2])), 2 * np.pi * u[..., 1::2]
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], -1).reshape(u.shape)
 
 
 def without_replacement(u: np.ndarray, population: int | np.ndarray) -> np.ndarray:
-    """Distinct integers below ``population`` from uniforms u [..., n]: int64 [..., n], every ordered choice equally likely.
+    """Turn uniforms u [..., n] into n distinct integers below ``population``: int64 [..., n], all choices alike.
 
-    ``population`` may differ per row (shape [...]). Draw k picks among the values not taken yet, by its rank.
+    ``population`` may differ per row (shape [...]). Draw k picks among the values not taken yet, by its rank. Raises
+    ValueError where a population has fewer than n.
     """
     n = u.shape[-1]
     left = np.asarray(population)[..., None] - np.arange(n)

@@ -42,7 +42,7 @@ def test_help_imports_neither_torch_nor_hydra_and_takes_a_moment(tmp_path):
     assert time.monotonic() - start < 2  # 0.1 s on an idle machine
 
 
-def test_help_names_every_option_of_every_group_and_three_examples_and_fits_a_terminal():
+def test_help_names_all_options_of_all_groups_and_three_examples_and_fits_a_terminal():
     outcome = metarun("--help")
     assert outcome.code == 0
     assert {path.parent.name for path in config_dir().glob("*/*.yaml")} == {

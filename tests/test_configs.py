@@ -191,7 +191,7 @@ CLAIMS = [
 
 
 @pytest.mark.parametrize("name", CLAIMS)
-def test_every_experiment_says_how_long_it_takes_what_it_reaches_and_when_that_was_seen(name):
+def test_every_experiment_says_how_long_it_takes_what_it_reaches_and_when_verified(name):
     header = [line for line in text_of(name).splitlines() if line.startswith("#")]
     if any(re.match(r"# expect: not measured here yet; paper: .*", line) for line in header):
         return  # the paper's settings, and no claim of ours
@@ -237,7 +237,7 @@ def test_no_config_names_a_folder_of_one_machine(path: Path):
 # ---- settings by meta-learner ----
 
 
-def test_an_experiment_brings_the_settings_of_the_chosen_learner_and_a_value_beats_them():
+def test_an_experiment_brings_the_chosen_learners_settings_and_a_value_beats_them():
     assert compose("experiment=matrix/omniglot_5w1s", "meta_learner=maml").meta_learner.inner_lr == 0.4
     assert (
         compose("experiment=matrix/omniglot_5w1s", "meta_learner=maml", "meta_learner.inner_lr=3").meta_learner.inner_lr

@@ -346,7 +346,7 @@ def test_permuting_the_tasks_permutes_the_results(case, execution):
     assert_same(permuted, tree_map(lambda t: t[order], straight))
 
 
-def test_in_mode_support_and_running_a_prediction_does_not_depend_on_the_other_queries(case, request):
+def test_in_modes_support_and_running_a_prediction_is_independent_of_other_queries(case, request):
     if not isinstance(case.learner, FewShotLearner) or "transductive" in request.node.name:
         pytest.skip("transductive by choice")
     support, query, _ = slice_tasks(case.episodes, 0)

@@ -53,7 +53,7 @@ def test_it_prints_a_table_and_writes_returns_and_a_picture_the_same_each_time(r
 
 
 @pytest.mark.parametrize("learner", ["maml", "anil", "cnp", "r2d2", "fine_tune"])
-def test_the_model_after_k_transitions_is_the_adapted_learner_and_after_none_a_finite_one(learner, tmp_path):
+def test_the_model_after_k_transitions_is_the_adapted_learner_and_after_none_finite(learner, tmp_path):
     again = trained(finished(tmp_path / "run", f"meta_learner={learner}"), ["task.num_shots=3"], "best", [])
     task = again.x.task
     episodes = task.sample("test", range(2))

@@ -133,7 +133,7 @@ def test_a_sweep_goes_over_them(tmp_path):
     assert len([path for path in tmp_path.iterdir() if (path / "results.json").is_file()]) == 2
 
 
-def test_more_episodes_than_a_test_set_has_are_refused_and_those_of_the_training_task_do_not_count(tall, tmp_path):
+def test_more_episodes_than_a_test_set_has_are_refused_by_the_evaluation_task_alone(tall, tmp_path):
     words = [tall, "meta_learner=protonet", *BUDGET]
     refused = metarun(*words, "task=tall", "evaluation.task=few", f"run_dir={tmp_path / 'run'}")
     assert refused.code == 2
@@ -234,7 +234,7 @@ def test_a_mistake_is_answered_with_exit_code_2_before_anything_runs(mistake, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_settings_of_training_episodes_are_refused_in_an_evaluation_and_taken_where_they_are_nothing():
+def test_an_evaluation_refuses_settings_of_training_episodes_that_are_not_empty():
     key = "evaluation.task.far"
     of_training = [f"{key}.train_num_shots=5", f"++{key}.augmentation.flip=0.5", f"{key}.augmentation={{flip: 1}}"]
     assert [text.partition(" ")[0] for text in without_effect(of_training)] == [

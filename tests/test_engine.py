@@ -287,7 +287,7 @@ def test_two_leaves_whose_gradients_are_parts_of_one_memory_are_stepped_alone():
     assert both.tolist() == list(range(8))
 
 
-def test_a_graph_holds_a_step_only_while_its_options_are_constant_and_its_memory_is_where_theta_is():
+def test_a_graph_holds_a_step_only_while_the_optimizers_options_are_as_made():
     def of(optimizer):
         leaf = torch.ones(2, requires_grad=True)
         return Update([leaf], optimizer([leaf]), lambda leaves: None)
@@ -303,7 +303,7 @@ def test_a_short_run_is_not_compiled_and_says_why():
     built, theta, episodes = in_float32("maml", "mlp")
     choice = settle(Auto(None, compile="auto"), built.meta_loss, theta, episodes, steps=10)
     assert "compiled" not in choice.execution.describe()
-    assert any("do not earn a compilation back" in note for note in choice.notes)
+    assert any("compiling would take longer than it saves" in note for note in choice.notes)
 
 
 @pytest.mark.parametrize("compile_it", [True, "auto"])
@@ -311,7 +311,7 @@ def test_what_changes_at_every_step_is_not_compiled_even_where_that_is_asked_for
     built, theta, episodes = in_float32("maml", "mlp")
     choice = settle(Auto(None, compile=compile_it), built.meta_loss, theta, episodes, steps=10**7, changes="always")
     assert "compiled" not in choice.execution.describe()
-    assert any("others at each step" in note for note in choice.notes)
+    assert any("changes at every step" in note for note in choice.notes)
 
 
 def test_the_budget_is_for_the_graphs_of_all_parts(monkeypatch):

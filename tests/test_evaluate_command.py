@@ -90,7 +90,7 @@ def test_training_tasks_are_scored_with_the_ways_that_they_have(data_root, tmp_p
     assert train["train/accuracy"]["n"] == 6
 
 
-def test_another_number_of_episodes_another_split_and_another_checkpoint_are_their_own_files(run_of):
+def test_other_episodes_another_split_and_another_checkpoint_are_files_of_their_own(run_of):
     run = run_of("maml")
     assert evaluation("maml", run, "evaluation.num_tasks=9")["test/mse"]["n"] == 9
     val = evaluation("maml", run, "--split", "val")

@@ -369,7 +369,7 @@ def test_a_learner_that_draws_gets_the_same_numbers_at_every_evaluation():
 # ---- the test classes ----
 
 
-def test_training_reads_training_and_validation_tasks_and_only_the_final_test_reads_test_tasks(tmp_path):
+def test_only_the_final_test_reads_test_tasks_and_training_the_other_splits(tmp_path):
     numbers = ["steps=3", "evaluation.every=1", "evaluation.num_val_tasks=2", "evaluation.num_tasks=4", "log_every=1"]
     x = experiment(*RUNNING, *numbers, "meta_batch_size=2", "execution=auto")
     read: list[str] = []

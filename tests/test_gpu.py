@@ -186,7 +186,7 @@ def test_a_compiled_run_that_stopped_and_went_on_is_the_run_that_did_not(tmp_pat
     assert whole == again
 
 
-def test_out_of_memory_in_a_recording_leaves_nothing_behind_and_the_next_one_is_right():
+def test_out_of_memory_in_a_recording_leaves_nothing_behind_and_the_next_is_right():
     built, theta, episodes = on_gpu()
     big = [torch.zeros(1, device="cuda")]
 

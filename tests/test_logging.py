@@ -165,7 +165,7 @@ def test_a_diverged_run_is_a_failure_on_the_hparams_page(diverged):
     assert hparams(diverged)["task"] == "Sinusoid"
 
 
-def test_an_interrupted_run_that_is_continued_to_its_end_is_a_success_on_the_hparams_page(tmp_path, monkeypatch):
+def test_an_interrupted_run_continued_to_its_end_is_a_success_on_the_hparams_page(tmp_path, monkeypatch):
     path = tmp_path / "run"
     step = Runner.train_step
 
@@ -222,7 +222,7 @@ def striped_episode(ways: int, shots: int, queries: int) -> Episode:
     return Episode(batch(shots), batch(queries))
 
 
-def test_an_episode_grid_has_a_row_for_each_class_and_a_white_gap_after_the_support_images():
+def test_an_episode_grid_has_a_row_for_each_class_and_a_white_gap_after_the_support():
     grid = episode_grid(striped_episode(3, 1, 2), 3)
     frame = 4 + 2
     assert grid.shape == (3, 3 * frame, 3 * frame + GAP)

@@ -113,7 +113,7 @@ def test_the_handlers_of_the_process_are_back_after_a_run(whole, tmp_path):
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_a_process_that_gets_sigterm_from_outside_exits_with_143_and_can_be_continued(tmp_path):
+def test_a_process_that_gets_sigterm_exits_with_143_and_can_be_continued(tmp_path):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "metarun", *TINY, "steps=1000000", "evaluation.every=1000000", f"run_dir={run}"]
     job = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)

@@ -43,7 +43,7 @@ def test_status_has_a_heartbeat_and_the_outcome(run):
     assert status["test/mse"] == read(run / "results.json")["test/mse"]["mean"]
 
 
-def test_results_map_each_metric_to_mean_interval_and_number_beside_protocol_and_complexity(run):
+def test_results_map_metrics_to_mean_interval_and_number_by_protocol_and_complexity(run):
     results = read(run / "results.json")
     protocol, complexity = results.pop("protocol"), results.pop("complexity")
     assert {"test/mse", "test/query_loss", *(f"test/mse_step_{k}" for k in range(4))} <= set(results)

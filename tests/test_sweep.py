@@ -81,7 +81,7 @@ def job(sweep: Path, fault: str) -> Path:
     return next(path for path in sweep.iterdir() if f"fault-{fault}" in path.name)
 
 
-def test_one_failing_run_does_not_stop_the_others_and_the_exit_code_says_that_some_failed(sweeps):
+def test_one_failing_run_stops_no_other_and_the_exit_code_says_that_some_failed(sweeps):
     sweep, sick, results, _ = sweeps
     assert sick.code == 1, sick.text
     assert list(results) == [job(sweep, "none")]

@@ -70,7 +70,7 @@ def accepted(path: str, base: type = object) -> bool:
     return True
 
 
-def test_of_torch_and_torchvision_nothing_is_admitted_but_public_parts_of_networks_and_optimizers():
+def test_of_torch_and_torchvision_only_public_networks_and_optimizers_are_admitted():
     wrong = [
         path for path, value in reachable(TORCHS).items() if accepted(path) != of_torch(path, value)
     ]  # thousands of functions, type aliases, private classes and what modules import

@@ -4,8 +4,8 @@
     meta-gradient = d L(phi_K, query) / d theta
 
 ``first_order`` drops the second derivatives: d phi_K / d theta is taken to be the identity (FOMAML). ``adapted`` says
-which parameters take the steps: every one, those of the ``body``, or those of the ``head``. ``inner_optimizer`` momentum
-or adam replaces the step; the meta-gradient flows through its state too.
+which parameters take the steps: every one, those of the ``body``, or those of the ``head``. ``inner_optimizer`` momentum,
+rmsprop or adam replaces the step; the meta-gradient flows through its state too.
 
 The inner loss is the mean over the support set. The official code sums over classes, so its inner_lr is num_ways times
 smaller for the same step. Norm weights and biases adapt too; in the official code they do not.

@@ -32,7 +32,10 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class ImageNetColours(nn.Module):
-    """x [S, 1 or 3, H, W] in [0, 1] -> [S, 3, H, W] as torchvision's models were trained; grey is repeated."""
+    """Colours as torchvision's models were trained on: x [S, 1 or 3, H, W] in [0, 1] -> [S, 3, H, W].
+
+    Grey is repeated; then ImageNet's means are taken off and its deviations divide.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +87,10 @@ class Backbone(nn.Module):
 
 
 def _without_classifier(name: str, input_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
-    """The model with random weights and nothing for its last linear layer, and the number of that layer's inputs."""
+    """Make the model with random weights and without its last linear layer; return it and the number of features.
+
+    Raises ValueError for an unknown name, a model without a linear layer, and images that it cannot take.
+    """
     known = models.list_models(module=models)
     if name not in known:
         raise ValueError(f"base_learner.name is {name!r}, which is no model of torchvision{did_you_mean(name, known)}.")
@@ -110,7 +116,7 @@ def _too_odd(name: str, input_shape: tuple[int, ...], error: Exception) -> str:
 
 
 def _settings(name: str, input_shape: tuple[int, ...]) -> dict[str, Any]:
-    """What some models must be told: to have one output, or the size of images."""
+    """Arguments that some models of torchvision need: to have one output, or the size of the images."""
     if name in ("googlenet", "inception_v3"):
         return {"aux_logits": False, "init_weights": True}
     if name.startswith("maxvit_"):
@@ -126,7 +132,10 @@ def _replace(module: nn.Module, better: Callable[[nn.Module], nn.Module]) -> Non
 
 
 def make_exact(model: nn.Module, mode: BatchNormMode) -> None:
-    """Replace what is inexact to second order under vmap, draws, or writes in place; parameters stay what they are."""
+    """Replace the modules of ``model`` that draw, write in place, or are inexact to second order under vmap.
+
+    Parameters stay the same objects. ``mode`` is that of the new batch norms. Changes ``model`` in place.
+    """
     _replace(model, lambda module: _exact(module, mode))
 
 
@@ -153,9 +162,9 @@ def _with_parameters_of(old: nn.Module, new: nn.Module) -> nn.Module:
 
 
 class Attention(nn.Module):
-    """Self-attention of ``nn.MultiheadAttention`` (batch first) from primitives, under its parameters' names.
+    """Self-attention as ``nn.MultiheadAttention`` (batch first) computes it, from primitives, with the same parameters.
 
-    S images, L places, D width, H heads
+    x [S, L, D] -> [S, L, D]. S images, L places, D width, H heads
     """
 
     def __init__(self, like: nn.MultiheadAttention) -> None:
@@ -171,7 +180,10 @@ class Attention(nn.Module):
 
 
 def _state(name: str, weights: str) -> dict[str, Any]:
-    """The parameters that ``weights`` names: one of torchvision's for this model, else a file."""
+    """Read the parameters that ``weights`` names: one of torchvision's for this model, else a file.
+
+    Raises ValueError where they cannot be downloaded, found or read.
+    """
     published = models.get_model_weights(name).__members__
     if weights in published:
         try:
@@ -196,7 +208,10 @@ def _state(name: str, weights: str) -> dict[str, Any]:
 
 
 def _load(model: nn.Module, name: str, state: dict[str, Any]) -> None:
-    """Put ``state`` into the model; what it says of a classifier is left."""
+    """Load ``state`` into the model, leaving out what it holds of a classifier.
+
+    Raises ValueError where shapes differ or parameters are missing.
+    """
     try:
         if isinstance(model, models.VisionTransformer):
             state = interpolate_embeddings(model.image_size, model.patch_size, OrderedDict(state))

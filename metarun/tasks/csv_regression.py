@@ -4,7 +4,7 @@
 
 Tasks are split into training, validation and test tasks: by a column that says train, val or test, by lists of names, or
 else by shares, in an order drawn from ``split_seed``. Inputs and outputs are standardised with mean and deviation over the
-rows of the training tasks alone, so an ``mse`` of about 1 is what knowing nothing gives; ``mae_<column>`` is the mean
+rows of the training tasks alone, so predicting their mean has an ``mse`` of about 1; ``mae_<column>`` is the mean
 absolute error in that column's own unit.
 
 B episodes, K support and Q query rows of each

@@ -5,7 +5,7 @@
     query:     motions of ``rollout_steps`` transitions each, from such a state under such actions
 
 Inputs and outputs are those of ``metarun.control.encoding``: the outputs have mean 0 and variance 1 over training tasks, so
-an ``mse`` of 1 is what knowing nothing gives. ``rollout_mse`` is that of the model fed with its own predictions, relative
+always predicting the mean has an ``mse`` of 1. ``rollout_mse`` is that of the model fed with its own predictions, relative
 to the reach of each coordinate and velocity, mean over the steps of a motion.
 
 B episodes, K shots, R query motions, H steps of each, n coordinates, A actions, P parameters and the motors' direction

@@ -32,7 +32,7 @@ def on_quadratic(num_pairs: int, seed: int, sigma: float = 0.3) -> tuple[torch.T
 
 
 @pytest.mark.parametrize("sigma", [0.01, 1.0])
-def test_on_a_quadratic_the_estimate_is_the_mean_of_e_e_transposed_times_the_meta_gradient(sigma):
+def test_on_a_quadratic_the_estimate_is_the_mean_of_e_e_t_times_the_meta_gradient(sigma):
     estimate, exact = on_quadratic(16, seed=3, sigma=sigma)
     e = torch.from_numpy(directions(3, 16, 4))
     assert relative_error(estimate, e.T @ e / 16 @ exact) < EXACT
@@ -71,7 +71,7 @@ def test_the_bias_is_that_of_a_gaussian_smoothing(sigma):
     assert abs(smoothed + theta.sin()) > 10 * samples.std() / n**0.5  # so the bias is seen, not lost in the noise
 
 
-def test_a_narrow_estimate_of_a_network_is_mamls_gradient_projected_on_the_directions():
+def test_a_narrow_estimate_of_a_network_is_mamls_gradient_along_the_directions():
     torch.manual_seed(0)
     net = BASES["mlp_transductive"]().double()
     learner = ESMAML(net, CROSS_ENTROPY, 0.3, 2, 1e-5, 8, 0)

@@ -46,7 +46,7 @@ def test_the_descent_ends_at_the_proximal_minimum_of_a_quadratic():
 
 
 @pytest.mark.parametrize("damping", [0.0, 1.3])
-def test_the_meta_gradient_on_a_quadratic_is_the_inverse_of_i_plus_a_over_lambda_times_the_query_gradient(damping):
+def test_on_a_quadratic_the_meta_gradient_solves_i_plus_a_over_lambda_exactly(damping):
     learner, theta, episode = on_quadratic(cg_damping=damping)
     minimum, a = exact_minimum(theta["head.weight"][0], episode, PROXIMAL)
     x, y = episode.query
@@ -55,7 +55,7 @@ def test_the_meta_gradient_on_a_quadratic_is_the_inverse_of_i_plus_a_over_lambda
     assert relative_error(meta_gradient(learner, theta, episode)["head.weight"][0], expected) < EXACT
 
 
-def test_the_meta_gradient_is_the_derivative_of_the_query_loss_after_the_whole_adaptation():
+def test_the_meta_gradient_is_the_slope_of_the_query_loss_after_all_of_adaptation():
     learner, theta, episode = on_quadratic()
     eps, basis = 1e-5, torch.eye(4).double()  # the query loss is a quadratic of theta: central differences are exact
 

@@ -135,7 +135,7 @@ def walk(node: object) -> list:
 # ---- where it begins, and what it fits ----
 
 
-def test_a_task_begins_at_the_base_learners_initial_weights_in_another_order_each_step():
+def test_a_task_begins_at_the_base_learners_weights_in_another_order_each_step():
     learner, _ = on_images(2, 2)
     initial = torch.cat([p.detach().flatten() for p in learner.base_learner.parameters()])
     starts = [built.start()[0] for built in (learner, learner.at(0), learner.at(1), learner.at(1))]

@@ -121,7 +121,7 @@ def test_a_rate_of_zero_keeps_its_weight_where_it_is():
 # ---- the start ----
 
 
-def test_all_rates_start_at_one_number_within_the_bounds_and_another_for_another_seed():
+def test_all_rates_start_at_one_number_within_the_bounds_and_each_seed_at_another():
     net = BASES["mlp"]().double()
     weights = {name: p.detach().clone() for name, p in net.named_parameters()}
     starts = set()

@@ -78,7 +78,7 @@ def test_loss_and_meta_gradient_are_those_of_the_papers_network_by_torch_nn():
     assert relative_error(flat(meta_gradient(learner, theta, episode)), gradient) < 1e-8  # grown by six batch norms
 
 
-def test_with_flat_features_the_scores_are_two_linear_layers_on_the_sum_and_the_query():
+def test_with_flat_features_the_scores_are_two_linear_layers_on_sum_and_query():
     learner = relating_vectors("mlp")
     theta = learner.init()
     support, query, _ = slice_tasks(image_episodes(1), 0)

@@ -57,7 +57,7 @@ def problem(path: Path, *overrides: str) -> str:
     return error.value.problems[0]
 
 
-def test_rows_of_an_episode_are_different_rows_of_one_task_in_the_standard_units_of_the_training_tasks(path):
+def test_an_episode_has_different_rows_of_one_task_in_the_training_tasks_units(path):
     task = task_of(path)
     rows = [line.split(",") for line in path.read_text().splitlines()[1:]]
     subjects = np.array([row[0] for row in rows])
@@ -252,7 +252,7 @@ def test_a_file_that_may_not_be_read_is_refused(path):
     assert "cannot be read: Permission denied" in problem(path)
 
 
-def test_on_the_command_line_a_mistake_ends_with_exit_code_2_one_message_and_nothing_left_behind(path, tmp_path):
+def test_a_mistake_ends_a_command_with_code_2_one_message_and_nothing_left_behind(path, tmp_path):
     path.write_text(path.read_text().replace("0.03,", "three,", 1))
     outcome = metarun("task=csv_regression", f"task.path={path}", *NAMES, f"run_dir={tmp_path / 'run'}")
     assert outcome.code == 2
@@ -265,7 +265,7 @@ def test_on_the_command_line_a_mistake_ends_with_exit_code_2_one_message_and_not
 # ---- the documentation ----
 
 
-def test_the_example_of_the_documentation_makes_a_table_of_200_lines_and_gives_a_test_score(tmp_path, monkeypatch):
+def test_the_documented_example_makes_a_table_of_200_lines_and_gives_a_test_score(tmp_path, monkeypatch):
     section = PAGE.read_text().split("## Tables")[1].split("\n## ")[0]
     monkeypatch.chdir(tmp_path)
     exec(re.search(r"```python\n(.*?)```", section, re.S)[1], {})

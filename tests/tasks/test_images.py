@@ -359,7 +359,7 @@ def test_one_way_is_refused_for_every_answer_would_be_right():
         ([3, 1], r"only 1 example. An episode takes 2 or more: the class needs more examples\.$"),
     ],
 )
-def test_a_pool_too_small_for_any_episode_is_not_answered_with_a_size_that_is_refused_too(counts, message):
+def test_for_a_pool_too_small_for_any_episode_no_size_is_proposed_that_fails_too(counts, message):
     names = tuple("abc"[: len(counts)])
     pool = ClassPool(names, np.zeros(len(counts), dtype=np.int64), np.array(counts, dtype=np.int64))
     with pytest.raises(ValueError, match=message):

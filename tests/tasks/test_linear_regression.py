@@ -12,7 +12,7 @@ def linear(*overrides: str):
     return experiment("task=linear_regression", *overrides).task
 
 
-def test_ridge_is_the_mean_of_the_posterior_given_by_conditioning_on_the_joint_gaussian():
+def test_ridge_is_the_posterior_mean_by_conditioning_the_joint_gaussian():
     (x, y), (query, _), _ = slice_tasks(linear("task.noise_std=0.5").sample("test", [0]), 0)
     joint = x @ x.T + 0.25 * torch.eye(len(x))  # covariance of y; that of f(query) and y is query x'
     expected = query @ x.T @ torch.linalg.inv(joint) @ y

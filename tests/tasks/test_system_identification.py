@@ -48,7 +48,7 @@ def test_transitions_follow_the_systems_own_dynamics_and_motions_are_continuous(
     assert encoding.squared_distance(ends, motions[:, :, 1:]).max() < 1e-4  # by the trapezoidal rule
 
 
-def test_with_other_shots_the_systems_and_their_motions_are_the_same_and_support_grows():
+def test_with_other_shots_systems_and_motions_are_the_same_and_support_grows():
     few, many = (task_of("pendulum", f"task.num_shots={k}").sample("test", [5]) for k in (3, 8))
     assert torch.equal(few.query.x, many.query.x)
     assert torch.equal(few.support.x, many.support.x[:, :3])

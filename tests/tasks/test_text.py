@@ -195,7 +195,7 @@ def test_a_bucket_is_found_for_every_word_run_and_character_run():
     assert len(Hashed(2**31, 1, None).buckets("ab c")) == 2
 
 
-def test_hashed_vectors_are_the_tf_idf_of_scikit_learn_fitted_on_the_training_classes(root):
+def test_hashed_vectors_are_scikit_learns_tf_idf_fitted_on_the_training_classes(root):
     a_task = task(root)
     texts = a_task.source.text_set.texts
     counts = np.stack([np.bincount(HASHED.buckets(text), minlength=256) for text in texts])
@@ -318,7 +318,7 @@ WRONG = {  # the content of a file, and what is said of it
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_file_is_one_clear_message_and_exit_code_2_with_nothing_half_prepared(tmp_path, case):
+def test_a_wrong_file_gives_one_clear_message_and_code_2_and_nothing_half_prepared(tmp_path, case):
     content, message = WRONG[case]
     path = tmp_path / "mine.jsonl"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
