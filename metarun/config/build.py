@@ -27,7 +27,7 @@ from metarun.core import MetaLearner, TaskDistribution
 from metarun.errors import ConfigError
 from metarun.evaluation.still import modules_of
 from metarun.evaluation.suite import Scored, learner_for, scored_elsewhere
-from metarun.execution.execution import Execution, generators_kept
+from metarun.execution.execution import Eager, generators_kept
 from metarun.trees import leaf_names, tree_leaves
 
 
@@ -108,7 +108,7 @@ def _assemble(
     calls: dict[str, Callable[..., Any]],
     task: TaskDistribution,
     elsewhere: dict[str, TaskDistribution],
-    execution: Execution,
+    execution: Eager,
 ) -> Experiment:
     problems: list[str] = []
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = plain["tf32"]
@@ -145,7 +145,7 @@ def _experiment(
     task: TaskDistribution,
     learner: MetaLearner,
     scored: dict[str, Scored],
-    execution: Execution,
+    execution: Eager,
 ) -> Experiment:
     evaluation = plain["evaluation"]
     test_learner = learner_for(task, learner, evaluation["inner_steps"])
