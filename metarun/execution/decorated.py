@@ -1,4 +1,4 @@
-"""What stands around an execution, makes graphs of what it computes, and keeps them."""
+"""Executions around another one, parts of which they compute by graphs, and where they keep these."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -91,5 +91,5 @@ class Decorated(Execution):
 
 
 def dependencies(loss_fn: MetaLoss) -> tuple[Any, ...]:
-    """What else than shapes a graph depends on: an annealed learner is not equal to another step's, nor are masks."""
+    """The things besides shapes that a graph depends on: an annealed learner is not another step's, nor are masks."""
     return getattr(loss_fn, "__self__", loss_fn), current_step()

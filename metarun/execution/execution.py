@@ -66,7 +66,7 @@ class Execution(ABC):
 
     @abstractmethod
     def share(self, loss_fn: MetaLoss, theta: Params, episodes: Episode, num_tasks: int) -> tuple[Params, Metrics]:
-        """What one of the ``parts`` of ``num_tasks`` tasks adds to ``mean_grad``."""
+        """The share of ``mean_grad`` that one of the ``parts`` of ``num_tasks`` tasks adds."""
 
     @abstractmethod
     def smaller(self, num_tasks: int) -> "Execution | None":
@@ -169,7 +169,7 @@ class Eager(Execution):
         return type(self).__name__.lower() + convolution + memory
 
     def settings(self) -> str:
-        """What a command line says to begin with this execution."""
+        """The words of a command line that begins with this execution."""
         return f"execution={type(self).__name__.lower()} execution.inner_memory={self.inner_memory}"
 
 
