@@ -181,7 +181,7 @@ def in_torch(*_: Any) -> None:
 PHASES = {
     "composing": ("metarun.config.compose.composed", 1),
     "measuring": ("metarun.execution.choosing._milliseconds", 2),
-    "compiling": ("metarun.execution.compiled.Compiled._lowered", 1),
+    "compiling": ("metarun.execution.compiled.lowered", 1),
     "training": ("metarun.execution.execution.Execution.mean_grad", 8),
     "validating": ("metarun.evaluation.scoring.evaluate", 2),
     "testing": ("metarun.evaluation.scoring.evaluate", 4),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUND = ("objectives", "trees", "errors", "counter", "modes", "files", "paths", "process")
+GROUND = ("objectives", "trees", "errors", "counter", "modes", "annotations", "files", "paths", "process")
 # Who may not import whom, and what to do instead.
 FORBIDDEN = [
     ("core", lambda name: room(name) not in GROUND, "core holds types alone; put what uses them above it"),
@@ -35,7 +35,7 @@ FORBIDDEN = [
     ("", lambda name: room(name) == "commands", "nothing is below a command; move what is shared to another room"),
 ]
 WITHOUT_TORCH = [f"config.{name}" for name in ("compose", "targets", "schema", "help", "trust")]
-WITHOUT_TORCH += ["files", "errors", "paths", "process", "commands.main", "commands.app"]
+WITHOUT_TORCH += ["files", "errors", "annotations", "paths", "process", "commands.main", "commands.app"]
 
 
 @cache

@@ -13,11 +13,12 @@ import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from metarun.annotations import conforms
 from metarun.config.build import check
 from metarun.config.calls import GIVEN, GROUPS
 from metarun.config.experiment import Experiment
 from metarun.config.schema import Config, EvaluationConfig
-from metarun.config.targets import Part, fits, locate, problems_of_call
+from metarun.config.targets import Part, locate, problems_of_call
 from metarun.errors import ConfigError
 from metarun.paths import config_dir
 from tests.composing import OUTSIDE, compose, experiment, options, train
@@ -220,7 +221,7 @@ def test_the_root_file_has_the_keys_of_the_schema():
 def test_the_values_of_the_files_have_the_types_of_the_schema(schema, path):
     hints, values = typing.get_type_hints(schema), yaml.safe_load((config_dir() / path).read_text())
     for name in {field.name for field in fields(schema)} & set(values):
-        assert fits(values[name], hints[name]), f"{name}: {values[name]!r} is no {hints[name]}"
+        assert conforms(values[name], hints[name]), f"{name}: {values[name]!r} is no {hints[name]}"
 
 
 def test_the_evaluation_file_has_the_keys_of_the_schema():

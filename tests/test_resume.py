@@ -180,9 +180,9 @@ def test_a_resumed_run_keeps_the_execution_that_was_measured(tmp_path, monkeypat
         signals(patch, "train_step", 3, signal.SIGTERM)
         assert metarun(*TINY, choice, f"run_dir={run}").code == 143
     kept = (run / "execution.json").read_bytes()
-    assert read(run / "execution.json")["chosen"].split("_")[0] in ("vmapped", "looped")
+    assert read(run / "execution.json")["execution"]["kind"] in ("Vmapped", "Looped")
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "settle", None)  # measuring again would fail
+        patch.setattr(runner, "choose_execution", None)  # measuring again would fail
         assert metarun(f"resume={run}").code == 0
     assert (run / "execution.json").read_bytes() == kept
 

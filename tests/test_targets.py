@@ -130,7 +130,7 @@ def test_every_option_that_metarun_ships_is_admitted_at_its_place():
     ("optimizer={_target_: torch.nn.Linear, _partial_: true}", "Optimizer"),
     ("scheduler={_target_: torch.optim.Adam, _partial_: true}", "LRScheduler"),
     ("meta_learner={_target_: metarun.tasks.sinusoid.Sinusoid}", "MetaLearner"),
-    ("execution._target_=metarun.execution.choice.stored", "Execution"),
+    ("execution._target_=metarun.execution.choosing.choose_execution", "Eager"),
     ("task._target_=metarun.tasks.text_features.Hashed", "TaskDistribution"),
 ])  # fmt: skip
 def test_a_class_in_the_wrong_place_is_named_with_the_kind_that_belongs_there(override, base, tmp_path):

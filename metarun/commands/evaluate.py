@@ -21,7 +21,7 @@ from metarun.evaluation.calibration import calibrated
 from metarun.evaluation.estimates import Estimate
 from metarun.evaluation.scoring import baseline_scores, complexity, evaluate_all
 from metarun.evaluation.suite import Scored
-from metarun.execution.choice import stored
+from metarun.execution.choice import Choice
 from metarun.execution.execution import Execution
 from metarun.files import write_json
 from metarun.output.checkpoint import load
@@ -125,12 +125,12 @@ def changed(cfg: DictConfig, overrides: list[str], config_dirs: list[Path]) -> D
 
 
 def _execution(x: Experiment, folder: RunFolder, overrides: list[str]) -> Execution:
-    """The one that the run settled on, or another if ``overrides`` ask for it."""
+    """The execution that the run chose, or another if ``overrides`` ask for it, with torch's threads set for it."""
+    choice = Choice(x.execution, threads=x.execution.num_threads)
     if not any(override_key(text).split(".")[0] == "execution" for text in overrides):
-        return stored(folder.path / "execution.json", like=x.execution)
-    if x.execution.threads != "auto":
-        torch.set_num_threads(x.execution.threads)
-    return x.execution
+        choice = Choice.read(folder.path / "execution.json", like=x.execution)
+    torch.set_num_threads(choice.threads)
+    return choice.execution
 
 
 def _fitted(fresh: Params, saved: Params) -> Params:

@@ -25,7 +25,7 @@ from metarun.core import MetaLearner, Params, TaskDistribution
 from metarun.errors import ConfigError
 from metarun.evaluation.still import modules_of
 from metarun.evaluation.suite import Scored, learner_for, scored_elsewhere
-from metarun.execution.execution import Execution
+from metarun.execution.execution import Eager
 from metarun.trees import leaf_names, tree_leaves
 
 
@@ -106,7 +106,7 @@ def _assemble(
     calls: dict[str, Callable[..., Any]],
     task: TaskDistribution,
     elsewhere: dict[str, TaskDistribution],
-    execution: Execution,
+    execution: Eager,
 ) -> Experiment:
     problems: list[str] = []
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = plain["tf32"]
@@ -141,7 +141,7 @@ def _experiment(
     task: TaskDistribution,
     learner: MetaLearner,
     scored: dict[str, Scored],
-    execution: Execution,
+    execution: Eager,
 ) -> Experiment:
     evaluation = plain["evaluation"]
     test_learner = learner_for(task, learner, evaluation["inner_steps"])

@@ -11,7 +11,7 @@ from torch import nn
 
 from metarun.config.targets import Part, base_of, locate, problems_of_call
 from metarun.core import MetaLearner, TaskDistribution
-from metarun.execution.execution import Execution
+from metarun.execution.execution import Eager
 
 GROUPS = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution")
 GIVEN = {
@@ -31,7 +31,7 @@ BASES: dict[str, type] = {
     "meta_learner": MetaLearner,
     "optimizer": torch.optim.Optimizer,
     "scheduler": torch.optim.lr_scheduler.LRScheduler,
-    "execution": Execution,
+    "execution": Eager,
 }
 
 

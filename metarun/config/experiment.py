@@ -10,7 +10,7 @@ from torch import Tensor
 from metarun.core import MetaLearner, Params, TaskDistribution
 from metarun.errors import ConfigError
 from metarun.evaluation.suite import Scored
-from metarun.execution.execution import Execution
+from metarun.execution.execution import Eager
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Experiment:
     scored: dict[str, Scored]  # what is validated and tested on, by name; the training task alone has the name ""
     optimizer: Callable[[list[Any]], torch.optim.Optimizer]
     scheduler: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
-    execution: Execution
+    execution: Eager
     clip: Callable[[list[Tensor]], object] | None
     rates: dict[str, float]
     device: torch.device

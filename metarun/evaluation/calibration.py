@@ -10,7 +10,7 @@ from metarun.core import Episode, MetaLearner, Params, TaskDistribution
 from metarun.evaluation.episodes import chunks
 from metarun.evaluation.still import fixed_draws, modules_of
 from metarun.execution.execution import Execution
-from metarun.execution.fitting import Fitting
+from metarun.execution.halving import HalvingMap
 from metarun.models.norm_state import norms, recording
 
 CALIBRATION_TASKS = 32  # training tasks whose average gives the statistics of batch norms in mode ``running``
@@ -36,7 +36,7 @@ def calibrated(learner: MetaLearner, theta: Params, task: TaskDistribution, exec
 
     if layers:
         with fixed_draws():
-            mapped = Fitting(execution)
+            mapped = HalvingMap(execution)
             parts = [part for chunk in chunks(task, "train", CALIBRATION_TASKS) for part in mapped(seen, theta, chunk)]
         for name, layer in layers.items():
             means = torch.cat([part[f"{name}.mean"] for part in parts])  # [tasks, C]

@@ -14,7 +14,7 @@ from metarun.evaluation.estimates import Estimate, estimate, mean_of
 from metarun.evaluation.still import still
 from metarun.evaluation.suite import Scored, baseline_of
 from metarun.execution.execution import Execution, Looped
-from metarun.execution.fitting import Fitting
+from metarun.execution.halving import HalvingMap
 from metarun.trees import num_elements, slice_tasks, tree_leaves
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def evaluate(
         return [learner.query_loss(phi, episode.query)[1] | further(learner, phi, episode) for phi in phis]
 
     rows: list[list[Metrics]] = []
-    mapped = Fitting(execution)
+    mapped = HalvingMap(execution)
     with still(learner):
         for chunk in episodes:
             between()

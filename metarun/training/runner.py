@@ -14,10 +14,11 @@ from metarun.evaluation.calibration import calibrated
 from metarun.evaluation.estimates import Estimate
 from metarun.evaluation.scoring import baseline_scores, complexity, evaluate_all
 from metarun.evaluation.still import modules_of
-from metarun.execution.choice import Choice, stored
-from metarun.execution.choosing import Changes, settle
-from metarun.execution.compiled import CompilationFailed, Compiled
-from metarun.execution.memory import memory_errors
+from metarun.execution.choice import Choice
+from metarun.execution.choosing import choose_execution
+from metarun.execution.decorated import GraphFailed
+from metarun.execution.execution import Changes, Execution, Workload
+from metarun.execution.failures import memory_errors
 from metarun.execution.update import Update, dense
 from metarun.models.dropout import dropping, drops
 from metarun.output import checkpoint
@@ -40,7 +41,7 @@ class Runner:
         self.optimizer = optimizer_of(experiment, self.leaves, leaf_names(self.theta))
         self.update = Update(self.leaves, self.optimizer, experiment.clip, begins=self.begin_update)
         self.scheduler = experiment.scheduler(self.optimizer)
-        self.execution = experiment.execution
+        self.execution: Execution = experiment.execution
         self.step = self.validated = 0
         self.best: dict[str, float] = {}
         self.means = Means()
@@ -70,7 +71,7 @@ class Runner:
         self.save("last")
         again = assigned("resume", self.report.folder.path)
         raise MetarunError(
-            f"out of memory, with {self.execution.settings()} too: {reason}.\n"
+            f"out of memory, with {self.execution.eager.settings()} too: {reason}.\n"
             f"The steps until now are saved: {again} goes on where there is more memory.\n"
             "To need less, take a smaller base_learner, fewer meta_learner.inner_steps, fewer inputs in an episode, or "
             "dtype=float32."
@@ -100,7 +101,7 @@ class Runner:
 
     def train(self) -> None:
         """Train to the last step, with the validations that are due. Raises Interrupted, Diverged."""
-        self.settle_execution()
+        self.choose_execution()
         # closed whatever happens, or the thread that draws would live as long as an error's traceback
         with closing(meta_batches(self.x.task, self.x.meta_batch_size, self.step, self.x.steps)) as batches:
             while True:
@@ -140,13 +141,12 @@ class Runner:
                 other = self.execution.smaller(self.x.meta_batch_size)
                 if other is None:
                     raise
-            except CompilationFailed as error:  # of a resumed run on another machine, say
-                assert isinstance(self.execution, Compiled)
-                not_made.append(f"not {'compiled' if self.execution.compiler else 'recorded'}: {error}")
-                self.execution = self.execution.inner
+            except GraphFailed as error:  # of a resumed run on another machine, say
+                not_made.append(str(error))
+                self.execution = self.execution.eager
                 continue
             self.execution = other
-            too_large = f"out of memory at step {self.step}; a run begins like this with {other.settings()}"
+            too_large = f"out of memory at step {self.step}; a run begins like this with {other.eager.settings()}"
             return_freed_memory()
         if notes := not_made + [too_large] * bool(too_large):
             self.use(Choice(self.execution, notes=notes))
@@ -200,20 +200,21 @@ class Runner:
         with self.breakable(), calibrated(self.x.learner, theta, self.x.task, self.execution):
             return evaluate_all(self.x.scored, theta, split, num_tasks, self.execution, curve, self.stop.obey)
 
-    def settle_execution(self) -> None:
+    def choose_execution(self) -> None:
         """Let ``execution=auto`` measure once; a resumed run keeps the choice of its beginning."""
         path = self.report.folder.path / "execution.json"
         if path.is_file():
-            self.execution = stored(path, like=self.x.execution)
+            choice = Choice.read(path, like=self.x.execution)
+            torch.set_num_threads(choice.threads)
+            self.execution = choice.execution
             return
         x, first = self.x, self.x.learner.at(0)
         each_step = first != x.learner.at(1) or drops(modules_of(first))
         changes: Changes = "always" if each_step else "seldom" if first != x.learner.at(x.steps) else "never"
         with self.breakable(), self.dropping():
             episodes = x.task.sample("train", range(x.meta_batch_size))
-            choice = settle(
-                x.execution, first.meta_loss, self.theta, episodes, x.steps, changes, self.update, self.stop.obey
-            )
+            work = Workload(first.meta_loss, self.theta, episodes, self.update, x.steps, changes)
+            choice = choose_execution(x.execution, work, self.stop.obey)
         self.use(choice)
         return_freed_memory()  # of what was measured and takes more: 2 GB beside 0.5 for mini-ImageNet's meta-gradient
 
