@@ -23,8 +23,8 @@ from metarun.config.experiment import Experiment
 from metarun.config.targets import locate
 from metarun.core import FewShotLearner, MetaLearner, hyperparameters
 from metarun.errors import ConfigError
+from metarun.evaluation.eval_mode import eval_mode, modules_of
 from metarun.evaluation.scoring import evaluate
-from metarun.evaluation.still import modules_of, still
 from metarun.execution.execution import Looped, Vmapped
 from metarun.models.exact.layers import BatchNormMode
 from metarun.models.norm_state import norms
@@ -327,7 +327,7 @@ def test_in_mode_support_and_running_a_prediction_does_not_depend_on_the_other_q
     if not isinstance(case.learner, FewShotLearner) or "transductive" in request.node.name:
         pytest.skip("transductive by choice")
     support, query, _ = slice_tasks(case.episodes, 0)
-    with still(case.learner), torch.no_grad(), fixed_statistics(case.learner.base_learner):
+    with eval_mode(case.learner), torch.no_grad(), fixed_statistics(case.learner.base_learner):
         phi = case.learner.adapt(case.theta, support)
         together = case.learner.predict(phi, query.x)
         alone = torch.cat([case.learner.predict(phi, x[None]) for x in query.x])

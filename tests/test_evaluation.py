@@ -19,8 +19,8 @@ from metarun.evaluation import episodes as episodes_module
 from metarun.evaluation.calibration import calibrated
 from metarun.evaluation.episodes import chunks, manifest, tasks_at_a_time
 from metarun.evaluation.estimates import estimate
+from metarun.evaluation.eval_mode import eval_mode
 from metarun.evaluation.scoring import evaluate
-from metarun.evaluation.still import still
 from metarun.execution.execution import Looped, Vmapped
 from metarun.models.norm_state import norms
 from metarun.objectives import SQUARED_ERROR
@@ -289,7 +289,7 @@ def test_a_prediction_with_running_statistics_is_the_one_computed_by_hand():
 
     prototypes = embed(support.x).view(3, 2, 4).mean(1)
     expected = -(torch.cdist(embed(query.x), prototypes) ** 2)
-    with calibrated(x.learner, theta, x.task, Looped()), still(x.learner):
+    with calibrated(x.learner, theta, x.task, Looped()), eval_mode(x.learner):
         logits = x.learner.predict(x.learner.adapt(theta, support), query.x)
     torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-10)  # metarun expands the square of the distance
 
@@ -331,18 +331,18 @@ def test_validating_often_or_seldom_ends_in_the_same_parameters(texts, tmp_path)
 # ---- generators ----
 
 
-@pytest.mark.parametrize("inside", ["still", "calibrated"])
+@pytest.mark.parametrize("inside", ["eval_mode", "calibrated"])
 def test_numbers_drawn_inside_leave_the_generators_as_they_were(inside):
     x = experiment(*RUNNING)
     theta = x.learner.init()
     contexts: dict[str, Callable] = {
-        "still": lambda: still(x.learner),
+        "eval_mode": lambda: eval_mode(x.learner),
         "calibrated": lambda: calibrated(drawing(x.learner), theta, x.task, Looped()),
     }
     torch.manual_seed(5)
     before = torch.get_rng_state()
     with contexts[inside]():
-        if inside == "still":
+        if inside == "eval_mode":
             torch.randn(3)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -360,7 +360,7 @@ def drawing(learner: MetaLearner) -> MetaLearner:
 def test_a_learner_that_draws_gets_the_same_numbers_at_every_evaluation():
     drawn = []
     for _ in range(2):
-        with still(Adder(0)):
+        with eval_mode(Adder(0)):
             drawn.append(torch.randn(3))
         torch.randn(1)
     assert torch.equal(*drawn)

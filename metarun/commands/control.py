@@ -21,7 +21,7 @@ from metarun.drawing import returns
 from metarun.errors import ConfigError
 from metarun.evaluation.calibration import calibrated
 from metarun.evaluation.estimates import Estimate, estimate
-from metarun.evaluation.still import still
+from metarun.evaluation.eval_mode import eval_mode
 from metarun.tasks.system_identification import SystemIdentification
 from metarun.trees import tree_leaves, tree_map
 
@@ -68,7 +68,7 @@ def scored(run: Trained, task: SystemIdentification, numbers: list[int], num_tas
     system, steps, seed = task.system, task.control_steps, task.seed
     drive = partial(controlled, system, parameters, planner=task.planner, num_steps=steps, seed=seed)
     scores = {RANDOM: estimate(at_random(system, parameters, steps, seed)[0])}
-    with calibrated(run.x.learner, run.theta, task, run.execution), still(run.x.test_learner):
+    with calibrated(run.x.learner, run.theta, task, run.execution), eval_mode(run.x.test_learner):
         for k in numbers:
             scores[words_for(k)] = estimate(drive(model=model_after(run, task, episodes, k))[0])
             print(f"after {words_for(k)}: return {scores[words_for(k)].mean:.1f}", file=sys.stderr)

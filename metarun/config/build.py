@@ -25,7 +25,7 @@ from metarun.config.checks import (
 from metarun.config.experiment import Experiment, optimizer_of
 from metarun.core import MetaLearner, TaskDistribution
 from metarun.errors import ConfigError
-from metarun.evaluation.still import modules_of
+from metarun.evaluation.eval_mode import modules_of
 from metarun.evaluation.suite import Scored, learner_for, scored_elsewhere
 from metarun.execution.execution import Execution, generators_kept
 from metarun.trees import leaf_names, tree_leaves

@@ -8,7 +8,7 @@ import torch
 
 from metarun.core import Episode, MetaLearner, Params, TaskDistribution
 from metarun.evaluation.episodes import chunks
-from metarun.evaluation.still import fixed_draws, modules_of
+from metarun.evaluation.eval_mode import fixed_draws, modules_of
 from metarun.execution.execution import Execution
 from metarun.execution.fitting import Fitting
 from metarun.models.norm_state import norms, recording

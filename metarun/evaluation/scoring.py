@@ -11,7 +11,7 @@ import torch
 from metarun.core import Episode, MetaLearner, Metrics, Params, TaskDistribution, hyperparameters
 from metarun.evaluation.episodes import chunks
 from metarun.evaluation.estimates import Estimate, estimate, mean_of
-from metarun.evaluation.still import still
+from metarun.evaluation.eval_mode import eval_mode
 from metarun.evaluation.suite import Scored, baseline_of
 from metarun.execution.execution import Execution, Looped
 from metarun.execution.fitting import Fitting
@@ -45,7 +45,7 @@ def evaluate(
 
     rows: list[list[Metrics]] = []
     mapped = Fitting(execution)
-    with still(learner):
+    with eval_mode(learner):
         for chunk in episodes:
             between()
             rows += mapped(scores, theta, chunk)
@@ -104,7 +104,7 @@ def baseline_scores(
 def adaptation_milliseconds(learner: MetaLearner, theta: Params, episodes: Episode) -> float:
     """Median time of one task's adaptation, alone on the device."""
     times = []
-    with still(learner):
+    with eval_mode(learner):
         for i in range(len(tree_leaves(episodes)[0])):
             start = time.perf_counter()
             Looped().map(lambda theta, episode: learner.adapt(theta, episode.support), theta, _one(episodes, i))

@@ -12,8 +12,8 @@ from metarun.core import Metrics
 from metarun.errors import Interrupted, MetarunError, refuse_divergence
 from metarun.evaluation.calibration import calibrated
 from metarun.evaluation.estimates import Estimate
+from metarun.evaluation.eval_mode import modules_of
 from metarun.evaluation.scoring import baseline_scores, complexity, evaluate_all
-from metarun.evaluation.still import modules_of
 from metarun.execution.choice import Choice, stored
 from metarun.execution.choosing import Changes, settle
 from metarun.execution.compiled import CompilationFailed, Compiled
@@ -22,7 +22,7 @@ from metarun.execution.update import Update, dense
 from metarun.models.dropout import dropping, drops
 from metarun.output import checkpoint
 from metarun.output.metrics import Log, Means
-from metarun.output.profiling import phase
+from metarun.output.profiling import profile_span
 from metarun.output.report import Reporter
 from metarun.process import return_freed_memory
 from metarun.training.signals import StopRequest
@@ -109,17 +109,17 @@ class Runner:
                 if self.step >= self.x.steps:
                     return
                 self.stop.obey()
-                with phase("episodes", self.x.profile), self.breakable():
+                with profile_span("episodes", self.x.profile), self.breakable():
                     episodes = next(batches)
                 self.train_step(episodes)
 
     def train_step(self, episodes: Any) -> None:
         """Take one step on these episodes, and log it where that is due."""
-        with phase("step", self.x.profile):
+        with profile_span("step", self.x.profile):
             metrics = self.update_theta(episodes)
             self.scheduler.step()
         self.step += 1
-        with phase("log", self.x.profile):
+        with profile_span("log", self.x.profile):
             self.means.add(metrics)
             self.write_log()  # of the step before, while a GPU computes this one
             if self.step % self.x.log_every == 0:
@@ -149,7 +149,7 @@ class Runner:
             too_large = f"out of memory at step {self.step}; a run begins like this with {other.settings()}"
             return_freed_memory()
         if notes := not_made + [too_large] * bool(too_large):
-            self.use(Choice(self.execution, notes=notes))
+            self.adopt(Choice(self.execution, notes=notes))
         return metrics
 
     def log(self) -> Log:
@@ -214,14 +214,14 @@ class Runner:
             choice = settle(
                 x.execution, first.meta_loss, self.theta, episodes, x.steps, changes, self.update, self.stop.obey
             )
-        self.use(choice)
+        self.adopt(choice)
         return_freed_memory()  # of what was measured and takes more: 2 GB beside 0.5 for mini-ImageNet's meta-gradient
 
     def dropping(self) -> AbstractContextManager[None]:
         """Inside, the networks' dropout is that of the current step."""
         return dropping(modules_of(self.x.learner), self.x.seed, self.step)
 
-    def use(self, choice: Choice) -> None:
+    def adopt(self, choice: Choice) -> None:
         """Go on with the execution that was chosen, and report the choice."""
         self.execution = choice.execution
         self.report.execution(choice)
