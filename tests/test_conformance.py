@@ -24,7 +24,7 @@ from metarun.config.targets import locate
 from metarun.core import FewShotLearner, MetaLearner, hyperparameters
 from metarun.errors import ConfigError
 from metarun.evaluation.eval_mode import eval_mode, modules_of
-from metarun.evaluation.scoring import evaluate
+from metarun.evaluation.scoring import Subject, evaluate
 from metarun.execution.execution import Looped, Vmapped
 from metarun.models.exact.layers import BatchNormMode
 from metarun.models.norm_state import norms
@@ -349,7 +349,8 @@ def fixed_statistics(net: nn.Module) -> Iterator[None]:
 
 
 def scores(case: Case) -> dict:
-    return evaluate(case.x.test_learner, case.theta, iter([case.episodes]), Vmapped(None), curve=True)
+    subject = Subject(case.x.test_learner, case.theta, case.x.task, "train", NUM_TASKS, Vmapped(None))
+    return evaluate(subject, curve=True)
 
 
 def test_evaluation_changes_nothing(case):

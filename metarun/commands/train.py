@@ -161,7 +161,7 @@ def _nothing_to_do(folder: RunFolder, experiment: Experiment) -> float:
 
 def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
     folder, text = job.folder, OmegaConf.to_yaml(job.cfg, resolve=True)
-    elsewhere = {name: scored.task.fingerprint() for name, scored in experiment.scored.items() if name}
+    elsewhere = {name: scored.task.fingerprint() for name, scored in experiment.suite.elsewhere.items()}
     facts = {"data": experiment.task.fingerprint()} | ({"evaluation_data": elsewhere} if elsewhere else {})
     folder.refuse_other_data(facts, "Restore them, or start a new run with another run_dir.")
     write_atomically(folder.path / "config.yaml", text.encode())
@@ -217,7 +217,8 @@ def _guarded(experiment: Experiment, report: Reporter, resume_step: int, stop: S
 
 
 def _close(report: Reporter, state: str, step: int, error_text: str) -> None:
-    details = {"step": step, "steps": report.x.steps, **report.latest} | ({"error": error_text} if error_text else {})
+    details: dict[str, Any] = {"step": step, "steps": report.experiment.steps, **report.latest}
+    details |= {"error": error_text} if error_text else {}
     note = f"{state} at step {step}" + (f": {error_text}" if error_text else "")
     for action in (
         lambda: report.folder.mark(state, **details),

@@ -26,7 +26,7 @@ from metarun.config.experiment import Experiment, optimizer_of
 from metarun.core import MetaLearner, TaskDistribution
 from metarun.errors import ConfigError
 from metarun.evaluation.eval_mode import modules_of
-from metarun.evaluation.suite import Scored, learner_for, scored_elsewhere
+from metarun.evaluation.suite import Scored, Suite, learner_for, scored_elsewhere
 from metarun.execution.execution import Execution, generators_kept
 from metarun.trees import leaf_names, tree_leaves
 
@@ -157,7 +157,8 @@ def _experiment(
         task=task,
         learner=learner,
         test_learner=test_learner,
-        scored=scored or {"": Scored(task, test_learner, plain["task"])},
+        suite=Suite(Scored(task, test_learner, plain["task"]), scored),
+        evaluators=[],
         optimizer=calls["optimizer"],
         scheduler=calls["scheduler"],
         execution=execution,
@@ -189,12 +190,12 @@ def _trial(calls: dict[str, Callable[..., Any]], device: torch.device, dtype: to
     return problems
 
 
-def _try_rates(x: Experiment) -> None:
+def _try_rates(experiment: Experiment) -> None:
     """Raise ConfigError where the ``rates`` or their optimizer do not fit theta: now, before there is a run folder."""
     with generators_kept():
-        theta = deepcopy(x.learner).init()  # of a copy: init takes the parameters out of the modules
+        theta = deepcopy(experiment.learner).init()  # of a copy: init takes the parameters out of the modules
     try:
-        optimizer_of(x, tree_leaves(theta), leaf_names(theta))
+        optimizer_of(experiment, tree_leaves(theta), leaf_names(theta))
     except ValueError as error:
         raise ConfigError([f"optimizer: with rates, {error}"]) from error
 

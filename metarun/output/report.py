@@ -35,25 +35,32 @@ def condensed(scores: dict[str, Estimate]) -> dict[str, Estimate]:
     return {name: score for name, score in scores.items() if step_of(name) in (*STEPS_SHOWN, last)}
 
 
-def results(x: Experiment, scores: dict[str, Estimate], split: str, source: dict[str, Any]) -> dict[str, Any]:
+def results(
+    experiment: Experiment,
+    scores: dict[str, Estimate],
+    complexity: dict[str, Estimate],
+    split: str,
+    source: dict[str, Any],
+) -> dict[str, Any]:
     """Every metric of a split as {mean, ci95, n}, beside the protocol; ``source`` says which checkpoint was scored."""
-    protocol = {**x.protocol, **source, "split": split, "num_tasks": x.num_test_tasks}
-    hashes = {name: manifest(s.task, split, x.num_test_tasks) for name, s in x.scored.items()}
-    if list(hashes) == [""]:
-        protocol["manifest"] = hashes[""]
-    else:
+    num_tasks, suite = experiment.num_test_tasks, experiment.suite
+    protocol = {**experiment.protocol, **source, "split": split, "num_tasks": num_tasks}
+    if suite.elsewhere:
         protocol["tasks"] = {
-            name: {"task": s.node, "data": s.task.fingerprint(), "manifest": hashes[name]}
-            for name, s in x.scored.items()
+            name: {"task": s.node, "data": s.task.fingerprint(), "manifest": manifest(s.task, split, num_tasks)}
+            for name, s in suite.elsewhere.items()
         }
-    return {f"{split}/{name}": score._asdict() for name, score in scores.items()} | {"protocol": protocol}
+    else:
+        protocol["manifest"] = manifest(suite.own.task, split, num_tasks)
+    told = {f"{split}/{name}": score._asdict() for name, score in scores.items()}
+    return {**told, "protocol": protocol, "complexity": {name: value.mean for name, value in complexity.items()}}
 
 
 class Reporter:
     """The files, TensorBoard and terminal of one run. ``resume_step``: where it goes on; 0 for a new one."""
 
     def __init__(self, folder: RunFolder, experiment: Experiment, config_text: str, resume_step: int) -> None:
-        self.folder, self.x, self.resumed = folder, experiment, resume_step > 0
+        self.folder, self.experiment, self.resumed = folder, experiment, resume_step > 0
         self.metrics = MetricsFile(folder.path / "metrics.jsonl", resume_step)
         self.board = Board(folder.path, resume_step)
         self.ticker = Ticker(experiment.steps, resume_step, folder.path / "log.txt")
@@ -66,9 +73,9 @@ class Reporter:
             self._show_an_episode()
 
     def _show_an_episode(self) -> None:
-        episode = slice_tasks(self.x.task.sample("train", [0]), 0)
-        ways = self.x.task.train_num_ways
-        if not ways or not isinstance(episode.support, Batch) or len(self.x.task.input_shape) != 3:
+        episode = slice_tasks(self.experiment.task.sample("train", [0]), 0)
+        ways = self.experiment.task.train_num_ways
+        if not ways or not isinstance(episode.support, Batch) or len(self.experiment.task.input_shape) != 3:
             return
         if all(len(batch.y) % ways == 0 for batch in episode[:2]):
             self.board.images("episode", episode_grid(episode, ways), 0)
@@ -96,12 +103,12 @@ class Reporter:
         if values:
             self._write(step, {**values, "train/lr": lr})
             self.ticker.tick(step, values)
-        self.folder.beat(step=step, steps=self.x.steps, **self.latest)
+        self.folder.beat(step=step, steps=self.experiment.steps, **self.latest)
 
     def validation(self, step: int, scores: dict[str, Estimate], best: dict[str, float]) -> None:
         """Write the validation scores, and show the one that decides; ``best`` is the best so far, under "value"."""
         values = {f"val/{name}": estimate.mean for name, estimate in scores.items()}
-        name = f"val/{self.x.task.objective.score_name}"
+        name = f"val/{self.experiment.task.objective.score_name}"
         self.latest = {name: values[name], "best_" + name: best["value"]}
         self._write(step, values | {f"{name}_ci95": scores[name.removeprefix("val/")].ci95})
         self.ticker.validated({name: values[name]})
@@ -109,32 +116,37 @@ class Reporter:
 
     def testing(self, step: int) -> None:
         """The final test begins, on the checkpoint of ``step``."""
-        self.ticker.say(f"final test: {self.x.num_test_tasks} episodes with the best checkpoint, of step {step}")
+        self.ticker.say(
+            f"final test: {self.experiment.num_test_tasks} episodes with the best checkpoint, of step {step}"
+        )
 
-    def test(self, step: int, scores: dict[str, Estimate], complexity: dict[str, float]) -> None:
+    def test(self, step: int, scores: dict[str, Estimate], complexity: dict[str, Estimate]) -> None:
         """Write results.json: every test metric as {mean, ci95, n}, beside the protocol that produced it."""
-        x, source = self.x, {"checkpoint": "best on validation tasks", "checkpoint_step": step}
-        complexity = {**complexity, **self._cost()}
-        write_json(self.folder.path / "results.json", results(x, scores, "test", source) | {"complexity": complexity})
-        self.metrics.write(x.steps, {f"test/{name}": estimate.mean for name, estimate in scores.items()})
-        self.tested, score = scores, x.task.objective.score_name
+        experiment, source = self.experiment, {"checkpoint": "best on validation tasks", "checkpoint_step": step}
+        content = results(experiment, scores, complexity, "test", source)
+        content["complexity"] |= self._cost()
+        write_json(self.folder.path / "results.json", content)
+        self.metrics.write(experiment.steps, {f"test/{name}": estimate.mean for name, estimate in scores.items()})
+        self.tested, score = scores, experiment.task.objective.score_name
         self.latest = {f"test/{score}": scores[score].mean}
 
     def _cost(self) -> dict[str, float]:
         """Of training: the median milliseconds of a step, and the most memory that the process has held."""
         ended = list(self.ended)
         # a GPU's steps end when something of theirs is read, which is when they are logged
-        stride = max(1, min(self.x.log_every, len(ended) - 1)) if self.x.device.type == "cuda" else 1
+        stride = max(1, min(self.experiment.log_every, len(ended) - 1)) if self.experiment.device.type == "cuda" else 1
         steps = [1e3 * (b - a) / stride for a, b in pairwise(ended[::stride])]
         memory = peak_memory_mb()
         cost = {"step_ms": statistics.median(steps)} if steps else {}
         return cost if memory is None else cost | {"peak_memory_mb": memory}
 
     def _show_the_test(self) -> None:
-        x, score = self.x, self.x.task.objective.score_name
-        self.board.scalars(x.steps, {f"test/{name}": estimate.mean for name, estimate in self.tested.items()})
+        experiment, score = self.experiment, self.experiment.task.objective.score_name
+        self.board.scalars(experiment.steps, {f"test/{name}": estimate.mean for name, estimate in self.tested.items()})
         if f"{score}_step_1" in self.tested:
-            self.board.figure("adaptation", adaptation_curve(self.tested, score, x.trained_steps), x.steps)
+            self.board.figure(
+                "adaptation", adaptation_curve(self.tested, score, experiment.trained_steps), experiment.steps
+            )
 
     def finished(self, scores: dict[str, Estimate]) -> None:
         """Say what was reached, where it lies and how to look at it."""
@@ -144,14 +156,14 @@ class Reporter:
 
     def summary(self, scores: dict[str, Estimate]) -> str:
         """The final scores in a few lines, beside those without training and of other tasks."""
-        name = self.x.task.objective.score_name
+        name = self.experiment.task.objective.score_name
         final = scores[name]
         lines = [f"test/{name} = {final.mean:.4f} +- {final.ci95:.4f} (95% CI, {final.n} tasks)"]
-        for other in filter(None, self.x.scored):
+        for other in self.experiment.suite.elsewhere:
             mean, ci95, n = scores[f"{other}/{name}"]
             lines.append(f"test/{other}/{name} = {mean:.4f} +- {ci95:.4f} ({n} tasks)")
         if frozen := scores.get(f"frozen_{name}"):
-            gain = (final.mean - frozen.mean) * (1 if self.x.task.objective.higher_is_better else -1)
+            gain = (final.mean - frozen.mean) * (1 if self.experiment.task.objective.higher_is_better else -1)
             verdict = "; training made it worse" if gain < 0 else ""
             verdict += ", by less than the intervals" if -final.ci95 - frozen.ci95 < gain < 0 else ""
             lines.append(f"without any training (frozen features): {frozen.mean:.4f} +- {frozen.ci95:.4f}{verdict}")
