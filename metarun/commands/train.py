@@ -173,7 +173,7 @@ def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
         folder.mark("running", step=resume_step, steps=experiment.steps)
         report = Reporter(folder, experiment, text, resume_step)
         continued = f"  (continued at step {resume_step})" if resume_step else ""
-        report.ticker.say(f"run folder: {folder.path}{continued}")
+        report.say(f"run folder: {folder.path}{continued}")
         scores = _guarded(experiment, report, resume_step, stop)
     report.finished(scores)
     return scores[experiment.task.objective.score_name].mean
@@ -200,7 +200,7 @@ def _guarded(experiment: Experiment, report: Reporter, resume_step: int, stop: S
         if resume_step:
             runner.restore("last")
         scores = runner.run()
-        report.ticker.note(report.summary(scores))
+        report.tell(lambda sink: sink.note(report.summary(scores)))
         state = "completed"
         return scores
     except MetarunError as error:
@@ -222,7 +222,7 @@ def _close(report: Reporter, state: str, step: int, error_text: str) -> None:
     note = f"{state} at step {step}" + (f": {error_text}" if error_text else "")
     for action in (
         lambda: report.folder.mark(state, **details),
-        lambda: report.ticker.note(note),
+        lambda: report.tell(lambda sink: sink.note(note)),
         lambda: report.close(state),
     ):
         try:
