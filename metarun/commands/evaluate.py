@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
@@ -108,10 +108,9 @@ def changed(cfg: DictConfig, overrides: list[str], config_dirs: list[Path]) -> D
             if root not in CHANGEABLE and root in cfg:
                 changeable = ", ".join(CHANGEABLE)
                 problems.append(f"{text}: an evaluation can change {changeable}; for another {root} train another run.")
-            elif key in GROUPS:
-                cfg[key] = composed([text], config_dirs)[key]
-            elif key == "evaluation.task":
-                cfg.evaluation.task = composed([text], config_dirs).evaluation.task
+            elif key in groups or text.startswith("+evaluation.evaluator."):
+                chosen = OmegaConf.select(composed([text], config_dirs), key)
+                OmegaConf.update(cfg, key, chosen, merge=False, force_add=True)
             else:
                 cfg = with_value(cfg, text)
         except ConfigError as error:

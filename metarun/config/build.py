@@ -38,8 +38,10 @@ def build(cfg: DictConfig) -> Experiment:
         raise ConfigError(problems)
     given = _given_task(plain)
     task = attempt(problems, "task", calls.get("task"), **given)
-    elsewhere = {key: attempt(problems, key, calls.get(key), **given) for key in _evaluation_tasks(plain)}
+    elsewhere = {key: attempt(problems, key, calls.get(key), **given) for key in _named(plain, "task")}
     execution = attempt(problems, "execution", calls.get("execution"))
+    for key in _named(plain, "evaluator"):
+        attempt(problems, key, calls.get(key))
     problems += _trial(calls, given["device"], given["dtype"])
     if problems or task is None or execution is None:
         raise ConfigError(problems)
@@ -71,9 +73,9 @@ def _checked(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Callable[..., A
         raise ConfigError([f"{error.full_key}: an interpolation cannot be resolved: {reason}."]) from error
     problems = problems_at_the_root(plain)
     calls: dict[str, Callable[..., Any]] = {}
-    elsewhere = _evaluation_tasks(plain)
-    for key, node in {**{group: plain.get(group) for group in GROUPS}, **elsewhere}.items():
-        group = key if key in GROUPS else "task"  # a task elsewhere
+    named = _named(plain, "task") | _named(plain, "evaluator")
+    for key, node in {**{group: plain.get(group) for group in GROUPS}, **named}.items():
+        group = key if key in GROUPS else key.split(".")[1]
         call, found = checked_call(node, key, GIVEN[group], BASES[group])
         problems += found
         if call is not None:
@@ -81,9 +83,9 @@ def _checked(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Callable[..., A
     return plain, calls, problems
 
 
-def _evaluation_tasks(plain: dict[str, Any]) -> dict[str, Any]:
-    """The nodes of the tasks to validate and test on, by their keys."""
-    return {f"evaluation.task.{name}": node for name, node in plain.get("evaluation", {}).get("task", {}).items()}
+def _named(plain: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The nodes evaluation.<kind>.NAME by their keys."""
+    return {f"evaluation.{kind}.{name}": node for name, node in plain.get("evaluation", {}).get(kind, {}).items()}
 
 
 def device_of(name: str) -> torch.device:
@@ -158,7 +160,7 @@ def _experiment(
         learner=learner,
         test_learner=test_learner,
         suite=Suite(Scored(task, test_learner, plain["task"]), scored),
-        evaluators=[],
+        evaluators=[calls[key]() for key in _named(plain, "evaluator")],
         optimizer=calls["optimizer"],
         scheduler=calls["scheduler"],
         execution=execution,
