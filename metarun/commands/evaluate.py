@@ -43,7 +43,7 @@ class Trained:
     execution: Execution
 
     def write(self, name: str, content: dict[str, Any]) -> Path:
-        """``content`` as evaluations/<name>.json in the run's folder; where it is."""
+        """Write ``content`` as evaluations/<name>.json in the run's folder; returns where it is."""
         where = self.folder.path / "evaluations" / f"{name}.json"
         try:
             where.parent.mkdir(exist_ok=True)
@@ -79,8 +79,8 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     with calibrated(experiment.learner, run.theta, experiment.task, run.execution):
         scores = evaluate_all(experiment.suite, subject, experiment.evaluators, final=True)
     complexity = Complexity().estimates(subject.on(experiment.suite.first))
-    source = {"checkpoint": checkpoint, "checkpoint_step": run.step}
-    content = results(experiment, scores, complexity, split, source) | {"overrides": overrides, "argv": sys.argv}
+    source = {"checkpoint": checkpoint, "checkpoint_step": run.step, "split": split}
+    content = results(experiment, scores, complexity, source) | {"overrides": overrides, "argv": sys.argv}
     title = f"{split}: mean and 95% CI over {experiment.num_test_tasks} episodes"
     show(title, ("metric", "mean"), {f"{split}/{name}": score for name, score in condensed(scores).items()}, digits=4)
     where = run.write(name_of(overrides, split, checkpoint), {**content, "seconds": time.time() - started})
@@ -88,7 +88,7 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
 
 
 def _for_split(experiment: Experiment, split: str) -> Experiment:
-    """``experiment`` as it is for validation and test; for training tasks with these alone, and the ways that they have."""
+    """The experiment as it is for validation and test; for training tasks with these alone, and the ways that they have."""
     if split != "train":
         return experiment
     flexible = "num_ways" in hyperparameters(experiment.test_learner)

@@ -184,7 +184,7 @@ def _guarded(experiment: Experiment, report: Reporter, resume_step: int, stop: S
     state, error_text, runner = "failed", "", None
 
     def last_words(signum: int) -> None:
-        """Of a run that is stopped while torch computes and Python does not come to its turn."""
+        """Save what there is of a run that is stopped while torch computes and Python does not come to its turn."""
         text = str(Interrupted(signum))
         try:
             if runner is not None:

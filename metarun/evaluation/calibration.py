@@ -19,7 +19,7 @@ CALIBRATION_TASKS = 32  # training tasks whose average gives the statistics of b
 @contextmanager
 @torch.no_grad()
 def calibrated(learner: MetaLearner, theta: Params, task: TaskDistribution, execution: Execution) -> Iterator[None]:
-    """Inside, batch norms in mode ``running`` use the statistics of the first training tasks under ``theta``.
+    """A context where batch norms in mode ``running`` use the statistics of the first training tasks under ``theta``.
 
     They are a function of theta alone ("precise" batch norm, Wu and Johnson 2021, https://arxiv.org/abs/2105.07576)
     rather than an average over past thetas, so there is no state to checkpoint and training stays pure.

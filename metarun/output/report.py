@@ -38,15 +38,11 @@ def condensed(scores: dict[str, Estimate]) -> dict[str, Estimate]:
 
 
 def results(
-    experiment: Experiment,
-    scores: dict[str, Estimate],
-    complexity: dict[str, Estimate],
-    split: str,
-    source: dict[str, Any],
+    experiment: Experiment, scores: dict[str, Estimate], complexity: dict[str, Estimate], source: dict[str, Any]
 ) -> dict[str, Any]:
-    """Every metric of a split as {mean, ci95, n}, beside the protocol; ``source`` says which checkpoint was scored."""
-    num_tasks, suite = experiment.num_test_tasks, experiment.suite
-    protocol = {**experiment.protocol, **source, "split": split, "num_tasks": num_tasks}
+    """Every metric of a split as {mean, ci95, n}, beside the protocol; ``source`` says which, and of which checkpoint."""
+    split, num_tasks, suite = source["split"], experiment.num_test_tasks, experiment.suite
+    protocol = {**experiment.protocol, **source, "num_tasks": num_tasks}
     if suite.elsewhere:
         protocol["tasks"] = {
             name: {"task": s.node, "data": s.task.fingerprint(), "manifest": manifest(s.task, split, num_tasks)}
@@ -130,8 +126,8 @@ class Reporter:
 
     def test(self, step: int, scores: dict[str, Estimate], complexity: dict[str, Estimate]) -> None:
         """Write results.json, every test metric beside the protocol that produced it, and tell the test."""
-        experiment, source = self.experiment, {"checkpoint": "best on validation tasks", "checkpoint_step": step}
-        content = results(experiment, scores, complexity, "test", source)
+        source = {"checkpoint": "best on validation tasks", "checkpoint_step": step, "split": "test"}
+        experiment, content = self.experiment, results(self.experiment, scores, complexity, source)
         content["complexity"] |= self._cost()
         write_json(self.folder.path / "results.json", content)
         self.latest = {f"test/{self.score}": scores[self.score].mean}

@@ -1,4 +1,4 @@
-"""Where the events of a run are told: the protocol of metrics.jsonl, TensorBoard, the terminal and any other logger."""
+"""The protocol of all that hears of a run: metrics.jsonl, TensorBoard, the terminal and any other logger."""
 
 from typing import Any
 

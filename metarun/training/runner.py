@@ -86,7 +86,7 @@ class Runner:
 
     @contextmanager
     def breakable(self) -> Iterator[None]:
-        """Inside, a signal may break off what is computed. A resumed run computes it again, with the same draws of a CPU;
+        """A context whose computation a signal may break off. A resumed run does it again, with the same draws of a CPU;
         reading a GPU's generator would take longer than a step may."""
         self.generator_before = torch.get_rng_state()
         with self.stop.breakable():
@@ -220,7 +220,7 @@ class Runner:
         return_freed_memory()  # of what was measured and takes more: 2 GB beside 0.5 for mini-ImageNet's meta-gradient
 
     def dropping(self) -> AbstractContextManager[None]:
-        """Inside, the networks' dropout is that of the current step."""
+        """A context in which the networks' dropout is that of the current step."""
         return dropping(modules_of(self.experiment.learner), self.experiment.seed, self.step)
 
     def adopt(self, choice: Choice) -> None:
