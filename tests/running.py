@@ -132,7 +132,7 @@ DEATHS = {
     "while best.pt is written": ("metarun.output.checkpoint.write_atomically", 1, "best.pt", die_half_way),
     "while last.pt is written": ("metarun.output.checkpoint.write_atomically", 2, "last.pt", die_half_way),
     "just before last.pt is renamed": ("os.replace", 2, "last.pt", die),
-    "during the final test": ("metarun.training.runner.complexity", 1, "", die),
+    "during the final test": ("metarun.evaluation.scoring.Complexity.estimates", 1, "", die),
     "before the run is marked as completed": ("metarun.output.folder.RunFolder.mark", 1, "completed", die),
 }
 

@@ -24,8 +24,8 @@ from metarun.config.experiment import Experiment
 from metarun.config.targets import locate
 from metarun.core import FewShotLearner, MetaLearner, hyperparameters
 from metarun.errors import ConfigError
-from metarun.evaluation.scoring import evaluate
-from metarun.evaluation.still import modules_of, still
+from metarun.evaluation.eval_mode import eval_mode, modules_of
+from metarun.evaluation.scoring import Subject, evaluate
 from metarun.execution.execution import Looped, Vmapped
 from metarun.models.exact.layers import BatchNormMode
 from metarun.models.norm_state import norms
@@ -350,7 +350,7 @@ def test_in_modes_support_and_running_a_prediction_is_independent_of_other_queri
     if not isinstance(case.learner, FewShotLearner) or "transductive" in request.node.name:
         pytest.skip("transductive by choice")
     support, query, _ = slice_tasks(case.episodes, 0)
-    with still(case.learner), torch.no_grad(), fixed_statistics(case.learner.base_learner):
+    with eval_mode(case.learner), torch.no_grad(), fixed_statistics(case.learner.base_learner):
         phi = case.learner.adapt(case.theta, support)
         together = case.learner.predict(phi, query.x)
         alone = torch.cat([case.learner.predict(phi, x[None]) for x in query.x])
@@ -372,7 +372,8 @@ def fixed_statistics(net: nn.Module) -> Iterator[None]:
 
 
 def scores(case: Case) -> dict:
-    return evaluate(case.x.test_learner, case.theta, iter([case.episodes]), Vmapped(None), curve=True)
+    subject = Subject(case.x.test_learner, case.theta, case.x.task, "train", NUM_TASKS, Vmapped(None))
+    return evaluate(subject, curve=True)
 
 
 def test_evaluation_changes_nothing(case):

@@ -98,7 +98,7 @@ def test_results_hold_node_fingerprint_and_manifest_of_each_task(run):
     assert tasks["noisy"]["task"]["strength"] == 0.5
     assert tasks["noisy"]["data"].startswith("prototypes: strength 0.5")
     x = experiment(*PROTOTYPES[1:], *TWO, "base_learner.hidden=[6]", "dtype=float32", "evaluation.num_tasks=4")
-    assert tasks["same"]["manifest"] == manifest(x.scored["same"].task, "test", 4)
+    assert tasks["same"]["manifest"] == manifest(x.suite.elsewhere["same"].task, "test", 4)
     assert read(run / "run.json")["evaluation_data"].keys() == {"same", "noisy"}
 
 

@@ -22,10 +22,14 @@ from metarun.drawing import GAP, MAX_ROWS
 from metarun.errors import Diverged, Interrupted
 from metarun.evaluation.estimates import Estimate
 from metarun.output.figures import adaptation_curve, episode_grid
+from metarun.output.folder import RunFolder
 from metarun.output.metrics import Board, Means, MetricsFile
+from metarun.output.report import Reporter
+from metarun.output.sink import Sink
 from metarun.output.terminal import Ticker
 from metarun.training.runner import Runner
-from tests.composing import train
+from metarun.training.signals import StopRequest
+from tests.composing import experiment, train
 
 TEXTS = ["task=prototypes", "steps=6", "log_every=2", "meta_batch_size=2", "seed=3", "evaluation.every=3"]
 TEXTS += ["evaluation.num_val_tasks=3", "evaluation.num_tasks=4", "evaluation.inner_steps=2"]
@@ -96,7 +100,7 @@ def test_a_resumed_file_keeps_the_lines_up_to_its_checkpoint_and_drops_the_cut_o
     path.write_text('{"step": 2, "a": 1.0}\n{"step": 4, "a": 2.0}\n{"step": 6, "a": 3.0}\n{"step": 4, "a')
     file = MetricsFile(path, resume_step=4)
     file.write(5, {"a": 9.0})
-    file.close()
+    file.ended("completed")
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
         {"step": 2, "a": 1.0},
         {"step": 4, "a": 2.0},
@@ -108,7 +112,7 @@ def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path):
     file = MetricsFile(tmp_path / "metrics.jsonl", resume_step=0)
     file.write(1, {"a": 0.5})
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "a": 0.5}\n'
-    file.close()
+    file.ended("completed")
 
 
 # ---- TensorBoard ----
@@ -201,12 +205,50 @@ def test_a_resumed_board_hides_what_lies_beyond_its_checkpoint(tmp_path):
     for resume_step, steps in ((0, (1, 2, 3)), (2, (3, 4))):
         board = Board(tmp_path, resume_step)
         for step in steps:
-            board.scalars(step, {"a": float(10 * resume_step + step)})
-        board.close()
+            board.write(step, {"a": float(10 * resume_step + step)})
+        board.ended("interrupted")
         time.sleep(1.1)  # event files are read in the order of their seconds
     accumulator = EventAccumulator(str(tmp_path))
     accumulator.Reload()
     assert [(e.step, e.value) for e in accumulator.Scalars("a")] == [(1, 1.0), (2, 2.0), (3, 23.0), (4, 24.0)]
+
+
+# ---- another sink ----
+
+
+class Heard(Sink):
+    """What a logger hears that does not tell training, validation and test apart."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, object]] = []
+
+    def execution(self, choice):
+        self.events.append(("execution", choice.execution.describe()))
+
+    def write(self, step, values):
+        self.events.append(("numbers", {"step": step, **values}))
+
+    def figure(self, name, figure, step):
+        self.events.append(("figure", name))
+
+    def say(self, line):
+        self.events.append(("said", line))
+
+    def ended(self, state):
+        self.events.append(("ended", state))
+
+
+def test_a_further_sink_hears_the_events_of_a_run_and_the_numbers_of_its_file(tmp_path):
+    x, folder, heard = experiment(*TEXTS), RunFolder(tmp_path), Heard()
+    folder.create()
+    report = Reporter(folder, x, "config", 0)
+    report.sinks.append(heard)
+    Runner(x, report, StopRequest()).run()
+    report.close("completed")
+    kinds = [kind for kind, _ in heard.events]
+    assert kinds == ["execution", *["numbers"] * 6, "said", "numbers", "figure", "ended"]
+    assert [values for kind, values in heard.events if kind == "numbers"] == Run(tmp_path).lines
+    assert heard.events[0] == ("execution", "looped") and heard.events[-1] == ("ended", "completed")
 
 
 # ---- pictures ----
@@ -279,8 +321,8 @@ def test_without_a_terminal_progress_is_whole_lines_now_and_then(capsys, monkeyp
     assert not ticker.live
     for step in range(10, 101, 10):
         clock.now += 4.0
-        ticker.tick(step, {"train/query_loss": 0.123456})
-    ticker.close()
+        ticker.training(step, {"train/query_loss": 0.123456})
+    ticker.ended("completed")
     out, err = capsys.readouterr()
     assert out == ""
     lines = err.splitlines()
@@ -293,10 +335,10 @@ def test_without_a_terminal_progress_is_whole_lines_now_and_then(capsys, monkeyp
 def test_a_progress_line_tells_the_rate_the_time_left_and_the_validation(capsys, monkeypatch):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr("metarun.output.terminal.time.monotonic", lambda: clock.now)
-    ticker = Ticker(total=100, start=40)  # resumed: the 40 steps before are not this part's
-    ticker.validated({"val/accuracy": 0.875})
+    ticker = Ticker(total=100, start=40, score="val/accuracy")  # resumed: the 40 steps before are not this part's
+    ticker.validation(40, {"val/accuracy": 0.875, "val/query_loss": 1.0})
     clock.now = 20.0
-    ticker.tick(80, {"train/query_loss": 1.0})
+    ticker.training(80, {"train/query_loss": 1.0})
     assert capsys.readouterr().err.split("  ") == [
         "step 80/100",
         "2/s",

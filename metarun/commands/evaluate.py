@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
@@ -19,8 +19,8 @@ from metarun.core import Params, hyperparameters
 from metarun.errors import ConfigError, MetarunError
 from metarun.evaluation.calibration import calibrated
 from metarun.evaluation.estimates import Estimate
-from metarun.evaluation.scoring import baseline_scores, complexity, evaluate_all
-from metarun.evaluation.suite import Scored
+from metarun.evaluation.scoring import Complexity, evaluate_all
+from metarun.evaluation.suite import Suite
 from metarun.execution.choice import Choice
 from metarun.execution.execution import Execution
 from metarun.files import write_json
@@ -37,13 +37,13 @@ class Trained:
     """A finished run again: its objects under the overrides, and the theta of a checkpoint."""
 
     folder: RunFolder
-    x: Experiment
+    experiment: Experiment
     theta: Params
     step: int  # of the checkpoint
     execution: Execution
 
     def write(self, name: str, content: dict[str, Any]) -> Path:
-        """``content`` as evaluations/<name>.json in the run's folder; where it is."""
+        """Write ``content`` as evaluations/<name>.json in the run's folder; returns where it is."""
         where = self.folder.path / "evaluations" / f"{name}.json"
         try:
             where.parent.mkdir(exist_ok=True)
@@ -60,12 +60,13 @@ def trained(path: Path, overrides: list[str], checkpoint: str, config_dirs: list
         raise ConfigError([f"{folder.path} holds no run (no config.yaml)."])
     if checkpoint not in ("best", "last"):
         raise ConfigError([f"--checkpoint is {checkpoint!r}; use best or last."])
-    x = build(changed(read_config(folder.path / "config.yaml"), overrides, config_dirs))
+    experiment = build(changed(read_config(folder.path / "config.yaml"), overrides, config_dirs))
     if not any(override_key(text).split(".")[0] in ("task", "seed", "dtype") for text in overrides):
-        folder.refuse_other_data({"data": x.task.fingerprint()}, "Restore them, or name the data: task.path=FILE, say.")
-    state = load(folder.checkpoints / f"{checkpoint}.pt", x.device)
-    theta = _fitted(x.theta_0, state["theta"])
-    return Trained(folder, x, theta, state["step"], _execution(x, folder, overrides))
+        data = {"data": experiment.task.fingerprint()}
+        folder.refuse_other_data(data, "Restore them, or name the data: task.path=FILE, say.")
+    state = load(folder.checkpoints / f"{checkpoint}.pt", experiment.device)
+    theta = _fitted(experiment.theta_0, state["theta"])
+    return Trained(folder, experiment, theta, state["step"], _execution(experiment, folder, overrides))
 
 
 def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, config_dirs: list[Path]) -> None:
@@ -73,31 +74,27 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     if split not in ("train", "val", "test"):
         raise ConfigError([f"--split is {split!r}; use train, val or test."])
     run = trained(path, overrides, checkpoint, config_dirs)
-    x, theta, execution = _for_split(run.x, split), run.theta, run.execution
-    started = time.time()
-    with calibrated(x.learner, theta, x.task, execution):
-        scores = evaluate_all(x.scored, theta, split, x.num_test_tasks, execution, curve=True)
-    scores |= baseline_scores(x.scored, split, x.num_test_tasks, execution)
-    first = next(iter(x.scored.values()))
-    content = results(x, scores, split, {"checkpoint": checkpoint, "checkpoint_step": run.step})
-    content |= {
-        "complexity": complexity(first.learner, theta, first.task, split),
-        "overrides": overrides,
-        "argv": sys.argv,
-    }
-    _show(scores, split, x.num_test_tasks)
+    experiment, started = _for_split(run.experiment, split), time.time()
+    subject = experiment.subject(run.theta, split, experiment.num_test_tasks, run.execution)
+    with calibrated(experiment.learner, run.theta, experiment.task, run.execution):
+        scores = evaluate_all(experiment.suite, subject, experiment.evaluators, final=True)
+    complexity = Complexity().estimates(subject.on(experiment.suite.first))
+    source = {"checkpoint": checkpoint, "checkpoint_step": run.step, "split": split}
+    content = results(experiment, scores, complexity, source) | {"overrides": overrides, "argv": sys.argv}
+    title = f"{split}: mean and 95% CI over {experiment.num_test_tasks} episodes"
+    show(title, ("metric", "mean"), {f"{split}/{name}": score for name, score in condensed(scores).items()}, digits=4)
     where = run.write(name_of(overrides, split, checkpoint), {**content, "seconds": time.time() - started})
     print(f"results: {where}")
 
 
-def _for_split(x: Experiment, split: str) -> Experiment:
-    """``x`` as it is for validation and test; for training tasks with these alone, and the ways that they have."""
+def _for_split(experiment: Experiment, split: str) -> Experiment:
+    """The experiment as it is for validation and test; for training tasks with these alone, and the ways that they have."""
     if split != "train":
-        return x
-    flexible = "num_ways" in hyperparameters(x.test_learner)
-    ways = {"num_ways": x.task.train_num_ways} if flexible else {}
-    learner = replace(x.test_learner, **ways)  # type: ignore[type-var]
-    return replace(x, scored={"": Scored(x.task, learner, x.protocol["task"])})
+        return experiment
+    flexible = "num_ways" in hyperparameters(experiment.test_learner)
+    ways = {"num_ways": experiment.task.train_num_ways} if flexible else {}
+    learner = replace(experiment.test_learner, **ways)  # type: ignore[type-var]
+    return replace(experiment, suite=Suite(experiment.suite.own._replace(learner=learner), {}))
 
 
 def changed(cfg: DictConfig, overrides: list[str], config_dirs: list[Path]) -> DictConfig:
@@ -111,10 +108,9 @@ def changed(cfg: DictConfig, overrides: list[str], config_dirs: list[Path]) -> D
             if root not in CHANGEABLE and root in cfg:
                 changeable = ", ".join(CHANGEABLE)
                 problems.append(f"{text}: an evaluation can change {changeable}; for another {root} train another run.")
-            elif key in GROUPS:
-                cfg[key] = composed([text], config_dirs)[key]
-            elif key == "evaluation.task":
-                cfg.evaluation.task = composed([text], config_dirs).evaluation.task
+            elif key in groups or text.startswith("+evaluation.evaluator."):
+                chosen = OmegaConf.select(composed([text], config_dirs), key)
+                OmegaConf.update(cfg, key, chosen, merge=False, force_add=True)
             else:
                 cfg = with_value(cfg, text)
         except ConfigError as error:
@@ -124,11 +120,11 @@ def changed(cfg: DictConfig, overrides: list[str], config_dirs: list[Path]) -> D
     return cfg
 
 
-def _execution(x: Experiment, folder: RunFolder, overrides: list[str]) -> Execution:
+def _execution(experiment: Experiment, folder: RunFolder, overrides: list[str]) -> Execution:
     """The execution that the run chose, or another if ``overrides`` ask for it, with torch's threads set for it."""
-    choice = Choice(x.execution, threads=x.execution.num_threads)
+    choice = Choice(experiment.execution, threads=experiment.execution.num_threads)
     if not any(override_key(text).split(".")[0] == "execution" for text in overrides):
-        choice = Choice.read(folder.path / "execution.json", like=x.execution)
+        choice = Choice.read(folder.path / "execution.json", like=experiment.execution)
     torch.set_num_threads(choice.threads)
     return choice.execution
 
@@ -149,10 +145,9 @@ def name_of(overrides: list[str], *words: str) -> str:
     return f"{slug('_'.join([*words, *overrides]))}-{short_hash(*words, sorted(overrides))}"
 
 
-def _show(scores: dict[str, Estimate], split: str, num_tasks: int) -> None:
-    table = Table(title=f"{split}: mean and 95% CI over {num_tasks} episodes")
-    for column in ("metric", "mean", "+-"):
-        table.add_column(column)
-    for name, (mean, ci95, _) in condensed(scores).items():
-        table.add_row(f"{split}/{name}", f"{mean:.4f}", f"{ci95:.4f}")
+def show(title: str, columns: tuple[str, str], scores: dict[str, Estimate], digits: int) -> None:
+    """Print a table of the scores with their intervals, as wide as the terminal."""
+    table = Table(*columns, "+-", title=title)
+    for name, (mean, ci95, _) in scores.items():
+        table.add_row(name, f"{mean:.{digits}f}", f"{ci95:.{digits}f}")
     Console(width=None if sys.stdout.isatty() else 100).print(table)

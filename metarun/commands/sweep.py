@@ -92,7 +92,7 @@ def _combinations(overrides: list[str]) -> list[list[str]]:
 
 
 def _varying(combinations: list[list[str]]) -> list[list[str]]:
-    """Of each combination the overrides that not all combinations share; all of them where there is only one."""
+    """The overrides of each combination that not all combinations share; all of them where there is only one."""
     if len(combinations) == 1:
         return combinations
     shared = set.intersection(*map(set, combinations))
@@ -122,7 +122,7 @@ def _check(jobs: list[Job], config_dirs: list[Path]) -> None:
 
 
 def _run_all(jobs: list[Job], slots: Slots, flags: list[str]) -> None:
-    """At most ``slots.jobs`` processes at a time; a signal is passed on to them and starts no more."""
+    """Run at most ``slots.jobs`` processes at a time; a signal is passed on to them and starts no more."""
     stop: list[int] = []
     for signum in stopping_signals():
         signal.signal(signum, lambda number, frame: stop.append(number))

@@ -161,7 +161,7 @@ def _nothing_to_do(folder: RunFolder, experiment: Experiment) -> float:
 
 def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
     folder, text = job.folder, OmegaConf.to_yaml(job.cfg, resolve=True)
-    elsewhere = {name: scored.task.fingerprint() for name, scored in experiment.scored.items() if name}
+    elsewhere = {name: scored.task.fingerprint() for name, scored in experiment.suite.elsewhere.items()}
     facts = {"data": experiment.task.fingerprint()} | ({"evaluation_data": elsewhere} if elsewhere else {})
     folder.refuse_other_data(facts, "Restore them, or start a new run with another run_dir.")
     write_atomically(folder.path / "config.yaml", text.encode())
@@ -173,7 +173,7 @@ def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
         folder.mark("running", step=resume_step, steps=experiment.steps)
         report = Reporter(folder, experiment, text, resume_step)
         continued = f"  (continued at step {resume_step})" if resume_step else ""
-        report.ticker.say(f"run folder: {folder.path}{continued}")
+        report.say(f"run folder: {folder.path}{continued}")
         scores = _guarded(experiment, report, resume_step, stop)
     report.finished(scores)
     return scores[experiment.task.objective.score_name].mean
@@ -184,7 +184,7 @@ def _guarded(experiment: Experiment, report: Reporter, resume_step: int, stop: S
     state, error_text, runner = "failed", "", None
 
     def last_words(signum: int) -> None:
-        """Of a run that is stopped while torch computes and Python does not come to its turn."""
+        """Save what there is of a run that is stopped while torch computes and Python does not come to its turn."""
         text = str(Interrupted(signum))
         try:
             if runner is not None:
@@ -200,7 +200,7 @@ def _guarded(experiment: Experiment, report: Reporter, resume_step: int, stop: S
         if resume_step:
             runner.restore("last")
         scores = runner.run()
-        report.ticker.note(report.summary(scores))
+        report.tell(lambda sink: sink.note(report.summary(scores)))
         state = "completed"
         return scores
     except MetarunError as error:
@@ -217,11 +217,12 @@ def _guarded(experiment: Experiment, report: Reporter, resume_step: int, stop: S
 
 
 def _close(report: Reporter, state: str, step: int, error_text: str) -> None:
-    details = {"step": step, "steps": report.x.steps, **report.latest} | ({"error": error_text} if error_text else {})
+    details: dict[str, Any] = {"step": step, "steps": report.experiment.steps, **report.latest}
+    details |= {"error": error_text} if error_text else {}
     note = f"{state} at step {step}" + (f": {error_text}" if error_text else "")
     for action in (
         lambda: report.folder.mark(state, **details),
-        lambda: report.ticker.note(note),
+        lambda: report.tell(lambda sink: sink.note(note)),
         lambda: report.close(state),
     ):
         try:

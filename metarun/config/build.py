@@ -23,8 +23,8 @@ from metarun.config.checks import (
 from metarun.config.experiment import Experiment, optimizer_of
 from metarun.core import MetaLearner, Params, TaskDistribution
 from metarun.errors import ConfigError
-from metarun.evaluation.still import modules_of
-from metarun.evaluation.suite import Scored, learner_for, scored_elsewhere
+from metarun.evaluation.eval_mode import modules_of
+from metarun.evaluation.suite import Scored, Suite, learner_for, scored_elsewhere
 from metarun.execution.execution import Eager
 from metarun.trees import leaf_names, tree_leaves
 
@@ -36,8 +36,10 @@ def build(cfg: DictConfig) -> Experiment:
         raise ConfigError(problems)
     given = _given_task(plain)
     task = attempt(problems, "task", calls.get("task"), **given)
-    elsewhere = {key: attempt(problems, key, calls.get(key), **given) for key in _evaluation_tasks(plain)}
+    elsewhere = {key: attempt(problems, key, calls.get(key), **given) for key in _named(plain, "task")}
     execution = attempt(problems, "execution", calls.get("execution"))
+    for key in _named(plain, "evaluator"):
+        attempt(problems, key, calls.get(key))
     problems += _trial(calls, given["device"], given["dtype"])
     if problems or task is None or execution is None:
         raise ConfigError(problems)
@@ -69,9 +71,9 @@ def _checked(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Callable[..., A
         raise ConfigError([f"{error.full_key}: an interpolation cannot be resolved: {reason}."]) from error
     problems = problems_at_the_root(plain)
     calls: dict[str, Callable[..., Any]] = {}
-    elsewhere = _evaluation_tasks(plain)
-    for key, node in {**{group: plain.get(group) for group in GROUPS}, **elsewhere}.items():
-        group = key if key in GROUPS else "task"  # a task elsewhere
+    named = _named(plain, "task") | _named(plain, "evaluator")
+    for key, node in {**{group: plain.get(group) for group in GROUPS}, **named}.items():
+        group = key if key in GROUPS else key.split(".")[1]
         call, found = checked_call(node, key, GIVEN[group], BASES[group])
         problems += found
         if call is not None:
@@ -79,9 +81,9 @@ def _checked(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Callable[..., A
     return plain, calls, problems
 
 
-def _evaluation_tasks(plain: dict[str, Any]) -> dict[str, Any]:
-    """The nodes of the tasks to validate and test on, by their keys."""
-    return {f"evaluation.task.{name}": node for name, node in plain.get("evaluation", {}).get("task", {}).items()}
+def _named(plain: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The nodes evaluation.<kind>.NAME by their keys."""
+    return {f"evaluation.{kind}.{name}": node for name, node in plain.get("evaluation", {}).get(kind, {}).items()}
 
 
 def device_of(name: str) -> torch.device:
@@ -154,7 +156,8 @@ def _experiment(
         learner=learner,
         theta_0=take_theta(learner),
         test_learner=test_learner,
-        scored=scored or {"": Scored(task, test_learner, plain["task"])},
+        suite=Suite(Scored(task, test_learner, plain["task"]), scored),
+        evaluators=[calls[key]() for key in _named(plain, "evaluator")],
         optimizer=calls["optimizer"],
         scheduler=calls["scheduler"],
         execution=execution,
@@ -199,12 +202,12 @@ def take_theta(learner: MetaLearner) -> Params:
     return theta
 
 
-def _check_rates(x: Experiment) -> None:
+def _check_rates(experiment: Experiment) -> None:
     """Raise ConfigError where the ``rates`` or their optimizer do not fit theta: now, before there is a run folder."""
-    if not x.rates:
+    if not experiment.rates:
         return
     try:
-        optimizer_of(x, tree_leaves(x.theta_0), leaf_names(x.theta_0))
+        optimizer_of(experiment, tree_leaves(experiment.theta_0), leaf_names(experiment.theta_0))
     except ValueError as error:
         raise ConfigError([f"optimizer: with rates, {error}"]) from error
 

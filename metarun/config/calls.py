@@ -11,6 +11,7 @@ from torch import nn
 
 from metarun.config.targets import Part, base_of, locate, problems_of_call
 from metarun.core import MetaLearner, TaskDistribution
+from metarun.evaluation.scoring import Evaluator
 from metarun.execution.execution import Eager
 
 GROUPS = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution")
@@ -24,6 +25,7 @@ GIVEN = {
     "optimizer": {"params"},
     "scheduler": {"optimizer"},
     "execution": set(),
+    "evaluator": set(),
 }
 BASES: dict[str, type] = {
     "task": TaskDistribution,
@@ -32,6 +34,7 @@ BASES: dict[str, type] = {
     "optimizer": torch.optim.Optimizer,
     "scheduler": torch.optim.lr_scheduler.LRScheduler,
     "execution": Eager,
+    "evaluator": Evaluator,
 }
 
 

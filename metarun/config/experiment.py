@@ -9,8 +9,9 @@ from torch import Tensor
 
 from metarun.core import MetaLearner, Params, TaskDistribution
 from metarun.errors import ConfigError
-from metarun.evaluation.suite import Scored
-from metarun.execution.execution import Eager
+from metarun.evaluation.scoring import Evaluator, Subject
+from metarun.evaluation.suite import Suite
+from metarun.execution.execution import Eager, Execution
 
 
 @dataclass
@@ -21,7 +22,8 @@ class Experiment:
     learner: MetaLearner
     theta_0: Params  # taken out of the learner's networks
     test_learner: MetaLearner  # with the ways and steps of validation and test
-    scored: dict[str, Scored]  # what is validated and tested on, by name; the training task alone has the name ""
+    suite: Suite  # what is validated and tested on
+    evaluators: list[Evaluator]  # beside those that every run has
     optimizer: Callable[[list[Any]], torch.optim.Optimizer]
     scheduler: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
     execution: Eager
@@ -40,21 +42,32 @@ class Experiment:
     protocol: dict[str, Any]  # what a reader of the score must know
     headline: dict[str, Any]  # what TensorBoard's HParams page shows
 
+    def subject(
+        self,
+        theta: Params,
+        split: str,
+        num_tasks: int,
+        execution: Execution,
+        between: Callable[[], None] = lambda: None,
+    ) -> Subject:
+        """The learner of evaluation with ``theta``, on the first episodes of a split of the training task."""
+        return Subject(self.test_learner, theta, self.task, split, num_tasks, execution, between)
 
-def optimizer_of(x: Experiment, leaves: list[Tensor], names: list[str]) -> torch.optim.Optimizer:
+
+def optimizer_of(experiment: Experiment, leaves: list[Tensor], names: list[str]) -> torch.optim.Optimizer:
     """The optimizer of theta's leaves, in groups of their own where ``rates`` name the beginning of their names."""
-    if not x.rates:
-        return x.optimizer(leaves)
+    if not experiment.rates:
+        return experiment.optimizer(leaves)
 
     def part_of(name: str) -> str:
-        return next((part for part in x.rates if f"{name}.".startswith(f"{part}.")), "")
+        return next((part for part in experiment.rates if f"{name}.".startswith(f"{part}.")), "")
 
     parts = [part_of(name) for name in names]
-    if unknown := sorted(set(x.rates) - set(parts)):
+    if unknown := sorted(set(experiment.rates) - set(parts)):
         raise ConfigError(
             [f"rates.{part}: theta has no part of that name; it has {', '.join(names)}." for part in unknown]
         )
-    lr = x.optimizer(leaves[:1]).param_groups[0]["lr"]
-    rates = {"": 1.0, **x.rates}
+    lr = experiment.optimizer(leaves[:1]).param_groups[0]["lr"]
+    rates = {"": 1.0, **experiment.rates}
     groups = {part: [leaf for leaf, its in zip(leaves, parts, strict=True) if its == part] for part in rates}
-    return x.optimizer([{"params": group, "lr": lr * rates[part]} for part, group in groups.items() if group])
+    return experiment.optimizer([{"params": group, "lr": lr * rates[part]} for part, group in groups.items() if group])

@@ -8,7 +8,7 @@ import torch
 
 from metarun.core import Episode, MetaLearner, Params, TaskDistribution
 from metarun.evaluation.episodes import chunks
-from metarun.evaluation.still import fixed_draws, modules_of
+from metarun.evaluation.eval_mode import fixed_draws, modules_of
 from metarun.execution.execution import Execution
 from metarun.execution.halving import HalvingMap
 from metarun.models.norm_state import norms, recording
@@ -19,7 +19,7 @@ CALIBRATION_TASKS = 32  # training tasks whose average gives the statistics of b
 @contextmanager
 @torch.no_grad()
 def calibrated(learner: MetaLearner, theta: Params, task: TaskDistribution, execution: Execution) -> Iterator[None]:
-    """Inside, batch norms in mode ``running`` use the statistics of the first training tasks under ``theta``.
+    """A context where batch norms in mode ``running`` use the statistics of the first training tasks under ``theta``.
 
     They are a function of theta alone ("precise" batch norm, Wu and Johnson 2021, https://arxiv.org/abs/2105.07576)
     rather than an average over past thetas, so there is no state to checkpoint and training stays pure.

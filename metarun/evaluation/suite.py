@@ -1,6 +1,6 @@
 """What is scored at validation and test: the training task, or the task distributions of ``evaluation.task``."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from metarun.core import MetaLearner, TaskDistribution, hyperparameters
@@ -15,6 +15,19 @@ class Scored(NamedTuple):
     task: TaskDistribution
     learner: MetaLearner
     node: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What is scored: the tasks ``elsewhere``, by their names, or where there are none the training task, ``own``."""
+
+    own: Scored
+    elsewhere: dict[str, Scored]
+
+    @property
+    def first(self) -> Scored:
+        """The first of what is scored."""
+        return next(iter(self.elsewhere.values()), self.own)
 
 
 def baseline_of(task: TaskDistribution) -> MetaLearner | None:

@@ -108,7 +108,8 @@ def _why_not_to_compile(eager: Eager, work: Workload, milliseconds: float) -> st
     reasons = {
         "an annealed learner would compile again at every change": work.changes == "seldom",
         "a compiler would store what inner_memory=recomputed computes again": eager.inner_memory == "recomputed",
-        f"the steps take {seconds:.0f} s in all, so compiling would take longer than it saves": seconds < COMPILE_SECONDS,
+        f"the steps take {seconds:.0f} s in all, so compiling would take longer than it saves": seconds
+        < COMPILE_SECONDS,
         f"at {a_task:.0f} ms a task the time goes into CPU kernels": a_task > KERNELS_MS and not work.on_gpu,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)

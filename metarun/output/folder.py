@@ -46,7 +46,7 @@ def new_name(label: str) -> str:
 
 
 def tensorboard_command(folder: Path) -> str:
-    """How a shell looks at ``folder``: by the command of this environment, whether or not it is on the PATH."""
+    """The command that shows ``folder``: the tensorboard of this environment, whether or not it is on the PATH."""
     beside = Path(sys.executable).with_name("tensorboard")
     program = "tensorboard" if shutil.which("tensorboard") or not beside.is_file() else str(beside)
     return shlex.join([program, "--logdir", str(folder)])

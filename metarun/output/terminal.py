@@ -10,6 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from metarun.execution.choice import Choice
+from metarun.output.sink import Sink
+
 PLAIN_LINE_SECONDS = 10.0
 
 
@@ -18,19 +21,19 @@ def plain(values: dict[str, Any]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
-class Ticker:
-    """Progress in the terminal: a live line with rate, remaining time and validation score; plain lines elsewhere.
+class Ticker(Sink):
+    """Progress in the terminal: a live line with rate, remaining time and validation ``score``; plain lines elsewhere.
 
     The plain lines also go, with the time, to the file ``log``.
     """
 
-    def __init__(self, total: int, start: int, log: Path = Path(os.devnull)) -> None:
+    def __init__(self, total: int, start: int, score: str = "", log: Path = Path(os.devnull)) -> None:
         self.console = Console(stderr=True)
         self.log = log.open("a", buffering=1)
         self.live = self.console.is_terminal
-        self.total, self.start, self.began = total, start, time.monotonic()
+        self.total, self.start, self.score, self.began = total, start, score, time.monotonic()
         self.last_line = self.began
-        self.validation = ""
+        self.validated = ""
         if self.live:
             whole = Column(no_wrap=True)  # rich would shorten the numbers before the words
             count, left = MofNCompleteColumn(table_column=whole), TimeRemainingColumn(table_column=whole)
@@ -46,28 +49,40 @@ class Ticker:
             self.task = self.bar.add_task("", total=total, completed=start, rate="", note="")
             self.bar.start()
 
-    def tick(self, step: int, train: dict[str, float]) -> None:
+    def execution(self, choice: Choice) -> None:
+        """Say what was measured to choose it, and why."""
+        name, timings = choice.execution.describe(), choice.milliseconds
+        rows = [f"{other} {ms:.3g} ms" for other, ms in timings.items()]
+        if len(timings) > 1 and (gain := max(timings.values()) / timings[name]) > 1.05:
+            rows.insert(0, f"{gain:{'.1f' if gain < 10 else '.0f'}}x faster than the slowest")
+        if rows or choice.notes:
+            self.say(f"execution: {name} ({'; '.join([', '.join(rows)] * bool(rows) + choice.notes)})")
+
+    def training(self, step: int, values: dict[str, float]) -> None:
         """Show the step and its metrics; plain lines come at most every PLAIN_LINE_SECONDS."""
         now = time.monotonic()
         rate = (step - self.start) / max(now - self.began, 1e-9)
-        score = {name: value for name, value in train.items() if name != "train/query_loss"}
-        shown = score if train.get("train/query_loss") in score.values() else train  # regression: the loss is the score
+        metrics = {name: value for name, value in values.items() if name != "train/lr"}
+        score = {name: value for name, value in metrics.items() if name != "train/query_loss"}
+        shown = (
+            score if metrics.get("train/query_loss") in score.values() else metrics
+        )  # in regression the loss is the score
         note = plain({name.removeprefix("train/"): value for name, value in shown.items()})
         if self.live:
-            text = f"{self.validation}  {note}".strip()[: max(0, self.room)]
+            text = f"{self.validated}  {note}".strip()[: max(0, self.room)]
             self.bar.update(self.task, completed=step, rate=f"{rate:.3g}/s", note=text)
         if now - self.last_line >= PLAIN_LINE_SECONDS:
             self.last_line = now
             left = (self.total - step) / max(rate, 1e-9)
-            line = f"step {step}/{self.total}  {rate:.3g}/s  {left:.0f} s left  {note}  {self.validation}".rstrip()
+            line = f"step {step}/{self.total}  {rate:.3g}/s  {left:.0f} s left  {note}  {self.validated}".rstrip()
             self.note(line) if self.live else self.say(line)
 
-    def validated(self, scores: dict[str, float]) -> None:
-        """Keep the validation scores, which the next lines show."""
-        self.validation = plain(scores)
+    def validation(self, step: int, values: dict[str, float]) -> None:
+        """Keep the score, which the next lines show."""
+        self.validated = plain({self.score: values[self.score]})
 
     def note(self, line: str) -> None:
-        """To the log file alone."""
+        """Write a line to the log file alone."""
         self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
     def say(self, line: str) -> None:
@@ -78,12 +93,8 @@ class Ticker:
         else:
             print(line, file=sys.stderr, flush=True)
 
-    def stop(self) -> None:
-        """End the live line, so that others can print."""
+    def ended(self, state: str) -> None:
+        """End the live line, so that others can print, and close the log file."""
         if self.live:
             self.bar.stop()
-
-    def close(self) -> None:
-        """End the live line, and close the log file."""
-        self.stop()
         self.log.close()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from metarun.errors import ConfigError
-from metarun.evaluation.scoring import evaluate
+from metarun.evaluation.scoring import OfTheTask, Subject, evaluate
 from metarun.execution.execution import Looped, Vmapped
 from metarun.trees import slice_tasks
 from tests.composing import experiment
@@ -64,9 +64,9 @@ def test_the_rollout_error_of_the_truth_is_zero_and_of_no_change_is_not():
 
 def test_evaluation_adds_the_rollout_error_vmapped_as_looped():
     x = experiment("task=two_link_arm", "meta_learner=r2d2", "base_learner.hidden=[8]")
-    theta, episodes = x.theta_0, x.task.sample("test", range(3))
+    theta = x.theta_0
     scores = [
-        evaluate(x.test_learner, theta, iter([episodes]), execution, curve=True, further=x.task.further_scores)
+        evaluate(Subject(x.test_learner, theta, x.task, "test", 3, execution), [OfTheTask()], curve=True)
         for execution in (Vmapped(None), Looped())
     ]
     assert scores[0]["rollout_mse"].mean > 0

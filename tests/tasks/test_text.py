@@ -19,8 +19,8 @@ from sklearn.feature_extraction.text import TfidfTransformer
 
 from metarun.errors import DataError, MissingDataError
 from metarun.evaluation.episodes import manifest
-from metarun.evaluation.scoring import baseline_scores
-from metarun.evaluation.suite import Scored, baseline_of
+from metarun.evaluation.scoring import FrozenBaseline, Subject
+from metarun.evaluation.suite import baseline_of
 from metarun.execution.execution import Looped, Vmapped
 from metarun.tasks.download import RemoteFile
 from metarun.tasks.text import TextClasses
@@ -283,13 +283,14 @@ def test_the_baseline_is_the_nearest_centroid_by_cosine_of_the_features(root, fe
         guesses = (vectors[draw["query"][b]] @ centroids.T).argmax(-1)  # [N, Q]
         rights.append((guesses == np.arange(2)[:, None]).mean())
     for execution in (Looped(), Vmapped(None)):
-        score = baseline_scores({"": Scored(a_task, baseline_of(a_task), {})}, "test", 30, execution)["frozen_accuracy"]
+        subject = Subject(baseline_of(a_task), {}, a_task, "test", 30, execution)
+        score = FrozenBaseline().estimates(subject)["frozen_accuracy"]
         assert score.mean == pytest.approx(np.mean(rights), abs=1e-12)
 
 
 def test_training_episodes_have_no_baseline(root):
     a_task = task(root)
-    assert baseline_scores({"": Scored(a_task, baseline_of(a_task), {})}, "train", 10, Looped()) == {}
+    assert FrozenBaseline().estimates(Subject(baseline_of(a_task), {}, a_task, "train", 10, Looped())) == {}
 
 
 # ------------------------------------------------------------------------------------------------------- files, wrong
