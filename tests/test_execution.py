@@ -152,7 +152,7 @@ def test_reading_a_choice_gives_its_threads_and_sets_none(tmp_path):
     assert torch.get_num_threads() == before
 
 
-def test_without_a_stored_choice_a_run_has_the_execution_and_the_threads_of_its_config(tmp_path):
+def test_without_a_stored_choice_a_run_has_the_execution_of_its_config(tmp_path):
     assert Choice.read(tmp_path / "execution.json", like=Looped(threads=3)) == Choice(Looped(threads=3), threads=3)
 
 
