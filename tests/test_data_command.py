@@ -1,5 +1,7 @@
 """``metarun data``: what it says of each task, what it writes, and what a mistake is answered with."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -120,7 +122,7 @@ def test_a_mistake_is_answered_with_code_2_and_the_fix(words, message):
 
 
 def test_an_episode_beyond_a_fixed_test_set_is_answered_with_the_last_there_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(Sinusoid, "num_test_tasks", 3)
+    monkeypatch.setattr(Sinusoid, "spec", replace(Sinusoid.spec, num_test_tasks=3))
     with pytest.raises(ConfigError, match="--episode is 3, but the last test episode of sinusoid is 2; use 0 to 2"):
         show("sinusoid", [], [], "test", [0, 3], None)
     assert list(tmp_path.iterdir()) == []

@@ -95,7 +95,7 @@ def _for_split(x: Experiment, split: str) -> Experiment:
     if split != "train":
         return x
     flexible = "num_ways" in hyperparameters(x.test_learner)
-    ways = {"num_ways": x.task.train_num_ways} if flexible else {}
+    ways = {"num_ways": x.task.spec.train_num_ways} if flexible else {}
     learner = replace(x.test_learner, **ways)  # type: ignore[type-var]
     return replace(x, scored={"": Scored(x.task, learner, x.protocol["task"])})
 

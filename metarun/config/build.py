@@ -1,7 +1,8 @@
 """From a configuration to the objects of a run. The only module that turns config nodes into objects."""
 
+import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -28,6 +29,7 @@ from metarun.errors import ConfigError
 from metarun.evaluation.still import modules_of
 from metarun.evaluation.suite import Scored, learner_for, scored_elsewhere
 from metarun.execution.execution import Execution, generators_kept
+from metarun.tasks.store import Source
 from metarun.trees import leaf_names, tree_leaves
 
 
@@ -48,13 +50,29 @@ def build(cfg: DictConfig) -> Experiment:
 
 def build_task(cfg: DictConfig) -> TaskDistribution:
     """The task distribution alone. Raises ConfigError with every problem of its group."""
+    return _of_task(cfg, lambda call: call)
+
+
+def sources_of(cfg: DictConfig) -> Sequence[Source]:
+    """The prepared arrays that the task reads, without preparing them or building it; none of other kinds of task."""
+
+    def sources(call: partial[Any]) -> Callable[..., Sequence[Source]]:
+        ask = getattr(call.func, "sources", lambda: ())  # of a ``PreparedTask``, or of a function that makes one
+        taken = inspect.signature(ask).parameters
+        return partial(ask, **{name: value for name, value in call.keywords.items() if name in taken})
+
+    return _of_task(cfg, sources)
+
+
+def _of_task(cfg: DictConfig, what: Callable[[Any], Callable[..., Any]]) -> Any:
+    """What ``what`` the call that makes the task gives, when it is called."""
     plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     call, problems = checked_call(plain["task"], "task", GIVEN["task"], TaskDistribution)
     problems += place_problems(plain)
-    task = None if problems else attempt(problems, "task", call, **_given_task(plain))
-    if problems or task is None:
+    made = None if problems else attempt(problems, "task", what(call), **_given_task(plain))
+    if problems:
         raise ConfigError(problems)
-    return task
+    return made
 
 
 def check(cfg: DictConfig) -> list[str]:
@@ -117,16 +135,17 @@ def _assemble(
         torch.cuda.set_device(device)  # streams and CUDA graphs are those of the current one
     torch.manual_seed(plain["seed"])
     problems += token_problems(task, calls)
-    shapes = {"input_shape": task.input_shape, "num_outputs": task.num_outputs, "num_tokens": task.num_tokens}
-    base_learner = None if problems else attempt(problems, "base_learner", calls["base_learner"], **shapes)
+    known = {**vars(task.spec), "num_ways": task.spec.train_num_ways}
+    given = {name: known[name] for name in GIVEN["base_learner"]}
+    base_learner = None if problems else attempt(problems, "base_learner", calls["base_learner"], **given)
     if base_learner is None:
         raise ConfigError(problems)
     base_learner.to(device, getattr(torch, plain["dtype"]))
-    shapes |= {"base_learner": base_learner, "objective": task.objective, "num_ways": task.train_num_ways}
     problems += ways_problems(task, calls["meta_learner"])
-    shapes |= {"num_train_classes": task.num_train_classes}
     problems += class_problems(task, calls["meta_learner"])
-    learner = None if problems else attempt(problems, "meta_learner", calls["meta_learner"], **shapes)
+    known["base_learner"] = base_learner
+    given = {name: known[name] for name in GIVEN["meta_learner"]}
+    learner = None if problems else attempt(problems, "meta_learner", calls["meta_learner"], **given)
     problems += [] if learner is None else step_problems(learner, plain["evaluation"]["inner_steps"])
     if problems or learner is None:
         raise ConfigError(problems)
@@ -150,7 +169,7 @@ def _experiment(
     evaluation = plain["evaluation"]
     test_learner = learner_for(task, learner, evaluation["inner_steps"])
     test_steps = getattr(test_learner, "inner_steps", None)
-    own = task.num_test_tasks or evaluation["num_tasks"]
+    own = task.spec.num_test_tasks or evaluation["num_tasks"]
     protocol = {group: plain[group] for group in ("task", "base_learner", "meta_learner")}
     protocol |= {"inner_steps": test_steps, "seed": plain["seed"], "data": task.fingerprint()}
     return Experiment(

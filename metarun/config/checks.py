@@ -88,7 +88,7 @@ def device_problems(name: Any) -> list[str]:
 
 def token_problems(task: TaskDistribution, calls: dict[str, Callable[..., Any]]) -> list[str]:
     """Networks that take no tokens, where the task's inputs are tokens."""
-    if task.num_tokens is None:
+    if task.spec.num_tokens is None:
         return []
     learner = calls["meta_learner"]
     parts = learner.keywords.items() if isinstance(learner, partial) else ()
@@ -108,11 +108,11 @@ def ways_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[s
     parameters, name = inspect.signature(learner).parameters, name_of(learner)
     flexible = "num_ways" in parameters
     regresses = flexible and type(None) in get_args(parameters["num_ways"].annotation)  # num_ways: int | None
-    if flexible and task.num_ways is None and not regresses:
+    if flexible and task.spec.num_ways is None and not regresses:
         return [f"meta_learner: {name} classifies, but the task {type(task).__name__} has no classes."]
-    if not flexible and task.num_ways != task.train_num_ways:
+    if not flexible and task.spec.num_ways != task.spec.train_num_ways:
         return [
-            f"task.train_num_ways is {task.train_num_ways} and task.num_ways is {task.num_ways}, but the head of "
+            f"task.train_num_ways is {task.spec.train_num_ways} and task.num_ways is {task.spec.num_ways}, but the head of "
             f"{name} has a fixed number of classes; leave task.train_num_ways at null."
         ]
     return []
@@ -122,7 +122,7 @@ def class_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[
     """Whether the task has the fixed set of training classes that the learner asks for."""
     wanted = inspect.signature(learner).parameters.get("num_train_classes")
     does_without = wanted is None or type(None) in get_args(wanted.annotation)  # num_train_classes: int | None
-    if task.num_train_classes is None and not does_without:
+    if task.spec.num_train_classes is None and not does_without:
         kind = type(task).__name__
         return [
             f"meta_learner: {name_of(learner)} learns to tell all training classes apart, but {kind} has no fixed set."

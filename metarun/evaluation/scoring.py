@@ -94,7 +94,7 @@ def baseline_scores(
     for name, x in scored.items():
         baseline = baseline_of(x.task)
         if baseline is not None and split != "train":  # training episodes may have other ways
-            score, episodes = x.task.objective.score_name, chunks(x.task, split, num_tasks)
+            score, episodes = x.task.spec.objective.score_name, chunks(x.task, split, num_tasks)
             scores = evaluate(baseline, baseline.init(), episodes, execution, curve=False)
             found[f"{name}/frozen_{score}" if name else f"frozen_{score}"] = scores[score]
     return found

@@ -67,8 +67,8 @@ class Reporter:
 
     def _show_an_episode(self) -> None:
         episode = slice_tasks(self.x.task.sample("train", [0]), 0)
-        ways = self.x.task.train_num_ways
-        if not ways or not isinstance(episode.support, Batch) or len(self.x.task.input_shape) != 3:
+        ways = self.x.task.spec.train_num_ways
+        if not ways or not isinstance(episode.support, Batch) or len(self.x.task.spec.input_shape) != 3:
             return
         if all(len(batch.y) % ways == 0 for batch in episode[:2]):
             self.board.images("episode", episode_grid(episode, ways), 0)
@@ -101,7 +101,7 @@ class Reporter:
     def validation(self, step: int, scores: dict[str, Estimate], best: dict[str, float]) -> None:
         """Write the validation scores, and show the one that decides; ``best`` is the best so far, under "value"."""
         values = {f"val/{name}": estimate.mean for name, estimate in scores.items()}
-        name = f"val/{self.x.task.objective.score_name}"
+        name = f"val/{self.x.task.spec.objective.score_name}"
         self.latest = {name: values[name], "best_" + name: best["value"]}
         self._write(step, values | {f"{name}_ci95": scores[name.removeprefix("val/")].ci95})
         self.ticker.validated({name: values[name]})
@@ -117,7 +117,7 @@ class Reporter:
         complexity = {**complexity, **self._cost()}
         write_json(self.folder.path / "results.json", results(x, scores, "test", source) | {"complexity": complexity})
         self.metrics.write(x.steps, {f"test/{name}": estimate.mean for name, estimate in scores.items()})
-        self.tested, score = scores, x.task.objective.score_name
+        self.tested, score = scores, x.task.spec.objective.score_name
         self.latest = {f"test/{score}": scores[score].mean}
 
     def _cost(self) -> dict[str, float]:
@@ -131,7 +131,7 @@ class Reporter:
         return cost if memory is None else cost | {"peak_memory_mb": memory}
 
     def _show_the_test(self) -> None:
-        x, score = self.x, self.x.task.objective.score_name
+        x, score = self.x, self.x.task.spec.objective.score_name
         self.board.scalars(x.steps, {f"test/{name}": estimate.mean for name, estimate in self.tested.items()})
         if f"{score}_step_1" in self.tested:
             self.board.figure("adaptation", adaptation_curve(self.tested, score, x.trained_steps), x.steps)
@@ -144,14 +144,14 @@ class Reporter:
 
     def summary(self, scores: dict[str, Estimate]) -> str:
         """The final scores in a few lines, beside those without training and of other tasks."""
-        name = self.x.task.objective.score_name
+        name = self.x.task.spec.objective.score_name
         final = scores[name]
         lines = [f"test/{name} = {final.mean:.4f} +- {final.ci95:.4f} (95% CI, {final.n} tasks)"]
         for other in filter(None, self.x.scored):
             mean, ci95, n = scores[f"{other}/{name}"]
             lines.append(f"test/{other}/{name} = {mean:.4f} +- {ci95:.4f} ({n} tasks)")
         if frozen := scores.get(f"frozen_{name}"):
-            gain = (final.mean - frozen.mean) * (1 if self.x.task.objective.higher_is_better else -1)
+            gain = (final.mean - frozen.mean) * (1 if self.x.task.spec.objective.higher_is_better else -1)
             verdict = "; training made it worse" if gain < 0 else ""
             verdict += ", by less than the intervals" if -final.ci95 - frozen.ci95 < gain < 0 else ""
             lines.append(f"without any training (frozen features): {frozen.mean:.4f} +- {frozen.ci95:.4f}{verdict}")

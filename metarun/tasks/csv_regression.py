@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from metarun.core import Batch, Draw, Episode, Metrics, Params, TaskDistribution
+from metarun.core import Batch, Draw, Episode, Metrics, Params, TaskDistribution, TaskSpec
 from metarun.counter import uniform, without_replacement
 from metarun.errors import DataError
 from metarun.objectives import SQUARED_ERROR
-from metarun.tasks.points import sizes_by_split
+from metarun.tasks.episodes import PointSize, sizes_by_split
 from metarun.tasks.splits import SPLITS
 from metarun.tasks.tables import Table, read_table
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 class CSVRegression(TaskDistribution):
     """Support x [K, inputs], y [K, outputs] and query x [Q, inputs], y [Q, outputs]: different rows of one task."""
-
-    objective = SQUARED_ERROR
 
     def __init__(  # noqa: PLR0913, PLR0917
         self,
@@ -55,7 +53,7 @@ class CSVRegression(TaskDistribution):
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self.sizes = sizes_by_split(num_shots, num_queries, train_num_shots, train_num_queries)
+        self.sizes = sizes_by_split(PointSize(num_shots, num_queries), train_num_shots, train_num_queries)
         self.path, self.separator = Path(path).expanduser(), separator
         self.input_columns, self.output_columns = list(input_columns), list(output_columns)
         self.seed, self.device, self.dtype = seed, device, dtype
@@ -72,7 +70,7 @@ class CSVRegression(TaskDistribution):
         outputs = table.numbers(self.output_columns, "task.output_columns")
         self.x, _ = self._standardised(inputs, self.input_columns)
         self.y, self.deviation = self._standardised(outputs, self.output_columns)
-        self.input_shape, self.num_outputs = (len(self.input_columns),), len(self.output_columns)
+        self.spec = TaskSpec((len(self.input_columns),), len(self.output_columns), SQUARED_ERROR)
 
     def _check_columns(self, task_column: str, split_column: str | None) -> None:
         if not self.input_columns or not self.output_columns:

@@ -21,9 +21,9 @@ from torch import Tensor
 from metarun.control.encoding import Encoding
 from metarun.control.planner import CrossEntropy
 from metarun.control.system import System
-from metarun.core import Batch, Draw, Episode, Metrics, Params, TaskDistribution
+from metarun.core import Batch, Draw, Episode, Metrics, Params, TaskDistribution, TaskSpec
 from metarun.objectives import SQUARED_ERROR
-from metarun.tasks.points import sizes_by_split, uniforms
+from metarun.tasks.episodes import PointSize, sizes_by_split, uniforms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,8 +33,6 @@ NUM_STANDARD_TASKS = 256  # training tasks whose transitions give the mean and d
 
 class SystemIdentification(TaskDistribution):
     """``planner`` and ``control_steps`` are for ``metarun control RUN``: how it plans, and the steps of an episode."""
-
-    objective = SQUARED_ERROR
 
     def __init__(  # noqa: PLR0913, PLR0917
         self,
@@ -50,7 +48,7 @@ class SystemIdentification(TaskDistribution):
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self.sizes = sizes_by_split(num_shots, num_queries, train_num_shots, train_num_queries)
+        self.sizes = sizes_by_split(PointSize(num_shots, num_queries), train_num_shots, train_num_queries)
         for size in self.sizes.values():
             if rollout_steps < 1 or size.num_queries % rollout_steps:
                 raise ValueError(
@@ -63,7 +61,7 @@ class SystemIdentification(TaskDistribution):
         self.rollout_steps, self.control_steps = rollout_steps, control_steps
         self.seed, self.device, self.dtype = seed, device, dtype
         self.encoding = self.standardised()
-        self.input_shape, self.num_outputs = (self.encoding.num_inputs,), len(system.angles)
+        self.spec = TaskSpec((self.encoding.num_inputs,), len(system.angles), SQUARED_ERROR)
 
     def standardised(self) -> Encoding:
         """The encoding with mean and deviation of the outputs over the first training tasks."""

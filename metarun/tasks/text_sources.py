@@ -10,65 +10,56 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from metarun.errors import DataError, MissingDataError
-from metarun.tasks.download import RemoteFile, fetch
+from metarun.tasks.published import Published, PublishedFile
 from metarun.tasks.splits import SPLITS
-from metarun.tasks.text import TextSource, text_task
-from metarun.tasks.text_sets import Row, plain, prepared_texts
+from metarun.tasks.store import Source
+from metarun.tasks.text import TextData, text_task
+from metarun.tasks.text_sets import Row, class_rows, plain
 
-
-class Release(NamedTuple):
-    """A published data set: its files below the data root, and the classes and sentences that they must hold."""
-
-    name: str
-    files: dict[str, RemoteFile]
-    num_classes: int
-    num_texts: int
-
-
-CLINC150 = Release(
+CLINC150 = Published(
     "CLINC150",
-    {
-        "clinc150/data_full.json": RemoteFile(
+    (
+        PublishedFile(
+            "clinc150/data_full.json",
             "https://raw.githubusercontent.com/clinc/oos-eval/master/data/data_full.json",
             "30c29dc6ab78edf3b5dfa640be204cde",
-        )
-    },
-    num_classes=150,
-    num_texts=22500,
+            num_classes=150,
+            num_examples=22500,
+        ),
+    ),
 )
-BANKING77 = Release(
+BANKING77_URL = "https://raw.githubusercontent.com/PolyAI-LDN/task-specific-datasets/master/banking_data"
+BANKING77 = Published(
     "Banking77",
-    {
-        f"banking77/{part}.csv": RemoteFile(
-            "https://raw.githubusercontent.com/PolyAI-LDN/task-specific-datasets/master/banking_data/" + f"{part}.csv",
-            md5,
-        )
-        for part, md5 in (("train", "cec64185f4197906aabce0781ef9a19b"), ("test", "8dcd9dc31b686c75ec1f24bf23c140cb"))
-    },
-    num_classes=77,
-    num_texts=13083,
+    (
+        PublishedFile(
+            "banking77/train.csv", f"{BANKING77_URL}/train.csv", "cec64185f4197906aabce0781ef9a19b", 77, 10003
+        ),
+        PublishedFile("banking77/test.csv", f"{BANKING77_URL}/test.csv", "8dcd9dc31b686c75ec1f24bf23c140cb", 77, 3080),
+    ),
 )
 
 
 @text_task
-def clinc150(data_root: str, download: bool) -> TextSource:
+def clinc150(data_root: str, download: bool) -> TextData:
     """Sentences in 150 intents: CLINC150, said to a voice assistant (CC BY 3.0)."""
-    return published(CLINC150, Path(data_root), download, clinc_rows)
+    return published_texts(CLINC150, Path(data_root), download, clinc_rows)
 
 
 @text_task
-def banking77(data_root: str, download: bool) -> TextSource:
+def banking77(data_root: str, download: bool) -> TextData:
     """Sentences in 77 intents: Banking77, written to a bank (CC BY 4.0)."""
-    return published(BANKING77, Path(data_root), download, lambda path: csv_rows(path, "text", "category"))
+    return published_texts(BANKING77, Path(data_root), download, lambda path: csv_rows(path, "text", "category"))
 
 
 @text_task
-def text_jsonl(data_root: str, path: str) -> TextSource:
+def text_jsonl(data_root: str, path: str) -> TextData:
     """Sentences of your own: lines of JSON, or CSV.
 
     Prepared under the digest of the file, so a changed file is read anew.
@@ -83,46 +74,41 @@ def text_jsonl(data_root: str, path: str) -> TextSource:
     digest = hashlib.sha256(_bytes(file)).hexdigest()[:16]
     folder = Path(data_root) / "prepared" / f"text_jsonl-{digest}"
     read = csv_rows if file.suffix.lower() == ".csv" else json_rows
-    return TextSource("text_jsonl", prepared_texts(folder, path, lambda: None, lambda: read(file)))
+    return TextData("text_jsonl", Source(folder, (), lambda: class_rows(read(file), path)))
 
 
-def published(release: Release, data_root: Path, download: bool, rows: Callable[[Path], Iterator[Row]]) -> TextSource:
-    """All sentences of the release, prepared as <data_root>/prepared/<name> on first use."""
-    paths = {data_root / name: remote for name, remote in release.files.items()}
+def published_texts(
+    release: Published, data_root: Path, download: bool, rows: Callable[[Path], Iterator[Row]]
+) -> TextData:
+    """All sentences of the release, prepared as <data_root>/prepared/<name>."""
+    again = f"This is not {release.title} as published: delete the file and download it again (task.download=true)."
 
-    def require() -> None:
-        missing = {path: remote for path, remote in paths.items() if not path.is_file()}
-        if missing and not download:
-            raise MissingDataError(
-                f"{release.name} needs {' and '.join(map(str, missing))}. To download: metarun ... task.download=true. Or "
-                f"put {' and '.join(remote.url for remote in missing.values())} there yourself, or name the folder that "
-                f"holds {next(iter(release.files)).split('/')[0]} with data_root (or METARUN_DATA)."
-            )
-
-    def read() -> list[Row]:
-        require()  # again: whoever held the lock may have taken its time
-        for path, remote in paths.items():
-            if not path.is_file():
-                fetch(remote, path)
+    def checked(path: Path, published: PublishedFile) -> Iterator[Row]:
         try:
-            found = [row for path in paths for row in rows(path)]
+            found = [*rows(path)]
         except DataError as error:
-            raise DataError(f"{error} {_again(release)}") from error
-        held = len({row.label for row in found}), len(found)
-        if held != (release.num_classes, release.num_texts):
+            raise DataError(f"{error} {again}") from error
+        held, expected = (
+            (len({row.label for row in found}), len(found)),
+            (published.num_classes, published.num_examples),
+        )
+        if held != expected:
             raise DataError(
-                f"{' and '.join(map(str, paths))} hold {held[0]} classes and {held[1]} sentences, but {release.name} has "
-                f"{release.num_classes} and {release.num_texts}. {_again(release)}"
+                f"{path} holds {held[0]} classes and {held[1]} sentences, but {release.title} has {expected[0]} and "
+                f"{expected[1]}. {again}"
             )
-        return found
+        yield from found
 
-    name = release.name.lower()
-    folder = data_root / "prepared" / name
-    return TextSource(name, prepared_texts(folder, release.name, require, read))
-
-
-def _again(release: Release) -> str:
-    return f"This is not {release.name} as published: delete the file and download it again (task.download=true)."
+    name = release.title.lower()
+    return TextData(
+        name,
+        Source(
+            data_root / "prepared" / name,
+            (),
+            lambda: class_rows(release.read(data_root, checked), release.title),
+            partial(release.missing, data_root, download),
+        ),
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ reading

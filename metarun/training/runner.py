@@ -176,7 +176,7 @@ class Runner:
         self.write_log()
         scores = self.scores("val", self.x.num_val_tasks, curve=False, theta=self.theta)
         refuse_divergence({f"val/{name}": score.mean for name, score in scores.items()}, self.step, self.x.seed)
-        objective = self.x.task.objective
+        objective = self.x.task.spec.objective
         value, sign = scores[objective.score_name].mean, 1 if objective.higher_is_better else -1
         self.validated = self.step
         if not self.best or sign * value > sign * self.best["value"]:
