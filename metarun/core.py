@@ -84,7 +84,7 @@ class TaskDistribution(ABC):
         return None
 
     def further_scores(self, learner: Any, phi: Params, episode: Episode) -> Metrics:
-        """What an evaluation tells of one task's phi beside the metrics of its query loss: nothing, where not overridden.
+        """Scores of one task's phi beside the metrics of its query loss: none, where not overridden.
 
         Runs under vmap, without gradients; ``learner`` is one that can be trained on this task distribution.
         """

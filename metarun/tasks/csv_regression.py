@@ -105,7 +105,7 @@ class CSVRegression(TaskDistribution):
         return torch.from_numpy((values - mean) / deviation).to(self.device, self.dtype), deviation
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
-        """Which task of the split [B], and rows of the file, support [B, K] and query [B, Q], from 0 after the header."""
+        """Numbers of tasks in the split [B] and of rows below the header, support [B, K] and query [B, Q]."""
         (shots, queries), rows = self.sizes[split], self.rows[split]
         u = uniform(self.seed, f"csv_regression/{split}", np.asarray(indices), 1 + shots + queries)
         task = np.floor(len(rows) * u[:, 0]).astype(np.int64)
@@ -122,7 +122,7 @@ class CSVRegression(TaskDistribution):
         return Episode(batch(draw["support"]), batch(draw["query"]))
 
     def further_scores(self, learner: Any, phi: Params, episode: Episode) -> Metrics:
-        """``mae_<column>``: the mean absolute error of each output, in its own unit."""
+        """Mean absolute error of each output in its own unit, as ``mae_<column>``."""
         x, y = episode.query
         error = (learner.predict(phi, x) - y).abs().mean(0) * y.new_tensor(self.deviation)
         return {f"mae_{name}": value for name, value in zip(self.output_columns, error.unbind(), strict=True)}
@@ -221,7 +221,7 @@ def split_by_names(
 
 
 def split_by_shares(tasks: list[str], val_share: float, test_share: float, split_seed: int) -> dict[str, list[str]]:
-    """At least one task each; the order is drawn from ``split_seed``, not from the run's seed."""
+    """The tasks of each split by shares, at least one each; ``split_seed`` draws their order, not the run's seed."""
     if min(val_share, test_share) <= 0 or val_share + test_share >= 1:
         raise ValueError(
             f"task.val_share {val_share} and task.test_share {test_share} must be above 0, and below 1 in sum."

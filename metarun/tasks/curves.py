@@ -128,7 +128,7 @@ class Curves(TaskDistribution):
         return Batch(*(torch.from_numpy(values[..., None]).to(self.device, self.dtype) for values in (x, y)))
 
     def family_of(self, draw: Draw) -> np.ndarray:
-        """Which of ``families`` each task is of [B]."""
+        """Numbers of the families that the tasks are of [B]."""
         return np.floor(len(self.families) * draw["task"][:, 0]).astype(np.int64)
 
     def values(self, draw: Draw, x: np.ndarray) -> np.ndarray:

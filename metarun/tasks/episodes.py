@@ -5,7 +5,7 @@ N ways, K shots, Q queries, B episodes
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -50,20 +50,6 @@ def check_positive(size: EpisodeSize | PointSize, prefix: str) -> None:
             raise ValueError(f"{prefix}{key} is {value}, but an episode needs at least 1. Set it to 1 or more.")
 
 
-class Classes(Protocol):
-    """A data set in which example follows example, class after class: ``counts[c]`` of class c."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the classes."""
-        ...
-
-    @property
-    def counts(self) -> np.ndarray:
-        """How many examples each class has [C]."""
-        ...
-
-
 @dataclass(frozen=True)
 class ClassPool:
     """The classes of a split: class c owns the examples first[c], ..., first[c] + count[c] - 1."""
@@ -73,11 +59,10 @@ class ClassPool:
     count: np.ndarray  # [C]
 
     @staticmethod
-    def of(data: "Classes", members: list[bool]) -> "ClassPool":
-        """The classes c of ``data`` with members[c], in its order."""
-        chosen = np.flatnonzero(members)
-        first = np.cumsum(data.counts) - data.counts
-        return ClassPool(tuple(data.names[c] for c in chosen), first[chosen], data.counts[chosen])
+    def of(names: tuple[str, ...], counts: np.ndarray, members: list[bool]) -> "ClassPool":
+        """The classes c with members[c], of data in which class follows class, counts[c] examples of names[c]."""
+        chosen, first = np.flatnonzero(members), np.cumsum(counts) - counts
+        return ClassPool(tuple(names[c] for c in chosen), first[chosen], counts[chosen])
 
     def repeated(self, times: int) -> "ClassPool":
         """Every class ``times`` times, as classes of their own: c becomes times * c, ..., times * c + times - 1."""
@@ -98,7 +83,7 @@ def class_spec(input_shape: tuple[int, ...], sizes: dict[str, EpisodeSize], num_
     )
 
 
-def check_episode_sizes(sizes: dict[str, EpisodeSize], pools: dict[str, ClassPool]) -> None:
+def check_pools(pools: dict[str, ClassPool], sizes: dict[str, EpisodeSize]) -> None:
     """Raise ValueError unless the pool of every split can fill episodes of its size."""
     for split, pool in pools.items():
         check_episode_size(sizes[split], pool, split, "task." if sizes[split] == sizes["test"] else "task.train_")

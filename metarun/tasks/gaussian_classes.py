@@ -61,7 +61,7 @@ class GaussianClasses(TaskDistribution):
         self.seed, self.device, self.dtype = seed, device, dtype
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
-        """``u``: uniforms behind means, matrices and points, in this order [B, d (C + C d + M)], one more where odd."""
+        """Uniforms ``u`` behind means, matrices and points, in this order [B, d (C + C d + M)], one more where odd."""
         count = self.num_dims * (self.num_clusters * (1 + self.num_dims) + self.num_points)
         return {"u": uniform(self.seed, f"gaussian_classes/{split}", np.asarray(indices), count + count % 2)}
 

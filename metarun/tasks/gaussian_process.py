@@ -89,7 +89,7 @@ class GaussianProcess(TaskDistribution):
         return Episode(Batch(*(t[:, queries:] for t in tensors)), Batch(*(t[:, :queries] for t in tensors)))
 
     def covariance(self, draw: Draw, x: Tensor) -> Tensor:
-        """Of y at x [B, M]: float64 [B, M, M]."""
+        """Covariance of y at x [B, M]: float64 [B, M, M]."""
         low, high = np.array(list(self.ranges.values())).T
         length, scale, period = torch.from_numpy(low + (high - low) * draw["task"]).T[..., None, None]  # [B, 1, 1]
         distance = (x[:, :, None] - x[:, None, :]).abs()

@@ -14,14 +14,7 @@ import torch
 from metarun.core import Batch, Draw, Episode
 from metarun.counter import uniform
 from metarun.tasks.augmentation import NUM_CHOICES, Augmentation
-from metarun.tasks.episodes import (
-    ClassPool,
-    EpisodeSize,
-    check_episode_sizes,
-    class_spec,
-    draw_examples,
-    sizes_by_split,
-)
+from metarun.tasks.episodes import ClassPool, EpisodeSize, check_pools, class_spec, draw_examples, sizes_by_split
 from metarun.tasks.images import class_major_batch, pixels_on, show_classes
 from metarun.tasks.sources import PreparedTask, task_from
 from metarun.tasks.splits import SPLITS, split_digest
@@ -43,7 +36,7 @@ class ImageData:
 
 
 class ImageClasses(PreparedTask):
-    """x [B, N * K, channels, height, width] in [0, 1], y [B, N * K] class-major (N * Q in the query set).
+    """Episodes of images: x [B, N * K, channels, height, width] in [0, 1], y [B, N * K] class-major (query set: N * Q).
 
     ``train_*`` replace the sizes of the split "train" where they are not None; ``augmentation`` changes its images.
     """
@@ -70,10 +63,11 @@ class ImageClasses(PreparedTask):
         named = data()
         self.name, self.images = named.name, named.source.prepared()
         self.prepared, self.split_of = (self.images,), named.splits_of(self.images.names)
-        self.pools = {s: ClassPool.of(self.images, [of == s for of in self.split_of]) for s in SPLITS}
+        _, names, counts, _ = self.images
+        self.pools = {s: ClassPool.of(names, counts, [of == s for of in self.split_of]) for s in SPLITS}
         if augmentation.rotation_classes:
             self.pools["train"] = self.pools["train"].repeated(4)  # class c is a quarter turn, c % 4, of one in the set
-        check_episode_sizes(self.sizes, self.pools)
+        check_pools(self.pools, self.sizes)
         self.spec = class_spec(self.images.rows.shape[1:], self.sizes, len(self.pools["train"].names))
         self.augmentation = augmentation
         augmentation.check(self.spec.input_shape)
@@ -84,8 +78,11 @@ class ImageClasses(PreparedTask):
         return [data().source]
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
-        """classes [B, N], and in image numbers support [B, N, K] and query [B, N, Q]. Of training episodes, where they are
-        augmented, also rotations [B, N] in quarter turns, and an augmentation's choices for support and query images."""
+        """Numbers of classes [B, N] and of images, support [B, N, K] and query [B, N, Q].
+
+        Of training episodes, where they are augmented, also rotations [B, N] in quarter turns, and an augmentation's
+        choices for support and query images.
+        """
         ways, shots, queries = size = self.sizes[split]
         u = uniform(self.seed, f"{self.name}/{split}", np.asarray(indices), ways * (1 + shots + queries))
         draw = draw_examples(u, self.pools[split], size)

@@ -29,7 +29,7 @@ Readers = dict[str, Callable[[], np.ndarray]]  # by class of one split: they giv
 
 
 class Benchmark(NamedTuple):
-    """What must be there: the classes of each split, by their WordNet numbers, and the images of each (None: any number)."""
+    """A data set as it must be: the classes of each split by their WordNet numbers, and the images of each (None: any)."""
 
     title: str
     folder: str  # below the data root
@@ -103,7 +103,7 @@ def _checked(benchmark: Benchmark, split: str, classes: Readers, folder: Path) -
 
 
 class Layout(NamedTuple):
-    """``sign``: patterns of paths that give it away; ``read(folder, split, listed)`` finds the classes of a split."""
+    """A layout of files. ``sign``: paths that give it away; ``read(folder, split, listed)`` finds a split's classes."""
 
     describe: str
     sign: tuple[str, ...]

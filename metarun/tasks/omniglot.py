@@ -12,14 +12,7 @@ import torch
 
 from metarun.core import Draw, Episode
 from metarun.counter import uniform
-from metarun.tasks.episodes import (
-    ClassPool,
-    EpisodeSize,
-    check_episode_sizes,
-    class_spec,
-    draw_examples,
-    sizes_by_split,
-)
+from metarun.tasks.episodes import ClassPool, EpisodeSize, check_pools, class_spec, draw_examples, sizes_by_split
 from metarun.tasks.images import class_major_batch, pixels_on, show_classes
 from metarun.tasks.omniglot_files import OMNIGLOT, SIDE, Scheme, characters, splits_of
 from metarun.tasks.sources import PreparedTask
@@ -30,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Omniglot(PreparedTask):
-    """Handwritten characters 28 x 28; x [B, N * K, 1, 28, 28] in [0, 1], y [B, N * K] class-major (query set: N * Q).
+    """Handwritten characters 28 x 28: x [B, N * K, 1, 28, 28] in [0, 1], y [B, N * K] class-major (query set: N * Q).
 
     ``train_*`` replace the sizes of the split "train" where they are not None. ``trainval``: "train" reads the classes
     of "val" too; "val" stays as it is. ``rotations`` by multiples of 90 degrees, alike in every split: "per_task" turns
@@ -66,10 +59,12 @@ class Omniglot(PreparedTask):
         self.prepared = (images,)
         members = {"test": {"test"}, "val": {"val"}, "train": {"train", "val"} if trainval else {"train"}}
         of_class = splits_of(split, images.names, OMNIGLOT.files[0].num_classes)
-        self.pools = {s: ClassPool.of(images, [of in m for of in of_class]) for s, m in members.items()}
+        self.pools = {
+            s: ClassPool.of(images.names, images.counts, [of in m for of in of_class]) for s, m in members.items()
+        }
         if rotations == "as_classes":
             self.pools = {s: pool.repeated(4) for s, pool in self.pools.items()}
-        check_episode_sizes(self.sizes, self.pools)
+        check_pools(self.pools, self.sizes)
         self.turns = 4 if rotations == "per_task" else 1  # each turn of a character is a class of its own
         self.spec = class_spec((1, SIDE, SIDE), self.sizes, self.turns * len(self.pools["train"].names))
         self.pixels = pixels_on(device, images.rows[:, None])  # [num_images, 1, 28, 28]
@@ -79,7 +74,7 @@ class Omniglot(PreparedTask):
         return [characters(Path(data_root), OMNIGLOT, download)]
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
-        """classes [B, N], rotations [B, N] in quarter turns, support [B, N, K] and query [B, N, Q] in image numbers."""
+        """Numbers of classes [B, N] and images, support [B, N, K] and query [B, N, Q]; rotations [B, N] in quarter turns."""
         ways, shots, queries = size = self.sizes[split]
         u = uniform(self.seed, f"omniglot/{split}", np.asarray(indices), ways + ways + ways * (shots + queries))
         draw = draw_examples(u[:, ways:], self.pools[split], size)

@@ -55,30 +55,17 @@ RUNS = Published(
 
 # The split of Vinyals et al. 2016, as released with Snell et al. 2017 (github.com/jakesnell/prototypical-networks):
 # 1028 / 172 / 423 characters. Whole alphabets, but for the last four characters of Gurmukhi.
-VINYALS_VAL = {"Hebrew", "Mkhedruli_(Georgian)", "Armenian", "Early_Aramaic", "Bengali"}
-VINYALS_TEST = {
-    "Kannada",
-    "Keble",
-    "Malayalam",
-    "Manipuri",
-    "Mongolian",
-    "Old_Church_Slavonic_(Cyrillic)",
-    "Oriya",
-    "Syriac_(Serto)",
-    "Sylheti",
-    "Tengwar",
-    "Tibetan",
-    "ULOG",
-    *(f"Gurmukhi/character{number}" for number in range(42, 46)),
+VINYALS = {
+    "val": "Hebrew Mkhedruli_(Georgian) Armenian Early_Aramaic Bengali",
+    "test": "Kannada Keble Malayalam Manipuri Mongolian Old_Church_Slavonic_(Cyrillic) Oriya Syriac_(Serto) Sylheti Tengwar "
+    "Tibetan ULOG Gurmukhi/character42 Gurmukhi/character43 Gurmukhi/character44 Gurmukhi/character45",
 }
 
 
 def vinyals(name: str) -> str:
     """The split that the class ``name`` ("alphabet/characterNN") belongs to."""
-    alphabet = name.partition("/")[0]
-    if alphabet in VINYALS_VAL:
-        return "val"
-    return "test" if alphabet in VINYALS_TEST or name in VINYALS_TEST else "train"
+    here = {name, name.partition("/")[0]}
+    return next((split for split, listed in VINYALS.items() if here & {*listed.split()}), "train")
 
 
 def splits_of(split: Scheme, names: tuple[str, ...], num_background: int) -> list[str]:
@@ -92,17 +79,16 @@ def splits_of(split: Scheme, names: tuple[str, ...], num_background: int) -> lis
     if split == "vinyals":
         return [vinyals(name) for name in names]
     if split == "background_evaluation":
-        return ["test" if c >= num_background else _not_test(name) for c, name in enumerate(names)]
+        return [
+            "test" if c >= num_background else "val" if vinyals(name) == "val" else "train"
+            for c, name in enumerate(names)
+        ]
     num_val, num_test = round(len(names) * VAL_SHARE[split]), round(len(names) * 423 / 1623)
     ranks = np.argsort(np.argsort(uniform(1, "omniglot/split", np.array([0]), len(names))[0], kind="stable"))
     return ["test" if r < num_test else "val" if r < num_test + num_val else "train" for r in ranks]
 
 
 VAL_SHARE = {"maml": 100 / 1623, "maml_plus_plus": 50 / 1623}
-
-
-def _not_test(name: str) -> str:
-    return "val" if name.partition("/")[0] in VINYALS_VAL else "train"
 
 
 # ------------------------------------------------------------------------------------------------------- the archives

@@ -72,7 +72,7 @@ class OmniglotLake(PreparedTask):
         return [*Omniglot.sources(data_root, download), runs(Path(data_root), RUNS, download)]
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
-        """As Omniglot's; of the test split classes [B, 20], support and query [B, 20, 1] are places in the runs."""
+        """The draw of Omniglot; of the test split classes [B, 20], support and query [B, 20, 1] are places in the runs."""
         if split != "test":
             return self.background.draw(split, indices)
         num_runs = len(self.runs.names) // WAYS

@@ -46,7 +46,7 @@ class Published:
         return Source(data_root / "prepared" / name, row_shape, read, missing)
 
     def missing(self, data_root: Path, download: bool) -> str:
-        """What is neither there nor to be downloaded, and where to get it; empty where nothing is missing."""
+        """Message of what is neither there nor to be downloaded, and where to get it; empty where nothing is missing."""
         folder = data_root / self.folder
         lacking = [file for file in self.files if not (folder / file.name).is_file()]
         if download or not lacking or (self.unpacked and (folder / self.unpacked).is_dir()):
@@ -60,7 +60,7 @@ class Published:
         )
 
     def read(self, data_root: Path, read_file: Callable[[Path, PublishedFile], Iterator[T]]) -> Iterator[T]:
-        """What ``read_file`` finds in each file, or in the unpacked folder; files that are missing are downloaded first."""
+        """All that ``read_file`` finds in each file, or in the unpacked folder; missing files are downloaded first."""
         folder = data_root / self.folder
         if self.unpacked and (folder / self.unpacked).is_dir():
             yield from read_file(folder / self.unpacked, self.files[0])

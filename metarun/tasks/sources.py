@@ -18,7 +18,7 @@ class PreparedTask(TaskDistribution):
     @staticmethod
     @abstractmethod
     def sources(*args: Any, **settings: Any) -> Sequence[Source]:
-        """What a task with these settings reads; a concrete class names those of its settings that this depends on."""
+        """Sources that a task with these settings reads. A concrete class takes those settings that they depend on."""
 
     def verify(self) -> None:
         for prepared in self.prepared:

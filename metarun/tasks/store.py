@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class Prepared(NamedTuple):
-    """``rows``: memory-mapped, read-only, uint8 [num_rows, ...]; class after class, ``counts[c]`` of class c."""
+    """Rows uint8 [num_rows, ...], memory-mapped and read-only: class after class, ``counts[c]`` of class c."""
 
     rows: np.ndarray
     names: tuple[str, ...]
@@ -38,7 +38,7 @@ class Prepared(NamedTuple):
     sha256: str
 
     def verified(self) -> "Prepared":
-        """Itself, all of it read again; raises DataError unless the bytes are those that were prepared."""
+        """The same arrays, all read again; raises DataError unless the bytes are those that were prepared."""
         digest = hashlib.sha256()
         for start in range(0, len(self.rows), 1024):
             digest.update(self.rows[start : start + 1024].tobytes())
@@ -83,7 +83,7 @@ class Source:
     missing: Callable[[], str] = str  # str() is empty
 
     def state(self) -> Literal["ready", "raw files found", "absent"]:
-        """``ready`` to be used; or to be prepared at the first use, or not even that."""
+        """State of the arrays: ready to be used, or to be prepared at the first use, or not even that."""
         try:
             load_prepared(self.folder, self.row_shape)
         except (MissingDataError, DataError):

@@ -17,14 +17,7 @@ import torch
 
 from metarun.core import Batch, Draw, Episode
 from metarun.counter import uniform
-from metarun.tasks.episodes import (
-    ClassPool,
-    EpisodeSize,
-    check_episode_sizes,
-    class_spec,
-    draw_examples,
-    sizes_by_split,
-)
+from metarun.tasks.episodes import ClassPool, EpisodeSize, check_pools, class_spec, draw_examples, sizes_by_split
 from metarun.tasks.images import class_major_labels
 from metarun.tasks.sources import PreparedTask, task_from
 from metarun.tasks.splits import SPLITS, Split, split_classes, split_digest
@@ -45,7 +38,7 @@ class TextData:
 
 
 class TextClasses(PreparedTask):
-    """x [B, S, ...] as the features say, y [B, S] class-major (N * Q in the query set); no sentence is there twice.
+    """Episodes of sentences, none twice: x [B, S, ...] as the features say, y [B, S] class-major (query set: N * Q).
 
     ``train_*`` replace the sizes of the split "train" where they are not None.
     """
@@ -74,12 +67,13 @@ class TextClasses(PreparedTask):
 
         named = data()
         self.name, self.text_set = named.name, text_set(named.source.prepared())
-        self.split_of = split_classes(self.text_set.names, self.text_set.given, split, split_seed, "text/classes")
-        self.pools = {s: ClassPool.of(self.text_set, [of == s for of in self.split_of]) for s in SPLITS}
-        check_episode_sizes(self.sizes, self.pools)
+        _, names, given, counts, prepared = self.text_set
+        self.split_of = split_classes(names, given, split, split_seed, "text/classes")
+        self.pools = {s: ClassPool.of(names, counts, [of == s for of in self.split_of]) for s in SPLITS}
+        check_pools(self.pools, self.sizes)
         training = np.isin(self.text_set.labels(), [c for c, of in enumerate(self.split_of) if of == "train"])
         self.encoded = features.encode(self.text_set, training, Path(data_root) / "prepared", device, dtype)
-        self.prepared = (self.text_set.prepared, *self.encoded.prepared)
+        self.prepared = (prepared, *self.encoded.prepared)
         self.spec = replace(
             class_spec(self.encoded.input_shape, self.sizes, len(self.pools["train"].names)),
             num_tokens=self.encoded.num_tokens,
@@ -98,7 +92,7 @@ class TextClasses(PreparedTask):
         return [source] if kept is None else [source, kept]
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
-        """classes [B, N], and in numbers of sentences support [B, N, K] and query [B, N, Q]."""
+        """Numbers of classes [B, N] and of sentences, support [B, N, K] and query [B, N, Q]."""
         ways, shots, queries = size = self.sizes[split]
         u = uniform(self.seed, f"{self.name}/{split}", np.asarray(indices), ways * (1 + shots + queries))
         return draw_examples(u, self.pools[split], size)

@@ -1,4 +1,4 @@
-"""What a sentence is to a network: a vector of hashed n-grams, the numbers of its words, or a frozen embedding.
+"""Inputs made of sentences: vectors of hashed n-grams, the numbers of their words, or frozen embeddings.
 
 ``encode`` gives the ``EncodedTexts`` of a text set. What it learns from the sentences (a vocabulary, inverse document
 frequencies) it learns from those of the training classes alone. n sentences, V buckets or tokens
@@ -29,7 +29,7 @@ WORD = re.compile(r"\w+|[^\w\s]")
 
 @dataclass(frozen=True)
 class EncodedTexts:
-    """``take`` gives the sentences of the numbers [R] as [R, *input_shape]: integers below ``num_tokens``, or floats.
+    """Sentences as inputs: ``take`` gives those numbered [R] as [R, *input_shape], integers below ``num_tokens`` or floats.
 
     ``vocabulary`` names what those integers stand for: equal for equal numbering, None for floats.
     ``frozen`` makes, for N classes, a base learner whose body has nothing to train: the features as they come.
@@ -67,7 +67,7 @@ def words(text: str) -> list[str]:
 
 
 def inverse_document_frequency(documents: Iterable[np.ndarray], size: int) -> np.ndarray:
-    """log((1 + n) / (1 + df)) + 1 of each number below ``size``: [size]. ``documents``: the distinct numbers in each."""
+    """Weights log((1 + n) / (1 + df)) + 1 of numbers below ``size`` [size]; ``documents``: the distinct numbers in each."""
     rows = list(documents)
     frequency = np.bincount(np.concatenate(rows), minlength=size)
     return np.log((1 + len(rows)) / (1 + frequency)) + 1

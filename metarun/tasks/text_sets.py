@@ -25,7 +25,7 @@ class Row(NamedTuple):
 
 
 class TextSet(NamedTuple):
-    """``texts``: class after class, ``counts[c]`` of class c; ``given[c]`` is its split in the source, or ""."""
+    """Sentences ``texts``: class after class, ``counts[c]`` of class c; ``given[c]`` is its split in the source, or ""."""
 
     texts: tuple[str, ...]
     names: tuple[str, ...]
@@ -49,7 +49,7 @@ def text_set(prepared: Prepared) -> TextSet:
 
 
 def plain(text: str) -> str:
-    """``text`` with single blanks, and none around it."""
+    """The text with single blanks, and none around it."""
     return " ".join(text.split())
 
 

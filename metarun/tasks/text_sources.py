@@ -115,7 +115,7 @@ def published_texts(
 
 
 def clinc_rows(path: Path) -> Iterator[Row]:
-    """{"train": [[text, intent], ...], "oos_train": ...}: what is in scope."""
+    """Rows in scope of {"train": [[text, intent], ...], "oos_train": ...}."""
     try:
         parts = json.loads(_text(path))
         for part, pairs in parts.items():
@@ -126,7 +126,7 @@ def clinc_rows(path: Path) -> Iterator[Row]:
 
 
 def json_rows(path: Path) -> Iterator[Row]:
-    """{"text": ..., "label": ..., "split": ...} a line; blank lines are skipped, further keys are not read."""
+    """Rows of lines {"text": ..., "label": ..., "split": ...}; blank lines are skipped, further keys are not read."""
     for number, line in enumerate(_text(path).split("\n"), 1):
         place = f"{path}, line {number}"
         if not line.strip():
@@ -141,7 +141,7 @@ def json_rows(path: Path) -> Iterator[Row]:
 
 
 def csv_rows(path: Path, text: str = "text", label: str = "label") -> Iterator[Row]:
-    """Columns by the names in the first line, as many entries in every other; further columns are not read."""
+    """Rows of CSV, columns by the names in the first line, as many entries in every other; other columns are not read."""
     reader = csv.reader(StringIO(_text(path), newline=""), strict=True)
     try:
         header = next(reader, [])

@@ -282,7 +282,7 @@ def test_a_repeated_pool_offers_each_class_under_consecutive_places():
 
 def test_a_pool_of_some_classes_knows_where_their_images_are(tmp_path):
     found = prepare(tmp_path / "set")
-    pool = ClassPool.of(found, [False, True])
+    pool = ClassPool.of(found.names, found.counts, [False, True])
     assert (pool.names, pool.first.tolist(), pool.count.tolist()) == (("b",), [4], [2])
 
 
