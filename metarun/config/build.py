@@ -50,26 +50,30 @@ def build(cfg: DictConfig) -> Experiment:
 
 def build_task(cfg: DictConfig) -> TaskDistribution:
     """The task distribution alone. Raises ConfigError with every problem of its group."""
-    return _of_task(cfg, lambda call: call)
+    return _made(*_task_call(cfg))
 
 
 def sources_of(cfg: DictConfig) -> Sequence[Source]:
-    """The prepared arrays that the task reads, without preparing them or building it; none of other kinds of task."""
-
-    def sources(call: partial[Any]) -> Callable[..., Sequence[Source]]:
-        ask = getattr(call.func, "sources", lambda: ())  # of a ``PreparedTask``, or of a function that makes one
-        taken = inspect.signature(ask).parameters
-        return partial(ask, **{name: value for name, value in call.keywords.items() if name in taken})
-
-    return _of_task(cfg, sources)
+    """Sources of the prepared arrays that the task reads, which is not built; none of a task without any."""
+    call, given = _task_call(cfg)
+    sources = getattr(call.func, "sources", lambda: ())  # of a ``PreparedTask``, or of a function that makes one
+    taken = inspect.signature(sources).parameters
+    return _made(partial(sources, **{name: call.keywords[name] for name in taken if name in call.keywords}), given)
 
 
-def _of_task(cfg: DictConfig, what: Callable[[Any], Callable[..., Any]]) -> Any:
-    """What ``what`` the call that makes the task gives, when it is called."""
+def _task_call(cfg: DictConfig) -> tuple[Any, dict[str, Any]]:
+    """The call that makes the task, and what it is given in code. Raises ConfigError."""
     plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     call, problems = checked_call(plain["task"], "task", GIVEN["task"], TaskDistribution)
     problems += place_problems(plain)
-    made = None if problems else attempt(problems, "task", what(call), **_given_task(plain))
+    if problems or call is None:
+        raise ConfigError(problems)
+    return call, _given_task(plain)
+
+
+def _made(call: Callable[..., Any], given: dict[str, Any]) -> Any:
+    problems: list[str] = []
+    made = attempt(problems, "task", call, **given)
     if problems:
         raise ConfigError(problems)
     return made

@@ -17,24 +17,10 @@ from metarun.errors import DataError
 from metarun.tasks.image_classes import ImageData, image_task
 from metarun.tasks.pickles import load_arrays, load_pickle
 from metarun.tasks.published import Published, PublishedFile
-from metarun.tasks.store import ClassRows, Source
+from metarun.tasks.store import ClassRows
 
 SIDE = 32
 PARTS = ("meta", "train", "test")
-CIFAR100 = Published(
-    "CIFAR-100",
-    (
-        PublishedFile(
-            "cifar-100-python.tar.gz",
-            "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-            "eb9058c3a382ffc7106e4002c42a8d85",
-            num_classes=100,
-            num_examples=60000,
-        ),
-    ),
-    unpacked="cifar-100-python",
-    size="169 MB",
-)
 
 # Every other class is in "train".
 CIFAR_FS = {
@@ -52,13 +38,13 @@ FC100 = {
 @image_task
 def cifar_fs(data_root: str, download: bool) -> ImageData:
     """Colour images 32 x 32: CIFAR-100 by classes (64 / 16 / 20)."""
-    return ImageData("cifar_fs", images(Path(data_root), CIFAR100, download), partial(_splits, 1, CIFAR_FS))
+    return ImageData("cifar_fs", CIFAR100.source(data_root, download), partial(_splits, 1, CIFAR_FS))
 
 
 @image_task
 def fc100(data_root: str, download: bool) -> ImageData:
     """Colour images 32 x 32: CIFAR-100 by superclasses (60 / 20 / 20 classes)."""
-    return ImageData("fc100", images(Path(data_root), CIFAR100, download), partial(_splits, 0, FC100))
+    return ImageData("fc100", CIFAR100.source(data_root, download), partial(_splits, 0, FC100))
 
 
 def _splits(part: int, listed: dict[str, str], names: Sequence[str]) -> list[str]:
@@ -67,13 +53,9 @@ def _splits(part: int, listed: dict[str, str], names: Sequence[str]) -> list[str
     return [of.get(name.split("/")[part], "train") for name in names]
 
 
-def images(data_root: Path, release: Published, download: bool) -> Source:
-    """All of CIFAR-100, prepared as <data_root>/prepared/cifar-100; classes are named superclass/class."""
-    return release.source(data_root, "cifar-100", (3, SIDE, SIDE), download, read_images)
-
-
-def read_images(place: Path, expected: PublishedFile) -> ClassRows:
+def read(places: dict[Path, PublishedFile]) -> ClassRows:
     """Images of each class, from the archive or a folder of what is in it. Raises DataError unless all is as published."""
+    ((place, expected),) = places.items()
     try:
         yield from _classes(_records(place), expected)
     except (tarfile.TarError, EOFError, OSError, KeyError, ValueError, TypeError) as error:
@@ -112,3 +94,22 @@ def _classes(records: dict[str, Any], published: PublishedFile) -> ClassRows:
         members = np.flatnonzero(fine == c)
         ordered = sorted(members, key=lambda i: (files[i], data[i].tobytes()))
         yield name, data[ordered].reshape(-1, 3, SIDE, SIDE)
+
+
+CIFAR100 = Published(
+    "CIFAR-100",
+    (
+        PublishedFile(
+            "cifar-100-python.tar.gz",
+            "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+            "eb9058c3a382ffc7106e4002c42a8d85",
+            num_classes=100,
+            num_examples=60000,
+        ),
+    ),
+    name="cifar-100",
+    row_shape=(3, SIDE, SIDE),
+    read=read,
+    unpacked="cifar-100-python",
+    size="169 MB",
+)

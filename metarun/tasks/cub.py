@@ -16,33 +16,16 @@ from metarun.errors import DataError
 from metarun.tasks.image_classes import ImageData, image_task
 from metarun.tasks.image_files import decode
 from metarun.tasks.published import Published, PublishedFile
-from metarun.tasks.store import ClassRows, Source
+from metarun.tasks.store import ClassRows
 
 SIDE = 84
 MEMBER = re.compile(r"CUB_200_2011/images/(\d{3}\.[^/]+)/[^/]+\.jpg")
 
 
-CUB = Published(
-    "CUB",
-    (
-        PublishedFile(
-            "CUB_200_2011.tgz",
-            "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
-            "97eceeb196236b17998738112f37df78",
-            num_classes=200,
-            num_examples=11788,
-        ),
-    ),
-    unpacked="CUB_200_2011",
-    size="1.1 GB",
-    terms="The photos are for research and teaching that earns nothing.",
-)
-
-
 @image_task
 def cub(data_root: str, download: bool) -> ImageData:
     """Colour photos 84 x 84: CUB-200-2011, 100 / 50 / 50 kinds of birds."""
-    return ImageData("cub", photos(Path(data_root), CUB, download), lambda names: [*map(split_of, names)])
+    return ImageData("cub", CUB.source(data_root, download), lambda names: [*map(split_of, names)])
 
 
 def split_of(name: str) -> str:
@@ -51,13 +34,9 @@ def split_of(name: str) -> str:
     return "train" if number % 2 else "val" if number % 4 else "test"
 
 
-def photos(data_root: Path, release: Published, download: bool) -> Source:
-    """All photos, prepared as <data_root>/prepared/cub-84."""
-    return release.source(data_root, f"cub-{SIDE}", (3, SIDE, SIDE), download, read_photos)
-
-
-def read_photos(path: Path, expected: PublishedFile) -> ClassRows:
+def read(places: dict[Path, PublishedFile]) -> ClassRows:
     """Photos of each class in alphabetical order, from the archive or a folder of what is in it."""
+    ((path, expected),) = places.items()
     found = _of_folder(path) if path.is_dir() else _of_archive(path)
     numbers = len(found), sum(map(len, found.values()))
     if numbers != (expected.num_classes, expected.num_examples):
@@ -92,3 +71,23 @@ def _of_archive(path: Path) -> dict[str, dict[str, np.ndarray]]:
             f"{path} is not a whole archive: {error}. Delete it and download it again (task.download=true)."
         ) from error
     return found
+
+
+CUB = Published(
+    "CUB",
+    (
+        PublishedFile(
+            "CUB_200_2011.tgz",
+            "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
+            "97eceeb196236b17998738112f37df78",
+            num_classes=200,
+            num_examples=11788,
+        ),
+    ),
+    name=f"cub-{SIDE}",
+    row_shape=(3, SIDE, SIDE),
+    read=read,
+    unpacked="CUB_200_2011",
+    size="1.1 GB",
+    terms="The photos are for research and teaching that earns nothing.",
+)

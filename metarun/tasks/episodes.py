@@ -30,6 +30,7 @@ class PointSize(NamedTuple):
 
 
 Size = TypeVar("Size", EpisodeSize, PointSize)
+Shape = tuple[int, int]
 
 
 def sizes_by_split(test: Size, *training: int | None) -> dict[str, Size]:
@@ -134,12 +135,7 @@ def draw_examples(u: np.ndarray, pool: ClassPool, size: EpisodeSize) -> Draw:
 
 
 def uniforms(
-    seed: int,
-    stream: str,
-    indices: Sequence[int] | np.ndarray,
-    of_task: int,
-    query: tuple[int, int],
-    support: tuple[int, int],
+    seed: int, stream: str, indices: Sequence[int] | np.ndarray, of_task: int, query: Shape, support: Shape
 ) -> Draw:
     """Uniform numbers of generated episodes: ``task`` [B, of_task], ``query`` [B, *query] and ``support`` [B, *support].
 

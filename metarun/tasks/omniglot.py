@@ -4,7 +4,6 @@ Lake et al., Science 2015. Prepared as in MAML and ProtoNet: LANCZOS to 28 x 28,
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -14,7 +13,7 @@ from metarun.core import Draw, Episode
 from metarun.counter import uniform
 from metarun.tasks.episodes import ClassPool, EpisodeSize, check_pools, class_spec, draw_examples, sizes_by_split
 from metarun.tasks.images import class_major_batch, pixels_on, show_classes
-from metarun.tasks.omniglot_files import OMNIGLOT, SIDE, Scheme, characters, splits_of
+from metarun.tasks.omniglot_files import OMNIGLOT, SIDE, Scheme, splits_of
 from metarun.tasks.sources import PreparedTask
 from metarun.tasks.store import Source
 
@@ -55,7 +54,7 @@ class Omniglot(PreparedTask):
         self.split, self.trainval, self.rotations = split, trainval, rotations
         self.seed, self.device, self.dtype = seed, device, dtype
 
-        images = characters(Path(data_root), OMNIGLOT, download).prepared()
+        images = OMNIGLOT.source(data_root, download).prepared()
         self.prepared = (images,)
         members = {"test": {"test"}, "val": {"val"}, "train": {"train", "val"} if trainval else {"train"}}
         of_class = splits_of(split, images.names, OMNIGLOT.files[0].num_classes)
@@ -71,7 +70,7 @@ class Omniglot(PreparedTask):
 
     @staticmethod
     def sources(data_root: str, download: bool) -> list[Source]:
-        return [characters(Path(data_root), OMNIGLOT, download)]
+        return [OMNIGLOT.source(data_root, download)]
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
         """Numbers of classes [B, N] and images, support [B, N, K] and query [B, N, Q]; rotations [B, N] in quarter turns."""

@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
@@ -18,40 +19,12 @@ from PIL import Image
 from metarun.counter import uniform
 from metarun.errors import DataError
 from metarun.tasks.published import Published, PublishedFile
-from metarun.tasks.store import ClassRows, Source
+from metarun.tasks.store import ClassRows
 
 SIDE = 28
 PUBLISHED_SIDE = 105
+VAL_SHARE = {"maml": 100 / 1623, "maml_plus_plus": 50 / 1623}
 Scheme = Literal["vinyals", "maml", "maml_plus_plus", "background_evaluation"]
-
-URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
-# <stem>/<alphabet>/characterNN/<drawing>.png, 20 drawings of each character
-OMNIGLOT = Published(
-    "Omniglot",
-    (
-        PublishedFile(
-            "images_background.zip", f"{URL}/images_background.zip", "68d2efa1b9178cc56df9314c21c6e718", 964, 19280
-        ),
-        PublishedFile(
-            "images_evaluation.zip", f"{URL}/images_evaluation.zip", "6b91aef0f799c5bb55b94e3f2daec811", 659, 13180
-        ),
-    ),
-    folder="omniglot-py",
-)
-# <run>/training/classNN.png, <run>/test/itemNN.png and <run>/class_labels.txt, which pairs them
-RUNS = Published(
-    "Omniglot",
-    (
-        PublishedFile(
-            "one_shot/all_runs.zip",
-            f"{URL}/one-shot-classification/all_runs.zip",
-            "e8996daecdf12afeeb4a53a179f06b19",
-            400,
-            800,
-        ),
-    ),
-    folder="omniglot-py",
-)
 
 # The split of Vinyals et al. 2016, as released with Snell et al. 2017 (github.com/jakesnell/prototypical-networks):
 # 1028 / 172 / 423 characters. Whole alphabets, but for the last four characters of Gurmukhi.
@@ -88,46 +61,35 @@ def splits_of(split: Scheme, names: tuple[str, ...], num_background: int) -> lis
     return ["test" if r < num_test else "val" if r < num_test + num_val else "train" for r in ranks]
 
 
-VAL_SHARE = {"maml": 100 / 1623, "maml_plus_plus": 50 / 1623}
-
-
 # ------------------------------------------------------------------------------------------------------- the archives
 
 
-def characters(data_root: Path, release: Published, download: bool) -> Source:
-    """Drawings of every character, prepared as <data_root>/prepared/omniglot-28."""
-    return release.source(data_root, f"omniglot-{SIDE}", (SIDE, SIDE), download, read_characters)
+def read_characters(places: dict[Path, PublishedFile]) -> ClassRows:
+    """Characters of each archive in alphabetical order: "alphabet/characterNN", uint8 [num_drawings, 28, 28].
 
-
-def runs(data_root: Path, release: Published, download: bool) -> Source:
-    """Lake's runs, prepared as <data_root>/prepared/omniglot-runs-28: "run01/class01", its training and its test image."""
-    return release.source(data_root, f"omniglot-runs-{SIDE}", (SIDE, SIDE), download, read_runs)
-
-
-def read_characters(path: Path, published: PublishedFile) -> ClassRows:
-    """Characters of an archive in alphabetical order: "alphabet/characterNN", uint8 [num_drawings, 28, 28].
-
-    The archive is judged by what it holds and not by its md5: copies packed again are as good.
+    An archive is judged by what it holds and not by its md5: copies packed again are as good.
     """
-    with opened(path) as archive:
-        drawings = _drawings(archive, path.stem)
-        counts, count = {len(members) for members in drawings.values()}, published.num_examples // published.num_classes
-        if len(drawings) != published.num_classes or counts != {count}:
-            raise DataError(
-                f"it holds {len(drawings)} characters of {sorted(counts)} drawings each and must hold "
-                f"{published.num_classes} of {count}"
-            )
-        for name, members in sorted(drawings.items()):
-            yield name, _images(archive, members)
+    for path, expected in places.items():
+        with opened(path) as archive:
+            drawings, count = _drawings(archive, path.stem), expected.num_examples // expected.num_classes
+            counts = {len(members) for members in drawings.values()}
+            if len(drawings) != expected.num_classes or counts != {count}:
+                raise DataError(
+                    f"it holds {len(drawings)} characters of {sorted(counts)} drawings each and must hold "
+                    f"{expected.num_classes} of {count}"
+                )
+            for name, members in sorted(drawings.items()):
+                yield name, _images(archive, members)
 
 
-def read_runs(path: Path, published: PublishedFile) -> ClassRows:
+def read_runs(places: dict[Path, PublishedFile]) -> ClassRows:
     """Classes of the runs in order: "run01/class01", uint8 [2, 28, 28]: what is learned from, what is to be known."""
+    ((path, expected),) = places.items()
     with opened(path) as archive:
         lists = sorted(name for name in archive.namelist() if name.endswith("/class_labels.txt"))
         pairs = [line.split()[::-1] for name in lists for line in archive.read(name).decode().splitlines()]
-        if len(pairs) != published.num_classes:
-            raise DataError(f"it pairs {len(pairs)} images and must pair {published.num_classes}")
+        if len(pairs) != expected.num_classes:
+            raise DataError(f"it pairs {len(pairs)} images and must pair {expected.num_classes}")
         for training, test in sorted(pairs):
             yield training.removesuffix(".png").replace("/training", ""), _images(archive, [training, test])
 
@@ -175,3 +137,31 @@ def _image(content: bytes, name: str) -> np.ndarray:
             raise DataError(f"{name} has {image.size} pixels and must have {(PUBLISHED_SIDE, PUBLISHED_SIDE)}")
         small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     return 255 - np.asarray(small)
+
+
+URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
+# <stem>/<alphabet>/characterNN/<drawing>.png, 20 drawings of each character
+OMNIGLOT = Published(
+    "Omniglot",
+    (
+        PublishedFile(
+            "images_background.zip", f"{URL}/images_background.zip", "68d2efa1b9178cc56df9314c21c6e718", 964, 19280
+        ),
+        PublishedFile(
+            "images_evaluation.zip", f"{URL}/images_evaluation.zip", "6b91aef0f799c5bb55b94e3f2daec811", 659, 13180
+        ),
+    ),
+    name=f"omniglot-{SIDE}",
+    row_shape=(SIDE, SIDE),
+    read=read_characters,
+    folder="omniglot-py",
+)
+# <run>/training/classNN.png, <run>/test/itemNN.png and <run>/class_labels.txt, which pairs them
+ALL_RUNS = PublishedFile(
+    "one_shot/all_runs.zip",
+    f"{URL}/one-shot-classification/all_runs.zip",
+    "e8996daecdf12afeeb4a53a179f06b19",
+    num_classes=400,
+    num_examples=800,
+)
+RUNS = replace(OMNIGLOT, files=(ALL_RUNS,), name=f"omniglot-runs-{SIDE}", read=read_runs)

@@ -6,7 +6,6 @@ person, one of each. Training and validation episodes are of the background alph
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from metarun.core import Draw, Episode
 from metarun.tasks.images import class_major_batch, pixels_on, show_classes
 from metarun.tasks.omniglot import Omniglot
-from metarun.tasks.omniglot_files import RUNS, runs
+from metarun.tasks.omniglot_files import RUNS
 from metarun.tasks.sources import PreparedTask
 from metarun.tasks.store import Source
 
@@ -62,14 +61,14 @@ class OmniglotLake(PreparedTask):
             dtype=dtype,
             data_root=data_root,
         )
-        self.runs = runs(Path(data_root), RUNS, download).prepared()
+        self.runs = RUNS.source(data_root, download).prepared()
         self.prepared = (*self.background.prepared, self.runs)
         self.spec = replace(self.background.spec, num_test_tasks=len(self.runs.names) // WAYS)
         self.pixels, self.dtype = pixels_on(device, self.runs.rows[:, None]), dtype
 
     @staticmethod
     def sources(data_root: str, download: bool) -> list[Source]:
-        return [*Omniglot.sources(data_root, download), runs(Path(data_root), RUNS, download)]
+        return [*Omniglot.sources(data_root, download), RUNS.source(data_root, download)]
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
         """The draw of Omniglot; of the test split classes [B, 20], support and query [B, 20, 1] are places in the runs."""

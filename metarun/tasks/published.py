@@ -1,15 +1,12 @@
-"""Data sets that somebody publishes: their files, where they are looked for, and what is said where they are missing."""
+"""Data sets that somebody publishes: files, where they are looked for, a reader, and the message where they are missing."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from metarun.tasks.download import fetch
 from metarun.tasks.store import ClassRows, Source
-
-T = TypeVar("T")
 
 
 class PublishedFile(NamedTuple):
@@ -24,48 +21,49 @@ class PublishedFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Published:
-    """Files of a data set in ``folder``, both below the data root; ``unpacked``, a folder of what is in them, is as good."""
+    """A data set as it was published, of which ``read`` makes arrays to be kept as <data_root>/prepared/<name>.
+
+    Its files are looked for in ``folder`` below the data root; ``unpacked``, a folder of what is in them, is as good.
+    """
 
     title: str
     files: tuple[PublishedFile, ...]
+    name: str
+    row_shape: tuple[int, ...]
+    read: Callable[[dict[Path, PublishedFile]], ClassRows]  # of what lies where
     folder: str = ""
     unpacked: str = ""
     size: str = ""  # of the download, where it is large
     terms: str = ""  # a sentence
 
-    def source(
-        self,
-        data_root: Path,
-        name: str,
-        row_shape: tuple[int, ...],
-        download: bool,
-        read_file: Callable[[Path, PublishedFile], ClassRows],
-    ) -> Source:
-        """The classes that ``read_file`` finds in each file, kept as <data_root>/prepared/<name>."""
-        read, missing = partial(self.read, data_root, read_file), partial(self.missing, data_root, download)
-        return Source(data_root / "prepared" / name, row_shape, read, missing)
+    def source(self, data_root: str | Path, download: bool) -> Source:
+        """Source of the arrays. Files that are missing are downloaded where that is allowed."""
+        folder = Path(data_root) / self.folder
+        whole = folder / self.unpacked if self.unpacked else None
 
-    def missing(self, data_root: Path, download: bool) -> str:
-        """Message of what is neither there nor to be downloaded, and where to get it; empty where nothing is missing."""
-        folder = data_root / self.folder
-        lacking = [file for file in self.files if not (folder / file.name).is_file()]
-        if download or not lacking or (self.unpacked and (folder / self.unpacked).is_dir()):
+        def missing() -> str:
+            return "" if download or (whole and whole.is_dir()) else self.missing_in(folder)
+
+        def read() -> ClassRows:
+            if whole and whole.is_dir():
+                return self.read({whole: self.files[0]})
+            for file in self.files:
+                fetch(file.url, file.md5, folder / file.name)
+            return self.read({folder / file.name: file for file in self.files})
+
+        return Source(Path(data_root) / "prepared" / self.name, self.row_shape, read, missing)
+
+    def missing_in(self, folder: Path) -> str:
+        """Message of which files are not in ``folder``, and where to get them; empty where all are."""
+        missing = [file for file in self.files if not (folder / file.name).is_file()]
+        if not missing:
             return ""
-        names, urls = (" and ".join(column) for column in zip(*(file[:2] for file in lacking), strict=True))
-        size, unpacked = f" ({self.size})", f", or what is in it unpacked as {folder / self.unpacked}"
+        names, urls = " and ".join(file.name for file in missing), " and ".join(file.url for file in missing)
+        size = f" ({self.size})" if self.size else ""
+        unpacked = f", or what is in it unpacked as {folder / self.unpacked}" if self.unpacked else ""
+        terms = f" {self.terms}" if self.terms else ""
         return (
-            f"{self.title} needs {names}{size * bool(self.size)} in {folder}{unpacked * bool(self.unpacked)}. To download "
-            f"there: metarun ... task.download=true. Or put {urls} there yourself, or name the folder that holds "
-            f"{self.folder or names.split('/')[0]} with data_root (or METARUN_DATA).{f' {self.terms}' * bool(self.terms)}"
+            f"{self.title} needs {names}{size} in {folder}{unpacked}. To download there: metarun ... task.download=true. Or "
+            f"put {urls} there yourself, or name the folder that holds {self.folder or names.split('/')[0]} with data_root "
+            f"(or METARUN_DATA).{terms}"
         )
-
-    def read(self, data_root: Path, read_file: Callable[[Path, PublishedFile], Iterator[T]]) -> Iterator[T]:
-        """All that ``read_file`` finds in each file, or in the unpacked folder; missing files are downloaded first."""
-        folder = data_root / self.folder
-        if self.unpacked and (folder / self.unpacked).is_dir():
-            yield from read_file(folder / self.unpacked, self.files[0])
-            return
-        for file in self.files:
-            fetch(file.url, file.md5, folder / file.name)
-        for file in self.files:
-            yield from read_file(folder / file.name, file)

@@ -10,7 +10,6 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -18,44 +17,21 @@ from typing import Any
 from metarun.errors import DataError, MissingDataError
 from metarun.tasks.published import Published, PublishedFile
 from metarun.tasks.splits import SPLITS
-from metarun.tasks.store import Source
+from metarun.tasks.store import ClassRows, Source
 from metarun.tasks.text import TextData, text_task
 from metarun.tasks.text_sets import Row, class_rows, plain
-
-CLINC150 = Published(
-    "CLINC150",
-    (
-        PublishedFile(
-            "clinc150/data_full.json",
-            "https://raw.githubusercontent.com/clinc/oos-eval/master/data/data_full.json",
-            "30c29dc6ab78edf3b5dfa640be204cde",
-            num_classes=150,
-            num_examples=22500,
-        ),
-    ),
-)
-BANKING77_URL = "https://raw.githubusercontent.com/PolyAI-LDN/task-specific-datasets/master/banking_data"
-BANKING77 = Published(
-    "Banking77",
-    (
-        PublishedFile(
-            "banking77/train.csv", f"{BANKING77_URL}/train.csv", "cec64185f4197906aabce0781ef9a19b", 77, 10003
-        ),
-        PublishedFile("banking77/test.csv", f"{BANKING77_URL}/test.csv", "8dcd9dc31b686c75ec1f24bf23c140cb", 77, 3080),
-    ),
-)
 
 
 @text_task
 def clinc150(data_root: str, download: bool) -> TextData:
     """Sentences in 150 intents: CLINC150, said to a voice assistant (CC BY 3.0)."""
-    return published_texts(CLINC150, Path(data_root), download, clinc_rows)
+    return TextData("clinc150", CLINC150.source(data_root, download))
 
 
 @text_task
 def banking77(data_root: str, download: bool) -> TextData:
     """Sentences in 77 intents: Banking77, written to a bank (CC BY 4.0)."""
-    return published_texts(BANKING77, Path(data_root), download, lambda path: csv_rows(path, "text", "category"))
+    return TextData("banking77", BANKING77.source(data_root, download))
 
 
 @text_task
@@ -77,38 +53,27 @@ def text_jsonl(data_root: str, path: str) -> TextData:
     return TextData("text_jsonl", Source(folder, (), lambda: class_rows(read(file), path)))
 
 
-def published_texts(
-    release: Published, data_root: Path, download: bool, rows: Callable[[Path], Iterator[Row]]
-) -> TextData:
-    """All sentences of the release, prepared as <data_root>/prepared/<name>."""
-    again = f"This is not {release.title} as published: delete the file and download it again (task.download=true)."
+def published(title: str, files: tuple[PublishedFile, ...], rows: Callable[[Path], Iterator[Row]]) -> Published:
+    """The sentences of these files, which ``rows`` reads."""
+    again = f"This is not {title} as published: delete the file and download it again (task.download=true)."
 
-    def checked(path: Path, published: PublishedFile) -> Iterator[Row]:
+    def checked(path: Path, expected: PublishedFile) -> list[Row]:
         try:
             found = [*rows(path)]
         except DataError as error:
             raise DataError(f"{error} {again}") from error
-        held, expected = (
-            (len({row.label for row in found}), len(found)),
-            (published.num_classes, published.num_examples),
-        )
-        if held != expected:
+        held = len({row.label for row in found}), len(found)
+        if held != (expected.num_classes, expected.num_examples):
             raise DataError(
-                f"{path} holds {held[0]} classes and {held[1]} sentences, but {release.title} has {expected[0]} and "
-                f"{expected[1]}. {again}"
+                f"{path} holds {held[0]} classes and {held[1]} sentences, but {title} has {expected.num_classes} and "
+                f"{expected.num_examples}. {again}"
             )
-        yield from found
+        return found
 
-    name = release.title.lower()
-    return TextData(
-        name,
-        Source(
-            data_root / "prepared" / name,
-            (),
-            lambda: class_rows(release.read(data_root, checked), release.title),
-            partial(release.missing, data_root, download),
-        ),
-    )
+    def read(places: dict[Path, PublishedFile]) -> ClassRows:
+        return class_rows((row for path, expected in places.items() for row in checked(path, expected)), title)
+
+    return Published(title, files, name=title.lower(), row_shape=(), read=read)
 
 
 # ------------------------------------------------------------------------------------------------------------ reading
@@ -199,3 +164,27 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+CLINC150 = published(
+    "CLINC150",
+    (
+        PublishedFile(
+            "clinc150/data_full.json",
+            "https://raw.githubusercontent.com/clinc/oos-eval/master/data/data_full.json",
+            "30c29dc6ab78edf3b5dfa640be204cde",
+            num_classes=150,
+            num_examples=22500,
+        ),
+    ),
+    clinc_rows,
+)
+URL = "https://raw.githubusercontent.com/PolyAI-LDN/task-specific-datasets/master/banking_data"
+BANKING77 = published(
+    "Banking77",
+    (
+        PublishedFile("banking77/train.csv", f"{URL}/train.csv", "cec64185f4197906aabce0781ef9a19b", 77, 10003),
+        PublishedFile("banking77/test.csv", f"{URL}/test.csv", "8dcd9dc31b686c75ec1f24bf23c140cb", 77, 3080),
+    ),
+    lambda path: csv_rows(path, "text", "category"),
+)

@@ -14,7 +14,7 @@ import torch
 from metarun.errors import DataError, MissingDataError
 from metarun.evaluation.episodes import manifest
 from metarun.tasks import cifar
-from metarun.tasks.cifar import CIFAR100, cifar_fs, fc100, images
+from metarun.tasks.cifar import CIFAR100, cifar_fs, fc100
 from metarun.tasks.store import Prepared
 from tests.tasks.pictures_of import DAMAGES, arguments, left, limit
 
@@ -22,7 +22,7 @@ TINY = replace(CIFAR100, files=(CIFAR100.files[0]._replace(num_examples=200),))
 
 
 def prepared(data_root: Path) -> Prepared:
-    return images(data_root, TINY, download=False).prepared()
+    return TINY.source(data_root, download=False).prepared()
 
 
 def names() -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from metarun.errors import DataError, MissingDataError
-from metarun.tasks.cub import CUB, cub, photos, split_of
+from metarun.tasks.cub import CUB, cub, split_of
 from metarun.tasks.published import Published
 from metarun.tasks.store import Prepared
 from tests.tasks.pictures_of import DAMAGES, arguments, colour, left, picture
@@ -18,7 +18,7 @@ TINY = replace(CUB, files=(CUB.files[0]._replace(num_classes=8, num_examples=20)
 
 
 def prepared(data_root: Path, release: Published = TINY, download: bool = False) -> Prepared:
-    return photos(data_root, release, download).prepared()
+    return release.source(data_root, download).prepared()
 
 
 def write(root: Path) -> Path:

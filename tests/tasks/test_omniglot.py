@@ -17,7 +17,7 @@ from PIL import Image
 from metarun.errors import DataError, MissingDataError
 from metarun.evaluation.episodes import manifest
 from metarun.tasks.omniglot import Omniglot
-from metarun.tasks.omniglot_files import OMNIGLOT, RUNS, characters, runs, splits_of, vinyals
+from metarun.tasks.omniglot_files import OMNIGLOT, RUNS, splits_of, vinyals
 from metarun.tasks.omniglot_lake import OmniglotLake
 from metarun.tasks.published import Published, PublishedFile
 from metarun.tasks.store import Prepared
@@ -71,7 +71,7 @@ TWO_RUNS = replace(RUNS, files=(RUNS.files[0]._replace(num_classes=40, num_examp
 
 
 def prepared(data_root: Path, release: Published = OMNIGLOT, download: bool = False) -> Prepared:
-    return characters(data_root, release, download).prepared()
+    return release.source(data_root, download).prepared()
 
 
 def write_runs(path: Path, num_classes: int = 20) -> None:
@@ -113,7 +113,7 @@ def prepared_root(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("omniglot")
     tiny = tiny_release(folder / "omniglot-py")
     prepared(folder, tiny)
-    runs(folder, TWO_RUNS, download=False).prepared()
+    TWO_RUNS.source(folder, download=False).prepared()
     return folder
 
 
@@ -469,7 +469,7 @@ def lake(root: Path, **changed) -> OmniglotLake:
 
 
 def test_a_run_pairs_each_training_image_with_the_test_image_that_its_list_names(root, release):
-    images = runs(root, TWO_RUNS, download=False).prepared()
+    images = TWO_RUNS.source(root, download=False).prepared()
     assert images.names[:2] == ("run01/class01", "run01/class02")
     assert (len(images.names), set(images.counts)) == (40, {2})
     whole = np.asarray(Image.open(BytesIO(png("run02class03.png", 1))))  # True is paper
@@ -482,7 +482,7 @@ def test_runs_with_a_class_missing_are_refused(root, release):
     with pytest.raises(
         DataError, match=r"all_runs.zip is not a whole Omniglot archive: it pairs 38 images and must pair 40"
     ):
-        runs(root, TWO_RUNS, download=False).prepared()
+        TWO_RUNS.source(root, download=False).prepared()
 
 
 @pytest.mark.data

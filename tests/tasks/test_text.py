@@ -28,7 +28,7 @@ from metarun.tasks.store import Source
 from metarun.tasks.text import TextClasses
 from metarun.tasks.text_features import Hashed, Tokens, words
 from metarun.tasks.text_sets import Row, TextSet, class_rows, text_set
-from metarun.tasks.text_sources import CLINC150, banking77, clinc150, clinc_rows, published_texts, text_jsonl
+from metarun.tasks.text_sources import CLINC150, banking77, clinc150, text_jsonl
 from tests.composing import experiment
 from tests.running import metarun, read, scores
 
@@ -423,14 +423,14 @@ def release(tmp_path) -> Published:
 
 
 def test_out_of_scope_sentences_are_left_out_and_parts_joined(tmp_path, release):
-    found = text_set(published_texts(release, tmp_path, True, clinc_rows).source.prepared())
+    found = text_set(release.source(tmp_path, download=True).prepared())
     assert found.names == ("a", "b", "c")
     assert found.counts.tolist() == [9, 9, 9]
 
 
 def test_missing_files_are_an_error_that_says_which_where_and_how_to_get_them(tmp_path, release):
     with pytest.raises(MissingDataError, match=r"needs .*clinc150.data_full.json.*task.download=true.*METARUN_DATA"):
-        published_texts(release, tmp_path, False, clinc_rows).source.prepared()
+        release.source(tmp_path, download=False).prepared()
     assert not (tmp_path / "prepared").exists()
 
 
@@ -445,7 +445,7 @@ def test_another_file_is_an_error_that_names_it_and_leaves_nothing(tmp_path, rel
     with pytest.raises(
         DataError, match=r"data_full.json.*not CLINC150 as published: delete the file and download it again"
     ):
-        published_texts(release, tmp_path, False, clinc_rows).source.prepared()
+        release.source(tmp_path, download=False).prepared()
     assert not [p for p in (tmp_path / "prepared").iterdir() if not p.name.endswith(".lock")]
 
 
