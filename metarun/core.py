@@ -35,7 +35,7 @@ class Episode(NamedTuple):
     """One task's data. Not generic at run time: vmap must see a plain named tuple on every supported Python.
 
     ``classes``: what the labels 0 ... N-1 of a training episode are among all training classes [N], where a task
-    distribution has a fixed number of them (``num_train_classes``); an empty tuple elsewhere.
+    distribution has a fixed number of them (``TaskSpec.num_train_classes``); an empty tuple elsewhere.
     """
 
     support: Any
@@ -43,8 +43,9 @@ class Episode(NamedTuple):
     classes: Any = ()
 
 
-class TaskDistribution(ABC):
-    """Numbered episodes of the splits ``train``, ``val`` and ``test``; number i of a split is always the same episode."""
+@dataclass(frozen=True)
+class TaskSpec:
+    """Shapes, classes and score of a task distribution's episodes: all that networks and learners must know of it."""
 
     input_shape: tuple[int, ...]
     num_outputs: int
@@ -55,6 +56,12 @@ class TaskDistribution(ABC):
     num_train_classes: int | None = None  # classes that training episodes are drawn from; None: no fixed number
     num_tokens: int | None = None  # inputs are integers below it; None: they are floats
     vocabulary: str | None = None  # a name for what these integers stand for; equal for equal numbering
+
+
+class TaskDistribution(ABC):
+    """Numbered episodes of the splits ``train``, ``val`` and ``test``; number i of a split is always the same episode."""
+
+    spec: TaskSpec
     frozen: nn.Module | None = None  # features without training, scored by their nearest class means at the final test
 
     @abstractmethod

@@ -156,7 +156,7 @@ def picture(task: TaskDistribution, split: str, indices: Sequence[int]) -> "Figu
     if own := task.show(split, indices):
         return own
     episodes, titles = task.sample(split, indices), [f"{split} episode {index}" for index in indices]
-    num_ways = task.train_num_ways if split == "train" else task.num_ways
-    if num_ways is not None and len(task.input_shape) == 3:
+    num_ways = task.spec.train_num_ways if split == "train" else task.spec.num_ways
+    if num_ways is not None and len(task.spec.input_shape) == 3:
         return class_figure(episodes, titles, [["class"] * num_ways] * len(titles))
     return numbers_figure(episodes, titles)

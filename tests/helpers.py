@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metarun.config.build import take_theta
+from metarun.config.experiment import take_theta
 from metarun.core import Batch, Episode, FewShotLearner, MetaLearner, Params
 from metarun.meta_learners.anil import ANIL
 from metarun.meta_learners.maml import MAML

@@ -152,7 +152,7 @@ def scores(x: Experiment, theta: Any, num_tasks: int) -> Tensor:
             rows.append([score(o.detach(), episode.query.y) for o in WRITTEN_OUT[name](learner, theta, episode)])
         else:
             metrics = learner.query_loss(learner.adapt(theta, episode.support), episode.query)[1]
-            rows.append([metrics[x.task.objective.score_name].item()])
+            rows.append([metrics[x.task.spec.objective.score_name].item()])
     return torch.tensor(rows, dtype=torch.float64)
 
 

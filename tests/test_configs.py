@@ -142,7 +142,7 @@ def test_every_task_builds_and_gives_episodes(option, request):
     for split in ("train", "val", "test"):
         support, query, _ = task.sample(split, [0, 7])
         assert len(support.x) == len(query.x) == 2
-        assert support.x.shape[2:] == query.x.shape[2:] == task.input_shape
+        assert support.x.shape[2:] == query.x.shape[2:] == task.spec.input_shape
 
 
 @pytest.mark.parametrize("option", options("evaluation"))

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarun.core import Batch, Draw, Episode, MetaLearner, TaskDistribution
+from metarun.core import Batch, Draw, Episode, MetaLearner, TaskDistribution, TaskSpec
 from metarun.evaluation import episodes as episodes_module
 from metarun.evaluation.calibration import calibrated
 from metarun.evaluation.episodes import chunks, manifest, tasks_at_a_time
@@ -103,7 +103,7 @@ class Stepless(MetaLearner):
 class Counting(TaskDistribution):
     """Episode i of any split holds the number i; it notes which splits were asked for."""
 
-    input_shape, num_outputs, objective = (1,), 1, SQUARED_ERROR
+    spec = TaskSpec(input_shape=(1,), num_outputs=1, objective=SQUARED_ERROR)
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, list[int]]] = []

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metarun.config.build import take_theta
+from metarun.config.experiment import take_theta
 from metarun.core import Batch, Episode, surrogate
 from metarun.meta_learners.anil import ANIL
 from metarun.meta_learners.maml import MAML

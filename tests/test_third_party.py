@@ -16,15 +16,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from metarun.core import Batch, Episode, FewShotLearner, TaskDistribution
+from metarun.core import Batch, Episode, FewShotLearner, TaskDistribution, TaskSpec
 from metarun.objectives import SQUARED_ERROR
 from metarun.counter import uniform
 
 
 class Line(TaskDistribution):
-    input_shape = (1,)
-    num_outputs = 1
-    objective = SQUARED_ERROR
+    spec = TaskSpec(input_shape=(1,), num_outputs=1, objective=SQUARED_ERROR)
 
     def __init__(self, num_shots: int, num_queries: int, seed, device, dtype):
         self.num_shots, self.num_queries, self.seed, self.device, self.dtype = num_shots, num_queries, seed, device, dtype

@@ -92,7 +92,7 @@ def _for_split(experiment: Experiment, split: str) -> Experiment:
     if split != "train":
         return experiment
     flexible = "num_ways" in hyperparameters(experiment.test_learner)
-    ways = {"num_ways": experiment.task.train_num_ways} if flexible else {}
+    ways = {"num_ways": experiment.task.spec.train_num_ways} if flexible else {}
     learner = replace(experiment.test_learner, **ways)  # type: ignore[type-var]
     return replace(experiment, suite=Suite(experiment.suite.own._replace(learner=learner), {}))
 

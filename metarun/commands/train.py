@@ -148,7 +148,9 @@ def _steps_made(folder: RunFolder, experiment: Experiment) -> int:
 
 def _nothing_to_do(folder: RunFolder, experiment: Experiment) -> float:
     try:
-        score = json.loads((folder.path / "results.json").read_text())[f"test/{experiment.task.objective.score_name}"]
+        score = json.loads((folder.path / "results.json").read_text())[
+            f"test/{experiment.task.spec.objective.score_name}"
+        ]
     except (FileNotFoundError, ValueError, KeyError) as error:
         raise MetarunError(
             f"the run {folder.path} is complete, but its results.json is gone or damaged. Score it again with: metarun "
@@ -176,7 +178,7 @@ def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
         report.say(f"run folder: {folder.path}{continued}")
         scores = _guarded(experiment, report, resume_step, stop)
     report.finished(scores)
-    return scores[experiment.task.objective.score_name].mean
+    return scores[experiment.task.spec.objective.score_name].mean
 
 
 def _guarded(experiment: Experiment, report: Reporter, resume_step: int, stop: StopRequest) -> dict[str, Estimate]:

@@ -1,7 +1,8 @@
 """From a configuration to the objects of a run. The only module that turns config nodes into objects."""
 
+import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,12 +21,13 @@ from metarun.config.checks import (
     step_problems,
     token_problems,
 )
-from metarun.config.experiment import Experiment, optimizer_of
-from metarun.core import MetaLearner, Params, TaskDistribution
+from metarun.config.experiment import Experiment, optimizer_of, take_theta
+from metarun.core import MetaLearner, TaskDistribution
 from metarun.errors import ConfigError
 from metarun.evaluation.eval_mode import modules_of
 from metarun.evaluation.suite import Scored, Suite, learner_for, scored_elsewhere
 from metarun.execution.execution import Eager
+from metarun.tasks.store import Source
 from metarun.trees import leaf_names, tree_leaves
 
 
@@ -48,13 +50,33 @@ def build(cfg: DictConfig) -> Experiment:
 
 def build_task(cfg: DictConfig) -> TaskDistribution:
     """The task distribution alone. Raises ConfigError with every problem of its group."""
+    return _made(*_task_call(cfg))
+
+
+def sources_of(cfg: DictConfig) -> Sequence[Source]:
+    """Sources of the prepared arrays that the task reads, which is not built; none of a task without any."""
+    call, given = _task_call(cfg)
+    sources = getattr(call.func, "sources", lambda: ())  # of a ``PreparedTask``, or of a function that makes one
+    taken = inspect.signature(sources).parameters
+    return _made(partial(sources, **{name: call.keywords[name] for name in taken if name in call.keywords}), given)
+
+
+def _task_call(cfg: DictConfig) -> tuple[Any, dict[str, Any]]:
+    """The call that makes the task, and what it is given in code. Raises ConfigError."""
     plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     call, problems = checked_call(plain["task"], "task", GIVEN["task"], TaskDistribution)
     problems += place_problems(plain)
-    task = None if problems else attempt(problems, "task", call, **_given_task(plain))
-    if problems or task is None:
+    if problems or call is None:
         raise ConfigError(problems)
-    return task
+    return call, _given_task(plain)
+
+
+def _made(call: Callable[..., Any], given: dict[str, Any]) -> Any:
+    problems: list[str] = []
+    made = attempt(problems, "task", call, **given)
+    if problems:
+        raise ConfigError(problems)
+    return made
 
 
 def check(cfg: DictConfig) -> list[str]:
@@ -117,15 +139,16 @@ def _assemble(
         torch.cuda.set_device(device)  # streams and CUDA graphs are those of the current one
     torch.manual_seed(plain["seed"])
     problems += token_problems(task, calls)
-    shapes = {"input_shape": task.input_shape, "num_outputs": task.num_outputs, "num_tokens": task.num_tokens}
-    base_learner = None if problems else attempt(problems, "base_learner", calls["base_learner"], **shapes)
+    known = {**vars(task.spec), "num_ways": task.spec.train_num_ways}
+    given = {name: known[name] for name in GIVEN["base_learner"]}
+    base_learner = None if problems else attempt(problems, "base_learner", calls["base_learner"], **given)
     if base_learner is None:
         raise ConfigError(problems)
     base_learner.to(device, getattr(torch, plain["dtype"]))
-    shapes |= {"base_learner": base_learner, "objective": task.objective, "num_ways": task.train_num_ways}
-    shapes |= {"num_train_classes": task.num_train_classes}
     problems += learner_problems(task, calls["meta_learner"])
-    learner = None if problems else attempt(problems, "meta_learner", calls["meta_learner"], **shapes)
+    known["base_learner"] = base_learner
+    given = {name: known[name] for name in GIVEN["meta_learner"]}
+    learner = None if problems else attempt(problems, "meta_learner", calls["meta_learner"], **given)
     problems += [] if learner is None else step_problems(learner, plain["evaluation"]["inner_steps"])
     if problems or learner is None:
         raise ConfigError(problems)
@@ -148,7 +171,7 @@ def _experiment(
     evaluation = plain["evaluation"]
     test_learner = learner_for(task, learner, evaluation["inner_steps"])
     test_steps = getattr(test_learner, "inner_steps", None)
-    own = task.num_test_tasks or evaluation["num_tasks"]
+    own = task.spec.num_test_tasks or evaluation["num_tasks"]
     protocol = {group: plain[group] for group in ("task", "base_learner", "meta_learner")}
     protocol |= {"inner_steps": test_steps, "seed": plain["seed"], "data": task.fingerprint()}
     return Experiment(
@@ -187,19 +210,6 @@ def _trial(calls: dict[str, Callable[..., Any]], device: torch.device, dtype: to
         scheduler = attempt(problems, "scheduler", calls.get("scheduler"), optimizer=optimizer)
         problems += [] if scheduler is None else scheduler_problems(scheduler, calls["scheduler"])
     return problems
-
-
-def take_theta(learner: MetaLearner) -> Params:
-    """Take theta_0 out of a learner: its networks' parameters, but for those ``outside_theta``, move to the meta device.
-
-    A forward pass that forgets ``functional_call`` then raises, instead of silently using stale weights. Buffers stay.
-    """
-    theta = learner.init()
-    outside = [getattr(learner, name) for name in learner.outside_theta]
-    for child in (child for module in modules_of(learner) if module not in outside for child in module.modules()):
-        for name, p in child.named_parameters(recurse=False):
-            setattr(child, name, nn.Parameter(p.to("meta"), requires_grad=p.requires_grad))
-    return theta
 
 
 def _check_rates(experiment: Experiment) -> None:

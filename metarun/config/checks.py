@@ -88,7 +88,7 @@ def device_problems(name: Any) -> list[str]:
 
 def token_problems(task: TaskDistribution, calls: dict[str, Callable[..., Any]]) -> list[str]:
     """Problems of networks that do not ask for ``num_tokens``, where the task's inputs are tokens."""
-    if task.num_tokens is None:
+    if task.spec.num_tokens is None:
         return []
     learner = calls["meta_learner"]
     parts = learner.keywords.items() if isinstance(learner, partial) else ()
@@ -108,14 +108,14 @@ def learner_problems(task: TaskDistribution, learner: Callable[..., Any]) -> lis
     target = learner.func if isinstance(learner, partial) else learner
     declared = target if inspect.isclass(target) and issubclass(target, MetaLearner) else MetaLearner
     name, kind, problems = name_of(learner), type(task).__name__, []
-    if task.num_ways is None and not declared.regresses:
+    if task.spec.num_ways is None and not declared.regresses:
         problems.append(f"meta_learner: {name} classifies, but the task {kind} has no classes.")
-    if task.num_ways != task.train_num_ways and not declared.any_ways:
+    if task.spec.num_ways != task.spec.train_num_ways and not declared.any_ways:
         problems.append(
-            f"task.train_num_ways is {task.train_num_ways} and task.num_ways is {task.num_ways}, but the head of "
+            f"task.train_num_ways is {task.spec.train_num_ways} and task.num_ways is {task.spec.num_ways}, but the head of "
             f"{name} has a fixed number of classes; leave task.train_num_ways at null."
         )
-    if task.num_train_classes is None and declared.needs_train_classes:
+    if task.spec.num_train_classes is None and declared.needs_train_classes:
         problems.append(f"meta_learner: {name} learns to tell all training classes apart, but {kind} has no fixed set.")
     return problems
 

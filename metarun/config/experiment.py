@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metarun.core import MetaLearner, Params, TaskDistribution
 from metarun.errors import ConfigError
+from metarun.evaluation.eval_mode import modules_of
 from metarun.evaluation.scoring import Evaluator, Subject
 from metarun.evaluation.suite import Suite
 from metarun.execution.execution import Eager, Execution
@@ -71,3 +72,16 @@ def optimizer_of(experiment: Experiment, leaves: list[Tensor], names: list[str])
     rates = {"": 1.0, **experiment.rates}
     groups = {part: [leaf for leaf, its in zip(leaves, parts, strict=True) if its == part] for part in rates}
     return experiment.optimizer([{"params": group, "lr": lr * rates[part]} for part, group in groups.items() if group])
+
+
+def take_theta(learner: MetaLearner) -> Params:
+    """Take theta_0 out of a learner: its networks' parameters, but for those ``outside_theta``, move to the meta device.
+
+    A forward pass that forgets ``functional_call`` then raises, instead of silently using stale weights. Buffers stay.
+    """
+    theta = learner.init()
+    outside = [getattr(learner, name) for name in learner.outside_theta]
+    for child in (child for module in modules_of(learner) if module not in outside for child in module.modules()):
+        for name, p in child.named_parameters(recurse=False):
+            setattr(child, name, nn.Parameter(p.to("meta"), requires_grad=p.requires_grad))
+    return theta

@@ -46,7 +46,7 @@ class Pendulum(System):
         return mass * length * (length * v[..., 0] ** 2 / 2 + G * q[..., 0].cos())
 
     def start(self, u: Tensor) -> Tensor:
-        """Make a start that hangs up to 0.1 rad aside, at rest."""
+        """States that hang up to 0.1 rad aside, at rest."""
         return torch.stack([math.pi + 0.2 * (u[..., 0] - 0.5), torch.zeros_like(u[..., 0])], -1)
 
     def cost(self, state: Tensor, action: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ class FrozenBaseline(Evaluator):
         baseline = baseline_of(subject.task)
         if baseline is None or subject.split == "train":  # training episodes may have other ways
             return {}
-        name = subject.task.objective.score_name
+        name = subject.task.spec.objective.score_name
         return {f"frozen_{name}": evaluate(replace(subject, learner=baseline, theta=baseline.init()))[name]}
 
 

@@ -62,7 +62,7 @@ class Reporter:
 
     def __init__(self, folder: RunFolder, experiment: Experiment, config_text: str, resume_step: int) -> None:
         self.folder, self.experiment = folder, experiment
-        self.score = experiment.task.objective.score_name
+        self.score = experiment.task.spec.objective.score_name
         self.sinks: list[Sink] = [
             MetricsFile(folder.path / "metrics.jsonl", resume_step),
             Board(folder.path, resume_step),
@@ -77,8 +77,8 @@ class Reporter:
 
     def _show_an_episode(self) -> None:
         task = self.experiment.task
-        episode, ways = slice_tasks(task.sample("train", [0]), 0), task.train_num_ways
-        if not ways or not isinstance(episode.support, Batch) or len(task.input_shape) != 3:
+        episode, ways = slice_tasks(task.sample("train", [0]), 0), task.spec.train_num_ways
+        if not ways or not isinstance(episode.support, Batch) or len(task.spec.input_shape) != 3:
             return
         if all(len(batch.y) % ways == 0 for batch in episode[:2]):
             grid = episode_grid(episode, ways)
@@ -162,7 +162,7 @@ class Reporter:
             mean, ci95, n = scores[f"{other}/{name}"]
             lines.append(f"test/{other}/{name} = {mean:.4f} +- {ci95:.4f} ({n} tasks)")
         if frozen := scores.get(f"frozen_{name}"):
-            gain = (final.mean - frozen.mean) * (1 if self.experiment.task.objective.higher_is_better else -1)
+            gain = (final.mean - frozen.mean) * (1 if self.experiment.task.spec.objective.higher_is_better else -1)
             verdict = "; training made it worse" if gain < 0 else ""
             verdict += ", by less than the intervals" if -final.ci95 - frozen.ci95 < gain < 0 else ""
             lines.append(f"without any training (frozen features): {frozen.mean:.4f} +- {frozen.ci95:.4f}{verdict}")

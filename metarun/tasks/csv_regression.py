@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from metarun.core import Batch, Draw, Episode, Metrics, Params, TaskDistribution
+from metarun.core import Batch, Draw, Episode, Metrics, Params, TaskDistribution, TaskSpec
 from metarun.counter import uniform, without_replacement
 from metarun.errors import DataError
 from metarun.objectives import SQUARED_ERROR
-from metarun.tasks.points import sizes_by_split
+from metarun.tasks.episodes import PointSize, sizes_by_split
 from metarun.tasks.splits import SPLITS
 from metarun.tasks.tables import Table, read_table
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 class CSVRegression(TaskDistribution):
     """Support x [K, inputs], y [K, outputs] and query x [Q, inputs], y [Q, outputs]: different rows of one task."""
-
-    objective = SQUARED_ERROR
 
     def __init__(  # noqa: PLR0913, PLR0917
         self,
@@ -55,7 +53,7 @@ class CSVRegression(TaskDistribution):
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self.sizes = sizes_by_split(num_shots, num_queries, train_num_shots, train_num_queries)
+        self.sizes = sizes_by_split(PointSize(num_shots, num_queries), train_num_shots, train_num_queries)
         self.path, self.separator = Path(path).expanduser(), separator
         self.input_columns, self.output_columns = list(input_columns), list(output_columns)
         self.seed, self.device, self.dtype = seed, device, dtype
@@ -72,7 +70,7 @@ class CSVRegression(TaskDistribution):
         outputs = table.numbers(self.output_columns, "task.output_columns")
         self.x, _ = self._standardised(inputs, self.input_columns)
         self.y, self.deviation = self._standardised(outputs, self.output_columns)
-        self.input_shape, self.num_outputs = (len(self.input_columns),), len(self.output_columns)
+        self.spec = TaskSpec((len(self.input_columns),), len(self.output_columns), SQUARED_ERROR)
 
     def _check_columns(self, task_column: str, split_column: str | None) -> None:
         if not self.input_columns or not self.output_columns:
@@ -107,7 +105,7 @@ class CSVRegression(TaskDistribution):
         return torch.from_numpy((values - mean) / deviation).to(self.device, self.dtype), deviation
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
-        """Which task of the split [B], and rows of the file, support [B, K] and query [B, Q], from 0 after the header."""
+        """Numbers of tasks in the split [B] and of rows below the header, support [B, K] and query [B, Q]."""
         (shots, queries), rows = self.sizes[split], self.rows[split]
         u = uniform(self.seed, f"csv_regression/{split}", np.asarray(indices), 1 + shots + queries)
         task = np.floor(len(rows) * u[:, 0]).astype(np.int64)
@@ -124,7 +122,7 @@ class CSVRegression(TaskDistribution):
         return Episode(batch(draw["support"]), batch(draw["query"]))
 
     def further_scores(self, learner: Any, phi: Params, episode: Episode) -> Metrics:
-        """``mae_<column>``: the mean absolute error of each output, in its own unit."""
+        """Mean absolute error of each output in its own unit, as ``mae_<column>``."""
         x, y = episode.query
         error = (learner.predict(phi, x) - y).abs().mean(0) * y.new_tensor(self.deviation)
         return {f"mae_{name}": value for name, value in zip(self.output_columns, error.unbind(), strict=True)}
@@ -223,7 +221,7 @@ def split_by_names(
 
 
 def split_by_shares(tasks: list[str], val_share: float, test_share: float, split_seed: int) -> dict[str, list[str]]:
-    """At least one task each; the order is drawn from ``split_seed``, not from the run's seed."""
+    """The tasks of each split by shares, at least one each; ``split_seed`` draws their order, not the run's seed."""
     if min(val_share, test_share) <= 0 or val_share + test_share >= 1:
         raise ValueError(
             f"task.val_share {val_share} and task.test_share {test_share} must be above 0, and below 1 in sum."

@@ -16,7 +16,7 @@ MODES = {1: "L", 3: "RGB"}
 
 
 def decode(source: Path | BinaryIO, name: object, size: int, channels: int) -> np.ndarray:
-    """uint8 [channels, size, size]: upright, on white where it is transparent, cut square about its middle, resized.
+    """The image as uint8 [channels, size, size]: upright, on white where transparent, cut square about its middle, resized.
 
     Raises DataError with ``name`` when it is no image, or not a whole one.
     """
@@ -45,7 +45,7 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 def decode_all(files: Sequence[Path], size: int, channels: int) -> np.ndarray:
-    """uint8 [n, channels, size, size]"""
+    """The images as uint8 [n, channels, size, size]; see ``decode``."""
     return np.stack([decode(file, file, size, channels) for file in files])
 
 

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Literal
 
 from metarun.errors import DataError, MissingDataError
-from metarun.tasks.image_classes import ImageSource, image_task
+from metarun.tasks.image_classes import ImageData, image_task
 from metarun.tasks.image_files import ENDINGS, Row, by_class, decode_all, rows_of_csv, rows_of_folders
 from metarun.tasks.splits import Split, split_classes
-from metarun.tasks.store import ClassImages, prepared
+from metarun.tasks.store import ClassRows, Source
 
 
 @image_task
 def image_folder(
     data_root: str, path: str, size: int, channels: Literal[1, 3], split: Split, split_seed: int
-) -> ImageSource:
+) -> ImageData:
     """Images of your own: classes are the folders below a folder, or a column of a CSV file.
 
     Prepared under a digest of the files' names, sizes and times and of these settings: what changes is prepared anew.
@@ -28,12 +28,12 @@ def image_folder(
         tuple(classes), [rows[0].split for rows in classes.values()], split, split_seed, "image_folder/classes"
     )
 
-    def read() -> ClassImages:
+    def read() -> ClassRows:
         for name, rows in classes.items():
             yield name, decode_all([row.file for row in rows], size, channels)
 
     folder = Path(data_root) / "prepared" / f"image_folder-{_digest(classes, size, channels)}"
-    return ImageSource("image_folder", prepared(folder, (channels, size, size), lambda: None, read), split_of)
+    return ImageData("image_folder", Source(folder, (channels, size, size), read), lambda names: split_of)
 
 
 def _rows(path: Path, with_splits: bool) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Which split the classes of a data set belong to: by lot, as their source says, or as listed."""
+"""Splits of the classes of a data set: by lot, as their source says, or as listed."""
 
 import hashlib
 import json

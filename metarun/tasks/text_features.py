@@ -1,7 +1,7 @@
-"""What a sentence is to a network: a vector of hashed n-grams, the numbers of its words, or a frozen embedding.
+"""Inputs made of sentences: vectors of hashed n-grams, the numbers of their words, or frozen embeddings.
 
-``encode`` gives an ``Encoding`` of all sentences of a text set. What it learns from them (a vocabulary, inverse document
-frequencies) it learns from the sentences of the training classes alone. n sentences, V buckets or tokens
+``encode`` gives the ``EncodedTexts`` of a text set. What it learns from the sentences (a vocabulary, inverse document
+frequencies) it learns from those of the training classes alone. n sentences, V buckets or tokens
 """
 
 import re
@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from metarun.models.embedding_bag import BagOfTokens
 from metarun.models.linear import Linear
 from metarun.models.sentence_encoder import sentence_encoder
-from metarun.tasks.store import ClassImages, ImageSet, prepared, verify
+from metarun.tasks.store import ClassRows, Prepared, Source
 from metarun.tasks.text_sets import TextSet
 
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True)
-class Encoding:
-    """``take`` gives the sentences of the numbers [R] as [R, *input_shape]: integers below ``num_tokens``, or floats.
+class EncodedTexts:
+    """Sentences as inputs: ``take`` gives those numbered [R] as [R, *input_shape], integers below ``num_tokens`` or floats.
 
     ``vocabulary`` names what those integers stand for: equal for equal numbering, None for floats.
     ``frozen`` makes, for N classes, a base learner whose body has nothing to train: the features as they come.
@@ -39,29 +39,26 @@ class Encoding:
     num_tokens: int | None
     take: Callable[[Tensor], Tensor]
     frozen: Callable[[int], nn.Module]
-    stored: tuple[ImageSet, ...] = ()  # what of it is kept on disk
+    prepared: tuple[Prepared, ...] = ()  # what of it is kept on disk
     vocabulary: str | None = None
 
 
 class TextFeatures(ABC):
     """A choice of what sentences are to a network, with its settings."""
 
+    def source(self, text_set: TextSet, folder: Path, device: torch.device) -> Source | None:
+        """Source of what is slow to compute, and so kept below ``folder``; None, where not overridden."""
+        return None
+
     @abstractmethod
     def encode(
         self, text_set: TextSet, training: np.ndarray, folder: Path, device: torch.device, dtype: torch.dtype
-    ) -> Encoding:
-        """``training`` [n] says which sentences are of training classes; what is slow is kept below ``folder``."""
+    ) -> EncodedTexts:
+        """The sentences as inputs; ``training`` [n] says which are of training classes, ``folder`` is that of ``source``."""
 
     @abstractmethod
     def describe(self) -> str:
         """A name for the fingerprint of the data."""
-
-
-def _kept(place: Path, make: Callable[[], ClassImages]) -> ImageSet:
-    """Named arrays as bytes in the folder ``place``, made on first use; checked, as all of them is read."""
-    stored = prepared(place, (), lambda: None, make)
-    verify(stored)
-    return stored
 
 
 def words(text: str) -> list[str]:
@@ -70,7 +67,7 @@ def words(text: str) -> list[str]:
 
 
 def inverse_document_frequency(documents: Iterable[np.ndarray], size: int) -> np.ndarray:
-    """log((1 + n) / (1 + df)) + 1 of each number below ``size``: [size]. ``documents``: the distinct numbers in each."""
+    """Weights log((1 + n) / (1 + df)) + 1 of numbers below ``size`` [size]; ``documents``: the distinct numbers in each."""
     rows = list(documents)
     frequency = np.bincount(np.concatenate(rows), minlength=size)
     return np.log((1 + len(rows)) / (1 + frequency)) + 1
@@ -104,18 +101,9 @@ class Hashed(TextFeatures):
 
     def encode(
         self, text_set: TextSet, training: np.ndarray, folder: Path, device: torch.device, dtype: torch.dtype
-    ) -> Encoding:
-        place = folder / f"{self.describe()}-{text_set.stored.sha256[:16]}"
-
-        def make() -> ClassImages:
-            found = [np.unique(self.buckets(text), return_counts=True) for text in text_set.texts]
-            buckets, counts = (np.concatenate(column).astype("<i4") for column in zip(*found, strict=True))
-            lengths = np.array([len(row) for row, _ in found], dtype="<i4")
-            yield from (("buckets", buckets.view(np.uint8)), ("counts", counts.view(np.uint8)))
-            yield "lengths", lengths.view(np.uint8)
-
-        stored = _kept(place, make)
-        buckets, counts, lengths = (part.view("<i4") for part in np.split(stored.images, np.cumsum(stored.counts)[:-1]))
+    ) -> EncodedTexts:
+        stored = self.source(text_set, folder, device).prepared().verified()
+        buckets, counts, lengths = (part.view("<i4") for part in np.split(stored.rows, np.cumsum(stored.counts)[:-1]))
         ends = np.cumsum(lengths)
         rows = np.split(buckets, ends[:-1])
         idf = inverse_document_frequency(
@@ -130,7 +118,17 @@ class Hashed(TextFeatures):
             self.num_buckets,
         )
         shape = (self.num_buckets,)
-        return Encoding(shape, None, sparse.take, lambda ways: Linear(shape, ways, 0.0), (stored,))
+        return EncodedTexts(shape, None, sparse.take, lambda ways: Linear(shape, ways, 0.0), (stored,))
+
+    def source(self, text_set: TextSet, folder: Path, device: torch.device) -> Source:
+        def read() -> ClassRows:
+            found = [np.unique(self.buckets(text), return_counts=True) for text in text_set.texts]
+            buckets, counts = (np.concatenate(column).astype("<i4") for column in zip(*found, strict=True))
+            lengths = np.array([len(row) for row, _ in found], dtype="<i4")
+            yield from (("buckets", buckets.view(np.uint8)), ("counts", counts.view(np.uint8)))
+            yield "lengths", lengths.view(np.uint8)
+
+        return Source(folder / f"{self.describe()}-{text_set.prepared.sha256[:16]}", (), read)
 
     def buckets(self, text: str) -> list[int]:
         """The bucket of every n-gram of ``text``."""
@@ -188,7 +186,7 @@ class Tokens(TextFeatures):
 
     def encode(
         self, text_set: TextSet, training: np.ndarray, folder: Path, device: torch.device, dtype: torch.dtype
-    ) -> Encoding:
+    ) -> EncodedTexts:
         sentences = [words(text)[: self.max_tokens] for text in text_set.texts]
         own = [sentence for sentence, is_in in zip(sentences, training, strict=True) if is_in]
         counts = Counter(chain.from_iterable(own))
@@ -207,7 +205,9 @@ class Tokens(TextFeatures):
         idf[0] = 0  # the padding
         weights, x = torch.from_numpy(idf).to(device, dtype), torch.from_numpy(table).to(device)
         vocabulary = sha256("\n".join([*known, str(self.unknown_buckets)]).encode()).hexdigest()
-        return Encoding((length,), num_tokens, x.__getitem__, lambda ways: BagOfTokens(weights, ways), (), vocabulary)
+        return EncodedTexts(
+            (length,), num_tokens, x.__getitem__, lambda ways: BagOfTokens(weights, ways), (), vocabulary
+        )
 
 
 # ----------------------------------------------------------------------------------------------------------- sentence
@@ -224,14 +224,16 @@ class Sentence(TextFeatures):
 
     def encode(
         self, text_set: TextSet, training: np.ndarray, folder: Path, device: torch.device, dtype: torch.dtype
-    ) -> Encoding:
-        encoder = sentence_encoder(self.model)
-        place = folder / f"{self.describe()}-{encoder.digest}-{text_set.stored.sha256[:16]}"
+    ) -> EncodedTexts:
+        stored = self.source(text_set, folder, device).prepared().verified()
+        table = torch.from_numpy(stored.rows.view("<f4").reshape(len(text_set.texts), -1).copy()).to(device, dtype)
+        shape = (table.shape[1],)
+        return EncodedTexts(shape, None, table.__getitem__, lambda ways: Linear(shape, ways, 0.0), (stored,))
 
-        def make() -> ClassImages:
+    def source(self, text_set: TextSet, folder: Path, device: torch.device) -> Source:
+        encoder = sentence_encoder(self.model)
+
+        def read() -> ClassRows:
             yield "embeddings", encoder.embed(text_set.texts, device).astype("<f4").reshape(-1).view(np.uint8)
 
-        stored = _kept(place, make)
-        table = torch.from_numpy(stored.images.view("<f4").reshape(len(text_set.texts), -1).copy()).to(device, dtype)
-        shape = (table.shape[1],)
-        return Encoding(shape, None, table.__getitem__, lambda ways: Linear(shape, ways, 0.0), (stored,))
+        return Source(folder / f"{self.describe()}-{encoder.digest}-{text_set.prepared.sha256[:16]}", (), read)

@@ -1,18 +1,16 @@
 """Sentences in classes: read once, checked, rid of duplicates, kept as bytes.
 
-A prepared text set is an ``ImageSet`` of bytes: class after class, sentence after sentence, each ended by a line feed. So
-preparing, locking, checking and verifying are those of the image sets. C classes
+Prepared are bytes: class after class, sentence after sentence, each ended by a line feed.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from metarun.errors import DataError
-from metarun.tasks.store import ClassImages, ImageSet, prepared, verify
+from metarun.tasks.store import ClassRows, Prepared
 
 logger = logging.getLogger(__name__)
 
@@ -27,42 +25,37 @@ class Row(NamedTuple):
 
 
 class TextSet(NamedTuple):
-    """``texts``: class after class, ``counts[c]`` of class c; ``given[c]`` is its split in the source, or ""."""
+    """Sentences ``texts``: class after class, ``counts[c]`` of class c; ``given[c]`` is its split in the source, or ""."""
 
     texts: tuple[str, ...]
     names: tuple[str, ...]
     given: tuple[str, ...]
     counts: np.ndarray
-    stored: ImageSet
+    prepared: Prepared
 
     def labels(self) -> np.ndarray:
         """The number of the class of each sentence."""
         return np.repeat(np.arange(len(self.names)), self.counts)
 
 
-def prepared_texts(
-    folder: Path, source: str, require: Callable[[], None], read: Callable[[], Iterable[Row]]
-) -> TextSet:
-    """The text set in ``folder``, on first use written from ``read()``, the rows of ``source``; see ``images.prepared``."""
-    stored = prepared(folder, (), require, lambda: _classes(read(), source))
-    verify(stored)  # all of it is read now in any case
-    given, names = zip(*(name.split("\t") for name in stored.names), strict=True)
-    ends = np.cumsum(stored.counts)
-    classes = [
-        stored.images[end - count : end].tobytes().decode() for end, count in zip(ends, stored.counts, strict=True)
-    ]
+def text_set(prepared: Prepared) -> TextSet:
+    """The text set behind prepared bytes, which are verified, for all of them are read now."""
+    given, names = zip(*(name.split("\t") for name in prepared.names), strict=True)
+    ends, rows = np.cumsum(prepared.counts), prepared.verified().rows
+    classes = [rows[end - count : end].tobytes().decode() for end, count in zip(ends, prepared.counts, strict=True)]
     counts = np.array([content.count("\n") for content in classes])
     texts = tuple(text for content in classes for text in content.split("\n")[:-1])
-    return TextSet(texts, names, given, counts, stored)
+    return TextSet(texts, names, given, counts, prepared)
 
 
 def plain(text: str) -> str:
-    """``text`` with single blanks, and none around it."""
+    """The text with single blanks, and none around it."""
     return " ".join(text.split())
 
 
-def _classes(rows: Iterable[Row], source: str) -> ClassImages:
-    """The classes by name ("split\\tname") and their sentences as bytes, sorted, whatever the order of the rows."""
+def class_rows(rows: Iterable[Row], origin: str) -> ClassRows:
+    """Bytes to prepare of the ``rows`` of ``origin``: classes "split\\tname" by name and their sentences, sorted, whatever
+    the order of the rows."""
     classes: dict[str, list[str]] = {}
     splits = _Names()
     for row in _without_duplicates(rows):
@@ -70,7 +63,7 @@ def _classes(rows: Iterable[Row], source: str) -> ClassImages:
         classes.setdefault(plain(row.label), []).append(row.text)
     if len(classes) < 2:
         held = f"the class {next(iter(classes))!r} alone" if classes else "no sentence"
-        raise DataError(f"{source} holds {held}, but an episode needs 2 classes or more.")
+        raise DataError(f"{origin} holds {held}, but an episode needs 2 classes or more.")
     for label, texts in sorted(classes.items()):
         content = "".join(f"{text}\n" for text in sorted(texts)).encode()
         yield f"{splits.of[label]}\t{label}", np.frombuffer(content, dtype=np.uint8)

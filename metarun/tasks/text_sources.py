@@ -12,63 +12,30 @@ import json
 from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from metarun.errors import DataError, MissingDataError
-from metarun.tasks.download import RemoteFile, fetch
+from metarun.tasks.published import Published, PublishedFile
 from metarun.tasks.splits import SPLITS
-from metarun.tasks.text import TextSource, text_task
-from metarun.tasks.text_sets import Row, plain, prepared_texts
-
-
-class Release(NamedTuple):
-    """A published data set: its files below the data root, and the classes and sentences that they must hold."""
-
-    name: str
-    files: dict[str, RemoteFile]
-    num_classes: int
-    num_texts: int
-
-
-CLINC150 = Release(
-    "CLINC150",
-    {
-        "clinc150/data_full.json": RemoteFile(
-            "https://raw.githubusercontent.com/clinc/oos-eval/master/data/data_full.json",
-            "30c29dc6ab78edf3b5dfa640be204cde",
-        )
-    },
-    num_classes=150,
-    num_texts=22500,
-)
-BANKING77 = Release(
-    "Banking77",
-    {
-        f"banking77/{part}.csv": RemoteFile(
-            "https://raw.githubusercontent.com/PolyAI-LDN/task-specific-datasets/master/banking_data/" + f"{part}.csv",
-            md5,
-        )
-        for part, md5 in (("train", "cec64185f4197906aabce0781ef9a19b"), ("test", "8dcd9dc31b686c75ec1f24bf23c140cb"))
-    },
-    num_classes=77,
-    num_texts=13083,
-)
+from metarun.tasks.store import ClassRows, Source
+from metarun.tasks.text import TextData, text_task
+from metarun.tasks.text_sets import Row, class_rows, plain
 
 
 @text_task
-def clinc150(data_root: str, download: bool) -> TextSource:
+def clinc150(data_root: str, download: bool) -> TextData:
     """Sentences in 150 intents: CLINC150, said to a voice assistant (CC BY 3.0)."""
-    return published(CLINC150, Path(data_root), download, clinc_rows)
+    return TextData("clinc150", CLINC150.source(data_root, download))
 
 
 @text_task
-def banking77(data_root: str, download: bool) -> TextSource:
+def banking77(data_root: str, download: bool) -> TextData:
     """Sentences in 77 intents: Banking77, written to a bank (CC BY 4.0)."""
-    return published(BANKING77, Path(data_root), download, lambda path: csv_rows(path, "text", "category"))
+    return TextData("banking77", BANKING77.source(data_root, download))
 
 
 @text_task
-def text_jsonl(data_root: str, path: str) -> TextSource:
+def text_jsonl(data_root: str, path: str) -> TextData:
     """Sentences of your own: lines of JSON, or CSV.
 
     Prepared under the digest of the file, so a changed file is read anew.
@@ -83,53 +50,37 @@ def text_jsonl(data_root: str, path: str) -> TextSource:
     digest = hashlib.sha256(_bytes(file)).hexdigest()[:16]
     folder = Path(data_root) / "prepared" / f"text_jsonl-{digest}"
     read = csv_rows if file.suffix.lower() == ".csv" else json_rows
-    return TextSource("text_jsonl", prepared_texts(folder, path, lambda: None, lambda: read(file)))
+    return TextData("text_jsonl", Source(folder, (), lambda: class_rows(read(file), path)))
 
 
-def published(release: Release, data_root: Path, download: bool, rows: Callable[[Path], Iterator[Row]]) -> TextSource:
-    """All sentences of the release, prepared as <data_root>/prepared/<name> on first use."""
-    paths = {data_root / name: remote for name, remote in release.files.items()}
+def published(title: str, files: tuple[PublishedFile, ...], rows: Callable[[Path], Iterator[Row]]) -> Published:
+    """The sentences of these files, which ``rows`` reads."""
+    again = f"This is not {title} as published: delete the file and download it again (task.download=true)."
 
-    def require() -> None:
-        missing = {path: remote for path, remote in paths.items() if not path.is_file()}
-        if missing and not download:
-            raise MissingDataError(
-                f"{release.name} needs {' and '.join(map(str, missing))}. To download: metarun ... task.download=true. Or "
-                f"put {' and '.join(remote.url for remote in missing.values())} there yourself, or name the folder that "
-                f"holds {next(iter(release.files)).split('/')[0]} with data_root (or METARUN_DATA)."
-            )
-
-    def read() -> list[Row]:
-        require()  # again: whoever held the lock may have taken its time
-        for path, remote in paths.items():
-            if not path.is_file():
-                fetch(remote, path)
+    def checked(path: Path, expected: PublishedFile) -> list[Row]:
         try:
-            found = [row for path in paths for row in rows(path)]
+            found = [*rows(path)]
         except DataError as error:
-            raise DataError(f"{error} {_again(release)}") from error
+            raise DataError(f"{error} {again}") from error
         held = len({row.label for row in found}), len(found)
-        if held != (release.num_classes, release.num_texts):
+        if held != (expected.num_classes, expected.num_examples):
             raise DataError(
-                f"{' and '.join(map(str, paths))} hold {held[0]} classes and {held[1]} sentences, but {release.name} has "
-                f"{release.num_classes} and {release.num_texts}. {_again(release)}"
+                f"{path} holds {held[0]} classes and {held[1]} sentences, but {title} has {expected.num_classes} and "
+                f"{expected.num_examples}. {again}"
             )
         return found
 
-    name = release.name.lower()
-    folder = data_root / "prepared" / name
-    return TextSource(name, prepared_texts(folder, release.name, require, read))
+    def read(places: dict[Path, PublishedFile]) -> ClassRows:
+        return class_rows((row for path, expected in places.items() for row in checked(path, expected)), title)
 
-
-def _again(release: Release) -> str:
-    return f"This is not {release.name} as published: delete the file and download it again (task.download=true)."
+    return Published(title, files, name=title.lower(), row_shape=(), read=read)
 
 
 # ------------------------------------------------------------------------------------------------------------ reading
 
 
 def clinc_rows(path: Path) -> Iterator[Row]:
-    """{"train": [[text, intent], ...], "oos_train": ...}: what is in scope."""
+    """Rows in scope of {"train": [[text, intent], ...], "oos_train": ...}."""
     try:
         parts = json.loads(_text(path))
         for part, pairs in parts.items():
@@ -140,7 +91,7 @@ def clinc_rows(path: Path) -> Iterator[Row]:
 
 
 def json_rows(path: Path) -> Iterator[Row]:
-    """{"text": ..., "label": ..., "split": ...} a line; blank lines are skipped, further keys are not read."""
+    """Rows of lines {"text": ..., "label": ..., "split": ...}; blank lines are skipped, further keys are not read."""
     for number, line in enumerate(_text(path).split("\n"), 1):
         place = f"{path}, line {number}"
         if not line.strip():
@@ -155,7 +106,7 @@ def json_rows(path: Path) -> Iterator[Row]:
 
 
 def csv_rows(path: Path, text: str = "text", label: str = "label") -> Iterator[Row]:
-    """Columns by the names in the first line, as many entries in every other; further columns are not read."""
+    """Rows of CSV, columns by the names in the first line, as many entries in every other; other columns are not read."""
     reader = csv.reader(StringIO(_text(path), newline=""), strict=True)
     try:
         header = next(reader, [])
@@ -213,3 +164,27 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+CLINC150 = published(
+    "CLINC150",
+    (
+        PublishedFile(
+            "clinc150/data_full.json",
+            "https://raw.githubusercontent.com/clinc/oos-eval/master/data/data_full.json",
+            "30c29dc6ab78edf3b5dfa640be204cde",
+            num_classes=150,
+            num_examples=22500,
+        ),
+    ),
+    clinc_rows,
+)
+URL = "https://raw.githubusercontent.com/PolyAI-LDN/task-specific-datasets/master/banking_data"
+BANKING77 = published(
+    "Banking77",
+    (
+        PublishedFile("banking77/train.csv", f"{URL}/train.csv", "cec64185f4197906aabce0781ef9a19b", 77, 10003),
+        PublishedFile("banking77/test.csv", f"{URL}/test.csv", "8dcd9dc31b686c75ec1f24bf23c140cb", 77, 3080),
+    ),
+    lambda path: csv_rows(path, "text", "category"),
+)

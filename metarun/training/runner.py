@@ -172,7 +172,7 @@ class Runner:
         self.write_log()
         self.unwritten = self.log()
         self.write_log()
-        experiment, objective = self.experiment, self.experiment.task.objective
+        experiment, objective = self.experiment, self.experiment.task.spec.objective
         subject = experiment.subject(self.theta, "val", experiment.num_val_tasks, self.execution, self.stop.obey)
         scores = self.scores(subject, final=False)
         refuse_divergence({f"val/{name}": score.mean for name, score in scores.items()}, self.step, experiment.seed)

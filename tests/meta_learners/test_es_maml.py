@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from metarun.config.build import take_theta
+from metarun.config.experiment import take_theta
 from metarun.core import Batch, Episode
 from metarun.meta_learners.es_maml import ESMAML, directions
 from metarun.meta_learners.maml import MAML

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from metarun.config.build import take_theta
+from metarun.config.experiment import take_theta
 from metarun.core import Batch, Episode
 from metarun.inner.loops import conjugate_gradient
 from metarun.meta_learners.imaml import IMAML

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metarun.config.build import take_theta
+from metarun.config.experiment import take_theta
 from metarun.meta_learners.maml import MAML
 from metarun.meta_learners.warpgrad import WarpGrad, warped
 from metarun.objectives import CROSS_ENTROPY, SQUARED_ERROR

@@ -36,7 +36,7 @@ def test_least_squares_leaves_the_error_that_the_documentation_says(shots):
     task = linear(f"task.num_shots={shots}")
     support, query, _ = task.sample("test", range(400))
     w = torch.linalg.pinv(support.x) @ support.y  # the shortest of the solutions
-    scores = [task.objective.score(q @ each, y) for q, each, y in zip(query.x, w, query.y, strict=True)]
+    scores = [task.spec.objective.score(q @ each, y) for q, each, y in zip(query.x, w, query.y, strict=True)]
     expected, deviation = 1 - shots / 20, np.std(scores) / 20
     assert abs(np.mean(scores) - expected) < 5 * deviation + 1e-9
 

@@ -35,8 +35,8 @@ def test_the_loss_of_a_linear_base_learner_is_the_squared_distance_of_wz_and_y()
     (x, y), query, _ = task.sample("train", [3])
     z = net.head.weight[0]
     expected = torch.linalg.vector_norm(x[0] @ z - y[0, :, 0]) ** 2
-    torch.testing.assert_close(task.objective.loss(net(x[0]), y[0]), expected)
-    torch.testing.assert_close(task.objective.score(net(x[0]), y[0]), expected.detach())
+    torch.testing.assert_close(task.spec.objective.loss(net(x[0]), y[0]), expected)
+    torch.testing.assert_close(task.spec.objective.score(net(x[0]), y[0]), expected.detach())
     assert torch.equal(query.x, x) and torch.equal(query.y, y)  # the same problem
 
 

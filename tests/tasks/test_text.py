@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,12 @@ from metarun.evaluation.episodes import manifest
 from metarun.evaluation.scoring import FrozenBaseline, Subject
 from metarun.evaluation.suite import baseline_of
 from metarun.execution.execution import Looped, Vmapped
-from metarun.tasks.download import RemoteFile
+from metarun.tasks.published import Published
+from metarun.tasks.store import Source
 from metarun.tasks.text import TextClasses
 from metarun.tasks.text_features import Hashed, Tokens, words
-from metarun.tasks.text_sets import Row, prepared_texts
-from metarun.tasks.text_sources import CLINC150, Release, banking77, clinc150, clinc_rows, published, text_jsonl
+from metarun.tasks.text_sets import Row, TextSet, class_rows, text_set
+from metarun.tasks.text_sources import CLINC150, banking77, clinc150, text_jsonl
 from tests.composing import experiment
 from tests.running import metarun, read, scores
 
@@ -53,7 +55,7 @@ def limit(cells: int) -> float:
 
 
 def sentences(a_task: TextClasses, numbers: np.ndarray) -> list[str]:
-    return [a_task.source.text_set.texts[i] for i in numbers.ravel()]
+    return [a_task.text_set.texts[i] for i in numbers.ravel()]
 
 
 def label_of() -> dict[str, str]:
@@ -104,7 +106,7 @@ def test_episodes_are_class_major_rows_of_the_encoding(root):
     assert support.x.shape == (2, 4, 256)
     assert query.x.shape == (2, 6, 256)
     assert support.y.tolist() == [[0, 0, 1, 1]] * 2
-    assert torch.equal(support.x[1, 2], a_task.encoding.take(torch.tensor(draw["support"][1, 1, :1]))[0])
+    assert torch.equal(support.x[1, 2], a_task.encoded.take(torch.tensor(draw["support"][1, 1, :1]))[0])
     assert np.array_equal(classes.numpy(), draw["classes"])
 
 
@@ -197,34 +199,34 @@ def test_a_bucket_is_found_for_every_word_run_and_character_run():
 
 def test_hashed_vectors_are_scikit_learns_tf_idf_fitted_on_the_training_classes(root):
     a_task = task(root)
-    texts = a_task.source.text_set.texts
+    texts = a_task.text_set.texts
     counts = np.stack([np.bincount(HASHED.buckets(text), minlength=256) for text in texts])
-    labels = a_task.source.text_set.labels()
+    labels = a_task.text_set.labels()
     training = np.array([a_task.split_of[c] == "train" for c in labels])
     expected = TfidfTransformer(sublinear_tf=True).fit(counts[training]).transform(counts).toarray()
-    x = a_task.encoding.take(torch.arange(len(texts)))
+    x = a_task.encoded.take(torch.arange(len(texts)))
     torch.testing.assert_close(x, torch.from_numpy(expected), rtol=1e-12, atol=1e-12)
 
 
 def test_equal_words_have_equal_numbers_and_rare_ones_share_the_last(root):
     a_task = task(root, features=TOKENS)
     seen: dict[str, int] = {}
-    table = a_task.encoding.take(torch.arange(200)).tolist()
-    for row, text in zip(table, a_task.source.text_set.texts, strict=True):
+    table = a_task.encoded.take(torch.arange(200)).tolist()
+    for row, text in zip(table, a_task.text_set.texts, strict=True):
         numbers = [number for number in row if number]
         assert len(numbers) == len(words(text))
         for word, number in zip(words(text), numbers, strict=True):
             assert seen.setdefault(word, number) == number
-    known = a_task.num_tokens - 50
-    labels, texts = a_task.source.text_set.labels(), a_task.source.text_set.texts
+    known = a_task.spec.num_tokens - 50
+    labels, texts = a_task.text_set.labels(), a_task.text_set.texts
     training = [text for text, c in zip(texts, labels, strict=True) if a_task.split_of[c] == "train"]
     counts = Counter(word for text in training for word in words(text))
     assert {word for word, number in seen.items() if number < known} == {w for w, n in counts.items() if n >= 2}
-    assert max(seen.values()) < a_task.num_tokens
+    assert max(seen.values()) < a_task.spec.num_tokens
 
 
 def test_long_sentences_are_cut(root):
-    x = task(root, features=Tokens(4, 1, 1)).encoding.take(torch.arange(200))
+    x = task(root, features=Tokens(4, 1, 1)).encoded.take(torch.arange(200))
     assert x.shape == (200, 4)
 
 
@@ -265,17 +267,17 @@ def test_features_that_cannot_be_are_errors(make, message):
 @pytest.mark.parametrize("features", [HASHED, TOKENS], ids=["hashed", "tokens"])
 def test_the_baseline_is_the_nearest_centroid_by_cosine_of_the_features(root, features):
     a_task = task(root, features=features)
-    texts, rights = a_task.source.text_set.texts, []
+    texts, rights = a_task.text_set.texts, []
     if features is HASHED:
-        vectors = a_task.encoding.take(torch.arange(len(texts))).numpy()
+        vectors = a_task.encoded.take(torch.arange(len(texts))).numpy()
     else:
         counts = np.stack(
-            [np.bincount(row, minlength=a_task.num_tokens) for row in a_task.encoding.take(torch.arange(200))]
+            [np.bincount(row, minlength=a_task.spec.num_tokens) for row in a_task.encoded.take(torch.arange(200))]
         )
-        labels = a_task.source.text_set.labels()
+        labels = a_task.text_set.labels()
         training = counts[[a_task.split_of[c] == "train" for c in labels]]
         idf = np.log((1 + len(training)) / (1 + (training > 0).sum(0))) + 1
-        vectors = counts * idf * (np.arange(a_task.num_tokens) > 0)
+        vectors = counts * idf * (np.arange(a_task.spec.num_tokens) > 0)
     draw = a_task.draw("test", range(30))
     for b in range(30):
         centroids = vectors[draw["support"][b]].mean(1)  # [N, V]
@@ -375,16 +377,20 @@ def test_a_file_that_may_not_be_read_is_an_error(tmp_path, root):
         task(root, path=str(path))
 
 
+def texts_of(folder: Path, rows: list[Row]) -> TextSet:
+    return text_set(Source(folder, (), lambda: class_rows(rows, "here")).prepared())
+
+
 def test_repeated_sentences_are_kept_once_whatever_their_case_blanks_and_label(tmp_path):
     rows = [("Where is  it", "a"), ("where IS it ", "a"), ("where is it", "b"), ("go", "b"), ("stay", "a")]
-    texts = prepared_texts(tmp_path / "set", "here", lambda: None, lambda: [Row(t, c, "", "") for t, c in rows])
+    texts = texts_of(tmp_path / "set", [Row(t, c, "", "") for t, c in rows])
     assert texts.texts == ("Where is it", "stay", "go")
     assert texts.counts.tolist() == [2, 1]
 
 
 def test_blanks_in_a_label_are_made_single(tmp_path):
     rows = [Row(f"{c} {i}", c, "", "") for c in ("a\tb", " c") for i in range(2)]
-    assert prepared_texts(tmp_path / "set", "here", lambda: None, lambda: rows).names == ("a b", "c")
+    assert texts_of(tmp_path / "set", rows).names == ("a b", "c")
 
 
 def test_the_split_column_of_the_file_is_kept(tmp_path, root):
@@ -408,24 +414,24 @@ def clinc(**changed) -> dict:
 
 
 @pytest.fixture
-def release(tmp_path) -> Release:
+def release(tmp_path) -> Published:
     """One of three classes, on this machine's disk: file:// is a web server too."""
     path = tmp_path / "web.json"
     path.write_text(json.dumps(clinc()))
     md5 = hashlib.md5(path.read_bytes()).hexdigest()
-    files = {"clinc150/data_full.json": RemoteFile(path.as_uri(), md5)}
-    return CLINC150._replace(files=files, num_classes=3, num_texts=27)
+    file = CLINC150.files[0]._replace(url=path.as_uri(), md5=md5, num_classes=3, num_examples=27)
+    return replace(CLINC150, files=(file,))
 
 
 def test_out_of_scope_sentences_are_left_out_and_parts_joined(tmp_path, release):
-    source = published(release, tmp_path, True, clinc_rows)
-    assert source.text_set.names == ("a", "b", "c")
-    assert source.text_set.counts.tolist() == [9, 9, 9]
+    found = text_set(release.source(tmp_path, download=True).prepared())
+    assert found.names == ("a", "b", "c")
+    assert found.counts.tolist() == [9, 9, 9]
 
 
 def test_missing_files_are_an_error_that_says_which_where_and_how_to_get_them(tmp_path, release):
     with pytest.raises(MissingDataError, match=r"needs .*clinc150.data_full.json.*task.download=true.*METARUN_DATA"):
-        published(release, tmp_path, False, clinc_rows)
+        release.source(tmp_path, download=False).prepared()
     assert not (tmp_path / "prepared").exists()
 
 
@@ -440,7 +446,7 @@ def test_another_file_is_an_error_that_names_it_and_leaves_nothing(tmp_path, rel
     with pytest.raises(
         DataError, match=r"data_full.json.*not CLINC150 as published: delete the file and download it again"
     ):
-        published(release, tmp_path, False, clinc_rows)
+        release.source(tmp_path, download=False).prepared()
     assert not [p for p in (tmp_path / "prepared").iterdir() if not p.name.endswith(".lock")]
 
 
@@ -554,7 +560,7 @@ def test_the_published_sets_have_their_sizes_and_one_manifest(data_root, make, c
     given = {"seed": 0, "device": torch.device("cpu"), "dtype": torch.float32, "data_root": str(data_root)}
     size = {"num_ways": 5, "num_shots": 5, "num_queries": 5}
     a_task = make(**size, **WITHOUT_OTHERS, **given, features=TOKENS, split=split, split_seed=0, download=False)
-    assert len(a_task.source.text_set.names) == classes
-    assert len(a_task.source.text_set.texts) == texts
+    assert len(a_task.text_set.names) == classes
+    assert len(a_task.text_set.texts) == texts
     assert [len(a_task.pools[s].names) for s in ("train", "val", "test")] == split
     assert manifest(a_task, "test", 100) == digest
