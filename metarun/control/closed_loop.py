@@ -35,7 +35,7 @@ def controlled(
 
 
 def at_random(system: System, parameters: Tensor, num_steps: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Control each system by actions drawn uniformly, to compare with: returns and states as of ``controlled``."""
+    """Returns [T] and states [T, num_steps + 1, 2n] under actions drawn uniformly: what no plan is worth."""
     indices = np.arange(len(parameters))
     u = uniform(seed, "control/random", indices, num_steps * system.num_actions)
     actions = torch.from_numpy(2 * u - 1).to(parameters).unflatten(1, (num_steps, -1))
@@ -64,7 +64,7 @@ def first_states(system: System, num_tasks: int, seed: int) -> Tensor:
 
 
 def planning_noise(planner: CrossEntropy, system: System, seed: int, step: int) -> Tensor:
-    """Numbers ~ N(0, 1) for the plan of a step [iterations, N, H, A]: the same for every task and model."""
+    """Noise ~ N(0, 1) for the plan of a step [iterations, N, H, A]: the same for every task and model."""
     shape = (planner.iterations, planner.population, planner.horizon, system.num_actions)
     count = int(np.prod(shape))
     u = uniform(seed, "control/plan", np.array([step]), count + count % 2)[0]

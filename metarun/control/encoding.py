@@ -1,4 +1,4 @@
-"""Inputs that a network sees of a mechanical system, and the meaning of its outputs.
+"""Encoding of a mechanical system for a network: the inputs that it sees, and what its outputs mean.
 
     inputs:  sine and cosine of angles, other coordinates and velocities over their reach, and the action
     outputs: the change of the velocities within dt, standardised
@@ -27,12 +27,12 @@ class Encoding:
 
     @property
     def num_inputs(self) -> int:
-        """Number D of inputs: two for an angle, one for another coordinate, and one for each velocity and action."""
+        """The number D of inputs: two for an angle, one for another coordinate, and one for each velocity and action."""
         n = len(self.system.angles)
         return 2 * n + sum(self.system.angles) + self.system.num_actions
 
     def inputs(self, state: Tensor, action: Tensor) -> Tensor:
-        """Encode a state [..., 2n] and an action [..., A] as inputs [..., D]."""
+        """Inputs [..., D] for a state [..., 2n] and an action [..., A]."""
         n, columns = len(self.system.angles), []
         for i, is_angle in enumerate(self.system.angles):
             q = state[..., i : i + 1]
@@ -54,7 +54,7 @@ class Encoding:
         return inputs[..., -self.system.num_actions :]
 
     def outputs(self, state: Tensor, following: Tensor) -> Tensor:
-        """Encode the step from ``state`` to ``following``, both [..., 2n], as a network's outputs [..., n]."""
+        """Outputs [..., n] of the transition from ``state`` to ``following``."""
         n = len(self.system.angles)
         change = following[..., n:] - state[..., n:]
         return (change - self.mean.to(change)) / self.deviation.to(change)

@@ -29,27 +29,27 @@ class System(ABC):
 
     @abstractmethod
     def acceleration(self, parameters: Tensor, q: Tensor, v: Tensor, action: Tensor) -> Tensor:
-        """Compute q'' [..., n]; the last of ``parameters`` [..., P + 1] is the direction of the motors, 1 or -1."""
+        """Acceleration q'' [..., n] for ``parameters`` [..., P + 1], the last of which is the motors' direction, 1 or -1."""
 
     @abstractmethod
     def energy(self, parameters: Tensor, q: Tensor, v: Tensor) -> Tensor:
-        """Compute the energy in joules [...]; it is constant without friction and action."""
+        """Energy in joules [...], constant without friction and action."""
 
     @abstractmethod
     def start(self, u: Tensor) -> Tensor:
-        """Make the state [..., 2n] where a controlled episode begins, from uniforms u [..., 2n]."""
+        """State [..., 2n] where a controlled episode begins, for uniforms u [..., 2n]."""
 
     @abstractmethod
     def cost(self, state: Tensor, action: Tensor) -> Tensor:
-        """Cost of being in ``state`` after ``action``, which a planner minimises: [...]."""
+        """Cost [...] of a state and an action, which a planner minimises."""
 
     @abstractmethod
     def reward(self, state: Tensor, action: Tensor) -> Tensor:
-        """Reward of being in ``state`` after ``action``, which the score adds up: [...]."""
+        """Reward [...] of a state and an action, which the score adds up."""
 
     @abstractmethod
     def holds(self, state: Tensor) -> Tensor:
-        """Tell whether the episode goes on: bool [...]; nothing is added up from the first state where it does not."""
+        """Mask [...] of episodes that go on: nothing is added up from the first state where it is false."""
 
     @property
     def ranges(self) -> dict[str, Range]:

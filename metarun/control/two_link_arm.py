@@ -60,7 +60,7 @@ class TwoLinkArm(System):
         return (m11 * v1**2 + m22 * v2**2) / 2 + m12 * v1 * v2
 
     def start(self, u: Tensor) -> Tensor:
-        """Make a start in any posture, at rest."""
+        """States of any posture, at rest."""
         q = math.pi * (2 * u[..., :2] - 1)
         return torch.cat([q, torch.zeros_like(q)], -1)
 

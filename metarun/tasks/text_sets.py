@@ -62,7 +62,7 @@ def plain(text: str) -> str:
 
 
 def _classes(rows: Iterable[Row], source: str) -> ClassImages:
-    """The classes by name ("split\\tname") and their sentences as bytes, sorted, whatever the order of the rows."""
+    """The classes by name and their sentences in order, so that the order of the rows has no say: "split\\tname", bytes."""
     classes: dict[str, list[str]] = {}
     splits = _Names()
     for row in _without_duplicates(rows):
