@@ -50,7 +50,7 @@ class Pendulum(System):
         return torch.stack([math.pi + 0.2 * (u[..., 0] - 0.5), torch.zeros_like(u[..., 0])], -1)
 
     def cost(self, state: Tensor, action: Tensor) -> Tensor:
-        """Cost of Gymnasium's Pendulum-v1, with the angle in (-pi, pi]."""
+        """Cost of Gymnasium's Pendulum-v1."""
         angle, speed = wrapped(state[..., 0]), state[..., 1]
         return angle**2 + 0.1 * speed**2 + 0.001 * action[..., 0] ** 2
 
