@@ -3,8 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from tests.running import (
     TINY,
     assert_as_if_never_stopped,
     checkpoint,
-    environment,
+    forked,
     identical,
     killed,
     metarun,
@@ -115,8 +113,8 @@ def test_the_handlers_of_the_process_are_back_after_a_run(whole, tmp_path):
 
 def test_a_process_that_gets_sigterm_exits_with_143_and_can_be_continued(tmp_path):
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "metarun", *TINY, "steps=1000000", "evaluation.every=1000000", f"run_dir={run}"]
-    job = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
+    arguments = [*TINY, "steps=1000000", "evaluation.every=1000000", f"run_dir={run}"]
+    job = forked("whole_command", argv=arguments, cwd=tmp_path)
     deadline = time.monotonic() + 60
     while not (run / "metrics.jsonl").is_file() or not (run / "metrics.jsonl").read_text():
         assert job.poll() is None and time.monotonic() < deadline
