@@ -53,7 +53,7 @@ def entries(overrides: list[str], folders: list[Path]) -> Iterator[Entry]:
 
 
 def _kind(target: str) -> str:
-    """The first line about it (a function's docstring, or that of a class's module), up to a stop or colon."""
+    """The first line about a target (of a function's docstring, or of a class's module), up to a stop or colon."""
     found = locate(target, TaskDistribution)
     said = sys.modules[found.__module__].__doc__ if inspect.isclass(found) else found.__doc__
     line = (said or "").partition("\n")[0].rstrip(".")
