@@ -39,6 +39,8 @@ def test_a_page_names_files_and_links_that_there_are(page):
         for name in re.findall(r"(?:\w+/)*\w+\.py\b|configs/[\w/]+\.yaml", text)
         if name.rpartition("/")[2] not in READERS
     }
+    if page.stem == "fidelity":  # it names files of other projects
+        named = {name for name in named if name.startswith(("metarun/", "configs/"))}
     assert [name for name in sorted(named) if not any(path.endswith(f"/{name}") for path in FILES)] == []
     links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
     assert [link for link in links if not (page.parent / link).exists()] == []
