@@ -1,6 +1,6 @@
 """Omniglot: 1623 handwritten characters of 50 alphabets, 20 drawings each, as N-way K-shot episodes of 28 x 28 images.
 
-Lake et al., Science 2015. Prepared as in MAML and ProtoNet: LANCZOS to 28 x 28, inverted (ink = 1, paper = 0).
+Lake et al., Science 2015. Inverted (ink = 1, paper = 0); ``resize`` as in ``omniglot_files``.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from metarun.core import Draw, Episode
 from metarun.counter import uniform
 from metarun.tasks.episodes import ClassPool, EpisodeSize, check_pools, class_spec, draw_examples, sizes_by_split
 from metarun.tasks.images import class_major_batch, pixels_on, show_classes
-from metarun.tasks.omniglot_files import OMNIGLOT, SIDE, Scheme, splits_of
+from metarun.tasks.omniglot_files import OMNIGLOT, SIDE, Resize, Scheme, characters, splits_of
 from metarun.tasks.sources import PreparedTask
 from metarun.tasks.store import Source
 
@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+Rotations = Literal["none", "per_task", "per_episode", "as_classes"]
+
+
 class Omniglot(PreparedTask):
     """Handwritten characters 28 x 28: x [B, N * K, 1, 28, 28] in [0, 1], y [B, N * K] class-major (query set: N * Q).
 
     ``train_*`` replace the sizes of the split "train" where they are not None. ``trainval``: "train" reads the classes
     of "val" too; "val" stays as it is. ``rotations`` by multiples of 90 degrees, alike in every split: "per_task" turns
-    each class of an episode at random (MAML), "as_classes" makes four classes of each character (ProtoNet).
+    each class of an episode at random (MAML), "per_episode" all of them alike (RelationNet), "as_classes" makes four
+    classes of each character (ProtoNet). ``resize``: see ``omniglot_files``.
     """
 
     def __init__(  # noqa: PLR0913
@@ -40,7 +44,8 @@ class Omniglot(PreparedTask):
         train_num_queries: int | None,
         split: Scheme,
         trainval: bool,
-        rotations: Literal["none", "per_task", "as_classes"],
+        rotations: Rotations,
+        resize: Resize = "lanczos",
         download: bool,
         seed: int,
         device: torch.device,
@@ -48,13 +53,14 @@ class Omniglot(PreparedTask):
         data_root: str,
     ) -> None:
         _check_choice("task.split", split, get_args(Scheme))
-        _check_choice("task.rotations", rotations, ("none", "per_task", "as_classes"))
+        _check_choice("task.rotations", rotations, get_args(Rotations))
+        _check_choice("task.resize", resize, get_args(Resize))
         size = EpisodeSize(num_ways, num_shots, num_queries)
         self.sizes = sizes_by_split(size, train_num_ways, train_num_shots, train_num_queries)
         self.split, self.trainval, self.rotations = split, trainval, rotations
         self.seed, self.device, self.dtype = seed, device, dtype
 
-        images = OMNIGLOT.source(data_root, download).prepared()
+        images = characters(resize).source(data_root, download).prepared()
         self.prepared = (images,)
         members = {"test": {"test"}, "val": {"val"}, "train": {"train", "val"} if trainval else {"train"}}
         of_class = splits_of(split, images.names, OMNIGLOT.files[0].num_classes)
@@ -64,13 +70,14 @@ class Omniglot(PreparedTask):
         if rotations == "as_classes":
             self.pools = {s: pool.repeated(4) for s, pool in self.pools.items()}
         check_pools(self.pools, self.sizes)
-        self.turns = 4 if rotations == "per_task" else 1  # each turn of a character is a class of its own
+        # each turn of a character is a class of its own
+        self.turns = 4 if rotations in ("per_task", "per_episode") else 1
         self.spec = class_spec((1, SIDE, SIDE), self.sizes, self.turns * len(self.pools["train"].names))
         self.pixels = pixels_on(device, images.rows[:, None])  # [num_images, 1, 28, 28]
 
     @staticmethod
-    def sources(data_root: str, download: bool) -> list[Source]:
-        return [OMNIGLOT.source(data_root, download)]
+    def sources(data_root: str, download: bool, resize: Resize = "lanczos") -> list[Source]:
+        return [characters(resize).source(data_root, download)]
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
         """Numbers of classes [B, N] and images, support [B, N, K] and query [B, N, Q]; rotations [B, N] in quarter turns."""
@@ -79,6 +86,8 @@ class Omniglot(PreparedTask):
         draw = draw_examples(u[:, ways:], self.pools[split], size)
         if self.rotations == "per_task":
             rotations = np.floor(4 * u[:, :ways]).astype(np.int64)
+        elif self.rotations == "per_episode":
+            rotations = np.floor(4 * u[:, :1]).astype(np.int64).repeat(ways, 1)
         elif self.rotations == "as_classes":
             rotations = draw["classes"] % 4
         else:

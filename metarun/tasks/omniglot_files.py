@@ -1,6 +1,8 @@
 """The files of Omniglot: its two archives of characters, Lake's one-shot runs, and the ways to split the characters.
 
-Lake et al., Science 2015. Prepared as in MAML and ProtoNet: LANCZOS to 28 x 28, inverted (ink = 1, paper = 0).
+Lake et al., Science 2015. Resized to 28 x 28 and inverted (ink = 1, paper = 0). The published drawings are black and white,
+and Pillow resizes such images by the nearest pixel whatever filter is asked for: the releases of MAML, ProtoNet, R2-D2,
+Reptile and MAML++ therefore have binary images ("nearest"). "lanczos" makes them grey first, as iMAML's does.
 """
 
 import re
@@ -9,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
@@ -24,6 +27,7 @@ from metarun.tasks.store import ClassRows
 SIDE = 28
 PUBLISHED_SIDE = 105
 VAL_SHARE = {"maml": 100 / 1623, "maml_plus_plus": 50 / 1623}
+Resize = Literal["lanczos", "nearest"]
 Scheme = Literal["vinyals", "maml", "maml_plus_plus", "background_evaluation"]
 
 # The split of Vinyals et al. 2016, as released with Snell et al. 2017 (github.com/jakesnell/prototypical-networks):
@@ -64,7 +68,7 @@ def splits_of(split: Scheme, names: tuple[str, ...], num_background: int) -> lis
 # ------------------------------------------------------------------------------------------------------- the archives
 
 
-def read_characters(places: dict[Path, PublishedFile]) -> ClassRows:
+def read_characters(places: dict[Path, PublishedFile], resize: Resize = "lanczos") -> ClassRows:
     """Characters of each archive in alphabetical order: "alphabet/characterNN", uint8 [num_drawings, 28, 28].
 
     An archive is judged by what it holds and not by its md5: copies packed again are as good.
@@ -79,7 +83,7 @@ def read_characters(places: dict[Path, PublishedFile]) -> ClassRows:
                     f"{expected.num_classes} of {count}"
                 )
             for name, members in sorted(drawings.items()):
-                yield name, _images(archive, members)
+                yield name, _images(archive, members, resize)
 
 
 def read_runs(places: dict[Path, PublishedFile]) -> ClassRows:
@@ -91,7 +95,7 @@ def read_runs(places: dict[Path, PublishedFile]) -> ClassRows:
         if len(pairs) != expected.num_classes:
             raise DataError(f"it pairs {len(pairs)} images and must pair {expected.num_classes}")
         for training, test in sorted(pairs):
-            yield training.removesuffix(".png").replace("/training", ""), _images(archive, [training, test])
+            yield training.removesuffix(".png").replace("/training", ""), _images(archive, [training, test], "lanczos")
 
 
 @contextmanager
@@ -126,16 +130,16 @@ def _drawings(archive: zipfile.ZipFile, stem: str) -> dict[str, list[str]]:
     return characters
 
 
-def _images(archive: zipfile.ZipFile, members: list[str]) -> np.ndarray:
-    return np.stack([_image(archive.read(member), member) for member in members])
+def _images(archive: zipfile.ZipFile, members: list[str], resize: Resize) -> np.ndarray:
+    return np.stack([_image(archive.read(member), member, resize) for member in members])
 
 
-def _image(content: bytes, name: str) -> np.ndarray:
+def _image(content: bytes, name: str, resize: Resize) -> np.ndarray:
     """uint8 [28, 28] with ink = 255."""
     with Image.open(BytesIO(content), formats=["PNG"]) as image:
         if image.size != (PUBLISHED_SIDE, PUBLISHED_SIDE):
             raise DataError(f"{name} has {image.size} pixels and must have {(PUBLISHED_SIDE, PUBLISHED_SIDE)}")
-        small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        small = image.convert("L").resize((SIDE, SIDE), Image.Resampling[resize.upper()])
     return 255 - np.asarray(small)
 
 
@@ -156,6 +160,15 @@ OMNIGLOT = Published(
     read=read_characters,
     folder="omniglot-py",
 )
+
+
+def characters(resize: Resize) -> Published:
+    """Omniglot's characters, resized in this way; each way is prepared in a folder of its own."""
+    if resize == "lanczos":
+        return OMNIGLOT
+    return replace(OMNIGLOT, name=f"{OMNIGLOT.name}-{resize}", read=partial(read_characters, resize=resize))
+
+
 # <run>/training/classNN.png, <run>/test/itemNN.png and <run>/class_labels.txt, which pairs them
 ALL_RUNS = PublishedFile(
     "one_shot/all_runs.zip",

@@ -89,6 +89,42 @@ def test_the_meta_gradient_of_a_network_solves_the_system_by_plain_double_backwa
     assert relative_error(solved, query_gradient) < EXACT
 
 
+def test_held_at_the_end_training_is_twice_the_released_codes_gradient_and_tests_are_free():
+    """The release: plain steps, one pull, and (2 I + H / 12)^-1 of the query's gradient there; at a test no pull."""
+    torch.manual_seed(0)
+    net, lr, steps, proximal = BASES["mlp"]().double(), 0.05, 3, 2.0
+    learner = IMAML(net, CROSS_ENTROPY, lr, steps, proximal, 0.0, 5, 0.0, 22.0, "at_end")
+    theta, (support, query, _) = learner.init(), one_episode()
+    names = list(theta)
+
+    def slope(weights: dict, batch: Batch, **more: bool) -> tuple[torch.Tensor, ...]:
+        loss = CROSS_ENTROPY.loss(functional_call(net, weights, (batch.x,)), batch.y)
+        return torch.autograd.grad(loss, [weights[name] for name in names], **more)
+
+    free = {name: p.clone().requires_grad_() for name, p in theta.items()}
+    for _ in range(steps):
+        stepped = zip(names, slope(free, support), strict=True)
+        free = {name: (free[name] - lr * g).detach().requires_grad_() for name, g in stepped}
+    pulled = {name: (w - lr * proximal * (w - theta[name])).detach().requires_grad_() for name, w in free.items()}
+    leaves = [pulled[name] for name in names]
+    b = torch.cat([g.flatten() for g in slope(pulled, query)])
+    at_support = torch.cat([g.flatten() for g in slope(pulled, support, create_graph=True)])
+
+    def released(v: torch.Tensor) -> torch.Tensor:
+        hv = torch.autograd.grad(at_support, leaves, grad_outputs=v, retain_graph=True)
+        return 2 * v + torch.cat([h.flatten() for h in hv]) / 12
+
+    expected, _ = conjugate_gradient(released, b, 5, 0.0)
+    actual = meta_gradient(learner, theta, one_episode())
+    assert (
+        relative_error([actual[name] for name in names], list((2 * expected).split([p.numel() for p in leaves])))
+        < EXACT
+    )
+    assert (
+        relative_error([learner.adapt(theta, support)[name] for name in names], [free[name] for name in names]) < EXACT
+    )
+
+
 def test_conjugate_gradient_solves_a_system_of_n_unknowns_in_n_steps():
     torch.manual_seed(0)
     root, b = torch.randn(6, 6).double(), torch.randn(6).double()

@@ -17,7 +17,7 @@ from PIL import Image
 from metarun.errors import DataError, MissingDataError
 from metarun.evaluation.episodes import manifest
 from metarun.tasks.omniglot import Omniglot
-from metarun.tasks.omniglot_files import OMNIGLOT, RUNS, splits_of, vinyals
+from metarun.tasks.omniglot_files import OMNIGLOT, RUNS, characters, splits_of, vinyals
 from metarun.tasks.omniglot_lake import OmniglotLake
 from metarun.tasks.published import Published, PublishedFile
 from metarun.tasks.store import Prepared
@@ -198,6 +198,12 @@ def test_rotations_per_task_are_uniform_and_independent_of_the_classes(prepared_
     assert ((cells - 2000) ** 2 / 2000).sum() < limit(12)
 
 
+def test_rotations_per_episode_turn_all_classes_alike_and_are_uniform(prepared_root):
+    turns = omniglot(prepared_root, rotations="per_episode").draw("train", range(800))["rotations"]
+    assert (turns == turns[:, :1]).all()
+    assert np.bincount(turns[:, 0], minlength=4).min() > 150
+
+
 def test_rotations_as_classes_keep_the_four_rotations_of_a_character_apart(prepared_root):
     draw = omniglot(prepared_root, rotations="as_classes", num_ways=8).draw("val", range(50))  # all 2 x 4 classes
     pairs = np.stack([draw["support"][..., 0] // NUM_DRAWINGS, draw["rotations"]], axis=-1)
@@ -252,7 +258,7 @@ def test_the_fingerprint_tells_the_images_and_the_split(prepared_root):
         ({"num_shots": 0}, r"task.num_shots is 0"),
         ({"train_num_queries": 0}, r"task.train_num_queries is 0"),
         ({"split": "lake"}, r"task.split is 'lake', but it must be one of vinyals, maml, maml_plus_plus"),
-        ({"rotations": "maybe"}, r"task.rotations is 'maybe', but it must be one of none, per_task, as_classes"),
+        ({"rotations": "maybe"}, r"task.rotations is 'maybe', but it must be one of none, per_task, per_episode, as_classes"),
     ],
 )
 def test_impossible_settings_are_errors_that_name_key_value_and_rule(prepared_root, changed, message):
@@ -425,6 +431,17 @@ def test_the_prepared_images_have_the_ink_of_the_original_drawings(data_root):
             assert small.mean() == pytest.approx(ink.mean(), rel=0.1)
             coarse = ink.reshape(7, 15, 7, 15).mean(axis=(1, 3))
             assert np.corrcoef(coarse.ravel(), small.reshape(7, 4, 7, 4).mean(axis=(1, 3)).ravel())[0, 1] > 0.99
+
+
+@pytest.mark.data
+def test_resized_by_the_nearest_pixel_images_are_binary_as_in_the_released_codes(data_root):
+    images = characters("nearest").source(data_root, download=False).prepared()
+    assert set(np.unique(images.rows[::97])) == {0, 255}
+    with zipfile.ZipFile(data_root / "omniglot-py" / "images_evaluation.zip") as archive:
+        name = images.names[964]
+        member = min(m for m in archive.namelist() if f"/{name}/" in m and m.endswith(".png"))
+        theirs = Image.open(BytesIO(archive.read(member))).resize((28, 28), Image.Resampling.LANCZOS)  # of mode "1"
+    assert (images.rows[20 * 964] == 255 * (1 - np.asarray(theirs).astype(int))).all()
 
 
 @pytest.mark.data
