@@ -8,7 +8,8 @@ which parameters take the steps: every one, those of the ``body``, or those of t
 rmsprop or adam replaces the step; the meta-gradient flows through its state too.
 
 The inner loss is the mean over the support set. The official code sums over classes, so its inner_lr is num_ways times
-smaller for the same step. Norm weights and biases adapt too; in the official code they do not.
+smaller for the same step. Norm weights and biases adapt too; in the official code they do not, and its norms have no
+weight (docs/fidelity.md).
 
 Finn, Abbeel and Levine, ICML 2017, https://arxiv.org/abs/1703.03400. Cost: about three forward and backward passes a
 step in time; memory grows with inner_steps unless first_order.

@@ -7,8 +7,8 @@ vec MC(G) = (M_output (x) M_input (x) M_kernel) vec G: a Kronecker-factored curv
 and M_input; biases and norm weights [O], of which the paper says nothing, have M_output. The matrices begin at the
 identity, where this is MAML. They do not adapt. ``rates.curvature`` sets their own outer rate.
 
-The inner loss is the mean over the support set; the released code (reinforcement learning only) and the Omniglot flags
-are those of MAML's code, which sums over classes.
+The inner loss is the mean over the support set; the released code is MAML's with these matrices, and sums over classes, so
+its 0.4 is 2.0 here at 5 ways. It has a diagonal for a bias, not a matrix, and does not adapt norms (docs/fidelity.md).
 
 Park and Oliva, NeurIPS 2019, https://arxiv.org/abs/1902.03356. Cost: as MAML, and a matrix product an axis and step;
 theta grows by O^2 + I^2 + F^2 for each weight.

@@ -9,7 +9,9 @@ The optimizer is the same for every weight; each weight has a hidden state of it
 First order, as in the paper: g_k and l_k do not depend on theta, but phi_k in the gates and under f_k does.
 
 The last gates are fed back as they are, as in the paper; the released code feeds them back before the sigmoid. Batch norms
-follow ``base_learner.batch_norm``: the code uses the queries' statistics in training and running ones at test.
+follow ``base_learner.batch_norm``: the code uses the queries' statistics in training and the support's at test. The code
+divides the mean gradient by the number S of support examples once more (meta-learner-lstm.lua, lines 59 to 64), before the
+gates see it and the step takes it: ``gradient: divided``.
 
 Ravi and Larochelle, ICLR 2017, https://openreview.net/forum?id=rJY0-Kcll. Cost: a forward and backward pass of the base
 learner and of the LSTM on each of its weights a step; memory grows with inner_steps.
@@ -17,7 +19,7 @@ learner and of the LSTM on each of its weights a step; memory grows with inner_s
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,12 +38,14 @@ Moving = tuple[Tensor, Any]  # phi as one vector [n], and the optimizer's state
 class MetaLSTM(GradientLearner):
     """A learned start, and a learned ``network`` (``GatedUpdate``) that takes the steps.
 
-    ``preprocessing`` is p of ``log_and_sign`` (above 0), and ``inner_steps`` the number of steps.
+    ``preprocessing`` is p of ``log_and_sign`` (above 0), and ``inner_steps`` the number of steps. ``gradient`` is the
+    mean over the support set, or that divided by S.
     """
 
     network: nn.Module
     preprocessing: float
     inner_steps: int
+    gradient: Literal["mean", "divided"] = "mean"
 
     def __post_init__(self) -> None:
         if self.preprocessing <= 0:
@@ -59,6 +63,7 @@ class MetaLSTM(GradientLearner):
         def step(moving: Moving, optimizer: Params, support: Batch) -> Moving:
             phi, state = moving
             g, value = detach(grad_and_value(loss)(detach(phi), support))  # [n], []
+            g = g / len(support.y) if self.gradient == "divided" else g
             seen = [log_and_sign(g, self.preprocessing), log_and_sign(value, self.preprocessing).expand(len(g), 2)]
             return functional_call(self.network, optimizer, (torch.cat(seen, 1), phi, g, state))
 

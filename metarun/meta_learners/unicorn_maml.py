@@ -10,7 +10,8 @@ Something the paper does not say: under softmax w cancels. The inner gradients o
 W_n = w + something without w throughout, and w z is the same for every class: no value of w changes a loss, and w's own
 meta-gradient is zero to rounding. UNICORN-MAML is MAML with a head reset to zero for each task (the zeroing trick of Kao
 et al., ICLR 2022, https://arxiv.org/abs/2106.15367). We keep w, as the paper has it. A shared bias would cancel too and
-starts at 0. The released code trains a pre-trained ResNet-12 to first order, with its logits divided by 0.5.
+starts at 0. The released code trains a pre-trained ResNet-12 to first order, with the logits of queries divided by 0.5
+(``temperature``; those of the support are not).
 
 Ye and Chao, ICLR 2022, https://arxiv.org/abs/2106.16245. Cost: as MAML.
 """
@@ -35,7 +36,8 @@ class UnicornMAML(GradientLearner):
     """Gradient descent of body and head, where the heads of all classes begin at one learned vector.
 
     ``input_shape`` is that of one example. ``inner_lr`` is the step size and ``inner_steps`` the number of steps: with
-    1 the body does not move. ``first_order`` takes the inner gradients as constants.
+    1 the body does not move. ``first_order`` takes the inner gradients as constants. ``temperature`` (above 0) divides the
+    logits of queries.
     """
 
     any_ways = True
@@ -46,9 +48,12 @@ class UnicornMAML(GradientLearner):
     inner_lr: float
     inner_steps: int
     first_order: bool
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         body_of(self.base_learner)
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is {self.temperature}; it divides logits, so use a number above 0.")
 
     def init(self) -> Params:
         one_class = nn.Linear(num_features(self.base_learner, self.input_shape), 1)
@@ -67,6 +72,13 @@ class UnicornMAML(GradientLearner):
     def ended(self, phi: Params, support: Batch) -> Params:
         return {**phi, "body": with_support(body_of(self.base_learner), phi["body"], support.x)}
 
+    def support_loss(self, phi: Params, support: Batch) -> Tensor:
+        return self.objective.loss(self.logits(phi, support.x), support.y)
+
     def predict(self, phi: Params, x: Tensor) -> Tensor:
+        return self.logits(phi, x) / self.temperature
+
+    def logits(self, phi: Params, x: Tensor) -> Tensor:
+        """Logits [Q, N] of x, not divided by the temperature."""
         z = functional_call(body_of(self.base_learner), phi["body"], (x,))  # [Q, D]
         return F.linear(z, **phi["head"])

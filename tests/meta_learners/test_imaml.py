@@ -89,7 +89,7 @@ def test_the_meta_gradient_of_a_network_solves_the_system_by_plain_double_backwa
     assert relative_error(solved, query_gradient) < EXACT
 
 
-def test_held_at_the_end_training_is_twice_the_released_codes_gradient_and_tests_are_free():
+def test_held_at_the_end_it_gives_twice_the_released_codes_gradient_and_tests_freely():
     """The release: plain steps, one pull, and (2 I + H / 12)^-1 of the query's gradient there; at a test no pull."""
     torch.manual_seed(0)
     net, lr, steps, proximal = BASES["mlp"]().double(), 0.05, 3, 2.0

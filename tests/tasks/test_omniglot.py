@@ -258,7 +258,10 @@ def test_the_fingerprint_tells_the_images_and_the_split(prepared_root):
         ({"num_shots": 0}, r"task.num_shots is 0"),
         ({"train_num_queries": 0}, r"task.train_num_queries is 0"),
         ({"split": "lake"}, r"task.split is 'lake', but it must be one of vinyals, maml, maml_plus_plus"),
-        ({"rotations": "maybe"}, r"task.rotations is 'maybe', but it must be one of none, per_task, per_episode, as_classes"),
+        (
+            {"rotations": "maybe"},
+            r"task.rotations is 'maybe', but it must be one of none, per_task, per_ep",
+        ),
     ],
 )
 def test_impossible_settings_are_errors_that_name_key_value_and_rule(prepared_root, changed, message):
