@@ -74,6 +74,17 @@ class Dropout(Drop):
         return (1 - chances(seed, stream, rate, tuple(x.shape), x)) / (1 - rate)
 
 
+class DropTogether(Drop):
+    """Whole channels [S, C] of x [S, C, ...] (``axes`` 2), whole examples (1), or all of x (0); what is left is divided by
+    1 - rate."""
+
+    axes: int  # the first ones of x, whose places are dropped or kept one by one
+
+    def scale(self, x: Tensor, rate: float, seed: int, stream: str) -> Tensor:
+        shape = (*x.shape[: self.axes], *[1] * (x.dim() - self.axes))
+        return (1 - chances(seed, stream, rate, shape, x)) / (1 - rate)
+
+
 class DropBlock(Drop):
     """Squares of ``size`` x ``size`` values of a channel, as many as make the rate; the batch keeps its mean size.
 
