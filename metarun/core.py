@@ -141,15 +141,27 @@ def hyperparameters(learner: MetaLearner) -> set[str]:
     return {field.name for field in fields(learner)}  # type: ignore[arg-type]
 
 
-def take_parameters(module: nn.Module) -> dict[str, Tensor]:
-    """The module's parameters by name; those left in the module move to the ``meta`` device.
+def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The module's parameters that ask for a gradient, by name: those that theta holds and inner loops move."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
-    A forward pass that forgets ``functional_call`` then raises, instead of silently using stale weights. Buffers stay.
+
+def frozen(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The module's other parameters, by name: no part of theta, they stay in the module as they are."""
+    return {name: p for name, p in module.named_parameters() if not p.requires_grad}
+
+
+def take_parameters(module: nn.Module) -> dict[str, Tensor]:
+    """The module's ``trainable`` parameters by name; those left in the module move to the ``meta`` device.
+
+    A forward pass that forgets ``functional_call`` then raises, instead of silently using stale weights. Buffers and frozen
+    parameters stay. A parameter that stands in several places is still one afterwards.
     """
-    taken = {name: p.detach().clone() for name, p in module.named_parameters()}
+    taken = {name: p.detach().clone() for name, p in trainable(module).items()}
+    left = {p: nn.Parameter(p.to("meta")) for p in trainable(module).values()}
     for child in module.modules():
-        for name, p in child.named_parameters(recurse=False):
-            setattr(child, name, nn.Parameter(p.to("meta"), requires_grad=p.requires_grad))
+        for name, p in child.named_parameters(recurse=False, remove_duplicate=False):
+            setattr(child, name, left.get(p, p))
     return taken
 
 

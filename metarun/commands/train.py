@@ -174,6 +174,8 @@ def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
         report = Reporter(folder, experiment, text, resume_step)
         continued = f"  (continued at step {resume_step})" if resume_step else ""
         report.ticker.say(f"run folder: {folder.path}{continued}")
+        for note in experiment.notes:
+            report.ticker.say(note)
         scores = _guarded(experiment, report, resume_step, stop)
     report.finished(scores)
     return scores[experiment.task.objective.score_name].mean

@@ -23,6 +23,7 @@ from metarun.config.checks import (
     ways_problems,
 )
 from metarun.config.experiment import Experiment, optimizer_of
+from metarun.config.networks import exact, suited
 from metarun.core import MetaLearner, TaskDistribution
 from metarun.errors import ConfigError
 from metarun.evaluation.still import modules_of
@@ -121,6 +122,7 @@ def _assemble(
     base_learner = None if problems else attempt(problems, "base_learner", calls["base_learner"], **shapes)
     if base_learner is None:
         raise ConfigError(problems)
+    notes = exact(base_learner)
     base_learner.to(device, getattr(torch, plain["dtype"]))
     shapes |= {"base_learner": base_learner, "objective": task.objective, "num_ways": task.train_num_ways}
     problems += ways_problems(task, calls["meta_learner"])
@@ -131,9 +133,13 @@ def _assemble(
     if problems or learner is None:
         raise ConfigError(problems)
     for module in modules_of(learner):
+        notes += exact(module)  # of a second network; the base learner's layers are exact by now
         module.to(device, getattr(torch, plain["dtype"]))
+    execution, why = suited(execution, learner, task)
+    notes += why
     scored = scored_elsewhere(elsewhere, task, learner, plain["evaluation"])
     experiment = _experiment(plain, calls, task, learner, scored, execution)
+    experiment.notes = notes
     if experiment.rates:
         _try_rates(experiment)
     return experiment

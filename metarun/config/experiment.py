@@ -1,7 +1,7 @@
 """The objects and numbers of one run."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ class Experiment:
     trained_steps: int
     protocol: dict[str, Any]  # what a reader of the score must know
     headline: dict[str, Any]  # what TensorBoard's HParams page shows
+    notes: list[str] = field(default_factory=list)  # what building did to networks of somebody else, and why
 
 
 def optimizer_of(x: Experiment, leaves: list[Tensor], names: list[str]) -> torch.optim.Optimizer:

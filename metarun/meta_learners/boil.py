@@ -20,7 +20,7 @@ from metarun.core import Batch, FewShotLearner, Params, take_parameters
 from metarun.inner.loops import descent, first_order_descent, last
 from metarun.inner.optimizers import SGD
 from metarun.models.norm_state import with_support
-from metarun.models.parts import body_of, head_of
+from metarun.models.parts import adapted_part, head_of
 from metarun.trees import select
 
 
@@ -37,7 +37,7 @@ class BOIL(FewShotLearner):
     first_order: bool
 
     def __post_init__(self) -> None:
-        body_of(self.base_learner)
+        adapted_part(self.base_learner, "body")
         head_of(self.base_learner)
 
     def init(self) -> Params:

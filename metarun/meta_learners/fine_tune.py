@@ -16,13 +16,13 @@ training task; a new task costs inner_steps of them.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, take_parameters
+from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, take_parameters, trainable
 from metarun.inner.loops import descent, last
 from metarun.inner.optimizers import InnerOptimizerName, inner_optimizer
 from metarun.models.norm_state import with_support
@@ -55,8 +55,8 @@ class FineTune(FewShotLearner):
             )
         if self.num_ways is not None and not isinstance(head, nn.Linear):
             raise ValueError(f"fine_tune gives every task a new linear head, but self.head is a {type(head).__name__}.")
-        if unknown := [name for name in self.named if not any(named(p, name) for p, _ in body.named_parameters())]:
-            parts = ", ".join(dict.fromkeys(p.rpartition(".")[0] for p, _ in body.named_parameters()))
+        if unknown := [name for name in self.named if not any(named(p, name) for p in trainable(body))]:
+            parts = ", ".join(dict.fromkeys(p.rpartition(".")[0] for p in trainable(body)))
             raise ValueError(f"adapted names {', '.join(unknown)}, but the body has {parts}. Name those, or use all.")
 
     @property
@@ -65,11 +65,11 @@ class FineTune(FewShotLearner):
         return () if self.adapted == "all" else self.adapted
 
     def init(self) -> Params:
-        head = take_parameters(head_of(self.base_learner))
+        head = head_of(self.base_learner)
         if self.num_train_classes is not None:
-            linear = nn.Linear(head["weight"].shape[1], self.num_train_classes)
-            head = take_parameters(linear.to(head["weight"]))
-        return {"body": take_parameters(body_of(self.base_learner)), "head": head}
+            like: Any = head.weight
+            head = nn.Linear(like.shape[1], self.num_train_classes).to(like)
+        return {"body": take_parameters(body_of(self.base_learner)), "head": take_parameters(head)}
 
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
         (support_x, support_y), (query_x, query_y) = episode.support, episode.query

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
-from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, surrogate, take_parameters
+from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, surrogate, take_parameters, trainable
 from metarun.counter import uniform
 from metarun.inner.loops import constant_grad, last, outermost, passing, repeat
 from metarun.models.cells import log_and_sign
@@ -74,7 +74,7 @@ class LearnedOptimizer(FewShotLearner):
 
     def start(self) -> Moving:
         """phi_0 and the LSTM's first state."""
-        phi = torch.cat([shuffled(p.detach(), self.seed, n) for n, p in self.base_learner.named_parameters()])
+        phi = torch.cat([shuffled(p.detach(), self.seed, n) for n, p in trainable(self.base_learner).items()])
         return phi, self.network.start(phi)  # type: ignore[operator]
 
     def path(self, theta: Params, moving: Moving, support: Batch, steps: int) -> Iterator[Moving]:
@@ -119,7 +119,7 @@ class LearnedOptimizer(FewShotLearner):
 
     def unravel(self, phi: Tensor) -> Params:
         """phi [n] as the base learner's parameters by name."""
-        return ravel({name: p.detach() for name, p in self.base_learner.named_parameters()})[1](phi)
+        return ravel({name: p.detach() for name, p in trainable(self.base_learner).items()})[1](phi)
 
     def predict(self, phi: Params, x: Tensor) -> Tensor:
         return functional_call(self.base_learner, phi, (x,))

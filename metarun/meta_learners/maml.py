@@ -25,7 +25,7 @@ from metarun.core import Batch, FewShotLearner, Params, take_parameters
 from metarun.inner.loops import descent, first_order_descent, last
 from metarun.inner.optimizers import InnerOptimizerName, inner_optimizer
 from metarun.models.norm_state import with_support
-from metarun.models.parts import part_of
+from metarun.models.parts import adapted_part
 from metarun.trees import select
 
 
@@ -46,7 +46,7 @@ class MAML(FewShotLearner):
 
     def __post_init__(self) -> None:
         if self.adapted != "all":
-            part_of(self.base_learner, self.adapted)
+            adapted_part(self.base_learner, self.adapted)
 
     def init(self) -> Params:
         return take_parameters(self.base_learner)

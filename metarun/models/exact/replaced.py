@@ -7,11 +7,13 @@ in several places, in a container of torch's, or in a plain list that a network 
 import math
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _WeightNorm
 
 from metarun.models.dropout import Dropout, DropTogether
 from metarun.models.exact.layers import BatchNorm, BatchNormMode, LayerNorm, standardised
@@ -103,6 +105,22 @@ class Attention(nn.Module):
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
 
+class WeightNorm(nn.Module):
+    """g v / ||v||, the norm of v over every axis but ``dim``: of torch's kernel the second derivative is wrong, vmapped or
+    not (2.14)."""
+
+    dim: int  # -1: the norm is over all axes
+
+    def forward(self, g: Tensor, v: Tensor) -> Tensor:
+        axes = [axis for axis in range(v.dim()) if axis != self.dim]
+        return v * (g / torch.linalg.vector_norm(v, dim=axes, keepdim=True))
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """g and v for a weight that is assigned."""
+        axes = [axis for axis in range(weight.dim()) if axis != self.dim]
+        return torch.linalg.vector_norm(weight, dim=axes, keepdim=True), weight
+
+
 def additive(mask: Tensor, like: Tensor) -> Tensor:
     """What to add to similarities: minus infinity where a mask of truth values hides a key, or the mask itself."""
     return like.new_zeros(mask.shape).masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else mask
@@ -114,6 +132,7 @@ def make_exact(net: nn.Module, mode: BatchNormMode | None = None) -> Counter[str
     Only torch's own classes are: what derives from them may compute something else. ``mode`` is that of all batch norms;
     None follows each one's ``track_running_stats``. Call it before the network gets its dtype and device.
     """
+    _one_place_each(net)
     replaced: Counter[str] = Counter()
     for name, module in list(net.named_modules()):
         kind = type(module)
@@ -123,6 +142,17 @@ def make_exact(net: nn.Module, mode: BatchNormMode | None = None) -> Counter[str
         if isinstance(module, nn.TransformerEncoder):
             module.use_nested_tensor = False  # a way through torch's own fused layers, in evaluation
     return replaced
+
+
+def _one_place_each(net: nn.Module) -> None:
+    """Make a module with several names into as many, of the same parameters: torch's functional_call knows parameters with
+    several names, but leaves those it was given in a module that has them (2.14)."""
+    seen: set[nn.Module] = set()
+    for name, module in list(net.named_modules(remove_duplicate=False)):
+        parameters = {id(p): p for p in module.parameters()}
+        if module in seen and parameters:
+            net.set_submodule(name, deepcopy(module, parameters))
+        seen.add(module)
 
 
 def become(module: Any, kind: type[nn.Module], **attributes: object) -> bool:
@@ -180,6 +210,7 @@ REPLACEMENTS: dict[type | str, Replacement] = {
     nn.LayerNorm: lambda module, *_: become(module, LayerNorm),
     nn.MultiheadAttention: _attention,
     nn.Dropout: _dropout(Dropout),
+    _WeightNorm: lambda module, *_: become(module, WeightNorm),
     # by name, for torchvision is not loaded where no network is of its making
     "torchvision.models.convnext.LayerNorm2d": lambda module, *_: become(module, LayerNorm2d),
     "torchvision.ops.stochastic_depth.StochasticDepth": _stochastic_depth,
