@@ -28,6 +28,7 @@ from metarun.evaluation.still import modules_of
 from metarun.execution.compiled import Compiled
 from metarun.execution.execution import Auto, Execution, Looped, Vmapped
 from metarun.meta_learners.maml import MAML
+from metarun.meta_learners.maml_plus_plus import MAMLPlusPlus
 from metarun.models.dropout import dropping
 from metarun.models.exact.replaced import make_exact
 from metarun.models.norm_state import evaluating
@@ -39,6 +40,7 @@ from tests.running import OUTSIDE, metarun, read
 from tests.test_conformance import TASKS
 
 CLOSE = 1e-6
+STEPS = 10
 TASK_COUNT = 3
 IMAGE = (2, 4, 4)
 AUTO = Auto(None)
@@ -305,7 +307,14 @@ def episodes() -> Episode:
 
 
 # one of each layer of ours: a trace takes as long as all else
-TRACED = {"batch norm", "batch norm without a weight", "layer norm", "instance norm", "attention", "weights by their norm"}
+TRACED = {
+    "batch norm",
+    "batch norm without a weight",
+    "layer norm",
+    "instance norm",
+    "attention",
+    "weights by their norm",
+}
 TRACED |= {"LSTM", "F.layer_norm"}
 
 
@@ -350,7 +359,7 @@ def assert_exact(learner: MetaLearner, theta: Params, executions: list[Execution
 @pytest.mark.parametrize("kind", VMAPPED)
 def test_a_network_is_exact_however_it_is_executed(kind):
     learner = built(VMAPPED[kind])
-    assert suited(AUTO, learner, Images()) == (AUTO, [])
+    assert suited(AUTO, learner, Images(), STEPS) == (AUTO, [])
     compiled = [Compiled(Vmapped(None))] if kind in TRACED else []
     assert_exact(learner, start_of(learner), [Looped(), Vmapped(None), Vmapped(2), *compiled])
 
@@ -359,13 +368,13 @@ def test_a_network_is_exact_however_it_is_executed(kind):
 def test_a_network_that_vmap_gets_wrong_is_looped_with_the_reason_or_refused(kind):
     make, why = LOOPED[kind]
     learner = built(make)
-    execution, (note,) = suited(AUTO, learner, Images())
+    execution, (note,) = suited(AUTO, learner, Images(), STEPS)
     assert execution == Looped()
     assert re.search(f"^execution: looped, for Net cannot be vmapped: .*{why}", note)
     with pytest.raises(ConfigError, match=f"^1 problem.*\n.*{why}.*Use execution=looped, or execution=auto") as refusal:
-        suited(Vmapped(None), learner, Images())
+        suited(Vmapped(None), learner, Images(), STEPS)
     assert refusal.value.exit_code == 2
-    assert suited(Looped(), learner, Images()) == (Looped(), [])
+    assert suited(Looped(), learner, Images(), STEPS) == (Looped(), [])
     compiled = [Compiled(Looped())] if kind in TRACED else []
     assert_exact(learner, start_of(learner), [Looped(), *compiled])
 
@@ -376,7 +385,7 @@ def test_a_network_that_cannot_be_trained_is_refused_with_the_fix(kind, executio
     make, why = REFUSED[kind]
     learner = built(make)
     with pytest.raises(ConfigError, match=f"(?s)^1 problem.*(Net|Misfit): .*{why}"):
-        suited(execution, learner, Images())
+        suited(execution, learner, Images(), STEPS)
 
 
 # ---- what is replaced ----
@@ -458,7 +467,7 @@ DROPPING = [nn.Dropout(0.4), nn.Dropout2d(0.4), StochasticDepth(0.4, "row"), Sto
 @pytest.mark.parametrize("layer", DROPPING, ids=str)
 def test_dropout_is_a_function_of_the_step_and_exact_however_it_is_executed(layer):
     learner = built(lambda: Net(nn.Sequential(layer, nn.Tanh())))
-    assert suited(AUTO, learner, Images()) == (AUTO, [])
+    assert suited(AUTO, learner, Images(), STEPS) == (AUTO, [])
     x, theta = torch.ones(4, *IMAGE, dtype=torch.float64), learner.init()
     whole, by_step = learner.predict(theta, x), []
     for step in (0, 0, *range(1, 9)):
@@ -473,10 +482,31 @@ def test_dropout_is_a_function_of_the_step_and_exact_however_it_is_executed(laye
 def test_noise_is_not_drawn_again_where_steps_are_recomputed():
     recomputed = replace(AUTO, inner_memory="recomputed")
     learner = built(lambda: Net(nn.Identity(), lambda m, z: z + torch.randn_like(z)))
-    execution, (note,) = suited(replace(AUTO, inner_memory="auto"), learner, Images())
+    execution, (note,) = suited(replace(AUTO, inner_memory="auto"), learner, Images(), STEPS)
     assert execution == AUTO and "Net draws random numbers" in note
     with pytest.raises(ConfigError, match=r"Net draws random numbers.* Use stored; for dropout, nn.Dropout"):
-        suited(recomputed, learner, Images())
+        suited(recomputed, learner, Images(), STEPS)
+
+
+def test_a_learner_whose_second_derivative_comes_later_is_tried_as_it_ends():
+    net = built(LOOPED["F.layer_norm"][0]).base_learner
+    learner = MAMLPlusPlus(
+        net, SQUARED_ERROR, 0.2, 2, 0, False, False, first_order_epochs=1, steps_per_epoch=5, epoch=0
+    )
+    assert suited(AUTO, learner, Images(), 5)[0] == Looped()
+    assert suited(AUTO, learner, Images(), 4)[0] == AUTO  # its run ends before
+
+
+def test_a_trial_changes_nothing():
+    learner = built(lambda: Net(nn.Identity(), lambda m, z: z + torch.randn_like(z)))
+    held = {name: (id(p), p.device.type, p.detach().clone()) for name, p in learner.base_learner.named_parameters()}
+    torch.manual_seed(3)
+    suited(AUTO, learner, Images(), STEPS)
+    drawn = torch.rand(2)
+    torch.manual_seed(3)
+    assert torch.equal(drawn, torch.rand(2))
+    for name, p in learner.base_learner.named_parameters():
+        assert (id(p), p.device.type) == held[name][:2] and torch.equal(p, held[name][2])
 
 
 def test_a_network_without_sizes_is_refused():

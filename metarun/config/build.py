@@ -135,7 +135,7 @@ def _assemble(
     for module in modules_of(learner):
         notes += exact(module)  # of a second network; the base learner's layers are exact by now
         module.to(device, getattr(torch, plain["dtype"]))
-    execution, why = suited(execution, learner, task)
+    execution, why = suited(execution, learner, task, plain["steps"])
     notes += why
     scored = scored_elsewhere(elsewhere, task, learner, plain["evaluation"])
     experiment = _experiment(plain, calls, task, learner, scored, execution)

@@ -49,15 +49,18 @@ def exact(network: nn.Module) -> list[str]:
     return [what] if replaced else []
 
 
-def suited(execution: Execution, learner: MetaLearner, task: TaskDistribution) -> tuple[Execution, list[str]]:
-    """The execution for ``learner`` on ``task``, and lines that say why it is another than was asked for.
+def suited(
+    execution: Execution, learner: MetaLearner, task: TaskDistribution, steps: int
+) -> tuple[Execution, list[str]]:
+    """The execution for ``steps`` steps of ``learner`` on ``task``, and lines that say why it is another than was asked for.
 
     Raises ConfigError where a network of somebody else cannot be trained, or not as ``execution`` says.
     """
     foreign = [type(net).__name__ for net in modules_of(learner) if not type(net).__module__.startswith("metarun.")]
     if not foreign:
         return execution, []
-    trial, name = tried(learner, task.sample("train", range(NUM_TASKS))), ", ".join(foreign)
+    episodes, name = task.sample("train", range(NUM_TASKS)), ", ".join(foreign)
+    trial = tried(learner, episodes, steps, vmapped=_loop(execution) != execution)
     if trial.failure:
         fix = next((fix for words, fix in FIXES.items() if words in trial.failure.lower()), OTHERWISE)
         raise ConfigError([f"{name}: there is no meta-gradient through it: {trial.failure}. {fix}"])
@@ -71,7 +74,13 @@ def suited(execution: Execution, learner: MetaLearner, task: TaskDistribution) -
     return _allowed(execution, trial, name)
 
 
+def _loop(execution: Execution) -> Execution | None:
+    """The loop among the executions that may be chosen."""
+    return next((candidate for candidate in execution.candidates() if isinstance(candidate, Looped)), None)
+
+
 def _allowed(execution: Execution, trial: Trial, name: str) -> tuple[Execution, list[str]]:
+    """``execution`` where the trial allows it, or its loop, with lines that say why."""
     notes = []
     if trial.draws and execution.inner_memory != "stored":
         why = f"{name} draws random numbers, and a step computed again would draw others"
@@ -80,7 +89,7 @@ def _allowed(execution: Execution, trial: Trial, name: str) -> tuple[Execution, 
             raise ConfigError([f"execution.inner_memory=recomputed: {why}. {fix}."])
         execution = replace(execution, inner_memory="stored")
         notes.append(f"execution.inner_memory: stored, for {why}")
-    loop = next((candidate for candidate in execution.candidates() if isinstance(candidate, Looped)), None)
+    loop = _loop(execution)
     if not trial.not_vmapped or loop == execution:
         return execution, notes
     why = f"{name} cannot be vmapped: {trial.not_vmapped}"

@@ -35,8 +35,9 @@ class Trial:
     draws: bool = False  # whether it draws random numbers from torch
 
 
-def tried(learner: MetaLearner, episodes: Episode) -> Trial:
-    """The trial of ``learner``, whose modules hold their parameters, on ``episodes``. Changes nothing."""
+def tried(learner: MetaLearner, episodes: Episode, steps: int, vmapped: bool = True) -> Trial:
+    """The trial of ``learner``, whose modules hold their parameters, on ``episodes``, as it begins and ends a run of
+    ``steps`` steps; ``vmapped`` or in a loop alone. Changes nothing."""
     trial = Trial()
     for dtype, tolerance in SAME.items():
         try:
@@ -46,7 +47,7 @@ def tried(learner: MetaLearner, episodes: Episode) -> Trial:
         try:
             with generators_kept(), memory_errors():
                 torch.manual_seed(0)
-                return _tried(copy, *_started(copy, episodes, dtype), tolerance)
+                return _tried(copy, steps, *_started(copy, episodes, dtype), tolerance if vmapped else None)
         except torch.OutOfMemoryError:
             trial = Trial(not_vmapped="two tasks do not fit into memory to be compared")
         except (RuntimeError, ValueError) as error:
@@ -57,7 +58,7 @@ def tried(learner: MetaLearner, episodes: Episode) -> Trial:
 
 
 def _started(learner: MetaLearner, episodes: Episode, dtype: torch.dtype) -> tuple[Params, Episode]:
-    """A theta near the learner's first one and the episodes, with its networks in ``dtype``; on a CPU where MPS has no such."""
+    """A theta near the learner's first one and the episodes, with its networks in ``dtype``; not on MPS, which has few."""
     device = tree_leaves(episodes)[0].device
     device = torch.device("cpu") if device.type == "mps" else device
     for module in modules_of(learner):
@@ -70,21 +71,21 @@ def _started(learner: MetaLearner, episodes: Episode, dtype: torch.dtype) -> tup
     return theta, tree_map(cast, episodes)
 
 
-def _tried(learner: MetaLearner, theta: Params, episodes: Episode, tolerance: float) -> Trial:
+def _tried(learner: MetaLearner, steps: int, theta: Params, episodes: Episode, tolerance: float | None) -> Trial:
     if not tree_leaves(theta):
         return Trial(failure="every parameter is frozen (requires_grad=False), so there is nothing to train")
     before, numbers, generators = _tensors(learner, theta), _numbers(learner), _generators()
-    expected = _results(Looped(), learner, theta, episodes)
+    expected = _results(Looped(), learner, steps, theta, episodes)
     trial = Trial(draws=not all(map(torch.equal, generators, _generators())))
     after = _tensors(learner, theta)
     trial.changed = [name for name in after if name not in before or not torch.equal(before[name], after[name])]
     if numbers != (once := _numbers(learner)):  # a size that is kept stays the same, a counter goes on
-        _results(Looped(), learner, theta, episodes)
+        _results(Looped(), learner, steps, theta, episodes)
         trial.changed += [name for name, value in _numbers(learner).items() if value != once.get(name)]
-    if trial.changed:
+    if trial.changed or tolerance is None:
         return trial
     try:
-        found = _results(Vmapped(None), learner, theta, episodes)
+        found = _results(Vmapped(None), learner, steps, theta, episodes)
     except Exception as error:  # whatever it is, the same code has just run in a loop
         trial.not_vmapped = reason(error)
         return trial
@@ -96,16 +97,20 @@ def _tried(learner: MetaLearner, theta: Params, episodes: Episode, tolerance: fl
     return trial
 
 
-def _results(execution: Execution, learner: MetaLearner, theta: Params, episodes: Episode) -> tuple[Tensor, Tensor]:
-    """The mean meta-gradient of training, and each task's query loss as evaluation takes it."""
-    gradient, _ = execution.mean_grad(learner.at(0).meta_loss, theta, episodes)
+def _results(
+    execution: Execution, learner: MetaLearner, steps: int, theta: Params, episodes: Episode
+) -> tuple[Tensor, Tensor]:
+    """The mean meta-gradients of the first and the last step, and each task's query loss as evaluation takes it."""
+    first, last = learner.at(0), learner.at(steps)
+    annealed = [first] if first == last else [first, last]
+    gradients = [execution.mean_grad(learner.meta_loss, theta, episodes)[0] for learner in annealed]
 
     def scored(theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
         return learner.query_loss(learner.adapt(theta, episode.support), episode.query)
 
     with still(learner), torch.no_grad():
         losses, _ = execution.map(scored, theta, episodes)
-    return ravel(gradient)[0], losses
+    return ravel(gradients)[0], losses
 
 
 def _tensors(learner: MetaLearner, theta: Params) -> dict[str, Tensor]:
