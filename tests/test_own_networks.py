@@ -260,21 +260,27 @@ class Counter(nn.Module):
 
 
 REFUSED: dict[str, tuple[Callable[[], Net], str]] = {
-    "a buffer that counts": (lambda: Net(Counter("buffer")), "changes layers.calls, which no checkpoint keeps"),
-    "a buffer that is replaced": (lambda: Net(Counter("another buffer")), "changes layers.calls"),
-    "a number that counts": (lambda: Net(Counter("number")), "changes layers.number.* or make it a parameter"),
+    "a buffer that counts": (
+        lambda: Net(Counter("buffer")),
+        "changes base_learner.layers.calls, which no checkpoint keeps",
+    ),
+    "a buffer that is replaced": (lambda: Net(Counter("another buffer")), "changes base_learner.layers.calls"),
+    "a number that counts": (
+        lambda: Net(Counter("number")),
+        "changes base_learner.layers.number.* or make it a parameter",
+    ),
     "a parameter that changes": (lambda: Net(Counter("parameter")), "changes theta.layers.weight"),
     "running statistics of an instance norm": (
         lambda: Net(nn.InstanceNorm2d(4, track_running_stats=True)),
-        "changes layers.running_mean.*norms: track_running_stats=False",
+        "changes base_learner.layers.running_mean.*norms: track_running_stats=False",
     ),
     "running statistics of a norm over processes": (
         lambda: Net(nn.SyncBatchNorm(4)),
-        "changes layers.running_mean.*norms: track_running_stats=False",
+        "changes base_learner.layers.running_mean.*norms: track_running_stats=False",
     ),
     "torch's fused attention": (
         lambda: Net(nn.Linear(16, 16), lambda m, z: F.scaled_dot_product_attention(m(words(z)), words(z), words(z))),
-        r"there is no meta-gradient through it: .*not implemented.*Call it within .*sdpa_kernel",
+        r"there is no meta-gradient through Net: .*not implemented.*Call it within .*sdpa_kernel",
     ),
     "a tensor that was computed": (
         lambda: Net(torch.nn.utils.weight_norm(nn.Linear(4, 4))),
@@ -283,7 +289,7 @@ REFUSED: dict[str, tuple[Callable[[], Net], str]] = {
     "nothing to train": (lambda: Net(nn.Identity()).requires_grad_(False), "every parameter is frozen"),
     "sizes that do not fit": (
         lambda: Misfit(nn.Identity()),
-        r"there is no meta-gradient .*must match the size .*test_own_networks.py, line \d+",
+        r"there is no meta-gradient through Misfit: .*must match the size .*test_own_networks.py, line \d+",
     ),
 }
 
@@ -384,7 +390,7 @@ def test_a_network_that_vmap_gets_wrong_is_looped_with_the_reason_or_refused(kin
 def test_a_network_that_cannot_be_trained_is_refused_with_the_fix(kind, execution):
     make, why = REFUSED[kind]
     learner = built(make)
-    with pytest.raises(ConfigError, match=f"(?s)^1 problem.*(Net|Misfit): .*{why}"):
+    with pytest.raises(ConfigError, match=f"(?s)^1 problem.*base_learner: .*{why}"):
         suited(execution, learner, Images(), STEPS)
 
 

@@ -4,10 +4,9 @@ from dataclasses import replace
 
 from torch import nn
 
-from metarun.config.probe import OFF, Trial, tried
+from metarun.config.probe import OFF, Trial, networks_of, tried
 from metarun.core import MetaLearner, TaskDistribution
 from metarun.errors import ConfigError
-from metarun.evaluation.still import modules_of
 from metarun.execution.execution import Execution, Looped
 from metarun.models.exact.replaced import make_exact
 
@@ -20,10 +19,10 @@ FIXES = {  # by what torch says
     "copied": "Keep computed tensors and open files out of its attributes; for weight_norm, use that of "
     "torch.nn.utils.parametrizations.",
     "nothing to train": "Leave requires_grad of a part as it is.",
+    "not implemented": "Use operations with a second derivative, or a learner that takes none "
+    "(meta_learner.first_order=true).",
+    "": "Correct it there, or choose another network.",
 }
-OTHERWISE = (
-    "Use operations with a second derivative, or a learner that takes none (meta_learner.first_order=true, protonet)."
-)
 FUSED = (
     "torch's fused norms with a weight do that: replace F.layer_norm, F.batch_norm, F.instance_norm, and classes derived "
     "from torch's norms, by torch's own modules, for which metarun has exact ones"
@@ -56,21 +55,23 @@ def suited(
 
     Raises ConfigError where a network of somebody else cannot be trained, or not as ``execution`` says.
     """
-    foreign = [type(net).__name__ for net in modules_of(learner) if not type(net).__module__.startswith("metarun.")]
+    foreign = {
+        key: type(network).__name__
+        for key, network in networks_of(learner).items()
+        if not type(network).__module__.startswith("metarun.")
+    }
     if not foreign:
         return execution, []
-    episodes, name = task.sample("train", range(NUM_TASKS)), ", ".join(foreign)
+    episodes, name, keys = task.sample("train", range(NUM_TASKS)), ", ".join(foreign.values()), ", ".join(foreign)
     trial = tried(learner, episodes, steps, vmapped=_loop(execution) != execution)
     if trial.failure:
-        fix = next((fix for words, fix in FIXES.items() if words in trial.failure.lower()), OTHERWISE)
-        raise ConfigError([f"{name}: there is no meta-gradient through it: {trial.failure}. {fix}"])
+        fix = next(fix for words, fix in FIXES.items() if words in trial.failure.lower())
+        raise ConfigError([f"{keys}: there is no meta-gradient through {name}: {trial.failure}. {fix}"])
     if trial.changed:
-        raise ConfigError(
-            [
-                f"{name}: a training step changes {', '.join(trial.changed)}, which no checkpoint keeps and vmapped tasks "
-                "would not have. Compute it from the inputs, or make it a parameter; norms: track_running_stats=False."
-            ]
-        )
+        what = f"{keys}: a training step of {name} changes {', '.join(trial.changed)}"
+        why = "which no checkpoint keeps, and vmapped tasks would not have"
+        fix = "Compute it from the inputs, or make it a parameter; norms: track_running_stats=False"
+        raise ConfigError([f"{what}, {why}. {fix}."])
     return _allowed(execution, trial, name)
 
 

@@ -6,11 +6,11 @@ about as long as a training step.
 
 import traceback
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metarun.core import Episode, MetaLearner, Metrics, Params, frozen
 from metarun.evaluation.still import modules_of, still
@@ -116,20 +116,28 @@ def _results(
 def _tensors(learner: MetaLearner, theta: Params) -> dict[str, Tensor]:
     """Copies of what a forward pass must leave as it is: buffers, frozen parameters and theta."""
     held = {f"theta.{name}": p for name, p in zip(leaf_names(theta), tree_leaves(theta), strict=True)}
-    for network in modules_of(learner):
-        held |= {**dict(network.named_buffers()), **frozen(network)}
+    for key, network in networks_of(learner).items():
+        tensors = {**dict(network.named_buffers()), **frozen(network)}
+        held |= {f"{key}.{name}": tensor for name, tensor in tensors.items()}
     return {name: tensor.detach().clone() for name, tensor in held.items()}
 
 
 def _numbers(learner: MetaLearner) -> dict[str, int | float]:
     """Attributes of the networks' modules that are plain numbers."""
-    modules = [pair for network in modules_of(learner) for pair in network.named_modules()]
+    modules = [(f"{key}.{path}", m) for key, net in networks_of(learner).items() for path, m in net.named_modules()]
     return {
-        f"{path}.{name}".removeprefix("."): value
+        f"{path.rstrip('.')}.{name}": value
         for path, module in modules
         for name, value in vars(module).items()
         if isinstance(value, int | float)
     }
+
+
+def networks_of(learner: MetaLearner) -> dict[str, nn.Module]:
+    """The networks among the learner's fields, by the keys that a configuration has for them."""
+    values = {field.name: getattr(learner, field.name) for field in fields(learner)}  # type: ignore[arg-type]
+    keys = {name: name if name == "base_learner" else f"meta_learner.{name}" for name in values}
+    return {keys[name]: value for name, value in values.items() if isinstance(value, nn.Module)}
 
 
 def _generators() -> list[Tensor]:
