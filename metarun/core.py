@@ -164,9 +164,19 @@ def hyperparameters(learner: MetaLearner) -> set[str]:
     return {field.name for field in fields(learner)}  # type: ignore[arg-type]
 
 
+def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The module's parameters that ask for a gradient, by name: those that theta holds and inner loops move."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def frozen(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The module's other parameters, by name: no part of theta, they stay in the module as they are."""
+    return {name: p for name, p in module.named_parameters() if not p.requires_grad}
+
+
 def parameters_of(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of the module's parameters, by name."""
-    return {name: p.detach().clone() for name, p in module.named_parameters()}
+    """Copies of the module's ``trainable`` parameters, by name."""
+    return {name: p.detach().clone() for name, p in trainable(module).items()}
 
 
 def surrogate(theta: Params, gradient: Params) -> Tensor:

@@ -176,6 +176,8 @@ def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
         report = Reporter(folder, experiment, text, resume_step)
         continued = f"  (continued at step {resume_step})" if resume_step else ""
         report.say(f"run folder: {folder.path}{continued}")
+        for note in experiment.notes:
+            report.say(note)
         scores = _guarded(experiment, report, resume_step, stop)
     report.finished(scores)
     return scores[experiment.task.spec.objective.score_name].mean

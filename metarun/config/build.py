@@ -22,6 +22,7 @@ from metarun.config.checks import (
     token_problems,
 )
 from metarun.config.experiment import Experiment, optimizer_of, take_theta
+from metarun.config.networks import exact, suited
 from metarun.core import MetaLearner, TaskDistribution
 from metarun.errors import ConfigError
 from metarun.evaluation.eval_mode import modules_of
@@ -144,6 +145,7 @@ def _assemble(
     base_learner = None if problems else attempt(problems, "base_learner", calls["base_learner"], **given)
     if base_learner is None:
         raise ConfigError(problems)
+    notes = exact(base_learner)
     base_learner.to(device, getattr(torch, plain["dtype"]))
     problems += learner_problems(task, calls["meta_learner"])
     known["base_learner"] = base_learner
@@ -153,9 +155,13 @@ def _assemble(
     if problems or learner is None:
         raise ConfigError(problems)
     for module in modules_of(learner):
+        notes += exact(module)  # of a second network; the base learner's layers are exact by now
         module.to(device, getattr(torch, plain["dtype"]))
+    execution, why = suited(execution, learner, task, plain["steps"])
+    notes += why
     scored = scored_elsewhere(elsewhere, task, learner, plain["evaluation"])
     experiment = _experiment(plain, calls, task, learner, scored, execution)
+    experiment.notes = notes
     _check_rates(experiment)
     return experiment
 

@@ -66,6 +66,8 @@ def place_problems(plain: dict[str, Any]) -> list[str]:
         if plain.get("dtype") in ("float32", "float64")
         else [f"dtype is {plain.get('dtype')!r}, but must be float32 or float64."]
     )
+    if str(plain.get("device")).startswith("mps") and plain.get("dtype") == "float64":
+        problems.append("dtype is float64, but device=mps has no such numbers; use dtype=float32, or device=cpu.")
     return problems + device_problems(plain.get("device"))
 
 

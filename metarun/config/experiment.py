@@ -1,13 +1,13 @@
 """The objects and numbers of one run."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from metarun.core import MetaLearner, Params, TaskDistribution
+from metarun.core import MetaLearner, Params, TaskDistribution, trainable
 from metarun.errors import ConfigError
 from metarun.evaluation.eval_mode import modules_of
 from metarun.evaluation.scoring import Evaluator, Subject
@@ -42,6 +42,7 @@ class Experiment:
     trained_steps: int
     protocol: dict[str, Any]  # what a reader of the score must know
     headline: dict[str, Any]  # what TensorBoard's HParams page shows
+    notes: list[str] = field(default_factory=list)  # what building did to networks of somebody else, and why
 
     def subject(
         self,
@@ -77,11 +78,14 @@ def optimizer_of(experiment: Experiment, leaves: list[Tensor], names: list[str])
 def take_theta(learner: MetaLearner) -> Params:
     """Take theta_0 out of a learner: its networks' parameters, but for those ``outside_theta``, move to the meta device.
 
-    A forward pass that forgets ``functional_call`` then raises, instead of silently using stale weights. Buffers stay.
+    A forward pass that forgets ``functional_call`` then raises, instead of silently using stale weights. Buffers and frozen
+    parameters stay. A parameter that stands in several places is still one afterwards.
     """
     theta = learner.init()
     outside = [getattr(learner, name) for name in learner.outside_theta]
-    for child in (child for module in modules_of(learner) if module not in outside for child in module.modules()):
-        for name, p in child.named_parameters(recurse=False):
-            setattr(child, name, nn.Parameter(p.to("meta"), requires_grad=p.requires_grad))
+    networks = [network for network in modules_of(learner) if network not in outside]
+    left = {p: nn.Parameter(p.to("meta")) for network in networks for p in trainable(network).values()}
+    for child in (child for network in networks for child in network.modules()):
+        for name, p in child.named_parameters(recurse=False, remove_duplicate=False):
+            setattr(child, name, left.get(p, p))
     return theta

@@ -18,7 +18,7 @@ from metarun.core import Batch, FewShotLearner, Params
 from metarun.inner.loops import descent, last
 from metarun.inner.optimizers import SGD
 from metarun.models.norm_state import with_support
-from metarun.models.parts import body_of, head_of
+from metarun.models.parts import adapted_part, body_of, head_of
 from metarun.trees import under
 
 
@@ -35,7 +35,7 @@ class ANIL(FewShotLearner):
 
     def __post_init__(self) -> None:
         body_of(self.base_learner)
-        head_of(self.base_learner)
+        adapted_part(self.base_learner, "head")
 
     def adapt(self, theta: Params, support: Batch) -> Params:
         return last(self.trajectory(theta, support, self.inner_steps))

@@ -19,7 +19,7 @@ from metarun.core import Batch, Params
 from metarun.inner.loops import descent, first_order_descent
 from metarun.inner.optimizers import SGD
 from metarun.meta_learners.base import GradientLearner
-from metarun.models.parts import body_of, head_of
+from metarun.models.parts import adapted_part, head_of
 from metarun.trees import select
 
 
@@ -36,7 +36,7 @@ class BOIL(GradientLearner):
     first_order: bool
 
     def __post_init__(self) -> None:
-        body_of(self.base_learner)
+        adapted_part(self.base_learner, "body")
         head_of(self.base_learner)
 
     def path(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from metarun.core import Batch, Params, parameters_of
+from metarun.core import Batch, Params, frozen, parameters_of
 from metarun.inner.loops import descent, first_order_descent
 from metarun.inner.optimizers import SGD
 from metarun.meta_learners.base import GradientLearner
@@ -49,12 +49,13 @@ class CAVIA(GradientLearner):
         layer_with_context(self.base_learner, self.layer)
 
     def init(self) -> Params:
-        name, width, fan_in = layer_with_context(self.base_learner, self.layer)
+        _, width, fan_in = layer_with_context(self.base_learner, self.layer)
+        like = next(self.base_learner.parameters())
         net = parameters_of(self.base_learner)
         if self.layer == 0:  # the columns of torch's Linear(fan_in + num_context, width) that meet c
             columns = nn.Linear(fan_in + self.num_context, width).weight[:, fan_in:]
-            return {"net": net, "context": {"weight": columns.detach().to(net[f"{name}.bias"])}}
-        film = parameters_of(nn.Linear(self.num_context, 2 * width).to(net[f"{name}.bias"]))
+            return {"net": net, "context": {"weight": columns.detach().to(like)}}
+        film = parameters_of(nn.Linear(self.num_context, 2 * width).to(like))
         ones, zeros = torch.ones(width).to(film["bias"]), torch.zeros(width).to(film["bias"])
         return {"net": net, "context": {"weight": film["weight"], "bias": torch.cat([ones, zeros])}}
 
@@ -75,7 +76,7 @@ class CAVIA(GradientLearner):
         """The network's parameters given c."""
         name, _, _ = layer_with_context(self.base_learner, self.layer)
         weight, bias = f"{name}.weight", f"{name}.bias"
-        net, context = theta["net"], theta["context"]
+        net, context = {**frozen(self.base_learner), **theta["net"]}, theta["context"]
         moved = context["weight"] @ c
         if self.layer == 0:
             return {**net, bias: net[bias] + moved}

@@ -16,13 +16,13 @@ training task; a new task costs inner_steps of them.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metarun.core import Batch, Episode, Metrics, Params, parameters_of
+from metarun.core import Batch, Episode, Metrics, Params, parameters_of, trainable
 from metarun.inner.loops import descent
 from metarun.inner.optimizers import InnerOptimizerName, inner_optimizer
 from metarun.meta_learners.base import GradientLearner
@@ -58,8 +58,8 @@ class FineTune(GradientLearner):
             )
         if self.num_ways is not None and not isinstance(head, nn.Linear):
             raise ValueError(f"fine_tune gives every task a new linear head, but self.head is a {type(head).__name__}.")
-        if unknown := [part for part in self.parts if not any(within(p, part) for p, _ in body.named_parameters())]:
-            known = ", ".join(dict.fromkeys(p.rpartition(".")[0] for p, _ in body.named_parameters()))
+        if unknown := [part for part in self.parts if not any(within(p, part) for p in trainable(body))]:
+            known = ", ".join(dict.fromkeys(p.rpartition(".")[0] for p in trainable(body)))
             raise ValueError(f"adapted names {', '.join(unknown)}, but the body has {known}. Name those, or use all.")
 
     @property
@@ -68,11 +68,11 @@ class FineTune(GradientLearner):
         return () if self.adapted == "all" else self.adapted
 
     def init(self) -> Params:
-        head = parameters_of(head_of(self.base_learner))
+        head = head_of(self.base_learner)
         if self.num_train_classes is not None:
-            linear = nn.Linear(head["weight"].shape[1], self.num_train_classes)
-            head = parameters_of(linear.to(head["weight"]))
-        return {"body": parameters_of(body_of(self.base_learner)), "head": head}
+            like: Any = head.weight
+            head = nn.Linear(like.shape[1], self.num_train_classes).to(like)
+        return {"body": parameters_of(body_of(self.base_learner)), "head": parameters_of(head)}
 
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
         (support_x, support_y), (query_x, query_y) = episode.support, episode.query

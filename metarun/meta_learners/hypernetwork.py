@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from metarun.core import Batch, FewShotLearner, Params, parameters_of
+from metarun.core import Batch, FewShotLearner, Params, frozen, parameters_of
 from metarun.models.dense import Layers, dense, perceptron
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
@@ -103,7 +103,7 @@ class Hypernetwork(FewShotLearner):
 
     def modulated(self, theta: Params, support: Batch) -> Params:
         """The body with the scales and shifts of this task in its layers: (1 + a)(W x + b) + c = W' x + b'."""
-        body, layers = theta["body"], self.modulated_layers()
+        body, layers = {**frozen(body_of(self.base_learner)), **theta["body"]}, self.modulated_layers()
         z = functional_call(body_of(self.base_learner), body, (support.x,))
         e = perceptron(theta["film_encoder"], self.examples(z, support.y)).mean(0)
         film = perceptron(theta["film_generator"], e).split([c for c in layers.values() for _ in ("scale", "shift")])

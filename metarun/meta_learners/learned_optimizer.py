@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
-from metarun.core import Batch, Episode, Metrics, Params, parameters_of, surrogate
+from metarun.core import Batch, Episode, Metrics, Params, parameters_of, surrogate, trainable
 from metarun.counter import uniform
 from metarun.inner.loops import checkpointed, constant_grad, outermost, repeat
 from metarun.meta_learners.base import GradientLearner
@@ -73,7 +73,7 @@ class LearnedOptimizer(GradientLearner):
 
     def start(self) -> Moving:
         """phi_0 and the LSTM's first state."""
-        phi = torch.cat([shuffled(p.detach(), self.seed, n) for n, p in self.base_learner.named_parameters()])
+        phi = torch.cat([shuffled(p.detach(), self.seed, n) for n, p in trainable(self.base_learner).items()])
         return phi, self.network.start(phi)  # type: ignore[operator]
 
     def moves(self, theta: Params, moving: Moving, support: Batch, steps: int) -> Iterator[Moving]:
@@ -114,7 +114,7 @@ class LearnedOptimizer(GradientLearner):
 
     def unravel(self, phi: Tensor) -> Params:
         """Parameters of the base learner by name, from phi [n]."""
-        return ravel({name: p.detach() for name, p in self.base_learner.named_parameters()})[1](phi)
+        return ravel({name: p.detach() for name, p in trainable(self.base_learner).items()})[1](phi)
 
 
 def shuffled(p: Tensor, seed: int, name: str) -> Tensor:

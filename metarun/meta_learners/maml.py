@@ -25,7 +25,7 @@ from metarun.core import Batch, Params
 from metarun.inner.loops import descent, first_order_descent
 from metarun.inner.optimizers import InnerOptimizerName, inner_optimizer
 from metarun.meta_learners.base import GradientLearner
-from metarun.models.parts import part_of
+from metarun.models.parts import adapted_part
 from metarun.trees import select
 
 
@@ -46,7 +46,7 @@ class MAML(GradientLearner):
 
     def __post_init__(self) -> None:
         if self.adapted != "all":
-            part_of(self.base_learner, self.adapted)
+            adapted_part(self.base_learner, self.adapted)
 
     def path(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
         adapted, kept = select(theta, lambda name: self.adapted in ("all", name.split(".")[0]))

@@ -75,6 +75,17 @@ class Dropout(Drop):
         return (1 - chances(seed, stream, rate, tuple(x.shape), x)) / (1 - rate)
 
 
+class DropTogether(Drop):
+    """Whole channels [S, C] of x [S, C, ...] (``axes`` 2), whole examples (1), or all of x (0); what is left is divided by
+    1 - rate."""
+
+    axes: int  # the first ones of x, whose places are dropped or kept one by one
+
+    def scale(self, x: Tensor, rate: float, seed: int, stream: str) -> Tensor:
+        shape = (*x.shape[: self.axes], *[1] * (x.dim() - self.axes))
+        return (1 - chances(seed, stream, rate, shape, x)) / (1 - rate)
+
+
 class DropBlock(Drop):
     """Dropout of squares of ``size`` x ``size`` values of a channel: x [S, C, H, W] -> [S, C, H, W].
 

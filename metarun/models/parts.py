@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from metarun.core import frozen, trainable
+
 
 def body_of(net: nn.Module) -> nn.Module:
     """Feature extractor of ``net``; raises ValueError where it has none."""
@@ -28,12 +30,24 @@ def part_of(net: nn.Module, name: str) -> nn.Module:
 
 
 def check_learned(net: nn.Module, name: str) -> None:
-    """Raise ValueError where the body of ``net`` has no parameters: the meta-learner ``name`` trains nothing else."""
-    if not any(True for _ in body_of(net).parameters()):
+    """Raise ValueError where the body of ``net`` has nothing to train, for a learner ``name`` that learns nothing else."""
+    if not trainable(body_of(net)):
+        lacks = "has frozen parameters alone" if frozen(body_of(net)) else "has no parameters"
         raise ValueError(
-            f"{name} learns the body of the base learner alone, but that of {type(net).__name__} has no parameters: there "
-            "is nothing to train. Choose another base learner (base_learner=mlp), or a learner with a head (maml, r2d2)."
+            f"{name} learns the body of the base learner alone, but that of {type(net).__name__} {lacks}: there is nothing "
+            "to train. Choose another base learner (base_learner=mlp), or a learner with a head (maml, r2d2)."
         )
+
+
+def adapted_part(net: nn.Module, name: str) -> nn.Module:
+    """The child ``name`` of ``net``, which inner loops move; raises ValueError where there is none, or it is frozen."""
+    part = part_of(net, name)
+    if frozen(part) and not trainable(part):
+        raise ValueError(
+            f"this meta-learner adapts the {name} of the base learner alone, but every parameter of that of "
+            f"{type(net).__name__} is frozen (requires_grad=False). Leave one of them as it is, or adapt another part."
+        )
+    return part
 
 
 def check_tokens(num_tokens: int | None, name: str) -> int:

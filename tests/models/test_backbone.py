@@ -16,7 +16,8 @@ from torchvision.ops import StochasticDepth
 
 from metarun.core import Batch
 from metarun.meta_learners.fine_tune import FineTune
-from metarun.models.backbone import Backbone, make_exact
+from metarun.models.backbone import Backbone
+from metarun.models.exact.replaced import make_exact
 from metarun.objectives import CROSS_ENTROPY
 from tests.helpers import relative_error
 

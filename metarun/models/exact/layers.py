@@ -225,14 +225,25 @@ def swapped(fn: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 class LayerNorm(nn.Module):
-    """Normalisation of each vector of x [..., D] by its own mean and variance, with affine weight and bias [D]."""
+    """Normalisation of each vector of x [..., D] by its own mean and variance, with affine weight and bias [D].
+
+    Of a network of somebody else (``replaced``), ``normalized_shape`` may have several axes, and weight or bias be None.
+    """
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.ones(num_features)), nn.Parameter(torch.zeros(num_features))
-        self.eps = eps
+        self.eps, self.normalized_shape = eps, (num_features,)
 
     def forward(self, x: Tensor) -> Tensor:
-        centred = x - x.mean(-1, keepdim=True)
-        var = (centred * centred).mean(-1, keepdim=True)
-        return centred * (var + self.eps).rsqrt() * self.weight + self.bias
+        y = standardised(x, len(self.normalized_shape), self.eps)
+        y = y if self.weight is None else y * self.weight
+        return y if self.bias is None else y + self.bias
+
+
+def standardised(x: Tensor, axes: int, eps: float) -> Tensor:
+    """x without its mean over its last ``axes`` axes, divided by their standard deviation."""
+    last = list(range(-axes, 0))
+    centred = x - x.mean(last, keepdim=True)
+    var = (centred * centred).mean(last, keepdim=True)
+    return centred * (var + eps).rsqrt()
