@@ -195,20 +195,33 @@ def _line_problem(
 
 
 def grouped(rows: list[Row], root: Path, pattern: str) -> list[Row]:
-    """The rows with groups: what the parentheses of ``pattern`` hold, or all that it matches, in a path below ``root``."""
+    """The rows with groups: what the parentheses of ``pattern`` hold, or all that it matches, in a path below ``root``.
+
+    Where the group is a folder, the class is the folder that it lies in.
+    """
     try:
         regex = re.compile(pattern)
     except re.error as error:
         raise ValueError(f"task.group_pattern is {pattern!r}, which is no regular expression: {error}.") from error
     paths = [row.file.as_posix().removeprefix(f"{root.as_posix()}/") for row in rows]
-    matches = [regex.search(path) for path in paths]
-    found = ["/".join(match.groups("") or (match[0],)) if match else "" for match in matches]
-    if unmatched := [path for path, group in zip(paths, found, strict=True) if not group.strip("/")]:
+    found = [regex.search(path) for path in paths]
+    groups = ["/".join(match.groups("") or (match[0],)) if match else "" for match in found]
+    if none := [path for path, group in zip(paths, groups, strict=True) if not group.strip("/")]:
         raise DataError(
-            f"task.group_pattern {pattern!r} finds no group in {listed(unmatched)}. Every image needs one; write a pattern "
-            "that matches all paths below task.path."
+            f"task.group_pattern {pattern!r} finds no group in {listed(none)}. Every image needs one; write a pattern that "
+            "matches all paths below task.path."
         )
-    return [row._replace(group=group) for row, group in zip(rows, found, strict=True)]
+    labels = [_label(row, match) for row, match in zip(rows, found, strict=True)]
+    return [row._replace(group=group, label=label) for row, group, label in zip(rows, groups, labels, strict=True)]
+
+
+def _label(row: Row, match: re.Match[str] | None) -> str:
+    """The class of a row whose group was found: a folder's name, if that begins where the group does, is none of it."""
+    assert match is not None
+    before, folders = match.string[: match.start(1 if match.re.groups else 0)], match.string.split("/")[:-1]
+    of_class = folders[len(folders) - len(row.label.split("/")) : before.count("/")]
+    inside = before.endswith("/") and before.count("/") < len(folders) and row.label.startswith("/".join(of_class))
+    return "/".join(of_class) if inside and of_class else row.label
 
 
 def by_class(rows: Iterable[Row]) -> dict[str, list[Row]]:

@@ -106,7 +106,7 @@ def _listed(names: Sequence[str], split: Mapping[str, Sequence[Any]]) -> tuple[s
                     "the name in quotation marks."
                 )
             elif name not in names:
-                problems.append(f"task.split.{part} names {name!r}, which is no class{_near(name, member, names)}.")
+                problems.append(f"task.split.{part} names {name!r}, which is no class{_near(name, member, names)}")
             elif name in of:
                 problems.append(f"task.split lists the class {name!r} twice; splits must not share a class.")
             else:
@@ -139,11 +139,13 @@ def _readings(name: str) -> frozenset[str]:
 
 
 def _near(name: str, member: Any, names: Sequence[str]) -> str:
-    """A question about the class most like ``name``, or what a number or truth value may have been written as."""
+    """The end of a sentence: the class most like ``name``, or what a number or truth value may have been written as."""
     if not isinstance(member, str):
-        return f" (it was read as a {_kind(member)}: put the name in quotation marks){did_you_mean(name, names)}"
+        return f" (it was read as a {_kind(member)}: put the name in quotation marks)" + (
+            did_you_mean(name, names) or "."
+        )
     alike = [repr(other) for other in names if _readings(other) & _readings(name)]
-    return f"; did you mean {' or '.join(alike)}?" if alike else did_you_mean(name, names)
+    return f"; did you mean {' or '.join(alike)}?" if alike else did_you_mean(name, names) or "."
 
 
 def _kind(value: Any) -> str:

@@ -54,7 +54,7 @@ def left_behind(folder: Path) -> list[str]:
 
 
 def test_a_prepared_set_is_what_was_read_class_after_class(tmp_path):
-    images, names, counts, _ = prepare(tmp_path / "set")
+    images, names, counts, _, _ = prepare(tmp_path / "set")
     assert np.array_equal(images, np.concatenate(list(CONTENT.values())))
     assert isinstance(images, np.memmap)
     assert not images.flags.writeable
