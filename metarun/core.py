@@ -62,6 +62,7 @@ class TaskDistribution(ABC):
     """Numbered episodes of the splits ``train``, ``val`` and ``test``; number i of a split is always the same episode."""
 
     spec: TaskSpec
+    splits: tuple[str, ...] = ("train", "val", "test")  # those that have episodes
     frozen: nn.Module | None = None  # features without training, scored by their nearest class means at the final test
 
     @abstractmethod

@@ -30,15 +30,28 @@ def uniform(seed: int, stream: str, indices: np.ndarray, count: int) -> np.ndarr
 
     ``stream`` names what they are for (the split, say); streams are independent of each other.
     """
-    words = np.frombuffer(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:8], dtype="<u4")
+    blocks = np.arange(-(-count // 4), dtype=np.uint64)
+    bits = _words(seed, stream, indices, np.broadcast_to(blocks, (len(indices), len(blocks))))
+    return bits.reshape(len(indices), -1)[:, :count].astype(np.float64) * 2.0**-32
+
+
+def uniform_at(seed: int, stream: str, indices: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Of the numbers that ``uniform`` draws for each episode, those at ``places`` [B, ...]: float64 [B, ...]."""
+    wanted = places.reshape(len(indices), -1).astype(np.uint64)
+    bits = _words(seed, stream, indices, wanted // np.uint64(4))
+    at = (wanted % np.uint64(4)).astype(np.int64)[..., None]
+    return np.take_along_axis(bits, at, -1).reshape(places.shape).astype(np.float64) * 2.0**-32
+
+
+def _words(seed: int, stream: str, indices: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+    """The four words of each of the ``blocks`` [B, n] of the episodes ``indices`` [B]: [B, n, 4]."""
+    key = np.frombuffer(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:8], dtype="<u4")
     episodes = np.asarray(indices, dtype=np.uint64)
-    blocks = -(-count // 4)
-    counter = np.zeros((len(episodes), blocks, 4), dtype=np.uint64)
-    counter[..., 0] = np.arange(blocks, dtype=np.uint64)
+    counter = np.zeros((*blocks.shape, 4), dtype=np.uint64)
+    counter[..., 0] = blocks
     counter[..., 1] = (episodes & _LOW)[:, None]
     counter[..., 2] = (episodes >> _SHIFT)[:, None]
-    bits = philox(counter, (int(words[0]), int(words[1]))).reshape(len(episodes), -1)[:, :count]
-    return bits.astype(np.float64) * 2.0**-32
+    return philox(counter, (int(key[0]), int(key[1])))
 
 
 def words(seed: int, stream: str, count: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 
 class MetarunError(Exception):
@@ -56,8 +56,22 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def listed(things: Sequence[str], most: int = 5, separator: str = ", ") -> str:
+    """The first few of ``things``, and how many more there are."""
+    rest = len(things) - most
+    return separator.join(things[:most]) + (f" (and {rest} more)" if rest > 0 else "")
+
+
 class DataError(ValueError):
     """A data file is not what it should be, or cannot be written."""
+
+
+class DataProblems(DataError):
+    """All that was found wrong with a data set, each a message of its own."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
 
 
 class MissingDataError(FileNotFoundError):

@@ -20,6 +20,7 @@ from metarun.config.targets import locate
 from metarun.core import TaskDistribution
 from metarun.drawing import picture
 from metarun.errors import ConfigError, DataError
+from metarun.evaluation.suite import missing
 from metarun.tasks.splits import SPLITS
 
 STATES = ("absent", "raw files found", "ready")  # of prepared data
@@ -107,6 +108,8 @@ def show(
         raise ConfigError([f"--episode is {min(indices)}, but must be 0 or more."])
     path = out or Path(f"{name.replace('/', '-')}-{split}-{indices[0]}.png")
     task = build(name, overrides, folders)
+    if problems := missing("task", task, [split]):
+        raise ConfigError(problems)
     if split == "test" and task.spec.num_test_tasks is not None and max(indices) >= task.spec.num_test_tasks:
         last = task.spec.num_test_tasks - 1
         raise ConfigError(

@@ -11,13 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from metarun.config.build import build
+from metarun.config.build import build, build_task
 from metarun.config.calls import GROUPS
 from metarun.config.compose import composed, override_key, read_config, with_value, without_effect
 from metarun.config.experiment import Experiment
-from metarun.core import Params, hyperparameters
+from metarun.core import Params, TaskDistribution, hyperparameters
 from metarun.errors import ConfigError, MetarunError
-from metarun.evaluation.calibration import calibrated
+from metarun.evaluation.calibration import calibrated, calibrates
 from metarun.evaluation.estimates import Estimate
 from metarun.evaluation.scoring import Complexity, evaluate_all
 from metarun.evaluation.suite import Suite
@@ -38,6 +38,7 @@ class Trained:
 
     folder: RunFolder
     experiment: Experiment
+    training_task: TaskDistribution  # whose batch norms' statistics an evaluation takes
     theta: Params
     step: int  # of the checkpoint
     execution: Execution
@@ -66,7 +67,8 @@ def trained(path: Path, overrides: list[str], checkpoint: str, config_dirs: list
         folder.refuse_other_data(data, "Restore them, or name the data: task.path=FILE, say.")
     state = load(folder.checkpoints / f"{checkpoint}.pt", experiment.device)
     theta = _fitted(experiment.theta_0, state["theta"])
-    return Trained(folder, experiment, theta, state["step"], _execution(experiment, folder, overrides))
+    training_task = _training_task(experiment, folder, overrides)
+    return Trained(folder, experiment, training_task, theta, state["step"], _execution(experiment, folder, overrides))
 
 
 def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, config_dirs: list[Path]) -> None:
@@ -75,8 +77,9 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
         raise ConfigError([f"--split is {split!r}; use train, val or test."])
     run = trained(path, overrides, checkpoint, config_dirs)
     experiment, started = _for_split(run.experiment, split), time.time()
+    experiment.suite.require(split)
     subject = experiment.subject(run.theta, split, experiment.num_test_tasks, run.execution)
-    with calibrated(experiment.learner, run.theta, experiment.task, run.execution):
+    with calibrated(experiment.learner, run.theta, run.training_task, run.execution):
         scores = evaluate_all(experiment.suite, subject, experiment.evaluators, final=True)
     complexity = Complexity().estimates(subject.on(experiment.suite.first))
     source = {"checkpoint": checkpoint, "checkpoint_step": run.step, "split": split}
@@ -118,6 +121,15 @@ def changed(cfg: DictConfig, overrides: list[str], config_dirs: list[Path]) -> D
     if problems:
         raise ConfigError(problems)
     return cfg
+
+
+def _training_task(experiment: Experiment, folder: RunFolder, overrides: list[str]) -> TaskDistribution:
+    """The task under the overrides; that of the run as it was trained, where those leave no training classes and the
+    learner needs some for its batch norms."""
+    if "train" in experiment.task.splits or not calibrates(experiment.learner):
+        return experiment.task
+    place = [text for text in overrides if override_key(text) in ("device", "data_root", "dtype")]
+    return build_task(changed(read_config(folder.path / "config.yaml"), place, []))
 
 
 def _execution(experiment: Experiment, folder: RunFolder, overrides: list[str]) -> Execution:

@@ -25,6 +25,7 @@ from metarun.config.compose import (
     with_evaluation_tasks,
 )
 from metarun.config.help import SWEEP_KEYS
+from metarun.config.names import names_as_text
 from metarun.errors import ConfigError
 from metarun.output.folder import RunFolder, new_name, short_hash, slug, tensorboard_command
 from metarun.paths import config_dir
@@ -84,7 +85,7 @@ def _number_of_jobs(text: str) -> int:
 def _combinations(overrides: list[str]) -> list[list[str]]:
     """Each combination once, in the order of its first: two jobs must not share a folder."""
     try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
+        parsed = OverridesParser.create().parse_overrides([*map(names_as_text, overrides)])
         jobs = [tuple(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
         return [list(job) for job in dict.fromkeys(jobs)]
     except HydraException as error:

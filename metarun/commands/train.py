@@ -17,6 +17,7 @@ from metarun.config.compose import assigned, override_key, read_config, with_val
 from metarun.config.experiment import Experiment
 from metarun.errors import CheckpointError, ConfigError, Diverged, Interrupted, MetarunError
 from metarun.evaluation.estimates import Estimate
+from metarun.evaluation.suite import missing
 from metarun.files import write_atomically
 from metarun.output.checkpoint import load
 from metarun.output.folder import RunFolder, new_name
@@ -114,6 +115,9 @@ def _refuse_changes(cfg: DictConfig, folder: RunFolder) -> None:
 def run(job: Job) -> float:
     """Run the job to its end; returns the mean test score. Raises MetarunError, after noting it in status.json."""
     experiment = build(job.cfg)
+    if problems := missing("task", experiment.task, ["train"]):
+        raise ConfigError(problems)
+    experiment.suite.require("val", "test")
     try:
         with job.folder.claimed():
             resume_step = _steps_made(job.folder, experiment) if job.continues else 0

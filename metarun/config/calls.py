@@ -11,6 +11,7 @@ from torch import nn
 
 from metarun.config.targets import Part, base_of, locate, problems_of_call
 from metarun.core import MetaLearner, TaskDistribution
+from metarun.errors import DataProblems
 from metarun.evaluation.scoring import Evaluator
 from metarun.execution.execution import Eager
 
@@ -74,7 +75,8 @@ def attempt(problems: list[str], key: str, call: Callable[..., Any] | None, **gi
     try:
         return call(**{name: value for name, value in given.items() if name in accepted or name in made})
     except (ValueError, OSError, RuntimeError) as error:  # torch refuses sizes with a RuntimeError
-        # a task elsewhere speaks of its settings as task.NAME
-        said = re.sub(r"\btask\.(?=[a-z])", f"{key}.", str(error)) if key.startswith("evaluation.task.") else str(error)
-        problems.append(said if key in said else f"{key}: {said}")
+        for said in error.problems if isinstance(error, DataProblems) else [str(error)]:
+            # a task elsewhere speaks of its settings as task.NAME
+            text = re.sub(r"\btask\.(?=[a-z])", f"{key}.", said) if key.startswith("evaluation.task.") else said
+            problems.append(text if key in text else f"{key}: {text}")
         return None

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun.config.help import COMMANDS, options
+from metarun.config.names import names_as_text
 from metarun.config.schema import Config
 from metarun.errors import ConfigError, did_you_mean
 from metarun.paths import config_dir
@@ -68,7 +69,7 @@ def with_evaluation_tasks(overrides: list[str], folders: list[Path]) -> tuple[li
     problems: list[str] = []
     for text in overrides:
         if text.partition("=")[0] != "evaluation.task" or parsed(text).is_sweep_override():
-            written.append(text)
+            written.append(names_as_text(text))
             continue
         value = parsed(text).value()
         chosen = value if isinstance(value, dict) else {str(v).replace("/", "_"): v for v in _listed(value)}
@@ -228,7 +229,7 @@ def read_config(path: Path) -> DictConfig:
 
 def with_value(cfg: DictConfig, override: str) -> DictConfig:
     """``cfg`` with the one value that ``override`` sets; raises ConfigError if it has no such key or another type."""
-    key, change = override.partition("=")[0], parsed(override)
+    key, change = override.partition("=")[0], parsed(names_as_text(override))
     if change.is_sweep_override() or change.is_add() or change.is_delete():
         raise ConfigError([f"{override}: write KEY=VALUE with one value of a setting that the run has."])
     cfg = cfg.copy()

@@ -16,6 +16,11 @@ from metarun.models.norm_state import norms, recording
 CALIBRATION_TASKS = 32  # training tasks whose average gives the statistics of batch norms in mode ``running``
 
 
+def calibrates(learner: MetaLearner) -> bool:
+    """Whether the learner has batch norms in mode ``running``, so that ``calibrated`` reads training tasks."""
+    return any(norms(network, "running") for network in modules_of(learner))
+
+
 @contextmanager
 @torch.no_grad()
 def calibrated(learner: MetaLearner, theta: Params, task: TaskDistribution, execution: Execution) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """What is scored at validation and test: the training task, or the task distributions of ``evaluation.task``."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -28,6 +29,23 @@ class Suite:
     def first(self) -> Scored:
         """The first of what is scored."""
         return next(iter(self.elsewhere.values()), self.own)
+
+    def require(self, *splits: str) -> None:
+        """Raise ConfigError unless all that is scored has episodes of these ``splits``."""
+        places = {f"evaluation.task.{name}": scored.task for name, scored in self.elsewhere.items()}
+        problems = [p for key, task in (places or {"task": self.own.task}).items() for p in missing(key, task, splits)]
+        if problems:
+            raise ConfigError(problems)
+
+
+def missing(key: str, task: TaskDistribution, splits: Sequence[str]) -> list[str]:
+    """A problem for each of ``splits`` that ``task``, the node ``key``, has no episodes of."""
+    return [
+        f"{key}.split leaves no class for {split!r}, which is needed here. Training takes classes for train, val and test; "
+        "metarun evaluate those for test alone."
+        for split in splits
+        if split not in task.splits
+    ]
 
 
 def baseline_of(task: TaskDistribution) -> MetaLearner | None:

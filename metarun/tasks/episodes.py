@@ -11,6 +11,7 @@ import numpy as np
 
 from metarun.core import Draw, TaskSpec
 from metarun.counter import uniform, without_replacement
+from metarun.errors import DataProblems, listed
 from metarun.objectives import CROSS_ENTROPY
 
 
@@ -85,34 +86,63 @@ def class_spec(input_shape: tuple[int, ...], sizes: dict[str, EpisodeSize], num_
 
 
 def check_pools(pools: dict[str, ClassPool], sizes: dict[str, EpisodeSize]) -> None:
-    """Raise ValueError unless the pool of every split can fill episodes of its size."""
+    """Raise DataProblems unless the pool of every split can fill episodes of its size."""
+    if problems := pool_problems(pools, sizes):
+        raise DataProblems(problems)
+
+
+def pool_problems(pools: dict[str, ClassPool], sizes: dict[str, EpisodeSize], of: str = "example") -> list[str]:
+    """All that the pools lack for episodes of these sizes; ``of``: what the classes hold, in the singular."""
+    problems = []
     for split, pool in pools.items():
-        check_episode_size(sizes[split], pool, split, "task." if sizes[split] == sizes["test"] else "task.train_")
+        prefix = "task." if sizes[split] == sizes["test"] else "task.train_"
+        problems += size_problems(sizes[split], pool, split, prefix, of)
+    need = [sizes[split].num_ways for split in pools]
+    have = sum(len(pool.names) for pool in pools.values())
+    return [_too_few_in_all(need, have), *problems] if sum(need) > have else problems
 
 
-def check_episode_size(size: EpisodeSize, pool: ClassPool, split: str, prefix: str) -> None:
-    """Raise ValueError unless ``pool`` can fill episodes of ``size``; ``prefix`` and the field make the key."""
+def _too_few_in_all(need: list[int], have: int) -> str:
+    """What is to be done where all splits together have ``have`` classes, and need those."""
+    most = have // len(need)
+    what = (
+        f"{len(need)} splits x {need[0]} ways" if len({*need}) == 1 else f"splits of {' + '.join(map(str, need))} ways"
+    )
+    shares = ",".join(
+        f"{split}:{(have + k) // 3}" for split, k in zip(("train", "val", "test"), (2, 1, 0), strict=True)
+    )
+    lower = f"lower task.num_ways to {most} or add classes. With {most} ways each split needs as many: "
+    fix = f"{lower}'task.split={{{shares}}}', say." if most >= 2 and len(need) == 3 else "add classes."
+    return f"{what} need {sum(need)} classes, there are {have}: {fix}"
+
+
+def size_problems(size: EpisodeSize, pool: ClassPool, split: str, prefix: str, of: str = "example") -> list[str]:
+    """What ``pool`` lacks for episodes of ``size``; ``prefix`` and the field make the key."""
     if size.num_ways < 2:
-        raise ValueError(
-            f"{prefix}num_ways is {size.num_ways}, but with one class every answer is right. Set it to 2 or more."
-        )
-    have = len(pool.names)
+        rule = "but with one class every answer is right. Set it to 2 or more."
+        return [f"{prefix}num_ways is {size.num_ways}, {rule}"]
+    problems, have, need = [], len(pool.names), size.num_shots + size.num_queries
     if size.num_ways > have:
-        raise ValueError(
-            f"{prefix}num_ways is {size.num_ways}, but the split {split!r} has only {_counted(have, 'class', 'classes')}. "
+        problems.append(
+            f"{prefix}num_ways is {size.num_ways}, but the split {split!r} has only {counted(have, 'class', 'classes')}. "
             f"{_lower(f'{prefix}num_ways', have, f'the split {split!r} needs more classes')}"
         )
-    need, smallest = size.num_shots + size.num_queries, int(np.argmin(pool.count))
-    have = int(pool.count[smallest])
-    if need > have:
-        raise ValueError(
-            f"{prefix}num_shots + {prefix}num_queries is {need}, but the class {pool.names[smallest]!r} of the split "
-            f"{split!r} has only {_counted(have, 'example', 'examples')}. "
-            f"{_lower('their sum', have, 'the class needs more examples')}"
+    small = np.flatnonzero(pool.count < need)
+    if len(small):
+        least = int(pool.count.min())
+        whose = f"class {pool.names[small[0]]!r} of the split {split!r} has only {counted(least, of, f'{of}s')}"
+        if len(small) > 1:
+            each = listed([f"{pool.names[c]!r} {pool.count[c]}" for c in small], most=20)
+            whose = f"{len(small)} classes of the split {split!r} have fewer {of}s: {each}"
+        problems.append(
+            f"{prefix}num_shots + {prefix}num_queries is {need}, but {'the ' * (len(small) == 1)}{whose}. "
+            f"{_lower('their sum', least, f'the class needs more {of}s')}"
         )
+    return problems
 
 
-def _counted(number: int, one: str, many: str) -> str:
+def counted(number: int, one: str, many: str) -> str:
+    """``number`` with its noun."""
     return f"{number} {one if number == 1 else many}"
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from metarun.errors import DataError
 from metarun.tasks.image_classes import ImageData, image_task
-from metarun.tasks.image_files import ENDINGS, decode, decode_all
+from metarun.tasks.image_files import decode, decode_all, is_image
 from metarun.tasks.pickles import load_pickle
 from metarun.tasks.splits import SPLITS
 from metarun.tasks.store import ClassRows, Source
@@ -161,7 +161,7 @@ def _of_folders(folder: Path, split: str, listed: list[str]) -> Readers:
 
 
 def _decoded(folder: Path) -> np.ndarray:
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+    files = sorted(filter(is_image, folder.iterdir()))
     if not files:
         raise DataError(f"{folder} holds no images.")
     return decode_all(files, SIDE, 3)

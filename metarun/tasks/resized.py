@@ -30,6 +30,7 @@ class Resized(TaskDistribution):
                 f"{list(own)} to {list(input_shape)}. Choose another task, and set it to false."
             )
         self.task, self.spec = task, replace(task.spec, input_shape=input_shape)
+        self.splits = task.splits
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
         return self.task.draw(split, indices)

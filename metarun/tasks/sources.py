@@ -40,7 +40,8 @@ def task_from(kind: type[PreparedTask]) -> Callable[[Callable[..., Any]], Callab
 
             @wraps(data)
             def made(**settings: Any) -> Any:
-                of_data = {name: settings[name] if name in shared else settings.pop(name) for name in own}
+                given = [name for name in own if name in settings]  # others have a default
+                of_data = {name: settings[name] if name in shared else settings.pop(name) for name in given}
                 return make(data=partial(data, **of_data), **settings)
 
             parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in {**own, **shared}.values() if p.name != "data"]

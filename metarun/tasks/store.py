@@ -8,11 +8,12 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
@@ -30,12 +31,16 @@ logger = logging.getLogger(__name__)
 
 
 class Prepared(NamedTuple):
-    """Rows uint8 [num_rows, ...], memory-mapped and read-only: class after class, ``counts[c]`` of class c."""
+    """Rows uint8 [num_rows, ...], memory-mapped and read-only: class after class, ``counts[c]`` of class c.
+
+    ``facts``: what else was found out when the rows were read.
+    """
 
     rows: np.ndarray
     names: tuple[str, ...]
     counts: np.ndarray
     sha256: str
+    facts: Mapping[str, Any] = MappingProxyType({})
 
     def verified(self) -> "Prepared":
         """The same arrays, all read again; raises DataError unless the bytes are those that were prepared."""
@@ -65,7 +70,9 @@ def load_prepared(folder: Path, row_shape: tuple[int, ...]) -> Prepared:
         expected = (np.dtype(np.uint8), (sum(counts), *row_shape), rows.offset + rows.size)
         if found != expected:
             raise DataError(f"{folder}/{ROWS} has dtype, shape and bytes {found}, its index demands {expected}.")
-        return Prepared(rows, names, np.array(counts, dtype=np.int64), str(index["sha256"]))
+        return Prepared(
+            rows, names, np.array(counts, dtype=np.int64), str(index["sha256"]), dict(index.get("facts", {}))
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} is damaged: {error}") from error
 
@@ -75,12 +82,14 @@ class Source:
     """Arrays to be kept prepared in ``folder``, and what ``read`` makes them of.
 
     ``missing`` says what ``read`` needs and cannot get, and where to get it; it is empty where nothing is missing.
+    ``facts`` are asked for once ``read`` has ended, and are kept with the rows.
     """
 
     folder: Path
     row_shape: tuple[int, ...]
     read: Callable[[], ClassRows]
     missing: Callable[[], str] = str  # str() is empty
+    facts: Callable[[], dict[str, Any]] = dict
 
     def state(self) -> Literal["ready", "raw files found", "absent"]:
         """State of the arrays: ready to be used, or to be prepared at the first use, or not even that."""
@@ -131,7 +140,7 @@ class Source:
                 shutil.rmtree(stale)
         try:
             partial.mkdir()
-            _write(partial, self.row_shape, self.read())
+            _write(partial, self.row_shape, self.read(), self.facts)
             if self.folder.exists():
                 shutil.rmtree(self.folder)
             partial.rename(self.folder)
@@ -150,7 +159,7 @@ def exclusive(path: Path) -> Iterator[None]:
         yield
 
 
-def _write(folder: Path, row_shape: tuple[int, ...], classes: ClassRows) -> None:
+def _write(folder: Path, row_shape: tuple[int, ...], classes: ClassRows, facts: Callable[[], dict[str, Any]]) -> None:
     counts: list[tuple[str, int]] = []
     digest = hashlib.sha256()
     with open(folder / ROWS, "wb") as file:
@@ -166,7 +175,7 @@ def _write(folder: Path, row_shape: tuple[int, ...], classes: ClassRows) -> None
         _write_header(file, (sum(n for _, n in counts), *row_shape))
         assert file.tell() == start, "the npy header changed its length"
         _sync(file)
-    index = {"format": FORMAT, "sha256": digest.hexdigest(), "classes": counts}
+    index = {"format": FORMAT, "sha256": digest.hexdigest(), "classes": counts, "facts": facts()}
     with open(folder / "index.json", "wb") as file:
         file.write(json.dumps(index, indent=1).encode())
         _sync(file)

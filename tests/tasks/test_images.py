@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from metarun.counter import uniform
-from metarun.errors import DataError, MissingDataError
-from metarun.tasks.episodes import ClassPool, EpisodeSize, check_episode_size, check_positive, draw_examples
+from metarun.errors import DataError, DataProblems, MissingDataError
+from metarun.tasks.episodes import ClassPool, EpisodeSize, check_pools, check_positive, draw_examples
 from metarun.tasks.images import Mapped, OnDevice, class_major_batch, gather, pixels_on
+from metarun.tasks.splits import SPLITS
 from metarun.tasks.store import ClassRows, Prepared, Source, exclusive, load_prepared
 
 SHAPE = (2, 3)
@@ -53,7 +54,7 @@ def left_behind(folder: Path) -> list[str]:
 
 
 def test_a_prepared_set_is_what_was_read_class_after_class(tmp_path):
-    images, names, counts, _ = prepare(tmp_path / "set")
+    images, names, counts, _, _ = prepare(tmp_path / "set")
     assert np.array_equal(images, np.concatenate(list(CONTENT.values())))
     assert isinstance(images, np.memmap)
     assert not images.flags.writeable
@@ -338,17 +339,22 @@ def test_a_damaged_set_is_not_ready(tmp_path, damage):
     assert Source(tmp_path / "set", SHAPE, content, gone).state() == "absent"
 
 
+def check(size: EpisodeSize, pool: ClassPool, split: str, test: EpisodeSize | None = None) -> None:
+    """Of one split, where the test episodes have the size ``test``, or the same."""
+    check_pools({split: pool}, {split: size, "test": test or size})
+
+
 def test_sizes_that_a_pool_cannot_fill_are_errors_that_name_key_value_and_bound():
-    check_episode_size(EpisodeSize(4, 1, 2), POOL, "val", "task.")
+    check(EpisodeSize(4, 1, 2), POOL, "val")
     with pytest.raises(ValueError, match=r"task.num_ways is 5.*'val' has only 4 classes.*at most 4"):
-        check_episode_size(EpisodeSize(5, 1, 1), POOL, "val", "task.")
+        check(EpisodeSize(5, 1, 1), POOL, "val")
     with pytest.raises(ValueError, match=r"task.train_num_shots \+ task.train_num_queries is 4.*'c'.*only 3 examples"):
-        check_episode_size(EpisodeSize(2, 1, 3), POOL, "train", "task.train_")
+        check(EpisodeSize(2, 1, 3), POOL, "train", test=EpisodeSize(2, 1, 1))
 
 
 def test_one_way_is_refused_for_every_answer_would_be_right():
     with pytest.raises(ValueError, match=r"task.train_num_ways is 1, but with one class .*Set it to 2 or more"):
-        check_episode_size(EpisodeSize(1, 1, 1), POOL, "train", "task.train_")
+        check(EpisodeSize(1, 1, 1), POOL, "train", test=EpisodeSize(2, 1, 1))
 
 
 @pytest.mark.parametrize(
@@ -363,7 +369,20 @@ def test_for_a_pool_too_small_for_any_episode_no_size_is_proposed_that_fails_too
     names = tuple("abc"[: len(counts)])
     pool = ClassPool(names, np.zeros(len(counts), dtype=np.int64), np.array(counts, dtype=np.int64))
     with pytest.raises(ValueError, match=message):
-        check_episode_size(EpisodeSize(2, 1, 1), pool, "val", "task.")
+        check(EpisodeSize(2, 1, 1), pool, "val")
+
+
+def test_every_class_that_is_too_small_is_named_and_how_many_classes_all_splits_need():
+    pool = ClassPool(tuple("abc"), np.array([0, 9, 12]), np.array([9, 3, 4]))
+    with pytest.raises(DataProblems) as raised:
+        check_pools(dict.fromkeys(SPLITS, pool), dict.fromkeys(SPLITS, EpisodeSize(5, 1, 4)))
+    problems = raised.value.problems
+    assert problems[0].startswith(
+        "3 splits x 5 ways need 15 classes, there are 9: lower task.num_ways to 3 or add classes"
+    )
+    assert "'task.split={train:3,val:3,test:3}'" in problems[0]
+    assert [f"the split {split!r}" in text for split in SPLITS for text in problems].count(True) == 6
+    assert sum("2 classes" in text and "'b' 3, 'c' 4. Lower their sum to at most 3" in text for text in problems) == 3
 
 
 @pytest.mark.parametrize("size", [(0, 1, 1), (1, -1, 1), (1, 1, 0)])

@@ -273,7 +273,7 @@ def test_impossible_settings_are_errors_that_name_key_value_and_rule(prepared_ro
 
 
 def test_characters_follow_each_other_by_archive_and_name_with_ink_as_255(root, release):
-    images, names, counts, _ = prepared(root, release)
+    images, names, counts, _, _ = prepared(root, release)
     assert list(names) == sorted(BACKGROUND) + sorted(EVALUATION)
     assert set(counts) == {NUM_DRAWINGS}
     for c, name in enumerate(names):
