@@ -56,6 +56,11 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def shortened(text: str, most: int = 120) -> str:
+    """``text`` with its middle left out where it is longer than ``most`` letters."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 4 :]}"
+
+
 class DataError(ValueError):
     """A data file is not what it should be, or cannot be written."""
 

@@ -16,6 +16,7 @@ from unittest import mock
 import torch
 
 from metarun.commands.main import main
+from tests.composing import last_of_each
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = f"--config-dir={ROOT / 'tests' / 'outside'}"
@@ -54,7 +55,7 @@ def metarun(*arguments: str) -> Outcome:
     out, err, code = io.StringIO(), io.StringIO(), -1
     with untouched_process(), redirect_stdout(out), redirect_stderr(err):
         try:
-            main([str(argument) for argument in arguments])
+            main(last_of_each(*map(str, arguments)))
         except SystemExit as exit_:
             code = int(exit_.code or 0)
     return Outcome(code, out.getvalue(), err.getvalue())
@@ -68,7 +69,7 @@ def environment(**changes: str) -> dict[str, str]:
 def process(*arguments: str, cwd: Path) -> Outcome:
     """``python -m metarun ARGUMENTS`` in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "metarun", *map(str, arguments)],
+        [sys.executable, "-m", "metarun", *last_of_each(*map(str, arguments))],
         cwd=cwd,
         env=environment(),
         capture_output=True,
@@ -140,7 +141,7 @@ DEATHS = {
 def killed(point: str, *arguments: str, cwd: Path) -> None:
     """``metarun ARGUMENTS`` in a process that kills itself with SIGKILL at ``point``."""
     driver = f"from tests.running import die_at; die_at({point!r})"
-    command = [sys.executable, "-c", driver, *map(str, arguments)]
+    command = [sys.executable, "-c", driver, *last_of_each(*map(str, arguments))]
     done = subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL, f"it did not die at {point!r}: {done.stdout}{done.stderr}"
 

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from metarun.training import runner
+from tests.composing import last_of_each
 from tests.running import (
     DEATHS,
     TINY,
@@ -115,7 +116,8 @@ def test_the_handlers_of_the_process_are_back_after_a_run(whole, tmp_path):
 
 def test_a_process_that_gets_sigterm_from_outside_exits_with_143_and_can_be_continued(tmp_path):
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "metarun", *TINY, "steps=1000000", "evaluation.every=1000000", f"run_dir={run}"]
+    texts = last_of_each(*TINY, "steps=1000000", "evaluation.every=1000000", f"run_dir={run}")
+    command = [sys.executable, "-m", "metarun", *texts]
     job = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (run / "metrics.jsonl").is_file() or not (run / "metrics.jsonl").read_text():

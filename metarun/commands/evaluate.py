@@ -25,7 +25,7 @@ from metarun.execution.choice import stored
 from metarun.execution.execution import Execution
 from metarun.files import write_json
 from metarun.output.checkpoint import load
-from metarun.output.folder import RunFolder, short_hash, slug
+from metarun.output.folder import RunFolder, place, short_hash, slug
 from metarun.output.report import condensed, results
 from metarun.trees import tree_leaves, zip_map
 
@@ -55,7 +55,7 @@ class Trained:
 
 def trained(path: Path, overrides: list[str], checkpoint: str, config_dirs: list[Path]) -> Trained:
     """The run in ``path`` with ``overrides``; raises ConfigError where there is none, or they do not fit."""
-    folder = RunFolder(path.expanduser().resolve())
+    folder = RunFolder(place(str(path), "RUN"))
     if not folder.holds_a_run:
         raise ConfigError([f"{folder.path} holds no run (no config.yaml)."])
     if checkpoint not in ("best", "last"):

@@ -21,12 +21,14 @@ from metarun.config.compose import (
     composed,
     hydra_arguments,
     override_key,
+    readable,
     register_schema,
     with_evaluation_tasks,
 )
 from metarun.config.help import SWEEP_KEYS
-from metarun.errors import ConfigError
-from metarun.output.folder import RunFolder, new_name, short_hash, slug, tensorboard_command
+from metarun.config.overrides import given_twice, refuse_sweeps_without_end
+from metarun.errors import ConfigError, shortened
+from metarun.output.folder import RunFolder, new_name, place, short_hash, slug, tensorboard_command
 from metarun.paths import config_dir
 from metarun.training.signals import stopping_signals
 
@@ -60,9 +62,11 @@ def sweep(arguments: list[str], config_dirs: list[Path]) -> int:
                 for text in wrong
             ]
         )
+    if problems := given_twice(readable(arguments)):
+        raise ConfigError(problems)
     own = dict(text.split("=", 1) for text in arguments if text.startswith(tuple(f"{name}=" for name in SWEEP_KEYS)))
     rest = [text for text in arguments if text.partition("=")[0] not in own]
-    folder = Path(own.get("sweep_dir", Path("runs", new_name("sweep")))).expanduser().resolve()
+    folder = place(own.get("sweep_dir", str(Path("runs", new_name("sweep")))), "sweep_dir")
     slots = Slots(_number_of_jobs(own.get("jobs", "1")))
     combinations = _combinations(rest)
     jobs = [
@@ -85,10 +89,11 @@ def _combinations(overrides: list[str]) -> list[list[str]]:
     """Each combination once, in the order of its first: two jobs must not share a folder."""
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
+        refuse_sweeps_without_end(parsed)
         jobs = [tuple(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
         return [list(job) for job in dict.fromkeys(jobs)]
-    except HydraException as error:
-        raise ConfigError([" ".join(str(error).split())]) from None
+    except (HydraException, AssertionError) as error:
+        raise ConfigError([shortened(" ".join(str(error).split()) or "an override has no key", 300)]) from None
 
 
 def _varying(combinations: list[list[str]]) -> list[list[str]]:

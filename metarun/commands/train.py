@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError
+from omegaconf.errors import OmegaConfBaseException
 
 from metarun.config.build import build
 from metarun.config.checks import flat
@@ -19,7 +19,7 @@ from metarun.errors import CheckpointError, ConfigError, Diverged, Interrupted, 
 from metarun.evaluation.estimates import Estimate
 from metarun.files import write_atomically
 from metarun.output.checkpoint import load
-from metarun.output.folder import RunFolder, new_name
+from metarun.output.folder import RunFolder, new_name, place
 from metarun.output.report import Reporter
 from metarun.training.runner import Runner
 from metarun.training.signals import StopRequest
@@ -45,17 +45,17 @@ def plan(cfg: DictConfig, overrides: list[str]) -> Job:
     """Find out whether the run is new or continued, and where it lives."""
     try:
         run_dir, resume = cfg.run_dir, cfg.resume
-    except InterpolationResolutionError as error:
+    except OmegaConfBaseException as error:
         raise ConfigError(
             [f"{error.full_key}: an interpolation cannot be resolved: {str(error).splitlines()[0]}."]
         ) from None
     if resume not in (None, "auto"):
-        return _continued(RunFolder(Path(resume).expanduser().resolve()), overrides)
+        return _continued(RunFolder(place(resume, "resume")), overrides)
     if run_dir is None:
         if resume == "auto":
             raise ConfigError(["resume=auto continues what lies in run_dir; add run_dir=PATH, or write resume=RUN."])
         return Job(cfg, overrides, RunFolder(Path("runs", new_name(_label(cfg))).resolve()), continues=False)
-    folder = RunFolder(Path(run_dir).expanduser().resolve())
+    folder = RunFolder(place(run_dir, "run_dir"))
     if not folder.holds_a_run:
         return Job(cfg, overrides, folder, continues=False)
     if resume is None:

@@ -11,14 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from metarun import __version__
-from metarun.errors import ConfigError, MetarunError
+from metarun.errors import ConfigError, MetarunError, shortened
 from metarun.files import write_atomically, write_json
 
 try:
@@ -43,6 +43,20 @@ def new_name(label: str) -> str:
     """A fresh ``<date>/<time>-<label>-<hash>``; the hash keeps runs of the same second apart."""
     now = time.strftime("%Y-%m-%d/%H%M%S")
     return f"{now}-{slug(label)}-{short_hash(time.time_ns(), os.getpid())}"
+
+
+def place(path: str, setting: str) -> Path:
+    """The absolute path of the folder that a setting names; raises ConfigError where no folder can have such a name."""
+    if not path.strip():
+        raise ConfigError([f"{setting} is empty; name a folder, or leave it out."])
+    try:
+        folder = Path(path).expanduser().resolve()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            folder.lstat()
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError([f"{setting}={shortened(path)}: no folder can have this name ({reason})."]) from None
+    return folder
 
 
 def tensorboard_command(folder: Path) -> str:
