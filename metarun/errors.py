@@ -16,10 +16,10 @@ class ConfigError(MetarunError):
 
     exit_code = 2
 
-    def __init__(self, problems: list[str]) -> None:
+    def __init__(self, problems: list[str], where: str = "the configuration") -> None:
         self.problems = problems
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        super().__init__("\n".join([f"{count} in the configuration:", *(f"  - {problem}" for problem in problems)]))
+        super().__init__("\n".join([f"{count} in {where}:", *(f"  - {problem}" for problem in problems)]))
 
 
 class CheckpointError(MetarunError):

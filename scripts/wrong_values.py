@@ -131,7 +131,7 @@ def compositions(data: OwnData, place: Path, short: bool) -> list[tuple[str, ...
 def _on_some_task(choice: str, data: OwnData, place: Path) -> tuple[str, ...]:
     """The composition on the first of our tasks with which it runs; on none, as it stands: its data are not here."""
     group, _, name = choice.partition("=")
-    first = (f"experiment=[{name},smoke]" if group == "experiment" else choice,)
+    first = (f"experiment=[{name},smoke]" if group == "experiment" and name != "smoke" else choice,)
     tasks = data.tasks.values() if group not in ("task", "experiment") else [data.files_of(choice)]
     tried = [small((*task, *first)) for task in tasks]
     if group == "task":

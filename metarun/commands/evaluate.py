@@ -60,7 +60,13 @@ def trained(path: Path, overrides: list[str], checkpoint: str, config_dirs: list
         raise ConfigError([f"{folder.path} holds no run (no config.yaml)."])
     if checkpoint not in ("best", "last"):
         raise ConfigError([f"--checkpoint is {checkpoint!r}; use best or last."])
-    x = build(changed(read_config(folder.path / "config.yaml"), overrides, config_dirs))
+    cfg = changed(read_config(folder.path / "config.yaml"), overrides, config_dirs)
+    try:
+        x = build(cfg)
+    except ConfigError as error:
+        if overrides:
+            raise
+        raise ConfigError(error.problems, where=str(folder.path / "config.yaml")) from error
     if not any(override_key(text).split(".")[0] in ("task", "seed", "dtype") for text in overrides):
         folder.refuse_other_data({"data": x.task.fingerprint()}, "Restore them, or name the data: task.path=FILE, say.")
     state = load(folder.checkpoints / f"{checkpoint}.pt", x.device)

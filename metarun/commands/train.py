@@ -1,7 +1,6 @@
 """Run one configuration: choose the folder, train, test, and say what became of it."""
 
 import errno
-import json
 import sys
 import traceback
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from metarun.config.compose import assigned, override_key, read_config, with_val
 from metarun.config.experiment import Experiment
 from metarun.errors import CheckpointError, ConfigError, Diverged, Interrupted, MetarunError
 from metarun.evaluation.estimates import Estimate
-from metarun.files import write_atomically
-from metarun.output.checkpoint import load
+from metarun.files import read_json, write_atomically
+from metarun.output.checkpoint import load, restoring
 from metarun.output.folder import RunFolder, new_name, place
 from metarun.output.report import Reporter
 from metarun.training.runner import Runner
@@ -28,7 +27,11 @@ CHANGEABLE = ("steps", "device", "data_root", "log_every")  # what a resumed run
 PLACE = ("resume", "run_dir")
 PLANNED = ("T_max", "total_iters", "total_steps")  # lengths of schedules; a step_size can equal steps by chance
 STATE_OF = {Diverged: "diverged", Interrupted: "interrupted"}
-DISK_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
+DISK_REFUSALS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG),
+    *(errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG),  # something else is where a file belongs
+    *(errno.ESTALE, errno.ETIMEDOUT),  # of a network
+)
 
 
 @dataclass
@@ -113,7 +116,12 @@ def _refuse_changes(cfg: DictConfig, folder: RunFolder) -> None:
 
 def run(job: Job) -> float:
     """Run the job to its end; returns the mean test score. Raises MetarunError, after noting it in status.json."""
-    experiment = build(job.cfg)
+    try:
+        experiment = build(job.cfg)
+    except ConfigError as error:
+        if job.continues:
+            raise ConfigError(error.problems, where=str(job.folder.path / "config.yaml")) from error
+        raise
     try:
         with job.folder.claimed():
             resume_step = _steps_made(job.folder, experiment) if job.continues else 0
@@ -126,15 +134,15 @@ def run(job: Job) -> float:
         if error.errno not in DISK_REFUSALS:
             raise
         raise MetarunError(
-            f"the disk refused: {error}.\nWhat was written before is intact. Free some space or make it writable, then "
-            f"continue with {assigned('resume', job.folder.path)}"
+            f"the disk refused: {error}.\nWhat was written before is intact. Free some space, make it writable, or move "
+            f"away what is in the place of a file; then continue with {assigned('resume', job.folder.path)}"
         ) from error
 
 
 def _steps_made(folder: RunFolder, experiment: Experiment) -> int:
     """The step of last.pt; 0 where the run ended before its first one. Raises CheckpointError where it has gone since."""
     last, best = (folder.checkpoints / f"{name}.pt" for name in ("last", "best"))
-    if last.is_file():
+    if last.exists():
         return load(last, experiment.device)["step"]
     steps = [folder.read_status().get("step", 0)] + ([load(best, experiment.device)["step"]] if best.is_file() else [])
     # best.pt alone is what a run leaves that is killed in its first validation: it begins again
@@ -148,15 +156,16 @@ def _steps_made(folder: RunFolder, experiment: Experiment) -> int:
 
 def _nothing_to_do(folder: RunFolder, experiment: Experiment) -> float:
     try:
-        score = json.loads((folder.path / "results.json").read_text())[f"test/{experiment.task.objective.score_name}"]
-    except (FileNotFoundError, ValueError, KeyError) as error:
+        score = read_json(folder.path / "results.json")[f"test/{experiment.task.objective.score_name}"]
+        mean, ci95 = float(score["mean"]), float(score["ci95"])
+    except (ValueError, KeyError, TypeError) as error:
         raise MetarunError(
             f"the run {folder.path} is complete, but its results.json is gone or damaged. Score it again with: metarun "
             f"evaluate {folder.path}"
         ) from error
-    print(f"the run {folder.path} is complete: test score {score['mean']:.4f} +- {score['ci95']:.4f}")
+    print(f"the run {folder.path} is complete: test score {mean:.4f} +- {ci95:.4f}")
     print("train it longer with resume=RUN steps=N, or score it again with: metarun evaluate RUN")
-    return score["mean"]
+    return mean
 
 
 def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
@@ -198,7 +207,8 @@ def _guarded(experiment: Experiment, report: Reporter, resume_step: int, stop: S
         with stop.breakable():
             runner = Runner(experiment, report, stop)
         if resume_step:
-            runner.restore("last")
+            with restoring(report.folder.checkpoints / "last.pt"):
+                runner.restore("last")
         scores = runner.run()
         report.ticker.note(report.summary(scores))
         state = "completed"

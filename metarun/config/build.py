@@ -48,7 +48,7 @@ def build(cfg: DictConfig) -> Experiment:
 
 def build_task(cfg: DictConfig) -> TaskDistribution:
     """The task distribution alone. Raises ConfigError with every problem of its group."""
-    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    plain = _resolved(cfg)
     call, problems = checked_call(plain["task"], "task", GIVEN["task"], TaskDistribution)
     problems += place_problems(plain)
     task = None if problems else attempt(problems, "task", call, **_given_task(plain))
@@ -62,13 +62,18 @@ def check(cfg: DictConfig) -> list[str]:
     return _checked(cfg)[2]
 
 
-def _checked(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Callable[..., Any]], list[str]]:
-    """Plain values, what makes each group's object, and the problems of both."""
+def _resolved(cfg: DictConfig) -> dict[str, Any]:
+    """Plain values; raises ConfigError where an interpolation cannot be resolved."""
     try:
-        plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+        return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise ConfigError([f"{error.full_key}: an interpolation cannot be resolved: {reason}."]) from error
+
+
+def _checked(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Callable[..., Any]], list[str]]:
+    """Plain values, what makes each group's object, and the problems of both."""
+    plain = _resolved(cfg)
     problems = problems_at_the_root(plain)
     calls: dict[str, Callable[..., Any]] = {}
     elsewhere = _evaluation_tasks(plain)

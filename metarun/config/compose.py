@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from metarun.config.explain import explained, no_such_option, option_names, said
 from metarun.config.overrides import override_problems
 from metarun.config.schema import Config
+from metarun.config.yaml_files import refuse_bombs
 from metarun.errors import ConfigError
 from metarun.paths import config_dir
 
@@ -28,6 +29,15 @@ OF_TRAINING = re.compile(
     r"\+*(?:task/augmentation@)?"
     r"(?P<key>evaluation\.task\.[^.=]+\.(?:train_num_(?:ways|shots|queries)|augmentation(?:\.\w+)?))=(?P<value>.*)"
 )
+ALWAYS = (
+    "seed",
+    "steps",
+    "task",
+    "base_learner",
+    "meta_learner",
+    "optimizer",
+    "scheduler",
+)  # in every run's config.yaml
 NOTHING = ("null", "none", "false", "0", "0.0")
 
 
@@ -151,9 +161,16 @@ def override_key(override: str) -> str:
 def read_config(path: Path) -> DictConfig:
     """The configuration of an earlier run, typed as when it was composed."""
     try:
+        content = path.read_bytes()
+        refuse_bombs(content)
+        kept = yaml.safe_load(content)  # only to see which keys are there: OmegaConf would fill in the others
+        if not isinstance(kept, dict) or (missing := [key for key in ALWAYS if key not in kept]):
+            raise ValueError(f"it lacks {', '.join(missing)}" if isinstance(kept, dict) else "it holds no settings")
+        if b"${" in content:  # what a run keeps is resolved; this would read the environment of who continues it
+            raise ValueError("it holds an interpolation, ${...}, which no run writes")
         cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
-    except (OmegaConfBaseException, yaml.YAMLError, OSError) as error:
-        raise ConfigError([f"{path} cannot be read: {said(error)[-1]}."]) from None
+    except (OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, TypeError, RecursionError) as error:
+        raise ConfigError([f"{path} cannot be read: {said(error)[-1]}. Without it the run is lost."]) from None
     assert isinstance(cfg, DictConfig)
     OmegaConf.set_struct(cfg, True)
     return cfg

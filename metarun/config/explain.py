@@ -72,6 +72,10 @@ def unknown_key(key: str, value: str, cfg: DictConfig) -> str:
     for choice in (name, value):
         if root in cfg and choice in options(root):
             return f"{key}={value}: to choose the {root} write {root}={choice}."
+    if OmegaConf.select(cfg, key) is not None:
+        return f"{key}={value}: {key} takes no new keys in this way; write +{key}.NAME=VALUE for each."
+    if root == "rates":
+        return f"{key}={value}: there is no such part yet; write +{key}={value}."
     known = [text for text in keys_of(cfg) if "_target_" not in text and "_partial_" not in text]
     siblings = [text for text in known if text.rpartition(".")[0] == group]
     close = difflib.get_close_matches(key, [str(name) for name in cfg], n=1, cutoff=0.75) if not group else []

@@ -25,5 +25,10 @@ def trust(config_dirs: list[str], packages: list[str]) -> list[Path]:
         allowed += [path.stem for path in folder.glob("*.py")] + [
             path.parent.name for path in folder.glob("*/__init__.py")
         ]
+    if folders:
+        from metarun.config.yaml_files import folder_problems  # and with it a parser, which --help does without
+
+        if problems := [problem for folder in folders for problem in folder_problems(folder)]:
+            raise ConfigError(problems)
     os.environ["METARUN_ALLOW"] = ":".join(filter(None, dict.fromkeys(allowed)))
     return folders
