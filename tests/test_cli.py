@@ -121,7 +121,7 @@ MISTAKES = {
     "classes for a task without": (["meta_learner=protonet"], "the task Sinusoid has no classes"),
     "images for a task without": (["base_learner=conv4"], "needs images [channels, height, width]"),
     "a size that torch refuses": ([*LAYER, "+base_learner.in_features=-1"], "base_learner: "),
-    "a size below zero": ([*IMAGES, "base_learner=relation_conv", "base_learner.channels=-1"], "channels is -1, but must be"),
+    "a size below zero": ([*IMAGES, "base_learner=relation_conv", "base_learner.channels=-1"], "channels is -1, but must"),
     "no shots": (["task.num_shots=0"], "must be 1 or more"),
     "an optimizer's refusal": (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
     "missing data": (["task=omniglot", "data_root=nowhere"], "To download there: metarun ... task.download=true"),

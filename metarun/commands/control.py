@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.func import vmap
@@ -22,6 +21,7 @@ from metarun.errors import ConfigError
 from metarun.evaluation.calibration import calibrated
 from metarun.evaluation.estimates import Estimate, estimate
 from metarun.evaluation.still import still
+from metarun.output.terminal import table_console
 from metarun.tasks.system_identification import SystemIdentification
 from metarun.trees import tree_leaves, tree_map
 
@@ -109,4 +109,4 @@ def _show(scores: dict[str, Estimate], num_tasks: int) -> None:
         table.add_column(column)
     for name, (mean, ci95, _) in scores.items():
         table.add_row(name, f"{mean:.1f}", f"{ci95:.1f}")
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    table_console(100).print(table)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.table import Table
 
 from metarun.config.build import build_task
@@ -20,6 +19,7 @@ from metarun.config.targets import locate
 from metarun.core import TaskDistribution
 from metarun.drawing import picture
 from metarun.errors import ConfigError, DataError
+from metarun.output.terminal import table_console
 from metarun.tasks.splits import SPLITS
 from metarun.tasks.store import Found, looking
 
@@ -40,7 +40,7 @@ def list_data(overrides: list[str], folders: list[Path]) -> None:
         table.add_column(column, overflow="fold")
     for entry in entries(overrides, folders):
         table.add_row(*entry)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    table_console(160).print(table)
 
 
 def entries(overrides: list[str], folders: list[Path]) -> Iterator[Entry]:

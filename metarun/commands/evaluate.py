@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 
 from metarun.config.build import build
@@ -16,7 +15,7 @@ from metarun.config.calls import GROUPS
 from metarun.config.compose import composed, override_key, read_config, with_value, without_effect
 from metarun.config.experiment import Experiment
 from metarun.core import Params, hyperparameters
-from metarun.errors import ConfigError, MetarunError
+from metarun.errors import ConfigError, MetarunError, refuse_divergence
 from metarun.evaluation.calibration import calibrated
 from metarun.evaluation.estimates import Estimate
 from metarun.evaluation.scoring import baseline_scores, complexity, evaluate_all
@@ -27,6 +26,7 @@ from metarun.files import write_json
 from metarun.output.checkpoint import load
 from metarun.output.folder import RunFolder, place, short_hash, slug
 from metarun.output.report import condensed, results
+from metarun.output.terminal import table_console
 from metarun.trees import tree_leaves, zip_map
 
 CHANGEABLE = ("task", "base_learner", "meta_learner", "evaluation", "execution", "device", "data_root", "seed", "dtype")
@@ -83,6 +83,9 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     started = time.time()
     with calibrated(x.learner, theta, x.task, execution):
         scores = evaluate_all(x.scored, theta, split, x.num_test_tasks, execution, curve=True)
+    refuse_divergence(
+        {f"{split}/{name}": score.mean for name, score in scores.items() if "_step_" not in name}, run.step, x.seed
+    )
     scores |= baseline_scores(x.scored, split, x.num_test_tasks, execution)
     first = next(iter(x.scored.values()))
     content = results(x, scores, split, {"checkpoint": checkpoint, "checkpoint_step": run.step})
@@ -161,4 +164,4 @@ def _show(scores: dict[str, Estimate], split: str, num_tasks: int) -> None:
         table.add_column(column)
     for name, (mean, ci95, _) in condensed(scores).items():
         table.add_row(f"{split}/{name}", f"{mean:.4f}", f"{ci95:.4f}")
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    table_console(100).print(table)

@@ -12,7 +12,6 @@ from pathlib import Path
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from rich.console import Console
 from rich.table import Table
 
 from metarun.commands.slots import Slots
@@ -29,6 +28,7 @@ from metarun.config.help import SWEEP_KEYS
 from metarun.config.overrides import given_twice, refuse_sweeps_without_end
 from metarun.errors import ConfigError, shortened
 from metarun.output.folder import RunFolder, new_name, place, short_hash, slug, tensorboard_command
+from metarun.output.terminal import table_console
 from metarun.paths import config_dir
 from metarun.training.signals import stopping_signals
 
@@ -198,7 +198,7 @@ def _report(jobs: list[Job], folder: Path) -> int:
             "completed" if job.code == 0 else status["state"].replace("unknown", "failed").replace("running", "died")
         )
         table.add_row(job.name, state, score, f"{job.seconds:.0f}", "" if job.code == 0 else "\n".join(_why(job)))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    table_console(160).print(table)
     print(f"runs:        {folder}\ntensorboard: {tensorboard_command(folder)}")
     return 0 if all(job.code == 0 for job in jobs) else 1
 
