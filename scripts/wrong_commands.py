@@ -191,12 +191,6 @@ FOLDERS: dict[str, tuple[dict[str, str], list[str]]] = {
     "a class that raises": (
         {"mine.py": "from torch import nn\nclass Mine(nn.Module):\n    def __init__(self):\n        raise KeyError('no')\n",
          "base_learner/bad.yaml": LEARNER}, ["base_learner=bad"]),
-    "a network that cannot be called": (
-        {"mine.py": "from torch import nn\nclass Mine(nn.Module):\n    def __init__(self):\n        super().__init__()\n",
-         "base_learner/bad.yaml": LEARNER}, ["base_learner=bad"]),
-    "a network of another shape": (
-        {"mine.py": "from torch import nn\nclass Mine(nn.Linear):\n    def __init__(self):\n        super().__init__(7, 7)\n",
-         "base_learner/bad.yaml": LEARNER}, ["base_learner=bad"]),
     "a module of a standard name": ({"json.py": "", "task/bad.yaml": "_target_: json.loads\n"}, ["task=bad"]),
 }  # fmt: skip
 NAMES = ("a'b", "a, b", "a[b", "a b", "a=b", "sw~p", "a#b", "é漢", "$x", "{a}", "[red]x[b]", "a:b", "~", "-x", "%s")

@@ -4,6 +4,7 @@ NAME is an option of the group ``task``; building a task prepares what it reads.
 """
 
 import inspect
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.table import Table
 from metarun.config.build import build_task
 from metarun.config.compose import composed
 from metarun.config.help import options
+from metarun.config.ranges import range_problems
 from metarun.config.targets import locate
 from metarun.core import TaskDistribution
 from metarun.drawing import picture
@@ -100,9 +102,13 @@ def show(
     """Write a picture of the episodes ``indices`` of ``split``."""
     if split not in SPLITS:
         raise ConfigError([f"--split is {split!r}, but must be one of {', '.join(SPLITS)}."])
+    if problems := [problem for index in indices for problem in range_problems("--episode", index, "")]:
+        raise ConfigError(problems)
     if min(indices) < 0:
         raise ConfigError([f"--episode is {min(indices)}, but must be 0 or more."])
     path = out or Path(f"{name.replace('/', '-')}-{split}-{indices[0]}.png")
+    if os.path.isdir(path):
+        raise ConfigError([f"--out {path}: that is a folder; name a file in it, such as {path / 'episodes.png'}."])
     task = build(name, overrides, folders)
     if split == "test" and task.num_test_tasks is not None and max(indices) >= task.num_test_tasks:
         last = task.num_test_tasks - 1

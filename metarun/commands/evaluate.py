@@ -12,8 +12,9 @@ from rich.table import Table
 
 from metarun.config.build import build
 from metarun.config.calls import GROUPS
-from metarun.config.compose import composed, override_key, read_config, with_value, without_effect
+from metarun.config.compose import composed, override_key, read_config, readable, with_value, without_effect
 from metarun.config.experiment import Experiment
+from metarun.config.overrides import given_twice
 from metarun.core import Params, hyperparameters
 from metarun.errors import ConfigError, MetarunError, refuse_divergence
 from metarun.evaluation.calibration import calibrated
@@ -111,7 +112,7 @@ def _for_split(x: Experiment, split: str) -> Experiment:
 
 def changed(cfg: DictConfig, overrides: list[str], config_dirs: list[Path]) -> DictConfig:
     """The run's own configuration with ``overrides``: values by key, whole groups by name."""
-    problems = without_effect(overrides)
+    problems = without_effect(overrides) + given_twice(readable(overrides))
     groups = (*GROUPS, "evaluation.task")
     for text in sorted(overrides, key=lambda text: text.partition("=")[0] not in groups):  # groups decide on the keys
         try:

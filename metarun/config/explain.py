@@ -14,10 +14,12 @@ from metarun.paths import config_dir
 
 
 def said(error: BaseException | None) -> list[str]:
-    """The first line of each message from Hydra's to the innermost: the reason is often only in the last."""
+    """The first line of each message from Hydra's to the innermost, with what a colon at its end announces: the reason is
+    often only in the last."""
     lines = []
     while error is not None:
-        lines.append((str(error).strip().splitlines() or [type(error).__name__])[0].strip().rstrip("."))
+        first, *more = str(error).strip().splitlines() or [type(error).__name__]
+        lines.append(" ".join([first, *more[: first.endswith(":")]]).strip().rstrip("."))
         error = error.__cause__
     return lines
 

@@ -93,7 +93,7 @@ def locate(path: str, base: type = object) -> Callable[..., Any]:
 
 def raised(error: BaseException) -> str:
     """What an error says, and where it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [] if isinstance(error, SyntaxError) else traceback.extract_tb(error.__traceback__)  # that says it itself
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {shortened(' '.join(str(error).split()), 300)}{where}"
 
