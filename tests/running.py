@@ -66,10 +66,11 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **changes}
 
 
-def process(*arguments: str, cwd: Path) -> Outcome:
-    """``python -m metarun ARGUMENTS`` in a process of its own."""
+def process(*arguments: str, cwd: Path, as_given: bool = False) -> Outcome:
+    """``python -m metarun ARGUMENTS`` in a process of its own; without ``as_given`` a key's last value alone."""
+    words = list(map(str, arguments))
     done = subprocess.run(
-        [sys.executable, "-m", "metarun", *last_of_each(*map(str, arguments))],
+        [sys.executable, "-m", "metarun", *(words if as_given else last_of_each(*words))],
         cwd=cwd,
         env=environment(),
         capture_output=True,

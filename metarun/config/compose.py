@@ -19,7 +19,7 @@ from metarun.config.explain import explained, no_such_option, option_names, said
 from metarun.config.overrides import override_problems
 from metarun.config.schema import Config
 from metarun.config.yaml_files import refuse_bombs
-from metarun.errors import ConfigError
+from metarun.errors import ConfigError, shortened
 from metarun.paths import config_dir
 
 # Hydra refuses a group override that is not a name with a bare ValueError, and an empty one with an AssertionError.
@@ -170,7 +170,8 @@ def read_config(path: Path) -> DictConfig:
             raise ValueError("it holds an interpolation, ${...}, which no run writes")
         cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
     except (OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, TypeError, RecursionError) as error:
-        raise ConfigError([f"{path} cannot be read: {said(error)[-1]}. Without it the run is lost."]) from None
+        reason = " ".join(str(error).split()) if isinstance(error, yaml.YAMLError) else said(error)[-1]
+        raise ConfigError([f"{path} cannot be read: {shortened(reason, 300)}. Without it the run is lost."]) from None
     assert isinstance(cfg, DictConfig)
     OmegaConf.set_struct(cfg, True)
     return cfg

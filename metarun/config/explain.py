@@ -1,6 +1,7 @@
 """What to say of an override that Hydra refuses: the value, the rule and the fix, in one line."""
 
 import difflib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,11 @@ def explained(override: str, error: BaseException, cfg: DictConfig, folders: lis
         return f"{typed}: its file is nested too deeply, or its defaults name each other in a circle."
     if isinstance(error, OSError) or "Could not find" in lines[0] or "Config group override must be" in lines[0]:
         return no_such_option(key.lstrip("+~"), value, folders)
+    if "raised while composing config" in lines[0]:
+        wrong = re.search(r"full_key: (\S+)", str(error))
+        unknown = wrong and any(sign in lines[0] for sign in ("not in struct", "' not in '"))
+        inside = unknown_key(wrong[1], "", cfg) if wrong and unknown else f"{shortened(lines[0], 300)}."
+        return f"{typed}: in its file, {inside}"
     if any("not in struct" in line or "' not in '" in line for line in lines):
         return unknown_key(key, value, cfg)
     if any(
@@ -53,13 +59,15 @@ def explained(override: str, error: BaseException, cfg: DictConfig, folders: lis
 
 def no_such_option(group: str, value: str, folders: list[Path]) -> str:
     """What to say of an option that a group does not have."""
-    names = option_names(group, folders)
+    names, typed = option_names(group, folders), f"{group}={value}"
     if not names:
         return f"{group}={value}: {group} is not a group of the configuration."
+    listed = [name.strip() for name in value.strip("[]").split(",")] if value.startswith("[") else []
+    value = next((name for name in listed if name not in names), value)
     hint = did_you_mean(value, names)
     number = any(c.isdigit() for c in value) and not hint
     change = f" To change one of its values write {group}.NAME={value}." if number else ""
-    return f"{group}={value}: there is no {group} called {value!r}{hint}; there are {', '.join(names)}.{change}"
+    return f"{typed}: there is no {group} called {value!r}{hint}; there are {', '.join(names)}.{change}"
 
 
 def option_names(group: str, folders: list[Path]) -> list[str]:
