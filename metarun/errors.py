@@ -16,10 +16,10 @@ class ConfigError(MetarunError):
 
     exit_code = 2
 
-    def __init__(self, problems: list[str]) -> None:
+    def __init__(self, problems: list[str], where: str = "the configuration") -> None:
         self.problems = problems
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        super().__init__("\n".join([f"{count} in the configuration:", *(f"  - {problem}" for problem in problems)]))
+        super().__init__("\n".join([f"{count} in {where}:", *(f"  - {problem}" for problem in problems)]))
 
 
 class CheckpointError(MetarunError):
@@ -60,6 +60,11 @@ def listed(things: Sequence[str], most: int = 5, separator: str = ", ") -> str:
     """The first few of ``things``, and how many more there are."""
     rest = len(things) - most
     return separator.join(things[:most]) + (f" (and {rest} more)" if rest > 0 else "")
+
+
+def shortened(text: str, most: int = 120) -> str:
+    """``text`` with its middle left out where it is longer than ``most`` letters."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 4 :]}"
 
 
 class DataError(ValueError):

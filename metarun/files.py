@@ -1,9 +1,12 @@
 """Small files that are either wholly there or not at all."""
 
+import errno
 import json
 import os
 from pathlib import Path
 from typing import Any
+
+CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what a file system answers that does not know the call
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -16,7 +19,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            flush(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -24,9 +27,29 @@ def write_atomically(path: Path, content: bytes) -> None:
     if hasattr(os, "O_DIRECTORY"):  # POSIX: the rename itself must reach the disk too
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(folder)
+            flush(folder)
         finally:
             os.close(folder)
+
+
+def flush(descriptor: int) -> None:
+    """Let the disk have what was written, where its file system can do that; some of networks cannot."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in CANNOT:
+            raise
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """What a JSON file holds, which is a ``kind``; raises ValueError where it is absent, damaged or something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{path} holds a {type(content).__name__}")
+    return content
 
 
 def write_json(path: Path, content: Any) -> None:

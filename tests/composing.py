@@ -17,7 +17,7 @@ from metarun.config.experiment import Experiment
 from metarun.config.help import options
 from metarun.config.trust import trust
 
-__all__ = ["OUTSIDE", "compose", "experiment", "options", "outsider", "train"]
+__all__ = ["OUTSIDE", "compose", "experiment", "last_of_each", "options", "outsider", "train"]
 
 OUTSIDE = Path(__file__).parent / "outside"
 CHEAP = ["device=cpu", "dtype=float64", "execution=looped"]
@@ -34,21 +34,26 @@ def outsider() -> Iterator[list[Path]]:
             sys.path[:] = path
 
 
+def last_of_each(*overrides: str) -> list[str]:
+    """The overrides without those whose key comes again: a test changes what it has in common with others."""
+    return list({text if text.startswith("-") else text.partition("=")[0]: text for text in overrides}.values())
+
+
 def compose(*overrides: str) -> DictConfig:
     with outsider() as folders:
-        return composed([*CHEAP, *overrides], folders)
+        return composed(last_of_each(*CHEAP, *overrides), folders)
 
 
 def experiment(*overrides: str) -> Experiment:
     """The objects of a run; raises ConfigError as the command line would."""
     with outsider() as folders:
-        return build(composed([*CHEAP, *overrides], folders))
+        return build(composed(last_of_each(*CHEAP, *overrides), folders))
 
 
 def train(folder: Path, *overrides: str) -> float:
     """One whole run in this process; returns its test score. The process keeps its signal handlers."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    texts = [*CHEAP, f"run_dir={folder}", *overrides]
+    texts = last_of_each(*CHEAP, f"run_dir={folder}", *overrides)
     try:
         with outsider() as folders:
             return run(plan(composed(texts, folders), texts))

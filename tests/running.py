@@ -17,6 +17,7 @@ from unittest import mock
 import torch
 
 from metarun.commands.main import main
+from tests.composing import last_of_each
 from tests.forked import Forked
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,7 +57,7 @@ def metarun(*arguments: str) -> Outcome:
     out, err, code = io.StringIO(), io.StringIO(), -1
     with untouched_process(), redirect_stdout(out), redirect_stderr(err):
         try:
-            main([str(argument) for argument in arguments])
+            main(last_of_each(*map(str, arguments)))
         except SystemExit as exit_:
             code = int(exit_.code or 0)
     return Outcome(code, out.getvalue(), err.getvalue())
@@ -70,7 +71,7 @@ def environment(**changes: str) -> dict[str, str]:
 def forked(function: str, *arguments: str, argv: Sequence[object], cwd: Path) -> Forked:
     """``function(*arguments)`` of this module in a process of its own, as if the command line were ``argv``."""
     files = Path(tempfile.mkdtemp(dir=cwd.parent)) / "printed"
-    command = ["metarun", *map(str, argv)]
+    command = ["metarun", *last_of_each(*map(str, argv))]
     return Forked(f"tests.running.{function}", list(arguments), command, cwd, environment(), files)
 
 
@@ -86,10 +87,11 @@ def apart(*arguments: object, cwd: Path) -> Outcome:
     return Outcome(int(job.returncode or 0), out, err)
 
 
-def process(*arguments: str, cwd: Path) -> Outcome:
-    """``python -m metarun ARGUMENTS`` in a new Python: ``apart`` is quicker."""
+def process(*arguments: str, cwd: Path, as_given: bool = False) -> Outcome:
+    """``python -m metarun ARGUMENTS`` in a process of its own; without ``as_given`` a key's last value alone."""
+    words = list(map(str, arguments))
     done = subprocess.run(
-        [sys.executable, "-m", "metarun", *map(str, arguments)],
+        [sys.executable, "-m", "metarun", *(words if as_given else last_of_each(*words))],
         cwd=cwd,
         env=environment(),
         capture_output=True,

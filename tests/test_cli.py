@@ -13,6 +13,10 @@ from metarun.paths import config_dir
 from tests.running import OUTSIDE, TINY, environment, metarun, process
 
 IMAGES = [OUTSIDE, "task=prototypes"]
+LAYER = [  # of torch's own, for the base learner
+    *("base_learner=linear", "~base_learner.init_std", "base_learner._target_=torch.nn.Linear"),
+    "+base_learner.out_features=1",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +120,8 @@ MISTAKES = {
     "steps without effect": ([*IMAGES, "meta_learner=protonet", "evaluation.inner_steps=3"], "has no effect: ProtoNet"),
     "classes for a task without": (["meta_learner=protonet"], "the task Sinusoid has no classes"),
     "images for a task without": (["base_learner=conv4"], "needs images [channels, height, width]"),
-    "a size that torch refuses": ([*IMAGES, "base_learner=relation_conv", "base_learner.channels=-1"], "base_learner: "),
+    "a size that torch refuses": ([*LAYER, "+base_learner.in_features=-1"], "base_learner: "),
+    "a size below zero": ([*IMAGES, "base_learner=relation_conv", "base_learner.channels=-1"], "channels is -1, but must"),
     "no shots": (["task.num_shots=0"], "task.num_shots is 0, but an episode needs at least 1. Set it to 1 or more"),
     "an optimizer's refusal": (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
     "missing data": (["task=omniglot", "data_root=nowhere"], "To download there: metarun ... task.download=true"),

@@ -68,7 +68,7 @@ def diverged(tmp_path_factory) -> Run:
     """A run that ended at a loss that is not finite."""
     path = tmp_path_factory.mktemp("diverged") / "run"
     with pytest.raises(Diverged):
-        train(path, "task=sinusoid", *TEXTS[1:], "meta_learner.inner_lr=1e300")
+        train(path, "task=sinusoid", *TEXTS[1:], "meta_learner.inner_lr=1e30")
     return Run(path)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.composing import last_of_each
 from tests.forked import Forked
 from tests.running import (
     PHASES,
@@ -113,7 +114,7 @@ def test_a_signal_while_the_configuration_is_composed_leaves_nothing(number, tmp
 
 
 def test_inner_steps_without_end_are_broken_off_while_they_are_measured(tmp_path):
-    run, endless = tmp_path / "run", "meta_learner.inner_steps=999999999999999999999"
+    run, endless = tmp_path / "run", "meta_learner.inner_steps=100000"
     job = begun([sys.executable, "-m", "metarun", f"run_dir={run}", endless], tmp_path, run / "log.txt")
     time.sleep(1)
     code, seconds, err = ended(job, signal.SIGTERM)
@@ -123,7 +124,7 @@ def test_inner_steps_without_end_are_broken_off_while_they_are_measured(tmp_path
 
 def test_nohup_keeps_its_promise(tmp_path):
     run = tmp_path / "run"
-    command = ["nohup", sys.executable, "-m", "metarun", *TINY, "steps=300", f"run_dir={run}"]
+    command = ["nohup", sys.executable, "-m", "metarun", *last_of_each(*TINY, "steps=300", f"run_dir={run}")]
     job = begun(command, tmp_path, run / "checkpoints" / "last.pt")
     code, _, err = ended(job, signal.SIGHUP)
     assert (code, state(run)) == (0, "completed"), err

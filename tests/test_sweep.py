@@ -12,6 +12,7 @@ import pytest
 
 from metarun.commands.slots import Slots, usable_cpus
 from metarun.commands.sweep import _combinations, _job_folder, _varying
+from tests.composing import last_of_each
 from tests.running import TINY, environment, metarun, process, read, state
 
 LEARNER = """
@@ -163,7 +164,8 @@ def alive(pid: int) -> bool:
 
 def test_sigterm_stops_every_run_of_the_sweep_which_can_be_continued(tmp_path):
     sweep = tmp_path / "sweep"
-    command = ["-m", *TINY, "steps=1000000", "evaluation.every=1000000", "seed=0,1,2", "jobs=2", f"sweep_dir={sweep}"]
+    texts = ["steps=1000000", "evaluation.every=1000000", "seed=0,1,2", "jobs=2", f"sweep_dir={sweep}"]
+    command = ["-m", *last_of_each(*TINY, *texts)]
     parent = subprocess.Popen(
         [sys.executable, "-m", "metarun", *command], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True
     )

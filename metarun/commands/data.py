@@ -4,23 +4,25 @@ NAME is an option of the group ``task``; building a task prepares what it reads.
 """
 
 import inspect
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.table import Table
 
 from metarun.config.build import build_task, sources_of
 from metarun.config.compose import composed
 from metarun.config.help import options
+from metarun.config.ranges import range_problems
 from metarun.config.targets import locate
 from metarun.core import TaskDistribution
 from metarun.drawing import picture
 from metarun.errors import ConfigError, DataError
 from metarun.evaluation.suite import missing
+from metarun.output.terminal import table_console
 from metarun.tasks.splits import SPLITS
 
 STATES = ("absent", "raw files found", "ready")  # of prepared data
@@ -42,7 +44,7 @@ def list_data(overrides: list[str], folders: list[Path]) -> None:
         table.add_column(column, overflow="fold")
     for entry in entries(overrides, folders):
         table.add_row(*entry)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    table_console(160).print(table)
 
 
 def entries(overrides: list[str], folders: list[Path]) -> Iterator[Entry]:
@@ -104,9 +106,13 @@ def show(
     """Write a picture of the episodes ``indices`` of ``split``."""
     if split not in SPLITS:
         raise ConfigError([f"--split is {split!r}, but must be one of {', '.join(SPLITS)}."])
+    if problems := [problem for index in indices for problem in range_problems("--episode", index, "")]:
+        raise ConfigError(problems)
     if min(indices) < 0:
         raise ConfigError([f"--episode is {min(indices)}, but must be 0 or more."])
     path = out or Path(f"{name.replace('/', '-')}-{split}-{indices[0]}.png")
+    if os.path.isdir(path):
+        raise ConfigError([f"--out {path}: that is a folder; name a file in it, such as {path / 'episodes.png'}."])
     task = build(name, overrides, folders)
     if problems := missing("task", task, [split]):
         raise ConfigError(problems)

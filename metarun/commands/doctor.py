@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from metarun.commands.data import entries
+from metarun.output.terminal import table_console
 from metarun.process import SPIN_COUNT, THRESHOLDS, keep_freed_memory
 
 GIB = 2**30
@@ -134,5 +135,5 @@ def doctor(data_root: Path) -> None:
     colours = {"ok": "green", "slow": "yellow", "missing": "red", "info": "blue"}
     table = Table("", "state", "here", "fix", box=None, pad_edge=False)
     for what, state, value, fix in findings(data_root):
-        table.add_row(what, f"[{colours[state]}]{state}[/]", value, fix)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+        table.add_row(what, Text(state, style=colours[state]), value, fix)
+    table_console(160).print(table)

@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.table import Table
 
 from metarun.config.build import build, build_task
 from metarun.config.calls import GROUPS
-from metarun.config.compose import composed, override_key, read_config, with_value, without_effect
+from metarun.config.compose import composed, override_key, read_config, readable, with_value, without_effect
 from metarun.config.experiment import Experiment
+from metarun.config.overrides import given_twice
 from metarun.core import Params, TaskDistribution, hyperparameters
-from metarun.errors import ConfigError, MetarunError
+from metarun.errors import ConfigError, MetarunError, refuse_divergence
 from metarun.evaluation.calibration import calibrated, calibrates
 from metarun.evaluation.estimates import Estimate
 from metarun.evaluation.scoring import Complexity, evaluate_all
@@ -25,8 +25,9 @@ from metarun.execution.choice import Choice
 from metarun.execution.execution import Execution
 from metarun.files import write_json
 from metarun.output.checkpoint import load
-from metarun.output.folder import RunFolder, short_hash, slug
+from metarun.output.folder import RunFolder, place, short_hash, slug
 from metarun.output.report import condensed, results
+from metarun.output.terminal import table_console
 from metarun.trees import tree_leaves, zip_map
 
 CHANGEABLE = ("task", "base_learner", "meta_learner", "evaluation", "execution", "device", "data_root", "seed", "dtype")
@@ -56,12 +57,18 @@ class Trained:
 
 def trained(path: Path, overrides: list[str], checkpoint: str, config_dirs: list[Path]) -> Trained:
     """The run in ``path`` with ``overrides``; raises ConfigError where there is none, or they do not fit."""
-    folder = RunFolder(path.expanduser().resolve())
+    folder = RunFolder(place(str(path), "RUN"))
     if not folder.holds_a_run:
         raise ConfigError([f"{folder.path} holds no run (no config.yaml)."])
     if checkpoint not in ("best", "last"):
         raise ConfigError([f"--checkpoint is {checkpoint!r}; use best or last."])
-    experiment = build(changed(read_config(folder.path / "config.yaml"), overrides, config_dirs))
+    cfg = changed(read_config(folder.path / "config.yaml"), overrides, config_dirs)
+    try:
+        experiment = build(cfg)
+    except ConfigError as error:
+        if overrides:
+            raise
+        raise ConfigError(error.problems, where=str(folder.path / "config.yaml")) from error
     if not any(override_key(text).split(".")[0] in ("task", "seed", "dtype") for text in overrides):
         data = {"data": experiment.task.fingerprint()}
         folder.refuse_other_data(data, "Restore them, or name the data: task.path=FILE, say.")
@@ -81,6 +88,8 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     subject = experiment.subject(run.theta, split, experiment.num_test_tasks, run.execution)
     with calibrated(experiment.learner, run.theta, run.training_task, run.execution):
         scores = evaluate_all(experiment.suite, subject, experiment.evaluators, final=True)
+    means = {f"{split}/{name}": score.mean for name, score in scores.items() if "_step_" not in name}
+    refuse_divergence(means, run.step, experiment.seed)
     complexity = Complexity().estimates(subject.on(experiment.suite.first))
     source = {"checkpoint": checkpoint, "checkpoint_step": run.step, "split": split}
     content = results(experiment, scores, complexity, source) | {"overrides": overrides, "argv": sys.argv}
@@ -102,7 +111,7 @@ def _for_split(experiment: Experiment, split: str) -> Experiment:
 
 def changed(cfg: DictConfig, overrides: list[str], config_dirs: list[Path]) -> DictConfig:
     """The run's own configuration with ``overrides``: values by key, whole groups by name."""
-    problems = without_effect(overrides)
+    problems = without_effect(overrides) + given_twice(readable(overrides))
     groups = (*GROUPS, "evaluation.task")
     for text in sorted(overrides, key=lambda text: text.partition("=")[0] not in groups):  # groups decide on the keys
         try:
@@ -162,4 +171,4 @@ def show(title: str, columns: tuple[str, str], scores: dict[str, Estimate], digi
     table = Table(*columns, "+-", title=title)
     for name, (mean, ci95, _) in scores.items():
         table.add_row(name, f"{mean:.{digits}f}", f"{ci95:.{digits}f}")
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    table_console(100).print(table)

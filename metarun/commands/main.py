@@ -6,25 +6,30 @@ import shlex
 import sys
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from metarun import __version__
 from metarun.config.help import COMMANDS, SWEEP_KEYS, help_text
 from metarun.config.trust import trust
-from metarun.errors import ConfigError, Interrupted, MetarunError
+from metarun.errors import ConfigError, Interrupted, MetarunError, did_you_mean
 
-HYDRA_SHOWS = (
-    "--cfg",
-    "-c",
-    "--package",
-    "-p",
-    "--resolve",
-    "--info",
-    "-i",
-    "--hydra-help",
-    "--shell-completion",
-    "-sc",
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+CONFIGS, INFOS = ("job", "hydra", "all"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+SHELLS, COMPLETIONS = ("bash", "fish", "zsh"), ("install", "uninstall", "query")
+OPTIONS = (
+    *("--help", "--version", "--multirun", "--config-dir", "--allow"),
+    *("--cfg", "--package", "--resolve", "--info", "--hydra-help", "--shell-completion"),
 )
-OPTIONS = ("--help", "--version", "--multirun", "--config-dir", "--allow", *HYDRA_SHOWS)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose refusals are metarun's."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ConfigError with the message."""
+        raise ConfigError([f"{message}; see metarun --help."])
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -91,7 +96,7 @@ def refuse_misplaced(rest: list[str]) -> None:
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Our own options, and what is left for Hydra."""
-    parser = argparse.ArgumentParser("metarun", add_help=False, allow_abbrev=False, usage="metarun --help")
+    parser = Parser("metarun", add_help=False, allow_abbrev=False)
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--version", action="store_true")
     parser.add_argument("--multirun", "-m", action="store_true")
@@ -125,18 +130,15 @@ def hydra_only(arguments: list[str], folders: list[Path]) -> int:
     """Hydra's own options: --cfg, --info, --hydra-help, shell completion."""
     import hydra
 
-    from metarun.config.compose import composed, hydra_arguments, register_schema, with_evaluation_tasks
-    from metarun.errors import did_you_mean
+    from metarun.config.compose import composed, hydra_arguments, readable, register_schema, with_evaluation_tasks
+    from metarun.config.overrides import of_hydra, written
     from metarun.paths import config_dir
 
-    flags = [text for text in arguments if text.startswith("-")]
-    unknown = [flag for flag in flags if flag.split("=")[0] not in HYDRA_SHOWS]
-    if unknown:
-        raise ConfigError(
-            [f"{flag} is no option{did_you_mean(flag, OPTIONS)}; see metarun --help." for flag in unknown]
-        )
-    if any(flag.split("=")[0] in ("--cfg", "-c") for flag in flags):
-        composed([text for text in arguments if "=" in text and not text.startswith("-")], folders)  # our messages
+    options, overrides = parse_hydra(arguments)
+    if options.cfg or options.info:
+        hydras = [written(override) for override in readable(overrides) if of_hydra(override)]
+        cfg = composed([text for text in overrides if text not in hydras], folders)  # our messages
+        refuse_what_hydra_cannot_show(cfg, options)
     register_schema()
     sys.argv = ["metarun", *hydra_arguments(folders), *with_evaluation_tasks(arguments, folders)[0]]
 
@@ -146,6 +148,52 @@ def hydra_only(arguments: list[str], folders: list[Path]) -> int:
 
     nothing()
     return 0
+
+
+def parse_hydra(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Hydra's own options, and the overrides beside them; raises ConfigError for what it would answer with a traceback."""
+    parser = Parser("metarun", add_help=False, allow_abbrev=False)
+    parser.add_argument("--cfg", "-c", choices=CONFIGS)
+    parser.add_argument("--package", "-p")
+    parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("--info", "-i", nargs="?", const="all", choices=INFOS)
+    parser.add_argument("--hydra-help", action="store_true")
+    parser.add_argument("--shell-completion", "-sc", action="store_true")
+    options, rest = parser.parse_known_args(arguments)
+    problems = [
+        f"{text} is no option{did_you_mean(text, OPTIONS)}; see metarun --help." for text in rest if text[0:1] == "-"
+    ]
+    shows = [name for name in ("cfg", "info", "hydra_help", "shell_completion") if getattr(options, name)]
+    if (options.resolve or options.package) and not options.cfg:
+        problems.append("--resolve and --package go with --cfg: metarun --cfg job --resolve ...")
+    elif len(shows) > 1:
+        problems.append("--cfg, --info, --hydra-help and --shell-completion exclude each other; keep one of them.")
+    elif options.hydra_help and rest:
+        problems.append(f"--hydra-help stands alone; leave out {' '.join(rest)}.")
+    elif options.shell_completion and not (len(rest) == 1 and _is_completion(rest[0])):
+        problems.append("--shell-completion takes install=SHELL or uninstall=SHELL; SHELL is bash, fish or zsh.")
+    if problems:
+        raise ConfigError(problems)
+    return options, rest
+
+
+def _is_completion(text: str) -> bool:
+    action, _, shell = text.partition("=")
+    return action in COMPLETIONS and shell in SHELLS
+
+
+def refuse_what_hydra_cannot_show(cfg: "DictConfig", options: argparse.Namespace) -> None:
+    """Raise ConfigError for a package that the configuration does not have, and for interpolations that lead nowhere."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        if options.cfg == "job" and options.package and OmegaConf.select(cfg, options.package) is None:
+            raise ConfigError([f"--package {options.package}: the configuration has no such part."])
+        if options.resolve:
+            OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError([f"{error.full_key}: {str(error).splitlines()[0]}."]) from None
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from pathlib import Path
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from rich.console import Console
 from rich.table import Table
 
 from metarun.commands.slots import Slots
@@ -21,13 +20,16 @@ from metarun.config.compose import (
     composed,
     hydra_arguments,
     override_key,
+    readable,
     register_schema,
     with_evaluation_tasks,
 )
 from metarun.config.help import SWEEP_KEYS
 from metarun.config.names import names_as_text
-from metarun.errors import ConfigError
-from metarun.output.folder import RunFolder, new_name, short_hash, slug, tensorboard_command
+from metarun.config.overrides import given_twice, refuse_sweeps_without_end
+from metarun.errors import ConfigError, shortened
+from metarun.output.folder import RunFolder, new_name, place, short_hash, slug, tensorboard_command
+from metarun.output.terminal import table_console
 from metarun.paths import config_dir
 from metarun.training.signals import stopping_signals
 
@@ -61,9 +63,11 @@ def sweep(arguments: list[str], config_dirs: list[Path]) -> int:
                 for text in wrong
             ]
         )
+    if problems := given_twice(readable(arguments)):
+        raise ConfigError(problems)
     own = dict(text.split("=", 1) for text in arguments if text.startswith(tuple(f"{name}=" for name in SWEEP_KEYS)))
     rest = [text for text in arguments if text.partition("=")[0] not in own]
-    folder = Path(own.get("sweep_dir", Path("runs", new_name("sweep")))).expanduser().resolve()
+    folder = place(own.get("sweep_dir", str(Path("runs", new_name("sweep")))), "sweep_dir")
     slots = Slots(_number_of_jobs(own.get("jobs", "1")))
     combinations = _combinations(rest)
     jobs = [
@@ -86,10 +90,11 @@ def _combinations(overrides: list[str]) -> list[list[str]]:
     """Each combination once, in the order of its first: two jobs must not share a folder."""
     try:
         parsed = OverridesParser.create().parse_overrides([*map(names_as_text, overrides)])
+        refuse_sweeps_without_end(parsed)
         jobs = [tuple(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
         return [list(job) for job in dict.fromkeys(jobs)]
-    except HydraException as error:
-        raise ConfigError([" ".join(str(error).split())]) from None
+    except (HydraException, AssertionError) as error:
+        raise ConfigError([shortened(" ".join(str(error).split()) or "an override has no key", 300)]) from None
 
 
 def _varying(combinations: list[list[str]]) -> list[list[str]]:
@@ -194,7 +199,7 @@ def _report(jobs: list[Job], folder: Path) -> int:
             "completed" if job.code == 0 else status["state"].replace("unknown", "failed").replace("running", "died")
         )
         table.add_row(job.name, state, score, f"{job.seconds:.0f}", "" if job.code == 0 else "\n".join(_why(job)))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    table_console(160).print(table)
     print(f"runs:        {folder}\ntensorboard: {tensorboard_command(folder)}")
     return 0 if all(job.code == 0 for job in jobs) else 1
 

@@ -1,7 +1,6 @@
 """Run one configuration: choose the folder, train, test, and say what became of it."""
 
 import errno
-import json
 import sys
 import traceback
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError
+from omegaconf.errors import OmegaConfBaseException
 
 from metarun.config.build import build
 from metarun.config.checks import flat
@@ -18,9 +17,9 @@ from metarun.config.experiment import Experiment
 from metarun.errors import CheckpointError, ConfigError, Diverged, Interrupted, MetarunError
 from metarun.evaluation.estimates import Estimate
 from metarun.evaluation.suite import missing
-from metarun.files import write_atomically
-from metarun.output.checkpoint import load
-from metarun.output.folder import RunFolder, new_name
+from metarun.files import read_json, write_atomically
+from metarun.output.checkpoint import load, restoring
+from metarun.output.folder import RunFolder, new_name, place
 from metarun.output.report import Reporter
 from metarun.training.runner import Runner
 from metarun.training.signals import StopRequest
@@ -29,7 +28,11 @@ CHANGEABLE = ("steps", "device", "data_root", "log_every")  # what a resumed run
 PLACE = ("resume", "run_dir")
 PLANNED = ("T_max", "total_iters", "total_steps")  # lengths of schedules; a step_size can equal steps by chance
 STATE_OF = {Diverged: "diverged", Interrupted: "interrupted"}
-DISK_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
+DISK_REFUSALS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG),
+    *(errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG),  # something else is where a file belongs
+    *(errno.ESTALE, errno.ETIMEDOUT),  # of a network
+)
 
 
 @dataclass
@@ -46,17 +49,17 @@ def plan(cfg: DictConfig, overrides: list[str]) -> Job:
     """Find out whether the run is new or continued, and where it lives."""
     try:
         run_dir, resume = cfg.run_dir, cfg.resume
-    except InterpolationResolutionError as error:
+    except OmegaConfBaseException as error:
         raise ConfigError(
             [f"{error.full_key}: an interpolation cannot be resolved: {str(error).splitlines()[0]}."]
         ) from None
     if resume not in (None, "auto"):
-        return _continued(RunFolder(Path(resume).expanduser().resolve()), overrides)
+        return _continued(RunFolder(place(resume, "resume")), overrides)
     if run_dir is None:
         if resume == "auto":
             raise ConfigError(["resume=auto continues what lies in run_dir; add run_dir=PATH, or write resume=RUN."])
         return Job(cfg, overrides, RunFolder(Path("runs", new_name(_label(cfg))).resolve()), continues=False)
-    folder = RunFolder(Path(run_dir).expanduser().resolve())
+    folder = RunFolder(place(run_dir, "run_dir"))
     if not folder.holds_a_run:
         return Job(cfg, overrides, folder, continues=False)
     if resume is None:
@@ -114,7 +117,12 @@ def _refuse_changes(cfg: DictConfig, folder: RunFolder) -> None:
 
 def run(job: Job) -> float:
     """Run the job to its end; returns the mean test score. Raises MetarunError, after noting it in status.json."""
-    experiment = build(job.cfg)
+    try:
+        experiment = build(job.cfg)
+    except ConfigError as error:
+        if job.continues:
+            raise ConfigError(error.problems, where=str(job.folder.path / "config.yaml")) from error
+        raise
     if problems := missing("task", experiment.task, ["train"]):
         raise ConfigError(problems)
     experiment.suite.require("val", "test")
@@ -130,15 +138,15 @@ def run(job: Job) -> float:
         if error.errno not in DISK_REFUSALS:
             raise
         raise MetarunError(
-            f"the disk refused: {error}.\nWhat was written before is intact. Free some space or make it writable, then "
-            f"continue with {assigned('resume', job.folder.path)}"
+            f"the disk refused: {error}.\nWhat was written before is intact. Free some space, make it writable, or move "
+            f"away what is in the place of a file; then continue with {assigned('resume', job.folder.path)}"
         ) from error
 
 
 def _steps_made(folder: RunFolder, experiment: Experiment) -> int:
     """The step of last.pt; 0 where the run ended before its first one. Raises CheckpointError where it has gone since."""
     last, best = (folder.checkpoints / f"{name}.pt" for name in ("last", "best"))
-    if last.is_file():
+    if last.exists():
         return load(last, experiment.device)["step"]
     steps = [folder.read_status().get("step", 0)] + ([load(best, experiment.device)["step"]] if best.is_file() else [])
     # best.pt alone is what a run leaves that is killed in its first validation: it begins again
@@ -152,17 +160,16 @@ def _steps_made(folder: RunFolder, experiment: Experiment) -> int:
 
 def _nothing_to_do(folder: RunFolder, experiment: Experiment) -> float:
     try:
-        score = json.loads((folder.path / "results.json").read_text())[
-            f"test/{experiment.task.spec.objective.score_name}"
-        ]
-    except (FileNotFoundError, ValueError, KeyError) as error:
+        score = read_json(folder.path / "results.json")[f"test/{experiment.task.spec.objective.score_name}"]
+        mean, ci95 = float(score["mean"]), float(score["ci95"])
+    except (ValueError, KeyError, TypeError) as error:
         raise MetarunError(
             f"the run {folder.path} is complete, but its results.json is gone or damaged. Score it again with: metarun "
             f"evaluate {folder.path}"
         ) from error
-    print(f"the run {folder.path} is complete: test score {score['mean']:.4f} +- {score['ci95']:.4f}")
+    print(f"the run {folder.path} is complete: test score {mean:.4f} +- {ci95:.4f}")
     print("train it longer with resume=RUN steps=N, or score it again with: metarun evaluate RUN")
-    return score["mean"]
+    return mean
 
 
 def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
@@ -206,7 +213,8 @@ def _guarded(experiment: Experiment, report: Reporter, resume_step: int, stop: S
         with stop.breakable():
             runner = Runner(experiment, report, stop)
         if resume_step:
-            runner.restore("last")
+            with restoring(report.folder.checkpoints / "last.pt"):
+                runner.restore("last")
         scores = runner.run()
         report.tell(lambda sink: sink.note(report.summary(scores)))
         state = "completed"

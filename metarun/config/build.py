@@ -64,7 +64,7 @@ def sources_of(cfg: DictConfig) -> Sequence[Source]:
 
 def _task_call(cfg: DictConfig) -> tuple[Any, dict[str, Any]]:
     """The call that makes the task, and what it is given in code. Raises ConfigError."""
-    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    plain = _resolved(cfg)
     call, problems = checked_call(plain["task"], "task", GIVEN["task"], TaskDistribution)
     problems += place_problems(plain)
     if problems or call is None:
@@ -85,13 +85,18 @@ def check(cfg: DictConfig) -> list[str]:
     return _checked(cfg)[2]
 
 
-def _checked(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Callable[..., Any]], list[str]]:
-    """Plain values, what makes each group's object, and the problems of both."""
+def _resolved(cfg: DictConfig) -> dict[str, Any]:
+    """Plain values; raises ConfigError where an interpolation cannot be resolved."""
     try:
-        plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+        return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise ConfigError([f"{error.full_key}: an interpolation cannot be resolved: {reason}."]) from error
+
+
+def _checked(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Callable[..., Any]], list[str]]:
+    """Plain values, what makes each group's object, and the problems of both."""
+    plain = _resolved(cfg)
     problems = problems_at_the_root(plain)
     calls: dict[str, Callable[..., Any]] = {}
     named = _named(plain, "task") | _named(plain, "evaluator")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from metarun.config.targets import Part, base_of, locate, problems_of_call
+from metarun.config.targets import Part, base_of, locate, problems_of_call, raised
 from metarun.core import MetaLearner, TaskDistribution
 from metarun.errors import DataProblems
 from metarun.evaluation.scoring import Evaluator
@@ -24,7 +24,7 @@ GIVEN = {
         *("input_shape", "num_outputs", "num_tokens"),  # those of a second network's, too
     },
     "optimizer": {"params"},
-    "scheduler": {"optimizer"},
+    "scheduler": {"optimizer", "last_epoch"},
     "execution": set(),
     "evaluator": set(),
 }
@@ -45,12 +45,14 @@ def checked_call(
     """A callable that makes a ``base`` and still needs what is ``given`` in code, or None and the problems of the node."""
     if not isinstance(node, dict) or "_target_" not in node:
         return None, [f"{key} is {node!r}, but must be one of the group's options or a mapping with a _target_."]
+    if not isinstance(node["_target_"], str):
+        return None, [f"{key}._target_ is {node['_target_']!r}, but must name a class: package.module.Name."]
     try:
         target = locate(node["_target_"], base)
     except ValueError as error:
         return None, [f"{key}._target_: {error}"]
     arguments = {name: value for name, value in node.items() if name not in ("_target_", "_partial_")}
-    problems: list[str] = []
+    problems = _partial_problems(node.get("_partial_"), key)
     for name, value in arguments.items():
         if isinstance(value, dict) and "_target_" in value:
             call, found = checked_call(value, f"{key}.{name}", given, base_of(target, name))
@@ -58,6 +60,18 @@ def checked_call(
             arguments[name] = call if value.get("_partial_") or call is None else Part(call)
     problems += problems_of_call(target, arguments, given, key)
     return (None if problems else partial(target, **arguments)), problems
+
+
+def _partial_problems(value: Any, key: str) -> list[str]:
+    """What is wrong with a node's ``_partial_``: of a part it says that it is made later; elsewhere it has no effect."""
+    if (
+        value is None
+        or (value is True and key in ("optimizer", "scheduler"))
+        or (isinstance(value, bool) and "." in key)
+    ):
+        return []
+    rule = "true or false" if "." in key else "true" if key in ("optimizer", "scheduler") else "left out"
+    return [f"{key}._partial_ is {value!r}, but must be {rule}."]
 
 
 def attempt(problems: list[str], key: str, call: Callable[..., Any] | None, **given: Any) -> Any:
@@ -73,10 +87,18 @@ def attempt(problems: list[str], key: str, call: Callable[..., Any] | None, **gi
         return None
     given |= made
     try:
-        return call(**{name: value for name, value in given.items() if name in accepted or name in made})
+        it = call(**{name: value for name, value in given.items() if name in accepted or name in made})
+        base = BASES.get("task" if key.startswith("evaluation.task.") else key, object)
+        if isinstance(it, base):
+            return it
+        problems.append(f"{key}: it makes a {type(it).__name__}, but must make a {base.__name__}.")
+        return None
     except (ValueError, OSError, RuntimeError) as error:  # torch refuses sizes with a RuntimeError
         for said in error.problems if isinstance(error, DataProblems) else [str(error)]:
             # a task elsewhere speaks of its settings as task.NAME
             text = re.sub(r"\btask\.(?=[a-z])", f"{key}.", said) if key.startswith("evaluation.task.") else said
             problems.append(text if key in text else f"{key}: {text}")
+        return None
+    except Exception as error:  # somebody's class may raise anything: where it did so is what he must know
+        problems.append(f"{key}: {raised(error)}.")
         return None

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
+from metarun.config.ranges import range_problems
 from metarun.config.schema import Config
 from metarun.config.targets import Part
 from metarun.core import MetaLearner, TaskDistribution, hyperparameters
 from metarun.errors import did_you_mean
 
-SMALLEST = {"steps": 1, "meta_batch_size": 1, "log_every": 1, "seed": 0}
-LARGEST_SEED = 2**63 - 1
-SMALLEST_EVALUATION = {"every": 1, "num_val_tasks": 2, "num_tasks": 2}  # an interval needs two episodes
+NUMBERS = ("seed", "steps", "meta_batch_size", "log_every", "clip_norm", "clip_value")
+OF_EVALUATION = ("every", "num_val_tasks", "num_tasks", "inner_steps")
 
 
 def problems_at_the_root(plain: dict[str, Any]) -> list[str]:
@@ -25,19 +25,10 @@ def problems_at_the_root(plain: dict[str, Any]) -> list[str]:
     if missing := [f"{key} is missing." for key in known if key not in plain]:
         return missing
     problems = [f"{key} is not a setting{did_you_mean(key, known)}." for key in plain if key not in known]
-    numbers = [(key, plain[key], least) for key, least in SMALLEST.items()]
-    numbers += [(f"evaluation.{key}", plain["evaluation"][key], least) for key, least in SMALLEST_EVALUATION.items()]
-    problems += [f"{key} is {value}, but must be {least} or more." for key, value, least in numbers if value < least]
-    if plain["seed"] > LARGEST_SEED:
-        problems.append(
-            f"seed is {plain['seed']}, but must be {LARGEST_SEED} or less: torch's generators take 64 bits."
-        )
-    for part, rate in flat(plain["rates"]).items():
-        if not isinstance(rate, (int, float)) or rate < 0:
-            problems.append(f"rates.{part} is {rate!r}, but must be a number of 0 or more: a multiple of optimizer.lr.")
-    for key in ("clip_norm", "clip_value"):
-        if plain[key] is not None and plain[key] <= 0:
-            problems.append(f"{key} is {plain[key]}, but must be above 0, or null for no clipping.")
+    numbers = {key: plain[key] for key in NUMBERS}
+    numbers |= {f"evaluation.{key}": plain["evaluation"][key] for key in OF_EVALUATION}
+    problems += [problem for key, value in numbers.items() for problem in range_problems(key, value)]
+    problems += _problems_of_rates(plain["rates"])
     if plain["clip_norm"] is not None and plain["clip_value"] is not None:
         problems.append("clip_norm and clip_value are both set; keep one of them.")
     on_gpu = str(plain["device"]).startswith("cuda") or (plain["device"] == "auto" and torch.cuda.is_available())
@@ -45,10 +36,19 @@ def problems_at_the_root(plain: dict[str, Any]) -> list[str]:
         problems.append("tf32=true has no effect without a CUDA device; set it to false.")
     if plain["evaluation"]["fit_images"] and not plain["evaluation"]["task"]:
         problems.append("evaluation.fit_images=true has no effect without evaluation.task; set it to false.")
-    inner_steps = plain["evaluation"]["inner_steps"]
-    if inner_steps is not None and inner_steps < 0:
-        problems.append(f"evaluation.inner_steps is {inner_steps}, but must be 0 or more, or null: as in training.")
     return problems + place_problems(plain)
+
+
+def _problems_of_rates(rates: Any) -> list[str]:
+    if not isinstance(rates, dict):
+        return [f"rates is {rates!r}, but must be a mapping: parts of theta and multiples of optimizer.lr."]
+    problems = []
+    for part, rate in flat(rates).items():
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or rate < 0:
+            problems.append(f"rates.{part} is {rate!r}, but must be a number of 0 or more: a multiple of optimizer.lr.")
+        else:
+            problems += range_problems(f"rates.{part}", rate)
+    return problems
 
 
 def flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,17 +5,21 @@ import importlib
 import inspect
 import os
 import sys
+import traceback
 import types
 import typing
+from collections import abc
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from metarun.annotations import conforms
 from metarun.config.help import options
-from metarun.errors import did_you_mean
+from metarun.config.ranges import range_problems
+from metarun.errors import did_you_mean, shortened
 
 # Not the whole of metarun: a config that could name metarun.config.trust.trust could allow itself anything.
 OURS = ("metarun.tasks", "metarun.control", "metarun.models", "metarun.meta_learners", "metarun.execution")
@@ -70,12 +74,14 @@ def locate(path: str, base: type = object) -> Callable[..., Any]:
     if known and any(part.startswith("_") for part in path.split(".")):
         raise ValueError(f"{refusal} It is private.")  # and not imported, for importing runs code
     try:
-        target = getattr(importlib.import_module(module_name), name)
+        module = importlib.import_module(module_name)
     except ImportError as error:
         raise ValueError(f"cannot import {module_name!r}: {error}") from error
-    except AttributeError:
-        options = [n for n in dir(importlib.import_module(module_name)) if not n.startswith("_")]
-        raise ValueError(f"module {module_name!r} has no {name!r}{did_you_mean(name, options)}") from None
+    except (Exception, SystemExit) as error:  # of the module's own code
+        raise ValueError(f"cannot import {module_name!r}: {raised(error)}") from error
+    if (target := getattr(module, name, None)) is None:
+        public = [other for other in dir(module) if not other.startswith("_")]
+        raise ValueError(f"module {module_name!r} has no {name!r}{did_you_mean(name, public)}")
     if not callable(target) or not _below(getattr(target, "__module__", None) or "", allowed):
         raise ValueError(refusal)
     wanted = f" Here it must be a class derived from {base.__name__}." if base is not object else ""
@@ -84,6 +90,13 @@ def locate(path: str, base: type = object) -> Callable[..., Any]:
     if known and not (_is_ours(target, base) if _below(module_name, OURS) else _is_torchs(target, base)):
         raise ValueError(f"{refusal}{wanted}")
     return target
+
+
+def raised(error: BaseException) -> str:
+    """What an error says, and where it was raised."""
+    frames = [] if isinstance(error, SyntaxError) else traceback.extract_tb(error.__traceback__)  # that says it itself
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {shortened(' '.join(str(error).split()), 300)}{where}"
 
 
 def _below(module: str, prefixes: Iterable[str]) -> bool:
@@ -146,6 +159,7 @@ def problems_of_call(
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     hints = _hints(target)
     own = [name for name in parameters if name not in given]
+    owner = target.__module__.split(".", maxsplit=1)[0]
     problems = []
     for name, value in arguments.items():
         if name in given:
@@ -161,7 +175,10 @@ def problems_of_call(
             choice = f" To choose the {key} write {key}={value}." if value in options(key) else ""
             choice += f" Write {key}/{name}={value}." if value in options(f"{key}/{name}") else ""
             expected = _readable(hints[name])
-            problems.append(f"{key}.{name} is {value!r} ({type(value).__name__}), but must be {expected}.{choice}")
+            held = shortened(repr(value))
+            problems.append(f"{key}.{name} is {held} ({type(value).__name__}), but must be {expected}.{choice}")
+        else:
+            problems += range_problems(f"{key}.{name}", value, owner)
     for name, p in parameters.items():
         required = p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         if required and name not in arguments and name not in given:
@@ -170,17 +187,30 @@ def problems_of_call(
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    """The types of a callable's arguments: by its annotations, or, where they do not resolve, one by one."""
     try:
         return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except Exception:  # annotations of other people's classes may not resolve; then types are not checked
-        return {}
+    except Exception:  # some annotations of other people's, torch's too, name what only a type checker imports
+        found = {name: _hint(p, target) for name, p in inspect.signature(target).parameters.items()}
+        return {name: hint for name, hint in found.items() if hint is not None}
+
+
+def _hint(parameter: inspect.Parameter, target: Callable[..., Any]) -> Any:
+    """The type of one argument: its annotation, or else the type of its default; None where neither says."""
+    names = {**vars(typing), **vars(abc), **vars(sys.modules[target.__module__])}
+    try:
+        return typing.get_type_hints(types.SimpleNamespace(__annotations__={"it": parameter.annotation}), names)["it"]
+    except Exception:
+        by_default = {bool: bool, int: float, float: float, str: str}  # a 0 may stand for a fraction
+        return by_default.get(type(parameter.default))
 
 
 def _readable(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         return " or ".join(repr(arg) for arg in typing.get_args(annotation))
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return " or ".join(_readable(arg) for arg in typing.get_args(annotation))
+        written = [arg for arg in typing.get_args(annotation) if getattr(arg, "__name__", "") != "Tensor"]
+        return " or ".join(_readable(arg) for arg in written)  # and no YAML holds a tensor
     if annotation is type(None):
         return "null"
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)

@@ -1,7 +1,7 @@
 """The folder of one run: its name, what produced it, and what became of it."""
 
+import errno
 import hashlib
-import json
 import os
 import platform
 import re
@@ -11,15 +11,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from metarun import __version__
-from metarun.errors import ConfigError, MetarunError
-from metarun.files import write_atomically, write_json
+from metarun.errors import ConfigError, MetarunError, shortened
+from metarun.files import read_json, write_atomically, write_json
 
 try:
     import fcntl
@@ -27,6 +27,8 @@ except ImportError:  # Windows: there two processes in one run folder are not no
     fcntl = None  # type: ignore[assignment]
 
 HEARTBEAT_SECONDS = 5.0
+STATES = ("running", "completed", "failed", "interrupted", "diverged")
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # of a file system that knows none
 
 
 def slug(text: str) -> str:
@@ -43,6 +45,20 @@ def new_name(label: str) -> str:
     """A fresh ``<date>/<time>-<label>-<hash>``; the hash keeps runs of the same second apart."""
     now = time.strftime("%Y-%m-%d/%H%M%S")
     return f"{now}-{slug(label)}-{short_hash(time.time_ns(), os.getpid())}"
+
+
+def place(path: str, setting: str) -> Path:
+    """The absolute path of the folder that a setting names; raises ConfigError where no folder can have such a name."""
+    if not path.strip():
+        raise ConfigError([f"{setting} is empty; name a folder, or leave it out."])
+    try:
+        folder = Path(path).expanduser().resolve()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            folder.lstat()
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError([f"{setting}={shortened(path)}: no folder can have this name ({reason})."]) from None
+    return folder
 
 
 def tensorboard_command(folder: Path) -> str:
@@ -79,14 +95,11 @@ class RunFolder:
         """Create the folder and hold it; raises MetarunError while another process does. The system frees it at death."""
         self.create()
         with (self.path / ".lock").open("ab") as file:
-            try:
-                if fcntl is not None:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _locked(file):
                 pid = self.read_status().get("pid", "unknown")
                 raise MetarunError(
                     f"the run {self.path} is in progress (process {pid}). Wait for it, or choose another run_dir."
-                ) from None
+                )
             self._sweep_up()
             yield
 
@@ -103,9 +116,11 @@ class RunFolder:
     def read_status(self) -> dict[str, Any]:
         """What status.json says; the state is "unknown" where the file is absent or damaged."""
         try:
-            return json.loads((self.path / "status.json").read_text())
-        except (OSError, ValueError):
+            status = read_json(self.path / "status.json")
+        except ValueError:
             return {"state": "unknown"}
+        whole = status.get("state") in STATES and type(status.get("step", 0)) is int
+        return status if whole else {"state": "unknown"}
 
     def mark(self, state: str, **details: Any) -> None:
         """Write status.json: running, completed, failed, interrupted or diverged, with the time and what is known."""
@@ -122,10 +137,11 @@ class RunFolder:
         """What run.json says; nothing where there is none. Raises MetarunError for a damaged file."""
         path = self.path / "run.json"
         try:
-            facts = json.loads(path.read_text()) if path.is_file() else {}
+            facts = read_json(path) if path.exists() else {}
         except ValueError as error:
             raise MetarunError(_damaged(path)) from error
-        if not isinstance(facts, dict) or not isinstance(facts.get("history", []), list):
+        parts = {"history": list, "data": str, "evaluation_data": dict}
+        if not all(isinstance(facts.get(name, kind()), kind) for name, kind in parts.items()):
             raise MetarunError(_damaged(path))
         return facts
 
@@ -165,6 +181,20 @@ class RunFolder:
             return {"git": {"commit": commit, "dirty": bool(diff or added), "untracked": added}}
         except (OSError, subprocess.CalledProcessError):
             return {"git": None}
+
+
+def _locked(file: IO[bytes]) -> bool:
+    """Whether this process holds the lock on ``file``, or there is none to be had: then two processes are not noticed."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return True
 
 
 @cache

@@ -23,12 +23,12 @@ class MetricsFile(Sink):
     def __init__(self, path: Path, resume_step: int) -> None:
         kept = []
         if path.is_file():
-            for line in path.read_text().splitlines():
+            for line in path.read_text(errors="replace").splitlines():
                 try:
                     row = json.loads(line)
                     if row["step"] <= resume_step and not any(name.startswith("test/") for name in row):
                         kept.append(line + "\n")
-                except (ValueError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError, RecursionError):
                     continue  # the last line of a killed run can be cut short
             write_atomically(path, "".join(kept).encode())
         self.file: TextIO = path.open("a", buffering=1)
@@ -47,7 +47,8 @@ class Board(Sink):
         from torch.utils.tensorboard import SummaryWriter
 
         # TensorBoard reads a run's files in the order of the second in their names
-        seconds = [int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")]
+        parts = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")]
+        seconds = [int(part) for part in parts if part.isdecimal()]  # others are not TensorBoard's
         time.sleep(min(1.0, max(0.0, max(seconds, default=0) + 1 - time.time())))
         self.writer = SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else 0)
         self.of_the_test: list[Callable[[], None]] = []  # told at the end: what is told cannot be taken back

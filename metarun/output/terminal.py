@@ -21,6 +21,11 @@ def plain(values: dict[str, Any]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
+def table_console(width: int) -> Console:
+    """A console for tables, as wide as the terminal or ``width``; brackets and colons in what it prints are only that."""
+    return Console(width=None if sys.stdout.isatty() else width, markup=False, emoji=False)
+
+
 class Ticker(Sink):
     """Progress in the terminal: a live line with rate, remaining time and validation ``score``; plain lines elsewhere.
 
@@ -38,7 +43,10 @@ class Ticker(Sink):
             whole = Column(no_wrap=True)  # rich would shorten the numbers before the words
             count, left = MofNCompleteColumn(table_column=whole), TimeRemainingColumn(table_column=whole)
             bar = BarColumn(bar_width=24 if self.console.width >= 110 else 8, table_column=whole)
-            texts = [TextColumn(text) for text in ("step", "{task.fields[rate]}", "left", "{task.fields[note]}")]
+            texts = [
+                TextColumn(text, markup=False)
+                for text in ("step", "{task.fields[rate]}", "left", "{task.fields[note]}")
+            ]
             self.bar = Progress(texts[0], count, bar, texts[1], left, *texts[2:], console=self.console)
             self.room = (
                 self.console.width
@@ -89,7 +97,7 @@ class Ticker(Sink):
         """Print a line in the terminal, and write it to the log file."""
         self.note(line)
         if self.live:
-            self.bar.console.print(line, highlight=False)
+            self.bar.console.print(line, highlight=False, markup=False, emoji=False)
         else:
             print(line, file=sys.stderr, flush=True)
 

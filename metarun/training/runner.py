@@ -242,7 +242,7 @@ class Runner:
         state = checkpoint.load(self.report.folder.checkpoints / f"{name}.pt", self.experiment.device)
         with torch.no_grad():
             for p, saved in zip(self.leaves, tree_leaves(state["theta"]), strict=True):
-                p.copy_(saved)
+                p.copy_(checkpoint.like(saved, p))
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.step, self.validated, self.best = state["step"], state["validated"], state["best"]

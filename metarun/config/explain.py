@@ -1,0 +1,107 @@
+"""What to say of an override that Hydra refuses: the value, the rule and the fix, in one line."""
+
+import difflib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from metarun.config.help import COMMANDS, options
+from metarun.errors import did_you_mean, shortened
+from metarun.paths import config_dir
+
+
+def said(error: BaseException | None) -> list[str]:
+    """The first line of each message from Hydra's to the innermost, with what a colon at its end announces: the reason is
+    often only in the last."""
+    lines = []
+    while error is not None:
+        first, *more = str(error).strip().splitlines() or [type(error).__name__]
+        lines.append(" ".join([first, *more[: first.endswith(":")]]).strip().rstrip("."))
+        error = error.__cause__
+    return lines
+
+
+def explained(override: str, error: BaseException, cfg: DictConfig, folders: list[Path]) -> str:  # noqa: PLR0911
+    """One line: the value, the rule and the fix."""
+    key, separator, value = override.partition("=")
+    lines, typed, value = said(error), shortened(override), shortened(value)
+    if not separator or not key.strip("+~"):
+        hint = did_you_mean(override, COMMANDS) or "."
+        return f"{typed}: cannot be read as KEY=VALUE{hint}"
+    if isinstance(error, yaml.YAMLError):
+        return f"{typed}: the file is not YAML: {shortened(' '.join(str(error).split()), 300)}."
+    if isinstance(error, RecursionError):
+        return f"{typed}: its file is nested too deeply, or its defaults name each other in a circle."
+    if isinstance(error, OSError) or "Could not find" in lines[0] or "Config group override must be" in lines[0]:
+        return no_such_option(key.lstrip("+~"), value, folders)
+    if "raised while composing config" in lines[0]:
+        wrong = re.search(r"full_key: (\S+)", str(error))
+        unknown = wrong and any(sign in lines[0] for sign in ("not in struct", "' not in '"))
+        inside = unknown_key(wrong[1], "", cfg) if wrong and unknown else f"{shortened(lines[0], 300)}."
+        return f"{typed}: in its file, {inside}"
+    if any("not in struct" in line or "' not in '" in line for line in lines):
+        return unknown_key(key, value, cfg)
+    if any(
+        sign in str(error)
+        for sign in ("mismatched input", "no viable alternative", "extraneous input", "LexerNoViableAlt")
+    ):
+        return f"{typed}: cannot be read as KEY=VALUE; quote what is not plain: \"{key}='...'\"."
+    if "Ambiguous value" in lines[0]:
+        return f"{typed}: several values are a sweep, metarun -m {typed}; one list is written {key}=[{value}]."
+    if "Could not append" in lines[0]:
+        return f"{typed}: there is a {key.lstrip('+')} already; leave out the '+' to change it."
+    return f"{typed}: {shortened(lines[-1], 300)}."
+
+
+def no_such_option(group: str, value: str, folders: list[Path]) -> str:
+    """What to say of an option that a group does not have."""
+    names, typed = option_names(group, folders), f"{group}={value}"
+    if not names:
+        return f"{group}={value}: {group} is not a group of the configuration."
+    listed = [name.strip() for name in value.strip("[]").split(",")] if value.startswith("[") else []
+    value = next((name for name in listed if name not in names), value)
+    hint = did_you_mean(value, names)
+    number = any(c.isdigit() for c in value) and not hint
+    change = f" To change one of its values write {group}.NAME={value}." if number else ""
+    return f"{typed}: there is no {group} called {value!r}{hint}; there are {', '.join(names)}.{change}"
+
+
+def option_names(group: str, folders: list[Path]) -> list[str]:
+    """The options of a group, metarun's own and those of the config folders."""
+    return sorted({name for folder in (config_dir(), *folders) for name in options(group, folder)})
+
+
+def unknown_key(key: str, value: str, cfg: DictConfig) -> str:
+    """What to say of a key that the configuration does not have."""
+    group, _, name = key.rpartition(".")
+    root = key.split(".", maxsplit=1)[0]
+    for choice in (name, value):
+        if root in cfg and choice in options(root):
+            return f"{key}={value}: to choose the {root} write {root}={choice}."
+    if OmegaConf.select(cfg, key) is not None:
+        return f"{key}={value}: {key} takes no new keys in this way; write +{key}.NAME=VALUE for each."
+    if root == "rates":
+        return f"{key}={value}: there is no such part yet; write +{key}={value}."
+    known = [text for text in keys_of(cfg) if "_target_" not in text and "_partial_" not in text]
+    siblings = [text for text in known if text.rpartition(".")[0] == group]
+    close = difflib.get_close_matches(key, [str(name) for name in cfg], n=1, cutoff=0.75) if not group else []
+    close = close or difflib.get_close_matches(key, siblings, n=1, cutoff=0.6)
+    close = close or [text for text in known if text.rpartition(".")[2] == name]  # the right name in another place
+    close = close or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    choices = siblings or [str(name) for name in cfg]
+    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(choices)}."
+    return f"{key} is not a setting; {hint}"
+
+
+def keys_of(node: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted keys of every leaf of a configuration."""
+    for key in node:
+        name = f"{prefix}{key}"
+        if OmegaConf.is_dict(node) and OmegaConf.is_dict(node._get_node(key)) and node[key] is not None:
+            yield from keys_of(node[key], name + ".")
+        else:
+            yield name

@@ -1,0 +1,90 @@
+"""Rules for what stands on the command line, whatever the settings are: once each, with an effect, and not without end."""
+
+import math
+import shlex
+from collections import defaultdict
+
+from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
+
+from metarun.errors import ConfigError
+
+MOST_RUNS = 10_000  # of a sweep
+INSTEAD = {  # of Hydra's settings, by how they begin
+    "hydra.run": "choose a run's folder by run_dir=PATH",
+    "hydra.sweep.": "choose a sweep's folder by sweep_dir=PATH",
+    "hydra.searchpath": "name a folder of your own by --config-dir DIR",
+    "hydra/launcher": "it goes with a sweep: metarun -m hydra/launcher=NAME ...",
+    "hydra/sweeper": "it goes with a sweep: metarun -m hydra/sweeper=NAME ...",
+}
+
+
+def override_problems(overrides: list[Override]) -> list[str]:
+    """What is wrong with overrides that Hydra can read: given twice, or without effect."""
+    return [*given_twice(overrides), *without_effect_on_a_run(overrides)]
+
+
+def given_twice(overrides: list[Override]) -> list[str]:
+    """The settings that more than one override sets, and lists of options that name one twice."""
+    texts: dict[tuple[str, str | None], list[str]] = defaultdict(list)
+    for override in overrides:
+        texts[override.key_or_group, override.package].append(written(override))
+    problems = [
+        f"{key} is given more than once ({' '.join(map(shlex.quote, given))}); keep one of them."
+        for (key, _), given in texts.items()
+        if len(given) > 1
+    ]
+    for override in overrides:
+        value = override.value() if override.key_or_group in ("experiment", "evaluation.task") else None
+        names = value if isinstance(value, list) else []
+        if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+            problems.append(f"{written(override)}: it names {', '.join(twice)} twice; once is enough.")
+    return problems
+
+
+def without_effect_on_a_run(overrides: list[Override]) -> list[str]:
+    """The settings of Hydra's own: they are for programs that it starts, and it does not start metarun's runs."""
+    return [
+        f"{written(override)}: Hydra's own settings have no effect on a run; {_instead(override.key_or_group)}."
+        for override in overrides
+        if of_hydra(override)
+    ]
+
+
+def of_hydra(override: Override) -> bool:
+    """Whether an override sets something of Hydra's own."""
+    return override.key_or_group == "hydra" or override.key_or_group.startswith(("hydra.", "hydra/"))
+
+
+def _instead(key: str) -> str:
+    return next((fix for beginning, fix in INSTEAD.items() if key.startswith(beginning)), "leave it out")
+
+
+def written(override: Override) -> str:
+    """The override as it was typed."""
+    return override.input_line or override.key_or_group
+
+
+def refuse_sweeps_without_end(overrides: list[Override]) -> None:
+    """Raise ConfigError where a sweep spans no run, or more than anybody waits for; counted, for they may not fit."""
+    runs = 1
+    for override in overrides:
+        if (number := _number_of_values(override)) == 0:
+            raise ConfigError([f"{written(override)}: it spans no value, so there is nothing to run."])
+        runs *= number
+    if runs > MOST_RUNS:
+        raise ConfigError([f"the sweep has {runs} runs, but must have {MOST_RUNS} or fewer; make several of it."])
+
+
+def _number_of_values(override: Override) -> int:
+    """How many values an override spans; 1 where it is no sweep, or of a kind that only Hydra can count."""
+    values = override.value() if override.is_sweep_override() else None
+    if isinstance(values, ChoiceSweep):
+        return len(values.list)
+    if not isinstance(values, RangeSweep):
+        return 1
+    start, stop, step = values.start, values.stop, values.step
+    if start is None or stop is None or not step or not all(map(math.isfinite, (start, stop, step))):
+        raise ConfigError(
+            [f"{written(override)}: write range(START,STOP,STEP) with finite numbers and a step beside 0."]
+        )
+    return max(0, math.ceil((stop - start) / step))

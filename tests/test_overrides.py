@@ -1,0 +1,133 @@
+"""What is wrong with a command line whatever its settings are: twice, without effect, without end, or no file's name."""
+
+import pytest
+
+from metarun.config.compose import readable
+from metarun.config.overrides import MOST_RUNS, refuse_sweeps_without_end
+from metarun.errors import ConfigError
+from metarun.output.terminal import Ticker, table_console
+from tests.composing import last_of_each
+from tests.running import metarun, process
+
+LONG = "x" * 300
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Commands begin in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+# What is typed, and what the answer must say. All of them end with exit code 2, without a traceback, and leave nothing.
+MISTAKES = {
+    "an empty run_dir": (["run_dir="], "run_dir is empty; name a folder"),
+    "an empty resume": (["resume=''"], "resume is empty; name a folder"),
+    "a name too long for a file": ([f"run_dir={LONG}"], "no folder can have this name (File name too long)"),
+    "a name too long for an option": (["task=" + "x" * 5000], "there is no task called 'xxx"),
+    "a group that is no text": (["task='${seed}'"], "Error resolving interpolation '${seed}'"),
+    "a mapping for a mapping": (["rates={a:b}"], "rates takes no new keys in this way; write +rates.NAME=VALUE"),
+    "a part without a plus": (["rates.head=10"], "write +rates.head=10"),
+    "an override without a key": (["+=3"], "cannot be read as KEY=VALUE"),
+    "a folder of Hydra's": (["hydra.run.dir=x"], "have no effect on a run; choose a run's folder by run_dir=PATH"),
+    "a job of Hydra's": (["hydra.job.chdir=true"], "Hydra's own settings have no effect on a run"),
+    "a launcher without a sweep": (["hydra/launcher=basic"], "it goes with a sweep: metarun -m hydra/launcher=NAME"),
+    "a search path": (["hydra.searchpath=[file:///x]"], "name a folder of your own by --config-dir DIR"),
+    "an option twice": (["experiment=[smoke,smoke]"], "it names smoke twice"),
+    "an option nobody has among others": (["experiment=[foo,smoke]"], "there is no experiment called 'foo'"),
+    "an override as a package": (["--allow", "steps=60"], "--allow steps=60: that is no name of a package"),
+    "no package": (["--allow="], "that is no name of a package"),
+    "no config folder": (["--config-dir="], "there is no such folder"),
+    "a config folder too long": ([f"--config-dir={LONG}"], "there is no such folder"),
+    "resolving alone": (["--resolve"], "--resolve and --package go with --cfg"),
+    "a package alone": (["--package", "task"], "--resolve and --package go with --cfg"),
+    "a package that is not there": (["--cfg", "job", "--package", "foo"], "the configuration has no such part"),
+    "no kind of configuration": (["--cfg", "foo"], "invalid choice: 'foo'"),
+    "a word beside --cfg": (["--cfg", "job", "foo"], "foo: cannot be read as KEY=VALUE"),
+    "an interpolation beside --cfg": (["--cfg", "job", "--resolve", "rates='${nowhere}'"], "'nowhere' not found"),
+    "a word beside Hydra's help": (["--hydra-help", "foo"], "--hydra-help stands alone; leave out foo"),
+    "two things to show": (["--cfg", "job", "--info", "all"], "exclude each other"),
+    "a completion of nothing": (["--shell-completion"], "takes install=SHELL or uninstall=SHELL"),
+    "a completion for no shell": (["-sc", "install=x"], "SHELL is bash, fish or zsh"),
+    "a sweep of nothing": (["-m", "steps=range(0)"], "steps=range(0): it spans no value"),
+    "a sweep without end": (["-m", "seed=range(1,1000000000)"], "the sweep has 999999999 runs"),
+    "a product without end": (["-m", "seed=range(1,1000)", "steps=range(1,1000)"], "the sweep has 998001 runs"),
+    "a sweep that stands still": (["-m", "steps=range(0,10,0)"], "with finite numbers and a step beside 0"),
+    "an empty sweep_dir": (["-m", "seed=1,2", "sweep_dir="], "sweep_dir is empty"),
+    "a sweep_dir too long": (["-m", "seed=1,2", f"sweep_dir={LONG}"], "sweep_dir=xxx"),
+    "a number of one job": (["-m", "meta_learner.inner_lr=0.1,nan"], "meta_learner.inner_lr is nan"),
+    "evaluate of a name too long": (["evaluate", LONG], "no folder can have this name"),
+    "a picture over a folder": (["data", "show", "sinusoid", "--out=/"], "that is a folder; name a file in it"),
+    "an episode beyond 64 bits": (["data", "show", "sinusoid", "--episode=99999999999999999999"], "--episode is 9999"),
+    "an interpolation of data": (["data", "show", "sinusoid", "data_root=${nowhere}"], "cannot be resolved"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_answered_in_a_line_with_exit_code_2_and_leaves_nothing(mistake, tmp_path):
+    arguments, message = MISTAKES[mistake]
+    outcome = metarun(*arguments)
+    assert outcome.code == 2, outcome.text
+    assert "Traceback" not in outcome.text and outcome.out == ""
+    assert message in outcome.err
+    assert max(map(len, outcome.err.splitlines())) < 3000
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [
+    ["steps=3", "steps=4"],
+    ["task=sinusoid", "task=harmonics"],
+    ["experiment=smoke", "experiment=maml_sinusoid"],
+    ["evaluation.task=sinusoid", "evaluation.task=harmonics"],
+    ["+rates.head=3", "+rates.head=4"],
+    ["run_dir=a", "run_dir=b"],
+    ["-m", "seed=1,2", "seed=3"],
+    ["-m", "seed=1,2", "jobs=1", "jobs=2"],
+    ["evaluate", "RUN", "task.num_shots=3", "task.num_shots=4"],
+])  # fmt: skip
+def test_a_setting_that_is_given_twice_is_refused_with_both_values(command, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    config = metarun("--cfg", "job", "--resolve").out
+    (run / "config.yaml").write_text(config)
+    outcome = process(*[text.replace("RUN", str(run)) for text in command], cwd=tmp_path, as_given=True)
+    assert outcome.code == 2, outcome.text
+    (key,) = {text.split("=")[0].lstrip("+") for text in command[-2:]}
+    assert f"{key} is given more than once ({command[-2]} {command[-1]}); keep one of them." in outcome.err
+
+
+def test_tests_may_say_a_setting_again_for_the_last_counts():
+    assert last_of_each("--config-dir=a", "--config-dir=b", "steps=3", "seed=1", "steps=4") == [
+        *("--config-dir=a", "--config-dir=b", "steps=4", "seed=1"),
+    ]
+
+
+def test_a_sweep_may_have_as_many_runs_as_anybody_waits_for():
+    refuse_sweeps_without_end(readable([f"seed=range({MOST_RUNS // 2})", "task=sinusoid,harmonics", "steps=3"]))
+    with pytest.raises(ConfigError, match=f"the sweep has {MOST_RUNS + 2} runs"):
+        refuse_sweeps_without_end(readable([f"seed=range({MOST_RUNS // 2 + 1})", "task=sinusoid,harmonics"]))
+
+
+def test_hydras_options_still_show_what_they_show():
+    assert "num_shots: 5" in metarun("--cfg", "job", "--package", "task").out
+    assert "sinusoid" in metarun("--info", "defaults").out
+    assert "complete" in metarun("-sc", "install=bash").out
+
+
+# ---- brackets and colons are only that ----
+
+
+def test_a_table_prints_names_with_brackets_and_colons_as_they_stand(capsys):
+    table_console(80).print("mae_y[/b] [red]x[/nope] :smile:")
+    assert capsys.readouterr().out.strip() == "mae_y[/b] [red]x[/nope] :smile:"
+
+
+def test_the_live_line_takes_a_folder_and_metrics_with_brackets(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "160")
+    ticker = Ticker(total=10, start=0)
+    assert ticker.live
+    ticker.say("run folder: r_[red]x[/nope]")
+    ticker.bar.update(ticker.task, note="mae_y[/b] 3", refresh=True)
+    ticker.stop()
+    shown = capsys.readouterr().err
+    assert "r_[red]x[/nope]" in shown and "mae_y[/b] 3" in shown
