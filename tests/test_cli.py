@@ -117,7 +117,7 @@ MISTAKES = {
     "classes for a task without": (["meta_learner=protonet"], "the task Sinusoid has no classes"),
     "images for a task without": (["base_learner=conv4"], "needs images [channels, height, width]"),
     "a size that torch refuses": ([*IMAGES, "base_learner=relation_conv", "base_learner.channels=-1"], "base_learner: "),
-    "no shots": (["task.num_shots=0"], "must be 1 or more"),
+    "no shots": (["task.num_shots=0"], "task.num_shots is 0, but an episode needs at least 1. Set it to 1 or more"),
     "an optimizer's refusal": (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
     "missing data": (["task=omniglot", "data_root=nowhere"], "To download there: metarun ... task.download=true"),
     "a missing config folder": (["--config-dir=nowhere"], "--config-dir nowhere: there is no such folder"),

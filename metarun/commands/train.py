@@ -147,10 +147,9 @@ def _steps_made(folder: RunFolder, experiment: Experiment) -> int:
 
 
 def _nothing_to_do(folder: RunFolder, experiment: Experiment) -> float:
+    name = f"test/{experiment.task.spec.objective.score_name}"
     try:
-        score = json.loads((folder.path / "results.json").read_text())[
-            f"test/{experiment.task.spec.objective.score_name}"
-        ]
+        score = json.loads((folder.path / "results.json").read_text())[name]
     except (FileNotFoundError, ValueError, KeyError) as error:
         raise MetarunError(
             f"the run {folder.path} is complete, but its results.json is gone or damaged. Score it again with: metarun "
