@@ -159,8 +159,9 @@ def _steps_made(folder: RunFolder, experiment: Experiment) -> int:
 
 
 def _nothing_to_do(folder: RunFolder, experiment: Experiment) -> float:
+    name = f"test/{experiment.task.spec.objective.score_name}"
     try:
-        score = read_json(folder.path / "results.json")[f"test/{experiment.task.spec.objective.score_name}"]
+        score = read_json(folder.path / "results.json")[name]
         mean, ci95 = float(score["mean"]), float(score["ci95"])
     except (ValueError, KeyError, TypeError) as error:
         raise MetarunError(

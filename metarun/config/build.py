@@ -21,7 +21,7 @@ from metarun.config.checks import (
     step_problems,
     token_problems,
 )
-from metarun.config.experiment import Experiment, optimizer_of, take_theta
+from metarun.config.experiment import Experiment, check_rates, take_theta
 from metarun.config.networks import exact, suited
 from metarun.core import MetaLearner, TaskDistribution
 from metarun.errors import ConfigError
@@ -29,7 +29,6 @@ from metarun.evaluation.eval_mode import modules_of
 from metarun.evaluation.suite import Scored, Suite, learner_for, scored_elsewhere
 from metarun.execution.execution import Eager
 from metarun.tasks.store import Source
-from metarun.trees import leaf_names, tree_leaves
 
 
 def build(cfg: DictConfig) -> Experiment:
@@ -51,7 +50,7 @@ def build(cfg: DictConfig) -> Experiment:
 
 def build_task(cfg: DictConfig) -> TaskDistribution:
     """The task distribution alone. Raises ConfigError with every problem of its group."""
-    return _made(*_task_call(cfg))
+    return _made("task", *_task_call(cfg))
 
 
 def sources_of(cfg: DictConfig) -> Sequence[Source]:
@@ -59,7 +58,11 @@ def sources_of(cfg: DictConfig) -> Sequence[Source]:
     call, given = _task_call(cfg)
     sources = getattr(call.func, "sources", lambda: ())  # of a ``PreparedTask``, or of a function that makes one
     taken = inspect.signature(sources).parameters
-    return _made(partial(sources, **{name: call.keywords[name] for name in taken if name in call.keywords}), given)
+    return _made(
+        "task.sources",
+        partial(sources, **{name: call.keywords[name] for name in taken if name in call.keywords}),
+        given,
+    )
 
 
 def _task_call(cfg: DictConfig) -> tuple[Any, dict[str, Any]]:
@@ -72,9 +75,9 @@ def _task_call(cfg: DictConfig) -> tuple[Any, dict[str, Any]]:
     return call, _given_task(plain)
 
 
-def _made(call: Callable[..., Any], given: dict[str, Any]) -> Any:
+def _made(key: str, call: Callable[..., Any], given: dict[str, Any]) -> Any:
     problems: list[str] = []
-    made = attempt(problems, "task", call, **given)
+    made = attempt(problems, key, call, **given)
     if problems:
         raise ConfigError(problems)
     return made
@@ -167,7 +170,7 @@ def _assemble(
     scored = scored_elsewhere(elsewhere, task, learner, plain["evaluation"])
     experiment = _experiment(plain, calls, task, learner, scored, execution)
     experiment.notes = notes
-    _check_rates(experiment)
+    check_rates(experiment)
     return experiment
 
 
@@ -221,16 +224,6 @@ def _trial(calls: dict[str, Callable[..., Any]], device: torch.device, dtype: to
         scheduler = attempt(problems, "scheduler", calls.get("scheduler"), optimizer=optimizer)
         problems += [] if scheduler is None else scheduler_problems(scheduler, calls["scheduler"])
     return problems
-
-
-def _check_rates(experiment: Experiment) -> None:
-    """Raise ConfigError where the ``rates`` or their optimizer do not fit theta: now, before there is a run folder."""
-    if not experiment.rates:
-        return
-    try:
-        optimizer_of(experiment, tree_leaves(experiment.theta_0), leaf_names(experiment.theta_0))
-    except ValueError as error:
-        raise ConfigError([f"optimizer: with rates, {error}"]) from error
 
 
 def _clipper(norm: float | None, value: float | None) -> Callable[[list[Tensor]], object] | None:

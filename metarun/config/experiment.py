@@ -13,6 +13,7 @@ from metarun.evaluation.eval_mode import modules_of
 from metarun.evaluation.scoring import Evaluator, Subject
 from metarun.evaluation.suite import Suite
 from metarun.execution.execution import Eager, Execution
+from metarun.trees import leaf_names, tree_leaves
 
 
 @dataclass
@@ -73,6 +74,16 @@ def optimizer_of(experiment: Experiment, leaves: list[Tensor], names: list[str])
     rates = {"": 1.0, **experiment.rates}
     groups = {part: [leaf for leaf, its in zip(leaves, parts, strict=True) if its == part] for part in rates}
     return experiment.optimizer([{"params": group, "lr": lr * rates[part]} for part, group in groups.items() if group])
+
+
+def check_rates(experiment: Experiment) -> None:
+    """Raise ConfigError where the ``rates`` or their optimizer do not fit theta: now, before there is a run folder."""
+    if not experiment.rates:
+        return
+    try:
+        optimizer_of(experiment, tree_leaves(experiment.theta_0), leaf_names(experiment.theta_0))
+    except ValueError as error:
+        raise ConfigError([f"optimizer: with rates, {error}"]) from error
 
 
 def take_theta(learner: MetaLearner) -> Params:

@@ -227,8 +227,7 @@ def _label(row: Row, match: re.Match[str] | None) -> str:
 def by_class(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """The rows of each class, in the order of their names.
 
-    Refuses a file that is named twice (it could be support and query at once), a class in two splits, and classes whose
-    names differ by case alone.
+    Refuses a file that is named twice (it could be support and query at once), a class in two splits, and near-equal names.
     """
     classes: dict[str, list[Row]] = {}
     spelt: dict[str, Row] = {}
