@@ -98,6 +98,7 @@ def preload() -> None:
     from metarun.process import prepare
 
     prepare()
+    import matplotlib.figure  # noqa: F401
     import torch.utils.tensorboard
 
     import metarun.commands.app
@@ -125,8 +126,9 @@ def answer(case: Case, folder: Path) -> Outcome:
 
 
 def contents(folder: Path) -> dict[Path, tuple[int, int]]:
-    """Size and time of every file below ``folder``, but for locks."""
+    """Size and time of every file below ``folder``, but for locks, and for data that may be prepared before a run."""
     files = [path for path in folder.rglob("*") if path.name != ".lock" and path.is_file()]
+    files = [path for path in files if "prepared" not in path.parts]
     return {path.relative_to(folder): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 

@@ -59,7 +59,8 @@ NONSENSE = {
     "mapping": ("abc", "5", "true", "nan", "''", LONG, "[nan]", "{train: nan}"),
     "target": ("null", "5", "[]", "''", "abc", "os.system", "torch.load", LONG, "metarun", ".", "'a..b'", "{a: 1}", "'é漢'",
                "metarun.meta_learners.maml.grad", "torch.nn.Module"),
-    "group": ("5", "[]", "{}", "''", LONG, "nan", "'é漢😀'", "../config", "/etc/passwd", "'${seed}'", "{_target_: 5}", "abc"),
+    "group": ("5", "[]", "{}", "''", LONG, "nan", "'é漢😀'", "../config", "/etc/passwd", "'${seed}'", "{_target_: 5}",
+              "abc"),
 }  # fmt: skip
 # What may or may not be right; it must be taken or refused, and nothing else.
 DOUBTFUL = {
@@ -191,7 +192,7 @@ def _of_the_schema(key: str) -> Any:
     return inspect.get_annotations(owner).get(key.rpartition(".")[2], "")
 
 
-def _kind(name: str, value: Any, said: str) -> str:
+def _kind(name: str, value: Any, said: str) -> str:  # noqa: PLR0911 (one line a kind)
     """What kind of value belongs there: by the annotation, and by the value that is there."""
     if name == "_target_":
         return "target"
