@@ -173,7 +173,10 @@ def test_what_only_building_shows_is_in_one_list_too():
 
 @pytest.mark.parametrize(("sizes", "message"), [
     (["task.num_ways=500"], "task.num_ways is 500, but the split 'test' has only 423 classes. Lower task.num_ways to"),
-    (["task.num_shots=15", "task.num_queries=6"], "is 21, but 423 classes of the split 'test' have fewer examples: 'Gurmukhi/character42' 20"),
+    (
+        ["task.num_shots=15", "task.num_queries=6"],
+        "is 21, but 423 classes of the split 'test' have fewer examples: 'Gurmukhi/character42' 20",
+    ),
 ])  # fmt: skip
 @pytest.mark.data
 def test_more_ways_than_classes_and_more_images_than_a_class_has_are_refused(sizes, message, data_root):

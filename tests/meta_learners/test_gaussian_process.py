@@ -259,7 +259,7 @@ def test_each_input_has_a_length_scale_of_its_own():
 
 def test_its_configuration_starts_from_the_numbers_of_its_file():
     x = experiment("meta_learner=gaussian_process", "task=sinusoid")
-    theta = x.learner.init()
+    theta = x.theta_0
     assert theta["log_noise"].exp().item() == pytest.approx(x.learner.noise_deviation)
     assert theta["log_amplitude"].exp().item() == pytest.approx(x.learner.effect_deviation)
     assert theta["log_length"].exp().tolist() == [[pytest.approx(x.learner.length_scale)]]
