@@ -175,7 +175,8 @@ def test_every_experiment_trains_under_the_smoke_budget(name, request, tmp_path)
         small += ["base_learner.channels=8"] if "channels" in compose(f"experiment={name}").base_learner else []
     if (compose(f"experiment={name}").meta_learner.get("inner_steps") or 0) > 5:
         small += ["meta_learner.inner_steps=2", "evaluation.inner_steps=null"]
-    train(tmp_path / "run", f"experiment=[{name},smoke]", *small, *where)
+    names = name if name == "smoke" else f"[{name},smoke]"
+    train(tmp_path / "run", f"experiment={names}", *small, *where)
     assert (tmp_path / "run" / "results.json").is_file()
 
 
