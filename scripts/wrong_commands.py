@@ -116,8 +116,8 @@ def _lines(run: Path) -> Iterator[Case]:
             section = line.strip("[]")
         elif line and not line.startswith("#"):
             words = [word.replace("VERY_LONG", VERY_LONG).replace("LONG", LONG) for word in shlex.split(line)]
-            may_be_right = words[0] == "?"
-            argv, expects = tuple(words[may_be_right:]), OKAY if may_be_right else REFUSED
+            expects = {"?": OKAY, "!": FAILED}.get(words[0], REFUSED)
+            argv = tuple(words[words[0] in ("?", "!") :])
             yield Case("commands", section, argv, expects, before=beside if section == "beside a run" else None)
     yield from (Case("commands", "control characters", argv) for argv in CONTROL)
 
