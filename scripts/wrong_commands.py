@@ -95,7 +95,7 @@ FOLDERS: dict[str, dict[str, str]] = {  # by name: the files of a config folder;
     },
     "a module of a standard name": {"json.py": "", "task/bad.yaml": "_target_: json.loads\n"},
 }
-NAMES = ("a'b", "a, b", "a[b", "a b", "a=b", "sw~p", "a#b", "é漢", "$x", "{a}", "[red]x[b]", "a:b", "~", "-x", "%s")
+NAMES = ("a'b", "a, b", "a[b", "a b", "a=b", "sw~p", "a#b", "é漢", "$x", "{a}", "[red]x[b]", "a:b", "a~", "-x", "%s")
 
 
 def cases(number: int, seed: int, place: Path) -> list[Case]:
@@ -148,7 +148,7 @@ def _config_folders() -> Iterator[Case]:
             (folder / "mine").rename(folder / name)
 
         command = (f"--config-dir={name}", "task=mine", *TINY, "run_dir=run")
-        yield Case("commands", "names of config folders", command, OKAY, before=before)
+        yield Case("commands", "names of config folders", command, frozenset({0}), before=before)
         yield Case("commands", "names of sweep folders", ("-m", *TINY, "seed=-1,-2", f"sweep_dir={name}"))
 
 
