@@ -23,7 +23,7 @@ import wrong_commands
 import wrong_values
 from wrong_input import Case, Fault, Outcome, answer, preload
 
-SHORT = {"values": 60, "commands": 50, "files": 24}
+SHORT = {"values": 40, "commands": 40, "files": 12}
 FULL = {"values": 3000, "commands": 300, "files": 80}
 
 

@@ -292,7 +292,7 @@ def _seen(run: Path, name: Path, damage: Damage, command: tuple[str, ...]) -> Ca
     refused = damage in OF_CHECKPOINTS and command in read
     kind = "TensorBoard events" if "tfevents" in name.name else name.name
     expects = ANY - {0} if refused else ANY
-    return Case("files", kind, command, expects, name.name, before, damage=f"{damage.name} in {name}")
+    return Case("files", kind, command, expects, name.name, before, damage=f"{damage.name} in {name}", short=True)
 
 
 def _of_data(data: OwnData) -> Iterator[list[Case]]:

@@ -59,13 +59,13 @@ NONSENSE = {
     "mapping": ("abc", "5", "true", "nan", "''", LONG, "[nan]", "{train: nan}"),
     "target": ("null", "5", "[]", "''", "abc", "os.system", "torch.load", LONG, "metarun", ".", "'a..b'", "{a: 1}", "'é漢'",
                "metarun.meta_learners.maml.grad", "torch.nn.Module"),
-    "group": ("5", "[]", "{}", "''", LONG, "nan", "'é漢😀'", "../config", "/etc/passwd", "'${seed}'", "{_target_: 5}",
+    "group": ("5", "[]", "''", LONG, "nan", "'é漢😀'", "../config", "/etc/passwd", "'${seed}'", "{_target_: 5}",
               "abc"),
 }  # fmt: skip
 # What may or may not be right; it must be taken or refused, and nothing else.
 DOUBTFUL = {
     "float": ("0", "'${seed}'", "1e-300", "2000000000"),
-    "int": ("0", "'${seed}'", "2000000000", "100000", "1"),
+    "int": ("0", "'${seed}'", "2000000000", "1"),
     "bool": ("1", "'true'", "'${tf32}'", "false", "true"),
     "choice": ("'${dtype}'", "'${seed}'"),
     "text": ("''", "abc", LONG, "'é漢😀'", "'${seed}'", "'\"'", "/dev/null", "'[red]x[/nope]'", "/", "."),
@@ -80,9 +80,9 @@ DOUBTFUL = {
         "[0,0,0]",
     ),
     "target": ("metarun.meta_learners.maml.MAML", "'${seed}'"),
-    "group": ("null",),
+    "group": ("null", "{}"),
 }
-ENDLESS = {"steps": ("2000000000", "100000"), "evaluation.num_tasks": ("100000",)}  # right, and longer than one waits
+ENDLESS = {"steps": ("2000000000",)}  # right, and longer than one waits
 
 
 @dataclass
@@ -114,6 +114,10 @@ class Setting:
     def _allows(self, text: str) -> bool:
         """Whether the annotation has a place for what is nonsense for most settings of the kind."""
         if text.startswith("-") and self.key.rpartition(".")[2] in SIGNED:
+            return True
+        if (
+            "." not in self.key and self.kind == "text" and text in ("5", "nan", "true")
+        ):  # a text of the root may be unquoted
             return True
         word = {"null": "None", "true": "bool", "[]": "Sequence", "[1]": "Sequence[int]", "{a: 1}": "Mapping"}.get(text)
         return word is not None and word in self.said
@@ -152,7 +156,7 @@ def small(overrides: tuple[str, ...]) -> tuple[str, ...]:
         for key, value in SMALLER.items()
         if OmegaConf.select(cfg, key) is not None and key not in given
     ]
-    return (*overrides, *SMALL, *smaller)
+    return (*overrides, *(text for text in SMALL if text.partition("=")[0] not in given), *smaller)
 
 
 def settings(compositions: list[tuple[str, ...]]) -> list[Setting]:

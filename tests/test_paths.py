@@ -52,7 +52,11 @@ def test_this_checkout_uses_its_own_configs():
 
 
 @pytest.mark.parametrize(
-    "path", ["/tmp/plain-1.2/x", "/tmp/jürgen, w", "/tmp/it's (mine)", "/tmp/a b=c", "/tmp/[1]{2}$"]
+    "path",
+    [
+        *("/tmp/plain-1.2/x", "/tmp/jürgen, w", "/tmp/it's (mine)", "/tmp/a b=c", "/tmp/[1]{2}$"),
+        *("/tmp/sw~p", "~x.csv", "/tmp/a#b", "/tmp/a\\b", "/tmp/a\\'b", "/tmp/a\\"),
+    ],
 )
 def test_a_path_on_a_command_line_is_read_as_it_was(path):
     (override,) = OverridesParser.create().parse_overrides([assigned("run_dir", Path(path))])

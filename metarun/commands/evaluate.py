@@ -28,7 +28,7 @@ from metarun.output.checkpoint import load
 from metarun.output.folder import RunFolder, place, short_hash, slug
 from metarun.output.report import condensed, results
 from metarun.output.terminal import table_console
-from metarun.trees import tree_leaves, zip_map
+from metarun.trees import leaf_names, tree_leaves, zip_map
 
 CHANGEABLE = ("task", "base_learner", "meta_learner", "evaluation", "execution", "device", "data_root", "seed", "dtype")
 
@@ -73,7 +73,7 @@ def trained(path: Path, overrides: list[str], checkpoint: str, config_dirs: list
         data = {"data": experiment.task.fingerprint()}
         folder.refuse_other_data(data, "Restore them, or name the data: task.path=FILE, say.")
     state = load(folder.checkpoints / f"{checkpoint}.pt", experiment.device)
-    theta = _fitted(experiment.theta_0, state["theta"])
+    theta = _fitted(experiment.theta_0, state["theta"], folder.checkpoints / f"{checkpoint}.pt")
     training_task = _training_task(experiment, folder, overrides)
     return Trained(folder, experiment, training_task, theta, state["step"], _execution(experiment, folder, overrides))
 
@@ -150,13 +150,16 @@ def _execution(experiment: Experiment, folder: RunFolder, overrides: list[str]) 
     return choice.execution
 
 
-def _fitted(fresh: Params, saved: Params) -> Params:
-    """The saved theta in the dtype of a ``fresh`` one; raises ConfigError unless it has the shapes."""
-    need, have = [[tuple(leaf.shape) for leaf in tree_leaves(tree)] for tree in (fresh, saved)]
+def _fitted(fresh: Params, saved: Params, path: Path) -> Params:
+    """The theta saved in ``path`` in the dtype of a ``fresh`` one; raises ConfigError unless it has its names and shapes."""
+    need, have = [
+        [(name, tuple(leaf.shape)) for name, leaf in zip(leaf_names(tree), tree_leaves(tree), strict=True)]
+        for tree in (fresh, saved)
+    ]
     if need != have:
         a, b = next(((n, h) for n, h in zip(need, have, strict=False) if n != h), (len(need), len(have)))
         raise ConfigError(
-            [f"the run's parameters do not fit: {a} is needed and {b} was trained. Keep ways and networks as trained."]
+            [f"the run's parameters do not fit: {a} is needed and {b} is in {path}. Keep ways and networks as trained."]
         )
     return zip_map(lambda old, new: old.to(new.dtype), saved, fresh)
 

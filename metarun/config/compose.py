@@ -130,9 +130,14 @@ def _piecewise(prefix: list[str], overrides: list[str], folders: list[Path]) -> 
 def assigned(key: str, value: Any) -> str:
     """``key=value`` as a command line takes it, whatever letters, commas or quotes are in the value."""
     text = str(value)
-    if re.fullmatch(r"[\w./~+@%-]+", text, re.ASCII):
-        return f"{key}={text}"
-    return "{}='{}'".format(key, text.replace("'", "\\'"))
+    plain = re.fullmatch(r"[\w./+@%-]+", text, re.ASCII)
+    return f"{key}={text}" if plain else f"{key}={quoted(text)}"
+
+
+def quoted(text: str) -> str:
+    """``text`` in quotes, as Hydra's grammar reads it: a backslash counts only before a quote, and there it is doubled."""
+    inside = re.sub(r"(\\*)'", r"\1\1\'", text)
+    return "'" + re.sub(r"(\\+)$", r"\1\1", inside) + "'"
 
 
 def parsed(override: str) -> Override:
@@ -193,4 +198,5 @@ def with_value(cfg: DictConfig, override: str) -> DictConfig:
 
 def hydra_arguments(folders: list[Path]) -> list[str]:
     """The extra config folders, as an override for Hydra's own entry point."""
-    return [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"] if folders else []
+    places = ",".join(quoted(f"file://{folder}") for folder in folders)
+    return [f"hydra.searchpath=[{places}]"] if folders else []

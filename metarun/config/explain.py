@@ -51,7 +51,8 @@ def explained(override: str, error: BaseException, cfg: DictConfig, folders: lis
     ):
         return f"{typed}: cannot be read as KEY=VALUE; quote what is not plain: \"{key}='...'\"."
     if "Ambiguous value" in lines[0]:
-        return f"{typed}: several values are a sweep, metarun -m {typed}; one list is written {key}=[{value}]."
+        fixes = f"one list is written {key}=[{value}], and one text \"{key}='{value}'\""
+        return f"{typed}: several values are a sweep, metarun -m {typed}; {fixes}."
     if "Could not append" in lines[0]:
         return f"{typed}: there is a {key.lstrip('+')} already; leave out the '+' to change it."
     return f"{typed}: {shortened(lines[-1], 300)}."
