@@ -93,13 +93,14 @@ def check_pools(pools: dict[str, ClassPool], sizes: dict[str, EpisodeSize]) -> N
 
 def pool_problems(pools: dict[str, ClassPool], sizes: dict[str, EpisodeSize], of: str = "example") -> list[str]:
     """All that the pools lack for episodes of these sizes; ``of``: what the classes hold, in the singular."""
-    problems = []
-    for split, pool in pools.items():
-        prefix = "task." if sizes[split] == sizes["test"] else "task.train_"
-        problems += size_problems(sizes[split], pool, split, prefix, of)
-    need = [sizes[split].num_ways for split in pools]
-    have = sum(len(pool.names) for pool in pools.values())
-    return [_too_few_in_all(need, have), *problems] if sum(need) > have else problems
+    prefix_of = {split: "task." if sizes[split] == sizes["test"] else "task.train_" for split in pools}
+    need, have = [sizes[split].num_ways for split in pools], sum(len(pool.names) for pool in pools.values())
+    problems = [_too_few_in_all(need, have)] if len(need) > 1 < min(need) and sum(need) > have else []
+    problems += [p for split, pool in pools.items() for p in _of_ways(sizes[split], pool, split, prefix_of[split])]
+    for prefix in dict.fromkeys(prefix_of.values()):
+        alike = {split: pool for split, pool in pools.items() if prefix_of[split] == prefix}
+        problems += _of_examples(sizes[next(iter(alike))], alike, prefix, of)
+    return list(dict.fromkeys(problems))
 
 
 def _too_few_in_all(need: list[int], have: int) -> str:
@@ -116,29 +117,37 @@ def _too_few_in_all(need: list[int], have: int) -> str:
     return f"{what} need {sum(need)} classes, there are {have}: {fix}"
 
 
-def size_problems(size: EpisodeSize, pool: ClassPool, split: str, prefix: str, of: str = "example") -> list[str]:
-    """What ``pool`` lacks for episodes of ``size``; ``prefix`` and the field make the key."""
+def _of_ways(size: EpisodeSize, pool: ClassPool, split: str, prefix: str) -> list[str]:
+    have = len(pool.names)
     if size.num_ways < 2:
         rule = "but with one class every answer is right. Set it to 2 or more."
         return [f"{prefix}num_ways is {size.num_ways}, {rule}"]
-    problems, have, need = [], len(pool.names), size.num_shots + size.num_queries
-    if size.num_ways > have:
-        problems.append(
-            f"{prefix}num_ways is {size.num_ways}, but the split {split!r} has only {counted(have, 'class', 'classes')}. "
-            f"{_lower(f'{prefix}num_ways', have, f'the split {split!r} needs more classes')}"
-        )
-    small = np.flatnonzero(pool.count < need)
-    if len(small):
-        least = int(pool.count.min())
-        whose = f"class {pool.names[small[0]]!r} of the split {split!r} has only {counted(least, of, f'{of}s')}"
-        if len(small) > 1:
-            each = listed([f"{pool.names[c]!r} {pool.count[c]}" for c in small], most=20)
-            whose = f"{len(small)} classes of the split {split!r} have fewer {of}s: {each}"
-        problems.append(
-            f"{prefix}num_shots + {prefix}num_queries is {need}, but {'the ' * (len(small) == 1)}{whose}. "
-            f"{_lower('their sum', least, f'the class needs more {of}s')}"
-        )
-    return problems
+    if size.num_ways <= have:
+        return []
+    return [
+        f"{prefix}num_ways is {size.num_ways}, but the split {split!r} has only {counted(have, 'class', 'classes')}. "
+        f"{_lower(f'{prefix}num_ways', have, f'the split {split!r} needs more classes')}"
+    ]
+
+
+def _of_examples(size: EpisodeSize, pools: dict[str, ClassPool], prefix: str, of: str) -> list[str]:
+    """One message of all classes that hold too few for episodes of ``size``, the smallest first."""
+    need = size.num_shots + size.num_queries
+    small = [
+        (int(count), name, split)
+        for split, pool in pools.items()
+        for name, count in zip(pool.names, pool.count, strict=True)
+        if count < need
+    ]
+    if not small:
+        return []
+    (least, name, split), *others = sorted(small, key=lambda one: one[0])
+    more = listed([f"{other!r} {count}" for count, other, _ in others], most=20)
+    also = f", and too few have {counted(len(others), 'other', 'others')}: {more}" if others else ""
+    return [
+        f"{prefix}num_shots + {prefix}num_queries is {need}, but the class {name!r} of the split {split!r} has only "
+        f"{counted(least, of, f'{of}s')}{also}. {_lower('their sum', least, f'the class needs more {of}s')}"
+    ]
 
 
 def counted(number: int, one: str, many: str) -> str:

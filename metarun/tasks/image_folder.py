@@ -11,8 +11,9 @@ import numpy as np
 
 from metarun.errors import DataError, DataProblems, MissingDataError, listed
 from metarun.tasks.image_classes import ImageData, image_task
+from metarun.tasks.image_csv import rows_of_csv
 from metarun.tasks.image_files import ENDINGS, Ranges, plain, problem_of, squared, survey
-from metarun.tasks.image_rows import Listing, Row, by_class, grouped, rows_of_csv, rows_of_folders
+from metarun.tasks.image_rows import Listing, Row, by_class, grouped, rows_of_folders
 from metarun.tasks.splits import SPLITS, Split, by_shares, lists_classes, split_classes
 from metarun.tasks.store import ClassRows, Prepared, Source
 
