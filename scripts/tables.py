@@ -244,7 +244,8 @@ def keep(place: Path) -> None:
     if len(commits) != 1 or any(not run["git"] or run["git"]["dirty"] for run in facts):
         sys.exit(f"the cells in {place} ran code of several commits, or of none; run them again from a clean checkout.")
     command = "python scripts/tables.py DIR"
-    kept = {"command": command, "commit": commits.pop(), "date": min(run["history"][0]["started"][:10] for run in facts)}
+    date = min(run["history"][0]["started"][:10] for run in facts)
+    kept = {"command": command, "commit": commits.pop(), "date": date}
     kept |= {"hardware": {name: facts[0]["hardware"][name] for name in HARDWARE}, "depends_on": expiry.today(command)}
     KEPT.write_text(json.dumps(kept | {"results": scores(place)}, indent=1) + "\n")
 
