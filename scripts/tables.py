@@ -22,7 +22,6 @@ import json
 import math
 import re
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -33,7 +32,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 import expiry
-from receipt import RECEIPTS
+from receipt import HARDWARE, RECEIPTS
 
 PAGE = RECEIPTS.parent / "regression.md"
 KEPT = RECEIPTS / "tables.json"
@@ -239,16 +238,16 @@ def filled(text: str) -> str:
 
 
 def keep(place: Path) -> None:
-    """docs/receipts/tables.json. Raises SystemExit where the code is no commit's."""
-    import torch
-
-    if expiry.git("status", "--porcelain", "--", "metarun", "configs", "scripts").strip():
-        sys.exit("metarun, configs or scripts have uncommitted changes; commit them, and run the cells again.")
+    """docs/receipts/tables.json. Raises SystemExit where the cells are not all of one commit, or of code that none holds."""
+    facts = [json.loads(path.read_text()) for path in sorted(place.glob("*/run.json"))]
+    commits = {run["git"]["commit"] for run in facts if run["git"] and not run["git"]["dirty"]}
+    if len(commits) != 1 or any(not run["git"] or run["git"]["dirty"] for run in facts):
+        sys.exit(f"the cells in {place} ran code of several commits, or of none; run them again from a clean checkout.")
     command = "python scripts/tables.py DIR"
-    facts = {"commit": expiry.git("rev-parse", "HEAD").strip(), "date": time.strftime("%Y-%m-%d", time.gmtime())}
-    facts["torch"] = torch.__version__
-    kept = {"command": command, **facts, "depends_on": expiry.today(command), "results": scores(place)}
-    KEPT.write_text(json.dumps(kept, indent=1) + "\n")
+    date = min(run["history"][0]["started"][:10] for run in facts)
+    kept = {"command": command, "commit": commits.pop(), "date": date}
+    kept |= {"hardware": {name: facts[0]["hardware"][name] for name in HARDWARE}, "depends_on": expiry.today(command)}
+    KEPT.write_text(json.dumps(kept | {"results": scores(place)}, indent=1) + "\n")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -208,7 +208,8 @@ def test_every_experiment_says_how_long_it_takes_what_it_reaches_and_when_verifi
 def test_the_root_file_has_the_keys_of_the_schema():
     groups = {key for entry in root()["defaults"] if isinstance(entry, dict) for key in entry}
     groups = {group for group in groups if not group.startswith("override") and group != "experiment"}
-    groups -= {"per_learner", "optional per_learner@_global_"}  # a choice of other values, without a key of its own
+    # choices of other values, without a key of their own
+    groups -= {"per_learner", "optional per_learner@_global_", "optional per_task@_global_"}
     keys = set(root()) - {"defaults", "hydra"}
     assert keys | groups == {field.name for field in fields(Config)}
     assert groups == {*GROUPS, "evaluation"}
@@ -255,6 +256,22 @@ def test_settings_by_learner_belong_to_a_learner_and_fit_it(option):
     matrix, _, learner = option.partition("/")
     assert learner in options("meta_learner")
     compose(f"experiment=matrix/{matrix}", f"meta_learner={learner}")
+
+
+def test_a_task_brings_its_settings_of_a_learner_and_those_of_an_experiment_beat_them():
+    table = ["task=csv_regression", "meta_learner=r2d2", *file_for("csv_regression")]
+    assert compose("task=sinusoid", "meta_learner=r2d2").meta_learner.scale == 10
+    assert compose(*table).meta_learner.scale == 1
+    assert compose(*table, "meta_learner.scale=3").meta_learner.scale == 3
+    assert compose("experiment=r2d2_omniglot_5w1s", *table).meta_learner.scale == 10
+    assert compose("meta_learner=r2d2", "evaluation.task=[csv_regression]").meta_learner.scale == 10
+
+
+@pytest.mark.parametrize("option", options("per_task"))
+def test_settings_by_task_belong_to_a_task_and_a_learner_and_fit_it(option):
+    task, _, learner = option.partition("/")
+    assert task in options("task") and learner in options("meta_learner")
+    compose(f"task={task}", f"meta_learner={learner}", *file_for(task))
 
 
 def test_a_gpu_that_is_not_visible_is_refused_before_anything_is_built(monkeypatch):

@@ -73,7 +73,7 @@ class GaussianProcess(FewShotLearner):
         like, of_inputs = next(self.base_learner.parameters()), self.kernel_of == "inputs"
         size = math.prod(self.input_shape) if of_inputs else num_features(self.base_learner, self.input_shape)  # U
         parts = {"body": body_of(self.base_learner), "head": head_of(self.base_learner)}
-        theta = {name: parameters_of(part) for name, part in parts.items()}
+        theta: Params = {name: parameters_of(part) for name, part in parts.items()}
         theta["log_noise"] = like.new_full((self.num_outputs,), math.log(self.noise_deviation))
         if self.effects != "rbf":
             each = self.effect_deviation / math.sqrt(size + 2)

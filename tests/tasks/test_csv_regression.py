@@ -270,6 +270,8 @@ def test_the_documented_example_makes_a_table_of_200_lines_and_gives_a_test_scor
     monkeypatch.chdir(tmp_path)
     exec(re.search(r"```python\n(.*?)```", section, re.S)[1], {})
     assert len((tmp_path / "growth.csv").read_text().splitlines()) == 201
-    command = re.search(r"^metarun (task=csv_regression .*?)(?:\s+#.*)?$", section.replace("\\\n", " "), re.M)[1]
-    score = train(tmp_path / "run", *shlex.split(command), "execution=vmapped", "dtype=float32")
-    assert score < 0.1
+    command = shlex.split(re.search(r"^metarun (experiment=table .*?)(?:\s+#.*)?$", section, re.M)[1])
+    fast = ["execution=vmapped", "dtype=float32"]
+    assert train(tmp_path / "run", *command, *fast) < 0.1
+    other = re.search(r"`(task=csv_regression\s+meta_learner=r2d2 .*?)` with the columns as above", section)[1].split()
+    assert train(tmp_path / "r2d2", *other, *command[1:], *fast) < 0.1
