@@ -81,18 +81,19 @@ class Faults:
         self.found: dict[tuple[str, str], list[str]] = {}
 
     def add(self, place: str, what: str, cure: str) -> None:
-        """Note that there is ``what``; ``place`` (the file) and ``cure`` are said once of all that share them."""
+        """Note that there is ``what``; ``place`` (the file) and ``cure`` are said once of all that share them. A cure is a
+        sentence of its own, or goes on with a semicolon."""
         self.found.setdefault((place, cure), []).append(what)
 
     def refuse(self) -> None:
         """Raise DataProblems with all of it, if there is any."""
         if self.found:
-            raise DataProblems(
-                [
-                    f"{f'{place}, ' if place else ''}{listed(whats, separator='; ')}. {cure}".rstrip()
-                    for (place, cure), whats in self.found.items()
-                ]
-            )
+            raise DataProblems([_fault(place, whats, cure) for (place, cure), whats in self.found.items()])
+
+
+def _fault(place: str, whats: list[str], cure: str) -> str:
+    said = f"{place}, " * bool(place) + listed(whats, separator="; ")
+    return f"{said}{cure}" if cure.startswith(";") else f"{said}. {cure}".rstrip()
 
 
 class MissingDataError(FileNotFoundError):

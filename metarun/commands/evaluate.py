@@ -61,8 +61,12 @@ def trained(path: Path, overrides: list[str], checkpoint: str, config_dirs: list
         raise ConfigError([f"{folder.path} holds no run (no config.yaml)."])
     if checkpoint not in ("best", "last"):
         raise ConfigError([f"--checkpoint is {checkpoint!r}; use best or last."])
-    experiment = build(changed(read_config(folder.path / "config.yaml"), overrides, config_dirs))
-    if not any(override_key(text).split(".")[0] in ("task", "seed", "dtype") for text in overrides):
+    fitted = folder.fitted()
+    experiment = build(changed(read_config(folder.path / "config.yaml"), overrides, config_dirs), fitted)
+    roots = {override_key(text).split(".")[0] for text in overrides}
+    if "task" in roots and not fitted and experiment.task.fitted():
+        print(f"{folder.path} has no fitted.json: means, deviations and vocabulary are those of the data as given now.")
+    if not roots & {"task", "seed", "dtype"}:
         data = {"data": experiment.task.fingerprint()}
         folder.refuse_other_data(data, "Restore them, or name the data: task.path=FILE, say.")
     state = load(folder.checkpoints / f"{checkpoint}.pt", experiment.device)

@@ -36,13 +36,17 @@ class Roles:
         """Raise DataProblems unless each column is there and has one place; ``split`` is the one that says the split."""
         if not self.inputs or not self.outputs:
             raise ValueError("task.input_columns and task.output_columns must each name at least one column.")
-        names = [self.task, *filter(None, [split]), *self.inputs, *self.outputs]
+        names = [self.task, *([split] if split else []), *self.inputs, *self.outputs]
         problems = [
             f"task: the column {name!r} is named more than once among task_column, split_column, input_columns and "
             "output_columns; each has one place."
             for name in sorted({name for name in names if names.count(name) > 1})
         ]
-        keys = {"task_column": [self.task], "split_column": [split], "group_column": [self.group]}
+        keys: dict[str, Sequence[str | None]] = {
+            "task_column": [self.task],
+            "split_column": [split],
+            "group_column": [self.group],
+        }
         for key, wanted in {**keys, "input_columns": self.inputs, "output_columns": self.outputs}.items():
             problems += [
                 f"task.{key} names {name!r}, but {table.without(name)}"

@@ -33,7 +33,10 @@ class Column:
     @property
     def missing(self) -> np.ndarray:
         """Which rows [rows] have no entry."""
-        return self.texts == "" if self.numbers is None else np.isnan(self.numbers)
+        if self.numbers is not None:
+            return np.isnan(self.numbers)
+        assert self.texts is not None
+        return self.texts == ""
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class Reader:
         return bool(NUMBER.fullmatch(text) or (self.table.separator != "," and DECIMAL_COMMA.fullmatch(text)))
 
     def _at(self, texts: Sequence[str], chosen: Sequence[bool] | np.ndarray) -> list[tuple[str, int]]:
-        return [(texts[i], self.table.lines[i]) for i in np.flatnonzero(chosen)]
+        return [(text, line) for text, line, is_in in zip(texts, self.table.lines, chosen, strict=True) if is_in]
 
     def _fault(self, name: str, line: int, what: str, cure: str) -> None:
         self.faults.add(str(self.table.path), f"line {line}: column {name!r} {what}", cure)

@@ -127,7 +127,8 @@ def all_in_one(split: Mapping[str, str], tasks: list[str]) -> Split:
     if len(split) != 1 or [*split.values()] != ["all"] or not {*split} <= {*SPLITS}:
         raise ValueError(
             f"task.split is {dict(split)}, but for a table it can only put all tasks into one split, as by "
-            "'task.split={test: all}'. See task.split_column, task.val_tasks and task.test_tasks, task.val_share and task.test_share."
+            "'task.split={test: all}'. See task.split_column, task.val_tasks and task.test_tasks, task.val_share and "
+            "task.test_share."
         )
     return {name: tasks if name in split else [] for name in SPLITS}
 
