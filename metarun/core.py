@@ -77,6 +77,14 @@ class TaskDistribution(ABC):
     def fingerprint(self) -> str:
         """A name for the data the episodes come from; equal for equal data."""
 
+    def fitted(self) -> dict[str, Any]:
+        """What was found out on the training tasks and is used on others, as means and a vocabulary, as JSON can hold it.
+
+        A run keeps it, and gives it as the argument ``fitted`` to the task that it is evaluated on, which then takes these
+        values instead of its own. Nothing, where not overridden.
+        """
+        return {}
+
     def verify(self) -> None:
         """Read all the prepared data again; raises DataError unless it is what its index says. Generated: nothing to do."""
         return None

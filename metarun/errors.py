@@ -79,5 +79,27 @@ class DataProblems(DataError):
         super().__init__("\n".join(problems))
 
 
+class Faults:
+    """What is found wrong with a file, so that all of it is told at once: of each kind five places and a count."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[str, str], list[str]] = {}
+
+    def add(self, place: str, what: str, cure: str) -> None:
+        """Note that there is ``what``; ``place`` (the file) and ``cure`` are said once of all that share them. A cure is a
+        sentence of its own, or goes on with a semicolon."""
+        self.found.setdefault((place, cure), []).append(what)
+
+    def refuse(self) -> None:
+        """Raise DataProblems with all of it, if there is any."""
+        if self.found:
+            raise DataProblems([_fault(place, whats, cure) for (place, cure), whats in self.found.items()])
+
+
+def _fault(place: str, whats: list[str], cure: str) -> str:
+    said = f"{place}, " * bool(place) + listed(whats, separator="; ")
+    return f"{said}{cure}" if cure.startswith(";") else f"{said}. {cure}".rstrip()
+
+
 class MissingDataError(FileNotFoundError):
     """A data file is not there, and may not be downloaded."""

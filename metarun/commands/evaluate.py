@@ -62,14 +62,18 @@ def trained(path: Path, overrides: list[str], checkpoint: str, config_dirs: list
         raise ConfigError([f"{folder.path} holds no run (no config.yaml)."])
     if checkpoint not in ("best", "last"):
         raise ConfigError([f"--checkpoint is {checkpoint!r}; use best or last."])
+    fitted = folder.fitted()
     cfg = changed(read_config(folder.path / "config.yaml"), overrides, config_dirs)
     try:
-        experiment = build(cfg)
+        experiment = build(cfg, fitted)
     except ConfigError as error:
         if overrides:
             raise
         raise ConfigError(error.problems, where=str(folder.path / "config.yaml")) from error
-    if not any(override_key(text).split(".")[0] in ("task", "seed", "dtype") for text in overrides):
+    roots = {override_key(text).split(".")[0] for text in overrides}
+    if "task" in roots and not fitted and experiment.task.fitted():
+        print(f"{folder.path} has no fitted.json: means, deviations and vocabulary are those of the data as given now.")
+    if not roots & {"task", "seed", "dtype"}:
         data = {"data": experiment.task.fingerprint()}
         folder.refuse_other_data(data, "Restore them, or name the data: task.path=FILE, say.")
     state = load(folder.checkpoints / f"{checkpoint}.pt", experiment.device)

@@ -118,7 +118,7 @@ def _refuse_changes(cfg: DictConfig, folder: RunFolder) -> None:
 def run(job: Job) -> float:
     """Run the job to its end; returns the mean test score. Raises MetarunError, after noting it in status.json."""
     try:
-        experiment = build(job.cfg)
+        experiment = build(job.cfg, job.folder.fitted() if job.continues else None)
     except ConfigError as error:
         if job.continues:
             raise ConfigError(error.problems, where=str(job.folder.path / "config.yaml")) from error
@@ -178,6 +178,7 @@ def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
     elsewhere = {name: scored.task.fingerprint() for name, scored in experiment.suite.elsewhere.items()}
     facts = {"data": experiment.task.fingerprint()} | ({"evaluation_data": elsewhere} if elsewhere else {})
     folder.refuse_other_data(facts, "Restore them, or start a new run with another run_dir.")
+    folder.keep_fitted(experiment.task.fitted())
     write_atomically(folder.path / "config.yaml", text.encode())
     if not job.continues:
         write_atomically(folder.path / "overrides.yaml", OmegaConf.to_yaml(job.overrides).encode())

@@ -31,13 +31,13 @@ from metarun.execution.execution import Eager
 from metarun.tasks.store import Source
 
 
-def build(cfg: DictConfig) -> Experiment:
-    """Check everything, then build it. Raises ConfigError with every problem found."""
+def build(cfg: DictConfig, fitted: dict[str, Any] | None = None) -> Experiment:
+    """Check everything, then build it; ``fitted``: by the run's task. Raises ConfigError with every problem found."""
     plain, calls, problems = _checked(cfg)
     if place_problems(plain):
         raise ConfigError(problems)
     given = _given_task(plain)
-    task = attempt(problems, "task", calls.get("task"), **given)
+    task = attempt(problems, "task", calls.get("task"), **given, fitted=fitted)
     elsewhere = {key: attempt(problems, key, calls.get(key), **given) for key in _named(plain, "task")}
     execution = attempt(problems, "execution", calls.get("execution"))
     for key in _named(plain, "evaluator"):

@@ -17,7 +17,7 @@ from metarun.execution.execution import Eager
 
 GROUPS = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution")
 GIVEN = {
-    "task": {"seed", "device", "dtype", "data_root"},
+    "task": {"seed", "device", "dtype", "data_root", "fitted"},
     "base_learner": {"input_shape", "num_outputs", "num_tokens"},
     "meta_learner": {
         *("base_learner", "objective", "num_ways", "num_train_classes"),

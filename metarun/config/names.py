@@ -1,8 +1,10 @@
-"""Names of classes on the command line, where Hydra would read some as numbers or truth values: 1_000, 12E3, true."""
+"""Names of classes and tasks on the command line, of which Hydra would read some as other values: 1_000, 12E3, true."""
 
 import re
 
-LISTS = re.compile(r"[^=]*\bsplit(?:\.(?:train|val|test)=\[|=.*\{)", re.DOTALL)  # not those of shares, split=[6,2,2]
+LISTS = re.compile(
+    r"[^=]*\b(?:split(?:\.(?:train|val|test)=\[|=.*\{)|(?:val|test)_tasks=\[)", re.DOTALL
+)  # not those of shares, split=[6,2,2]
 TOKEN = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[\[\]]|[^\s,\[\]{}:'"](?:[^,\[\]{}'"]*[^\s,\[\]{}'"])?""")
 NO_TEXT = re.compile(r"[+-]?[.\d].*|[+-]?inf|nan|true|false|null", re.IGNORECASE)
 

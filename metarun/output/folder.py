@@ -29,6 +29,7 @@ except ImportError:  # Windows: there two processes in one run folder are not no
 HEARTBEAT_SECONDS = 5.0
 STATES = ("running", "completed", "failed", "interrupted", "diverged")
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # of a file system that knows none
+FITTED = "fitted.json"
 
 
 def slug(text: str) -> str:
@@ -144,6 +145,23 @@ class RunFolder:
         if not all(isinstance(facts.get(name, kind()), kind) for name, kind in parts.items()):
             raise MetarunError(_damaged(path))
         return facts
+
+    def fitted(self) -> dict[str, Any]:
+        """What the run's task fitted on its training tasks; nothing where it did not, or an earlier metarun kept nothing.
+        Raises MetarunError for a damaged file."""
+        path = self.path / FITTED
+        try:
+            found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except ValueError as error:
+            raise MetarunError(f"{path} is damaged. Without it other data would be measured by themselves.") from error
+        if not isinstance(found, dict):
+            raise MetarunError(f"{path} is damaged. Without it other data would be measured by themselves.")
+        return found
+
+    def keep_fitted(self, values: dict[str, Any]) -> None:
+        """Write what the task fitted, once: a run that is continued keeps what it began with."""
+        if values and not (self.path / FITTED).is_file():
+            write_json(self.path / FITTED, values)
 
     def refuse_other_data(self, facts: dict[str, Any], fix: str) -> None:
         """Raise ConfigError where the data are not those that the run began with: its split and score would be others."""

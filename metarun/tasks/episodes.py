@@ -85,9 +85,9 @@ def class_spec(input_shape: tuple[int, ...], sizes: dict[str, EpisodeSize], num_
     )
 
 
-def check_pools(pools: dict[str, ClassPool], sizes: dict[str, EpisodeSize]) -> None:
-    """Raise DataProblems unless the pool of every split can fill episodes of its size."""
-    if problems := pool_problems(pools, sizes):
+def check_pools(pools: dict[str, ClassPool], sizes: dict[str, EpisodeSize], of: str = "example") -> None:
+    """Raise DataProblems unless the pool of every split can fill episodes of its size; ``of``: what classes hold."""
+    if problems := pool_problems(pools, sizes, of):
         raise DataProblems(problems)
 
 

@@ -7,7 +7,7 @@ N ways, K shots, Q queries, B episodes, S = N * K
 """
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +17,14 @@ import torch
 
 from metarun.core import Batch, Draw, Episode
 from metarun.counter import uniform
+from metarun.tasks.encoded_texts import TextFeatures
 from metarun.tasks.episodes import ClassPool, EpisodeSize, check_pools, class_spec, draw_examples, sizes_by_split
+from metarun.tasks.groups import GroupedPool
 from metarun.tasks.images import class_major_labels
 from metarun.tasks.sources import PreparedTask, task_from
-from metarun.tasks.splits import SPLITS, Split, split_classes, split_digest
-from metarun.tasks.store import Source
-from metarun.tasks.text_features import TextFeatures
-from metarun.tasks.text_sets import text_set
+from metarun.tasks.splits import SPLITS, Split, by_shares, split_classes, split_digest
+from metarun.tasks.store import Prepared, Source
+from metarun.tasks.text_sets import say, text_set
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +61,9 @@ class TextClasses(PreparedTask):
         device: torch.device,
         dtype: torch.dtype,
         data_root: str,
+        fitted: Mapping[str, Any] | None = None,
     ) -> None:
+        """Read and encode the sentences; ``fitted``: vocabulary and word weights of a run, to be used for these."""
         size = EpisodeSize(num_ways, num_shots, num_queries)
         self.sizes = sizes_by_split(size, train_num_ways, train_num_shots, train_num_queries)
         self.seed, self.device, self.features = seed, device, features
@@ -68,11 +71,19 @@ class TextClasses(PreparedTask):
         named = data()
         self.name, self.text_set = named.name, text_set(named.source.prepared())
         _, names, given, counts, prepared = self.text_set
+        say(prepared.facts.get("notes", ()))
         self.split_of = split_classes(names, given, split, split_seed, "text/classes")
         self.pools = {s: ClassPool.of(names, counts, [of == s for of in self.split_of]) for s in SPLITS}
-        check_pools(self.pools, self.sizes)
+        self.splits = tuple(s for s in SPLITS if self.pools[s].names or by_shares(split))
+        self.grouped = self._grouped(prepared)
+        check_pools(
+            {s: self.grouped[s].classes if self.grouped else self.pools[s] for s in self.splits},
+            self.sizes,
+            "group" if self.grouped else "example",
+        )
         training = np.isin(self.text_set.labels(), [c for c, of in enumerate(self.split_of) if of == "train"])
-        self.encoded = features.encode(self.text_set, training, Path(data_root) / "prepared", device, dtype)
+        known = self._known(fitted or {})
+        self.encoded = features.encode(self.text_set, training, Path(data_root) / "prepared", device, dtype, known)
         self.prepared = (prepared, *self.encoded.prepared)
         self.spec = replace(
             class_spec(self.encoded.input_shape, self.sizes, len(self.pools["train"].names)),
@@ -80,6 +91,27 @@ class TextClasses(PreparedTask):
             vocabulary=self.encoded.vocabulary,
         )
         self.frozen = self.encoded.frozen(num_ways).to(device, dtype)
+
+    def _grouped(self, prepared: Prepared) -> dict[str, GroupedPool]:
+        """The pools with the groups of their sentences; nothing where there are none."""
+        if "groups" not in prepared.facts:
+            return {}
+        group_of = np.unique(prepared.facts["groups"], return_inverse=True)[1]
+        return {split: GroupedPool.of(pool, group_of) for split, pool in self.pools.items()}
+
+    def _known(self, fitted: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What was ``fitted`` for these features: nothing for a run on other data than sentences."""
+        if "features" not in fitted:
+            return {}
+        if fitted["features"] != self.features.describe():
+            raise ValueError(
+                f"task.features are {self.features.describe()}, but the run was trained on {fitted['features']}: keep them."
+            )
+        return fitted
+
+    def fitted(self) -> dict[str, Any]:
+        own = dict(self.encoded.fitted)
+        return {"features": self.features.describe(), **own} if own else {}
 
     @staticmethod
     def sources(
@@ -94,6 +126,8 @@ class TextClasses(PreparedTask):
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
         """Numbers of classes [B, N] and of sentences, support [B, N, K] and query [B, N, Q]."""
         ways, shots, queries = size = self.sizes[split]
+        if self.grouped:
+            return self.grouped[split].draw(self.seed, f"{self.name}/{split}", indices, size)
         u = uniform(self.seed, f"{self.name}/{split}", np.asarray(indices), ways * (1 + shots + queries))
         return draw_examples(u, self.pools[split], size)
 

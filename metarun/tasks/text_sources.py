@@ -6,20 +6,17 @@ each. Casanueva et al., 2020, https://arxiv.org/abs/2003.04807, CC BY 4.0. Their
 joined: in few-shot learning it is classes that are split.
 """
 
-import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from io import StringIO
 from pathlib import Path
-from typing import Any
 
 from metarun.errors import DataError, MissingDataError
 from metarun.tasks.published import Published, PublishedFile
-from metarun.tasks.splits import SPLITS
 from metarun.tasks.store import ClassRows, Source
 from metarun.tasks.text import TextData, text_task
-from metarun.tasks.text_sets import Row, class_rows, plain
+from metarun.tasks.text_files import Fields, bytes_of, row_of, rows_of, text_of
+from metarun.tasks.text_sets import Findings, Row, class_rows
 
 
 @text_task
@@ -35,10 +32,16 @@ def banking77(data_root: str, download: bool) -> TextData:
 
 
 @text_task
-def text_jsonl(data_root: str, path: str) -> TextData:
-    """Sentences of your own: lines of JSON, or CSV.
+def text_jsonl(
+    data_root: str,
+    path: str,
+    text_field: str | None = None,  # runs of an earlier metarun do not say these
+    label_field: str | None = None,
+    group_field: str | None = None,
+) -> TextData:
+    """Sentences of your own: lines or a list of JSON, CSV or TSV.
 
-    Prepared under the digest of the file, so a changed file is read anew.
+    Prepared under the digest of the file and of these settings, so a changed file is read anew.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -47,10 +50,15 @@ def text_jsonl(data_root: str, path: str) -> TextData:
             f'task.path {path!r} {what}. Name a file of lines {{"text": ..., "label": ...}}, or a .csv file whose first '
             "line is text,label."
         )
-    digest = hashlib.sha256(_bytes(file)).hexdigest()[:16]
-    folder = Path(data_root) / "prepared" / f"text_jsonl-{digest}"
-    read = csv_rows if file.suffix.lower() == ".csv" else json_rows
-    return TextData("text_jsonl", Source(folder, (), lambda: class_rows(read(file), path)))
+    fields, findings = Fields(text_field, label_field, group_field), Findings()
+    key = bytes_of(file) + (json.dumps(fields).encode() if any(fields) else b"")
+    folder = Path(data_root) / "prepared" / f"text_jsonl-{hashlib.sha256(key).hexdigest()[:16]}"
+
+    def read() -> ClassRows:
+        findings.begin()
+        return class_rows(rows_of(file, fields, findings), path, findings)
+
+    return TextData("text_jsonl", Source(folder, (), read, facts=findings.facts))
 
 
 def published(title: str, files: tuple[PublishedFile, ...], rows: Callable[[Path], Iterator[Row]]) -> Published:
@@ -82,88 +90,22 @@ def published(title: str, files: tuple[PublishedFile, ...], rows: Callable[[Path
 def clinc_rows(path: Path) -> Iterator[Row]:
     """Rows in scope of {"train": [[text, intent], ...], "oos_train": ...}."""
     try:
-        parts = json.loads(_text(path))
+        parts = json.loads(text_of(path))
         for part, pairs in parts.items():
             for text, intent in pairs if not part.startswith("oos") else ():
-                yield _row({"text": text, "label": intent}, f"{path}, {part}")
+                row, what, _ = row_of({"text": text, "label": intent}, Fields("text", "label"), None, f"{path}, {part}")
+                if row is None:
+                    raise DataError(f"{path}, {part}{what}.")
+                yield row
     except (json.JSONDecodeError, AttributeError, TypeError, ValueError) as error:
         raise error if isinstance(error, DataError) else DataError(f"{path}: {error}.") from error
 
 
-def json_rows(path: Path) -> Iterator[Row]:
-    """Rows of lines {"text": ..., "label": ..., "split": ...}; blank lines are skipped, further keys are not read."""
-    for number, line in enumerate(_text(path).split("\n"), 1):
-        place = f"{path}, line {number}"
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{place} is not JSON: {error.msg} at column {error.colno}.") from error
-        if not isinstance(record, dict):
-            raise DataError(f'{place} is no object {{"text": ..., "label": ...}}.')
-        yield _row(record, place)
-
-
-def csv_rows(path: Path, text: str = "text", label: str = "label") -> Iterator[Row]:
-    """Rows of CSV, columns by the names in the first line, as many entries in every other; other columns are not read."""
-    reader = csv.reader(StringIO(_text(path), newline=""), strict=True)
-    try:
-        header = next(reader, [])
-        if not {text, label} <= {*header}:
-            raise DataError(
-                f"the first line of {path} must name the columns {text} and {label}, but it is {','.join(header)!r}."
-            )
-        if repeated := sorted({name for name in header if header.count(name) > 1}):
-            raise DataError(
-                f"{path}: several columns are named {', '.join(map(repr, repeated))}; give each its own name."
-            )
-        for entries in filter(None, reader):  # an empty line is no row
-            place = f"{path}, line {reader.line_num}"
-            if len(entries) != len(header):
-                raise DataError(
-                    f"{place}: {len(entries)} entries, where the header has {len(header)}; quote texts that contain commas."
-                )
-            record = dict(zip(header, entries, strict=True))
-            yield _row({"text": record[text], "label": record[label], "split": record.get("split")}, place)
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num} is not CSV: {error}.") from error
-
-
-def _row(record: dict[str, Any], place: str) -> Row:
-    """Raises DataError for missing, empty and wrong fields."""
-    for key in ("text", "label"):
-        value = record.get(key)
-        if value is None:
-            raise DataError(f"{place} has no {key!r}.")
-        if not isinstance(value, str) and not (key == "label" and type(value) is int):
-            raise DataError(f"{place}: {key!r} is {value!r}, but must be a string.")
-        if not plain(str(value)):
-            raise DataError(f"{place}: {key!r} is empty. Delete the line.")
-        if any(0xD800 <= ord(letter) <= 0xDFFF for letter in str(value)):
-            raise DataError(f"{place}: {key!r} holds half a character (a lone surrogate): {value!r}.")
-    split = record.get("split") or ""
-    if split not in ("", *SPLITS):
-        raise DataError(f"{place}: 'split' is {split!r}, but must be one of {', '.join(SPLITS)}.")
-    return Row(record["text"], str(record["label"]), split, place)
-
-
-def _text(path: Path) -> str:
-    content = _bytes(path)
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{path}, line {line} is not UTF-8 (byte 0x{content[error.start]:02x}). Save the file as UTF-8."
-        ) from error
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+def csv_rows(path: Path, text: str, label: str) -> Iterator[Row]:
+    """Rows of a published CSV file."""
+    findings = Findings()
+    yield from rows_of(path, Fields(text, label), findings)
+    findings.faults.refuse()
 
 
 CLINC150 = published(
