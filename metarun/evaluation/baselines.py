@@ -18,11 +18,6 @@ from metarun.execution.execution import Vmapped
 from metarun.objectives import CROSS_ENTROPY, Objective
 
 RIDGE = 1e-3  # of the inputs' mean variance: 0.1% of what least squares finds along a direction of that variance
-FEATURES, CLASS_MEANS, LINEAR = (
-    "frozen features",
-    "nearest class mean of the raw inputs",
-    "ridge regression of the support",
-)
 
 
 class FrozenBaseline(Evaluator):
@@ -63,6 +58,14 @@ def raw_baseline(task: TaskDistribution, split: str) -> MetaLearner | None:
     if ways is not None:
         return ClassMeans(spec.objective, ways) if spec.objective == CROSS_ENTROPY else None
     return Ridge(spec.objective) if vectors and spec.objective.loss is F.mse_loss else None
+
+
+def baseline_name(task: TaskDistribution, score: str) -> tuple[str, str]:
+    """The name of the score without training that the task has, if it has one, and in words what gets it."""
+    if task.frozen is not None:
+        return f"frozen_{score}", "frozen features"
+    what = "ridge regression of the support" if task.spec.num_ways is None else "nearest class mean of the raw inputs"
+    return f"baseline_{score}", what
 
 
 @dataclass(frozen=True)
