@@ -52,7 +52,7 @@ class Reporter:
         self.score = experiment.task.spec.objective.score_name
         self.sinks: list[Sink] = [
             MetricsFile(folder.path / "metrics.jsonl", resume_step),
-            Board(folder.path, resume_step),
+            Board(folder.path, resume_step, self.score),
             Ticker(experiment.steps, resume_step, f"val/{self.score}", folder.path / "log.txt"),
         ]
         self.profiler = StepProfiler(folder.path / "profile") if experiment.profile else None
