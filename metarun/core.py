@@ -93,6 +93,10 @@ class TaskDistribution(ABC):
         """A picture of those episodes; None where ``drawing.picture`` of numbers or nameless images will do."""
         return None
 
+    def class_names(self, split: str) -> Sequence[str]:
+        """The names of the classes that episodes of ``split`` are drawn from; none where they have no names."""
+        return ()
+
     def further_scores(self, learner: Any, phi: Params, episode: Episode) -> Metrics:
         """Scores of one task's phi that an evaluation adds to the metrics of its query loss: none, where not overridden.
 

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -14,8 +15,13 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams import api_pb2, metadata
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.hparams import api_pb2, get_experiment, list_session_groups, metadata
+from tensorboard.plugins.hparams.backend_context import Context
 
 from metarun.core import Batch, Episode
 from metarun.drawing import GAP, MAX_ROWS
@@ -158,6 +164,37 @@ def test_the_hparams_page_has_the_settings_that_tell_runs_apart(images):
     assert shown["meta_learner.inner_lr"] == 0.01
     assert shown["meta_learner.first_order"] == "false"
     assert shown["base_learner.hidden"] == "[40, 40]"
+
+
+def shown_by_the_plugin(logdir: Path) -> tuple[list[str], dict[str, dict[str, float]]]:
+    """The metrics of the HParams page in their order, and their values in each run, by TensorBoard's own code."""
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(logdir))
+    multiplexer.Reload()
+    context = Context(TBContext(data_provider=MultiplexerDataProvider(multiplexer, str(logdir))))
+    asked = api_pb2.GetExperimentRequest(include_metrics=True)
+    metrics = get_experiment.Handler(RequestContext(), context, "", asked).run().metric_infos
+    every = api_pb2.ListSessionGroupsRequest(slice_size=100, allowed_statuses=list(api_pb2.Status.values()))
+    groups = list_session_groups.Handler(RequestContext(), context, "", every).run().session_groups
+    sessions = [session for group in groups for session in group.sessions]
+    return [metric.name.tag for metric in metrics], {
+        session.name: {value.name.tag: value.value for value in session.metric_values} for session in sessions
+    }
+
+
+def test_the_hparams_page_shows_the_score_first_with_the_logdir_of_the_run(images):
+    columns, runs = shown_by_the_plugin(images.path)
+    assert columns == ["test/accuracy", "val/accuracy", "val/query_loss", "train/query_loss"]
+    assert list(runs) == ["."]
+    assert runs["."] == {name: pytest.approx(images.logged[name, 6]) for name in columns}
+
+
+def test_the_hparams_page_shows_the_scores_of_all_runs_with_the_logdir_of_their_parent(images, tmp_path):
+    for name in ("a", "b"):
+        shutil.copytree(images.path, tmp_path / name)
+    columns, runs = shown_by_the_plugin(tmp_path)
+    assert columns[0] == "test/accuracy"
+    assert runs.keys() == {"a", "b"}
+    assert runs["a"] == runs["b"] == {name: pytest.approx(images.logged[name, 6]) for name in columns}
 
 
 def test_a_finished_run_is_a_success_on_the_hparams_page(images):

@@ -26,7 +26,8 @@ from metarun.execution.execution import Execution
 from metarun.files import write_json
 from metarun.output.checkpoint import load
 from metarun.output.folder import RunFolder, place, short_hash, slug
-from metarun.output.report import condensed, results
+from metarun.output.report import results
+from metarun.output.summary import condensed, conditions, verdict
 from metarun.output.terminal import table_console
 from metarun.trees import leaf_names, tree_leaves, zip_map
 
@@ -99,6 +100,9 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     content = results(experiment, scores, complexity, source) | {"overrides": overrides, "argv": sys.argv}
     title = f"{split}: mean and 95% CI over {experiment.num_test_tasks} episodes"
     show(title, ("metric", "mean"), {f"{split}/{name}": score for name, score in condensed(scores).items()}, digits=4)
+    training = OmegaConf.to_container(read_config(run.folder.path / "config.yaml").task)
+    for line in conditions(experiment, split, training) + verdict(experiment, scores):
+        print(line)
     where = run.write(name_of(overrides, split, checkpoint), {**content, "seconds": time.time() - started})
     print(f"results: {where}")
 

@@ -21,6 +21,7 @@ from metarun.files import read_json, write_atomically
 from metarun.output.checkpoint import load, restoring
 from metarun.output.folder import RunFolder, new_name, place
 from metarun.output.report import Reporter
+from metarun.output.summary import summary
 from metarun.training.runner import Runner
 from metarun.training.signals import StopRequest
 
@@ -218,7 +219,7 @@ def _guarded(experiment: Experiment, report: Reporter, resume_step: int, stop: S
             with restoring(report.folder.checkpoints / "last.pt"):
                 runner.restore("last")
         scores = runner.run()
-        report.tell(lambda sink: sink.note(report.summary(scores)))
+        report.tell(lambda sink: sink.note(summary(experiment, scores)))
         state = "completed"
         return scores
     except MetarunError as error:

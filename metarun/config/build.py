@@ -25,6 +25,7 @@ from metarun.config.experiment import Experiment, check_rates, take_theta
 from metarun.config.networks import exact, suited
 from metarun.core import MetaLearner, TaskDistribution
 from metarun.errors import ConfigError
+from metarun.evaluation.baselines import BASELINES
 from metarun.evaluation.eval_mode import modules_of
 from metarun.evaluation.suite import Scored, Suite, learner_for, scored_elsewhere
 from metarun.execution.execution import Eager
@@ -194,7 +195,7 @@ def _experiment(
         theta_0=take_theta(learner),
         test_learner=test_learner,
         suite=Suite(Scored(task, test_learner, plain["task"]), scored),
-        evaluators=[calls[key]() for key in _named(plain, "evaluator")],
+        evaluators=[*BASELINES, *(calls[key]() for key in _named(plain, "evaluator"))],
         optimizer=calls["optimizer"],
         scheduler=calls["scheduler"],
         execution=execution,

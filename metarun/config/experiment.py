@@ -25,7 +25,7 @@ class Experiment:
     theta_0: Params  # taken out of the learner's networks
     test_learner: MetaLearner  # with the ways and steps of validation and test
     suite: Suite  # what is validated and tested on
-    evaluators: list[Evaluator]  # beside those that every run has
+    evaluators: list[Evaluator]  # the baselines, and those of the configuration
     optimizer: Callable[[list[Any]], torch.optim.Optimizer]
     scheduler: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
     execution: Eager

@@ -12,7 +12,7 @@ from metarun.core import Episode, MetaLearner, Metrics, Params, TaskDistribution
 from metarun.evaluation.episodes import chunks
 from metarun.evaluation.estimates import Estimate, estimate, mean_of
 from metarun.evaluation.eval_mode import eval_mode
-from metarun.evaluation.suite import Scored, Suite, baseline_of
+from metarun.evaluation.suite import Scored, Suite
 from metarun.execution.execution import Execution, Looped
 from metarun.execution.halving import HalvingMap
 from metarun.trees import num_elements, slice_tasks
@@ -99,17 +99,6 @@ class OfTheTask(Evaluator):
         return subject.task.further_scores(subject.learner, phi, episode)
 
 
-class FrozenBaseline(Evaluator):
-    """``frozen_<score>``: that of a learner without training, on the same episodes; nothing where a task has none."""
-
-    def estimates(self, subject: Subject) -> dict[str, Estimate]:
-        baseline = baseline_of(subject.task)
-        if baseline is None or subject.split == "train":  # training episodes may have other ways
-            return {}
-        name = subject.task.spec.objective.score_name
-        return {f"frozen_{name}": evaluate(replace(subject, learner=baseline, theta=baseline.init()))[name]}
-
-
 class Complexity(Evaluator):
     """``parameters``: their number. ``adaptation_ms``: the median time of one task's adaptation, alone on the device."""
 
@@ -127,13 +116,10 @@ class Complexity(Evaluator):
         return {"parameters": Estimate(num_elements(subject.theta), 0.0, 1), "adaptation_ms": median}
 
 
-STANDARD = (OfTheTask(), FrozenBaseline())
-
-
 def evaluate_all(suite: Suite, subject: Subject, evaluators: Sequence[Evaluator], final: bool) -> dict[str, Estimate]:
     """Scores of ``subject`` on the training task, as ``evaluate`` names them, or on the tasks elsewhere as <task>/<name>,
     beside the means over these, each counted alike. ``final``: with a curve, and all that the evaluators estimate."""
-    evaluators = [*STANDARD, *evaluators]
+    evaluators = [OfTheTask(), *evaluators]
 
     def apart(subject: Subject) -> dict[str, Estimate]:
         return {name: value for e in evaluators for name, value in e.estimates(subject).items()} if final else {}

@@ -41,9 +41,12 @@ class MetricsFile(Sink):
 
 
 class Board(Sink):
-    """TensorBoard events in the run folder itself, so that a run's name in TensorBoard is its folder's."""
+    """TensorBoard events in the run folder itself, so that a run's name in TensorBoard is its folder's.
 
-    def __init__(self, folder: Path, resume_step: int) -> None:
+    The HParams page has columns for ``score`` at test and validation, and for the losses, in this order.
+    """
+
+    def __init__(self, folder: Path, resume_step: int, score: str = "") -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         # TensorBoard reads a run's files in the order of the second in their names
@@ -51,6 +54,8 @@ class Board(Sink):
         seconds = [int(part) for part in parts if part.isdecimal()]  # others are not TensorBoard's
         time.sleep(min(1.0, max(0.0, max(seconds, default=0) + 1 - time.time())))
         self.writer = SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else 0)
+        names = [f"test/{score}", f"val/{score}", "val/query_loss", "train/query_loss"] if score else []
+        self.columns = dict.fromkeys(names, 0.0)
         self.of_the_test: list[Callable[[], None]] = []  # told at the end: what is told cannot be taken back
 
     def begun(self, config: str, headline: dict[str, Any]) -> None:
@@ -60,7 +65,9 @@ class Board(Sink):
         self.writer.add_text("config", f"```yaml\n{config}\n```")
         # torch would store a boolean as 0 or 1
         words = {name: str(value).lower() if isinstance(value, bool) else value for name, value in headline.items()}
-        _, start, _ = hparams(words, {})
+        # without an experiment TensorBoard looks up the metrics of a run by its folder's name, which --logdir RUN has not
+        experiment, start, _ = hparams(words, self.columns)
+        self._add(experiment)
         self._add(start)
 
     def write(self, step: int, values: dict[str, float]) -> None:

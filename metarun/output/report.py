@@ -18,23 +18,10 @@ from metarun.output.folder import RunFolder, tensorboard_command
 from metarun.output.metrics import Board, MetricsFile
 from metarun.output.profiling import StepProfiler
 from metarun.output.sink import Sink
-from metarun.output.terminal import Ticker, plain
+from metarun.output.summary import summary
+from metarun.output.terminal import Ticker
 from metarun.process import peak_memory_mb
 from metarun.trees import slice_tasks
-
-STEPS_SHOWN = (0, 1, 2, 3, 5, 10, 20, 50, 100, 200)  # of the adaptation curve
-
-
-def step_of(name: str) -> int:
-    """k of ``<score>_step_k``; 0 of other names."""
-    _, separator, step = name.rpartition("_step_")
-    return int(step) if separator else 0
-
-
-def condensed(scores: dict[str, Estimate]) -> dict[str, Estimate]:
-    """``scores`` with an adaptation curve of about ten steps, for the eye; results.json has them all."""
-    last = max(map(step_of, scores))
-    return {name: score for name, score in scores.items() if step_of(name) in (*STEPS_SHOWN, last)}
 
 
 def results(
@@ -65,7 +52,7 @@ class Reporter:
         self.score = experiment.task.spec.objective.score_name
         self.sinks: list[Sink] = [
             MetricsFile(folder.path / "metrics.jsonl", resume_step),
-            Board(folder.path, resume_step),
+            Board(folder.path, resume_step, self.score),
             Ticker(experiment.steps, resume_step, f"val/{self.score}", folder.path / "log.txt"),
         ]
         self.profiler = StepProfiler(folder.path / "profile") if experiment.profile else None
@@ -150,27 +137,9 @@ class Reporter:
 
     def finished(self, scores: dict[str, Estimate]) -> None:
         """Say what was reached, where it lies and how to look at it."""
-        print(self.summary(scores))
+        print(summary(self.experiment, scores))
         print(f"results:     {self.folder.path / 'results.json'}")
         print(f"tensorboard: {tensorboard_command(self.folder.path)}")
-
-    def summary(self, scores: dict[str, Estimate]) -> str:
-        """The final scores in a few lines, beside those without training and of other tasks."""
-        name, final = self.score, scores[self.score]
-        lines = [f"test/{name} = {final.mean:.4f} +- {final.ci95:.4f} (95% CI, {final.n} tasks)"]
-        for other in self.experiment.suite.elsewhere:
-            mean, ci95, n = scores[f"{other}/{name}"]
-            lines.append(f"test/{other}/{name} = {mean:.4f} +- {ci95:.4f} ({n} tasks)")
-        if frozen := scores.get(f"frozen_{name}"):
-            gain = (final.mean - frozen.mean) * (1 if self.experiment.task.spec.objective.higher_is_better else -1)
-            verdict = "; training made it worse" if gain < 0 else ""
-            verdict += ", by less than the intervals" if -final.ci95 - frozen.ci95 < gain < 0 else ""
-            lines.append(f"without any training (frozen features): {frozen.mean:.4f} +- {frozen.ci95:.4f}{verdict}")
-        steps = f"{name}_step_"
-        curve = {step_of(key): score.mean for key, score in condensed(scores).items() if key.startswith(steps)}
-        if curve:
-            lines.append(f"after adaptation step {plain({f'{k}:': value for k, value in curve.items()})}")
-        return "\n".join(lines)
 
     def close(self, state: str) -> None:
         """End the logs of a run that is now in ``state`` (see ``RunFolder.mark``)."""

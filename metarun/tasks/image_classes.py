@@ -156,6 +156,9 @@ class ImageClasses(PreparedTask):
         rows = {name: values.reshape(-1, *values.shape[3:]) for name, values in choices.items()}
         return batch._replace(x=self.augmentation.apply(batch.x.flatten(0, 1), rows).view_as(batch.x))
 
+    def class_names(self, split: str) -> Sequence[str]:
+        return self.pools[split].names
+
     def fingerprint(self) -> str:
         groups = "" if self.group_of is None else f", groups {hashlib.sha256(self.group_of.tobytes()).hexdigest()[:16]}"
         return (

@@ -88,6 +88,9 @@ class OmniglotLake(PreparedTask):
             *(class_major_batch(self.pixels, draw[part], upright, self.dtype) for part in ("support", "query"))
         )
 
+    def class_names(self, split: str) -> Sequence[str]:
+        return self.runs.names if split == "test" else self.background.pools[split].names
+
     def fingerprint(self) -> str:
         return f"{self.background.fingerprint()}; Lake's runs: sha256 {self.runs.sha256}"
 

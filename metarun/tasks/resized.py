@@ -48,6 +48,9 @@ class Resized(TaskDistribution):
             x = resize(x.flatten(0, 1), size, antialias=True).unflatten(0, x.shape[:2])
         return x.expand(-1, -1, channels, -1, -1)
 
+    def class_names(self, split: str) -> Sequence[str]:
+        return self.task.class_names(split)
+
     def fingerprint(self) -> str:
         return f"{self.task.fingerprint()}, fitted to {list(self.spec.input_shape)}"
 

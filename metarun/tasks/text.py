@@ -141,6 +141,9 @@ class TextClasses(PreparedTask):
         x = self.encoded.take(torch.from_numpy(numbers.reshape(-1)).to(self.device))
         return Batch(x.reshape(tasks, ways * shots, *x.shape[1:]), class_major_labels(numbers, self.device))
 
+    def class_names(self, split: str) -> Sequence[str]:
+        return self.pools[split].names
+
     def fingerprint(self) -> str:
         splits = split_digest(self.text_set.names, self.split_of)
         return f"{self.name}: sha256 {self.text_set.prepared.sha256}, splits {splits}, {self.features.describe()}"

@@ -19,8 +19,9 @@ import torch
 from sklearn.feature_extraction.text import TfidfTransformer
 
 from metarun.errors import DataError, MissingDataError
+from metarun.evaluation.baselines import FrozenBaseline
 from metarun.evaluation.episodes import manifest
-from metarun.evaluation.scoring import FrozenBaseline, Subject
+from metarun.evaluation.scoring import Subject
 from metarun.evaluation.suite import baseline_of
 from metarun.execution.execution import Looped, Vmapped
 from metarun.tasks.published import Published
