@@ -151,12 +151,9 @@ class RunFolder:
         Raises MetarunError for a damaged file."""
         path = self.path / FITTED
         try:
-            found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            return read_json(path) if path.exists() else {}
         except ValueError as error:
             raise MetarunError(f"{path} is damaged. Without it other data would be measured by themselves.") from error
-        if not isinstance(found, dict):
-            raise MetarunError(f"{path} is damaged. Without it other data would be measured by themselves.")
-        return found
 
     def keep_fitted(self, values: dict[str, Any]) -> None:
         """Write what the task fitted, once: a run that is continued keeps what it began with."""

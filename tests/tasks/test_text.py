@@ -309,7 +309,7 @@ WRONG = {  # the content of a file, and what is said of it
     "a blank label": (GOOD + '{"text": "x", "label": ""}\n', r"line 51: 'label' is empty"),
     "half a character": (GOOD + '{"text": "\\ud83d", "label": "a"}\n', r"line 51: 'text' holds half a character"),
     "a text that is none": (GOOD + '{"text": ["x"], "label": "a"}\n', r"line 51: 'text' is \['x'\], but must be a string"),
-    "another split": (GOOD + '{"text": "x", "label": "a", "split": "held"}\n', r"'split' is 'held', but must be one of train"),
+    "another split": (GOOD + '{"text": "x", "label": "a", "split": "held"}\n', r"'split' is 'held', but must be one of tr"),
     "a class in two splits": (GOOD + '{"text": "x", "label": "a", "split": "val"}\n', r"class 'a' is in the split ''"),
     "nothing": ("", r"holds no sentence, but an episode needs 2 classes"),
     "one class": (GOOD[: GOOD.index('{"text": "b')], r"holds the class 'a' alone"),
