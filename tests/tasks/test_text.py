@@ -158,7 +158,9 @@ def test_a_split_is_by_shares_by_its_seed_as_given_or_as_listed(root):
 def test_sizes_that_the_classes_cannot_fill_are_errors(root):
     with pytest.raises(ValueError, match=r"task.num_ways is 3, but the split 'val' has only 2 classes"):
         task(root, num_ways=3)
-    with pytest.raises(ValueError, match=r"task.num_shots \+ task.num_queries is 21, .*'train' has only 20"):
+    with pytest.raises(
+        ValueError, match=r"task.num_shots \+ task.num_queries is 21, .*'train' have fewer .*: 'invoice' 20,"
+    ):
         task(root, num_shots=18)
 
 
@@ -309,13 +311,13 @@ WRONG = {  # the content of a file, and what is said of it
     "a blank label": (GOOD + '{"text": "x", "label": ""}\n', r"line 51: 'label' is empty"),
     "half a character": (GOOD + '{"text": "\\ud83d", "label": "a"}\n', r"line 51: 'text' holds half a character"),
     "a text that is none": (GOOD + '{"text": ["x"], "label": "a"}\n', r"line 51: 'text' is \['x'\], but must be a string"),
-    "another split": (GOOD + '{"text": "x", "label": "a", "split": "held"}\n', r"'split' is 'held', but must be one of tr"),
+    "another split": (GOOD + '{"text": "x", "label": "a", "split": "x"}\n', r"'split' is 'x', but must be one of train"),
     "a class in two splits": (GOOD + '{"text": "x", "label": "a", "split": "val"}\n', r"class 'a' is in the split ''"),
     "nothing": ("", r"holds no sentence, but an episode needs 2 classes"),
     "one class": (GOOD[: GOOD.index('{"text": "b')], r"holds the class 'a' alone"),
     "names that differ by case": (GOOD + '{"text": "x", "label": "A"}\n', r"'a' \(.*line 1\) and 'A' .* differ by case"),
     "names that differ by blanks": (GOOD + '{"text": "x", "label": "a "}\n', r"'a' .* and 'a ' .* differ by case or blanks"),
-    "too few sentences": (GOOD, r"task.num_shots \+ task.num_queries is 6, .* only 5"),
+    "too few sentences": (GOOD, r"task.num_shots \+ task.num_queries is 6, .*'train' have fewer examples: '\w' 5,"),
     "another encoding": (GOOD.encode() + b'{"text": "caf\xe9", "label": "a"}', r"line 51 is not UTF-8 \(byte 0xe9\)"),
     "bytes": (b"\x00\xff\xfe" * 50, r"line 1 is not UTF-8"),
 }  # fmt: skip
@@ -330,7 +332,7 @@ def test_a_wrong_file_gives_one_clear_message_and_code_2_and_nothing_half_prepar
     where = [f"task.path={path}", f"data_root={tmp_path / 'root'}"]
     outcome = metarun("task=text_jsonl", *where, f"task.num_shots={shots}", "task.num_queries=3")
     assert outcome.code == 2
-    assert outcome.err.count("\n  - ") == 1
+    assert outcome.err.count("\n  - ") == (3 if case == "too few sentences" else 1)  # one a split
     assert re.search(message, outcome.err), outcome.err
     left = [path.name for path in (tmp_path / "root").glob("prepared/*") if not path.name.endswith(".lock")]
     assert len(left) == (1 if case == "too few sentences" else 0)  # there the sentences are in order
@@ -404,6 +406,78 @@ def test_the_split_column_of_the_file_is_kept(tmp_path, root):
         "val": ("b", "e"),
         "test": ("c", "f"),
     }
+
+
+ROWS = [{"text": f"{c} {i} said so", "label": c, "talk": f"{c}{i // 2}"} for c in "abcdefghij" for i in range(10)]
+
+
+def written(path: Path, rows: list[dict], separator: str) -> str:
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0]], delimiter=separator)
+        writer.writeheader()
+        writer.writerows(rows)
+    return str(path)
+
+
+@pytest.mark.parametrize(("name", "separator"), [("a.tsv", "\t"), ("b.csv", ";"), ("c.csv", "\t")])
+def test_fields_are_found_by_name_whatever_separates_them(root, tmp_path, caplog, name, separator):
+    caplog.set_level("INFO")
+    rows = [{"id": i, "Utterance": row["text"], "intent": row["label"]} for i, row in enumerate(ROWS)]
+    found = task(root, path=written(tmp_path / name, rows, separator))
+    assert found.text_set.counts.tolist() == [10] * 10
+    said = [r.getMessage() for r in caplog.records if "sentences are in the field 'Utterance'" in r.getMessage()]
+    assert len(said) == 1 and "classes in 'intent'" in said[0] and "Not read: 'id'" in said[0]
+
+
+def test_a_json_list_is_read_and_fields_can_be_named(root, tmp_path):
+    rows = [{"text": "not this", "label": "nor this", "a": row["text"], "b": row["label"]} for row in ROWS]
+    (tmp_path / "list.json").write_text(json.dumps(rows, indent=1))
+    found = task(root, path=str(tmp_path / "list.json"), text_field="a", label_field="b")
+    assert found.text_set.names == tuple("abcdefghij")
+    with pytest.raises(DataError, match=r"task.text_field is 'txt', but .* has no such field; did you mean 'text'\?"):
+        task(root, path=str(tmp_path / "list.json"), text_field="txt", label_field="b")
+
+
+def test_splits_are_read_in_any_case_and_by_their_other_names(root, tmp_path):
+    spelt = ["Train", "TRAIN", "training", "val", "valid", "Validation", "dev", "test", "train", "Test"]
+    parts = dict(zip("abcdefghij", spelt, strict=True))
+    path = written(tmp_path / "given.csv", [{**row, "split": parts[row["label"]]} for row in ROWS], ",")
+    expected = ["train"] * 3 + ["val"] * 4 + ["test"] + ["train"] + ["test"]
+    assert task(root, path=path, split="given").split_of == tuple(expected)
+
+
+def test_sentences_of_one_group_are_never_in_both_support_and_query(root, tmp_path):
+    a_task = task(root, path=written(tmp_path / "talks.csv", ROWS, ","), group_field="talk")
+    talk_of = {row["text"]: row["talk"] for row in ROWS}
+    draw = a_task.draw("train", range(100))
+    for support, query in zip(draw["support"], draw["query"], strict=True):
+        talks = [{talk_of[text] for text in sentences(a_task, part)} for part in (support, query)]
+        assert not talks[0] & talks[1]
+    with pytest.raises(ValueError, match="have fewer groups"):
+        task(root, path=str(tmp_path / "talks.csv"), group_field="talk", num_queries=4)
+
+
+def test_all_faults_of_a_file_are_told_at_once(root, tmp_path):
+    bad = '{"text": "x"}\n' * 7 + '{"text": 1\n' + '{"text": "x", "label": "A"}\n'
+    (tmp_path / "mine.jsonl").write_text(GOOD + bad)
+    with pytest.raises(DataError) as error:
+        task(root, path=str(tmp_path / "mine.jsonl"))
+    said = str(error.value)
+    assert "line 55 has no 'label' (and 2 more)" in said and "line 58 is not JSON" in said and "differ by case" in said
+
+
+@pytest.mark.parametrize("features", [HASHED, TOKENS], ids=["hashed", "tokens"])
+def test_other_sentences_are_encoded_by_what_was_fitted_in_training(root, tmp_path, features):
+    known = task(root, features=features)
+    rows = [json.loads(line) for line in FILE.read_text().splitlines()]
+    (tmp_path / "new.jsonl").write_text("\n".join(json.dumps(row | {"label": f"new {row['label']}"}) for row in rows))
+    fitted = json.loads(json.dumps(known.fitted()))
+    new = task(root, path=str(tmp_path / "new.jsonl"), split={"test": "all"}, features=features, fitted=fitted)
+    assert new.splits == ("test",) and len(new.pools["test"].names) == 10
+    assert torch.equal(new.encoded.take(torch.arange(200)), known.encoded.take(torch.arange(200)))
+    assert new.spec.vocabulary == known.spec.vocabulary
+    with pytest.raises(ValueError, match="leaves no training class"):
+        task(root, path=str(tmp_path / "new.jsonl"), split={"test": "all"}, features=features)
 
 
 # ------------------------------------------------------------------------------------------------- published data sets
