@@ -385,7 +385,7 @@ def test_a_network_that_vmap_gets_wrong_is_looped_with_the_reason_or_refused(kin
     assert_exact(learner, start_of(learner), [Looped(), *compiled])
 
 
-@pytest.mark.parametrize("execution", [AUTO, Looped(), Vmapped(None)], ids=Execution.describe)
+@pytest.mark.parametrize("execution", [AUTO, Looped(), Vmapped(None)], ids=lambda e: e.describe())
 @pytest.mark.parametrize("kind", REFUSED)
 def test_a_network_that_cannot_be_trained_is_refused_with_the_fix(kind, execution):
     make, why = REFUSED[kind]

@@ -20,6 +20,7 @@ FIXES = {  # by what torch says
     "torch.nn.utils.parametrizations.",
     "nothing to train": "Leave requires_grad of a part as it is.",
     "no derivative": "Or use other operations.",
+    "not implemented": "Use other operations.",
     "": "Correct it there, or choose another network.",
 }
 FUSED = (
