@@ -41,16 +41,9 @@ class Experiment:
     protocol: dict[str, Any]  # what a reader of the score must know
     headline: dict[str, Any]  # what TensorBoard's HParams page shows
 
-    def subject(
-        self,
-        theta: Params,
-        split: str,
-        num_tasks: int,
-        execution: Execution,
-        between: Callable[[], None] = lambda: None,
-    ) -> Subject:
+    def subject(self, theta: Params, split: str, num_tasks: int, execution: Execution) -> Subject:
         """The learner of evaluation with ``theta``, on the first episodes of a split of the training task."""
-        return Subject(self.test_learner, theta, self.task, split, num_tasks, execution, between)
+        return Subject(self.test_learner, theta, self.task, split, num_tasks, execution)
 
 
 def optimizer_of(experiment: Experiment, leaves: list[Tensor], names: list[str]) -> torch.optim.Optimizer:
