@@ -45,16 +45,9 @@ class Experiment:
     headline: dict[str, Any]  # what TensorBoard's HParams page shows
     notes: list[str] = field(default_factory=list)  # what building did to networks of somebody else, and why
 
-    def subject(
-        self,
-        theta: Params,
-        split: str,
-        num_tasks: int,
-        execution: Execution,
-        between: Callable[[], None] = lambda: None,
-    ) -> Subject:
+    def subject(self, theta: Params, split: str, num_tasks: int, execution: Execution) -> Subject:
         """The learner of evaluation with ``theta``, on the first episodes of a split of the training task."""
-        return Subject(self.test_learner, theta, self.task, split, num_tasks, execution, between)
+        return Subject(self.test_learner, theta, self.task, split, num_tasks, execution)
 
 
 def optimizer_of(experiment: Experiment, leaves: list[Tensor], names: list[str]) -> torch.optim.Optimizer:

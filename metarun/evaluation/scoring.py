@@ -64,12 +64,15 @@ def evaluate(subject: Subject, evaluators: Sequence[Evaluator] = (), curve: bool
     learner = subject.learner
     curve = curve and "inner_steps" in hyperparameters(learner)
 
+    def score(phi: Params, episode: Episode) -> Metrics:
+        _, metrics = learner.query_loss(phi, episode.query)
+        return metrics | {name: value for e in evaluators for name, value in e.scores(subject, phi, episode).items()}
+
     def scores(theta: Params, episode: Episode) -> list[Metrics]:
-        if curve:
-            phis = learner.trajectory(theta, episode.support, learner.inner_steps)  # type: ignore[attr-defined]
-        else:
-            phis = iter([learner.adapt(theta, episode.support)])
-        return [_scores(subject, evaluators, phi, episode) for phi in phis]
+        if not curve:
+            return [score(learner.adapt(theta, episode.support), episode)]
+        phis = learner.trajectory(theta, episode.support, learner.inner_steps)  # type: ignore[attr-defined]
+        return [score(phi, episode) for phi in phis]
 
     rows: list[list[Metrics]] = []
     mapped = HalvingMap(subject.execution)
@@ -85,11 +88,6 @@ def evaluate(subject: Subject, evaluators: Sequence[Evaluator] = (), curve: bool
         for k, values_of in enumerate(steps):
             result |= {f"{name}_step_{k}": estimate(values) for name, values in values_of.items()}
     return result
-
-
-def _scores(subject: Subject, evaluators: Sequence[Evaluator], phi: Params, episode: Episode) -> Metrics:
-    _, metrics = subject.learner.query_loss(phi, episode.query)
-    return metrics | {name: value for e in evaluators for name, value in e.scores(subject, phi, episode).items()}
 
 
 class OfTheTask(Evaluator):

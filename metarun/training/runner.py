@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -173,7 +174,7 @@ class Runner:
         self.unwritten = self.log()
         self.write_log()
         experiment, objective = self.experiment, self.experiment.task.spec.objective
-        subject = experiment.subject(self.theta, "val", experiment.num_val_tasks, self.execution, self.stop.obey)
+        subject = experiment.subject(self.theta, "val", experiment.num_val_tasks, self.execution)
         scores = self.scores(subject, final=False)
         refuse_divergence({f"val/{name}": score.mean for name, score in scores.items()}, self.step, experiment.seed)
         value, sign = scores[objective.score_name].mean, 1 if objective.higher_is_better else -1
@@ -189,15 +190,14 @@ class Runner:
         experiment = self.experiment
         best = checkpoint.load(self.report.folder.checkpoints / "best.pt", experiment.device)
         self.report.testing(best["step"])
-        theta, num_tasks = best["theta"], experiment.num_test_tasks
-        subject = experiment.subject(theta, "test", num_tasks, self.execution, self.stop.obey)
+        subject = experiment.subject(best["theta"], "test", experiment.num_test_tasks, self.execution)
         scores = self.scores(subject, final=True)
         self.report.test(best["step"], scores, Complexity().estimates(subject.on(experiment.suite.first)))
         return scores
 
     def scores(self, subject: Subject, final: bool) -> dict[str, Estimate]:
         """The scores of ``subject`` on the suite; ``final``: with all that a test tells."""
-        experiment = self.experiment
+        experiment, subject = self.experiment, replace(subject, between=self.stop.obey)
         with self.breakable(), calibrated(experiment.learner, subject.theta, experiment.task, self.execution):
             return evaluate_all(experiment.suite, subject, experiment.evaluators, final)
 
