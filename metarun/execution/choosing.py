@@ -28,8 +28,13 @@ RECORD_SECONDS = 5.0  # a shorter run does not earn back the seconds that record
 KERNELS_MS = 25.0  # on a CPU, a task that takes longer is spent in kernels that compiling does not speed up
 
 
-def choose_execution(execution: Eager, work: Workload, between: Callable[[], None] = lambda: None) -> Choice:
-    """Choose, by measuring on one meta-batch, what a run of this work will use throughout.
+def choose_execution(
+    execution: Eager,
+    work: Workload,
+    between: Callable[[], None] = lambda: None,
+    busy: Callable[[str], None] = lambda what: None,
+) -> Choice:
+    """Choose, by measuring on one meta-batch, what a run of this work will use throughout; ``busy`` hears what is done.
 
     Neither theta nor the optimizer moves. torch is left with the number of threads that was measured to be best.
     """
@@ -43,6 +48,7 @@ def choose_execution(execution: Eager, work: Workload, between: Callable[[], Non
     # a chunk of 8 is the whole of a smaller meta-batch: keep the first of candidates that group the tasks alike
     alike = {(type(c), c.formulation, str(c.parts(work.num_tasks))): c for c in reversed(candidates)}
     distinct = list(alike.values())
+    busy("measuring")
     timings = _interleaved(distinct, _thread_counts(execution, work), work, between)
     if not timings:
         return Choice(candidates[-1], notes=["none of the candidates fits into the device's memory as it is"])
@@ -57,7 +63,7 @@ def choose_execution(execution: Eager, work: Workload, between: Callable[[], Non
             if eager.describe() in milliseconds and len(eager.parts(work.num_tasks)) == 1:
                 _try(choice, [CudaGraphed(eager)], work)
     if execution.compile is not False:
-        _consider_compiling(choice, _to_compile(timings, best), work)
+        _consider_compiling(choice, _to_compile(timings, best), work, busy)
     return choice
 
 
@@ -85,12 +91,13 @@ def _to_compile(timings: Timings, best: Eager) -> Eager:
     return min(as_products, key=lambda key: timings[key])[0] if as_products else best
 
 
-def _consider_compiling(choice: Choice, eager: Eager, work: Workload) -> None:
+def _consider_compiling(choice: Choice, eager: Eager, work: Workload, busy: Callable[[str], None]) -> None:
     """Let the choice be ``eager`` compiled where that is asked for, or earns its time back and measures faster."""
     milliseconds, asked = choice.milliseconds[choice.execution.describe()], eager.compile is True
     if reason := _why_not_to_compile(eager, work, milliseconds):
         choice.notes.append(f"not compiled: {reason}")
         return
+    busy("compiling")
     budget = math.inf if asked else work.steps * milliseconds / 1e3 / 2
     # a CPU's fused optimizer is as quick outside the graph; on a GPU every launch counts
     whole = work.on_gpu and work.update is not None and work.update.traceable

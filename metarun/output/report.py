@@ -80,6 +80,10 @@ class Reporter:
         """Tell a line to whoever looks on."""
         self.tell(lambda sink: sink.say(line))
 
+    def busy(self, what: str) -> None:
+        """Tell what is done instead of steps."""
+        self.tell(lambda sink: sink.busy(what))
+
     def execution(self, choice: Choice) -> None:
         """Remember which execution the run uses from here on, and tell it."""
         choice.write(self.folder.path / "execution.json")

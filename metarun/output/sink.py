@@ -13,6 +13,9 @@ class Sink:
     def begun(self, config: str, headline: dict[str, Any]) -> None:
         """A run begins, and is not continued: its configuration as YAML, and the settings that tell runs apart."""
 
+    def busy(self, what: str) -> None:
+        """No step is taken for a while, for something else is done first: "measuring", "compiling", or no more ("")."""
+
     def execution(self, choice: Choice) -> None:
         """The execution that the run uses from here on is chosen."""
 

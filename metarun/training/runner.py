@@ -208,6 +208,7 @@ class Runner:
             choice = Choice.read(path, like=self.experiment.execution)
             torch.set_num_threads(choice.threads)
             self.execution = choice.execution
+            self.report.busy("" if self.execution is self.execution.eager else "compiling")  # by the first step
             return
         experiment, learner, steps = self.experiment, self.experiment.learner, self.experiment.steps
         first = learner.at(0)
@@ -216,7 +217,7 @@ class Runner:
         with self.breakable(), self.dropping():
             episodes = experiment.task.sample("train", range(experiment.meta_batch_size))
             work = Workload(first.meta_loss, self.theta, episodes, self.update, steps, changes)
-            choice = choose_execution(experiment.execution, work, self.stop.obey)
+            choice = choose_execution(experiment.execution, work, self.stop.obey, self.report.busy)
         self.adopt(choice)
         return_freed_memory()  # of what was measured and takes more: 2 GB beside 0.5 for mini-ImageNet's meta-gradient
 
@@ -232,9 +233,8 @@ class Runner:
     def save(self, name: str) -> None:
         """Write the checkpoint ``name`` (last or best), from which ``restore`` goes on."""
         state = {"format": 1, "theta": self.theta, "step": self.step, "validated": self.validated, "best": self.best}
-        state["means"] = self.means.state()
-        state |= {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
-        state["generators"] = checkpoint.generators()
+        state |= {"means": self.means.state(), "optimizer": self.optimizer.state_dict()}
+        state |= {"scheduler": self.scheduler.state_dict(), "generators": checkpoint.generators()}
         checkpoint.save(self.report.folder.checkpoints / f"{name}.pt", state)
 
     def restore(self, name: str) -> None:
