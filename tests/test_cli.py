@@ -87,7 +87,7 @@ MISTAKES = {
     "a key added to the root": (["+foo=1"], "foo is not a setting"),
     "a key added to a group": (["+meta_learner.inner_lrr=1"], "is not a setting of MAML; did you mean 'inner_lr'"),
     "a key taken away": (["~seed"], "seed is needed"),
-    "a group taken away": (["~task"], "task is None"),
+    "a group taken away": (["~task"], "~task: it takes away what every run has; choose another option instead: task=NAME"),
     "a word for a whole number": (["steps=abc"], "steps=abc: Value 'abc' of type 'str' could not be converted to Integer"),
     "a fraction for a whole number": (["steps=3.5"], "could not be converted to Integer"),
     "null for a number": (["steps=null"], "'steps' is not Optional"),
@@ -175,7 +175,7 @@ def test_what_only_building_shows_is_in_one_list_too():
     (["task.num_ways=500"], "task.num_ways is 500, but the split 'test' has only 423 classes. Lower task.num_ways to"),
     (
         ["task.num_shots=15", "task.num_queries=6"],
-        "is 21, but 423 classes of the split 'test' have fewer examples: 'Gurmukhi/character42' 20",
+        "is 21, but the class 'Gurmukhi/character42' of the split 'test' has only 20 examples, and too few have 1622 others",
     ),
 ])  # fmt: skip
 @pytest.mark.data

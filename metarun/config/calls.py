@@ -88,7 +88,7 @@ def attempt(problems: list[str], key: str, call: Callable[..., Any] | None, **gi
     given |= made
     try:
         it = call(**{name: value for name, value in given.items() if name in accepted or name in made})
-        base = BASES.get("task" if key.startswith("evaluation.task.") else key, object)
+        base = BASES.get("task" if re.fullmatch(r"evaluation\.task\.[^.]+", key) else key, object)
         if isinstance(it, base):
             return it
         problems.append(f"{key}: it makes a {type(it).__name__}, but must make a {base.__name__}.")
