@@ -87,7 +87,7 @@ def test_the_rate_counts_no_time_before_the_first_step(monkeypatch, capsys):
 def test_a_run_says_that_it_measures_and_that_it_compiles(monkeypatch):
     monkeypatch.setattr("metarun.execution.choosing.MEASURE_SECONDS", 0.0)
     monkeypatch.setattr("metarun.execution.choosing._try", lambda *args: None)  # the compiler takes minutes
-    learner, theta = make("protonet", "linear")
+    learner, theta = make("maml", "mlp")
     words: list[str] = []
     work = Workload(learner.meta_loss, theta, image_episodes(2), steps=10)
     for compiled, expected in ((False, ["measuring"]), (True, ["measuring", "compiling"])):
