@@ -4,11 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from metarun.output.sink import Sink
+from metarun.execution.choosing import choose_execution
+from metarun.execution.execution import Auto, Workload
 from metarun.output.terminal import Ticker
-from metarun.training.runner import Runner
-from metarun.training.signals import StopRequest
-from tests.composing import experiment
+from tests.helpers import image_episodes, make
 
 VALUES = {"train/query_loss": 0.7654321, "train/accuracy": 0.8123456, "train/lr": 0.001}
 
@@ -85,22 +84,13 @@ def test_the_rate_counts_no_time_before_the_first_step(monkeypatch, capsys):
     ticker.ended("completed")
 
 
-class Heard(Sink):
-    """The words that a run says instead of steps."""
-
-    def __init__(self) -> None:
-        self.words: list[str] = []
-
-    def busy(self, what: str) -> None:
-        self.words.append(what)
-
-
-def test_a_run_says_that_it_measures_and_that_it_compiles(tmp_path, monkeypatch):
+def test_a_run_says_that_it_measures_and_that_it_compiles(monkeypatch):
+    monkeypatch.setattr("metarun.execution.choosing.MEASURE_SECONDS", 0.0)
     monkeypatch.setattr("metarun.execution.choosing._try", lambda *args: None)  # the compiler takes minutes
-    heard = Heard()
-    report = SimpleNamespace(busy=heard.busy, folder=SimpleNamespace(path=tmp_path), execution=lambda choice: None)
-    for compiled, words in (("false", ["measuring"]), ("true", ["measuring", "compiling"])):
-        x = experiment("task=sinusoid", "execution=auto", f"execution.compile={compiled}", "execution.threads=1")
-        Runner(x, report, StopRequest()).choose_execution()
-        assert heard.words == words
-        heard.words.clear()
+    learner, theta = make("maml", "mlp")
+    words: list[str] = []
+    work = Workload(learner.meta_loss, theta, image_episodes(2), steps=10)
+    for compiled, expected in ((False, ["measuring"]), (True, ["measuring", "compiling"])):
+        choose_execution(Auto(None, compile=compiled), work, busy=words.append)
+        assert words == expected
+        words.clear()
