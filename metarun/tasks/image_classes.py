@@ -73,9 +73,10 @@ class ImageClasses(PreparedTask):
 
         named = data()
         _say(named.notes)
-        before = self._pools_of(tuple(named.counts), [*named.counts.values()], named, augmentation)
-        if named.counts and (problems := self._problems(before, named)):
-            raise DataProblems(problems + named.faults())
+        if named.counts:
+            before = self._pools_of(tuple(named.counts), [*named.counts.values()], named, augmentation)
+            if problems := self._problems(before, named):
+                raise DataProblems(problems + named.faults())
         self.name, self.images = named.name, named.source.prepared()
         _say(self.images.facts.get("notes", ()))
         self.prepared, self.split_of = (self.images,), named.splits_of(self.images.names)
