@@ -81,16 +81,16 @@ def row_of(record: dict[str, Any], fields: Fields, split: str | None, place: str
     for name in filter(None, fields):
         value = record.get(name)
         if value is None:
-            return None, f" has no {name!r}", ""
+            return None, f" has no {name!r}", "Add it, or delete the line."
         if not isinstance(value, str) and not (name != fields.text and type(value) is int):
-            return None, f": {name!r} is {value!r}, but must be a string", ""
+            return None, f": {name!r} is {value!r}, but must be a string", "Put it in quotation marks."
         if not plain(str(value)):
             return None, f": {name!r} is empty", "Delete the line."
         if any(0xD800 <= ord(letter) <= 0xDFFF for letter in str(value)):
-            return None, f": {name!r} holds half a character (a lone surrogate): {value!r}", ""
+            return None, f": {name!r} holds half a character (a lone surrogate): {value!r}", "Write it whole."
     of_split = split_named(str(record.get(split) or "") if split else "")
     if of_split not in ("", *SPLITS):
-        return None, f": {split!r} is {of_split!r}, but must be one of {', '.join(SPLITS)}", ""
+        return None, f": {split!r} is {of_split!r}, but must be one of {', '.join(SPLITS)}", "Name the split so."
     text, label, group = (str(record[name]) if name else "" for name in fields)
     return Row(text, label, of_split, place, group), "", ""
 
@@ -109,7 +109,7 @@ def json_records(path: Path, faults: Faults) -> Iterator[Record]:
         if isinstance(record, dict):
             yield place, record
         else:
-            faults.add(str(path), f'{place} is no object {{"text": ..., "label": ...}}', "")
+            faults.add(str(path), f'{place} is no object {{"text": ..., "label": ...}}', "Write one.")
 
 
 def _list(path: Path, content: str) -> list[Any] | None:
@@ -130,7 +130,11 @@ def _lines(path: Path, content: str, faults: Faults) -> Iterator[tuple[str, Any]
             if line.strip():
                 yield f"line {number}", json.loads(line)
         except json.JSONDecodeError as error:
-            faults.add(str(path), f"line {number} is not JSON: {error.msg} at column {error.colno}", "")
+            faults.add(
+                str(path),
+                f"line {number} is not JSON: {error.msg} at column {error.colno}",
+                "Write one object on each line.",
+            )
 
 
 # -------------------------------------------------------------------------------------------------------- CSV and TSV
