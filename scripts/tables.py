@@ -148,7 +148,7 @@ def controls(texts: list[str]) -> dict[str, float]:
     from metarun.config.compose import composed
 
     task: Any = build_task(composed(["experiment=table", "device=cpu", "dtype=float64", *texts], []))
-    rows = [(task.x[at].numpy()[:, 0], task.y[at].numpy()[:, 0]) for at in task.rows["train"]]
+    rows = [(task.x[of.rows].numpy()[:, 0], task.y[of.rows].numpy()[:, 0]) for of in task.rows["train"]]
 
     def error(predict: Predict, split: str, number: int) -> float:
         support, query, _ = task.sample(split, range(number))
