@@ -107,7 +107,7 @@ def test_a_run_without_other_tasks_is_named_as_ever(tmp_path):
     outcome = metarun(*PROTOTYPES, *BUDGET, f"run_dir={tmp_path / 'run'}")
     assert outcome.code == 0, outcome.text
     results = read(tmp_path / "run/results.json")
-    assert {name for name in results if "/" in name} == {"test/query_loss", "test/accuracy"}
+    assert {name for name in results if "/" in name} == {"test/query_loss", "test/accuracy", "test/baseline_accuracy"}
     assert "manifest" in results["protocol"] and "tasks" not in results["protocol"]
 
 
@@ -154,7 +154,7 @@ def test_a_finished_run_is_tested_on_others_or_on_its_own(run, tmp_path):
     assert metarun(*words, "evaluation.task=null").code == 0
     assert metarun(*words, "--split", "train").code == 0
     found = [read(path) for path in (run / "evaluations").iterdir()]
-    named = [{name for name in each if name.endswith("accuracy")} for each in found]
+    named = [{name for name in each if name.endswith("/accuracy")} for each in found]
     assert {"test/accuracy", "test/prototypes/accuracy"} in named
     assert {"test/accuracy"} in named and {"train/accuracy"} in named
     five = next(each for each in found if "test/prototypes/accuracy" in each)

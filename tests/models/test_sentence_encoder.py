@@ -97,16 +97,16 @@ def test_pooling_by_the_first_token_is_done_where_the_model_says_so(folder):
 
 
 def test_embeddings_are_computed_once_and_again_for_another_model(folder, tmp_path):
-    first = task(tmp_path, features=Sentence(str(folder))).encoding
+    first = task(tmp_path, features=Sentence(str(folder))).encoded
     kept = sorted(path.name for path in (tmp_path / "prepared").glob("sentence-*"))
     written = [path.stat().st_mtime_ns for path in (tmp_path / "prepared").glob("sentence-*/images.npy")]
-    second = task(tmp_path, features=Sentence(str(folder))).encoding
+    second = task(tmp_path, features=Sentence(str(folder))).encoded
     assert torch.equal(first.take(torch.arange(200)), second.take(torch.arange(200)))
     assert [path.stat().st_mtime_ns for path in (tmp_path / "prepared").glob("sentence-*/images.npy")] == written
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 1e-3}))
     assert not torch.equal(
-        first.take(torch.arange(200)), task(tmp_path, features=Sentence(str(folder))).encoding.take(torch.arange(200))
+        first.take(torch.arange(200)), task(tmp_path, features=Sentence(str(folder))).encoded.take(torch.arange(200))
     )
     assert len(sorted((tmp_path / "prepared").glob("sentence-*"))) == 2 * len(
         [n for n in kept if not n.endswith(".lock")]

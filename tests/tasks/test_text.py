@@ -464,7 +464,7 @@ def test_all_faults_of_a_file_are_told_at_once(root, tmp_path):
     with pytest.raises(DataError) as error:
         task(root, path=str(tmp_path / "mine.jsonl"))
     said = str(error.value)
-    assert "line 54 has no 'label' (and 3 more)" in said and "line 58 is not JSON" in said and "differ by case" in said
+    assert "line 55 has no 'label' (and 2 more)" in said and "line 58 is not JSON" in said and "differ by case" in said
 
 
 @pytest.mark.parametrize("features", [HASHED, TOKENS], ids=["hashed", "tokens"])
