@@ -114,12 +114,14 @@ def digest_of(run: Path) -> str:
 
 
 def comparable(node: Any) -> Any:
-    """``node`` without what differs from run to run, or from layout to layout of the code."""
+    """``node`` without what differs from run to run, or from layout to layout of the code, and without the settings,
+    which a new one joins, and the scores of methods without training."""
     if isinstance(node, dict):
+        left_out = ("_target_", "path", "task", "base_learner", "meta_learner")
         return {
             k: comparable(v)
             for k, v in node.items()
-            if not k.endswith(("_ms", "_mb")) and k not in ("_target_", "path")
+            if not k.endswith(("_ms", "_mb")) and k not in left_out and "/baseline_" not in k
         }
     return [comparable(value) for value in node] if isinstance(node, list) else node
 

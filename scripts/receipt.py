@@ -171,7 +171,8 @@ def brief(code: Path, run: Path, words: list[str], steps: int) -> tuple[dict[str
 
     leaves = torch.utils._pytree.tree_leaves(torch.load(run / "run/checkpoints/last.pt", weights_only=True)["theta"])
     results = json.loads((run / "run" / "results.json").read_text())
-    scores = {name: value for name, value in results.items() if name.startswith("test/")}
+    # without those of methods without training, which older code did not have
+    scores = {name: value for name, value in results.items() if re.match("test/(?!baseline_)", name)}
     return scores, [leaf.detach().contiguous().numpy().tobytes() for leaf in leaves]
 
 
