@@ -7,10 +7,11 @@ devices, optimizers, logging and configuration exist once, elsewhere.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from metarun.objectives import Objective
 from metarun.trees import tree_leaves
@@ -34,7 +35,7 @@ class Episode(NamedTuple):
     """One task's data. Not generic at run time: vmap must see a plain named tuple on every supported Python.
 
     ``classes``: what the labels 0 ... N-1 of a training episode are among all training classes [N], where a task
-    distribution has a fixed number of them (``num_train_classes``); an empty tuple elsewhere.
+    distribution has a fixed number of them (``TaskSpec.num_train_classes``); an empty tuple elsewhere.
     """
 
     support: Any
@@ -42,8 +43,9 @@ class Episode(NamedTuple):
     classes: Any = ()
 
 
-class TaskDistribution(ABC):
-    """Numbered episodes of the splits ``train``, ``val`` and ``test``; number i of a split is always the same episode."""
+@dataclass(frozen=True)
+class TaskSpec:
+    """Shapes, classes and score of a task distribution's episodes: all that networks and learners must know of it."""
 
     input_shape: tuple[int, ...]
     num_outputs: int
@@ -54,6 +56,13 @@ class TaskDistribution(ABC):
     num_train_classes: int | None = None  # classes that training episodes are drawn from; None: no fixed number
     num_tokens: int | None = None  # inputs are integers below it; None: they are floats
     vocabulary: str | None = None  # a name for what these integers stand for; equal for equal numbering
+
+
+class TaskDistribution(ABC):
+    """Numbered episodes of the splits ``train``, ``val`` and ``test``; number i of a split is always the same episode."""
+
+    spec: TaskSpec
+    splits: tuple[str, ...] = ("train", "val", "test")  # those that have episodes
     frozen: nn.Module | None = None  # features without training, scored by their nearest class means at the final test
 
     @abstractmethod
@@ -68,6 +77,14 @@ class TaskDistribution(ABC):
     def fingerprint(self) -> str:
         """A name for the data the episodes come from; equal for equal data."""
 
+    def fitted(self) -> dict[str, Any]:
+        """What was found out on the training tasks and is used on others, as means and a vocabulary, as JSON can hold it.
+
+        A run keeps it, and gives it as the argument ``fitted`` to the task that it is evaluated on, which then takes these
+        values instead of its own. Nothing, where not overridden.
+        """
+        return {}
+
     def verify(self) -> None:
         """Read all the prepared data again; raises DataError unless it is what its index says. Generated: nothing to do."""
         return None
@@ -76,8 +93,12 @@ class TaskDistribution(ABC):
         """A picture of those episodes; None where ``drawing.picture`` of numbers or nameless images will do."""
         return None
 
+    def class_names(self, split: str) -> Sequence[str]:
+        """The names of the classes that episodes of ``split`` are drawn from; none where they have no names."""
+        return ()
+
     def further_scores(self, learner: Any, phi: Params, episode: Episode) -> Metrics:
-        """What an evaluation tells of one task's phi beside the metrics of its query loss: nothing, where not overridden.
+        """Scores of one task's phi that an evaluation adds to the metrics of its query loss: none, where not overridden.
 
         Runs under vmap, without gradients; ``learner`` is one that can be trained on this task distribution.
         """
@@ -89,11 +110,19 @@ class TaskDistribution(ABC):
 
 
 class MetaLearner(ABC):
-    """Frozen hyperparameters; holds no learned state. Concrete learners are frozen dataclasses."""
+    """Frozen hyperparameters; holds no learned state. Concrete learners are frozen dataclasses.
+
+    The class variables declare what a learner can do, and metarun refuses a task beyond it.
+    """
+
+    regresses: ClassVar[bool] = True  # learns tasks without classes, too
+    any_ways: ClassVar[bool] = False  # training and evaluation may have different numbers of classes
+    needs_train_classes: ClassVar[bool] = False  # learns only where training has a fixed set of classes
+    outside_theta: ClassVar[tuple[str, ...]] = ()  # fields with networks whose parameters are not in theta, and stay
 
     @abstractmethod
     def init(self) -> Params:
-        """theta_0. Called once; afterwards the base learner's own weights are gone (see ``take_parameters``)."""
+        """theta_0, with copies of what it takes from the learner's networks (``parameters_of``): they stay as they are."""
 
     @abstractmethod
     def adapt(self, theta: Params, support: Any) -> Params:
@@ -121,14 +150,21 @@ class MetaLearner(ABC):
 
 @dataclass(frozen=True)
 class FewShotLearner(MetaLearner):
-    """A meta-learner for supervised tasks: labelled support and query sets."""
+    """A meta-learner for supervised tasks: labelled support and query sets.
+
+    theta and phi are the base learner's parameters by name; where they are not, a learner has its own ``init`` and
+    ``predict``.
+    """
 
     base_learner: nn.Module
     objective: Objective
 
-    @abstractmethod
+    def init(self) -> Params:
+        return parameters_of(self.base_learner)
+
     def predict(self, phi: Params, x: Tensor) -> Tensor:
         """Outputs [Q, num_outputs] for the inputs x [Q, ...]."""
+        return functional_call(self.base_learner, phi, (x,))
 
     def query_loss(self, phi: Params, query: Batch) -> tuple[Tensor, Metrics]:
         outputs = self.predict(phi, query.x)
@@ -141,16 +177,19 @@ def hyperparameters(learner: MetaLearner) -> set[str]:
     return {field.name for field in fields(learner)}  # type: ignore[arg-type]
 
 
-def take_parameters(module: nn.Module) -> dict[str, Tensor]:
-    """The module's parameters by name; those left in the module move to the ``meta`` device.
+def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The module's parameters that ask for a gradient, by name: those that theta holds and inner loops move."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
-    A forward pass that forgets ``functional_call`` then raises, instead of silently using stale weights. Buffers stay.
-    """
-    taken = {name: p.detach().clone() for name, p in module.named_parameters()}
-    for child in module.modules():
-        for name, p in child.named_parameters(recurse=False):
-            setattr(child, name, nn.Parameter(p.to("meta"), requires_grad=p.requires_grad))
-    return taken
+
+def frozen(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The module's other parameters, by name: no part of theta, they stay in the module as they are."""
+    return {name: p for name, p in module.named_parameters() if not p.requires_grad}
+
+
+def parameters_of(module: nn.Module) -> dict[str, Tensor]:
+    """Copies of the module's ``trainable`` parameters, by name."""
+    return {name: p.detach().clone() for name, p in trainable(module).items()}
 
 
 def surrogate(theta: Params, gradient: Params) -> Tensor:

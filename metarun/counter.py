@@ -15,7 +15,7 @@ _SHIFT = np.uint64(32)
 
 
 def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
-    """Four 32-bit words for each row of ``counter`` [..., 4] (uint64 holding 32-bit words): [..., 4]."""
+    """Compute four 32-bit words for each row of ``counter`` [..., 4] (uint64 holding 32-bit words): [..., 4]."""
     c0, c1, c2, c3 = (counter[..., i] for i in range(4))
     k0, k1 = np.uint64(key[0]), np.uint64(key[1])
     for _ in range(10):
@@ -26,38 +26,52 @@ def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
 
 
 def uniform(seed: int, stream: str, indices: np.ndarray, count: int) -> np.ndarray:
-    """``count`` numbers in [0, 1) for each episode of ``indices`` [B]: float64 [B, count], 32 random bits each.
+    """Draw ``count`` numbers in [0, 1) for each episode of ``indices`` [B]: float64 [B, count], of 32 random bits each.
 
     ``stream`` names what they are for (the split, say); streams are independent of each other.
     """
-    words = np.frombuffer(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:8], dtype="<u4")
+    blocks = np.arange(-(-count // 4), dtype=np.uint64)
+    bits = _words(seed, stream, indices, np.broadcast_to(blocks, (len(indices), len(blocks))))
+    return bits.reshape(len(indices), -1)[:, :count].astype(np.float64) * 2.0**-32
+
+
+def uniform_at(seed: int, stream: str, indices: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Of the numbers that ``uniform`` draws for each episode, those at ``places`` [B, ...]: float64 [B, ...]."""
+    wanted = places.reshape(len(indices), -1).astype(np.uint64)
+    bits = _words(seed, stream, indices, wanted // np.uint64(4))
+    at = (wanted % np.uint64(4)).astype(np.int64)[..., None]
+    return np.take_along_axis(bits, at, -1).reshape(places.shape).astype(np.float64) * 2.0**-32
+
+
+def _words(seed: int, stream: str, indices: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+    """The four words of each of the ``blocks`` [B, n] of the episodes ``indices`` [B]: [B, n, 4]."""
+    key = np.frombuffer(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:8], dtype="<u4")
     episodes = np.asarray(indices, dtype=np.uint64)
-    blocks = -(-count // 4)
-    counter = np.zeros((len(episodes), blocks, 4), dtype=np.uint64)
-    counter[..., 0] = np.arange(blocks, dtype=np.uint64)
+    counter = np.zeros((*blocks.shape, 4), dtype=np.uint64)
+    counter[..., 0] = blocks
     counter[..., 1] = (episodes & _LOW)[:, None]
     counter[..., 2] = (episodes >> _SHIFT)[:, None]
-    bits = philox(counter, (int(words[0]), int(words[1]))).reshape(len(episodes), -1)[:, :count]
-    return bits.astype(np.float64) * 2.0**-32
+    return philox(counter, (int(key[0]), int(key[1])))
 
 
 def words(seed: int, stream: str, count: int) -> np.ndarray:
-    """``count`` integers of 16 random bits: uint16 [count]. numpy's Philox (4x64), at a nanosecond each, for masks."""
+    """Draw ``count`` integers of 16 random bits: uint16 [count]. By numpy's Philox (4x64), a nanosecond each."""
     key = np.frombuffer(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:16], dtype="<u8")
     blocks = np.random.Philox(key=key.astype(np.uint64)).random_raw(-(-count // 4))
     return blocks.astype("<u8").view("<u2")[:count]
 
 
 def normal(u: np.ndarray) -> np.ndarray:
-    """As many numbers ~ N(0, 1) as there are uniforms u [..., even] (Box and Muller 1958): float64 [..., even]."""
+    """Turn uniforms u [..., even] into as many numbers ~ N(0, 1): float64 [..., even] (Box and Muller 1958)."""
     radius, angle = np.sqrt(-2 * np.log1p(-u[..., ::2])), 2 * np.pi * u[..., 1::2]
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], -1).reshape(u.shape)
 
 
 def without_replacement(u: np.ndarray, population: int | np.ndarray) -> np.ndarray:
-    """Distinct integers below ``population`` from uniforms u [..., n]: int64 [..., n], every ordered choice equally likely.
+    """Turn uniforms u [..., n] into n distinct integers below ``population``: int64 [..., n], all choices alike.
 
-    ``population`` may differ per row (shape [...]). Draw k picks among the values not taken yet, by its rank.
+    ``population`` may differ per row (shape [...]). Draw k picks among the values not taken yet, by its rank. Raises
+    ValueError where a population has fewer than n.
     """
     n = u.shape[-1]
     left = np.asarray(population)[..., None] - np.arange(n)

@@ -24,9 +24,9 @@ COLUMNS = 3
 def curves(
     episode: Episode, titles: Sequence[str], joined: bool = True, labels: tuple[str, str] = ("x", "y")
 ) -> "Figure":
-    """One panel a task [B]: the support as dots, the query as a line in the order of x, or as small dots.
+    """Draw a panel for each task [B]: its support as dots, its query as a line in the order of x, or as small dots.
 
-    Of several inputs or outputs the first are shown.
+    Where there are several inputs or outputs, the first of each is shown. ``labels`` are those of the two axes.
     """
     from matplotlib.figure import Figure
 
@@ -50,7 +50,11 @@ def curves(
 
 
 def motions(seconds: np.ndarray, states: np.ndarray, coordinates: list[str], names: list[str]) -> "Figure":
-    """A row a coordinate: its course, and that of its velocity, in each of the motions ``states`` [B, T + 1, 2n]."""
+    """Draw a row for each coordinate: its course and that of its velocity in each of B motions.
+
+    ``states`` [B, T + 1, 2n] are the motions, ``seconds`` [T + 1] their times, ``coordinates`` [n] the names
+    and units of the rows, ``names`` [B] those of the motions.
+    """
     from matplotlib.figure import Figure
 
     n = len(coordinates)
@@ -69,7 +73,7 @@ def motions(seconds: np.ndarray, states: np.ndarray, coordinates: list[str], nam
 
 
 def returns(scores: dict[str, Estimate], numbers: list[int], lowest: str, highest: str) -> "Figure":
-    """The return after each of ``numbers`` of transitions, between those named ``lowest`` and ``highest``."""
+    """Draw the return after each of ``numbers`` of transitions, between the scores named ``lowest`` and ``highest``."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 3.4), layout="constrained")
@@ -87,9 +91,10 @@ def returns(scores: dict[str, Estimate], numbers: list[int], lowest: str, highes
 
 
 def class_figure(episodes: Episode, titles: Sequence[str], names: Sequence[Sequence[str]]) -> Any:
-    """A matplotlib figure of image episodes: each under its title, a row a class with its label and name.
+    """Draw image episodes, each under its title; a row is a class, with its label and name.
 
-    x [B, N * M, C, H, W] class-major, in [0, 1] (else scaled to it); ``names`` [B][N]. Of many the first are shown.
+    The images x [B, N * M, C, H, W] are class-major, in [0, 1] (else scaled to it); ``names`` is [B][N]. At most
+    MAX_ROWS classes and MAX_COLUMNS images of each are shown.
     """
     from matplotlib.figure import Figure
 
@@ -115,7 +120,7 @@ def class_figure(episodes: Episode, titles: Sequence[str], names: Sequence[Seque
 
 
 def _mosaics(x: Tensor, num_ways: int) -> np.ndarray:
-    """[B, N * M, C, H, W] -> [B, N * (H + 2), M * (W + 2), 3]."""
+    """Lay framed images in rows, a class a row: x [B, N * M, C, H, W] -> [B, N * (H + 2), M * (W + 2), 3]."""
     low, high = x.min().clamp(max=0), x.max().clamp(min=1)
     rows = (
         ((x - low) / (high - low)).float().unflatten(1, (num_ways, -1))[:, :MAX_ROWS, :MAX_COLUMNS]
@@ -126,7 +131,7 @@ def _mosaics(x: Tensor, num_ways: int) -> np.ndarray:
 
 
 def numbers_figure(episodes: Episode, titles: Sequence[str]) -> Any:
-    """A matplotlib figure of episodes of numbers: y over x where both are single numbers, else a heat map of x beside y."""
+    """Draw episodes of numbers: y over x where both are single numbers, else a heat map of x beside y."""
     from matplotlib.figure import Figure
 
     single = episodes.support.x.shape[2:] == episodes.support.y.shape[2:] == (1,)
@@ -147,11 +152,11 @@ def numbers_figure(episodes: Episode, titles: Sequence[str]) -> Any:
 
 
 def picture(task: TaskDistribution, split: str, indices: Sequence[int]) -> "Figure":
-    """What the task shows of those episodes; where it has nothing of its own, their numbers or nameless images."""
+    """Draw those episodes as the task itself shows them; where it has no picture, draw numbers or nameless images."""
     if own := task.show(split, indices):
         return own
     episodes, titles = task.sample(split, indices), [f"{split} episode {index}" for index in indices]
-    num_ways = task.train_num_ways if split == "train" else task.num_ways
-    if num_ways is not None and len(task.input_shape) == 3:
+    num_ways = task.spec.train_num_ways if split == "train" else task.spec.num_ways
+    if num_ways is not None and len(task.spec.input_shape) == 3:
         return class_figure(episodes, titles, [["class"] * num_ways] * len(titles))
     return numbers_figure(episodes, titles)

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 
 class MetarunError(Exception):
@@ -56,6 +56,12 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def listed(things: Sequence[str], most: int = 5, separator: str = ", ") -> str:
+    """The first few of ``things``, and how many more there are."""
+    rest = len(things) - most
+    return separator.join(things[:most]) + (f" (and {rest} more)" if rest > 0 else "")
+
+
 def shortened(text: str, most: int = 120) -> str:
     """``text`` with its middle left out where it is longer than ``most`` letters."""
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 4 :]}"
@@ -63,6 +69,36 @@ def shortened(text: str, most: int = 120) -> str:
 
 class DataError(ValueError):
     """A data file is not what it should be, or cannot be written."""
+
+
+class DataProblems(DataError):
+    """All that was found wrong with a data set, each a message of its own."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+class Faults:
+    """What is found wrong with a file, so that all of it is told at once: of each kind five places and a count."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[str, str], list[str]] = {}
+
+    def add(self, place: str, what: str, cure: str) -> None:
+        """Note that there is ``what``; ``place`` (the file) and ``cure`` are said once of all that share them. A cure is a
+        sentence of its own, or goes on with a semicolon."""
+        self.found.setdefault((place, cure), []).append(what)
+
+    def refuse(self) -> None:
+        """Raise DataProblems with all of it, if there is any."""
+        if self.found:
+            raise DataProblems([_fault(place, whats, cure) for (place, cure), whats in self.found.items()])
+
+
+def _fault(place: str, whats: list[str], cure: str) -> str:
+    said = f"{place}, " * bool(place) + listed(whats, separator="; ")
+    return f"{said}{cure}" if cure.startswith(";") else f"{said}. {cure}".rstrip()
 
 
 class MissingDataError(FileNotFoundError):

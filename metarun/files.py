@@ -10,7 +10,10 @@ CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what a file system answe
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside ``path``, flush to the disk, then rename: a crash at any moment leaves the old file or the new one."""
+    """Write ``content`` to ``path`` by way of a file beside it that is flushed to the disk and renamed.
+
+    A crash at any moment leaves the old file or the new one. Raises OSError where the disk refuses.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:

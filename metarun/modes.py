@@ -29,5 +29,3 @@ once: ContextVar[bool] = ContextVar("once", default=False)
 composed: ContextVar[bool] = ContextVar("composed", default=False)
 # the seed and step whose dropout masks are in use
 dropped_step: ContextVar[tuple[int, int] | None] = ContextVar("dropped_step", default=None)
-# of data: nothing is prepared
-looking: ContextVar[bool] = ContextVar("looking", default=False)

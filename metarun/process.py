@@ -27,7 +27,7 @@ def tell() -> None:
 
 
 class Terminal(logging.Handler):
-    """Writes to what is standard error at the time."""
+    """Log handler that writes to what is standard error at the time of the message."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr)
@@ -36,17 +36,18 @@ class Terminal(logging.Handler):
 def spin_briefly() -> None:
     """Let torch's threads spin for about 10 microseconds between kernels, then sleep until there is work.
 
-    OpenMP's own default spins far longer, and on a busy machine a spinning thread keeps the core from the one that it waits
-    for. Milliseconds of a meta-gradient on 2 cores, quiet / beside a busy process (Omniglot MAML in chunks of 8; sinusoid):
-    default 177 / 6104 and 2.6 / 142; never spinning 349 / 340 and 6.4 / 3.0; this 200 / 716 and 3.2 / 11.
+    OpenMP's own default spins far longer, and on a busy machine a spinning thread keeps the core from the one that it
+    waits for. Measured milliseconds stand in docs/decisions.md, under "Threads".
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
 def peak_memory_mb() -> float | None:
-    """The most memory held so far: allocated on the GPU where one is in use, else resident in this process; None where
-    the system does not say."""
+    """Most memory held so far, in MB of 2^20 bytes; None where the system does not say.
+
+    On a GPU, where one is in use, what is allocated there; else what is resident in this process.
+    """
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 2**20
@@ -58,7 +59,7 @@ def peak_memory_mb() -> float | None:
 
 
 def keep_freed_memory() -> bool:
-    """Raise glibc's malloc thresholds; True where the C library knows how.
+    """Raise glibc's malloc thresholds, so that freed memory is kept; return True where the C library knows how.
 
     By default large tensors go back to the system when freed, and each new one pays page faults: 1.3 to 2.7 times the
     time of a second-order meta-gradient, measured on 2 cores.
@@ -72,7 +73,7 @@ def keep_freed_memory() -> bool:
 
 
 def return_freed_memory() -> None:
-    """Give the system back what was freed and kept: once, after something that took more than what follows will."""
+    """Give freed memory back to the system: once, after work that took more of it than the work ahead will."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
     if trim is not None:
         trim(0)

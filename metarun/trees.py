@@ -24,14 +24,15 @@ __all__ += ["tree_map", "tree_unflatten", "under", "zip_map"]
 
 
 def zip_map(fn: Callable[..., Tensor], *trees: Any) -> Any:
-    """Apply ``fn`` to corresponding leaves of trees of one structure."""
+    """Apply ``fn`` to corresponding leaves of trees of one structure; raises ValueError where their numbers differ."""
     leaves, spec = tree_flatten(trees[0])
     return tree_unflatten([fn(*row) for row in zip(leaves, *map(tree_leaves, trees[1:]), strict=True)], spec)
 
 
 def by_dtype(*lists: list[Tensor]) -> Iterable[tuple[list[Tensor], ...]]:
-    """Lists of tensors that correspond, taken apart by the dtype of the first: torch's operations on lists are one kernel
-    only for one dtype."""
+    """Group lists of corresponding tensors by the dtype of the first list's: torch's operations on lists are one kernel
+    only for one dtype.
+    """
     groups: dict[torch.dtype, tuple[list[Tensor], ...]] = {}
     for row in zip(*lists, strict=True):
         for group, tensor in zip(groups.setdefault(row[0].dtype, tuple([] for _ in row)), row, strict=True):
@@ -40,7 +41,7 @@ def by_dtype(*lists: list[Tensor]) -> Iterable[tuple[list[Tensor], ...]]:
 
 
 def detach(tree: Any) -> Any:
-    """The same tree, its leaves cut off from autograd."""
+    """Return the same tree, its leaves cut off from autograd."""
     return tree_map(torch.Tensor.detach, tree)
 
 
@@ -50,22 +51,22 @@ def stack(trees: list[Any]) -> Any:
 
 
 def slice_tasks(tree: Any, where: slice | int) -> Any:
-    """The tasks ``where`` of a tree whose leaves lead with the task axis [B, ...]."""
+    """Take the tasks ``where`` of a tree whose leaves lead with the task axis [B, ...]."""
     return tree_map(lambda leaf: leaf[where], tree)
 
 
 def leaf_names(tree: Any) -> list[str]:
-    """The path to each leaf, keys joined by dots, in the order of ``tree_leaves``."""
+    """Name each leaf by the path to it, keys joined by dots, in the order of ``tree_leaves``."""
     return [".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path) for path, _ in paths(tree)]
 
 
 def num_elements(tree: Any) -> int:
-    """The number of elements in all leaves together."""
+    """Count the elements of all leaves together."""
     return sum(leaf.numel() for leaf in tree_leaves(tree))
 
 
 def ravel(tree: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """Every element of a tree in one vector [n], and the function that makes such a tree of any vector [n]."""
+    """Join the elements of a tree in one vector [n]; return it, and the function that makes such a tree of a vector."""
     leaves, spec = tree_flatten(tree)
     shapes, sizes = [leaf.shape for leaf in leaves], [leaf.numel() for leaf in leaves]
 
@@ -82,5 +83,5 @@ def select(params: dict[str, Tensor], wanted: Callable[[str], bool]) -> tuple[di
 
 
 def under(params: dict[str, Tensor], child: str) -> dict[str, Tensor]:
-    """The parameters of one child module, named as the child itself names them."""
+    """Parameters of one child module, named as the child itself names them."""
     return {name[len(child) + 1 :]: p for name, p in params.items() if name.startswith(child + ".")}

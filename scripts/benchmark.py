@@ -136,14 +136,15 @@ def with_fused_norms(net: Any) -> Any:
 
 def metarun_engine(execution: Callable[[], Any]) -> Callable[[Work, Any], Callable[[], list[Any]]]:
     def prepare(work: Work, dtype: Any) -> Callable[[], list[Any]]:
-        from metarun.execution.choosing import settle
+        from metarun.execution.choosing import choose_execution
+        from metarun.execution.execution import Workload
         from metarun.process import return_freed_memory
         from metarun.trees import tree_leaves
 
         net, objective, episodes = parts(work, dtype)
         learner = learner_of(work, net, objective)
         theta = learner.init()
-        choice = settle(execution(), learner.meta_loss, theta, episodes, steps=10**6)
+        choice = choose_execution(execution(), Workload(learner.meta_loss, theta, episodes, steps=10**6))
         return_freed_memory()  # as a run does
 
         def step() -> list[Any]:

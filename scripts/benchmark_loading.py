@@ -25,9 +25,9 @@ import torch
 
 from metarun.tasks.augmentation import NONE
 from metarun.tasks.cifar import cifar_fs
-from metarun.tasks.image_classes import ImageClasses, ImageSource
+from metarun.tasks.image_classes import ImageClasses, ImageData
 from metarun.tasks.omniglot import Omniglot
-from metarun.tasks.store import prepared
+from metarun.tasks.store import Source
 from metarun.training.stream import meta_batches
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,16 +45,16 @@ NUM_EPISODES = 300
 META_BATCH, NUM_META_BATCHES = 32, 2000
 
 
-def source(scratch: Path) -> ImageSource:
-    """60000 random images in 100 classes, prepared as any data set is."""
+def random_images(scratch: Path) -> ImageData:
+    """60000 random images in 100 classes, to be prepared as any data set is."""
 
     def classes() -> Iterator[tuple[str, np.ndarray]]:
         rng = np.random.default_rng(0)
         for c in range(NUM_CLASSES):
             yield f"{c:03}", rng.integers(0, 256, (NUM_IMAGES, 3, SIDE, SIDE), dtype=np.uint8)
 
-    image_set = prepared(scratch / "prepared" / "benchmark-84", (3, SIDE, SIDE), lambda: None, classes)
-    return ImageSource("benchmark", image_set, ("train",) * 64 + ("val",) * 16 + ("test",) * 20)
+    source = Source(scratch / "prepared" / "benchmark-84", (3, SIDE, SIDE), classes)
+    return ImageData("benchmark", source, lambda names: ("train",) * 64 + ("val",) * 16 + ("test",) * 20)
 
 
 def anonymous_mib() -> float:
@@ -111,7 +111,7 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     place: dict[str, Any] = {"device": device, "dtype": torch.float32}
-    large = ImageClasses(source=lambda: source(Path(options.scratch)), **EPISODE, **SHARED, **place)
+    large = ImageClasses(data=lambda: random_images(Path(options.scratch)), **EPISODE, **SHARED, **place)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
     content = {
         "command": "python scripts/benchmark_loading.py",
@@ -122,7 +122,7 @@ def main() -> None:
         "episode": EPISODE,
         "cifar_fs, prepared": first_episode(options.data_root, place),
         "omniglot, 5 ways, 1 shot, 1 query": stream(options.data_root, place),
-        "60000 x 84 x 84 x 3": {"array_mib": round(large.source.image_set.images.nbytes / 2**20), **measured(large)},
+        "60000 x 84 x 84 x 3": {"array_mib": round(large.images.rows.nbytes / 2**20), **measured(large)},
         "peak_mib_with_mapped_pages": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
     RECEIPT.write_text(json.dumps(content, indent=1) + "\n")

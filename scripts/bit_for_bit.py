@@ -77,6 +77,7 @@ RUNS: dict[str, list[str]] = {
     "table": [
         *("task=csv_regression", f"task.path={OUTSIDE / 'measurements.csv'}", "task.task_column=subject", LOOPED),
         *("task.input_columns=[dose]", "task.output_columns=[response]", "task.num_shots=2", "task.num_queries=2"),
+        *("meta_learner.inner_lr=0.01", "meta_learner.inner_steps=1"),
     ],
     "pendulum": ["experiment=matrix/system_identification", "task=pendulum", "meta_learner=r2d2", VMAPPED],
     "elsewhere": [*IMAGES, VMAPPED, "evaluation.task=[prototypes]"],

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metarun.config.experiment import take_theta
 from metarun.core import Batch, Episode, FewShotLearner, MetaLearner, Params
 from metarun.meta_learners.anil import ANIL
 from metarun.meta_learners.maml import MAML
@@ -53,7 +54,7 @@ def make(learner: str, base: str) -> tuple[FewShotLearner, Params]:
     """A learner and a theta in float64, with norm weights and biases away from 1 and 0."""
     torch.manual_seed(0)
     built = LEARNERS[learner](BASES[base]().double())
-    return built, tree_map(lambda p: p + 0.1 * torch.randn_like(p), built.init())
+    return built, tree_map(lambda p: p + 0.1 * torch.randn_like(p), take_theta(built))
 
 
 def image_episodes(num_tasks: int) -> Episode:

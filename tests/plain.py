@@ -24,7 +24,7 @@ CALIBRATION_TASKS = 32
 def start(overrides: list[str]) -> tuple[Experiment, Any]:
     """The objects of a run, and theta_0."""
     x = experiment(*overrides)
-    return x, tree_map(lambda p: p.detach().clone().contiguous(), x.learner.init())
+    return x, tree_map(lambda p: p.detach().clone().contiguous(), x.theta_0)
 
 
 # ---- learners, written out ----
@@ -152,7 +152,7 @@ def scores(x: Experiment, theta: Any, num_tasks: int) -> Tensor:
             rows.append([score(o.detach(), episode.query.y) for o in WRITTEN_OUT[name](learner, theta, episode)])
         else:
             metrics = learner.query_loss(learner.adapt(theta, episode.support), episode.query)[1]
-            rows.append([metrics[x.task.objective.score_name].item()])
+            rows.append([metrics[x.task.spec.objective.score_name].item()])
     return torch.tensor(rows, dtype=torch.float64)
 
 

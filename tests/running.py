@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import torch
 
 from metarun.commands.main import main
 from tests.composing import last_of_each
+from tests.forked import Forked
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = f"--config-dir={ROOT / 'tests' / 'outside'}"
@@ -64,6 +66,25 @@ def metarun(*arguments: str) -> Outcome:
 def environment(**changes: str) -> dict[str, str]:
     """This process's environment, in which this checkout's metarun is imported."""
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **changes}
+
+
+def forked(function: str, *arguments: str, argv: Sequence[object], cwd: Path) -> Forked:
+    """``function(*arguments)`` of this module in a process of its own, as if the command line were ``argv``."""
+    files = Path(tempfile.mkdtemp(dir=cwd.parent)) / "printed"
+    command = ["metarun", *last_of_each(*map(str, argv))]
+    return Forked(f"tests.running.{function}", list(arguments), command, cwd, environment(), files)
+
+
+def whole_command() -> None:
+    """The command line of this process."""
+    main(sys.argv[1:])
+
+
+def apart(*arguments: object, cwd: Path) -> Outcome:
+    """``metarun ARGUMENTS`` in a process of its own."""
+    job = forked("whole_command", argv=arguments, cwd=cwd)
+    out, err = job.communicate(timeout=120)
+    return Outcome(int(job.returncode or 0), out, err)
 
 
 def process(*arguments: str, cwd: Path, as_given: bool = False) -> Outcome:
@@ -134,17 +155,16 @@ DEATHS = {
     "while best.pt is written": ("metarun.output.checkpoint.write_atomically", 1, "best.pt", die_half_way),
     "while last.pt is written": ("metarun.output.checkpoint.write_atomically", 2, "last.pt", die_half_way),
     "just before last.pt is renamed": ("os.replace", 2, "last.pt", die),
-    "during the final test": ("metarun.training.runner.complexity", 1, "", die),
+    "during the final test": ("metarun.evaluation.scoring.Complexity.estimates", 1, "", die),
     "before the run is marked as completed": ("metarun.output.folder.RunFolder.mark", 1, "completed", die),
 }
 
 
 def killed(point: str, *arguments: str, cwd: Path) -> None:
     """``metarun ARGUMENTS`` in a process that kills itself with SIGKILL at ``point``."""
-    driver = f"from tests.running import die_at; die_at({point!r})"
-    command = [sys.executable, "-c", driver, *last_of_each(*map(str, arguments))]
-    done = subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == -signal.SIGKILL, f"it did not die at {point!r}: {done.stdout}{done.stderr}"
+    job = forked("die_at", point, argv=arguments, cwd=cwd)
+    told = job.communicate(timeout=120)
+    assert job.returncode == -signal.SIGKILL, f"it did not die at {point!r}: {told}"
 
 
 def die_at(point: str) -> None:
@@ -183,7 +203,7 @@ def in_torch(*_: Any) -> None:
 PHASES = {
     "composing": ("metarun.config.compose.composed", 1),
     "measuring": ("metarun.execution.choosing._milliseconds", 2),
-    "compiling": ("metarun.execution.compiled.Compiled._lowered", 1),
+    "compiling": ("metarun.execution.compiled.lowered", 1),
     "training": ("metarun.execution.execution.Execution.mean_grad", 8),
     "validating": ("metarun.evaluation.scoring.evaluate", 2),
     "testing": ("metarun.evaluation.scoring.evaluate", 4),

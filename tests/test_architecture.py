@@ -1,4 +1,7 @@
-"""The rooms of the house: who may import whom, read from the code's imports; those for type checkers alone do not count."""
+"""The rooms of the house and its style: who may import whom, how long files, functions and names are.
+
+Imports are read from the code; those for type checkers alone do not count.
+"""
 
 import ast
 from collections.abc import Iterator
@@ -8,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUND = ("objectives", "trees", "errors", "counter", "modes", "files", "paths", "process")
+GROUND = ("objectives", "trees", "errors", "counter", "modes", "annotations", "files", "paths", "process")
 # Who may not import whom, and what to do instead.
 FORBIDDEN = [
     ("core", lambda name: room(name) not in GROUND, "core holds types alone; put what uses them above it"),
@@ -32,7 +35,7 @@ FORBIDDEN = [
     ("", lambda name: room(name) == "commands", "nothing is below a command; move what is shared to another room"),
 ]
 WITHOUT_TORCH = [f"config.{name}" for name in ("compose", "targets", "schema", "help", "trust")]
-WITHOUT_TORCH += ["files", "errors", "paths", "process", "commands.main", "commands.app"]
+WITHOUT_TORCH += ["files", "errors", "annotations", "paths", "process", "commands.main", "commands.app"]
 
 
 @cache
@@ -132,3 +135,9 @@ def test_every_module_and_every_public_class_and_function_says_what_it_is(name):
     kinds = (ast.ClassDef, ast.FunctionDef)
     public = [node for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")]
     assert [getattr(node, "name", name) for node in (tree, *public) if not ast.get_docstring(node)] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: path.stem)
+def test_the_name_of_a_test_is_a_sentence_of_at_most_80_letters(path):
+    names = [node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+    assert [name for name in names if name.startswith("test_") and len(name) > 80] == []

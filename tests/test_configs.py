@@ -13,11 +13,12 @@ import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from metarun.annotations import conforms
 from metarun.config.build import check
 from metarun.config.calls import GIVEN, GROUPS
 from metarun.config.experiment import Experiment
 from metarun.config.schema import Config, EvaluationConfig
-from metarun.config.targets import Part, fits, locate, problems_of_call
+from metarun.config.targets import Part, locate, problems_of_call
 from metarun.errors import ConfigError
 from metarun.paths import config_dir
 from tests.composing import OUTSIDE, compose, experiment, options, train
@@ -141,7 +142,7 @@ def test_every_task_builds_and_gives_episodes(option, request):
     for split in ("train", "val", "test"):
         support, query, _ = task.sample(split, [0, 7])
         assert len(support.x) == len(query.x) == 2
-        assert support.x.shape[2:] == query.x.shape[2:] == task.input_shape
+        assert support.x.shape[2:] == query.x.shape[2:] == task.spec.input_shape
 
 
 @pytest.mark.parametrize("option", options("evaluation"))
@@ -174,7 +175,8 @@ def test_every_experiment_trains_under_the_smoke_budget(name, request, tmp_path)
         small += ["base_learner.channels=8"] if "channels" in compose(f"experiment={name}").base_learner else []
     if (compose(f"experiment={name}").meta_learner.get("inner_steps") or 0) > 5:
         small += ["meta_learner.inner_steps=2", "evaluation.inner_steps=null"]
-    train(tmp_path / "run", f"experiment=[{name},smoke]", *small, *where)
+    names = name if name == "smoke" else f"[{name},smoke]"
+    train(tmp_path / "run", f"experiment={names}", *small, *where)
     assert (tmp_path / "run" / "results.json").is_file()
 
 
@@ -191,7 +193,7 @@ CLAIMS = [
 
 
 @pytest.mark.parametrize("name", CLAIMS)
-def test_every_experiment_says_how_long_it_takes_what_it_reaches_and_when_that_was_seen(name):
+def test_every_experiment_says_how_long_it_takes_what_it_reaches_and_when_verified(name):
     header = [line for line in text_of(name).splitlines() if line.startswith("#")]
     if any(re.match(r"# expect: not measured here yet; paper: .*", line) for line in header):
         return  # the paper's settings, and no claim of ours
@@ -206,7 +208,8 @@ def test_every_experiment_says_how_long_it_takes_what_it_reaches_and_when_that_w
 def test_the_root_file_has_the_keys_of_the_schema():
     groups = {key for entry in root()["defaults"] if isinstance(entry, dict) for key in entry}
     groups = {group for group in groups if not group.startswith("override") and group != "experiment"}
-    groups -= {"per_learner", "optional per_learner@_global_"}  # a choice of other values, without a key of its own
+    # choices of other values, without a key of their own
+    groups -= {"per_learner", "optional per_learner@_global_", "optional per_task@_global_"}
     keys = set(root()) - {"defaults", "hydra"}
     assert keys | groups == {field.name for field in fields(Config)}
     assert groups == {*GROUPS, "evaluation"}
@@ -220,7 +223,7 @@ def test_the_root_file_has_the_keys_of_the_schema():
 def test_the_values_of_the_files_have_the_types_of_the_schema(schema, path):
     hints, values = typing.get_type_hints(schema), yaml.safe_load((config_dir() / path).read_text())
     for name in {field.name for field in fields(schema)} & set(values):
-        assert fits(values[name], hints[name]), f"{name}: {values[name]!r} is no {hints[name]}"
+        assert conforms(values[name], hints[name]), f"{name}: {values[name]!r} is no {hints[name]}"
 
 
 def test_the_evaluation_file_has_the_keys_of_the_schema():
@@ -237,7 +240,7 @@ def test_no_config_names_a_folder_of_one_machine(path: Path):
 # ---- settings by meta-learner ----
 
 
-def test_an_experiment_brings_the_settings_of_the_chosen_learner_and_a_value_beats_them():
+def test_an_experiment_brings_the_chosen_learners_settings_and_a_value_beats_them():
     assert compose("experiment=matrix/omniglot_5w1s", "meta_learner=maml").meta_learner.inner_lr == 0.4
     assert (
         compose("experiment=matrix/omniglot_5w1s", "meta_learner=maml", "meta_learner.inner_lr=3").meta_learner.inner_lr
@@ -253,6 +256,22 @@ def test_settings_by_learner_belong_to_a_learner_and_fit_it(option):
     matrix, _, learner = option.partition("/")
     assert learner in options("meta_learner")
     compose(f"experiment=matrix/{matrix}", f"meta_learner={learner}")
+
+
+def test_a_task_brings_settings_of_a_learner_and_those_of_an_experiment_beat_them():
+    table = ["task=csv_regression", "meta_learner=r2d2", *file_for("csv_regression")]
+    assert compose("task=sinusoid", "meta_learner=r2d2").meta_learner.scale == 10
+    assert compose(*table).meta_learner.scale == 1
+    assert compose(*table, "meta_learner.scale=3").meta_learner.scale == 3
+    assert compose("experiment=r2d2_omniglot_5w1s", *table).meta_learner.scale == 10
+    assert compose("meta_learner=r2d2", "evaluation.task=[csv_regression]").meta_learner.scale == 10
+
+
+@pytest.mark.parametrize("option", options("per_task"))
+def test_settings_by_task_belong_to_a_task_and_a_learner_and_fit_it(option):
+    task, _, learner = option.partition("/")
+    assert task in options("task") and learner in options("meta_learner")
+    compose(f"task={task}", f"meta_learner={learner}", *file_for(task))
 
 
 def test_a_gpu_that_is_not_visible_is_refused_before_anything_is_built(monkeypatch):

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import cache
 from inspect import signature
 from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -23,8 +24,8 @@ from metarun.config.experiment import Experiment
 from metarun.config.targets import locate
 from metarun.core import FewShotLearner, MetaLearner, hyperparameters
 from metarun.errors import ConfigError
-from metarun.evaluation.scoring import evaluate
-from metarun.evaluation.still import modules_of, still
+from metarun.evaluation.eval_mode import eval_mode, modules_of
+from metarun.evaluation.scoring import Subject, evaluate
 from metarun.execution.execution import Looped, Vmapped
 from metarun.models.exact.layers import BatchNormMode
 from metarun.models.norm_state import norms
@@ -99,6 +100,7 @@ def cases_of(learner: str) -> list[tuple[str, str, str]]:
 
 
 class Case(NamedTuple):
+    names: tuple[str, str, str]  # of learner, task and base learner
     x: Experiment
     theta: dict
     episodes: object
@@ -118,10 +120,10 @@ def built(learner: str, task: str, base: str) -> Experiment | ConfigError:
 
 @cache
 def start_of(learner: str, task: str, base: str) -> dict:
-    """theta_0, once for each case (the base learner's weights are gone afterwards), moved off ones and zeros."""
+    """theta_0 of each case, moved off ones and zeros."""
     x = built(learner, task, base)
     torch.manual_seed(1)
-    return tree_map(lambda p: p + 0.1 * torch.randn_like(p), x.learner.init())
+    return tree_map(lambda p: p + 0.1 * torch.randn_like(p), x.theta_0)
 
 
 @pytest.fixture(params=[case for learner in options("meta_learner") for case in cases_of(learner)], ids="-".join)
@@ -133,7 +135,16 @@ def case(request: pytest.FixtureRequest) -> Case:
     if isinstance(x, ConfigError):
         assert all(problem.startswith("meta_learner:") for problem in x.problems), x  # a refusal, not a mistake
         pytest.skip(f"{learner} refuses: {x.problems[0]}")
-    return Case(x, tree_map(torch.clone, start_of(learner, task, base)), x.task.sample("train", range(NUM_TASKS)))
+    theta = tree_map(torch.clone, start_of(learner, task, base))
+    return Case(request.param, x, theta, x.task.sample("train", range(NUM_TASKS)))
+
+
+@cache
+def by_loop(learner: str, task: str, base: str) -> tuple[dict, dict]:
+    """The mean meta-gradient and metrics of each case, one task after the other."""
+    x = built(learner, task, base)
+    episodes = x.task.sample("train", range(NUM_TASKS))
+    return Looped().mean_grad(x.learner.meta_loss, start_of(learner, task, base), episodes)
 
 
 @pytest.fixture(params=options("meta_learner"))
@@ -154,7 +165,7 @@ def test_a_body_without_parameters_will_do_where_something_else_is_learned(learn
             learner in BODY_ALONE and task == "classes"
         )
         return
-    gradient, _ = Looped().mean_grad(x.learner.at(0).meta_loss, x.learner.init(), x.task.sample("train", range(1)))
+    gradient, _ = Looped().mean_grad(x.learner.at(0).meta_loss, x.theta_0, x.task.sample("train", range(1)))
     assert tree_leaves(gradient) and all(leaf.dtype == torch.float64 for leaf in tree_leaves(gradient))
 
 
@@ -220,16 +231,38 @@ def test_one_seed_gives_one_start_and_another_seed_another_of_the_same_size(lear
     for seed in (0, 0, 1):
         task, base = next((t, b) for t, b in CASES if isinstance(built(learner, t, b), Experiment))
         texts = [f"meta_learner={learner}", *TASKS[task], *BASES[base], f"seed={seed}"]
-        starts.append(experiment(*texts).learner.init())
+        starts.append(experiment(*texts).theta_0)
     first, again, other = starts
     assert_equal(first, again)
     assert num_elements(first) == num_elements(other) > 0
     assert not all(torch.equal(a, b) for a, b in zip(tree_leaves(first), tree_leaves(other), strict=True))
 
 
+def test_init_gives_copies_and_leaves_the_networks_as_they_are(learner):
+    task, base = next((t, b) for t, b in CASES if isinstance(built(learner, t, b), Experiment))
+    with mock.patch("metarun.config.build.take_theta"):
+        made = experiment(f"meta_learner={learner}", *TASKS[task], *BASES[base]).learner
+    parameters = [p for net in modules_of(made) for p in net.parameters()]
+    before = [own_state(module) for net in modules_of(made) for module in net.modules()]
+    thetas = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        thetas.append(made.init())
+    assert_equal(*thetas)
+    assert [own_state(module) for net in modules_of(made) for module in net.modules()] == before
+    memory = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(thetas)}
+    assert not memory & {p.untyped_storage().data_ptr() for p in parameters}
+
+
+def test_the_networks_of_a_learner_hold_values_only_outside_theta(case):
+    for net in modules_of(case.learner):
+        outside = any(net is getattr(case.learner, name) for name in case.learner.outside_theta)
+        assert all(p.is_meta != outside for p in net.parameters())
+
+
 def test_theta_saved_and_loaded_gives_identical_predictions(case, tmp_path):
     checkpoint.save(tmp_path / "theta.pt", {"format": 1, "theta": case.theta})
-    loaded = checkpoint.load(tmp_path / "theta.pt", torch.device("cpu"))["theta"]
+    loaded = torch.load(tmp_path / "theta.pt", weights_only=True)["theta"]
     assert_equal(adapted(case._replace(theta=loaded)), adapted(case))
 
 
@@ -237,7 +270,7 @@ def test_theta_saved_and_loaded_gives_identical_predictions(case, tmp_path):
 
 
 def test_the_meta_gradient_is_finite_and_not_all_zero(case):
-    gradient, _ = Looped().mean_grad(case.learner.meta_loss, case.theta, case.episodes)
+    gradient, _ = by_loop(*case.names)
     assert tree_flatten(gradient)[1] == tree_flatten(case.theta)[1]
     assert all(torch.isfinite(g).all() for g in tree_leaves(gradient))
     assert any(g.abs().max() > 0 for g in tree_leaves(gradient))
@@ -246,7 +279,7 @@ def test_the_meta_gradient_is_finite_and_not_all_zero(case):
 @pytest.mark.parametrize("execution", [Vmapped(None), Vmapped(2)], ids=lambda e: e.describe())  # 2 does not divide 5
 def test_vmap_and_loop_give_the_same_meta_gradient_and_metrics(case, execution):
     gradient, metrics = execution.mean_grad(case.learner.meta_loss, case.theta, case.episodes)
-    expected, expected_metrics = Looped().mean_grad(case.learner.meta_loss, case.theta, case.episodes)
+    expected, expected_metrics = by_loop(*case.names)
     assert relative_error(gradient, expected) < SAME
     assert_same(metrics, expected_metrics)
 
@@ -261,7 +294,7 @@ def test_two_training_steps_by_vmap_and_by_loop_end_in_the_same_parameters(learn
         train(tmp_path / execution, *texts)
         ends.append(checkpoint.load(tmp_path / execution / "checkpoints/last.pt", CPU)["theta"])
     assert relative_error(*ends) < SAME
-    assert relative_error(ends[0], experiment(*texts).learner.init()) > 1e-5  # it did move
+    assert relative_error(ends[0], experiment(*texts).theta_0) > 1e-5  # it did move
 
 
 def test_a_run_stopped_halfway_and_resumed_ends_in_the_very_same_parameters(learner, tmp_path):
@@ -323,11 +356,11 @@ def test_permuting_the_tasks_permutes_the_results(case, execution):
     assert_same(permuted, tree_map(lambda t: t[order], straight))
 
 
-def test_in_mode_support_and_running_a_prediction_does_not_depend_on_the_other_queries(case, request):
+def test_in_modes_support_and_running_a_prediction_is_independent_of_other_queries(case, request):
     if not isinstance(case.learner, FewShotLearner) or "transductive" in request.node.name:
         pytest.skip("transductive by choice")
     support, query, _ = slice_tasks(case.episodes, 0)
-    with still(case.learner), torch.no_grad(), fixed_statistics(case.learner.base_learner):
+    with eval_mode(case.learner), torch.no_grad(), fixed_statistics(case.learner.base_learner):
         phi = case.learner.adapt(case.theta, support)
         together = case.learner.predict(phi, query.x)
         alone = torch.cat([case.learner.predict(phi, x[None]) for x in query.x])
@@ -349,7 +382,8 @@ def fixed_statistics(net: nn.Module) -> Iterator[None]:
 
 
 def scores(case: Case) -> dict:
-    return evaluate(case.x.test_learner, case.theta, iter([case.episodes]), Vmapped(None), curve=True)
+    subject = Subject(case.x.test_learner, case.theta, case.x.task, "train", NUM_TASKS, Vmapped(None))
+    return evaluate(subject, curve=True)
 
 
 def test_evaluation_changes_nothing(case):

@@ -53,18 +53,18 @@ def test_it_prints_a_table_and_writes_returns_and_a_picture_the_same_each_time(r
 
 
 @pytest.mark.parametrize("learner", ["maml", "anil", "cnp", "r2d2", "fine_tune"])
-def test_the_model_after_k_transitions_is_the_adapted_learner_and_after_none_a_finite_one(learner, tmp_path):
+def test_the_model_after_k_transitions_is_the_adapted_learner_and_after_none_finite(learner, tmp_path):
     again = trained(finished(tmp_path / "run", f"meta_learner={learner}"), ["task.num_shots=3"], "best", [])
-    task = again.x.task
+    task, subject = again.experiment.task, again.experiment.subject(again.theta, "test", 2, again.execution)
     episodes = task.sample("test", range(2))
     state, action = torch.zeros(2, 4, 4).double(), torch.ones(2, 4, 1).double()
-    follow = model_after(again, task, episodes, 3)(state, action)
+    follow = model_after(subject, task, episodes, 3)(state, action)
     for b in range(2):
         one = [type(batch)(batch.x[b], batch.y[b]) for batch in episodes[:2]]
-        phi = again.x.test_learner.adapt(again.theta, one[0])
-        outputs = again.x.test_learner.predict(phi, task.encoding.inputs(state[b], action[b]).float()).double()
+        phi = again.experiment.test_learner.adapt(again.theta, one[0])
+        outputs = again.experiment.test_learner.predict(phi, task.encoding.inputs(state[b], action[b]).float()).double()
         torch.testing.assert_close(follow[b], task.encoding.advance(state[b], outputs), rtol=1e-5, atol=1e-5)
-    assert torch.isfinite(model_after(again, task, episodes, 0)(state, action)).all()
+    assert torch.isfinite(model_after(subject, task, episodes, 0)(state, action)).all()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as tv
 from metarun.config.compose import without_effect
 from metarun.evaluation.episodes import manifest
 from metarun.evaluation.estimates import Estimate, mean_of
-from metarun.evaluation.suite import fitted
+from metarun.evaluation.suite import resized
 from tests.composing import experiment
 from tests.running import OUTSIDE, assert_as_if_never_stopped, killed, metarun, metrics, read, scores
 
@@ -23,7 +23,8 @@ TWO = ["evaluation.task={same: prototypes, noisy: prototypes}", "evaluation.task
 TALL = '''
 import numpy as np
 import torch
-from metarun.core import Batch, Episode, TaskDistribution
+from dataclasses import replace
+from metarun.core import Batch, Episode, TaskDistribution, TaskSpec
 from metarun.objectives import CROSS_ENTROPY
 from metarun.counter import uniform
 
@@ -31,7 +32,7 @@ from metarun.counter import uniform
 class Tall(TaskDistribution):
     """Colour images of noise, 24 x 20."""
 
-    input_shape, num_outputs, num_ways, train_num_ways, objective = (3, 24, 20), 3, 3, 3, CROSS_ENTROPY
+    spec = TaskSpec((3, 24, 20), num_outputs=3, objective=CROSS_ENTROPY, num_ways=3, train_num_ways=3)
 
     def __init__(self, seed: int, dtype: torch.dtype):
         self.seed, self.dtype = seed, dtype
@@ -50,7 +51,7 @@ class Tall(TaskDistribution):
 class Few(Tall):
     """With a test set of three episodes."""
 
-    num_test_tasks = 3
+    spec = replace(Tall.spec, num_test_tasks=3)
 '''
 
 
@@ -98,7 +99,7 @@ def test_results_hold_node_fingerprint_and_manifest_of_each_task(run):
     assert tasks["noisy"]["task"]["strength"] == 0.5
     assert tasks["noisy"]["data"].startswith("prototypes: strength 0.5")
     x = experiment(*PROTOTYPES[1:], *TWO, "base_learner.hidden=[6]", "dtype=float32", "evaluation.num_tasks=4")
-    assert tasks["same"]["manifest"] == manifest(x.scored["same"].task, "test", 4)
+    assert tasks["same"]["manifest"] == manifest(x.suite.elsewhere["same"].task, "test", 4)
     assert read(run / "run.json")["evaluation_data"].keys() == {"same", "noisy"}
 
 
@@ -133,7 +134,7 @@ def test_a_sweep_goes_over_them(tmp_path):
     assert len([path for path in tmp_path.iterdir() if (path / "results.json").is_file()]) == 2
 
 
-def test_more_episodes_than_a_test_set_has_are_refused_and_those_of_the_training_task_do_not_count(tall, tmp_path):
+def test_more_episodes_than_a_test_set_has_are_refused_by_the_evaluation_task_alone(tall, tmp_path):
     words = [tall, "meta_learner=protonet", *BUDGET]
     refused = metarun(*words, "task=tall", "evaluation.task=few", f"run_dir={tmp_path / 'run'}")
     assert refused.code == 2
@@ -174,26 +175,19 @@ def test_images_of_another_size_and_colour_are_fitted_where_that_is_asked_for(ta
     assert "test/tall/accuracy" in read(tmp_path / "run/results.json")
 
 
-def test_fitted_images_are_torchvisions_and_the_draw_is_the_tasks():
+def test_resized_images_are_torchvisions_and_the_draw_is_the_tasks():
     grey = experiment("task=prototypes", "base_learner=mlp", "base_learner.hidden=[6]").task
     x = grey.sample("test", [0, 1]).support.x  # [2, S, 1, 16, 16]
-    wide = fitted(grey, Shape((3, 8, 12)), True)
+    wide = resized(grey, (3, 8, 12), True)
     fit = wide.sample("test", [0, 1]).support.x
     expected = tv.resize(x.flatten(0, 1), [8, 12], antialias=True).repeat(1, 3, 1, 1)
     torch.testing.assert_close(fit.flatten(0, 1), expected)
     assert manifest(wide, "test", 3) == manifest(grey, "test", 3)
     assert wide.fingerprint() == f"{grey.fingerprint()}, fitted to [3, 8, 12]"
-    back = fitted(wide, Shape((1, 8, 12)), True).sample("test", [0, 1]).support.x
+    back = resized(wide, (1, 8, 12), True).sample("test", [0, 1]).support.x
     # torchvision's weights of red, green and blue add up to 0.9999
     torch.testing.assert_close(back, fit[:, :, :1], rtol=2e-4, atol=1e-6)
-    assert fitted(grey, Shape((1, 16, 16)), False) is grey
-
-
-class Shape:
-    """Of a training task, its inputs."""
-
-    def __init__(self, input_shape: tuple[int, ...]) -> None:
-        self.input_shape = input_shape
+    assert resized(grey, (1, 16, 16), False) is grey
 
 
 # ---- mistakes ----
@@ -234,7 +228,7 @@ def test_a_mistake_is_answered_with_exit_code_2_before_anything_runs(mistake, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_settings_of_training_episodes_are_refused_in_an_evaluation_and_taken_where_they_are_nothing():
+def test_an_evaluation_refuses_settings_of_training_episodes_that_are_not_empty():
     key = "evaluation.task.far"
     of_training = [f"{key}.train_num_shots=5", f"++{key}.augmentation.flip=0.5", f"{key}.augmentation={{flip: 1}}"]
     assert [text.partition(" ")[0] for text in without_effect(of_training)] == [

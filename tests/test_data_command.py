@@ -1,21 +1,29 @@
 """``metarun data``: what it says of each task, what it writes, and what a mistake is answered with."""
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from metarun.commands import data
 from metarun.commands.data import entries, show
 from metarun.config.help import options
 from metarun.core import Batch, Episode
 from metarun.drawing import class_figure, numbers_figure
 from metarun.errors import ConfigError
 from metarun.tasks.sinusoid import Sinusoid
+from metarun.tasks.store import ClassRows, Source
 from tests.running import OUTSIDE, metarun
 from tests.tasks.pictures_of import colour, picture
 
 GENERATED = {"quadratics", "sinusoid"}
 NAMES = "abcdefghij"
+ROOT = Path(__file__).parents[1]
+CONFIGS, REQUESTS = ROOT / "configs", ROOT / "tests" / "outside" / "requests.jsonl"
 WITHOUT_DOWNLOAD = {"mini_imagenet": "mini-imagenet", "tiered_imagenet": "tiered-imagenet"}
 
 
@@ -34,8 +42,8 @@ def photos(tmp_path):
     return f"task.path={tmp_path / 'photos'}"
 
 
-def states(*overrides: str) -> dict[str, str]:
-    return {entry.name: entry.state for entry in entries([*overrides], [])}
+def states(*folders: Path) -> dict[str, str]:
+    return {entry.name: entry.state for entry in entries([], [*folders])}
 
 
 def test_the_list_names_every_task_and_the_state_of_its_data_and_prepares_nothing(tmp_path):
@@ -47,6 +55,36 @@ def test_the_list_names_every_task_and_the_state_of_its_data_and_prepares_nothin
     (tmp_path / "data" / "cifar-100-python").mkdir(parents=True)
     assert states()["cifar_fs"] == states()["fc100"] == "raw files found"
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["cifar-100-python"]
+
+
+def test_a_task_is_ready_only_where_all_the_arrays_that_it_reads_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "options", lambda group, root: ["omniglot", "omniglot_lake"])
+    Source(tmp_path / "data/prepared/omniglot-28", (28, 28), drawings).prepared()
+    found = states()
+    assert (found["omniglot"], found["omniglot_lake"]) == ("ready", "absent")
+    (tmp_path / "data/omniglot-py/one_shot").mkdir(parents=True)
+    (tmp_path / "data/omniglot-py/one_shot/all_runs.zip").write_text("")
+    assert states()["omniglot_lake"] == "raw files found"
+    Source(tmp_path / "data/prepared/omniglot-runs-28", (28, 28), drawings).prepared()
+    assert states()["omniglot_lake"] == "ready"
+
+
+def drawings() -> ClassRows:
+    yield "run01/class01", np.zeros((2, 28, 28), dtype=np.uint8)
+
+
+def test_sentences_are_ready_only_where_their_features_are_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "options", lambda group, root: ["requests"])
+    (tmp_path / "mine" / "task").mkdir(parents=True)
+    option = (CONFIGS / "task" / "text_jsonl.yaml").read_text().replace("path: ???", f"path: {REQUESTS}")
+    (tmp_path / "mine" / "task" / "requests.yaml").write_text(option)
+    assert states(tmp_path / "mine")["requests"] == "raw files found"
+    assert metarun("data", "prepare", "requests", f"--config-dir={tmp_path / 'mine'}").code == 0
+    assert states(tmp_path / "mine")["requests"] == "ready"
+    (features,) = (tmp_path / "data" / "prepared").glob("hashed-*")
+    shutil.rmtree(features)
+    (entry,) = entries([], [tmp_path / "mine"])
+    assert (entry.state, entry.where) == ("raw files found", str(features))
 
 
 def test_list_prints_a_table_that_says_what_to_do():
@@ -120,7 +158,7 @@ def test_a_mistake_is_answered_with_code_2_and_the_fix(words, message):
 
 
 def test_an_episode_beyond_a_fixed_test_set_is_answered_with_the_last_there_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(Sinusoid, "num_test_tasks", 3)
+    monkeypatch.setattr(Sinusoid, "spec", replace(Sinusoid.spec, num_test_tasks=3))
     with pytest.raises(ConfigError, match="--episode is 3, but the last test episode of sinusoid is 2; use 0 to 2"):
         show("sinusoid", [], [], "test", [0, 3], None)
     assert list(tmp_path.iterdir()) == []

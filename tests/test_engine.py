@@ -1,17 +1,17 @@
 """Compiled meta-gradients: the eager numbers, to float32 rounding, from one traced graph."""
 
 import shutil
-from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-from metarun.execution.choice import named
-from metarun.execution.choosing import settle
-from metarun.execution.compiled import CompilationFailed, Compiled
-from metarun.execution.execution import Auto, Looped, Vmapped
+from metarun.execution.choosing import choose_execution
+from metarun.execution.compiled import Compiled
+from metarun.execution.cuda_graph import CudaGraphed
+from metarun.execution.decorated import GraphFailed
+from metarun.execution.execution import Auto, Looped, Vmapped, Workload
 from metarun.execution.update import Update, dense
 from metarun.trees import slice_tasks
 from tests.helpers import image_episodes, make, relative_error
@@ -67,7 +67,7 @@ def trained(execution, optimizer, clip, steps: int = 6):
     schedule = torch.optim.lr_scheduler.StepLR(update.optimizer, 2, 0.5)
     for _ in range(steps):
         moving = dict(zip(theta, leaves, strict=True))
-        execution.rehearse(built.meta_loss, moving, episodes, update)  # must change nothing
+        execution.rehearse(Workload(built.meta_loss, moving, episodes, update))  # must change nothing
         metrics = execution.train_step(built.meta_loss, moving, episodes, update)
         schedule.step()
     return [p.detach() for p in leaves], update.memory(), metrics
@@ -87,7 +87,7 @@ def trained(execution, optimizer, clip, steps: int = 6):
 def test_a_step_in_one_graph_is_the_eager_step_to_float32_rounding(optimizer, clip):
     compiled = Compiled(Vmapped(None), whole=True)
     found, expected = trained(compiled, optimizer, clip), trained(Vmapped(None), optimizer, clip)
-    assert [key[0] for key, _ in compiled.graphs] == ["share", "update"]
+    assert [key[0] for key, _ in compiled.cache.graphs] == ["share", "update"]
     for mine, eager in zip([*found[0], *found[1]], [*expected[0], *expected[1]], strict=True):
         assert torch.allclose(mine, eager, rtol=FLOAT32, atol=1e-6)
     assert torch.allclose(found[2]["query_loss"], expected[2]["query_loss"], rtol=FLOAT32)
@@ -99,7 +99,7 @@ def test_tasks_taken_one_by_one_share_a_graph():
     compiled = Compiled(Looped())
     gradient, metrics = compiled.mean_grad(built.meta_loss, theta, episodes)
     expected, eager_metrics = Looped().mean_grad(built.meta_loss, theta, episodes)
-    assert len(compiled.graphs) == 1
+    assert len(compiled.cache.graphs) == 1
     assert relative_error(gradient, expected) < FLOAT32
     assert all(torch.allclose(metrics[name], eager_metrics[name], rtol=1e-4) for name in metrics)
 
@@ -108,7 +108,7 @@ def test_a_graph_to_compile_has_its_norms_in_primitives(monkeypatch):
     built, theta, episodes = in_float32("maml", "stride_transductive")
     calls, own = [], torch.batch_norm
     monkeypatch.setattr(torch, "batch_norm", lambda *arguments: calls.append(1) or own(*arguments))
-    with pytest.raises(CompilationFailed, match="steps do not earn back"):  # once it is traced
+    with pytest.raises(GraphFailed, match="steps do not earn back"):  # once it is traced
         Compiled(Looped(), budget=0.1).mean_grad(built.meta_loss, theta, episodes)
     assert not calls
     Looped().mean_grad(built.meta_loss, theta, episodes)
@@ -117,7 +117,7 @@ def test_a_graph_to_compile_has_its_norms_in_primitives(monkeypatch):
 
 def test_a_graph_that_takes_longer_to_compile_than_it_may_is_left_alone():
     built, theta, episodes = in_float32("maml", "mlp")
-    with pytest.raises(CompilationFailed, match="steps do not earn back"):
+    with pytest.raises(GraphFailed, match="steps do not earn back"):
         Compiled(Vmapped(None), budget=0.1).mean_grad(built.meta_loss, theta, episodes)
 
 
@@ -157,7 +157,7 @@ def test_a_graph_that_cannot_be_made_is_a_failure_with_one_line():
             return theta["w"].sum(), {}
         return -theta["w"].sum(), {}
 
-    with pytest.raises(CompilationFailed) as failure:
+    with pytest.raises(GraphFailed) as failure:
         Compiled(Looped()).mean_grad(impossible, {"w": torch.ones(2)}, image_episodes(2))
     assert len(str(failure.value).splitlines()) == 1
 
@@ -169,7 +169,7 @@ def test_what_cannot_be_compiled_runs_uncompiled_and_says_why(monkeypatch):
         raise RuntimeError("no compiler today\nand a long explanation")
 
     monkeypatch.setattr(torch._inductor, "standalone_compile", broken)
-    choice = settle(Auto(None, compile=True), built.meta_loss, theta, episodes, steps=10)
+    choice = choose_execution(Auto(None, compile=True), Workload(built.meta_loss, theta, episodes, steps=10))
     assert "compiled" not in choice.execution.describe()
     assert any("no compiler today" in note for note in choice.notes)
 
@@ -178,31 +178,87 @@ def test_what_cannot_be_compiled_runs_uncompiled_and_says_why(monkeypatch):
 def test_a_graph_that_gives_another_gradient_is_not_used_and_says_so(factor, said, monkeypatch):
     built, theta, episodes = in_float32("maml", "mlp")
 
-    def wrong(self, what, graph, leaves):
+    def wrong(graph, leaves, combined):
         return lambda *leaves: [factor * leaf for leaf in graph(*leaves)]
 
-    monkeypatch.setattr(Compiled, "_lowered", wrong)
-    choice = settle(Auto(None, compile=True), built.meta_loss, theta, episodes, steps=10)
+    monkeypatch.setattr("metarun.execution.compiled.lowered", wrong)
+    choice = choose_execution(Auto(None, compile=True), Workload(built.meta_loss, theta, episodes, steps=10))
     assert "compiled" not in choice.execution.describe()
     assert any(f"the meta-gradient would differ by {said}" in note for note in choice.notes)
+
+
+def uncompiled(graph, leaves, combined):
+    """In place of a compiler."""
+    return graph
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_on_a_gpu_the_first_form_that_can_be_made_is_what_is_used(failing, monkeypatch):
+    """A whole step, else the meta-gradient alone; and neither where none can be made."""
+    monkeypatch.setattr(Workload, "on_gpu", True)
+    monkeypatch.setattr("metarun.execution.compiled.lowered", uncompiled)
+    made, rehearse = [], CudaGraphed.rehearse
+
+    def failing_at_first(self, work):
+        made.append(self)
+        if len(made) <= failing:
+            raise GraphFailed("not made", RuntimeError("a reason"))
+        rehearse(self, work)
+
+    monkeypatch.setattr(CudaGraphed, "rehearse", failing_at_first)
+    built, theta, episodes = in_float32("maml", "mlp")
+    leaves = [p.clone().requires_grad_() for p in theta.values()]
+    update = Update(leaves, torch.optim.SGD(leaves, lr=0.1), None)
+    fixed = Vmapped(None, compile=True, convolution="matmul")
+    choice = choose_execution(fixed, Workload(built.meta_loss, theta, episodes, update, steps=10))
+    forms = [CudaGraphed(Compiled(fixed, whole=True)), CudaGraphed(Compiled(fixed)), fixed]
+    assert choice.execution == forms[failing]
+    assert choice.milliseconds.keys() == {"vmapped_matmul", choice.execution.describe()}
+    assert sum("not made: RuntimeError: a reason" in note for note in choice.notes) == failing
+
+
+def test_on_a_gpu_without_cuda_graphs_what_is_compiled_is_not_recorded(monkeypatch):
+    monkeypatch.setattr(Workload, "on_gpu", True)
+    monkeypatch.setattr("metarun.execution.compiled.lowered", uncompiled)
+    built, theta, episodes = in_float32("maml", "mlp")
+    auto = Auto(None, compile=True, cuda_graph=False, convolution="native")
+    choice = choose_execution(auto, Workload(built.meta_loss, theta, episodes, steps=10**5))
+    assert isinstance(choice.execution, Compiled)
+    assert not any("recorded" in name for name in choice.milliseconds)
+
+
+def test_a_compiled_step_says_that_it_begins_before_theta_moves(monkeypatch):
+    monkeypatch.setattr("metarun.execution.compiled.lowered", uncompiled)
+    built, theta, episodes = in_float32("maml", "mlp")
+    moving = {name: p.clone().requires_grad_() for name, p in theta.items()}
+    leaves, seen = list(moving.values()), []
+    begins = lambda: seen.append([p.detach().clone() for p in leaves])  # noqa: E731
+    update = Update(leaves, torch.optim.SGD(leaves, lr=0.1), None, begins)
+    Compiled(Vmapped(None), whole=True).train_step(built.meta_loss, moving, episodes, update)
+    assert len(seen) == 1
+    assert all(torch.equal(before, p) for before, p in zip(seen[0], theta.values(), strict=True))
+    assert relative_error(moving, theta) > 1e-6
 
 
 def test_out_of_memory_while_compiling_is_no_failure_of_the_compiler(monkeypatch):
     built, theta, episodes = in_float32("maml", "mlp")
 
-    def full(*arguments):
+    def full(*arguments, **options):
         raise torch.OutOfMemoryError("no memory")
 
-    monkeypatch.setattr(Compiled, "_lowered", full)
+    monkeypatch.setattr("metarun.execution.compiled.lowered", full)
     with pytest.raises(torch.OutOfMemoryError):
         Compiled(Vmapped(None)).mean_grad(built.meta_loss, theta, episodes)
 
 
 def test_a_smaller_execution_makes_graphs_of_its_own():
     compiled = Compiled(Vmapped(4))
-    compiled.graphs.append((("x",), lambda leaves: leaves))
-    smaller = compiled.smaller(4)
-    assert (smaller.inner, smaller.graphs, smaller.recordings) == (Vmapped(2), [], [])
+    compiled.cache.graphs.append((("x",), lambda leaves: leaves))
+    recorded = CudaGraphed(compiled)
+    recorded.cache.graphs.append((("x",), lambda leaves: leaves))
+    for smaller in (compiled.smaller(4), recorded.smaller(4).inner):
+        assert (smaller.inner, smaller.cache.graphs) == (Vmapped(2), [])
+    assert recorded.smaller(4).cache.graphs == []
 
 
 def test_an_update_that_fails_is_undone():
@@ -287,7 +343,7 @@ def test_two_leaves_whose_gradients_are_parts_of_one_memory_are_stepped_alone():
     assert both.tolist() == list(range(8))
 
 
-def test_a_graph_holds_a_step_only_while_its_options_are_constant_and_its_memory_is_where_theta_is():
+def test_a_graph_holds_a_step_only_while_the_optimizers_options_are_as_made():
     def of(optimizer):
         leaf = torch.ones(2, requires_grad=True)
         return Update([leaf], optimizer([leaf]), lambda leaves: None)
@@ -301,17 +357,18 @@ def test_a_graph_holds_a_step_only_while_its_options_are_constant_and_its_memory
 
 def test_a_short_run_is_not_compiled_and_says_why():
     built, theta, episodes = in_float32("maml", "mlp")
-    choice = settle(Auto(None, compile="auto"), built.meta_loss, theta, episodes, steps=10)
+    choice = choose_execution(Auto(None, compile="auto"), Workload(built.meta_loss, theta, episodes, steps=10))
     assert "compiled" not in choice.execution.describe()
-    assert any("do not earn a compilation back" in note for note in choice.notes)
+    assert any("compiling would take longer than it saves" in note for note in choice.notes)
 
 
 @pytest.mark.parametrize("compile_it", [True, "auto"])
 def test_what_changes_at_every_step_is_not_compiled_even_where_that_is_asked_for(compile_it):
     built, theta, episodes = in_float32("maml", "mlp")
-    choice = settle(Auto(None, compile=compile_it), built.meta_loss, theta, episodes, steps=10**7, changes="always")
+    work = Workload(built.meta_loss, theta, episodes, steps=10**7, changes="always")
+    choice = choose_execution(Auto(None, compile=compile_it), work)
     assert "compiled" not in choice.execution.describe()
-    assert any("others at each step" in note for note in choice.notes)
+    assert any("changes at every step" in note for note in choice.notes)
 
 
 def test_the_budget_is_for_the_graphs_of_all_parts(monkeypatch):
@@ -321,16 +378,10 @@ def test_the_budget_is_for_the_graphs_of_all_parts(monkeypatch):
     monkeypatch.setattr("metarun.execution.compiled.SECONDS_A_NODE", 0.0)
     monkeypatch.setattr("metarun.execution.compiled.SECONDS_A_GRAPH", 10.0)
     Compiled(Vmapped(2), budget=20.0).mean_grad(built.meta_loss, theta, episodes)
-    with pytest.raises(CompilationFailed, match="do not earn back"):
+    with pytest.raises(GraphFailed, match="do not earn back"):
         Compiled(Vmapped(2), budget=19.0).mean_grad(built.meta_loss, theta, episodes)
 
 
 def test_compiling_and_recomputing_exclude_each_other():
     with pytest.raises(ValueError, match="exclude each other"):
         Vmapped(None, compile=True, inner_memory="recomputed")
-
-
-def test_a_compiled_execution_is_found_again_by_its_name():
-    for compiled in (Compiled(Vmapped(8)), Compiled(Vmapped(8), whole=True), Compiled(Vmapped(None), compiler=False)):
-        again = named(compiled.describe(), like=replace(Auto(None), compile="auto"))
-        assert again == compiled

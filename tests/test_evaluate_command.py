@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from metarun.execution.execution import Looped
-from tests.running import OUTSIDE, metarun, read, scores
+from tests.running import OUTSIDE, metarun, metrics, read, scores
 
 BUDGET = [
     *["device=cpu", "steps=4", "meta_batch_size=2", "base_learner.hidden=[8]", "evaluation.every=2"],
@@ -90,7 +90,7 @@ def test_training_tasks_are_scored_with_the_ways_that_they_have(data_root, tmp_p
     assert train["train/accuracy"]["n"] == 6
 
 
-def test_another_number_of_episodes_another_split_and_another_checkpoint_are_their_own_files(run_of):
+def test_other_episodes_another_split_and_another_checkpoint_are_files_of_their_own(run_of):
     run = run_of("maml")
     assert evaluation("maml", run, "evaluation.num_tasks=9")["test/mse"]["n"] == 9
     val = evaluation("maml", run, "--split", "val")
@@ -118,7 +118,50 @@ def test_another_execution_is_used_and_another_precision_fits(run_of, monkeypatc
     assert double["test/mse"]["mean"] == pytest.approx(single["test/mse"]["mean"], rel=1e-4)
 
 
+LARGEST = """
+from dataclasses import dataclass, replace
+
+from metarun.evaluation.scoring import Evaluator, evaluate
+
+
+@dataclass(frozen=True)
+class Largest(Evaluator):
+    factor: float
+
+    def scores(self, subject, phi, episode):
+        return {"largest": self.factor * (subject.learner.predict(phi, episode.query.x) - episode.query.y).abs().max()}
+
+    def estimates(self, subject):
+        zero = {name: 0 * leaf for name, leaf in subject.theta.items()}
+        return {"from_zero": evaluate(replace(subject, theta=zero))["mse"]}
+"""
+
+
+def test_an_evaluator_is_a_file_and_a_node_in_a_run_and_in_its_evaluation(tmp_path):
+    folder, run = tmp_path / "mine", tmp_path / "run"
+    (folder / "evaluator").mkdir(parents=True)
+    (folder / "mine.py").write_text(LARGEST)
+    (folder / "evaluator" / "largest.yaml").write_text("{_target_: mine.Largest, factor: 1.0}")
+    words = [f"--config-dir={folder}", *RUNS["maml"], *BUDGET, f"run_dir={run}"]
+    outcome = metarun(*words, "+evaluator@evaluation.evaluator.largest=largest")
+    assert outcome.code == 0, outcome.text
+    once = scores(run)
+    assert once["test/largest"] == once["test/largest_step_4"] and once["test/largest"]["mean"] > 0
+    assert once["test/from_zero"]["n"] == 6
+    assert ["from_zero" in str(row) for row in metrics(run) if "val/largest" in row] == [False, False]
+    node = "+evaluation.evaluator.twice={_target_: mine.Largest, factor: 2.0}"
+    outcome = metarun("evaluate", str(run), f"--config-dir={folder}", node)
+    assert outcome.code == 0, outcome.text
+    (written,) = (run / "evaluations").iterdir()
+    assert read(written)["test/largest"]["mean"] == pytest.approx(2 * once["test/largest"]["mean"])
+
+
 MISTAKES = {
+    "something else than an evaluator": (
+        ["+evaluation.evaluator.mine._target_=metarun.execution.Looped"],
+        "evaluation.evaluator.mine._target_: 'metarun.execution.Looped' is not something that a config may call. "
+        "Here it must be a class derived from Evaluator.",
+    ),
     "an unknown key": (["task.num_shotz=3"], "task.num_shotz is not a setting; did you mean task.num_shots?"),
     "an unknown key at the root": (["stepz=3"], "stepz is not a setting"),
     "a key that only training has": (["steps=3"], "for another steps train another run"),

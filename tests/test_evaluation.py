@@ -14,13 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarun.core import Batch, Draw, Episode, MetaLearner, TaskDistribution
+from metarun.core import Batch, Draw, Episode, MetaLearner, TaskDistribution, TaskSpec
 from metarun.evaluation import episodes as episodes_module
 from metarun.evaluation.calibration import calibrated
 from metarun.evaluation.episodes import chunks, manifest, tasks_at_a_time
-from metarun.evaluation.estimates import estimate
-from metarun.evaluation.scoring import evaluate
-from metarun.evaluation.still import still
+from metarun.evaluation.estimates import Estimate, estimate, mean_of
+from metarun.evaluation.eval_mode import eval_mode
+from metarun.evaluation.scoring import Evaluator, Subject, evaluate, evaluate_all
+from metarun.evaluation.suite import Scored, Suite
 from metarun.execution.execution import Looped, Vmapped
 from metarun.models.norm_state import norms
 from metarun.objectives import SQUARED_ERROR
@@ -102,7 +103,7 @@ class Stepless(MetaLearner):
 class Counting(TaskDistribution):
     """Episode i of any split holds the number i; it notes which splits were asked for."""
 
-    input_shape, num_outputs, objective = (1,), 1, SQUARED_ERROR
+    spec = TaskSpec(input_shape=(1,), num_outputs=1, objective=SQUARED_ERROR)
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, list[int]]] = []
@@ -122,7 +123,7 @@ class Counting(TaskDistribution):
 @pytest.mark.parametrize("execution", [Vmapped(None), Looped()], ids=lambda e: e.describe())
 def test_scores_are_the_estimates_of_the_scores_of_the_episodes(execution):
     numbers = torch.arange(60).double()
-    scores = evaluate(Adder(2), torch.tensor(0.5).double(), chunks(Counting(), "val", 60), execution, curve=True)
+    scores = evaluate(Subject(Adder(2), torch.tensor(0.5).double(), Counting(), "val", 60, execution), curve=True)
     for k in range(3):
         assert scores[f"score_step_{k}"] == estimate(numbers + 0.5 + k)
         assert scores[f"twice_step_{k}"] == estimate(2 * (numbers + 0.5 + k))
@@ -133,7 +134,7 @@ def test_scores_are_the_estimates_of_the_scores_of_the_episodes(execution):
 
 @pytest.mark.parametrize(("learner", "curve"), [(Adder(2), False), (Stepless(), True)])
 def test_without_a_curve_there_is_one_estimate_for_each_score(learner, curve):
-    scores = evaluate(learner, learner.init(), chunks(Counting(), "val", 4), Looped(), curve=curve)
+    scores = evaluate(Subject(learner, learner.init(), Counting(), "val", 4, Looped()), curve=curve)
     assert scores.keys() == {"score", "twice"}
 
 
@@ -144,12 +145,12 @@ def test_evaluation_can_be_stopped_between_chunks():
         raise Stop
 
     with pytest.raises(Stop):
-        evaluate(Adder(1), Adder(1).init(), chunks(Counting(), "val", 60), Looped(), curve=False, between=stop)
+        evaluate(Subject(Adder(1), Adder(1).init(), Counting(), "val", 60, Looped(), between=stop))
 
 
 def test_an_evaluation_without_episodes_is_refused():
     with pytest.raises(ValueError, match="no episodes"):
-        evaluate(Adder(1), Adder(1).init(), iter([]), Looped(), curve=False)
+        evaluate(Subject(Adder(1), Adder(1).init(), Counting(), "val", 0, Looped()))
 
 
 @pytest.mark.parametrize("num_tasks", [1, 24, 25, 26, 60])
@@ -164,6 +165,53 @@ def test_fewer_tasks_are_evaluated_at_a_time_where_they_are_large(elements, expe
     quarter = torch.zeros(1, elements // 4)
     batch = Batch(quarter, quarter)
     assert tasks_at_a_time(Episode(batch, batch)) == expected  # 2**20 numbers on a CPU, at least one task
+
+
+# ---- evaluators ----
+
+
+class Half(Evaluator):
+    """Half of each task's score, and the number of tasks."""
+
+    def scores(self, subject: Subject, phi: Tensor, episode: Episode) -> dict[str, Tensor]:
+        return {"half": (episode.query.y[0] + phi) / 2}
+
+    def estimates(self, subject: Subject) -> dict[str, Estimate]:
+        return {"tasks": Estimate(subject.num_tasks, 0.0, 1)}
+
+
+@pytest.mark.parametrize("execution", [Vmapped(None), Looped()], ids=lambda e: e.describe())
+@pytest.mark.parametrize("curve", [False, True])
+def test_what_an_evaluator_scores_of_a_task_takes_no_second_adaptation(execution, curve, monkeypatch):
+    adapted: list[tuple] = []
+    monkeypatch.setattr(Adder, "adapt", lambda *args, used=Adder.adapt: adapted.append(args) or used(*args))
+    subject, calls = Subject(Adder(2), Adder(2).init(), Counting(), "val", 60, execution), []
+    for evaluators in ([], [Half()]):
+        adapted.clear()
+        scores = evaluate(subject, evaluators, curve)
+        calls.append(len(adapted))
+    assert calls[0] == calls[1] > 0
+    for k in [0, 1, 2] * curve:
+        assert scores[f"half_step_{k}"] == estimate((torch.arange(60).double() + k) / 2)
+    assert scores["half"] == estimate((torch.arange(60).double() + 2) / 2)
+
+
+@pytest.mark.parametrize("final", [False, True])
+def test_what_an_evaluator_estimates_by_itself_is_told_of_the_final_test_alone(final):
+    own = Scored(Counting(), Adder(2), {})
+    subject = Subject(own.learner, Adder(2).init(), own.task, "val", 4, Looped())
+    scores = evaluate_all(Suite(own, {}), subject, [Half()], final)
+    assert ("tasks" in scores) == ("half_step_1" in scores) == final
+    assert {"score", "half"} <= scores.keys()
+
+
+def test_of_tasks_elsewhere_scores_have_a_mean_and_what_evaluators_estimate_has_not():
+    own, other = Scored(Counting(), Adder(2), {}), Scored(Counting(), Adder(5), {})
+    subject = Subject(own.learner, Adder(2).init(), own.task, "test", 4, Looped())
+    scores = evaluate_all(Suite(own, {"a": own, "b": other}), subject, [Half()], final=True)
+    assert scores["half"] == mean_of([scores["a/half"], scores["b/half"]])
+    assert scores["b/half"].mean - scores["a/half"].mean == 1.5  # 3 steps more
+    assert {name for name in scores if "tasks" in name} == {"a/tasks", "b/tasks"}
 
 
 # ---- manifests ----
@@ -233,10 +281,10 @@ def test_the_episodes_of_a_manifest_do_not_depend_on_the_chunks_they_are_drawn_i
 
 def test_scores_do_not_depend_on_the_chunks(monkeypatch):
     x = experiment("task=prototypes", "meta_learner.inner_steps=2")
-    theta, results = x.learner.init(), []
+    theta, results = x.theta_0, []
     for size in (4, 30):
         monkeypatch.setattr(episodes_module, "CHUNK", size)
-        results.append(evaluate(x.learner, theta, chunks(x.task, "val", 30), Vmapped(None), curve=True))
+        results.append(evaluate(Subject(x.learner, theta, x.task, "val", 30, Vmapped(None)), curve=True))
     small, large = results
     assert all(small[name] == pytest.approx(large[name], rel=1e-12) for name in large)  # sums in another order
 
@@ -253,7 +301,7 @@ def hand_statistics(weight: Tensor, bias: Tensor, task: TaskDistribution) -> tup
 
 def test_running_statistics_are_those_of_the_queries_of_training_tasks():
     x = experiment(*RUNNING)
-    theta = x.learner.init()
+    theta = x.theta_0
     mean, var = hand_statistics(theta["1.weight"], theta["1.bias"], x.task)
     with calibrated(x.learner, theta, x.task, Vmapped(None)):
         (layer,) = norms(x.learner.base_learner, "running").values()
@@ -267,7 +315,7 @@ def test_running_statistics_are_gone_afterwards(failing):
     (layer,) = norms(x.learner.base_learner, "running").values()
     with (
         pytest.raises(RuntimeError) if failing else nullcontext(),
-        calibrated(x.learner, x.learner.init(), x.task, Looped()),
+        calibrated(x.learner, x.theta_0, x.task, Looped()),
     ):
         assert layer.mean.numel() == layer.var.numel() == 4
         if failing:
@@ -279,7 +327,7 @@ def test_running_statistics_are_gone_afterwards(failing):
 
 def test_a_prediction_with_running_statistics_is_the_one_computed_by_hand():
     x = experiment(*RUNNING)
-    theta = x.learner.init()
+    theta = x.theta_0
     support, query, _ = slice_tasks(x.task.sample("val", [3]), 0)
     mean, var = hand_statistics(theta["1.weight"], theta["1.bias"], x.task)
 
@@ -289,7 +337,7 @@ def test_a_prediction_with_running_statistics_is_the_one_computed_by_hand():
 
     prototypes = embed(support.x).view(3, 2, 4).mean(1)
     expected = -(torch.cdist(embed(query.x), prototypes) ** 2)
-    with calibrated(x.learner, theta, x.task, Looped()), still(x.learner):
+    with calibrated(x.learner, theta, x.task, Looped()), eval_mode(x.learner):
         logits = x.learner.predict(x.learner.adapt(theta, support), query.x)
     torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-10)  # metarun expands the square of the distance
 
@@ -297,7 +345,7 @@ def test_a_prediction_with_running_statistics_is_the_one_computed_by_hand():
 def test_calibration_does_nothing_where_no_norm_asks_for_it():
     x = experiment("task=prototypes", "base_learner.batch_norm=support")
     x.task.draw = forbidden
-    with calibrated(x.learner, x.learner.init(), x.task, Looped()):
+    with calibrated(x.learner, x.theta_0, x.task, Looped()):
         pass
 
 
@@ -307,7 +355,7 @@ def forbidden(*args: object) -> Draw:
 
 def test_training_gives_the_same_meta_gradient_beside_running_statistics():
     x = experiment(*RUNNING)
-    theta, episodes = x.learner.init(), x.task.sample("train", range(3))
+    theta, episodes = x.theta_0, x.task.sample("train", range(3))
     outside = Looped().mean_grad(x.learner.meta_loss, theta, episodes)
     with calibrated(x.learner, theta, x.task, Looped()):
         inside = Looped().mean_grad(x.learner.meta_loss, theta, episodes)
@@ -331,18 +379,18 @@ def test_validating_often_or_seldom_ends_in_the_same_parameters(texts, tmp_path)
 # ---- generators ----
 
 
-@pytest.mark.parametrize("inside", ["still", "calibrated"])
+@pytest.mark.parametrize("inside", ["eval_mode", "calibrated"])
 def test_numbers_drawn_inside_leave_the_generators_as_they_were(inside):
     x = experiment(*RUNNING)
-    theta = x.learner.init()
+    theta = x.theta_0
     contexts: dict[str, Callable] = {
-        "still": lambda: still(x.learner),
+        "eval_mode": lambda: eval_mode(x.learner),
         "calibrated": lambda: calibrated(drawing(x.learner), theta, x.task, Looped()),
     }
     torch.manual_seed(5)
     before = torch.get_rng_state()
     with contexts[inside]():
-        if inside == "still":
+        if inside == "eval_mode":
             torch.randn(3)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -360,7 +408,7 @@ def drawing(learner: MetaLearner) -> MetaLearner:
 def test_a_learner_that_draws_gets_the_same_numbers_at_every_evaluation():
     drawn = []
     for _ in range(2):
-        with still(Adder(0)):
+        with eval_mode(Adder(0)):
             drawn.append(torch.randn(3))
         torch.randn(1)
     assert torch.equal(*drawn)
@@ -369,7 +417,7 @@ def test_a_learner_that_draws_gets_the_same_numbers_at_every_evaluation():
 # ---- the test classes ----
 
 
-def test_training_reads_training_and_validation_tasks_and_only_the_final_test_reads_test_tasks(tmp_path):
+def test_only_the_final_test_reads_test_tasks_and_training_the_other_splits(tmp_path):
     numbers = ["steps=3", "evaluation.every=1", "evaluation.num_val_tasks=2", "evaluation.num_tasks=4", "log_every=1"]
     x = experiment(*RUNNING, *numbers, "meta_batch_size=2", "execution=auto")
     read: list[str] = []

@@ -5,6 +5,7 @@ norms over six values. torch's fused affine batch norm, wrong under vmap, is off
 """
 
 import gc
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -14,9 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metarun.errors import MetarunError
-from metarun.execution.choice import Choice, named, stored
-from metarun.execution.choosing import settle
-from metarun.execution.execution import Auto, Execution, Looped, Vmapped
+from metarun.execution.choice import Choice
+from metarun.execution.choosing import choose_execution
+from metarun.execution.compiled import Compiled
+from metarun.execution.cuda_graph import CudaGraphed
+from metarun.execution.execution import Auto, Execution, Looped, Vmapped, Workload
 from metarun.objectives import CROSS_ENTROPY
 from metarun.trees import slice_tasks, tree_map
 from tests.helpers import BASES, LEARNERS, image_episodes, make, meta_gradient, one_episode, relative_error
@@ -76,6 +79,15 @@ def test_the_gradient_leaves_theta_without_a_graph():
     assert not any(t.requires_grad for tree in (theta, grads, metrics) for t in tree.values())
 
 
+@pytest.mark.parametrize("execution", [Vmapped(None), Looped(), Looped(inner_memory="recomputed")], ids=str)
+def test_a_derivative_that_torch_does_not_have_is_named_with_the_fix(execution):
+    def second_order(theta, episode):
+        return torch.func.grad(lambda w: F.hardsigmoid(w).sum())(theta["w"]).sum() + 0 * episode.query.x.sum(), {}
+
+    with pytest.raises(MetarunError, match=r"no derivative of hardsigmoid_backward.*meta_learner\.first_order=true"):
+        execution.mean_grad(second_order, {"w": torch.ones(2)}, image_episodes(2))
+
+
 def test_a_chunk_below_one_is_refused():
     with pytest.raises(ValueError, match=r"execution\.chunk is 0"):
         Vmapped(0)
@@ -90,55 +102,123 @@ def noisy_loss(theta: dict[str, Tensor], episode: object) -> tuple[Tensor, dict[
 
 
 @pytest.mark.parametrize("auto", [Auto(None), Auto(2)], ids=["chunk_null", "chunk_2"])
-def test_auto_settles_on_the_fastest_of_its_candidates(auto):
-    choice = settle(auto, noisy_loss, {"w": torch.ones(2).double()}, image_episodes(3), steps=1)
-    settled, timings = choice.execution, choice.milliseconds
+def test_auto_chooses_the_fastest_of_its_candidates(auto):
+    choice = choose_execution(auto, Workload(noisy_loss, {"w": torch.ones(2).double()}, image_episodes(3)))
+    chosen, timings = choice.execution, choice.milliseconds
     assert timings.keys() <= {candidate.describe() for candidate in auto.candidates()}  # equal groupings are timed once
-    assert settled in auto.candidates()
-    assert timings[settled.describe()] == min(timings.values())
+    assert chosen in auto.candidates()
+    assert timings[chosen.describe()] == min(timings.values())
 
 
 def test_auto_leaves_the_global_random_numbers_untouched():
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    settle(Auto(None), noisy_loss, {"w": torch.ones(2).double()}, image_episodes(3), steps=1)
+    choose_execution(Auto(None), Workload(noisy_loss, {"w": torch.ones(2).double()}, image_episodes(3)))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_auto_leaves_theta_untouched():
     built, theta = make("maml", "mlp")
     before = tree_map(torch.clone, theta)
-    settle(Auto(2), built.meta_loss, theta, image_episodes(2), steps=1)
+    choose_execution(Auto(2), Workload(built.meta_loss, theta, image_episodes(2)))
     assert all(torch.equal(theta[name], p) and not theta[name].requires_grad for name, p in before.items())
 
 
-@pytest.mark.parametrize("auto", [Auto(None), Auto(2)], ids=["chunk_null", "chunk_2"])
-def test_auto_finds_every_candidate_again_by_its_name(auto):
-    assert [named(candidate.describe(), like=auto) for candidate in auto.candidates()] == auto.candidates()
+def written(path, text: str):
+    path = path / "execution.json"
+    path.write_text(text, encoding="latin-1")
+    return path
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("vmapped", "vmapped_matmul", "vmapped_8_matmul", "looped_matmul_recomputed"),
-        *("vmapped_matmul_compiled", "vmapped_8_matmul_compiled", "vmapped_8_matmul_recomputed", "looped_matmul"),
-    ],
-)
-def test_an_execution_found_by_a_name_has_that_name(name):
-    assert named(name, like=Auto(None, inner_memory="auto", compile="auto")).describe() == name
+STORED = [
+    *Auto(None).candidates(),
+    *Auto(2, inner_memory="recomputed", threads=3, cuda_graph=False).candidates(),
+    *(Vmapped(8, inner_memory="auto", compile="auto", convolution="matmul"), Looped(convolution="native")),
+    *(Compiled(Vmapped(8)), CudaGraphed(Looped()), CudaGraphed(Compiled(Vmapped(None), whole=True))),
+]
 
 
-@pytest.mark.parametrize("content", ["", '{"chosen": "loo', '{"chosen": "looped"}', "[]", "\xff"])
-def test_a_damaged_choice_is_an_error_that_says_what_to_do(tmp_path, content):
+@pytest.mark.parametrize("execution", STORED, ids=lambda e: e.describe())
+def test_a_stored_execution_is_read_again_as_it_was(execution, tmp_path):
     path = tmp_path / "execution.json"
-    path.write_text(content, encoding="latin-1")
+    Choice(execution, {"looped": 2.0}, ["a note"]).write(path)
+    assert Choice.read(path, like=Auto(None)) == Choice(execution)
+
+
+def test_reading_a_choice_gives_its_threads_and_sets_none(tmp_path):
+    before, path = torch.get_num_threads(), tmp_path / "execution.json"
+    Choice(Looped(), threads=before + 1).write(path)
+    assert Choice.read(path, like=Auto(None)).threads == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_without_a_stored_choice_a_run_has_the_execution_of_its_config(tmp_path):
+    assert Choice.read(tmp_path / "execution.json", like=Looped(threads=3)) == Choice(Looped(threads=3), threads=3)
+
+
+MATMUL, LIKE = {"convolution": "matmul"}, {"threads": 3, "inner_memory": "auto"}
+OLD = {  # what earlier versions wrote, all of it
+    "vmapped": Vmapped(None, **LIKE),
+    "vmapped_8": Vmapped(8, **LIKE),
+    "looped": Looped(**LIKE),
+    "vmapped_4_recomputed": Vmapped(4, threads=3, inner_memory="recomputed"),
+    "looped_matmul_recomputed": Looped(threads=3, inner_memory="recomputed", **MATMUL),
+    "vmapped_matmul": Vmapped(None, **LIKE, **MATMUL),
+    "vmapped_8_slices": Vmapped(8, **LIKE),
+    "vmapped_triton_compiled": CudaGraphed(Compiled(Vmapped(None, **LIKE))),
+    "vmapped_8_matmul_compiled": CudaGraphed(Compiled(Vmapped(8, **LIKE, **MATMUL))),
+    "vmapped_matmul_compiled_step": CudaGraphed(Compiled(Vmapped(None, **LIKE, **MATMUL), whole=True)),
+    "looped_recorded": CudaGraphed(Looped(**LIKE)),
+}
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_the_name_that_an_earlier_version_stored_is_understood(name, tmp_path):
+    path = written(tmp_path, json.dumps({"chosen": name, "threads": 2, "milliseconds": {}, "notes": []}))
+    like = Auto(None, compile="auto", **LIKE)
+    assert Choice.read(path, like) == Choice(OLD[name], threads=2)
+    if isinstance(OLD[name], CudaGraphed):
+        plain = OLD[name].inner
+        without = Choice.read(path, replace(like, cuda_graph=False)).execution
+        assert (type(without), without.describe()) == (type(plain), plain.describe())
+
+
+def fields(**changes: object) -> str:
+    """The file of a vmapped execution with other fields, or without those that are None."""
+    stored = {"kind": "Vmapped", "chunk": 4, "threads": 1, "inner_memory": "auto", "compile": False, **changes}
+    return json.dumps({"execution": {k: v for k, v in stored.items() if v is not None}, "threads": 1})
+
+
+def old(chosen: object, threads: object = 1) -> str:
+    return json.dumps({"chosen": chosen, "threads": threads})
+
+
+DAMAGED = [
+    *("", '{"chosen": "loo', '{"chosen": "looped"}', "[]", "\xff", "null", "3"),
+    *(old("looped", threads) for threads in (0, -1, True, 1.0, "2", None, [])),
+    *(old(name) for name in ("vmapped_0", "vmapped_", "vmapped_x", "looped_8x", "sideways", "", "auto", 3, None, {})),
+    *(fields(kind=kind) for kind in ("Auto", "Execution", "Sideways", "vmapped", 3, [], None)),
+    *(fields(chunk=chunk) for chunk in (0, -1, True, "4", 2.5, [])),
+    *(fields(threads=0), fields(threads="many"), fields(inner_memory="much"), fields(inner_memory=1)),
+    *(fields(compile="yes"), fields(compile=1), fields(cuda_graph="no"), fields(convolution="triton")),
+    *(fields(colour="red"), fields(inner={}), fields(compile=True, inner_memory="recomputed")),
+    *(fields(kind="Compiled"), json.dumps({"execution": "looped", "threads": 1})),
+    json.dumps({"execution": {"kind": "Compiled", "inner": {"kind": "Vmapped", "chunk": 0}}, "threads": 1}),
+    json.dumps({"execution": {"kind": "Compiled", "inner": {"kind": "Looped"}, "whole": "no"}, "threads": 1}),
+    json.dumps({"execution": {"kind": "CudaGraphed", "inner": 3}, "threads": 1}),
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_choice_is_an_error_that_says_what_to_do(tmp_path, content):
     with pytest.raises(MetarunError, match=r"execution.json is damaged. Remove it: the run measures again"):
-        stored(path, like=Auto(None))
+        Choice.read(written(tmp_path, content), like=Auto(None))
 
 
 @pytest.mark.parametrize("execution", [Vmapped(None), Vmapped(3), Looped()], ids=lambda e: e.describe())
-def test_a_fixed_execution_settles_on_itself(execution: Execution):
-    assert settle(execution, noisy_loss, {"w": torch.ones(2)}, image_episodes(1), steps=1) == Choice(execution, {}, [])
+def test_a_fixed_execution_is_its_own_choice(execution: Execution):
+    work = Workload(noisy_loss, {"w": torch.ones(2)}, image_episodes(1))
+    assert choose_execution(execution, work) == Choice(execution, {}, [])
 
 
 @pytest.mark.parametrize("learner", ["maml", "protonet"])

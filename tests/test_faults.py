@@ -211,9 +211,7 @@ def no_space(*_) -> None:
 
 
 @pytest.mark.parametrize("name", ["best.pt", "last.pt"])
-def test_a_disk_that_is_full_at_a_checkpoint_is_an_error_and_the_run_goes_on_from_the_one_before(
-    name, whole, tmp_path, monkeypatch
-):
+def test_a_full_disk_at_a_checkpoint_is_an_error_and_the_run_resumes_from_the_last(name, whole, tmp_path, monkeypatch):
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         write = checkpoint_module.write_atomically
@@ -274,7 +272,7 @@ def test_divergence_leaves_the_checkpoints_of_before(whole, tmp_path, monkeypatc
         assert all(torch.isfinite(leaf).all() for leaf in checkpoint(run, name)["theta"].values())
 
 
-def test_a_theta_that_is_spoilt_by_the_last_step_before_a_validation_does_not_become_the_best(tmp_path, monkeypatch):
+def test_a_theta_spoilt_by_the_last_step_before_a_validation_never_becomes_the_best(tmp_path, monkeypatch):
     run = tmp_path / "run"
 
     def spoil(self, *_) -> None:

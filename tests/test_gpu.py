@@ -1,6 +1,7 @@
 """What only a GPU can show: recorded steps, kernels of our own, episodes drawn beside the steps. Skipped elsewhere."""
 
 import json
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -8,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from metarun.execution.choosing import settle
-from metarun.execution.compiled import CompilationFailed, Compiled
-from metarun.execution.cuda_graph import Recorded
-from metarun.execution.execution import Auto, Looped, Vmapped
+from metarun.execution.choosing import choose_execution
+from metarun.execution.compiled import Compiled
+from metarun.execution.cuda_graph import CudaGraphed, Recorded
+from metarun.execution.decorated import GraphFailed
+from metarun.execution.execution import Auto, Looped, Vmapped, Workload
 from metarun.execution.update import Update
 from metarun.models.exact import convolution as operators
 from metarun.models.exact.layers import MaxPool2d
@@ -38,7 +40,7 @@ def on_gpu(base: str = "mlp", dtype: torch.dtype = torch.float32):
 @pytest.mark.parametrize("inner", [Vmapped(None), Vmapped(2), Vmapped(3), Looped()], ids=lambda inner: inner.describe())
 def test_a_recorded_meta_gradient_is_the_eager_one_for_other_numbers_too(inner):
     built, theta, episodes = on_gpu()
-    compiled = Compiled(inner)
+    compiled = CudaGraphed(Compiled(inner))
     kept = []
     for shift in (0.0, 0.5):
         moved = {name: p + shift * torch.randn_like(p) for name, p in theta.items()}
@@ -46,7 +48,7 @@ def test_a_recorded_meta_gradient_is_the_eager_one_for_other_numbers_too(inner):
         gradient, found = compiled.mean_grad(built.meta_loss, moved, episodes)
         kept.append((expected, gradient))
         assert all(torch.allclose(found[name], metrics[name], rtol=FLOAT32) for name in metrics)
-    assert [key[0] for key, _ in compiled.recordings] == ["gradient"]
+    assert [key[0] for key, _ in compiled.cache.graphs] == ["gradient"]
     assert all(relative_error(gradient, expected) < FLOAT32 for expected, gradient in kept)  # none overwritten
 
 
@@ -66,7 +68,7 @@ def test_a_recorded_step_is_the_eager_step(inner, optimizer, clip, monkeypatch):
         update = Update(leaves, optimizer(leaves), clip)
         schedule = torch.optim.lr_scheduler.StepLR(update.optimizer, 2, 0.5)
         moving = dict(zip(theta, leaves, strict=True))
-        execution.rehearse(built.meta_loss, moving, episodes, update)  # must change nothing
+        execution.rehearse(Workload(built.meta_loss, moving, episodes, update))  # must change nothing
         for _ in range(6):  # after the second, with other thetas, memories and rates than those it was recorded with
             metrics = execution.train_step(built.meta_loss, moving, episodes, update)
             schedule.step()
@@ -74,10 +76,10 @@ def test_a_recorded_step_is_the_eager_step(inner, optimizer, clip, monkeypatch):
 
     made, record = [], Recorded.__init__
     monkeypatch.setattr(Recorded, "__init__", lambda self, *arguments: made.append(1) or record(self, *arguments))
-    compiled = Compiled(inner, whole=True)
+    compiled = CudaGraphed(Compiled(inner, whole=True))
     found, expected = trained(compiled), trained(inner)
     assert len(made) == 2  # one to rehearse, one for all steps
-    assert [key[0] for key, _ in compiled.recordings] == ["step"]
+    assert [key[0] for key, _ in compiled.cache.graphs] == ["step"]
     for mine, eager in zip([*found[0], *found[1]], [*expected[0], *expected[1]], strict=True):
         assert torch.allclose(mine, eager, rtol=FLOAT32, atol=1e-6)
     assert torch.allclose(found[2]["query_loss"], expected[2]["query_loss"], rtol=FLOAT32)
@@ -89,16 +91,16 @@ def test_what_cannot_be_recorded_says_how_to_do_without():
     def waiting(theta, episodes):
         return torch.full((), theta["w"].sum().item())
 
-    compiled = Compiled(Vmapped(None))
-    with pytest.raises(CompilationFailed, match=r"execution\.cuda_graph=false"):
-        compiled._recorded(("x",), waiting, None, {"w": torch.ones(2, device="cuda")}, episodes)
+    compiled = CudaGraphed(Compiled(Vmapped(None)))
+    with pytest.raises(GraphFailed, match=r"execution\.cuda_graph=false"):
+        compiled._recording(("x",), waiting, nullcontext(), {"w": torch.ones(2, device="cuda")}, episodes)
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
     for shift in (0.0, 0.5):  # and the next recording is right
         moved = {name: p + shift for name, p in theta.items()}
         found, _ = compiled.mean_grad(built.meta_loss, moved, episodes)
         assert relative_error(found, Vmapped(None).mean_grad(built.meta_loss, moved, episodes)[0]) < FLOAT32
     torch.randn(2, device="cuda")  # and the device still works, its generator too
-    without = Compiled(Vmapped(None, cuda_graph=False))
+    without = Compiled(Vmapped(None))
     gradient, _ = without.mean_grad(built.meta_loss, theta, episodes)
     expected, _ = Vmapped(None).mean_grad(built.meta_loss, theta, episodes)
     assert relative_error(gradient, expected) < FLOAT32
@@ -108,7 +110,7 @@ def test_what_cannot_be_recorded_says_how_to_do_without():
 def test_every_formulation_gives_the_meta_gradient_of_float64(base, monkeypatch):
     built, theta, episodes = on_gpu(base)
     executions = {how: Vmapped(None, convolution=how) for how in ("native", "matmul")}
-    executions["compiled"] = Compiled(Vmapped(None, convolution="matmul"))
+    executions["compiled"] = CudaGraphed(Compiled(Vmapped(None, convolution="matmul")))
     found = {how: execution.mean_grad(built.meta_loss, theta, episodes)[0] for how, execution in executions.items()}
     exactly, theta, episodes = on_gpu(base, torch.float64)
     monkeypatch.setattr(MaxPool2d, "forward", nn.MaxPool2d.forward)
@@ -143,9 +145,9 @@ def test_our_kernels_are_torchs_convolution_to_second_order(images, channels, ou
     assert all(relative_error(f.double(), e) < 1e-5 for f, e in zip(found, expected, strict=True))
 
 
-def test_auto_settles_on_something_that_gives_the_meta_gradient():
+def test_auto_chooses_something_that_gives_the_meta_gradient():
     built, theta, episodes = on_gpu("stride_transductive")
-    choice = settle(Auto(None), built.meta_loss, theta, episodes, steps=10)
+    choice = choose_execution(Auto(None), Workload(built.meta_loss, theta, episodes, steps=10))
     assert {"vmapped", "vmapped_matmul"} <= choice.milliseconds.keys()
     found, _ = choice.execution.mean_grad(built.meta_loss, theta, episodes)
     expected, _ = Looped().mean_grad(built.meta_loss, theta, episodes)
@@ -155,7 +157,7 @@ def test_auto_settles_on_something_that_gives_the_meta_gradient():
 @pytest.mark.parametrize("base", ["stride_transductive", "max_pool_transductive"])
 def test_what_is_not_compiled_is_recorded_and_gives_the_meta_gradient(base):
     built, theta, episodes = on_gpu(base)
-    choice = settle(Auto(None, compile=False), built.meta_loss, theta, episodes, steps=10**5)
+    choice = choose_execution(Auto(None, compile=False), Workload(built.meta_loss, theta, episodes, steps=10**5))
     assert {"vmapped_recorded", "vmapped_matmul_recorded"} <= choice.milliseconds.keys(), choice.notes
     assert choice.execution.describe() in ("vmapped_recorded", "vmapped_matmul_recorded")
     for shift in (0.0, 0.1):
@@ -186,7 +188,7 @@ def test_a_compiled_run_that_stopped_and_went_on_is_the_run_that_did_not(tmp_pat
     assert whole == again
 
 
-def test_out_of_memory_in_a_recording_leaves_nothing_behind_and_the_next_one_is_right():
+def test_out_of_memory_in_a_recording_leaves_nothing_behind_and_the_next_is_right():
     built, theta, episodes = on_gpu()
     big = [torch.zeros(1, device="cuda")]
 
@@ -196,14 +198,14 @@ def test_out_of_memory_in_a_recording_leaves_nothing_behind_and_the_next_one_is_
             raise torch.OutOfMemoryError("full")
         return x + 1
 
-    compiled = Compiled(Vmapped(None))
+    compiled = CudaGraphed(Compiled(Vmapped(None)))
     before = torch.cuda.memory_allocated()
     with pytest.raises(torch.OutOfMemoryError):
-        compiled._recorded(("x",), full, None, torch.ones(2, device="cuda"))
+        compiled._recording(("x",), full, nullcontext(), torch.ones(2, device="cuda"))
     big.clear()
     assert torch.cuda.memory_allocated() < before + 2**20
     smaller = compiled.smaller(4)
-    assert smaller is not None and not smaller.recordings
+    assert smaller is not None and not smaller.cache.graphs
     expected, _ = Vmapped(None).mean_grad(built.meta_loss, theta, episodes)
     for _ in range(2):
         gradient, _ = smaller.mean_grad(built.meta_loss, theta, episodes)

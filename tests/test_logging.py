@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -14,18 +15,27 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams import api_pb2, metadata
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.hparams import api_pb2, get_experiment, list_session_groups, metadata
+from tensorboard.plugins.hparams.backend_context import Context
 
 from metarun.core import Batch, Episode
 from metarun.drawing import GAP, MAX_ROWS
 from metarun.errors import Diverged, Interrupted
 from metarun.evaluation.estimates import Estimate
 from metarun.output.figures import adaptation_curve, episode_grid
+from metarun.output.folder import RunFolder
 from metarun.output.metrics import Board, Means, MetricsFile
+from metarun.output.report import Reporter
+from metarun.output.sink import Sink
 from metarun.output.terminal import Ticker
 from metarun.training.runner import Runner
-from tests.composing import train
+from metarun.training.signals import StopRequest
+from tests.composing import experiment, train
 
 TEXTS = ["task=prototypes", "steps=6", "log_every=2", "meta_batch_size=2", "seed=3", "evaluation.every=3"]
 TEXTS += ["evaluation.num_val_tasks=3", "evaluation.num_tasks=4", "evaluation.inner_steps=2"]
@@ -96,7 +106,7 @@ def test_a_resumed_file_keeps_the_lines_up_to_its_checkpoint_and_drops_the_cut_o
     path.write_text('{"step": 2, "a": 1.0}\n{"step": 4, "a": 2.0}\n{"step": 6, "a": 3.0}\n{"step": 4, "a')
     file = MetricsFile(path, resume_step=4)
     file.write(5, {"a": 9.0})
-    file.close()
+    file.ended("completed")
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
         {"step": 2, "a": 1.0},
         {"step": 4, "a": 2.0},
@@ -108,7 +118,7 @@ def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path):
     file = MetricsFile(tmp_path / "metrics.jsonl", resume_step=0)
     file.write(1, {"a": 0.5})
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "a": 0.5}\n'
-    file.close()
+    file.ended("completed")
 
 
 # ---- TensorBoard ----
@@ -156,6 +166,37 @@ def test_the_hparams_page_has_the_settings_that_tell_runs_apart(images):
     assert shown["base_learner.hidden"] == "[40, 40]"
 
 
+def shown_by_the_plugin(logdir: Path) -> tuple[list[str], dict[str, dict[str, float]]]:
+    """The metrics of the HParams page in their order, and their values in each run, by TensorBoard's own code."""
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(logdir))
+    multiplexer.Reload()
+    context = Context(TBContext(data_provider=MultiplexerDataProvider(multiplexer, str(logdir))))
+    asked = api_pb2.GetExperimentRequest(include_metrics=True)
+    metrics = get_experiment.Handler(RequestContext(), context, "", asked).run().metric_infos
+    every = api_pb2.ListSessionGroupsRequest(slice_size=100, allowed_statuses=list(api_pb2.Status.values()))
+    groups = list_session_groups.Handler(RequestContext(), context, "", every).run().session_groups
+    sessions = [session for group in groups for session in group.sessions]
+    return [metric.name.tag for metric in metrics], {
+        session.name: {value.name.tag: value.value for value in session.metric_values} for session in sessions
+    }
+
+
+def test_the_hparams_page_shows_the_score_first_with_the_logdir_of_the_run(images):
+    columns, runs = shown_by_the_plugin(images.path)
+    assert columns == ["test/accuracy", "val/accuracy", "val/query_loss", "train/query_loss"]
+    assert list(runs) == ["."]
+    assert runs["."] == {name: pytest.approx(images.logged[name, 6]) for name in columns}
+
+
+def test_the_hparams_page_shows_the_scores_of_all_runs_in_their_parent_folder(images, tmp_path):
+    for name in ("a", "b"):
+        shutil.copytree(images.path, tmp_path / name)
+    columns, runs = shown_by_the_plugin(tmp_path)
+    assert columns[0] == "test/accuracy"
+    assert runs.keys() == {"a", "b"}
+    assert runs["a"] == runs["b"] == {name: pytest.approx(images.logged[name, 6]) for name in columns}
+
+
 def test_a_finished_run_is_a_success_on_the_hparams_page(images):
     assert status(images) == "STATUS_SUCCESS"
 
@@ -165,7 +206,7 @@ def test_a_diverged_run_is_a_failure_on_the_hparams_page(diverged):
     assert hparams(diverged)["task"] == "Sinusoid"
 
 
-def test_an_interrupted_run_that_is_continued_to_its_end_is_a_success_on_the_hparams_page(tmp_path, monkeypatch):
+def test_an_interrupted_run_continued_to_its_end_is_a_success_on_the_hparams_page(tmp_path, monkeypatch):
     path = tmp_path / "run"
     step = Runner.train_step
 
@@ -201,12 +242,50 @@ def test_a_resumed_board_hides_what_lies_beyond_its_checkpoint(tmp_path):
     for resume_step, steps in ((0, (1, 2, 3)), (2, (3, 4))):
         board = Board(tmp_path, resume_step)
         for step in steps:
-            board.scalars(step, {"a": float(10 * resume_step + step)})
-        board.close()
+            board.write(step, {"a": float(10 * resume_step + step)})
+        board.ended("interrupted")
         time.sleep(1.1)  # event files are read in the order of their seconds
     accumulator = EventAccumulator(str(tmp_path))
     accumulator.Reload()
     assert [(e.step, e.value) for e in accumulator.Scalars("a")] == [(1, 1.0), (2, 2.0), (3, 23.0), (4, 24.0)]
+
+
+# ---- another sink ----
+
+
+class Heard(Sink):
+    """What a logger hears that does not tell training, validation and test apart."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, object]] = []
+
+    def execution(self, choice):
+        self.events.append(("execution", choice.execution.describe()))
+
+    def write(self, step, values):
+        self.events.append(("numbers", {"step": step, **values}))
+
+    def figure(self, name, figure, step):
+        self.events.append(("figure", name))
+
+    def say(self, line):
+        self.events.append(("said", line))
+
+    def ended(self, state):
+        self.events.append(("ended", state))
+
+
+def test_a_further_sink_hears_the_events_of_a_run_and_the_numbers_of_its_file(tmp_path):
+    x, folder, heard = experiment(*TEXTS), RunFolder(tmp_path), Heard()
+    folder.create()
+    report = Reporter(folder, x, "config", 0)
+    report.sinks.append(heard)
+    Runner(x, report, StopRequest()).run()
+    report.close("completed")
+    kinds = [kind for kind, _ in heard.events]
+    assert kinds == ["execution", *["numbers"] * 6, "said", "numbers", "figure", "ended"]
+    assert [values for kind, values in heard.events if kind == "numbers"] == Run(tmp_path).lines
+    assert heard.events[0] == ("execution", "looped") and heard.events[-1] == ("ended", "completed")
 
 
 # ---- pictures ----
@@ -222,7 +301,7 @@ def striped_episode(ways: int, shots: int, queries: int) -> Episode:
     return Episode(batch(shots), batch(queries))
 
 
-def test_an_episode_grid_has_a_row_for_each_class_and_a_white_gap_after_the_support_images():
+def test_an_episode_grid_has_a_row_for_each_class_and_a_white_gap_after_the_support():
     grid = episode_grid(striped_episode(3, 1, 2), 3)
     frame = 4 + 2
     assert grid.shape == (3, 3 * frame, 3 * frame + GAP)
@@ -279,8 +358,8 @@ def test_without_a_terminal_progress_is_whole_lines_now_and_then(capsys, monkeyp
     assert not ticker.live
     for step in range(10, 101, 10):
         clock.now += 4.0
-        ticker.tick(step, {"train/query_loss": 0.123456})
-    ticker.close()
+        ticker.training(step, {"train/query_loss": 0.123456})
+    ticker.ended("completed")
     out, err = capsys.readouterr()
     assert out == ""
     lines = err.splitlines()
@@ -293,10 +372,10 @@ def test_without_a_terminal_progress_is_whole_lines_now_and_then(capsys, monkeyp
 def test_a_progress_line_tells_the_rate_the_time_left_and_the_validation(capsys, monkeypatch):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr("metarun.output.terminal.time.monotonic", lambda: clock.now)
-    ticker = Ticker(total=100, start=40)  # resumed: the 40 steps before are not this part's
-    ticker.validated({"val/accuracy": 0.875})
+    ticker = Ticker(total=100, start=40, score="val/accuracy")  # resumed: the 40 steps before are not this part's
+    ticker.validation(40, {"val/accuracy": 0.875, "val/query_loss": 1.0})
     clock.now = 20.0
-    ticker.tick(80, {"train/query_loss": 1.0})
+    ticker.training(80, {"train/query_loss": 1.0})
     assert capsys.readouterr().err.split("  ") == [
         "step 80/100",
         "2/s",

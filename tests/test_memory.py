@@ -10,10 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves as leaves_of
 
 from metarun.errors import MetarunError
-from metarun.execution.choice import named
-from metarun.execution.choosing import settle
+from metarun.execution.choosing import choose_execution
 from metarun.execution.compiled import Compiled
-from metarun.execution.execution import Auto, Looped, Vmapped
+from metarun.execution.execution import Auto, Looped, Vmapped, Workload
 from metarun.inner.loops import last, recomputing, repeat
 from metarun.trees import ravel, tree_leaves
 from tests.composing import experiment, options, train
@@ -105,7 +104,7 @@ def storages(tree):
 def peak(overrides: tuple[str, ...], steps: int, memory: str) -> int:
     x = experiment(*overrides, f"meta_learner.inner_steps={steps}")
     learner = x.learner.at(0)
-    theta, episodes = learner.init(), x.task.sample("train", range(2))
+    theta, episodes = x.theta_0, x.task.sample("train", range(2))
     with Peak() as seen:
         Vmapped(None, inner_memory=memory).mean_grad(learner.meta_loss, theta, episodes)
     return seen.most
@@ -133,7 +132,7 @@ def test_memory_hardly_grows_with_recomputed_steps(overrides):
 def test_recomputed_steps_give_the_stored_meta_gradient_of_every_learner(learner):
     x = experiment(f"meta_learner={learner}", "task=prototypes", "task.num_classes=9", "base_learner=mlp")
     built = x.learner.at(0)
-    theta, episodes = built.init(), x.task.sample("train", range(2))
+    theta, episodes = x.theta_0, x.task.sample("train", range(2))
     torch.manual_seed(0)
     stored, _ = Vmapped(None, inner_memory="stored").mean_grad(built.meta_loss, theta, episodes)
     torch.manual_seed(0)
@@ -158,7 +157,13 @@ def test_a_smaller_execution_halves_its_chunk_then_recomputes_then_halves_on():
     assert names == ["vmapped", "vmapped_4", "vmapped_4_recomputed", "vmapped_2_recomputed", "vmapped_1_recomputed"]
     assert Vmapped(None, inner_memory="auto").smaller(1).describe() == "vmapped_recomputed"
     assert Vmapped(1, inner_memory="recomputed").smaller(1) is None
-    assert all(named(name, like=Vmapped(None)).describe() == name for name in names)
+
+
+@pytest.mark.parametrize(
+    "execution", [Vmapped(1, inner_memory="auto", compile=True), Looped(inner_memory="auto", compile=True)]
+)
+def test_what_is_compiled_by_demand_and_too_large_is_recomputed_uncompiled(execution):
+    assert Compiled(execution).smaller(1) == replace(execution, inner_memory="recomputed", compile=False)
 
 
 def test_a_run_out_of_memory_goes_on_with_less_and_to_the_same_gradient():
@@ -213,7 +218,8 @@ def test_a_run_that_is_out_of_memory_says_so_once_and_ends_as_it_would_have(tigh
     assert "out of memory at step 3" in said
     assert "execution=vmapped execution.inner_memory=recomputed execution.chunk=2" in said
     assert found == pytest.approx(expected, rel=1e-9)
-    assert json.loads((tmp_path / "tight" / "execution.json").read_text())["chosen"].startswith("vmapped_2")
+    stored = json.loads((tmp_path / "tight" / "execution.json").read_text())
+    assert (stored["execution"]["kind"], stored["execution"]["chunk"]) == ("Vmapped", 2)
     train(tmp_path / "tight", *SMALL, "resume=auto", "steps=8")  # begins with what fits
     assert "out of memory" not in capsys.readouterr().err
 
@@ -221,12 +227,13 @@ def test_a_run_that_is_out_of_memory_says_so_once_and_ends_as_it_would_have(tigh
 def test_a_step_that_can_neither_be_compiled_nor_kept_in_memory_says_both(tight, tmp_path, monkeypatch):
     train(tmp_path, *SMALL)
     path = tmp_path / "execution.json"
-    path.write_text(path.read_text().replace('"vmapped"', '"vmapped_compiled"'))  # as on another machine
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({**stored, "execution": {"kind": "Compiled", "inner": stored["execution"]}}))
 
-    def no_compiler(*_):
+    def no_compiler(*_, **__):  # as on another machine
         raise OSError("no compiler")
 
-    monkeypatch.setattr(Compiled, "_lowered", no_compiler)
+    monkeypatch.setattr("metarun.execution.compiled.lowered", no_compiler)
     tight |= {"train": 2, "steps": 1}  # tracing takes a first call
     train(tmp_path, *SMALL, "resume=auto", "steps=8")
     compiling, memory = json.loads(path.read_text())["notes"]
@@ -271,7 +278,7 @@ def test_a_candidate_without_enough_memory_is_passed_over_when_measuring():
             return [TightMemory(None), Looped()]
 
     built, theta = make("maml", "mlp")
-    choice = settle(Tight(None, compile=False), built.meta_loss, theta, image_episodes(8), steps=1)
+    choice = choose_execution(Tight(None, compile=False), Workload(built.meta_loss, theta, image_episodes(8)))
     assert choice.execution == Looped()
     assert "out of memory: tightmemory" in choice.notes
 

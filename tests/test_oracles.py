@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from metarun.config.experiment import take_theta
 from metarun.core import Batch, Episode, surrogate
 from metarun.meta_learners.anil import ANIL
 from metarun.meta_learners.maml import MAML
@@ -91,7 +92,7 @@ def quadratic(steps: int) -> Quadratic:
 
 def gradient_on(problem: Quadratic, learner: type, *settings: object) -> Tensor:
     built = learner(LinearModel(4).double(), SQUARED_ERROR, problem.lr, problem.steps, *settings)
-    built.init()
+    take_theta(built)
     return meta_gradient(built, {"head.weight": problem.theta[None]}, problem.episode)["head.weight"][0]
 
 

@@ -128,6 +128,6 @@ def test_the_live_line_takes_a_folder_and_metrics_with_brackets(monkeypatch, cap
     assert ticker.live
     ticker.say("run folder: r_[red]x[/nope]")
     ticker.bar.update(ticker.task, note="mae_y[/b] 3", refresh=True)
-    ticker.stop()
+    ticker.ended("completed")
     shown = capsys.readouterr().err
     assert "r_[red]x[/nope]" in shown and "mae_y[/b] 3" in shown

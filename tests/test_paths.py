@@ -29,7 +29,7 @@ def test_a_wheel_uses_the_folder_inside_the_package(package):
     assert paths.config_dir() == inside
 
 
-def test_a_checkout_uses_the_folder_beside_the_package_even_when_an_old_copy_lies_inside(package):
+def test_a_checkout_uses_the_folder_beside_it_even_when_an_old_copy_lies_inside(package):
     add_config(package / "configs")
     (package.parent / "pyproject.toml").touch()
     beside = add_config(package.parent / "configs")

@@ -20,7 +20,7 @@ def theta_after(folder, *overrides):
 
 def test_a_rate_of_zero_freezes_a_part_and_leaves_the_others_as_they_were(tmp_path):
     frozen = theta_after(tmp_path / "frozen", "+rates.head=0")
-    plain = experiment(*FEW).learner.init()
+    plain = experiment(*FEW).theta_0
     for name, p in plain.items():
         assert torch.equal(frozen[name], p) == name.startswith("head")
 
@@ -33,7 +33,7 @@ def test_a_rate_of_one_changes_nothing(tmp_path):
 
 def test_every_part_steps_at_its_multiple_of_the_rate():
     x = experiment("+rates.body.3=2", "+rates.body.1=5", "optimizer=sgd", "optimizer.lr=0.1")
-    theta = x.learner.init()
+    theta = x.theta_0
     optimizer = optimizer_of(x, tree_leaves(theta), leaf_names(theta))
     rates = {leaf.data_ptr(): group["lr"] for group in optimizer.param_groups for leaf in group["params"]}
     expected = {"body.1": 0.5, "body.3": 0.2, "head": 0.1}

@@ -57,7 +57,7 @@ def test_every_learner_of_a_matrix_ran_under_its_budget():
             assert len({json.dumps(protocol[key]) for protocol in protocols}) == 1
 
 
-def test_the_page_of_language_shows_what_its_receipts_give_and_every_cell_is_a_command_of_its_own():
+def test_the_page_of_language_shows_its_receipts_and_every_cell_is_its_own_command():
     text = language.PAGE.read_text()
     assert language.with_tables(text) == text
     cells = language.cells()
@@ -125,7 +125,7 @@ def test_comments_docstrings_and_layout_are_not_what_a_run_depends_on():
     assert expiry.essence(SOURCE.replace("x / 2", "x / 3")) != expiry.essence(SOURCE)
 
 
-def test_a_run_depends_on_its_task_learner_and_network_and_on_the_loop_and_on_no_others():
+def test_a_run_depends_on_its_task_learner_network_and_loop_and_on_no_others():
     config = expiry.composed(("experiment=protonet_omniglot_5w1s",))
     modules = {target.rpartition(".")[0] for target in expiry.targets(config) if target.startswith("metarun.")}
     reached = expiry.reached({*expiry.START, *modules}, None)

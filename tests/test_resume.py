@@ -3,8 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,13 +11,12 @@ import torch
 import yaml
 
 from metarun.training import runner
-from tests.composing import last_of_each
 from tests.running import (
     DEATHS,
     TINY,
     assert_as_if_never_stopped,
     checkpoint,
-    environment,
+    forked,
     identical,
     killed,
     metarun,
@@ -114,11 +111,10 @@ def test_the_handlers_of_the_process_are_back_after_a_run(whole, tmp_path):
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_a_process_that_gets_sigterm_from_outside_exits_with_143_and_can_be_continued(tmp_path):
+def test_a_process_that_gets_sigterm_exits_with_143_and_can_be_continued(tmp_path):
     run = tmp_path / "run"
-    texts = last_of_each(*TINY, "steps=1000000", "evaluation.every=1000000", f"run_dir={run}")
-    command = [sys.executable, "-m", "metarun", *texts]
-    job = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
+    arguments = [*TINY, "steps=1000000", "evaluation.every=1000000", f"run_dir={run}"]
+    job = forked("whole_command", argv=arguments, cwd=tmp_path)
     deadline = time.monotonic() + 60
     while not (run / "metrics.jsonl").is_file() or not (run / "metrics.jsonl").read_text():
         assert job.poll() is None and time.monotonic() < deadline
@@ -140,14 +136,14 @@ NOISY = """
 from dataclasses import dataclass
 
 import torch
-from metarun.core import FewShotLearner, take_parameters
+from metarun.core import FewShotLearner, parameters_of
 from torch.func import functional_call
 
 
 @dataclass(frozen=True)
 class Noisy(FewShotLearner):
     def init(self):
-        return take_parameters(self.base_learner)
+        return parameters_of(self.base_learner)
 
     def adapt(self, theta, support):
         return {name: p + 0.1 * torch.randn(p.shape) for name, p in theta.items()}
@@ -182,9 +178,9 @@ def test_a_resumed_run_keeps_the_execution_that_was_measured(tmp_path, monkeypat
         signals(patch, "train_step", 3, signal.SIGTERM)
         assert metarun(*TINY, choice, f"run_dir={run}").code == 143
     kept = (run / "execution.json").read_bytes()
-    assert read(run / "execution.json")["chosen"].split("_")[0] in ("vmapped", "looped")
+    assert read(run / "execution.json")["execution"]["kind"] in ("Vmapped", "Looped")
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "settle", None)  # measuring again would fail
+        patch.setattr(runner, "choose_execution", None)  # measuring again would fail
         assert metarun(f"resume={run}").code == 0
     assert (run / "execution.json").read_bytes() == kept
 

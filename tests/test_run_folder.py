@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from metarun.output.folder import tensorboard_command
-from tests.running import TINY, metarun, metrics, process, read
+from tests.running import TINY, apart, metarun, metrics, read
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_status_has_a_heartbeat_and_the_outcome(run):
     assert status["test/mse"] == read(run / "results.json")["test/mse"]["mean"]
 
 
-def test_results_map_each_metric_to_mean_interval_and_number_beside_protocol_and_complexity(run):
+def test_results_map_metrics_to_mean_interval_and_number_by_protocol_and_complexity(run):
     results = read(run / "results.json")
     protocol, complexity = results.pop("protocol"), results.pop("complexity")
     assert {"test/mse", "test/query_loss", *(f"test/mse_step_{k}" for k in range(4))} <= set(results)
@@ -94,7 +94,7 @@ def test_a_shell_reads_the_printed_tensorboard_command_as_one_folder():
 
 
 def test_output_to_a_pipe_has_no_control_characters(tmp_path):
-    outcome = process(*TINY, f"run_dir={tmp_path / 'run'}", cwd=tmp_path)
+    outcome = apart(*TINY, f"run_dir={tmp_path / 'run'}", cwd=tmp_path)
     assert outcome.code == 0
     assert not re.search(r"[\x00-\x09\x0b-\x1f]", outcome.text)
 
@@ -112,7 +112,7 @@ def test_the_episodes_are_the_same_however_tasks_are_run(execution, run, tmp_pat
 
 def test_the_episodes_are_the_same_in_one_process_and_in_two_at_once(run, tmp_path):
     def other(name: str) -> Path:
-        assert process(*TINY, f"run_dir={tmp_path / name}", cwd=tmp_path).code == 0
+        assert apart(*TINY, f"run_dir={tmp_path / name}", cwd=tmp_path).code == 0
         return tmp_path / name
 
     with ThreadPoolExecutor(2) as pool:

@@ -9,16 +9,19 @@ from pathlib import Path
 import pytest
 
 from tests.composing import last_of_each
+from tests.forked import Forked
 from tests.running import (
     PHASES,
     TINY,
     assert_as_if_never_stopped,
     checkpoint,
     environment,
+    forked,
     metarun,
     state,
 )
 
+Job = subprocess.Popen | Forked
 SECONDS = 2.0 + 4.0  # to obey, and for a busy machine to end a process with torch in it
 EXECUTION = {"measuring": ["execution=auto"], "compiling": ["execution=vmapped", "execution.compile=true"]}
 
@@ -38,6 +41,10 @@ def begun(command: list[str], cwd: Path, there: Path) -> subprocess.Popen:
         text=True,
         preexec_fn=as_in_a_terminal,  # noqa: PLW1509 (no thread of ours holds a lock here)
     )
+    return waited_for(there, job)
+
+
+def waited_for(there: Path, job: Job) -> Job:
     deadline = time.monotonic() + 120
     while not there.exists():
         assert job.poll() is None and time.monotonic() < deadline
@@ -45,7 +52,7 @@ def begun(command: list[str], cwd: Path, there: Path) -> subprocess.Popen:
     return job
 
 
-def ended(job: subprocess.Popen, number: int) -> tuple[int, float, str]:
+def ended(job: Job, number: int) -> tuple[int, float, str]:
     """Exit code of ``job`` after a signal, the seconds that it took, and what it said."""
     start = time.monotonic()
     job.send_signal(number)
@@ -58,9 +65,12 @@ def ended(job: subprocess.Popen, number: int) -> tuple[int, float, str]:
 
 def stopped(phase: str, how: str, number: int, run: Path, cwd: Path) -> tuple[int, float, str]:
     """What ``ended`` says of a run that a signal finds standing still in ``phase``."""
-    driver = f"from tests.running import stand_still; stand_still({phase!r}, {how!r})"
-    command = [sys.executable, "-c", driver, *TINY, *EXECUTION.get(phase, []), f"run_dir={run}"]
-    job = begun(command, cwd, cwd / "here")
+    arguments = [*TINY, *EXECUTION.get(phase, []), f"run_dir={run}"]
+    if phase == "composing":  # how Python itself ends is part of it
+        driver = f"from tests.running import stand_still; stand_still({phase!r}, {how!r})"
+        job: Job = begun([sys.executable, "-c", driver, *arguments], cwd, cwd / "here")
+    else:
+        job = waited_for(cwd / "here", forked("stand_still", phase, how, argv=arguments, cwd=cwd))
     time.sleep(0.2)
     return ended(job, number)
 

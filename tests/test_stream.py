@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarun.core import Batch, Draw, Episode, TaskDistribution
+from metarun.core import Batch, Draw, Episode, TaskDistribution, TaskSpec
 from metarun.objectives import SQUARED_ERROR
 from metarun.training import stream
 from metarun.training.stream import meta_batches
@@ -20,7 +20,7 @@ EPISODE_BYTES = 4 * 8  # of Numbered below
 class Numbered(TaskDistribution):
     """Episode i holds the number i; drawing episode ``broken`` or a later one fails."""
 
-    input_shape, num_outputs, objective = (1,), 1, SQUARED_ERROR
+    spec = TaskSpec(input_shape=(1,), num_outputs=1, objective=SQUARED_ERROR)
 
     def __init__(self, broken: int | None = None) -> None:
         self.broken = broken

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from metarun.inner.loops import descent
-from metarun.core import FewShotLearner, take_parameters
+from metarun.core import FewShotLearner, parameters_of
 from torch.func import functional_call
 
 
@@ -39,7 +39,7 @@ class Faulty(FewShotLearner):
         return not (Path(__file__).parent / "healed").exists()
 
     def init(self):
-        return take_parameters(self.base_learner)
+        return parameters_of(self.base_learner)
 
     def adapt(self, theta, support):
         if self.sick and self.fault == "crash":
@@ -82,7 +82,7 @@ def job(sweep: Path, fault: str) -> Path:
     return next(path for path in sweep.iterdir() if f"fault-{fault}" in path.name)
 
 
-def test_one_failing_run_does_not_stop_the_others_and_the_exit_code_says_that_some_failed(sweeps):
+def test_one_failing_run_stops_no_other_and_the_exit_code_says_that_some_failed(sweeps):
     sweep, sick, results, _ = sweeps
     assert sick.code == 1, sick.text
     assert list(results) == [job(sweep, "none")]

@@ -70,7 +70,7 @@ def accepted(path: str, base: type = object) -> bool:
     return True
 
 
-def test_of_torch_and_torchvision_nothing_is_admitted_but_public_parts_of_networks_and_optimizers():
+def test_of_torch_and_torchvision_only_public_networks_and_optimizers_are_admitted():
     wrong = [
         path for path, value in reachable(TORCHS).items() if accepted(path) != of_torch(path, value)
     ]  # thousands of functions, type aliases, private classes and what modules import
@@ -130,7 +130,7 @@ def test_every_option_that_metarun_ships_is_admitted_at_its_place():
     ("optimizer={_target_: torch.nn.Linear, _partial_: true}", "Optimizer"),
     ("scheduler={_target_: torch.optim.Adam, _partial_: true}", "LRScheduler"),
     ("meta_learner={_target_: metarun.tasks.sinusoid.Sinusoid}", "MetaLearner"),
-    ("execution._target_=metarun.execution.choice.stored", "Execution"),
+    ("execution._target_=metarun.execution.choosing.choose_execution", "Eager"),
     ("task._target_=metarun.tasks.text_features.Hashed", "TaskDistribution"),
 ])  # fmt: skip
 def test_a_class_in_the_wrong_place_is_named_with_the_kind_that_belongs_there(override, base, tmp_path):

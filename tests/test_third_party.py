@@ -15,17 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from torch.func import functional_call
 
-from metarun.core import Batch, Episode, FewShotLearner, TaskDistribution, take_parameters
+from metarun.core import Batch, Episode, FewShotLearner, TaskDistribution, TaskSpec
 from metarun.objectives import SQUARED_ERROR
 from metarun.counter import uniform
 
 
 class Line(TaskDistribution):
-    input_shape = (1,)
-    num_outputs = 1
-    objective = SQUARED_ERROR
+    spec = TaskSpec(input_shape=(1,), num_outputs=1, objective=SQUARED_ERROR)
 
     def __init__(self, num_shots: int, num_queries: int, seed, device, dtype):
         self.num_shots, self.num_queries, self.seed, self.device, self.dtype = num_shots, num_queries, seed, device, dtype
@@ -60,20 +57,15 @@ class Shrink(FewShotLearner):
 
     factor: float
 
-    def init(self):
-        return take_parameters(self.base_learner)
-
     def adapt(self, theta, support):
         return {name: self.factor * p for name, p in theta.items()}
-
-    def predict(self, phi, x):
-        return functional_call(self.base_learner, phi, (x,))
 '''
 FILES = {
     "task/line.yaml": "_target_: {module}.Line\nnum_shots: 3\nnum_queries: 4\n",
     "base_learner/polynomial.yaml": "_target_: {module}.Polynomial\ndegree: 2\n",
     "meta_learner/shrink.yaml": "_target_: {module}.Shrink\nfactor: 0.5\n",
 }
+CONTRIBUTING = Path(__file__).resolve().parents[1] / "CONTRIBUTING.md"
 GROUPS = ["task=line", "base_learner=polynomial", "meta_learner=shrink"]
 BUDGET = [text for text in TINY if not text.startswith(("base_learner", "task"))]
 
@@ -147,3 +139,41 @@ def test_a_crash_of_an_outsider_s_code_shows_the_traceback_and_is_noted(folder, 
     assert "no attribute 'factro'" in outcome.err and "Traceback" in outcome.err
     assert state(run) == "failed"
     assert "factro" in read(run / "status.json")["error"]
+
+
+def test_the_examples_of_contributing_run_as_they_are_printed(tmp_path):
+    learner, task = (block.split("```")[0] for block in CONTRIBUTING.read_text().split("```python\n")[1:])
+    yaml = CONTRIBUTING.read_text().split("```yaml\n")[1].split("```")[0].replace("metarun.meta_learners.", "")
+    files = {"sign_maml.py": learner, "line.py": task, "meta_learner/sign_maml.yaml": yaml}
+    files["task/line.yaml"] = "_target_: line.Line\nnum_shots: 5\nnum_queries: 10\n"
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    groups = ["meta_learner=sign_maml", "task=line", "base_learner=mlp"]
+    outcome = metarun(f"--config-dir={tmp_path}", *groups, *BUDGET, f"run_dir={tmp_path / 'run'}")
+    assert outcome.code == 0, outcome.text
+    assert read(tmp_path / "run" / "results.json")["test/mse_step_1"]["n"] == 6
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ("regresses = False", "meta_learner: Shrink classifies, but the task Line has no classes"),
+        ("needs_train_classes = True", "meta_learner: Shrink learns to tell all training classes apart, but Line has"),
+    ],
+)
+def test_a_task_beyond_what_an_outsider_s_learner_declares_is_refused(folder, declared, message):
+    (folder / "outsiders_module.py").write_text(CODE.replace("    factor: float", f"    {declared}\n    factor: float"))
+    outcome = metarun(f"--config-dir={folder}", *GROUPS, *BUDGET)
+    assert outcome.code == 2
+    assert message in outcome.err
+
+
+def test_a_network_that_is_declared_outside_theta_keeps_its_values(folder, tmp_path):
+    borrowed = 'outside_theta = ("base_learner",)\n\n    factor: float\n\n    def init(self):\n        '
+    borrowed += 'return {"slope": torch.ones(1)}'
+    code = CODE.replace("    factor: float", f"    {borrowed}")
+    code += "\n    def predict(self, phi, x):\n        return phi['slope'] * x + self.base_learner(x)\n"
+    (folder / "outsiders_module.py").write_text(code)
+    outcome = metarun(f"--config-dir={folder}", *GROUPS, *BUDGET, f"run_dir={tmp_path / 'run'}")
+    assert outcome.code == 0, outcome.text

@@ -2,17 +2,16 @@
 
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor
 from torch.func import vmap
 
-from metarun.commands.evaluate import Trained, name_of, trained
+from metarun.commands.evaluate import name_of, show, trained
 from metarun.control.closed_loop import at_random, controlled
 from metarun.control.planner import Model
 from metarun.core import Episode, FewShotLearner, Params, hyperparameters
@@ -20,8 +19,8 @@ from metarun.drawing import returns
 from metarun.errors import ConfigError
 from metarun.evaluation.calibration import calibrated
 from metarun.evaluation.estimates import Estimate, estimate
-from metarun.evaluation.still import still
-from metarun.output.terminal import table_console
+from metarun.evaluation.eval_mode import eval_mode
+from metarun.evaluation.scoring import Evaluator, Subject
 from metarun.tasks.system_identification import SystemIdentification
 from metarun.trees import tree_leaves, tree_map
 
@@ -36,16 +35,19 @@ def control_run(
     if num_tasks < 2:
         raise ConfigError([f"--tasks is {num_tasks}; an interval needs 2 or more."])
     run = trained(path, [*overrides, f"task.num_shots={max(1, *numbers)}"], checkpoint, config_dirs)
-    if not isinstance(run.x.task, SystemIdentification):
-        kind = type(run.x.task).__name__
+    experiment = run.experiment
+    if not isinstance(experiment.task, SystemIdentification):
+        kind = type(experiment.task).__name__
         raise ConfigError(
             [f"{run.folder.path} was trained on {kind}; control needs a task that is a mechanical system."]
         )
     started = time.time()
-    scores = scored(run, run.x.task, numbers, num_tasks)
-    _show(scores, num_tasks)
+    with calibrated(experiment.learner, run.theta, experiment.task, run.execution):
+        scores = ClosedLoop(numbers).estimates(experiment.subject(run.theta, "test", num_tasks, run.execution))
+    show(f"return: mean and 95% CI over {num_tasks} systems", ("model after", "return"), scores, digits=1)
     content: dict[str, Any] = {"return": {name: score._asdict() for name, score in scores.items()}}
-    content |= {"protocol": {**run.x.protocol, "checkpoint": checkpoint, "checkpoint_step": run.step, "split": "test"}}
+    source = {"checkpoint": checkpoint, "checkpoint_step": run.step, "split": "test"}
+    content |= {"protocol": {**experiment.protocol, **source}}
     content |= {"overrides": overrides, "argv": sys.argv, "seconds": time.time() - started}
     where = run.write(name_of(overrides, "control", shots, str(num_tasks), checkpoint), content)
     returns(scores, numbers, RANDOM, ORACLE).savefig(where.with_suffix(".png"), dpi=130)
@@ -60,20 +62,27 @@ def numbers_in(shots: str) -> list[int]:
     return sorted({int(word) for word in words})
 
 
-@torch.no_grad()
-def scored(run: Trained, task: SystemIdentification, numbers: list[int], num_tasks: int) -> dict[str, Estimate]:
+@dataclass(frozen=True)
+class ClosedLoop(Evaluator):
     """The return with random actions, with the model after each number of transitions, and with the true dynamics."""
-    draw = task.draw("test", range(num_tasks))
-    parameters, episodes = task.parameters(draw).to(task.device), task.episodes(draw)
-    system, steps, seed = task.system, task.control_steps, task.seed
-    drive = partial(controlled, system, parameters, planner=task.planner, num_steps=steps, seed=seed)
-    scores = {RANDOM: estimate(at_random(system, parameters, steps, seed)[0])}
-    with calibrated(run.x.learner, run.theta, task, run.execution), still(run.x.test_learner):
-        for k in numbers:
-            scores[words_for(k)] = estimate(drive(model=model_after(run, task, episodes, k))[0])
-            print(f"after {words_for(k)}: return {scores[words_for(k)].mean:.1f}", file=sys.stderr)
-    scores[ORACLE] = estimate(drive(model=lambda state, action: system.step(parameters[:, None], state, action))[0])
-    return scores
+
+    numbers: list[int]
+
+    @torch.no_grad()
+    def estimates(self, subject: Subject) -> dict[str, Estimate]:
+        task = subject.task
+        assert isinstance(task, SystemIdentification)
+        draw = task.draw(subject.split, range(subject.num_tasks))
+        parameters, episodes = task.parameters(draw).to(task.device), task.episodes(draw)
+        system, steps, seed = task.system, task.control_steps, task.seed
+        drive = partial(controlled, system, parameters, planner=task.planner, num_steps=steps, seed=seed)
+        scores = {RANDOM: estimate(at_random(system, parameters, steps, seed)[0])}
+        with eval_mode(subject.learner):
+            for k in self.numbers:
+                scores[words_for(k)] = estimate(drive(model=model_after(subject, task, episodes, k))[0])
+                print(f"after {words_for(k)}: return {scores[words_for(k)].mean:.1f}", file=sys.stderr)
+        scores[ORACLE] = estimate(drive(model=lambda state, action: system.step(parameters[:, None], state, action))[0])
+        return scores
 
 
 def words_for(k: int) -> str:
@@ -81,14 +90,14 @@ def words_for(k: int) -> str:
     return f"{k} transition{'' if k == 1 else 's'}"
 
 
-def model_after(run: Trained, task: SystemIdentification, episodes: Episode, k: int) -> Model:
+def model_after(subject: Subject, task: SystemIdentification, episodes: Episode, k: int) -> Model:
     """What follows a state and an action, by the learner adapted to the first ``k`` transitions of each episode."""
-    learner = run.x.test_learner
+    learner = subject.learner
     assert isinstance(learner, FewShotLearner)
     if k == 0 and "inner_steps" in hyperparameters(learner):
         learner = replace(learner, inner_steps=0)  # type: ignore[call-arg]
     few = episodes._replace(support=tree_map(lambda leaf: leaf[:, :k], episodes.support))
-    phis = run.execution.map(lambda theta, episode: learner.adapt(theta, episode.support), run.theta, few)
+    phis = subject.execution.map(lambda theta, episode: learner.adapt(theta, episode.support), subject.theta, few)
     if not all(torch.isfinite(leaf).all() for leaf in tree_leaves(phis)):
         raise ConfigError(
             [f"{type(learner).__name__} has no finite model after {words_for(k)}; leave {k} out of --shots."]
@@ -101,12 +110,3 @@ def follow(task: SystemIdentification, predict: Any, phis: Params, state: Tensor
     """The states [T, N, 2n] that ``phis``, a model for each task, predict to follow ``state`` under ``action``."""
     inputs = task.encoding.inputs(state, action).to(task.dtype)
     return task.encoding.advance(state, predict(phis, inputs).to(state))
-
-
-def _show(scores: dict[str, Estimate], num_tasks: int) -> None:
-    table = Table(title=f"return: mean and 95% CI over {num_tasks} systems")
-    for column in ("model after", "return", "+-"):
-        table.add_column(column)
-    for name, (mean, ci95, _) in scores.items():
-        table.add_row(name, f"{mean:.1f}", f"{ci95:.1f}")
-    table_console(100).print(table)

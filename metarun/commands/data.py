@@ -13,7 +13,7 @@ from typing import NamedTuple
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from metarun.config.build import build_task
+from metarun.config.build import build_task, sources_of
 from metarun.config.compose import composed
 from metarun.config.help import options
 from metarun.config.ranges import range_problems
@@ -21,9 +21,11 @@ from metarun.config.targets import locate
 from metarun.core import TaskDistribution
 from metarun.drawing import picture
 from metarun.errors import ConfigError, DataError
+from metarun.evaluation.suite import missing
 from metarun.output.terminal import table_console
 from metarun.tasks.splits import SPLITS
-from metarun.tasks.store import Found, looking
+
+STATES = ("absent", "raw files found", "ready")  # of prepared data
 
 
 class Entry(NamedTuple):
@@ -54,7 +56,7 @@ def entries(overrides: list[str], folders: list[Path]) -> Iterator[Entry]:
 
 
 def _kind(target: str) -> str:
-    """The first line about it (a function's docstring, or that of a class's module), up to a stop or colon."""
+    """The first line about a target (of a function's docstring, or of a class's module), up to a stop or colon."""
     found = locate(target, TaskDistribution)
     said = sys.modules[found.__module__].__doc__ if inspect.isclass(found) else found.__doc__
     line = (said or "").partition("\n")[0].rstrip(".")
@@ -62,16 +64,18 @@ def _kind(target: str) -> str:
 
 
 def _state(name: str, cfg: DictConfig) -> tuple[str, str]:
+    """The state of the least ready of what the task reads, and where that lies or what to do."""
     if missing := sorted(OmegaConf.missing_keys(cfg.task)):
         return f"needs {', '.join(missing)}", ""
     try:
-        with looking():
-            build_task(cfg)
-    except Found as found:
-        return found.state, str(found.folder)
+        found = [(source.state(), str(source.folder)) for source in sources_of(cfg)]
+        if not found:
+            build_task(cfg)  # a table may be missing, or something of an outsider's
+            return "generated", ""
     except ConfigError:
-        return "absent", f"metarun data prepare {name}  says what to fetch"
-    return "generated", ""
+        found = [("absent", "")]
+    state, folder = min(found, key=lambda entry: STATES.index(entry[0]))
+    return state, f"metarun data prepare {name}  says what to fetch" if state == "absent" else folder
 
 
 def build(name: str, overrides: list[str], folders: list[Path]) -> TaskDistribution:
@@ -110,8 +114,10 @@ def show(
     if os.path.isdir(path):
         raise ConfigError([f"--out {path}: that is a folder; name a file in it, such as {path / 'episodes.png'}."])
     task = build(name, overrides, folders)
-    if split == "test" and task.num_test_tasks is not None and max(indices) >= task.num_test_tasks:
-        last = task.num_test_tasks - 1
+    if problems := missing("task", task, [split]):
+        raise ConfigError(problems)
+    if split == "test" and task.spec.num_test_tasks is not None and max(indices) >= task.spec.num_test_tasks:
+        last = task.spec.num_test_tasks - 1
         raise ConfigError(
             [f"--episode is {max(indices)}, but the last test episode of {name} is {last}; use 0 to {last}."]
         )

@@ -7,26 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from metarun.config.build import build
+from metarun.config.build import build, build_task
 from metarun.config.calls import GROUPS
 from metarun.config.compose import composed, override_key, read_config, readable, with_value, without_effect
 from metarun.config.experiment import Experiment
 from metarun.config.overrides import given_twice
-from metarun.core import Params, hyperparameters
+from metarun.core import Params, TaskDistribution, hyperparameters
 from metarun.errors import ConfigError, MetarunError, refuse_divergence
-from metarun.evaluation.calibration import calibrated
+from metarun.evaluation.calibration import calibrated, calibrates
 from metarun.evaluation.estimates import Estimate
-from metarun.evaluation.scoring import baseline_scores, complexity, evaluate_all
-from metarun.evaluation.suite import Scored
-from metarun.execution.choice import stored
+from metarun.evaluation.scoring import Complexity, evaluate_all
+from metarun.evaluation.suite import Suite
+from metarun.execution.choice import Choice
 from metarun.execution.execution import Execution
 from metarun.files import write_json
 from metarun.output.checkpoint import load
 from metarun.output.folder import RunFolder, place, short_hash, slug
-from metarun.output.report import condensed, results
+from metarun.output.report import results
+from metarun.output.summary import condensed, conditions, verdict
 from metarun.output.terminal import table_console
 from metarun.trees import leaf_names, tree_leaves, zip_map
 
@@ -38,13 +39,14 @@ class Trained:
     """A finished run again: its objects under the overrides, and the theta of a checkpoint."""
 
     folder: RunFolder
-    x: Experiment
+    experiment: Experiment
+    training_task: TaskDistribution  # whose batch norms' statistics an evaluation takes
     theta: Params
     step: int  # of the checkpoint
     execution: Execution
 
     def write(self, name: str, content: dict[str, Any]) -> Path:
-        """``content`` as evaluations/<name>.json in the run's folder; where it is."""
+        """Write ``content`` as evaluations/<name>.json in the run's folder; returns where it is."""
         where = self.folder.path / "evaluations" / f"{name}.json"
         try:
             where.parent.mkdir(exist_ok=True)
@@ -61,18 +63,24 @@ def trained(path: Path, overrides: list[str], checkpoint: str, config_dirs: list
         raise ConfigError([f"{folder.path} holds no run (no config.yaml)."])
     if checkpoint not in ("best", "last"):
         raise ConfigError([f"--checkpoint is {checkpoint!r}; use best or last."])
+    fitted = folder.fitted()
     cfg = changed(read_config(folder.path / "config.yaml"), overrides, config_dirs)
     try:
-        x = build(cfg)
+        experiment = build(cfg, fitted)
     except ConfigError as error:
         if overrides:
             raise
         raise ConfigError(error.problems, where=str(folder.path / "config.yaml")) from error
-    if not any(override_key(text).split(".")[0] in ("task", "seed", "dtype") for text in overrides):
-        folder.refuse_other_data({"data": x.task.fingerprint()}, "Restore them, or name the data: task.path=FILE, say.")
-    state = load(folder.checkpoints / f"{checkpoint}.pt", x.device)
-    theta = _fitted(x.learner.init(), state["theta"], folder.checkpoints / f"{checkpoint}.pt")
-    return Trained(folder, x, theta, state["step"], _execution(x, folder, overrides))
+    roots = {override_key(text).split(".")[0] for text in overrides}
+    if "task" in roots and not fitted and experiment.task.fitted():
+        print(f"{folder.path} has no fitted.json: means, deviations and vocabulary are those of the data as given now.")
+    if not roots & {"task", "seed", "dtype"}:
+        data = {"data": experiment.task.fingerprint()}
+        folder.refuse_other_data(data, "Restore them, or name the data: task.path=FILE, say.")
+    state = load(folder.checkpoints / f"{checkpoint}.pt", experiment.device)
+    theta = _fitted(experiment.theta_0, state["theta"], folder.checkpoints / f"{checkpoint}.pt")
+    training_task = _training_task(experiment, folder, overrides)
+    return Trained(folder, experiment, training_task, theta, state["step"], _execution(experiment, folder, overrides))
 
 
 def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, config_dirs: list[Path]) -> None:
@@ -80,34 +88,33 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     if split not in ("train", "val", "test"):
         raise ConfigError([f"--split is {split!r}; use train, val or test."])
     run = trained(path, overrides, checkpoint, config_dirs)
-    x, theta, execution = _for_split(run.x, split), run.theta, run.execution
-    started = time.time()
-    with calibrated(x.learner, theta, x.task, execution):
-        scores = evaluate_all(x.scored, theta, split, x.num_test_tasks, execution, curve=True)
-    refuse_divergence(
-        {f"{split}/{name}": score.mean for name, score in scores.items() if "_step_" not in name}, run.step, x.seed
-    )
-    scores |= baseline_scores(x.scored, split, x.num_test_tasks, execution)
-    first = next(iter(x.scored.values()))
-    content = results(x, scores, split, {"checkpoint": checkpoint, "checkpoint_step": run.step})
-    content |= {
-        "complexity": complexity(first.learner, theta, first.task, split),
-        "overrides": overrides,
-        "argv": sys.argv,
-    }
-    _show(scores, split, x.num_test_tasks)
+    experiment, started = _for_split(run.experiment, split), time.time()
+    experiment.suite.require(split)
+    subject = experiment.subject(run.theta, split, experiment.num_test_tasks, run.execution)
+    with calibrated(experiment.learner, run.theta, run.training_task, run.execution):
+        scores = evaluate_all(experiment.suite, subject, experiment.evaluators, final=True)
+    means = {f"{split}/{name}": score.mean for name, score in scores.items() if "_step_" not in name}
+    refuse_divergence(means, run.step, experiment.seed)
+    complexity = Complexity().estimates(subject.on(experiment.suite.first))
+    source = {"checkpoint": checkpoint, "checkpoint_step": run.step, "split": split}
+    content = results(experiment, scores, complexity, source) | {"overrides": overrides, "argv": sys.argv}
+    title = f"{split}: mean and 95% CI over {experiment.num_test_tasks} episodes"
+    show(title, ("metric", "mean"), {f"{split}/{name}": score for name, score in condensed(scores).items()}, digits=4)
+    training: Any = OmegaConf.to_container(read_config(run.folder.path / "config.yaml").task)
+    for line in conditions(experiment, split, training) + verdict(experiment, scores):
+        print(line)
     where = run.write(name_of(overrides, split, checkpoint), {**content, "seconds": time.time() - started})
     print(f"results: {where}")
 
 
-def _for_split(x: Experiment, split: str) -> Experiment:
-    """``x`` as it is for validation and test; for training tasks with these alone, and the ways that they have."""
+def _for_split(experiment: Experiment, split: str) -> Experiment:
+    """The experiment as it is for validation and test; for training tasks with these alone, and the ways that they have."""
     if split != "train":
-        return x
-    flexible = "num_ways" in hyperparameters(x.test_learner)
-    ways = {"num_ways": x.task.train_num_ways} if flexible else {}
-    learner = replace(x.test_learner, **ways)  # type: ignore[type-var]
-    return replace(x, scored={"": Scored(x.task, learner, x.protocol["task"])})
+        return experiment
+    flexible = "num_ways" in hyperparameters(experiment.test_learner)
+    ways = {"num_ways": experiment.task.spec.train_num_ways} if flexible else {}
+    learner = replace(experiment.test_learner, **ways)  # type: ignore[type-var]
+    return replace(experiment, suite=Suite(experiment.suite.own._replace(learner=learner), {}))
 
 
 def changed(cfg: DictConfig, overrides: list[str], config_dirs: list[Path]) -> DictConfig:
@@ -121,10 +128,9 @@ def changed(cfg: DictConfig, overrides: list[str], config_dirs: list[Path]) -> D
             if root not in CHANGEABLE and root in cfg:
                 changeable = ", ".join(CHANGEABLE)
                 problems.append(f"{text}: an evaluation can change {changeable}; for another {root} train another run.")
-            elif key in GROUPS:
-                cfg[key] = composed([text], config_dirs)[key]
-            elif key == "evaluation.task":
-                cfg.evaluation.task = composed([text], config_dirs).evaluation.task
+            elif key in groups or text.startswith("+evaluation.evaluator."):
+                chosen = OmegaConf.select(composed([text], config_dirs), key)
+                OmegaConf.update(cfg, key, chosen, merge=False, force_add=True)
             else:
                 cfg = with_value(cfg, text)
         except ConfigError as error:
@@ -134,13 +140,22 @@ def changed(cfg: DictConfig, overrides: list[str], config_dirs: list[Path]) -> D
     return cfg
 
 
-def _execution(x: Experiment, folder: RunFolder, overrides: list[str]) -> Execution:
-    """The one that the run settled on, or another if ``overrides`` ask for it."""
+def _training_task(experiment: Experiment, folder: RunFolder, overrides: list[str]) -> TaskDistribution:
+    """The task under the overrides; that of the run as it was trained, where those leave no training classes and the
+    learner needs some for its batch norms."""
+    if "train" in experiment.task.splits or not calibrates(experiment.learner):
+        return experiment.task
+    place = [text for text in overrides if override_key(text) in ("device", "data_root", "dtype")]
+    return build_task(changed(read_config(folder.path / "config.yaml"), place, []))
+
+
+def _execution(experiment: Experiment, folder: RunFolder, overrides: list[str]) -> Execution:
+    """The execution that the run chose, or another if ``overrides`` ask for it, with torch's threads set for it."""
+    choice = Choice(experiment.execution, threads=experiment.execution.num_threads)
     if not any(override_key(text).split(".")[0] == "execution" for text in overrides):
-        return stored(folder.path / "execution.json", like=x.execution)
-    if x.execution.threads != "auto":
-        torch.set_num_threads(x.execution.threads)
-    return x.execution
+        choice = Choice.read(folder.path / "execution.json", like=experiment.execution)
+    torch.set_num_threads(choice.threads)
+    return choice.execution
 
 
 def _fitted(fresh: Params, saved: Params, path: Path) -> Params:
@@ -162,10 +177,9 @@ def name_of(overrides: list[str], *words: str) -> str:
     return f"{slug('_'.join([*words, *overrides]))}-{short_hash(*words, sorted(overrides))}"
 
 
-def _show(scores: dict[str, Estimate], split: str, num_tasks: int) -> None:
-    table = Table(title=f"{split}: mean and 95% CI over {num_tasks} episodes")
-    for column in ("metric", "mean", "+-"):
-        table.add_column(column)
-    for name, (mean, ci95, _) in condensed(scores).items():
-        table.add_row(f"{split}/{name}", f"{mean:.4f}", f"{ci95:.4f}")
+def show(title: str, columns: tuple[str, str], scores: dict[str, Estimate], digits: int) -> None:
+    """Print a table of the scores with their intervals, as wide as the terminal."""
+    table = Table(*columns, "+-", title=title)
+    for name, (mean, ci95, _) in scores.items():
+        table.add_row(name, f"{mean:.{digits}f}", f"{ci95:.{digits}f}")
     table_console(100).print(table)

@@ -25,7 +25,7 @@ def visible_gpus() -> list[str]:
 
 @dataclass
 class Slots:
-    """How many jobs at a time, and what each may use: cores are shared out, GPUs go round."""
+    """The jobs at a time, and what each may use: cores are shared out, GPUs go round."""
 
     jobs: int
     gpus: list[str] = field(default_factory=visible_gpus)

@@ -25,6 +25,7 @@ from metarun.config.compose import (
     with_evaluation_tasks,
 )
 from metarun.config.help import SWEEP_KEYS
+from metarun.config.names import names_as_text
 from metarun.config.overrides import given_twice, refuse_sweeps_without_end
 from metarun.errors import ConfigError, shortened
 from metarun.output.folder import RunFolder, new_name, place, short_hash, slug, tensorboard_command
@@ -88,7 +89,7 @@ def _number_of_jobs(text: str) -> int:
 def _combinations(overrides: list[str]) -> list[list[str]]:
     """Each combination once, in the order of its first: two jobs must not share a folder."""
     try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
+        parsed = OverridesParser.create().parse_overrides([*map(names_as_text, overrides)])
         refuse_sweeps_without_end(parsed)
         jobs = [tuple(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
         return [list(job) for job in dict.fromkeys(jobs)]
@@ -97,7 +98,7 @@ def _combinations(overrides: list[str]) -> list[list[str]]:
 
 
 def _varying(combinations: list[list[str]]) -> list[list[str]]:
-    """Of each combination the overrides that not all combinations share; all of them where there is only one."""
+    """The overrides of each combination that not all combinations share; all of them where there is only one."""
     if len(combinations) == 1:
         return combinations
     shared = set.intersection(*map(set, combinations))
@@ -127,7 +128,7 @@ def _check(jobs: list[Job], config_dirs: list[Path]) -> None:
 
 
 def _run_all(jobs: list[Job], slots: Slots, flags: list[str]) -> None:
-    """At most ``slots.jobs`` processes at a time; a signal is passed on to them and starts no more."""
+    """Run at most ``slots.jobs`` processes at a time; a signal is passed on to them and starts no more."""
     stop: list[int] = []
     for signum in stopping_signals():
         signal.signal(signum, lambda number, frame: stop.append(number))

@@ -16,10 +16,12 @@ from metarun.config.compose import assigned, override_key, read_config, with_val
 from metarun.config.experiment import Experiment
 from metarun.errors import CheckpointError, ConfigError, Diverged, Interrupted, MetarunError
 from metarun.evaluation.estimates import Estimate
+from metarun.evaluation.suite import missing
 from metarun.files import read_json, write_atomically
 from metarun.output.checkpoint import load, restoring
 from metarun.output.folder import RunFolder, new_name, place
 from metarun.output.report import Reporter
+from metarun.output.summary import summary
 from metarun.training.runner import Runner
 from metarun.training.signals import StopRequest
 
@@ -117,11 +119,14 @@ def _refuse_changes(cfg: DictConfig, folder: RunFolder) -> None:
 def run(job: Job) -> float:
     """Run the job to its end; returns the mean test score. Raises MetarunError, after noting it in status.json."""
     try:
-        experiment = build(job.cfg)
+        experiment = build(job.cfg, job.folder.fitted() if job.continues else None)
     except ConfigError as error:
         if job.continues:
             raise ConfigError(error.problems, where=str(job.folder.path / "config.yaml")) from error
         raise
+    if problems := missing("task", experiment.task, ["train"]):
+        raise ConfigError(problems)
+    experiment.suite.require("val", "test")
     try:
         with job.folder.claimed():
             resume_step = _steps_made(job.folder, experiment) if job.continues else 0
@@ -155,8 +160,9 @@ def _steps_made(folder: RunFolder, experiment: Experiment) -> int:
 
 
 def _nothing_to_do(folder: RunFolder, experiment: Experiment) -> float:
+    name = f"test/{experiment.task.spec.objective.score_name}"
     try:
-        score = read_json(folder.path / "results.json")[f"test/{experiment.task.objective.score_name}"]
+        score = read_json(folder.path / "results.json")[name]
         mean, ci95 = float(score["mean"]), float(score["ci95"])
     except (ValueError, KeyError, TypeError) as error:
         raise MetarunError(
@@ -170,9 +176,10 @@ def _nothing_to_do(folder: RunFolder, experiment: Experiment) -> float:
 
 def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
     folder, text = job.folder, OmegaConf.to_yaml(job.cfg, resolve=True)
-    elsewhere = {name: scored.task.fingerprint() for name, scored in experiment.scored.items() if name}
+    elsewhere = {name: scored.task.fingerprint() for name, scored in experiment.suite.elsewhere.items()}
     facts = {"data": experiment.task.fingerprint()} | ({"evaluation_data": elsewhere} if elsewhere else {})
     folder.refuse_other_data(facts, "Restore them, or start a new run with another run_dir.")
+    folder.keep_fitted(experiment.task.fitted())
     write_atomically(folder.path / "config.yaml", text.encode())
     if not job.continues:
         write_atomically(folder.path / "overrides.yaml", OmegaConf.to_yaml(job.overrides).encode())
@@ -182,10 +189,12 @@ def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
         folder.mark("running", step=resume_step, steps=experiment.steps)
         report = Reporter(folder, experiment, text, resume_step)
         continued = f"  (continued at step {resume_step})" if resume_step else ""
-        report.ticker.say(f"run folder: {folder.path}{continued}")
+        report.say(f"run folder: {folder.path}{continued}")
+        for note in experiment.notes:
+            report.say(note)
         scores = _guarded(experiment, report, resume_step, stop)
     report.finished(scores)
-    return scores[experiment.task.objective.score_name].mean
+    return scores[experiment.task.spec.objective.score_name].mean
 
 
 def _guarded(experiment: Experiment, report: Reporter, resume_step: int, stop: StopRequest) -> dict[str, Estimate]:
@@ -193,7 +202,7 @@ def _guarded(experiment: Experiment, report: Reporter, resume_step: int, stop: S
     state, error_text, runner = "failed", "", None
 
     def last_words(signum: int) -> None:
-        """Of a run that is stopped while torch computes and Python does not come to its turn."""
+        """Save what there is of a run that is stopped while torch computes and Python does not come to its turn."""
         text = str(Interrupted(signum))
         try:
             if runner is not None:
@@ -210,7 +219,7 @@ def _guarded(experiment: Experiment, report: Reporter, resume_step: int, stop: S
             with restoring(report.folder.checkpoints / "last.pt"):
                 runner.restore("last")
         scores = runner.run()
-        report.ticker.note(report.summary(scores))
+        report.tell(lambda sink: sink.note(summary(experiment, scores)))
         state = "completed"
         return scores
     except MetarunError as error:
@@ -227,11 +236,12 @@ def _guarded(experiment: Experiment, report: Reporter, resume_step: int, stop: S
 
 
 def _close(report: Reporter, state: str, step: int, error_text: str) -> None:
-    details = {"step": step, "steps": report.x.steps, **report.latest} | ({"error": error_text} if error_text else {})
+    details: dict[str, Any] = {"step": step, "steps": report.experiment.steps, **report.latest}
+    details |= {"error": error_text} if error_text else {}
     note = f"{state} at step {step}" + (f": {error_text}" if error_text else "")
     for action in (
         lambda: report.folder.mark(state, **details),
-        lambda: report.ticker.note(note),
+        lambda: report.tell(lambda sink: sink.note(note)),
         lambda: report.close(state),
     ):
         try:

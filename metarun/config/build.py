@@ -1,8 +1,8 @@
 """From a configuration to the objects of a run. The only module that turns config nodes into objects."""
 
+import inspect
 import os
-from collections.abc import Callable
-from copy import deepcopy
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,33 +13,36 @@ from torch import Tensor, nn
 
 from metarun.config.calls import BASES, GIVEN, GROUPS, attempt, checked_call
 from metarun.config.checks import (
-    class_problems,
     flat,
+    learner_problems,
     place_problems,
     problems_at_the_root,
     scheduler_problems,
     step_problems,
     token_problems,
-    ways_problems,
 )
-from metarun.config.experiment import Experiment, optimizer_of
+from metarun.config.experiment import Experiment, check_rates, take_theta
+from metarun.config.networks import exact, suited
 from metarun.core import MetaLearner, TaskDistribution
 from metarun.errors import ConfigError
-from metarun.evaluation.still import modules_of
-from metarun.evaluation.suite import Scored, learner_for, scored_elsewhere
-from metarun.execution.execution import Execution, generators_kept
-from metarun.trees import leaf_names, tree_leaves
+from metarun.evaluation.baselines import BASELINES
+from metarun.evaluation.eval_mode import modules_of
+from metarun.evaluation.suite import Scored, Suite, learner_for, scored_elsewhere
+from metarun.execution.execution import Eager
+from metarun.tasks.store import Source
 
 
-def build(cfg: DictConfig) -> Experiment:
-    """Check everything, then build it. Raises ConfigError with every problem found."""
+def build(cfg: DictConfig, fitted: dict[str, Any] | None = None) -> Experiment:
+    """Check everything, then build it; ``fitted``: by the run's task. Raises ConfigError with every problem found."""
     plain, calls, problems = _checked(cfg)
     if place_problems(plain):
         raise ConfigError(problems)
     given = _given_task(plain)
-    task = attempt(problems, "task", calls.get("task"), **given)
-    elsewhere = {key: attempt(problems, key, calls.get(key), **given) for key in _evaluation_tasks(plain)}
+    task = attempt(problems, "task", calls.get("task"), **given, fitted=fitted)
+    elsewhere = {key: attempt(problems, key, calls.get(key), **given) for key in _named(plain, "task")}
     execution = attempt(problems, "execution", calls.get("execution"))
+    for key in _named(plain, "evaluator"):
+        attempt(problems, key, calls.get(key))
     problems += _trial(calls, given["device"], given["dtype"])
     if problems or task is None or execution is None:
         raise ConfigError(problems)
@@ -48,17 +51,41 @@ def build(cfg: DictConfig) -> Experiment:
 
 def build_task(cfg: DictConfig) -> TaskDistribution:
     """The task distribution alone. Raises ConfigError with every problem of its group."""
+    return _made("task", *_task_call(cfg))
+
+
+def sources_of(cfg: DictConfig) -> Sequence[Source]:
+    """Sources of the prepared arrays that the task reads, which is not built; none of a task without any."""
+    call, given = _task_call(cfg)
+    sources = getattr(call.func, "sources", lambda: ())  # of a ``PreparedTask``, or of a function that makes one
+    taken = inspect.signature(sources).parameters
+    return _made(
+        "task.sources",
+        partial(sources, **{name: call.keywords[name] for name in taken if name in call.keywords}),
+        given,
+    )
+
+
+def _task_call(cfg: DictConfig) -> tuple[Any, dict[str, Any]]:
+    """The call that makes the task, and what it is given in code. Raises ConfigError."""
     plain = _resolved(cfg)
     call, problems = checked_call(plain["task"], "task", GIVEN["task"], TaskDistribution)
     problems += place_problems(plain)
-    task = None if problems else attempt(problems, "task", call, **_given_task(plain))
-    if problems or task is None:
+    if problems or call is None:
         raise ConfigError(problems)
-    return task
+    return call, _given_task(plain)
+
+
+def _made(key: str, call: Callable[..., Any], given: dict[str, Any]) -> Any:
+    problems: list[str] = []
+    made = attempt(problems, key, call, **given)
+    if problems:
+        raise ConfigError(problems)
+    return made
 
 
 def check(cfg: DictConfig) -> list[str]:
-    """What is wrong with a configuration, as far as that can be said without building anything or reading data."""
+    """Problems of a configuration that show without building anything or reading data."""
     return _checked(cfg)[2]
 
 
@@ -76,9 +103,9 @@ def _checked(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Callable[..., A
     plain = _resolved(cfg)
     problems = problems_at_the_root(plain)
     calls: dict[str, Callable[..., Any]] = {}
-    elsewhere = _evaluation_tasks(plain)
-    for key, node in {**{group: plain.get(group) for group in GROUPS}, **elsewhere}.items():
-        group = key if key in GROUPS else "task"  # a task elsewhere
+    named = _named(plain, "task") | _named(plain, "evaluator")
+    for key, node in {**{group: plain.get(group) for group in GROUPS}, **named}.items():
+        group = key if key in GROUPS else key.split(".")[1]
         call, found = checked_call(node, key, GIVEN[group], BASES[group])
         problems += found
         if call is not None:
@@ -86,9 +113,9 @@ def _checked(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Callable[..., A
     return plain, calls, problems
 
 
-def _evaluation_tasks(plain: dict[str, Any]) -> dict[str, Any]:
-    """The nodes of the tasks to validate and test on, by their keys."""
-    return {f"evaluation.task.{name}": node for name, node in plain.get("evaluation", {}).get("task", {}).items()}
+def _named(plain: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The nodes evaluation.<kind>.NAME by their keys."""
+    return {f"evaluation.{kind}.{name}": node for name, node in plain.get("evaluation", {}).get(kind, {}).items()}
 
 
 def device_of(name: str) -> torch.device:
@@ -113,7 +140,7 @@ def _assemble(
     calls: dict[str, Callable[..., Any]],
     task: TaskDistribution,
     elsewhere: dict[str, TaskDistribution],
-    execution: Execution,
+    execution: Eager,
 ) -> Experiment:
     problems: list[str] = []
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = plain["tf32"]
@@ -122,25 +149,29 @@ def _assemble(
         torch.cuda.set_device(device)  # streams and CUDA graphs are those of the current one
     torch.manual_seed(plain["seed"])
     problems += token_problems(task, calls)
-    shapes = {"input_shape": task.input_shape, "num_outputs": task.num_outputs, "num_tokens": task.num_tokens}
-    base_learner = None if problems else attempt(problems, "base_learner", calls["base_learner"], **shapes)
+    known = {**vars(task.spec), "num_ways": task.spec.train_num_ways}
+    given = {name: known[name] for name in GIVEN["base_learner"]}
+    base_learner = None if problems else attempt(problems, "base_learner", calls["base_learner"], **given)
     if base_learner is None:
         raise ConfigError(problems)
+    notes = exact(base_learner)
     base_learner.to(device, getattr(torch, plain["dtype"]))
-    shapes |= {"base_learner": base_learner, "objective": task.objective, "num_ways": task.train_num_ways}
-    problems += ways_problems(task, calls["meta_learner"])
-    shapes |= {"num_train_classes": task.num_train_classes}
-    problems += class_problems(task, calls["meta_learner"])
-    learner = None if problems else attempt(problems, "meta_learner", calls["meta_learner"], **shapes)
+    problems += learner_problems(task, calls["meta_learner"])
+    known["base_learner"] = base_learner
+    given = {name: known[name] for name in GIVEN["meta_learner"]}
+    learner = None if problems else attempt(problems, "meta_learner", calls["meta_learner"], **given)
     problems += [] if learner is None else step_problems(learner, plain["evaluation"]["inner_steps"])
     if problems or learner is None:
         raise ConfigError(problems)
     for module in modules_of(learner):
+        notes += exact(module)  # of a second network; the base learner's layers are exact by now
         module.to(device, getattr(torch, plain["dtype"]))
+    execution, why = suited(execution, learner, task, plain["steps"])
+    notes += why
     scored = scored_elsewhere(elsewhere, task, learner, plain["evaluation"])
     experiment = _experiment(plain, calls, task, learner, scored, execution)
-    if experiment.rates:
-        _try_rates(experiment)
+    experiment.notes = notes
+    check_rates(experiment)
     return experiment
 
 
@@ -150,19 +181,21 @@ def _experiment(
     task: TaskDistribution,
     learner: MetaLearner,
     scored: dict[str, Scored],
-    execution: Execution,
+    execution: Eager,
 ) -> Experiment:
     evaluation = plain["evaluation"]
     test_learner = learner_for(task, learner, evaluation["inner_steps"])
     test_steps = getattr(test_learner, "inner_steps", None)
-    own = task.num_test_tasks or evaluation["num_tasks"]
+    own = task.spec.num_test_tasks or evaluation["num_tasks"]
     protocol = {group: plain[group] for group in ("task", "base_learner", "meta_learner")}
     protocol |= {"inner_steps": test_steps, "seed": plain["seed"], "data": task.fingerprint()}
     return Experiment(
         task=task,
         learner=learner,
+        theta_0=take_theta(learner),
         test_learner=test_learner,
-        scored=scored or {"": Scored(task, test_learner, plain["task"])},
+        suite=Suite(Scored(task, test_learner, plain["task"]), scored),
+        evaluators=[*BASELINES, *(calls[key]() for key in _named(plain, "evaluator"))],
         optimizer=calls["optimizer"],
         scheduler=calls["scheduler"],
         execution=execution,
@@ -192,16 +225,6 @@ def _trial(calls: dict[str, Callable[..., Any]], device: torch.device, dtype: to
         scheduler = attempt(problems, "scheduler", calls.get("scheduler"), optimizer=optimizer)
         problems += [] if scheduler is None else scheduler_problems(scheduler, calls["scheduler"])
     return problems
-
-
-def _try_rates(x: Experiment) -> None:
-    """Raise ConfigError where the ``rates`` or their optimizer do not fit theta: now, before there is a run folder."""
-    with generators_kept():
-        theta = deepcopy(x.learner).init()  # of a copy: init takes the parameters out of the modules
-    try:
-        optimizer_of(x, tree_leaves(theta), leaf_names(theta))
-    except ValueError as error:
-        raise ConfigError([f"optimizer: with rates, {error}"]) from error
 
 
 def _clipper(norm: float | None, value: float | None) -> Callable[[list[Tensor]], object] | None:

@@ -11,11 +11,13 @@ from torch import nn
 
 from metarun.config.targets import Part, base_of, locate, problems_of_call, raised
 from metarun.core import MetaLearner, TaskDistribution
-from metarun.execution.execution import Execution
+from metarun.errors import DataProblems
+from metarun.evaluation.scoring import Evaluator
+from metarun.execution.execution import Eager
 
 GROUPS = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution")
 GIVEN = {
-    "task": {"seed", "device", "dtype", "data_root"},
+    "task": {"seed", "device", "dtype", "data_root", "fitted"},
     "base_learner": {"input_shape", "num_outputs", "num_tokens"},
     "meta_learner": {
         *("base_learner", "objective", "num_ways", "num_train_classes"),
@@ -24,6 +26,7 @@ GIVEN = {
     "optimizer": {"params"},
     "scheduler": {"optimizer", "last_epoch"},
     "execution": set(),
+    "evaluator": set(),
 }
 BASES: dict[str, type] = {
     "task": TaskDistribution,
@@ -31,10 +34,9 @@ BASES: dict[str, type] = {
     "meta_learner": MetaLearner,
     "optimizer": torch.optim.Optimizer,
     "scheduler": torch.optim.lr_scheduler.LRScheduler,
-    "execution": Execution,
+    "execution": Eager,
+    "evaluator": Evaluator,
 }
-
-ELSEWHERE = re.compile(r"evaluation\.task\.[^.]+")  # the key of a task to validate and test on
 
 
 def checked_call(
@@ -86,15 +88,16 @@ def attempt(problems: list[str], key: str, call: Callable[..., Any] | None, **gi
     given |= made
     try:
         it = call(**{name: value for name, value in given.items() if name in accepted or name in made})
-        base = BASES.get("task" if ELSEWHERE.fullmatch(key) else key, object)
+        base = BASES.get("task" if re.fullmatch(r"evaluation\.task\.[^.]+", key) else key, object)
         if isinstance(it, base):
             return it
         problems.append(f"{key}: it makes a {type(it).__name__}, but must make a {base.__name__}.")
         return None
     except (ValueError, OSError, RuntimeError) as error:  # torch refuses sizes with a RuntimeError
-        # a task elsewhere speaks of its settings as task.NAME
-        said = re.sub(r"\btask\.(?=[a-z])", f"{key}.", str(error)) if key.startswith("evaluation.task.") else str(error)
-        problems.append(said if key in said else f"{key}: {said}")
+        for said in error.problems if isinstance(error, DataProblems) else [str(error)]:
+            # a task elsewhere speaks of its settings as task.NAME
+            text = re.sub(r"\btask\.(?=[a-z])", f"{key}.", said) if key.startswith("evaluation.task.") else said
+            problems.append(text if key in text else f"{key}: {text}")
         return None
     except Exception as error:  # somebody's class may raise anything: where it did so is what he must know
         if type(error).__module__.startswith("metarun."):

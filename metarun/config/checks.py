@@ -1,11 +1,11 @@
-"""What is wrong with a configuration: every rule that needs no data, in messages that name value, rule and fix."""
+"""Problems of a configuration: every rule that needs no data, in messages that name value, rule and fix."""
 
 import inspect
 import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
@@ -60,17 +60,19 @@ def flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def place_problems(plain: dict[str, Any]) -> list[str]:
-    """Of the two settings without which nothing can be built."""
+    """Problems of ``dtype`` and ``device``, without which nothing can be built."""
     problems = (
         []
         if plain.get("dtype") in ("float32", "float64")
         else [f"dtype is {plain.get('dtype')!r}, but must be float32 or float64."]
     )
+    if str(plain.get("device")).startswith("mps") and plain.get("dtype") == "float64":
+        problems.append("dtype is float64, but device=mps has no such numbers; use dtype=float32, or device=cpu.")
     return problems + device_problems(plain.get("device"))
 
 
 def device_problems(name: Any) -> list[str]:
-    """What is wrong with ``device``: its spelling, or that this machine has none like it."""
+    """Problems of ``device``: its spelling, or that this machine has none like it."""
     if name == "auto":
         return []
     try:
@@ -87,8 +89,8 @@ def device_problems(name: Any) -> list[str]:
 
 
 def token_problems(task: TaskDistribution, calls: dict[str, Callable[..., Any]]) -> list[str]:
-    """Networks that take no tokens, where the task's inputs are tokens."""
-    if task.num_tokens is None:
+    """Problems of networks that do not ask for ``num_tokens``, where the task's inputs are tokens."""
+    if task.spec.num_tokens is None:
         return []
     learner = calls["meta_learner"]
     parts = learner.keywords.items() if isinstance(learner, partial) else ()
@@ -103,35 +105,25 @@ def token_problems(task: TaskDistribution, calls: dict[str, Callable[..., Any]])
     ]
 
 
-def ways_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[str]:
-    """Whether the learner can do with the task's number of classes, in training and in evaluation."""
-    parameters, name = inspect.signature(learner).parameters, name_of(learner)
-    flexible = "num_ways" in parameters
-    regresses = flexible and type(None) in get_args(parameters["num_ways"].annotation)  # num_ways: int | None
-    if flexible and task.num_ways is None and not regresses:
-        return [f"meta_learner: {name} classifies, but the task {type(task).__name__} has no classes."]
-    if not flexible and task.num_ways != task.train_num_ways:
-        return [
-            f"task.train_num_ways is {task.train_num_ways} and task.num_ways is {task.num_ways}, but the head of "
+def learner_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[str]:
+    """Problems of a task for a learner that can do what its class declares; a function that makes one declares nothing."""
+    target = learner.func if isinstance(learner, partial) else learner
+    declared = target if inspect.isclass(target) and issubclass(target, MetaLearner) else MetaLearner
+    name, kind, problems = name_of(learner), type(task).__name__, []
+    if task.spec.num_ways is None and not declared.regresses:
+        problems.append(f"meta_learner: {name} classifies, but the task {kind} has no classes.")
+    if task.spec.num_ways != task.spec.train_num_ways and not declared.any_ways:
+        problems.append(
+            f"task.train_num_ways is {task.spec.train_num_ways} and task.num_ways is {task.spec.num_ways}, but the head of "
             f"{name} has a fixed number of classes; leave task.train_num_ways at null."
-        ]
-    return []
-
-
-def class_problems(task: TaskDistribution, learner: Callable[..., Any]) -> list[str]:
-    """Whether the task has the fixed set of training classes that the learner asks for."""
-    wanted = inspect.signature(learner).parameters.get("num_train_classes")
-    does_without = wanted is None or type(None) in get_args(wanted.annotation)  # num_train_classes: int | None
-    if task.num_train_classes is None and not does_without:
-        kind = type(task).__name__
-        return [
-            f"meta_learner: {name_of(learner)} learns to tell all training classes apart, but {kind} has no fixed set."
-        ]
-    return []
+        )
+    if task.spec.num_train_classes is None and declared.needs_train_classes:
+        problems.append(f"meta_learner: {name} learns to tell all training classes apart, but {kind} has no fixed set.")
+    return problems
 
 
 def step_problems(learner: MetaLearner, inner_steps: int | None) -> list[str]:
-    """Whether the adaptation steps of learner and evaluation have an effect and are not negative."""
+    """Problems of the adaptation steps of learner and evaluation: no effect, or a negative number."""
     if inner_steps is not None and "inner_steps" not in hyperparameters(learner):
         return [
             f"evaluation.inner_steps has no effect: {type(learner).__name__} takes no adaptation steps; set it to null."
@@ -142,7 +134,7 @@ def step_problems(learner: MetaLearner, inner_steps: int | None) -> list[str]:
 
 
 def scheduler_problems(scheduler: torch.optim.lr_scheduler.LRScheduler, call: Callable[..., Any]) -> list[str]:
-    """Of a step: StepLR divides by its step_size, say."""
+    """Problems of a scheduler that show in its first step: StepLR divides by its step_size, say."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that the optimizer has not stepped
         try:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun.config.explain import explained, no_such_option, option_names, said
+from metarun.config.names import names_as_text
 from metarun.config.overrides import override_problems
 from metarun.config.schema import Config
 from metarun.config.yaml_files import refuse_bombs
@@ -77,7 +78,7 @@ def with_evaluation_tasks(overrides: list[str], folders: list[Path]) -> tuple[li
     problems: list[str] = []
     for text in overrides:
         if text.partition("=")[0] != "evaluation.task" or parsed(text).is_sweep_override():
-            written.append(text)
+            written.append(names_as_text(text))
             continue
         value = parsed(text).value()
         chosen = value if isinstance(value, dict) else {str(v).replace("/", "_"): v for v in _listed(value)}
@@ -184,7 +185,7 @@ def read_config(path: Path) -> DictConfig:
 
 def with_value(cfg: DictConfig, override: str) -> DictConfig:
     """``cfg`` with the one value that ``override`` sets; raises ConfigError if it has no such key or another type."""
-    key, change = override.partition("=")[0], parsed(override)
+    key, change = override.partition("=")[0], parsed(names_as_text(override))
     if change.is_sweep_override() or change.is_add() or change.is_delete():
         raise ConfigError([f"{override}: write KEY=VALUE with one value of a setting that the run has."])
     cfg = cfg.copy()

@@ -1,16 +1,19 @@
 """The objects and numbers of one run."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from metarun.core import MetaLearner, TaskDistribution
+from metarun.core import MetaLearner, Params, TaskDistribution, trainable
 from metarun.errors import ConfigError
-from metarun.evaluation.suite import Scored
-from metarun.execution.execution import Execution
+from metarun.evaluation.eval_mode import modules_of
+from metarun.evaluation.scoring import Evaluator, Subject
+from metarun.evaluation.suite import Suite
+from metarun.execution.execution import Eager, Execution
+from metarun.trees import leaf_names, tree_leaves
 
 
 @dataclass
@@ -19,11 +22,13 @@ class Experiment:
 
     task: TaskDistribution
     learner: MetaLearner
+    theta_0: Params  # taken out of the learner's networks
     test_learner: MetaLearner  # with the ways and steps of validation and test
-    scored: dict[str, Scored]  # what is validated and tested on, by name; the training task alone has the name ""
+    suite: Suite  # what is validated and tested on
+    evaluators: list[Evaluator]  # the baselines, and those of the configuration
     optimizer: Callable[[list[Any]], torch.optim.Optimizer]
     scheduler: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
-    execution: Execution
+    execution: Eager
     clip: Callable[[list[Tensor]], object] | None
     rates: dict[str, float]
     device: torch.device
@@ -38,22 +43,53 @@ class Experiment:
     trained_steps: int
     protocol: dict[str, Any]  # what a reader of the score must know
     headline: dict[str, Any]  # what TensorBoard's HParams page shows
+    notes: list[str] = field(default_factory=list)  # what building did to networks of somebody else, and why
+
+    def subject(self, theta: Params, split: str, num_tasks: int, execution: Execution) -> Subject:
+        """The learner of evaluation with ``theta``, on the first episodes of a split of the training task."""
+        return Subject(self.test_learner, theta, self.task, split, num_tasks, execution)
 
 
-def optimizer_of(x: Experiment, leaves: list[Tensor], names: list[str]) -> torch.optim.Optimizer:
+def optimizer_of(experiment: Experiment, leaves: list[Tensor], names: list[str]) -> torch.optim.Optimizer:
     """The optimizer of theta's leaves, in groups of their own where ``rates`` name the beginning of their names."""
-    if not x.rates:
-        return x.optimizer(leaves)
+    if not experiment.rates:
+        return experiment.optimizer(leaves)
 
     def part_of(name: str) -> str:
-        return next((part for part in x.rates if f"{name}.".startswith(f"{part}.")), "")
+        return next((part for part in experiment.rates if f"{name}.".startswith(f"{part}.")), "")
 
     parts = [part_of(name) for name in names]
-    if unknown := sorted(set(x.rates) - set(parts)):
+    if unknown := sorted(set(experiment.rates) - set(parts)):
         raise ConfigError(
             [f"rates.{part}: theta has no part of that name; it has {', '.join(names)}." for part in unknown]
         )
-    lr = x.optimizer(leaves[:1]).param_groups[0]["lr"]
-    rates = {"": 1.0, **x.rates}
+    lr = experiment.optimizer(leaves[:1]).param_groups[0]["lr"]
+    rates = {"": 1.0, **experiment.rates}
     groups = {part: [leaf for leaf, its in zip(leaves, parts, strict=True) if its == part] for part in rates}
-    return x.optimizer([{"params": group, "lr": lr * rates[part]} for part, group in groups.items() if group])
+    return experiment.optimizer([{"params": group, "lr": lr * rates[part]} for part, group in groups.items() if group])
+
+
+def check_rates(experiment: Experiment) -> None:
+    """Raise ConfigError where the ``rates`` or their optimizer do not fit theta: now, before there is a run folder."""
+    if not experiment.rates:
+        return
+    try:
+        optimizer_of(experiment, tree_leaves(experiment.theta_0), leaf_names(experiment.theta_0))
+    except ValueError as error:
+        raise ConfigError([f"optimizer: with rates, {error}"]) from error
+
+
+def take_theta(learner: MetaLearner) -> Params:
+    """Take theta_0 out of a learner: its networks' parameters, but for those ``outside_theta``, move to the meta device.
+
+    A forward pass that forgets ``functional_call`` then raises, instead of silently using stale weights. Buffers and frozen
+    parameters stay. A parameter that stands in several places is still one afterwards.
+    """
+    theta = learner.init()
+    outside = [getattr(learner, name) for name in learner.outside_theta]
+    networks = [network for network in modules_of(learner) if network not in outside]
+    left = {p: nn.Parameter(p.to("meta")) for network in networks for p in trainable(network).values()}
+    for child in (child for network in networks for child in network.modules()):
+        for name, p in child.named_parameters(recurse=False, remove_duplicate=False):
+            setattr(child, name, left.get(p, p))
+    return theta

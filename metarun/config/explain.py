@@ -29,6 +29,8 @@ def explained(override: str, error: BaseException, cfg: DictConfig, folders: lis
     """One line: the value, the rule and the fix."""
     key, separator, value = override.partition("=")
     lines, typed, value = said(error), shortened(override), shortened(value)
+    if override.startswith("~") and key.strip("~") and not separator:
+        return f"{typed}: it takes away what every run has; choose another option instead: {key.strip('~')}=NAME."
     if not separator or not key.strip("+~"):
         hint = did_you_mean(override, COMMANDS) or "."
         return f"{typed}: cannot be read as KEY=VALUE{hint}"

@@ -16,6 +16,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from metarun.annotations import conforms
 from metarun.config.help import options
 from metarun.config.ranges import range_problems
 from metarun.errors import did_you_mean, shortened
@@ -170,7 +171,7 @@ def problems_of_call(
             problems.append(f"{key}.{name} is not a setting of {target.__name__}{hint}")
         elif value == "???":
             problems.append(f"{key}.{name} has no value; add {key}.{name}=...")
-        elif name in hints and not isinstance(value, Part) and not fits(value, hints[name]):  # a part is made later
+        elif name in hints and not isinstance(value, Part) and not conforms(value, hints[name]):  # a part is made later
             choice = f" To choose the {key} write {key}={value}." if value in options(key) else ""
             choice += f" Write {key}/{name}={value}." if value in options(f"{key}/{name}") else ""
             expected = _readable(hints[name])
@@ -202,33 +203,6 @@ def _hint(parameter: inspect.Parameter, target: Callable[..., Any]) -> Any:
     except Exception:
         by_default = {bool: bool, int: float, float: float, str: str}  # a 0 may stand for a fraction
         return by_default.get(type(parameter.default))
-
-
-def fits(value: Any, annotation: Any) -> bool:  # noqa: PLR0911 (one line a kind of annotation)
-    """Whether a value from YAML can be passed where ``annotation`` stands; unknown kinds of annotation fit."""
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (typing.Union, types.UnionType):
-        return any(fits(value, arg) for arg in args)
-    if origin is typing.Literal:
-        return any(value == arg and type(value) is type(arg) for arg in args)
-    if annotation is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if annotation is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)) or (args[-1:] != (...,) and len(args) != len(value)):
-            return False
-        of_each = [args[0]] * len(value) if args[-1:] == (...,) else args
-        return all(fits(v, arg) for v, arg in zip(value, of_each, strict=True))
-    if inspect.isclass(origin) and issubclass(origin, Mapping):
-        return isinstance(value, dict)
-    if inspect.isclass(origin) and issubclass(origin, Iterable):
-        return isinstance(value, (list, tuple)) and all(fits(v, args[0]) for v in value if args)
-    if annotation is None or annotation is type(None):
-        return value is None
-    if inspect.isclass(annotation) and annotation is not inspect.Parameter.empty:
-        return isinstance(value, annotation)
-    return True
 
 
 def _readable(annotation: Any) -> str:

@@ -55,7 +55,7 @@ class CartPole(System):
         return moving + pole * G * length * angle.cos()
 
     def start(self, u: Tensor) -> Tensor:
-        """As in Gymnasium: everything within 0.05 of nothing."""
+        """States within 0.05 of zero, as in Gymnasium."""
         return 0.1 * (u - 0.5)
 
     def cost(self, state: Tensor, action: Tensor) -> Tensor:

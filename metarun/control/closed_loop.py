@@ -17,9 +17,9 @@ from metarun.counter import normal, uniform
 def controlled(
     system: System, parameters: Tensor, model: Model, planner: CrossEntropy, num_steps: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Returns [T] and states [T, num_steps + 1, 2n] under the plans that ``model`` suggests.
+    """Control each system by the plans that ``model`` suggests: returns [T] and states [T, num_steps + 1, 2n].
 
-    Start and noise depend on the seed and the number of the task or step alone, so that models are compared on the same.
+    Start and noise depend on the seed and the number of the task or step alone, so all models meet the same.
     """
     state = first_states(system, len(parameters), seed).to(parameters)
     plan = state.new_zeros(len(state), planner.horizon, system.num_actions)
@@ -35,7 +35,7 @@ def controlled(
 
 
 def at_random(system: System, parameters: Tensor, num_steps: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The same with actions drawn uniformly: what no plan is worth."""
+    """Returns [T] and states [T, num_steps + 1, 2n] under actions drawn uniformly: what no plan is worth."""
     indices = np.arange(len(parameters))
     u = uniform(seed, "control/random", indices, num_steps * system.num_actions)
     actions = torch.from_numpy(2 * u - 1).to(parameters).unflatten(1, (num_steps, -1))
@@ -46,7 +46,7 @@ def at_random(system: System, parameters: Tensor, num_steps: int, seed: int) -> 
 def episode(
     system: System, parameters: Tensor, state: Tensor, policy: Callable[[int, Tensor], Tensor], num_steps: int
 ) -> tuple[Tensor, Tensor]:
-    """Returns [T] and states [T, num_steps + 1, 2n] of ``policy(step, state [T, 2n]) -> action [T, A]``."""
+    """Run ``policy(step, state [T, 2n]) -> action [T, A]``; give back returns [T] and states [T, num_steps + 1, 2n]."""
     going, total, states = system.holds(state), state.new_zeros(len(state)), [state]
     for step in range(num_steps):
         action = policy(step, state)
@@ -58,13 +58,13 @@ def episode(
 
 
 def first_states(system: System, num_tasks: int, seed: int) -> Tensor:
-    """The states [num_tasks, 2n] where episodes begin; each depends on the seed and the number of its task alone."""
+    """States [num_tasks, 2n] where episodes begin; each depends on the seed and the number of its task alone."""
     u = uniform(seed, "control/start", np.arange(num_tasks), len(system.reach))
     return system.start(torch.from_numpy(u))
 
 
 def planning_noise(planner: CrossEntropy, system: System, seed: int, step: int) -> Tensor:
-    """N(0, 1) for the plan of a step [iterations, N, H, A]: the same for every task and model."""
+    """Noise ~ N(0, 1) for the plan of a step [iterations, N, H, A]: the same for every task and model."""
     shape = (planner.iterations, planner.population, planner.horizon, system.num_actions)
     count = int(np.prod(shape))
     u = uniform(seed, "control/plan", np.array([step]), count + count % 2)[0]

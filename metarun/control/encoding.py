@@ -1,4 +1,4 @@
-"""What a network sees of a system, and what its outputs mean.
+"""Encoding of a mechanical system for a network: the inputs that it sees, and what its outputs mean.
 
     inputs:  sine and cosine of angles, other coordinates and velocities over their reach, and the action
     outputs: the change of the velocities within dt, standardised
@@ -27,12 +27,12 @@ class Encoding:
 
     @property
     def num_inputs(self) -> int:
-        """D: two inputs for an angle, one for another coordinate, and one for each velocity and action."""
+        """The number D of inputs: two for an angle, one for another coordinate, and one for each velocity and action."""
         n = len(self.system.angles)
         return 2 * n + sum(self.system.angles) + self.system.num_actions
 
     def inputs(self, state: Tensor, action: Tensor) -> Tensor:
-        """[..., D] for a state [..., 2n] and an action [..., A]."""
+        """Inputs [..., D] for a state [..., 2n] and an action [..., A]."""
         n, columns = len(self.system.angles), []
         for i, is_angle in enumerate(self.system.angles):
             q = state[..., i : i + 1]
@@ -40,7 +40,7 @@ class Encoding:
         return torch.cat([*columns, state[..., n:] / state.new_tensor(self.system.reach[n:]), action], -1)
 
     def state(self, inputs: Tensor) -> Tensor:
-        """The state [..., 2n] behind inputs [..., D]; angles in (-pi, pi]."""
+        """Decode the state [..., 2n] of inputs [..., D]; angles are in (-pi, pi]."""
         n, columns, at = len(self.system.angles), [], 0
         for i, is_angle in enumerate(self.system.angles):
             here = inputs[..., at]
@@ -50,17 +50,20 @@ class Encoding:
         return torch.cat([torch.stack(columns, -1), velocities], -1)
 
     def action(self, inputs: Tensor) -> Tensor:
-        """The action [..., A] behind inputs [..., D]."""
+        """Decode the action [..., A] of inputs [..., D]."""
         return inputs[..., -self.system.num_actions :]
 
     def outputs(self, state: Tensor, following: Tensor) -> Tensor:
-        """[..., n] of a transition."""
+        """Outputs [..., n] of the transition from ``state`` to ``following``."""
         n = len(self.system.angles)
         change = following[..., n:] - state[..., n:]
         return (change - self.mean.to(change)) / self.deviation.to(change)
 
     def advance(self, state: Tensor, outputs: Tensor) -> Tensor:
-        """The state [..., 2n] that ``outputs`` [..., n] predict to follow."""
+        """Compute the state [..., 2n] that follows ``state`` by a network's ``outputs`` [..., n].
+
+        Its entries stay within FARTHEST times the reach.
+        """
         q, v = state.chunk(2, -1)
         following = v + self.mean.to(outputs) + self.deviation.to(outputs) * outputs
         new = torch.cat([q + self.system.dt * (v + following) / 2, following], -1)
@@ -68,7 +71,7 @@ class Encoding:
         return torch.minimum(torch.maximum(new, -limit), limit)
 
     def squared_distance(self, state: Tensor, other: Tensor) -> Tensor:
-        """Mean over the 2n entries of ((state - other) / reach)^2 [...], angles by the shorter way round."""
+        """Mean over the 2n entries of ((state - other) / reach)^2: [...]; angles by the shorter way round."""
         q, v = (state - other).chunk(2, -1)
         q = torch.stack([wrapped(x) if a else x for x, a in zip(q.unbind(-1), self.system.angles, strict=True)], -1)
         return ((torch.cat([q, v], -1) / q.new_tensor(self.system.reach)) ** 2).mean(-1)

@@ -46,11 +46,11 @@ class Pendulum(System):
         return mass * length * (length * v[..., 0] ** 2 / 2 + G * q[..., 0].cos())
 
     def start(self, u: Tensor) -> Tensor:
-        """Hanging, up to 0.1 rad aside and at rest."""
+        """States that hang up to 0.1 rad aside, at rest."""
         return torch.stack([math.pi + 0.2 * (u[..., 0] - 0.5), torch.zeros_like(u[..., 0])], -1)
 
     def cost(self, state: Tensor, action: Tensor) -> Tensor:
-        """That of Gymnasium's Pendulum-v1."""
+        """Cost of Gymnasium's Pendulum-v1."""
         angle, speed = wrapped(state[..., 0]), state[..., 1]
         return angle**2 + 0.1 * speed**2 + 0.001 * action[..., 0] ** 2
 

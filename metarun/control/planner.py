@@ -41,9 +41,10 @@ class CrossEntropy:
             )
 
     def plan(self, model: Model, cost: Cost, state: Tensor, mean: Tensor, noise: Tensor) -> Tensor:
-        """The best sequences found [T, H, A] from ``state`` [T, 2n], searched for around ``mean`` [T, H, A].
+        """Search for the best actions from ``state`` [T, 2n], beginning around ``mean`` [T, H, A].
 
-        ``noise`` [iterations, N, H, A] ~ N(0, 1) is the same for every task.
+        Returns the mean of the last elites [T, H, A]. ``noise`` [iterations, N, H, A] ~ N(0, 1) is the same for every
+        task.
         """
         deviation = torch.ones_like(mean)
         for draw in noise:
@@ -56,7 +57,7 @@ class CrossEntropy:
 
 
 def predicted_costs(model: Model, cost: Cost, state: Tensor, actions: Tensor) -> Tensor:
-    """The sum of costs [T, N] along each of ``actions`` [T, N, H, A] from ``state`` [T, 2n]."""
+    """Sum the costs along each of ``actions`` [T, N, H, A] from ``state`` [T, 2n]: [T, N]."""
     states = state[:, None].expand(-1, actions.shape[1], -1)
     total = state.new_zeros(actions.shape[:2])
     for action in actions.unbind(2):
@@ -66,5 +67,5 @@ def predicted_costs(model: Model, cost: Cost, state: Tensor, actions: Tensor) ->
 
 
 def moved_on(plan: Tensor) -> Tensor:
-    """The plan [T, H, A] from the next step on; nothing is planned for its last."""
+    """Shift the plan [T, H, A] by one step; the last action, for which nothing is planned, is zero."""
     return torch.cat([plan[:, 1:], torch.zeros_like(plan[:, :1])], 1)

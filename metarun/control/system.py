@@ -17,7 +17,7 @@ Range = tuple[float, float]  # lowest and highest value; a task draws uniformly 
 
 
 class System(ABC):
-    """Concrete systems are frozen dataclasses: fields that are ranges of parameters, and ``reversible``."""
+    """Base of mechanical systems: frozen dataclasses whose fields are ranges of parameters, and ``reversible``."""
 
     coordinates: ClassVar[tuple[str, ...]]  # names and units of q
     angles: ClassVar[tuple[bool, ...]]  # which of q are angles: they wrap, and a network sees their sine and cosine
@@ -29,41 +29,41 @@ class System(ABC):
 
     @abstractmethod
     def acceleration(self, parameters: Tensor, q: Tensor, v: Tensor, action: Tensor) -> Tensor:
-        """q'' [..., n] for ``parameters`` [..., P + 1], the last of them the direction of the motors, 1 or -1."""
+        """Acceleration q'' [..., n] for ``parameters`` [..., P + 1], the last of which is the motors' direction, 1 or -1."""
 
     @abstractmethod
     def energy(self, parameters: Tensor, q: Tensor, v: Tensor) -> Tensor:
-        """Joules [...]; constant without friction and action."""
+        """Energy in joules [...], constant without friction and action."""
 
     @abstractmethod
     def start(self, u: Tensor) -> Tensor:
-        """Where a controlled episode begins: the state [..., 2n] for uniforms u [..., 2n]."""
+        """State [..., 2n] where a controlled episode begins, for uniforms u [..., 2n]."""
 
     @abstractmethod
     def cost(self, state: Tensor, action: Tensor) -> Tensor:
-        """What a planner minimises [...]."""
+        """Cost [...] of a state and an action, which a planner minimises."""
 
     @abstractmethod
     def reward(self, state: Tensor, action: Tensor) -> Tensor:
-        """What the score adds up [...]."""
+        """Reward [...] of a state and an action, which the score adds up."""
 
     @abstractmethod
     def holds(self, state: Tensor) -> Tensor:
-        """Whether the episode goes on [...]: nothing is added up from the first state where it does not."""
+        """Mask [...] of episodes that go on: nothing is added up from the first state where it is false."""
 
     @property
     def ranges(self) -> dict[str, Range]:
-        """The unknown parameters, in the order of ``parameters``."""
+        """Ranges of the unknown parameters by name, in the order of ``parameters``."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "reversible"}  # type: ignore[arg-type]
 
     def parameters(self, u: Tensor) -> Tensor:
-        """Parameters and direction [..., P + 1] for uniforms of that shape."""
+        """Turn uniforms [..., P + 1] into parameters within their ranges, and the direction of the motors, last."""
         low, high = u.new_tensor(list(self.ranges.values())).T
         direction = torch.where((u[..., -1:] < 0.5) & self.reversible, -1.0, 1.0).to(u)
         return torch.cat([low + (high - low) * u[..., :-1], direction], -1)
 
     def step(self, parameters: Tensor, state: Tensor, action: Tensor) -> Tensor:
-        """The state ``dt`` later [..., 2n], by ``substeps`` of the classical fourth-order method."""
+        """Compute the state ``dt`` seconds later [..., 2n], by ``substeps`` of Runge and Kutta's classical method."""
 
         def slope(state: Tensor) -> Tensor:
             q, v = state.chunk(2, -1)
@@ -79,7 +79,7 @@ class System(ABC):
         return state
 
     def simulate(self, parameters: Tensor, state: Tensor, actions: Tensor) -> Tensor:
-        """The states before, between and after ``actions`` [..., H, A]: [..., H + 1, 2n]."""
+        """Run the system under ``actions`` [..., H, A]: all states [..., H + 1, 2n], ``state`` the first."""
         states = [state]
         for action in actions.unbind(-2):
             states.append(self.step(parameters, states[-1], action))
@@ -95,5 +95,5 @@ def check_ranges(system: System, positive: tuple[str, ...]) -> None:
 
 
 def wrapped(angle: Tensor) -> Tensor:
-    """The same angle in (-pi, pi]."""
+    """Return the same angle in (-pi, pi], in radians."""
     return torch.atan2(angle.sin(), angle.cos())

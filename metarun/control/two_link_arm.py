@@ -48,7 +48,7 @@ class TwoLinkArm(System):
         return torch.stack([m22 * t1 - m12 * t2, m11 * t2 - m12 * t1], -1) / (m11 * m22 - m12**2)[..., None]
 
     def inertia(self, parameters: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The entries M11, M12 = M21 and M22 [...]."""
+        """Entries M11, M12 = M21 and M22 of the inertia matrix, each [...], in kg m^2."""
         mass1, mass2, length1, length2 = parameters[..., :4].unbind(-1)
         own = mass2 * length2**2 / 3
         coupling = mass2 * length1 * length2 / 2 * q[..., 1].cos()
@@ -60,7 +60,7 @@ class TwoLinkArm(System):
         return (m11 * v1**2 + m22 * v2**2) / 2 + m12 * v1 * v2
 
     def start(self, u: Tensor) -> Tensor:
-        """Any posture, at rest."""
+        """States of any posture, at rest."""
         q = math.pi * (2 * u[..., :2] - 1)
         return torch.cat([q, torch.zeros_like(q)], -1)
 

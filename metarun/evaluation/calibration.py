@@ -8,18 +8,23 @@ import torch
 
 from metarun.core import Episode, MetaLearner, Params, TaskDistribution
 from metarun.evaluation.episodes import chunks
-from metarun.evaluation.still import fixed_draws, modules_of
+from metarun.evaluation.eval_mode import fixed_draws, modules_of
 from metarun.execution.execution import Execution
-from metarun.execution.fitting import Fitting
+from metarun.execution.halving import HalvingMap
 from metarun.models.norm_state import norms, recording
 
 CALIBRATION_TASKS = 32  # training tasks whose average gives the statistics of batch norms in mode ``running``
 
 
+def calibrates(learner: MetaLearner) -> bool:
+    """Whether the learner has batch norms in mode ``running``, so that ``calibrated`` reads training tasks."""
+    return any(norms(network, "running") for network in modules_of(learner))
+
+
 @contextmanager
 @torch.no_grad()
 def calibrated(learner: MetaLearner, theta: Params, task: TaskDistribution, execution: Execution) -> Iterator[None]:
-    """Inside, batch norms in mode ``running`` use the statistics of the first training tasks under ``theta``.
+    """A context where batch norms in mode ``running`` use the statistics of the first training tasks under ``theta``.
 
     They are a function of theta alone ("precise" batch norm, Wu and Johnson 2021, https://arxiv.org/abs/2105.07576)
     rather than an average over past thetas, so there is no state to checkpoint and training stays pure.
@@ -36,7 +41,7 @@ def calibrated(learner: MetaLearner, theta: Params, task: TaskDistribution, exec
 
     if layers:
         with fixed_draws():
-            mapped = Fitting(execution)
+            mapped = HalvingMap(execution)
             parts = [part for chunk in chunks(task, "train", CALIBRATION_TASKS) for part in mapped(seen, theta, chunk)]
         for name, layer in layers.items():
             means = torch.cat([part[f"{name}.mean"] for part in parts])  # [tasks, C]

@@ -20,7 +20,7 @@ def chunks(task: TaskDistribution, split: str, num_tasks: int) -> Iterator[Episo
 
 
 def tasks_at_a_time(one: Episode) -> int:
-    """How many tasks like the single one in ``one`` are evaluated together."""
+    """The number of tasks like the single one in ``one`` that are evaluated together."""
     on_cpu = tree_leaves(one)[0].device.type == "cpu"
     most, elements = (CHUNK, CPU_ELEMENTS) if on_cpu else (GPU_CHUNK, GPU_ELEMENTS)
     return max(1, min(most, elements // num_elements(one)))

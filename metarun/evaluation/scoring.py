@@ -1,9 +1,9 @@
 """Scores on numbered, fixed episodes of a split. Evaluation touches nothing: no parameter, buffer or generator."""
 
-import logging
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,44 +11,75 @@ import torch
 from metarun.core import Episode, MetaLearner, Metrics, Params, TaskDistribution, hyperparameters
 from metarun.evaluation.episodes import chunks
 from metarun.evaluation.estimates import Estimate, estimate, mean_of
-from metarun.evaluation.still import still
-from metarun.evaluation.suite import Scored, baseline_of
+from metarun.evaluation.eval_mode import eval_mode
+from metarun.evaluation.suite import Scored, Suite
 from metarun.execution.execution import Execution, Looped
-from metarun.execution.fitting import Fitting
-from metarun.trees import num_elements, slice_tasks, tree_leaves
+from metarun.execution.halving import HalvingMap
+from metarun.trees import num_elements, slice_tasks
 
-logger = logging.getLogger(__name__)
+TIMED = 8  # tasks, of which the first quarter warms up
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A learner with its theta, and the first episodes of a split of a task, on which it is evaluated.
+
+    ``between`` is called before each chunk of tasks (to stop early, it raises).
+    """
+
+    learner: MetaLearner
+    theta: Params
+    task: TaskDistribution
+    split: str
+    num_tasks: int
+    execution: Execution
+    between: Callable[[], None] = lambda: None
+
+    def on(self, scored: Scored) -> "Subject":
+        """The same theta on another task, in the learner that fits it."""
+        return replace(self, learner=scored.learner, task=scored.task)
+
+
+class Evaluator:
+    """A way to score a trained learner, beside the metrics of its query loss. A subclass overrides one method or both."""
+
+    def scores(self, subject: Subject, phi: Params, episode: Episode) -> Metrics:
+        """Scores of one adapted task, at every validation and at the test.
+
+        They run in the pass that adapts it, under vmap and without gradients, for each phi of an adaptation curve.
+        """
+        return {}
+
+    def estimates(self, subject: Subject) -> dict[str, Estimate]:
+        """What takes passes of its own over the episodes, or none; at the final test and in ``metarun evaluate`` alone."""
+        return {}
 
 
 @torch.no_grad()
-def evaluate(
-    learner: MetaLearner,
-    theta: Params,
-    episodes: Iterator[Episode],
-    execution: Execution,
-    curve: bool,
-    between: Callable[[], None] = lambda: None,
-    further: Callable[[Any, Params, Episode], Metrics] = lambda learner, phi, episode: {},
-) -> dict[str, Estimate]:
-    """Scores of ``learner`` after adaptation, by name; with ``curve`` also ``<name>_step_k`` for every step k.
+def evaluate(subject: Subject, evaluators: Sequence[Evaluator] = (), curve: bool = False) -> dict[str, Estimate]:
+    """Scores after adaptation, by name: the metrics of the query loss, and what ``evaluators`` score in the same pass.
 
-    ``between`` is called before each chunk of tasks (to stop early, it raises). ``further`` adds scores of a task's phi.
+    With ``curve`` also ``<name>_step_k`` for every adaptation step k.
     """
+    learner = subject.learner
     curve = curve and "inner_steps" in hyperparameters(learner)
 
+    def score(phi: Params, episode: Episode) -> Metrics:
+        _, metrics = learner.query_loss(phi, episode.query)
+        return metrics | {name: value for e in evaluators for name, value in e.scores(subject, phi, episode).items()}
+
     def scores(theta: Params, episode: Episode) -> list[Metrics]:
-        if curve:
-            phis = learner.trajectory(theta, episode.support, learner.inner_steps)  # type: ignore[attr-defined]
-        else:
-            phis = iter([learner.adapt(theta, episode.support)])
-        return [learner.query_loss(phi, episode.query)[1] | further(learner, phi, episode) for phi in phis]
+        if not curve:
+            return [score(learner.adapt(theta, episode.support), episode)]
+        phis = learner.trajectory(theta, episode.support, learner.inner_steps)  # type: ignore[attr-defined]
+        return [score(phi, episode) for phi in phis]
 
     rows: list[list[Metrics]] = []
-    mapped = Fitting(execution)
-    with still(learner):
-        for chunk in episodes:
-            between()
-            rows += mapped(scores, theta, chunk)
+    mapped = HalvingMap(subject.execution)
+    with eval_mode(learner):
+        for chunk in chunks(subject.task, subject.split, subject.num_tasks):
+            subject.between()
+            rows += mapped(scores, subject.theta, chunk)
     if not rows:
         raise ValueError("there are no episodes to evaluate on.")
     steps = [{name: torch.cat([row[k][name] for row in rows]) for name in rows[0][k]} for k in range(len(rows[0]))]
@@ -59,66 +90,44 @@ def evaluate(
     return result
 
 
-def evaluate_all(
-    scored: Mapping[str, Scored],
-    theta: Params,
-    split: str,
-    num_tasks: int,
-    execution: Execution,
-    curve: bool,
-    between: Callable[[], None] = lambda: None,
-) -> dict[str, Estimate]:
-    """Scores on the first episodes of a split: of the training task alone (""), as ``evaluate`` names them; of others as
-    <name>/<score>, beside the means over these task distributions, each counted alike."""
-    each = {
-        name: evaluate(
-            x.learner, theta, chunks(x.task, split, num_tasks), execution, curve, between, x.task.further_scores
-        )
-        for name, x in scored.items()
-    }
-    if list(each) == [""]:
-        return each[""]
+class OfTheTask(Evaluator):
+    """The scores that a task distribution adds itself."""
+
+    def scores(self, subject: Subject, phi: Params, episode: Episode) -> Metrics:
+        return subject.task.further_scores(subject.learner, phi, episode)
+
+
+class Complexity(Evaluator):
+    """``parameters``: their number. ``adaptation_ms``: the median time of one task's adaptation, alone on the device."""
+
+    @torch.no_grad()
+    def estimates(self, subject: Subject) -> dict[str, Estimate]:
+        learner, episodes, times = subject.learner, subject.task.sample(subject.split, range(TIMED)), []
+        with eval_mode(learner):
+            for i in range(TIMED):
+                one, start = slice_tasks(episodes, slice(i, i + 1)), time.perf_counter()
+                Looped().map(lambda theta, episode: learner.adapt(theta, episode.support), subject.theta, one)
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                times.append(time.perf_counter() - start)
+        median = Estimate(float(np.median(times[TIMED // 4 :])) * 1e3, math.nan, TIMED)  # its interval is not known
+        return {"parameters": Estimate(num_elements(subject.theta), 0.0, 1), "adaptation_ms": median}
+
+
+def evaluate_all(suite: Suite, subject: Subject, evaluators: Sequence[Evaluator], final: bool) -> dict[str, Estimate]:
+    """Scores of ``subject`` on the training task, as ``evaluate`` names them, or on the tasks elsewhere as <task>/<name>,
+    beside the means over these, each counted alike. ``final``: with a curve, and all that the evaluators estimate."""
+    evaluators = [OfTheTask(), *evaluators]
+
+    def apart(subject: Subject) -> dict[str, Estimate]:
+        return {name: value for e in evaluators for name, value in e.estimates(subject).items()} if final else {}
+
+    if not suite.elsewhere:
+        own = subject.on(suite.own)
+        return evaluate(own, evaluators, curve=final) | apart(own)
+    subjects = {name: subject.on(scored) for name, scored in suite.elsewhere.items()}
+    each = {name: evaluate(one, evaluators, curve=final) for name, one in subjects.items()}
     common = set.intersection(*map(set, each.values()))
     means = {name: mean_of([scores[name] for scores in each.values()]) for name in sorted(common)}
-    return means | {f"{name}/{score}": value for name, scores in each.items() for score, value in scores.items()}
-
-
-def baseline_scores(
-    scored: Mapping[str, Scored], split: str, num_tasks: int, execution: Execution
-) -> dict[str, Estimate]:
-    """``frozen_<score>`` of each task's learner without training, on the same episodes; nothing where it has none.
-
-    Of several tasks it is <name>/frozen_<score>.
-    """
-    found = {}
-    for name, x in scored.items():
-        baseline = baseline_of(x.task)
-        if baseline is not None and split != "train":  # training episodes may have other ways
-            score, episodes = x.task.objective.score_name, chunks(x.task, split, num_tasks)
-            scores = evaluate(baseline, baseline.init(), episodes, execution, curve=False)
-            found[f"{name}/frozen_{score}" if name else f"frozen_{score}"] = scores[score]
-    return found
-
-
-@torch.no_grad()
-def adaptation_milliseconds(learner: MetaLearner, theta: Params, episodes: Episode) -> float:
-    """Median time of one task's adaptation, alone on the device."""
-    times = []
-    with still(learner):
-        for i in range(len(tree_leaves(episodes)[0])):
-            start = time.perf_counter()
-            Looped().map(lambda theta, episode: learner.adapt(theta, episode.support), theta, _one(episodes, i))
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-    return float(np.median(times[len(times) // 4 :])) * 1e3  # the first quarter warms up
-
-
-def complexity(learner: MetaLearner, theta: Params, task: TaskDistribution, split: str) -> dict[str, float]:
-    """The number of parameters and the time of one adaptation."""
-    milliseconds = adaptation_milliseconds(learner, theta, task.sample(split, range(8)))
-    return {"parameters": num_elements(theta), "adaptation_ms": milliseconds}
-
-
-def _one(episodes: Episode, i: int) -> Episode:
-    return slice_tasks(episodes, slice(i, i + 1))
+    rows = [*each.items(), *((name, apart(one)) for name, one in subjects.items())]
+    return means | {f"{task}/{name}": value for task, scores in rows for name, value in scores.items()}

@@ -1,12 +1,13 @@
 """What is scored at validation and test: the training task, or the task distributions of ``evaluation.task``."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from metarun.core import MetaLearner, TaskDistribution, hyperparameters
+from metarun.core import MetaLearner, TaskDistribution, TaskSpec, hyperparameters
 from metarun.errors import ConfigError
 from metarun.meta_learners.protonet import ProtoNet
-from metarun.tasks.fitted import Fitted
+from metarun.tasks.resized import Resized
 
 
 class Scored(NamedTuple):
@@ -17,16 +18,46 @@ class Scored(NamedTuple):
     node: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Suite:
+    """What is scored: the tasks ``elsewhere``, by their names, or where there are none the training task, ``own``."""
+
+    own: Scored
+    elsewhere: dict[str, Scored]
+
+    @property
+    def first(self) -> Scored:
+        """The first of what is scored."""
+        return next(iter(self.elsewhere.values()), self.own)
+
+    def require(self, *splits: str) -> None:
+        """Raise ConfigError unless all that is scored has episodes of these ``splits``."""
+        places = {f"evaluation.task.{name}": scored.task for name, scored in self.elsewhere.items()}
+        problems = [p for key, task in (places or {"task": self.own.task}).items() for p in missing(key, task, splits)]
+        if problems:
+            raise ConfigError(problems)
+
+
+def missing(key: str, task: TaskDistribution, splits: Sequence[str]) -> list[str]:
+    """A problem for each of ``splits`` that ``task``, the node ``key``, has no episodes of."""
+    return [
+        f"{key}.split leaves no class for {split!r}, which is needed here. Training takes classes for train, val and test; "
+        "metarun evaluate those for test alone."
+        for split in splits
+        if split not in task.splits
+    ]
+
+
 def baseline_of(task: TaskDistribution) -> MetaLearner | None:
     """The nearest class mean, by cosine, of the task's frozen features; None where it has none."""
-    if task.frozen is None or task.num_ways is None:
+    if task.frozen is None or task.spec.num_ways is None:
         return None
-    return ProtoNet(task.frozen, task.objective, task.num_ways, "cosine")
+    return ProtoNet(task.frozen, task.spec.objective, task.spec.num_ways, "cosine")
 
 
 def learner_for(task: TaskDistribution, learner: MetaLearner, inner_steps: int | None) -> MetaLearner:
     """``learner`` with the ways of validation and test of ``task``, and ``inner_steps`` where that is not None."""
-    changes = {"num_ways": task.num_ways} if "num_ways" in hyperparameters(learner) else {}
+    changes = {"num_ways": task.spec.num_ways} if "num_ways" in hyperparameters(learner) else {}
     changes |= {} if inner_steps is None else {"inner_steps": inner_steps}
     return replace(learner, **changes)  # type: ignore[type-var]
 
@@ -39,11 +70,11 @@ def scored_elsewhere(
     scored: dict[str, Scored] = {}
     for (key, task), (name, node) in zip(tasks.items(), evaluation["task"].items(), strict=True):
         try:
-            check_outputs(key, task, training, learner)
-            check_words(key, task, training)
-            check_count(task, evaluation["num_tasks"])
-            fit = fitted(task, training, evaluation["fit_images"])
-            scored[name] = Scored(fit, learner_for(task, learner, evaluation["inner_steps"]), node)
+            check_outputs(key, task.spec, training.spec, learner)
+            check_words(key, task.spec, training.spec)
+            check_count(task.spec, evaluation["num_tasks"])
+            seen = resized(task, training.spec.input_shape, evaluation["fit_images"])
+            scored[name] = Scored(seen, learner_for(task, learner, evaluation["inner_steps"]), node)
         except ValueError as error:
             problems.append(f"{key}: {error}")
     if problems:
@@ -51,22 +82,23 @@ def scored_elsewhere(
     return scored
 
 
-def fitted(task: TaskDistribution, training: TaskDistribution, fit_images: bool) -> TaskDistribution:
-    """``task`` with inputs of the training task's shape; raises ValueError where they differ and may not be fitted."""
-    if task.input_shape == training.input_shape:
+def resized(task: TaskDistribution, input_shape: tuple[int, ...], fit_images: bool) -> TaskDistribution:
+    """``task`` with inputs of the training task's shape; raises ValueError where they differ and may not be resized."""
+    own = task.spec.input_shape
+    if own == input_shape:
         return task
     if not fit_images:
         fix = "Choose a task with inputs of that shape."
-        if len(task.input_shape) == len(training.input_shape) == 3:
+        if len(own) == len(input_shape) == 3:
             fix = "Set evaluation.fit_images=true to resize and recolour its images."
         raise ValueError(
-            f"its inputs have shape {list(task.input_shape)}, but the networks are made for those of the training task, "
-            f"{list(training.input_shape)}. {fix}"
+            f"its inputs have shape {list(own)}, but the networks are made for those of the training task, "
+            f"{list(input_shape)}. {fix}"
         )
-    return Fitted(task, training.input_shape)
+    return Resized(task, input_shape)
 
 
-def check_words(key: str, task: TaskDistribution, training: TaskDistribution) -> None:
+def check_words(key: str, task: TaskSpec, training: TaskSpec) -> None:
     """Raise ValueError where both tasks read words by number and number them differently; ``key`` names the node."""
     if None in (task.num_tokens, training.num_tokens):
         return
@@ -78,7 +110,7 @@ def check_words(key: str, task: TaskDistribution, training: TaskDistribution) ->
         )
 
 
-def check_count(task: TaskDistribution, num_tasks: int) -> None:
+def check_count(task: TaskSpec, num_tasks: int) -> None:
     """Raise ValueError where the test set of ``task`` has a fixed number of episodes, below ``num_tasks``."""
     if task.num_test_tasks is not None and task.num_test_tasks < num_tasks:
         raise ValueError(
@@ -87,14 +119,14 @@ def check_count(task: TaskDistribution, num_tasks: int) -> None:
         )
 
 
-def check_outputs(key: str, task: TaskDistribution, training: TaskDistribution, learner: MetaLearner) -> None:
+def check_outputs(key: str, task: TaskSpec, training: TaskSpec, learner: MetaLearner) -> None:
     """Raise ValueError unless ``learner``, made for the training task, can be scored on ``task``, the node ``key``."""
     score, expected = task.objective.score_name, training.objective.score_name
     if score != expected:
         raise ValueError(
             f"its score is {score} and that of the training task {expected}. Choose a task with the same score."
         )
-    if "num_ways" in hyperparameters(learner) and task.num_ways is not None:
+    if learner.any_ways and task.num_ways is not None:
         return
     if task.num_outputs != training.num_outputs:
         fix = "Choose a task with as many."

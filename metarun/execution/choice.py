@@ -1,62 +1,91 @@
 """What a run keeps of the execution that it chose."""
 
 import json
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_type_hints
 
 import torch
 
+from metarun.annotations import conforms
 from metarun.errors import MetarunError
-from metarun.execution.execution import Execution, Looped, Vmapped
+from metarun.execution.compiled import Compiled
+from metarun.execution.cuda_graph import CudaGraphed
+from metarun.execution.execution import Eager, Execution, Looped, Vmapped
 from metarun.files import write_json
-from metarun.modes import Convolution
+
+KINDS: dict[str, type[Execution]] = {kind.__name__: kind for kind in (Looped, Vmapped, Compiled, CudaGraphed)}
+# What stood in the files of earlier versions, such as vmapped_8_matmul_compiled_step; two of their convolutions are gone.
+OLD_NAME = re.compile(
+    r"(?:looped|vmapped(?:_([1-9]\d*))?)(?:_(matmul)|_slices|_triton)?(_recomputed)?(?:_(compiled|recorded)(_step)?)?"
+)
 
 
 @dataclass
 class Choice:
-    """What ``settle`` decided: the execution, the milliseconds a meta-gradient of each candidate took, and why."""
+    """The execution that a run uses, the milliseconds a meta-gradient of each candidate took, why, and torch's threads."""
 
     execution: Execution
     milliseconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    threads: int = field(default_factory=torch.get_num_threads)
 
     def write(self, path: Path) -> None:
-        """Keep the choice, with torch's number of threads, for ``stored``."""
-        facts = {"chosen": self.execution.describe(), "threads": torch.get_num_threads()}
+        """Keep the choice for ``read``; "chosen" is its name among the milliseconds."""
+        facts = {"chosen": self.execution.describe(), "execution": _plain(self.execution), "threads": self.threads}
         write_json(path, {**facts, "milliseconds": self.milliseconds, "notes": self.notes})
 
+    @classmethod
+    def read(cls, path: Path, like: Eager) -> "Choice":
+        """The execution and the threads that were written to ``path``; those of ``like`` without a file.
 
-def stored(path: Path, like: Execution) -> Execution:
-    """The execution that a choice written to ``path`` names, with its number of threads set; ``like`` without a file.
+        Files of earlier versions say no more than a name: the other settings are then those of ``like``. Raises
+        MetarunError for a damaged file.
+        """
+        if not path.is_file():
+            return cls(like, threads=like.num_threads)
+        try:
+            facts = json.loads(path.read_text())
+            stored, threads = facts.get("execution"), facts["threads"]
+            if not conforms(threads, int) or threads < 1:
+                raise ValueError(f"threads is {threads!r}")
+            execution = _named(facts["chosen"], like) if stored is None else _execution(stored)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise MetarunError(
+                f"{path} is damaged. Remove it: the run measures again which execution is fastest."
+            ) from error
+        return cls(execution, threads=threads)
 
-    Raises MetarunError for a damaged file.
-    """
-    if not path.is_file():
-        return like
-    try:
-        facts = json.loads(path.read_text())
-        threads, chosen = int(facts["threads"]), str(facts["chosen"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise MetarunError(
-            f"{path} is damaged. Remove it: the run measures again which execution is fastest."
-        ) from error
-    torch.set_num_threads(threads)
-    return named(chosen, like)
+
+def _plain(value: Any) -> Any:
+    """``value`` for JSON: of an execution its kind and, by name, the fields that make it equal to another."""
+    if not isinstance(value, Execution):
+        return value
+    settings = {setting.name: _plain(getattr(value, setting.name)) for setting in fields(value) if setting.compare}  # type: ignore[arg-type]
+    return {"kind": type(value).__name__, **settings}
 
 
-def named(name: str, like: Execution) -> Execution:
-    """The execution that ``describe`` called ``name``, with the other settings of ``like``."""
-    kind, *rest = name.split("_")
-    memory: Any = "recomputed" if "recomputed" in rest else like.inner_memory
-    shared: dict[str, Any] = {"threads": like.threads, "inner_memory": memory, "cuda_graph": like.cuda_graph}
-    shared["convolution"] = next((how for how in get_args(Convolution) if how in rest), like.convolution)
-    if kind == "auto":
-        return like
-    chunk = next((int(word) for word in rest if word.isdigit()), None)
-    execution = Looped(**shared) if kind == "looped" else Vmapped(chunk, **shared)
-    if "compiled" in rest or "recorded" in rest:
-        from metarun.execution.compiled import Compiled
+def _execution(content: dict[str, Any]) -> Execution:
+    """The execution of which ``_plain`` made ``content``; raises ValueError, KeyError or TypeError where it is damaged."""
+    kind = KINDS[content["kind"]]
+    hints = get_type_hints(kind)
+    values = {name: _execution(v) if name == "inner" else v for name, v in content.items() if name != "kind"}
+    if wrong := [name for name, value in values.items() if not conforms(value, hints[name])]:
+        raise ValueError(f"not what they may be: {', '.join(wrong)}")
+    return kind(**values)
 
-        return Compiled(execution, whole="step" in rest, compiler="compiled" in rest)
-    return execution
+
+def _named(name: str, like: Eager) -> Execution:
+    """The execution that an earlier version called ``name``; raises ValueError or TypeError for another name."""
+    if not (match := OLD_NAME.fullmatch(name)):
+        raise ValueError(name)
+    chunk, convolution, recomputed, graph, whole = match.groups()
+    shared = {setting.name: getattr(like, setting.name) for setting in fields(Eager)} | {"compile": False}
+    if convolution:
+        shared["convolution"] = convolution
+    if recomputed:
+        shared["inner_memory"] = "recomputed"
+    eager = Looped(**shared) if name.startswith("looped") else Vmapped(int(chunk) if chunk else None, **shared)
+    execution = Compiled(eager, whole=bool(whole)) if graph == "compiled" else eager
+    return CudaGraphed(execution) if graph and like.cuda_graph else execution

@@ -1,16 +1,88 @@
-"""A function of tensors on a GPU, recorded once as a CUDA graph and then launched by one call."""
+"""Meta-gradients and whole steps on a GPU, recorded once as CUDA graphs and then launched by one call."""
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, field
 from functools import cache, partial, reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from metarun.trees import by_dtype, tree_flatten, tree_map, tree_unflatten, zip_map
+from metarun.core import Episode, Metrics, Params
+from metarun.execution.decorated import Decorated, GraphCache, GraphFailed, dependencies
+from metarun.execution.execution import MetaLoss
+from metarun.execution.update import Update
+from metarun.trees import by_dtype, slice_tasks, tree_flatten, tree_leaves, tree_map, tree_unflatten, zip_map
 
 STREAMS = 4  # parts of a meta-batch that a recording runs side by side
+
+
+@dataclass(frozen=True)
+class CudaGraphed(Decorated):
+    """``inner``, with its meta-gradient recorded as a CUDA graph, and the update too where ``inner`` has it in a graph.
+
+    On a CPU it is ``inner``.
+    """
+
+    cache: GraphCache = field(default_factory=GraphCache, init=False, repr=False, compare=False)
+
+    def describe(self) -> str:
+        return f"{self.inner.describe()}_recorded"
+
+    def mean_grad(self, loss_fn: MetaLoss, theta: Params, episodes: Episode) -> tuple[Params, Metrics]:
+        if not _on_gpu((theta, episodes)):
+            return self.inner.mean_grad(loss_fn, theta, episodes)
+        fn = partial(self._mean_grad, loss_fn)
+        return self._recording(("gradient", *dependencies(loss_fn)), fn, nullcontext(), theta, episodes)()
+
+    def train_step(self, loss_fn: MetaLoss, theta: Params, episodes: Episode, update: Update) -> Metrics:
+        if not (self.update_in_graph(update) and update.begun() and _on_gpu(episodes)):
+            return super().train_step(loss_fn, theta, episodes, update)
+
+        def step(episodes: Episode) -> Metrics:
+            gradient, metrics = self._mean_grad(loss_fn, theta, episodes)
+            self.apply(update, tree_leaves(gradient))
+            return metrics
+
+        update.follow_rates()  # a recording reads them where they are, as it does theta and the optimizer's memory
+        replay = self._recording(("step", update, *dependencies(loss_fn)), step, update.undone(), episodes)
+        update.begins()
+        return replay()
+
+    def release(self) -> None:
+        self.cache.graphs.clear()
+
+    def _mean_grad(self, loss_fn: MetaLoss, theta: Params, episodes: Episode) -> tuple[Params, Metrics]:
+        """The mean meta-gradient that ``inner`` gives, with the parts of the meta-batch side by side."""
+        num_tasks = len(tree_leaves(episodes)[0])
+        parts = self.parts(num_tasks)
+        if len(parts) == 1:
+            return self.inner.mean_grad(loss_fn, theta, episodes)
+        return sum_abreast(partial(self.share, loss_fn, theta, slice_tasks(episodes, p), num_tasks) for p in parts)
+
+    def _recording(
+        self, function: tuple[Any, ...], fn: Callable[..., Any], undone: AbstractContextManager[None], *arguments: Any
+    ) -> Callable[[], Any]:
+        """A call that replays fn(*arguments). Recording calls ``fn`` within ``undone``, which takes back what it does."""
+
+        def record() -> Recorded:
+            self.release()  # each recording keeps its memory
+            try:
+                with undone:
+                    return Recorded(fn, arguments)
+            except (torch.OutOfMemoryError, GraphFailed):
+                raise
+            except Exception as error:  # a kernel that waits for the CPU, say; torch has no error of its own for it
+                fix = "; execution.cuda_graph=false does not try"
+                raise GraphFailed("not recorded as a CUDA graph", error, fix) from error
+
+        leaves = [leaf.detach() for leaf in tree_leaves(arguments)]
+        return partial(self.cache.graph(function, leaves, record), leaves)
+
+
+def _on_gpu(tensors: Any) -> bool:
+    return all(leaf.is_cuda for leaf in tree_leaves(tensors))
 
 
 class Recorded:

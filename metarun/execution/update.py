@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from metarun.errors import MetarunError
-from metarun.execution.memory import memory_errors
+from metarun.execution.failures import memory_errors
 from metarun.trees import by_dtype, detach
 
 
@@ -127,12 +127,10 @@ class Update:
     @torch.no_grad()
     def take(self, leaves: list[Tensor], memory: list[Tensor]) -> None:
         """Let what ``functional`` returned be theta and the optimizer's memory."""
+        self.begins()
         for mine, given in by_dtype([*self.leaves, *self.memory()], [*leaves, *memory]):
             torch._foreach_copy_(mine, given)
-
-    def counted(self) -> None:
-        """Tell the optimizer that a step was taken, or its scheduler warns that none was."""
-        self.optimizer._opt_called = True  # type: ignore[attr-defined]
+        self.optimizer._opt_called = True  # type: ignore[attr-defined]  # or its scheduler warns that no step was taken
 
     def memory(self) -> list[Tensor]:
         """The tensors that the optimizer remembers, in the order of ``memory_of``."""

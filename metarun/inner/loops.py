@@ -19,25 +19,25 @@ from metarun.trees import detach, tree_flatten, tree_leaves, tree_map, tree_unfl
 
 
 def recomputing(wanted: bool) -> AbstractContextManager[None]:
-    """Inside, ``repeat`` keeps the params between steps and nothing within them; the execution decides, not a learner."""
+    """Make ``repeat`` keep the params between steps and nothing within them; the execution decides, not a learner."""
     return set_var(modes.recompute, wanted)
 
 
-def repeat(step: Callable[..., Params], params: Params, steps: int, *context: Any) -> Iterator[Params]:
-    """Yield params after 0, 1, ..., ``steps`` applications of params <- step(params, *context).
+def repeat(step: Callable[..., Params], params: Params, steps: int, *given: Any) -> Iterator[Params]:
+    """Yield params after 0, 1, ..., ``steps`` applications of params <- step(params, *given).
 
-    Differentiable with respect to params and to every float tensor of ``context``. ``step`` must be a pure function
+    Differentiable with respect to params and to every float tensor of ``given``. ``step`` must be a pure function
     without random draws, and must reach differentiated or per-task tensors through its arguments alone: when steps are
     recomputed (``execution.inner_memory``) it runs again in the backward pass.
     """
     yield params
     for _ in range(steps):
-        params = _recomputed(step, params, *context) if modes.recompute.get() else step(params, *context)
+        params = _recomputed(step, params, *given) if modes.recompute.get() else step(params, *given)
         yield params
 
 
-def passing(fn: Callable[..., Any], *arguments: Any) -> Any:
-    """fn(*arguments), of which nothing is kept where steps are recomputed: for a loss at each of many steps, say.
+def checkpointed(fn: Callable[..., Any], *arguments: Any) -> Any:
+    """Value of fn(*arguments), whose intermediates are not kept where steps are recomputed: a loss at each step, say.
 
     ``fn`` is as a step of ``repeat``; what it returns may hold tensors that are not to be differentiated.
     """
@@ -45,7 +45,7 @@ def passing(fn: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def outermost() -> AbstractContextManager[None]:
-    """Inside, recomputed steps are differentiated once: the gradient taken here is a constant to whoever uses it.
+    """Differentiate recomputed steps once: the gradient taken inside is a constant to whoever uses it.
 
     Else torch.func's grad records the backward pass, for a derivative of its own, and so keeps what was recomputed.
     """
@@ -53,45 +53,45 @@ def outermost() -> AbstractContextManager[None]:
 
 
 def descent(
-    loss: Callable[..., Tensor], params: Params, rule: InnerOptimizer, steps: int, *context: Any
+    loss: Callable[..., Tensor], params: Params, rule: InnerOptimizer, steps: int, *given: Any
 ) -> Iterator[Params]:
-    """Yield params after 0, 1, ..., ``steps`` steps of ``rule`` along grad(loss)(params, *context)."""
+    """Yield params after 0, 1, ..., ``steps`` steps of ``rule`` along grad(loss)(params, *given)."""
 
-    def step(moving: tuple[Params, Any], *context: Any) -> tuple[Params, Any]:
+    def step(moving: tuple[Params, Any], *given: Any) -> tuple[Params, Any]:
         params, state = moving
-        return rule.step(params, gradient(loss, params, *context), state)
+        return rule.step(params, gradient(loss, params, *given), state)
 
-    return (params for params, _ in repeat(step, (params, rule.start(params)), steps, *context))
+    return (params for params, _ in repeat(step, (params, rule.start(params)), steps, *given))
 
 
 def first_order_descent(
-    loss: Callable[..., Tensor], params: Params, rule: InnerOptimizer, steps: int, *context: Any
+    loss: Callable[..., Tensor], params: Params, rule: InnerOptimizer, steps: int, *given: Any
 ) -> Iterator[Params]:
-    """As ``descent``, with the inner gradients taken as constants: d params_k / d params_0 is the identity."""
-    constants, state = detach(context), rule.start(detach(params))
+    """Yield what ``descent`` does, with the inner gradients taken as constants: d params_k / d params_0 is the identity."""
+    constants, state = detach(given), rule.start(detach(params))
     yield params
     for _ in range(steps):
         params, state = rule.step(params, constant_grad(loss, params, *constants), state)
         yield params
 
 
-def constant_grad(loss: Callable[..., Tensor], params: Params, *context: Any) -> Params:
-    """grad(loss)(params, *context) as a constant; ``loss`` takes no derivative of a batch norm itself."""
+def constant_grad(loss: Callable[..., Tensor], params: Params, *given: Any) -> Params:
+    """Gradient of ``loss`` at params as a constant; ``loss`` takes no derivative of a batch norm itself."""
     with differentiated_once(), torch.no_grad():
-        return detach(gradient(loss, detach(params), *context))
+        return detach(gradient(loss, detach(params), *given))
 
 
-def gradient(loss: Callable[..., Tensor], params: Params, *context: Any) -> Params:
-    """grad(loss)(params, *context), by autograd alone where no transform is at work: functorch's costs a millisecond."""
+def gradient(loss: Callable[..., Tensor], params: Params, *given: Any) -> Params:
+    """Gradient of ``loss`` at params, by autograd alone where no transform is at work: functorch's costs a millisecond."""
     leaves, structure = tree_flatten(params)
     kept = torch.is_grad_enabled()
     constant = not any(leaf.requires_grad for leaf in leaves)
     if transformed() or torch.is_inference_mode_enabled() or (constant and (kept or not leaves)):
-        return grad(loss)(params, *context)
+        return grad(loss)(params, *given)
     with torch.enable_grad():
-        # views: a tensor of params may stand in the context too, where it is not to be differentiated
+        # views: a tensor of params may stand among the given too, where it is not to be differentiated
         moving = [p.view_as(p) if kept and p.requires_grad else p.detach().requires_grad_() for p in leaves]
-        value = loss(tree_unflatten(moving, structure), *context)
+        value = loss(tree_unflatten(moving, structure), *given)
         if not value.requires_grad:
             return tree_map(torch.zeros_like, params)
         grads = torch.autograd.grad(value, moving, create_graph=kept, materialize_grads=True)
@@ -126,7 +126,7 @@ def conjugate_gradient(
 
 
 def _recomputed(fn: Callable[..., Params], *arguments: Any) -> Params:
-    """fn(*arguments), keeping only the arguments for the backward pass, which runs ``fn`` again.
+    """Value of fn(*arguments), of which the backward pass keeps the arguments alone and runs ``fn`` again.
 
     It is the backward recursion v <- v - lr * H(phi_k) v of MixFlow-MG (Kemaev et al., ICML 2025,
     https://arxiv.org/abs/2505.00793), for any step. ``torch.utils.checkpoint`` cannot do this: it does not run under vmap.
@@ -134,14 +134,14 @@ def _recomputed(fn: Callable[..., Params], *arguments: Any) -> Params:
     leaves, structure = tree_flatten(arguments)
     out_structure: list[Any] = []
     again = copy_context().run  # a GPU's backward pass runs in a thread of its own, which knows no context variable
-    recorded = nullcontext() if not modes.outermost.get() else torch.no_grad()
+    around = nullcontext() if not modes.outermost.get() else torch.no_grad()
 
     def flat(*values: Tensor) -> tuple[Tensor, ...]:
         out, spec = tree_flatten(again(fn, *tree_unflatten(values, structure)))
         out_structure[:] = [spec]
         return tuple(out)
 
-    out = _Recomputed.apply(flat, recorded, *leaves)
+    out = _Recomputed.apply(flat, around, *leaves)
     return tree_unflatten(out, out_structure[0])
 
 
@@ -150,13 +150,13 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        fn: Callable[..., tuple[Tensor, ...]], recorded: AbstractContextManager[None], *leaves: Tensor
+        fn: Callable[..., tuple[Tensor, ...]], around: AbstractContextManager[None], *leaves: Tensor
     ) -> tuple[Tensor, ...]:
         return fn(*leaves)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.fn, ctx.recorded = inputs[:2]
+        ctx.fn, ctx.around = inputs[:2]
         ctx.save_for_backward(*inputs[2:])
 
     @staticmethod
@@ -171,7 +171,7 @@ class _Recomputed(torch.autograd.Function):
             return ctx.fn(*full)
 
         gradients: list[Tensor | None] = [None] * len(leaves)
-        with ctx.recorded:
+        with ctx.around:
             pull_back: Callable[..., Any] = vjp(of_floats, *(leaves[i] for i in floats))[1]
             for i, g in zip(floats, tree_leaves(pull_back(v)), strict=True):
                 gradients[i] = g

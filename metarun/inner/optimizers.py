@@ -25,7 +25,7 @@ class InnerOptimizer(Protocol):
 
 @dataclass(frozen=True)
 class SGD:
-    """params <- params - lr * gradient."""
+    """Gradient descent: params <- params - lr * gradient."""
 
     lr: float
 
@@ -38,7 +38,7 @@ class SGD:
 
 @dataclass(frozen=True)
 class Momentum:
-    """v <- decay * v + gradient;   params <- params - lr * v        (as torch.optim.SGD's momentum)"""
+    """Heavy ball: v <- decay * v + gradient;   params <- params - lr * v        (as torch.optim.SGD's momentum)"""
 
     lr: float
     decay: float = 0.9

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def ridge(x: Tensor, y: Tensor, regulariser: Tensor | float) -> Tensor:
-    """W [D, N] = argmin |x W - y|^2 + regulariser |W|^2 for x [S, D], y [S, N].
+    """Weights W [D, N] = argmin |x W - y|^2 + regulariser |W|^2 for x [S, D], y [S, N].
 
     The system solved is S x S or D x D, whichever is smaller: (x'x + r I)^-1 x' = x' (x x' + r I)^-1  (Woodbury).
     """
@@ -39,7 +39,7 @@ def crammer_singer(gram: Tensor, onehot: Tensor, bound: float, steps: int) -> Te
 
 
 def _interior_point(gram: Tensor, onehot: Tensor, bound: float, steps: int) -> tuple[Tensor, Tensor]:
-    """b = bound * onehot - a >= 0, whose rows sum to ``bound``, and its multipliers s >= 0; both start feasible."""
+    """Slacks b = bound * onehot - a >= 0, whose rows sum to ``bound``, and their multipliers s >= 0; both start feasible."""
     b = torch.full_like(onehot, bound / onehot.shape[1])
     slope = gram @ (b - bound * onehot) + onehot  # of the objective in b
     s = slope - slope.amin(1, keepdim=True) + 1
@@ -60,7 +60,7 @@ def _interior_point(gram: Tensor, onehot: Tensor, bound: float, steps: int) -> t
 
 
 def _newton_system(gram: Tensor, b: Tensor, s: Tensor) -> Callable[[Tensor], Tensor]:
-    """r [S, N] -> d with (gram + diag(s_k / b_k)) d_k = r_k + v for every class k; v [S] makes the rows of d sum to 0."""
+    """Solver r [S, N] -> d: (gram + diag(s_k / b_k)) d_k = r_k + v for every class k; v [S] makes the rows of d sum to 0."""
     root = (b / s).sqrt().T  # [N, S]
     scaled = _identity(len(gram), gram) + root[:, :, None] * gram * root[:, None, :]
     inverse = root[:, :, None] * torch.linalg.inv(scaled) * root[:, None, :]  # [N, S, S]

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.func import functional_call
 
-from metarun.core import Batch, FewShotLearner, Params, take_parameters
+from metarun.core import Batch, FewShotLearner, Params
 from metarun.inner.loops import descent, last
 from metarun.inner.optimizers import SGD
 from metarun.models.norm_state import with_support
-from metarun.models.parts import body_of, head_of
+from metarun.models.parts import adapted_part, body_of, head_of
 from metarun.trees import under
 
 
@@ -35,10 +35,7 @@ class ANIL(FewShotLearner):
 
     def __post_init__(self) -> None:
         body_of(self.base_learner)
-        head_of(self.base_learner)
-
-    def init(self) -> Params:
-        return take_parameters(self.base_learner)
+        adapted_part(self.base_learner, "head")
 
     def adapt(self, theta: Params, support: Batch) -> Params:
         return last(self.trajectory(theta, support, self.inner_steps))
@@ -53,6 +50,3 @@ class ANIL(FewShotLearner):
         heads = descent(support_loss, under(theta, "head"), SGD(self.inner_lr), steps, Batch(z, support.y))
         body = with_support(net, theta, support.x)  # the body does not adapt, so neither do its statistics
         return ({**body, **{f"head.{name}": p for name, p in head.items()}} for head in heads)
-
-    def predict(self, phi: Params, x: Tensor) -> Tensor:
-        return functional_call(self.base_learner, phi, (x,))

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, take_parameters
+from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, parameters_of
 from metarun.inner.loops import descent, last
 from metarun.inner.optimizers import SGD
 from metarun.models.norm_state import with_support
@@ -37,6 +37,10 @@ class Baseline(FewShotLearner):
     ``input_shape`` is that of one example. ``inner_lr``, ``inner_steps`` and ``weight_decay`` (0 or more; it adds half
     of it times the squared head to the loss) are those of a new task's head and do not enter training.
     """
+
+    any_ways = True
+    regresses = False
+    needs_train_classes = True
 
     input_shape: tuple[int, ...]
     num_ways: int
@@ -53,7 +57,7 @@ class Baseline(FewShotLearner):
     def init(self) -> Params:
         head = nn.Linear(num_features(self.base_learner, self.input_shape), self.num_train_classes)
         like = next(self.base_learner.parameters())  # the body may have none
-        return {"body": take_parameters(body_of(self.base_learner)), "head": take_parameters(head.to(like))}
+        return {"body": parameters_of(body_of(self.base_learner)), "head": parameters_of(head.to(like))}
 
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
         x = torch.cat([episode.support.x, episode.query.x])

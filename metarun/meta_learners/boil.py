@@ -14,18 +14,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.func import functional_call
 
-from metarun.core import Batch, FewShotLearner, Params, take_parameters
-from metarun.inner.loops import descent, first_order_descent, last
+from metarun.core import Batch, Params
+from metarun.inner.loops import descent, first_order_descent
 from metarun.inner.optimizers import SGD
-from metarun.models.norm_state import with_support
-from metarun.models.parts import body_of, head_of
+from metarun.meta_learners.base import GradientLearner
+from metarun.models.parts import adapted_part, head_of
 from metarun.trees import select
 
 
 @dataclass(frozen=True)
-class BOIL(FewShotLearner):
+class BOIL(GradientLearner):
     """Gradient descent of the body alone, under a head that only the outer loop learns.
 
     ``inner_lr`` is the body's step size and ``inner_steps`` the number of steps. ``first_order`` takes the inner
@@ -37,28 +36,15 @@ class BOIL(FewShotLearner):
     first_order: bool
 
     def __post_init__(self) -> None:
-        body_of(self.base_learner)
+        adapted_part(self.base_learner, "body")
         head_of(self.base_learner)
 
-    def init(self) -> Params:
-        return take_parameters(self.base_learner)
-
-    def adapt(self, theta: Params, support: Batch) -> Params:
-        return with_support(self.base_learner, last(self.steps(theta, support, self.inner_steps)), support.x)
-
-    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
-
-    def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        """All weights after 0, 1, ..., ``steps`` steps of the body, before ``with_support``."""
+    def path(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
         body, head = select(theta, lambda name: name.startswith("body."))
         descend = first_order_descent if self.first_order else descent
 
-        def support_loss(body: Params, head: Params, support: Batch) -> Tensor:
-            return self.objective.loss(self.predict({**body, **head}, support.x), support.y)
+        def loss(body: Params, head: Params, support: Batch) -> Tensor:
+            return self.support_loss({**body, **head}, support)
 
-        bodies = descend(support_loss, body, SGD(self.inner_lr), steps, head, support)
+        bodies = descend(loss, body, SGD(self.inner_lr), steps, head, support)
         return ({**body, **head} for body in bodies)
-
-    def predict(self, phi: Params, x: Tensor) -> Tensor:
-        return functional_call(self.base_learner, phi, (x,))

@@ -20,17 +20,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from metarun.core import Batch, FewShotLearner, Params, take_parameters
-from metarun.inner.loops import descent, first_order_descent, last
+from metarun.core import Batch, Params, frozen, parameters_of
+from metarun.inner.loops import descent, first_order_descent
 from metarun.inner.optimizers import SGD
+from metarun.meta_learners.base import GradientLearner
 from metarun.models.exact.layers import BatchNorm
-from metarun.models.norm_state import with_support
 
 
 @dataclass(frozen=True)
-class CAVIA(FewShotLearner):
+class CAVIA(GradientLearner):
     """Gradient descent of context parameters alone, which begin at zero in every task.
 
     ``num_context`` (1 or more) is their number. They enter the first layer (``layer`` 0) or batch norm number ``layer``
@@ -50,46 +49,39 @@ class CAVIA(FewShotLearner):
         layer_with_context(self.base_learner, self.layer)
 
     def init(self) -> Params:
-        name, width, fan_in = layer_with_context(self.base_learner, self.layer)
-        net = take_parameters(self.base_learner)
+        _, width, fan_in = layer_with_context(self.base_learner, self.layer)
+        like = next(self.base_learner.parameters())
+        net = parameters_of(self.base_learner)
         if self.layer == 0:  # the columns of torch's Linear(fan_in + num_context, width) that meet c
             columns = nn.Linear(fan_in + self.num_context, width).weight[:, fan_in:]
-            return {"net": net, "context": {"weight": columns.detach().to(net[f"{name}.bias"])}}
-        film = take_parameters(nn.Linear(self.num_context, 2 * width).to(net[f"{name}.bias"]))
+            return {"net": net, "context": {"weight": columns.detach().to(like)}}
+        film = parameters_of(nn.Linear(self.num_context, 2 * width).to(like))
         ones, zeros = torch.ones(width).to(film["bias"]), torch.zeros(width).to(film["bias"])
         return {"net": net, "context": {"weight": film["weight"], "bias": torch.cat([ones, zeros])}}
 
-    def adapt(self, theta: Params, support: Batch) -> Params:
-        c = last(self.contexts(theta, support, self.inner_steps))
-        return with_support(self.base_learner, self.given(theta, c), support.x)
-
-    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        contexts = self.contexts(theta, support, steps)
-        return (with_support(self.base_learner, self.given(theta, c), support.x) for c in contexts)
+    def path(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        return (self.given(theta, c) for c in self.contexts(theta, support, steps))
 
     def contexts(self, theta: Params, support: Batch, steps: int) -> Iterator[Tensor]:
         """The context parameters [num_context] after 0, 1, ..., ``steps`` steps."""
         descend = first_order_descent if self.first_order else descent
 
-        def support_loss(c: Tensor, theta: Params, support: Batch) -> Tensor:
-            return self.objective.loss(self.predict(self.given(theta, c), support.x), support.y)
+        def loss(c: Tensor, theta: Params, support: Batch) -> Tensor:
+            return self.support_loss(self.given(theta, c), support)
 
         start = torch.zeros_like(theta["context"]["weight"][0])
-        return descend(support_loss, start, SGD(self.inner_lr), steps, theta, support)
+        return descend(loss, start, SGD(self.inner_lr), steps, theta, support)
 
     def given(self, theta: Params, c: Tensor) -> Params:
         """The network's parameters given c."""
         name, _, _ = layer_with_context(self.base_learner, self.layer)
         weight, bias = f"{name}.weight", f"{name}.bias"
-        net, context = theta["net"], theta["context"]
+        net, context = {**frozen(self.base_learner), **theta["net"]}, theta["context"]
         moved = context["weight"] @ c
         if self.layer == 0:
             return {**net, bias: net[bias] + moved}
         scale, shift = (moved + context["bias"]).chunk(2)
         return {**net, weight: scale * net[weight], bias: scale * net[bias] + shift}
-
-    def predict(self, phi: Params, x: Tensor) -> Tensor:
-        return functional_call(self.base_learner, phi, (x,))
 
 
 def layer_with_context(net: nn.Module, layer: int) -> tuple[str, int, int]:

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from metarun.core import Batch, FewShotLearner, Metrics, Params, take_parameters
+from metarun.core import Batch, FewShotLearner, Metrics, Params, parameters_of
 from metarun.models.dense import dense, perceptron
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
@@ -47,6 +47,8 @@ class CNP(FewShotLearner):
     needs a multiple of 8. The encoder h has ``encoder_layers`` (1 or more) linear layers, the decoder g
     ``decoder_layers`` (0 or more) hidden ones.
     """
+
+    any_ways = True
 
     input_shape: tuple[int, ...]
     num_outputs: int
@@ -70,7 +72,7 @@ class CNP(FewShotLearner):
         like, features = next(self.base_learner.parameters()), num_features(self.base_learner, self.input_shape)
         label, outputs = (self.num_outputs, 2 * self.num_outputs) if self.num_ways is None else (0, 1)
         theta = {
-            "body": take_parameters(body_of(self.base_learner)),
+            "body": parameters_of(body_of(self.base_learner)),
             "encoder": dense([features + label] + [self.width] * self.encoder_layers, like),
             "decoder": dense([features + self.width] + [self.width] * self.decoder_layers + [outputs], like),
         }
@@ -97,7 +99,7 @@ class CNP(FewShotLearner):
         return {**phi, **projections, "keys": z @ w["key"].T, "values": r @ w["value"].T, "members": members}
 
     def representation(self, phi: Params, z: Tensor) -> Tensor:
-        """What the support set says about each row of z [Q, D], group by group: [Q, G, R]."""
+        """Representations of the support set for each row of z [Q, D], group by group: [Q, G, R]."""
         if self.aggregation == "mean":
             return phi["representation"].expand(len(z), -1, -1)
         query, key, value = (heads(x) for x in (z @ phi["query"].T, phi["keys"], phi["values"]))
@@ -108,7 +110,7 @@ class CNP(FewShotLearner):
         return read.permute(1, 2, 0, 3).flatten(2) @ phi["out"].T
 
     def outputs(self, phi: Params, x: Tensor) -> Tensor:
-        """What g gives for x [Q, ...]: logits [Q, N], or in regression means and raw deviations [Q, 2 num_outputs]."""
+        """Outputs of g for x [Q, ...]: logits [Q, N], or in regression means and raw deviations [Q, 2 num_outputs]."""
         z = functional_call(body_of(self.base_learner), phi["body"], (x,))  # [Q, D]
         r = self.representation(phi, z)
         both = torch.cat([z[:, None].expand(-1, r.shape[1], -1), r], -1)  # [Q, G, D + R]
@@ -133,5 +135,5 @@ class CNP(FewShotLearner):
 
 
 def heads(x: Tensor) -> Tensor:
-    """[rows, R] -> [heads, rows, d]."""
+    """Split rows [rows, R] among the attention heads: [heads, rows, d]."""
     return x.unflatten(1, (HEADS, -1)).transpose(0, 1)

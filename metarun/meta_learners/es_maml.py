@@ -22,18 +22,18 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
-from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, surrogate, take_parameters
+from metarun.core import Batch, Episode, Metrics, Params, surrogate
 from metarun.counter import normal, uniform
-from metarun.inner.loops import first_order_descent, last
+from metarun.inner.loops import first_order_descent
 from metarun.inner.optimizers import SGD
-from metarun.models.norm_state import with_support
+from metarun.meta_learners.base import GradientLearner
 from metarun.trees import detach, ravel, tree_map
 
 
 @dataclass(frozen=True)
-class ESMAML(FewShotLearner):
+class ESMAML(GradientLearner):
     """MAML by evolution strategies, whose meta-gradient is made of values of the query loss.
 
     ``inner_lr`` and ``inner_steps`` are those of the inner gradient descent. ``sigma`` (above 0) is the width of the
@@ -55,27 +55,13 @@ class ESMAML(FewShotLearner):
     def at(self, step: int) -> "ESMAML":
         return replace(self, seed=(self.seed << 32) + step)  # no two runs share a step's directions
 
-    def init(self) -> Params:
-        return take_parameters(self.base_learner)
-
-    def adapt(self, theta: Params, support: Batch) -> Params:
-        return with_support(self.base_learner, last(self.steps(theta, support, self.inner_steps)), support.x)
-
-    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
-
-    def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        """The weights after 0, 1, ..., ``steps`` first-order inner steps, before ``with_support``."""
-
-        def support_loss(phi: Params, support: Batch) -> Tensor:
-            return self.objective.loss(self.predict(phi, support.x), support.y)
-
-        return first_order_descent(support_loss, theta, SGD(self.inner_lr), steps, support)
+    def path(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        return first_order_descent(self.support_loss, theta, SGD(self.inner_lr), steps, support)
 
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
         centre, tree_of = ravel(detach(theta))
 
-        def query_loss(vector: Tensor, episode: Episode) -> Tensor:
+        def value(vector: Tensor, episode: Episode) -> Tensor:
             phi = self.adapt(tree_of(vector), episode.support)
             return self.query_loss(phi, episode.query)[0]
 
@@ -83,13 +69,10 @@ class ESMAML(FewShotLearner):
         shifted = centre + self.sigma * torch.cat([e, -e])  # [2 n, d]
         # torch 2.14: mse_loss fails where an outer vmap batches the target and this one does not, so both do
         same = tree_map(lambda t: t.expand(len(shifted), *t.shape), episode)
-        up, down = vmap(query_loss, randomness="different")(shifted, same).chunk(2)
+        up, down = vmap(value, randomness="different")(shifted, same).chunk(2)
         gradient = (up - down) @ e / (2 * self.sigma * self.num_pairs)
         _, metrics = self.query_loss(self.adapt(detach(theta), episode.support), episode.query)
         return surrogate(theta, tree_of(gradient)), metrics
-
-    def predict(self, phi: Params, x: Tensor) -> Tensor:
-        return functional_call(self.base_learner, phi, (x,))
 
 
 @lru_cache(maxsize=1)  # the tasks of a step share them

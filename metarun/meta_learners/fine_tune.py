@@ -16,28 +16,31 @@ training task; a new task costs inner_steps of them.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, take_parameters
-from metarun.inner.loops import descent, last
+from metarun.core import Batch, Episode, Metrics, Params, parameters_of, trainable
+from metarun.inner.loops import descent
 from metarun.inner.optimizers import InnerOptimizerName, inner_optimizer
+from metarun.meta_learners.base import GradientLearner
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, head_of
 from metarun.trees import select
 
 
 @dataclass(frozen=True)
-class FineTune(FewShotLearner):
+class FineTune(GradientLearner):
     """Ordinary training on all tasks at once, then gradient steps on the support set of a new task.
 
     ``num_ways`` is None in regression, and ``num_train_classes`` then too. ``adapted`` names the parts of the body that
     take steps beside the head, or is "all". ``inner_lr``, ``inner_steps`` and ``inner_optimizer`` are those of a new
     task.
     """
+
+    any_ways = True
 
     num_ways: int | None  # None: regression
     num_train_classes: int | None
@@ -55,21 +58,21 @@ class FineTune(FewShotLearner):
             )
         if self.num_ways is not None and not isinstance(head, nn.Linear):
             raise ValueError(f"fine_tune gives every task a new linear head, but self.head is a {type(head).__name__}.")
-        if unknown := [name for name in self.named if not any(named(p, name) for p, _ in body.named_parameters())]:
-            parts = ", ".join(dict.fromkeys(p.rpartition(".")[0] for p, _ in body.named_parameters()))
-            raise ValueError(f"adapted names {', '.join(unknown)}, but the body has {parts}. Name those, or use all.")
+        if unknown := [part for part in self.parts if not any(within(p, part) for p in trainable(body))]:
+            known = ", ".join(dict.fromkeys(p.rpartition(".")[0] for p in trainable(body)))
+            raise ValueError(f"adapted names {', '.join(unknown)}, but the body has {known}. Name those, or use all.")
 
     @property
-    def named(self) -> Sequence[str]:
-        """The names in ``adapted``; none where it is "all"."""
+    def parts(self) -> Sequence[str]:
+        """The parts that ``adapted`` names; none where it is "all"."""
         return () if self.adapted == "all" else self.adapted
 
     def init(self) -> Params:
-        head = take_parameters(head_of(self.base_learner))
+        head = head_of(self.base_learner)
         if self.num_train_classes is not None:
-            linear = nn.Linear(head["weight"].shape[1], self.num_train_classes)
-            head = take_parameters(linear.to(head["weight"]))
-        return {"body": take_parameters(body_of(self.base_learner)), "head": head}
+            like: Any = head.weight
+            head = nn.Linear(like.shape[1], self.num_train_classes).to(like)
+        return {"body": parameters_of(body_of(self.base_learner)), "head": parameters_of(head)}
 
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
         (support_x, support_y), (query_x, query_y) = episode.support, episode.query
@@ -80,30 +83,21 @@ class FineTune(FewShotLearner):
         loss, score = self.objective.loss(outputs, y), self.objective.score(outputs, y)
         return loss, {"pretraining_loss": loss.detach(), f"pretraining_{self.objective.score_name}": score}
 
-    def adapt(self, theta: Params, support: Batch) -> Params:
-        return self.end(last(self.steps(theta, support, self.inner_steps)), support)
-
-    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        return (self.end(phi, support) for phi in self.steps(theta, support, steps))
-
-    def end(self, phi: Params, support: Batch) -> Params:
-        """phi with the statistics that the body's norms in mode ``support`` have on the support set."""
-        return {**phi, "body": with_support(body_of(self.base_learner), phi["body"], support.x)}
-
-    def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        """The body and head after 0, 1, ..., ``steps`` inner steps, before ``end``."""
+    def path(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
         adapted, kept = select(
-            theta["body"], lambda p: self.adapted == "all" or any(named(p, name) for name in self.named)
+            theta["body"], lambda p: self.adapted == "all" or any(within(p, part) for part in self.parts)
         )
         start = {"body": adapted, "head": self.head_of_a_task(theta)}
 
         def loss(weights: Params, kept: Params, support: Batch) -> Tensor:
-            body = {**kept, **weights["body"]}
-            return self.objective.loss(self.predict({"body": body, "head": weights["head"]}, support.x), support.y)
+            return self.support_loss({**weights, "body": {**kept, **weights["body"]}}, support)
 
         rule = inner_optimizer(self.inner_optimizer, self.inner_lr)
         path = descent(loss, start, rule, steps, kept, support)
-        return ({"body": {**kept, **weights["body"]}, "head": weights["head"]} for weights in path)
+        return ({**weights, "body": {**kept, **weights["body"]}} for weights in path)
+
+    def ended(self, phi: Params, support: Batch) -> Params:
+        return {**phi, "body": with_support(body_of(self.base_learner), phi["body"], support.x)}
 
     def head_of_a_task(self, theta: Params) -> Params:
         """The head that a task begins with: zeros, weight [N, D] and bias [N], or in regression the trained head."""
@@ -117,6 +111,6 @@ class FineTune(FewShotLearner):
         return functional_call(head_of(self.base_learner), phi["head"], (z,))
 
 
-def named(parameter: str, part: str) -> bool:
-    """Whether ``part`` is the parameter or a module that it is in."""
+def within(parameter: str, part: str) -> bool:
+    """True where ``part`` is the parameter, or a module that it is in."""
     return f"{parameter}.".startswith(f"{part}.")

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from metarun.core import Batch, FewShotLearner, Params, take_parameters
+from metarun.core import Batch, FewShotLearner, Params, frozen, parameters_of
 from metarun.models.dense import Layers, dense, perceptron
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
@@ -42,6 +42,8 @@ class Hypernetwork(FewShotLearner):
     ``generates`` says which weights. ``width`` is that of the summaries of examples and of hidden layers. The encoders
     h have ``encoder_layers`` (1 or more) linear layers, the generators g ``generator_layers`` (0 or more) hidden ones.
     """
+
+    any_ways = True
 
     input_shape: tuple[int, ...]
     num_outputs: int
@@ -73,7 +75,7 @@ class Hypernetwork(FewShotLearner):
     def init(self) -> Params:
         like, features = next(self.base_learner.parameters()), num_features(self.base_learner, self.input_shape)
         label, rows = (self.num_outputs, self.num_outputs) if self.num_ways is None else (0, 1)
-        theta: dict[str, Any] = {"body": take_parameters(body_of(self.base_learner))}
+        theta: dict[str, Any] = {"body": parameters_of(body_of(self.base_learner))}
         theta |= self.reader("head", features + label, rows * (features + 1), like)
         if self.generates == "film_and_head":
             theta |= self.reader("film", features + label, 2 * sum(self.modulated_layers().values()), like)
@@ -81,7 +83,7 @@ class Hypernetwork(FewShotLearner):
         return theta
 
     def reader(self, name: str, inputs: int, outputs: int, like: Tensor) -> dict[str, Layers]:
-        """h and g: from examples to a vector of ``width``, and from there to what is generated."""
+        """Weights of h and g: from examples to a vector of ``width``, and from there to what is generated."""
         hidden = [self.width] * self.generator_layers
         return {
             f"{name}_encoder": dense([inputs] + [self.width] * self.encoder_layers, like),
@@ -101,7 +103,7 @@ class Hypernetwork(FewShotLearner):
 
     def modulated(self, theta: Params, support: Batch) -> Params:
         """The body with the scales and shifts of this task in its layers: (1 + a)(W x + b) + c = W' x + b'."""
-        body, layers = theta["body"], self.modulated_layers()
+        body, layers = {**frozen(body_of(self.base_learner)), **theta["body"]}, self.modulated_layers()
         z = functional_call(body_of(self.base_learner), body, (support.x,))
         e = perceptron(theta["film_encoder"], self.examples(z, support.y)).mean(0)
         film = perceptron(theta["film_generator"], e).split([c for c in layers.values() for _ in ("scale", "shift")])
@@ -113,7 +115,7 @@ class Hypernetwork(FewShotLearner):
         return {**body, **changed}
 
     def examples(self, z: Tensor, y: Tensor) -> Tensor:
-        """What h reads of each example: its features, and in regression its target."""
+        """Inputs of h for each example: its features, and in regression its target."""
         return torch.cat([z, y.flatten(1)], 1) if self.num_ways is None else z
 
     def predict(self, phi: Params, x: Tensor) -> Tensor:

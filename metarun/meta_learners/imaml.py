@@ -10,9 +10,15 @@ formula is that of the minimum: ``inner_gradient`` logs how far from zero the gr
 
 ``cg_damping`` replaces proximal by proximal + cg_damping in the formula, against negative curvature: on sinusoids H had
 eigenvalues from -3 to 76, and 5 steps of conjugate gradient left 0.4 to 0.8 over at 0.5, 0.03 to 0.15 at 2 and 0.004 to
-0.12 at 5. The released code solves (2 I + H / (proximal + its damping)), which is this with cg_damping = proximal + 2 *
-its damping, and half as long.
-It also tests with proximal = 0; here a test adapts as in training, as in the paper.
+0.12 at 5.
+
+The released code (its omniglot_implicit_maml.py and learner_model.py) is another method, which ``hold: at_end`` follows:
+
+    phi = theta + (1 - inner_lr * proximal) (w - theta)               w: the end of plain gradient descent from theta
+    meta-gradient = (2 I + H / 12)^-1 grad L(phi, query)              half of what cg_damping = 24 - proximal gives
+
+The damping of its command arrives as another argument, so 12 is 2 (lambda) + 10 (a default), and 2 is 1 + the command's 1.
+Its outer Adam has an eps of 1e-3, which is 2e-3 for a gradient twice as long. Its test takes w, without the pull.
 
 Rajeswaran, Finn, Kakade and Levine, NeurIPS 2019, https://arxiv.org/abs/1909.04630. Cost: one forward and backward pass
 a step, cg_steps backward passes of a gradient; memory does not grow with ``inner_steps``.
@@ -20,25 +26,26 @@ a step, cg_steps backward passes of a gradient; memory does not grow with ``inne
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, vjp
+from torch.func import grad, vjp
 
-from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, surrogate, take_parameters
+from metarun.core import Batch, Episode, Metrics, Params, surrogate
 from metarun.inner.loops import conjugate_gradient, last
-from metarun.models.norm_state import with_support
+from metarun.meta_learners.base import GradientLearner
 from metarun.trees import detach, ravel, zip_map
 
 
 @dataclass(frozen=True)
-class IMAML(FewShotLearner):
+class IMAML(GradientLearner):
     """Gradient descent held near theta, and an implicit meta-gradient at its end by conjugate gradient.
 
     ``proximal`` (above 0) is the strength of the hold. The descent stops at a gradient norm of ``tolerance`` or less.
     ``cg_steps`` (1 or more) of conjugate gradient end early at the relative residual ``cg_tolerance``; ``cg_damping``
-    is added to ``proximal`` in the meta-gradient.
+    is added to ``proximal`` in the meta-gradient. ``hold``: in every step of the descent, as in the paper, or once at
+    the end of training's, as in the released code.
     """
 
     inner_lr: float
@@ -48,6 +55,7 @@ class IMAML(FewShotLearner):
     cg_steps: int
     cg_tolerance: float
     cg_damping: float
+    hold: Literal["every_step", "at_end"] = "every_step"
 
     def __post_init__(self) -> None:
         if self.proximal <= 0:
@@ -58,39 +66,30 @@ class IMAML(FewShotLearner):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; use 0 for none, or more.")
 
-    def init(self) -> Params:
-        return take_parameters(self.base_learner)
-
-    def adapt(self, theta: Params, support: Batch) -> Params:
-        return with_support(self.base_learner, last(self.steps(theta, support, self.inner_steps)), support.x)
-
-    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
-
-    def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        """Yield the weights after 0, 1, ..., ``steps`` steps from theta, a constant, before ``with_support``."""
-        theta = phi = detach(theta)
+    def path(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        theta = phi = detach(theta)  # theta is a constant to the steps
         yield phi
         for _ in range(steps):
-            pull = self.proximal_gradient(phi, grad(self.support_loss)(phi, support), theta)
+            pull = grad(self.support_loss)(phi, support)
+            if self.hold == "every_step":
+                pull = self.proximal_gradient(phi, pull, theta)
             rate = torch.where(norm(pull) > self.tolerance, self.inner_lr, 0.0)
             phi = zip_map(lambda p, g, rate=rate: p - rate * g, phi, pull)
             yield phi
 
     def proximal_gradient(self, phi: Params, gradient: Params, theta: Params) -> Params:
-        """``gradient``, that of the support loss at phi, plus that of proximal / 2 ||phi - theta||^2."""
+        """Gradient of the support loss at phi, which is ``gradient``, plus that of proximal / 2 ||phi - theta||^2."""
         return zip_map(lambda p, g, start: g + self.proximal * (p - start), phi, gradient, theta)
-
-    def support_loss(self, phi: Params, support: Batch) -> Tensor:
-        """L(phi, support), without the proximal term."""
-        return self.objective.loss(self.predict(phi, support.x), support.y)
 
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
         support, query = episode.support, episode.query
-        phi = last(self.steps(theta, support, self.inner_steps))
+        phi = last(self.path(theta, support, self.inner_steps))
+        if self.hold == "at_end":
+            kept = 1 - self.inner_lr * self.proximal
+            phi = zip_map(lambda w, start: start + kept * (w - start), phi, detach(theta))
 
         def of_query(phi: Params) -> tuple[Tensor, Metrics]:
-            return self.query_loss(with_support(self.base_learner, phi, support.x), query)
+            return self.query_loss(self.ended(phi, support), query)
 
         query_gradient, metrics = grad(of_query, has_aux=True)(phi)
         b, tree_of = ravel(query_gradient)
@@ -104,9 +103,6 @@ class IMAML(FewShotLearner):
         ended_at = norm(self.proximal_gradient(phi, gradient, detach(theta)))
         metrics |= {"cg_residual": residual.detach(), "inner_gradient": ended_at.detach()}
         return surrogate(theta, tree_of(meta_gradient)), metrics
-
-    def predict(self, phi: Params, x: Tensor) -> Tensor:
-        return functional_call(self.base_learner, phi, (x,))
 
 
 def norm(tree: Params) -> Tensor:

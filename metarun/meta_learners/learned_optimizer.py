@@ -28,24 +28,26 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
-from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, surrogate, take_parameters
+from metarun.core import Batch, Episode, Metrics, Params, parameters_of, surrogate, trainable
 from metarun.counter import uniform
-from metarun.inner.loops import constant_grad, last, outermost, passing, repeat
+from metarun.inner.loops import checkpointed, constant_grad, outermost, repeat
+from metarun.meta_learners.base import GradientLearner
 from metarun.models.cells import log_and_sign
-from metarun.models.norm_state import with_support
 from metarun.trees import detach, ravel, tree_map, zip_map
 
 Moving = tuple[Tensor, Any]  # phi as one vector [n], and the LSTM's state
 
 
 @dataclass(frozen=True)
-class LearnedOptimizer(FewShotLearner):
+class LearnedOptimizer(GradientLearner):
     """An LSTM ``network``, all of theta, that trains the base learner from its initial weights.
 
     ``preprocessing`` is p of ``log_and_sign`` (above 0), ``output_scale`` multiplies the LSTM's outputs. A trajectory
     has ``inner_steps``, differentiated in segments of ``unroll`` (1 or more). ``seed`` decides on the order of initial
     weights.
     """
+
+    outside_theta = ("base_learner",)  # its weights are where every task begins
 
     network: nn.Module
     preprocessing: float
@@ -61,27 +63,24 @@ class LearnedOptimizer(FewShotLearner):
             raise ValueError(f"preprocessing is {self.preprocessing}; p must be above 0 (the paper has 10).")
 
     def init(self) -> Params:
-        return take_parameters(self.network)  # the base learner keeps its weights: they are where every task begins
+        return parameters_of(self.network)
 
     def at(self, step: int) -> "LearnedOptimizer":
         return replace(self, seed=self.seed + 1 + step)
 
-    def adapt(self, theta: Params, support: Batch) -> Params:
-        return last(self.trajectory(theta, support, self.inner_steps))
-
-    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        return (self.weights(phi, support) for phi, _ in self.path(theta, self.start(), support, steps))
+    def path(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        return (self.unravel(phi) for phi, _ in self.moves(theta, self.start(), support, steps))
 
     def start(self) -> Moving:
         """phi_0 and the LSTM's first state."""
-        phi = torch.cat([shuffled(p.detach(), self.seed, n) for n, p in self.base_learner.named_parameters()])
+        phi = torch.cat([shuffled(p.detach(), self.seed, n) for n, p in trainable(self.base_learner).items()])
         return phi, self.network.start(phi)  # type: ignore[operator]
 
-    def path(self, theta: Params, moving: Moving, support: Batch, steps: int) -> Iterator[Moving]:
+    def moves(self, theta: Params, moving: Moving, support: Batch, steps: int) -> Iterator[Moving]:
         """phi and the state after 0, 1, ..., ``steps`` steps from ``moving``."""
 
         def loss(phi: Tensor, support: Batch) -> Tensor:
-            return self.objective.loss(self.predict(self.unravel(phi), support.x), support.y)
+            return self.support_loss(self.unravel(phi), support)
 
         def step(moving: Moving, theta: Params, support: Batch) -> Moving:
             phi, state = moving
@@ -93,9 +92,9 @@ class LearnedOptimizer(FewShotLearner):
 
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
         def segment(theta: Params, moving: Moving, steps: int) -> tuple[Tensor, tuple[Moving, Tensor]]:
-            """Its share of the mean loss along the trajectory; beside it, where it ends."""
-            points = list(self.path(theta, moving, episode.support, steps))[1:]
-            losses = [passing(self.loss_at, phi, episode) for phi, _ in points]
+            """Share of a segment in the mean loss along the trajectory; beside it, where the segment ends."""
+            points = list(self.moves(theta, moving, episode.support, steps))[1:]
+            losses = [checkpointed(self.loss_at, phi, episode) for phi, _ in points]
             share = torch.stack(losses).sum() / self.inner_steps
             return share, (points[-1], share)
 
@@ -106,23 +105,16 @@ class LearnedOptimizer(FewShotLearner):
             with outermost():
                 part, (moving, share) = grad(segment, has_aux=True)(theta_, detach(moving), steps)
             gradient, mean = zip_map(torch.add, gradient, part), mean + share
-        _, metrics = self.query_loss(self.weights(moving[0], episode.support), episode.query)
+        _, metrics = self.query_loss(self.ended(self.unravel(moving[0]), episode.support), episode.query)
         return surrogate(theta, gradient), {**metrics, "trajectory_loss": mean}
 
     def loss_at(self, phi: Tensor, episode: Episode) -> Tensor:
         """Query loss of phi [n]."""
-        return self.query_loss(self.weights(phi, episode.support), episode.query)[0]
-
-    def weights(self, phi: Tensor, support: Batch) -> Params:
-        """phi [n] as parameters by name, with the support set's statistics of norms in mode ``support``."""
-        return with_support(self.base_learner, self.unravel(phi), support.x)
+        return self.query_loss(self.ended(self.unravel(phi), episode.support), episode.query)[0]
 
     def unravel(self, phi: Tensor) -> Params:
-        """phi [n] as the base learner's parameters by name."""
-        return ravel({name: p.detach() for name, p in self.base_learner.named_parameters()})[1](phi)
-
-    def predict(self, phi: Params, x: Tensor) -> Tensor:
-        return functional_call(self.base_learner, phi, (x,))
+        """Parameters of the base learner by name, from phi [n]."""
+        return ravel({name: p.detach() for name, p in trainable(self.base_learner).items()})[1](phi)
 
 
 def shuffled(p: Tensor, seed: int, name: str) -> Tensor:

@@ -4,11 +4,12 @@
     meta-gradient = d L(phi_K, query) / d theta
 
 ``first_order`` drops the second derivatives: d phi_K / d theta is taken to be the identity (FOMAML). ``adapted`` says
-which parameters take the steps: every one, those of the ``body``, or those of the ``head``. ``inner_optimizer`` momentum
-or adam replaces the step; the meta-gradient flows through its state too.
+which parameters take the steps: every one, those of the ``body``, or those of the ``head``. ``inner_optimizer`` momentum,
+rmsprop or adam replaces the step; the meta-gradient flows through its state too.
 
 The inner loss is the mean over the support set. The official code sums over classes, so its inner_lr is num_ways times
-smaller for the same step. Norm weights and biases adapt too; in the official code they do not.
+smaller for the same step. Norm weights and biases adapt too; in the official code they do not, and its norms have no
+weight (docs/fidelity.md).
 
 Finn, Abbeel and Levine, ICML 2017, https://arxiv.org/abs/1703.03400. Cost: about three forward and backward passes a
 step in time; memory grows with inner_steps unless first_order.
@@ -19,18 +20,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
-from torch.func import functional_call
 
-from metarun.core import Batch, FewShotLearner, Params, take_parameters
-from metarun.inner.loops import descent, first_order_descent, last
+from metarun.core import Batch, Params
+from metarun.inner.loops import descent, first_order_descent
 from metarun.inner.optimizers import InnerOptimizerName, inner_optimizer
-from metarun.models.norm_state import with_support
-from metarun.models.parts import part_of
+from metarun.meta_learners.base import GradientLearner
+from metarun.models.parts import adapted_part
 from metarun.trees import select
 
 
 @dataclass(frozen=True)
-class MAML(FewShotLearner):
+class MAML(GradientLearner):
     """Gradient descent from a learned initialisation.
 
     ``inner_lr`` is the step size and ``inner_steps`` the number of steps. ``first_order`` takes the inner gradients as
@@ -46,28 +46,14 @@ class MAML(FewShotLearner):
 
     def __post_init__(self) -> None:
         if self.adapted != "all":
-            part_of(self.base_learner, self.adapted)
+            adapted_part(self.base_learner, self.adapted)
 
-    def init(self) -> Params:
-        return take_parameters(self.base_learner)
-
-    def adapt(self, theta: Params, support: Batch) -> Params:
-        return with_support(self.base_learner, last(self.steps(theta, support, self.inner_steps)), support.x)
-
-    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
-
-    def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        """All weights after 0, 1, ..., ``steps`` inner steps of the adapted ones, before ``with_support``."""
+    def path(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
         adapted, kept = select(theta, lambda name: self.adapted in ("all", name.split(".")[0]))
         descend = first_order_descent if self.first_order else descent
 
-        def support_loss(weights: Params, kept: Params, support: Batch) -> Tensor:
-            return self.objective.loss(self.predict({**kept, **weights}, support.x), support.y)
+        def loss(adapted: Params, kept: Params, support: Batch) -> Tensor:
+            return self.support_loss({**kept, **adapted}, support)
 
         rule = inner_optimizer(self.inner_optimizer, self.inner_lr)
-        path = descend(support_loss, adapted, rule, steps, kept, support)
-        return ({**kept, **weights} for weights in path)
-
-    def predict(self, phi: Params, x: Tensor) -> Tensor:
-        return functional_call(self.base_learner, phi, (x,))
+        return ({**kept, **weights} for weights in descend(loss, adapted, rule, steps, kept, support))

@@ -31,19 +31,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from torch import Tensor
-from torch.func import functional_call, grad
+from torch.func import grad
 
-from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, take_parameters
-from metarun.inner.loops import last, passing, repeat
+from metarun.core import Batch, Episode, Metrics, Params, parameters_of
+from metarun.inner.loops import checkpointed, last, repeat
+from metarun.meta_learners.base import GradientLearner
 from metarun.models.exact.layers import BatchNorm
-from metarun.models.norm_state import with_support
 from metarun.trees import detach, select, tree_map, zip_map
 
 LEAST = 0.03  # importance of the earlier steps falls to this share of its start; released code
 
 
 @dataclass(frozen=True)
-class MAMLPlusPlus(FewShotLearner):
+class MAMLPlusPlus(GradientLearner):
     """MAML with four additions, each with a switch of its own.
 
     ``inner_lr`` is the rate of every step, or where ``learned_rates`` start. An epoch has ``steps_per_epoch`` (1 or
@@ -75,7 +75,7 @@ class MAMLPlusPlus(FewShotLearner):
 
     def init(self) -> Params:
         affine = {f"{name}.{part}" for name in self.batch_norms() for part in ("weight", "bias")}
-        norms, weights = select(take_parameters(self.base_learner), affine.__contains__)
+        norms, weights = select(parameters_of(self.base_learner), affine.__contains__)
         trained = max(1, self.inner_steps)
         rows = trained if self.per_step_norms else 1
         theta = {"weights": weights, "norms": tree_map(lambda p: p.expand(rows, -1).clone(), norms)}  # [K, C]
@@ -83,14 +83,8 @@ class MAMLPlusPlus(FewShotLearner):
             theta["rates"] = tree_map(lambda p: p.new_full((trained,), self.inner_lr), weights)  # [K]
         return theta
 
-    def adapt(self, theta: Params, support: Batch) -> Params:
-        return with_support(self.base_learner, last(self.steps(theta, support, self.inner_steps)), support.x)
-
-    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
-
-    def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        """Yield the weights after 0, 1, ..., ``steps`` inner steps, each with the norms of the step that led there."""
+    def path(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        """Yield phi after 0, 1, ..., ``steps`` inner steps, each with the norms of the step that led there."""
         weights = theta["weights"]
         rates = theta["rates"] if self.learned_rates else tree_map(lambda p: p.new_full((1,), self.inner_lr), weights)
         yield {**weights, **row(theta["norms"], 0)}
@@ -104,7 +98,7 @@ class MAMLPlusPlus(FewShotLearner):
         own = {f"{name}.mean": support.x.new_empty(0) for name in self.batch_norms()}
 
         def support_loss(weights: Params, norms: Params) -> Tensor:
-            return self.objective.loss(self.predict({**weights, **norms, **own}, support.x), support.y)
+            return self.support_loss({**weights, **norms, **own}, support)
 
         start = weights, norms
         gradient = grad(support_loss)(*(detach(start) if self.epoch < self.first_order_epochs else start))
@@ -112,12 +106,12 @@ class MAMLPlusPlus(FewShotLearner):
 
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
         importance = self.importance()
-        phis = list(self.steps(theta, episode.support, self.inner_steps))[-len(importance) :]
+        phis = list(self.path(theta, episode.support, self.inner_steps))[-len(importance) :]
 
         def loss(phi: Params, episode: Episode) -> tuple[Tensor, Metrics]:
-            return self.query_loss(with_support(self.base_learner, phi, episode.support.x), episode.query)
+            return self.query_loss(self.ended(phi, episode.support), episode.query)
 
-        losses, metrics = zip(*(passing(loss, phi, episode) for phi in phis), strict=True)
+        losses, metrics = zip(*(checkpointed(loss, phi, episode) for phi in phis), strict=True)
         return sum(w * loss for w, loss in zip(importance, losses, strict=True)), metrics[-1]
 
     def importance(self) -> list[float]:
@@ -127,9 +121,6 @@ class MAMLPlusPlus(FewShotLearner):
             return [1.0]
         earlier = max(share, LEAST) / k
         return [earlier] * (k - 1) + [1 - (k - 1) * earlier]
-
-    def predict(self, phi: Params, x: Tensor) -> Tensor:
-        return functional_call(self.base_learner, phi, (x,))
 
 
 def row(stacked: Params, k: int) -> Params:

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from metarun.core import Batch, FewShotLearner, Params, take_parameters
+from metarun.core import Batch, FewShotLearner, Params, parameters_of
 from metarun.models.cells import LSTMCell
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, check_learned, num_features
@@ -38,6 +38,9 @@ class MatchingNet(FewShotLearner):
     ``input_shape`` is that of one example. ``num_reads`` (0 or more) is the number of reads of the support set by full
     context embeddings; with 0 there are none, and a body without parameters raises ValueError.
     """
+
+    any_ways = True
+    regresses = False
 
     num_ways: int
     input_shape: tuple[int, ...]
@@ -61,8 +64,8 @@ class MatchingNet(FewShotLearner):
 
     def init(self) -> Params:
         sizes, like = self.cell_sizes(), next(self.base_learner.parameters())  # the body may have none
-        embedding = take_parameters(body_of(self.base_learner))
-        cells = {name: take_parameters(LSTMCell(*size).to(like)) for name, size in sizes.items()}
+        embedding = parameters_of(body_of(self.base_learner))
+        cells = {name: parameters_of(LSTMCell(*size).to(like)) for name, size in sizes.items()}
         return {"embedding": embedding, **cells}
 
     def adapt(self, theta: Params, support: Batch) -> Params:

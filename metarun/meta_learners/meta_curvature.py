@@ -7,8 +7,8 @@ vec MC(G) = (M_output (x) M_input (x) M_kernel) vec G: a Kronecker-factored curv
 and M_input; biases and norm weights [O], of which the paper says nothing, have M_output. The matrices begin at the
 identity, where this is MAML. They do not adapt. ``rates.curvature`` sets their own outer rate.
 
-The inner loss is the mean over the support set; the released code (reinforcement learning only) and the Omniglot flags
-are those of MAML's code, which sums over classes.
+The inner loss is the mean over the support set; the released code is MAML's with these matrices, and sums over classes, so
+its 0.4 is 2.0 here at 5 ways. It has a diagonal for a bias, not a matrix, and does not adapt norms (docs/fidelity.md).
 
 Park and Oliva, NeurIPS 2019, https://arxiv.org/abs/1902.03356. Cost: as MAML, and a matrix product an axis and step;
 theta grows by O^2 + I^2 + F^2 for each weight.
@@ -19,17 +19,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad
+from torch.func import grad
 
-from metarun.core import Batch, FewShotLearner, Params, take_parameters
-from metarun.inner.loops import last, repeat
-from metarun.models.norm_state import with_support
+from metarun.core import Batch, Params, parameters_of
+from metarun.inner.loops import repeat
+from metarun.meta_learners.base import GradientLearner
 
 AXES = ("output", "input", "kernel")
 
 
 @dataclass(frozen=True)
-class MetaCurvature(FewShotLearner):
+class MetaCurvature(GradientLearner):
     """Gradient descent whose gradients are multiplied by learned matrices.
 
     ``inner_lr`` is the step size and ``inner_steps`` the number of steps.
@@ -39,29 +39,15 @@ class MetaCurvature(FewShotLearner):
     inner_steps: int
 
     def init(self) -> Params:
-        base = take_parameters(self.base_learner)
+        base = parameters_of(self.base_learner)
         return {"base": base, "curvature": {name: identities(p) for name, p in base.items()}}
 
-    def adapt(self, theta: Params, support: Batch) -> Params:
-        return with_support(self.base_learner, last(self.steps(theta, support, self.inner_steps)), support.x)
-
-    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
-
-    def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        """The weights after 0, 1, ..., ``steps`` inner steps, before ``with_support``."""
-
-        def support_loss(phi: Params, support: Batch) -> Tensor:
-            return self.objective.loss(self.predict(phi, support.x), support.y)
-
+    def path(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
         def step(phi: Params, curvature: Params, support: Batch) -> Params:
-            gradient = grad(support_loss)(phi, support)
+            gradient = grad(self.support_loss)(phi, support)
             return {name: p - self.inner_lr * curved(gradient[name], curvature[name]) for name, p in phi.items()}
 
         return repeat(step, theta["base"], steps, theta["curvature"], support)
-
-    def predict(self, phi: Params, x: Tensor) -> Tensor:
-        return functional_call(self.base_learner, phi, (x,))
 
 
 def identities(p: Tensor) -> dict[str, Tensor]:

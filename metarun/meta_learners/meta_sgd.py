@@ -15,17 +15,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.func import functional_call, grad
+from torch.func import grad
 
-from metarun.core import Batch, FewShotLearner, Params, take_parameters
-from metarun.inner.loops import last, repeat
-from metarun.models.norm_state import with_support
+from metarun.core import Batch, Params, parameters_of
+from metarun.inner.loops import repeat
+from metarun.meta_learners.base import GradientLearner
 from metarun.trees import tree_map, zip_map
 
 
 @dataclass(frozen=True)
-class MetaSGD(FewShotLearner):
+class MetaSGD(GradientLearner):
     """Gradient descent with a learned step size for every parameter.
 
     ``inner_steps`` is the number of steps. All step sizes start at one number, drawn evenly from ``initial_rate_low``
@@ -45,26 +44,12 @@ class MetaSGD(FewShotLearner):
             )
 
     def init(self) -> Params:
-        weights = take_parameters(self.base_learner)
+        weights = parameters_of(self.base_learner)
         rate = self.initial_rate_low + (self.initial_rate_high - self.initial_rate_low) * torch.rand(()).item()
         return {"weights": weights, "rates": tree_map(lambda p: torch.full_like(p, rate), weights)}
 
-    def adapt(self, theta: Params, support: Batch) -> Params:
-        return with_support(self.base_learner, last(self.steps(theta, support, self.inner_steps)), support.x)
-
-    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
-
-    def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        """The weights after 0, 1, ..., ``steps`` inner steps, before ``with_support``."""
-
-        def support_loss(phi: Params, support: Batch) -> Tensor:
-            return self.objective.loss(self.predict(phi, support.x), support.y)
-
+    def path(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
         def step(phi: Params, rates: Params, support: Batch) -> Params:
-            return zip_map(lambda p, rate, g: p - rate * g, phi, rates, grad(support_loss)(phi, support))
+            return zip_map(lambda p, rate, g: p - rate * g, phi, rates, grad(self.support_loss)(phi, support))
 
         return repeat(step, theta["weights"], steps, theta["rates"], support)
-
-    def predict(self, phi: Params, x: Tensor) -> Tensor:
-        return functional_call(self.base_learner, phi, (x,))

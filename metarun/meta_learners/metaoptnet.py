@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from metarun.core import Batch, FewShotLearner, Params, take_parameters
+from metarun.core import Batch, FewShotLearner, Params, parameters_of
 from metarun.inner.solvers import crammer_singer, ridge
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of
@@ -34,6 +34,9 @@ class MetaOptNet(FewShotLearner):
     ``head`` is the classifier: "svm" has ``svm_bound`` C and ``solver_steps``, "ridge" has ``ridge_regulariser``. All
     three must be above 0, or ValueError is raised.
     """
+
+    any_ways = True
+    regresses = False
 
     num_ways: int
     head: Literal["svm", "ridge"]
@@ -49,7 +52,7 @@ class MetaOptNet(FewShotLearner):
 
     def init(self) -> Params:
         scale = next(self.base_learner.parameters()).new_ones(())  # the body may have none
-        return {"embedding": take_parameters(body_of(self.base_learner)), "scale": scale}
+        return {"embedding": parameters_of(body_of(self.base_learner)), "scale": scale}
 
     def adapt(self, theta: Params, support: Batch) -> Params:
         z = functional_call(body_of(self.base_learner), theta["embedding"], (support.x,))  # [S, D]
@@ -58,7 +61,7 @@ class MetaOptNet(FewShotLearner):
         return {"embedding": embedding, "weight": self.fit(z, onehot), "scale": theta["scale"]}
 
     def fit(self, z: Tensor, onehot: Tensor) -> Tensor:
-        """W [D, N]."""
+        """Weights [D, N] of the classifier fitted to features z [S, D]."""
         if self.head == "ridge":
             return ridge(z, onehot, self.ridge_regulariser)
         gram = z @ z.T + torch.eye(len(z), dtype=z.dtype, device=z.device)

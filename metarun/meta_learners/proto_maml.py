@@ -17,20 +17,24 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from metarun.core import Batch, FewShotLearner, Params, take_parameters
-from metarun.inner.loops import descent, first_order_descent, last
+from metarun.core import Batch, Params, parameters_of
+from metarun.inner.loops import descent, first_order_descent
 from metarun.inner.optimizers import SGD
+from metarun.meta_learners.base import GradientLearner
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, check_learned
 
 
 @dataclass(frozen=True)
-class ProtoMAML(FewShotLearner):
+class ProtoMAML(GradientLearner):
     """Gradient descent of body and head, where the head begins as a classifier by class means.
 
     ``inner_lr`` is the step size and ``inner_steps`` the number of steps. ``first_order`` takes the inner gradients as
     constants. A body without parameters raises ValueError.
     """
+
+    any_ways = True
+    regresses = False
 
     num_ways: int
     inner_lr: float
@@ -41,23 +45,12 @@ class ProtoMAML(FewShotLearner):
         check_learned(self.base_learner, "ProtoMAML")
 
     def init(self) -> Params:
-        return take_parameters(body_of(self.base_learner))
+        return parameters_of(body_of(self.base_learner))
 
-    def adapt(self, theta: Params, support: Batch) -> Params:
-        return self.ended(last(self.steps(theta, support, self.inner_steps)), support)
-
-    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        return (self.ended(phi, support) for phi in self.steps(theta, support, steps))
-
-    def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        """The body and head after 0, 1, ..., ``steps`` inner steps, before ``ended``."""
-
-        def support_loss(phi: Params, support: Batch) -> Tensor:
-            return self.objective.loss(self.predict(phi, support.x), support.y)
-
+    def path(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
         start = {"body": theta, "head": self.prototypical_head(theta, support)}
         descend = first_order_descent if self.first_order else descent
-        return descend(support_loss, start, SGD(self.inner_lr), steps, support)
+        return descend(self.support_loss, start, SGD(self.inner_lr), steps, support)
 
     def prototypical_head(self, theta: Params, support: Batch) -> Params:
         """The head at the start of a task: weight 2 c [N, D] and bias -||c||^2 [N], c the classes' mean features."""
@@ -67,7 +60,6 @@ class ProtoMAML(FewShotLearner):
         return {"weight": 2 * c, "bias": -(c * c).sum(1)}
 
     def ended(self, phi: Params, support: Batch) -> Params:
-        """phi with the statistics that the body's norms in mode ``support`` have on the support set."""
         return {**phi, "body": with_support(body_of(self.base_learner), phi["body"], support.x)}
 
     def predict(self, phi: Params, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from metarun.core import Batch, FewShotLearner, Params, take_parameters
+from metarun.core import Batch, FewShotLearner, Params, parameters_of
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, check_learned
 
@@ -33,6 +33,9 @@ class ProtoNet(FewShotLearner):
     ValueError with the euclidean one.
     """
 
+    any_ways = True
+    regresses = False
+
     num_ways: int
     distance: Literal["euclidean", "cosine"]
 
@@ -43,7 +46,7 @@ class ProtoNet(FewShotLearner):
 
     def init(self) -> Params:
         scale = next(self.base_learner.parameters()).new_tensor(FIRST_SCALE)  # a frozen body has no parameter
-        embedding = take_parameters(body_of(self.base_learner))
+        embedding = parameters_of(body_of(self.base_learner))
         if self.distance == "euclidean":
             return embedding
         return {"embedding": embedding, "scale": scale}

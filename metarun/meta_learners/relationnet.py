@@ -6,7 +6,8 @@
 With maps from the body (``base_learner=relation_conv``) the relation module is the paper's for images: twice a 3x3
 convolution, batch norm, ReLU and max-pool 2, then two linear layers with a ReLU between and a sigmoid. With flat features
 it is those two linear layers alone, as in the paper's zero-shot model, which are then all that compares: give them a
-larger ``hidden_size`` (with 8 a run may end with every ReLU shut, at chance). Padding is 1, as in the code for Omniglot.
+larger ``hidden_size`` (with 8 a run may end with every ReLU shut, at chance; the released code starts them open).
+Padding is 1, as in the code for Omniglot.
 The relation module's norms are in the mode of the base learner's (the released code: transductive); in mode ``support``
 their statistics are those of the support set compared with its own classes. Any number of ways.
 
@@ -18,16 +19,18 @@ module for every query. S support, Q query, N ways, D features.
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metarun.core import Batch, FewShotLearner, Metrics, Params, take_parameters
+from metarun.core import Batch, FewShotLearner, Metrics, Params, parameters_of
 from metarun.models.exact.layers import BatchNorm, BatchNormMode, Blocks, Conv2d, MaxPool2d
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of
+from metarun.models.relation_conv import as_released
 
 
 class Relation(nn.Module):
@@ -53,12 +56,17 @@ class RelationNet(FewShotLearner):
     """A learned comparison of queries with ``num_ways`` class sums in a learned embedding.
 
     ``input_shape`` is that of one example. ``hidden_size`` (1 or more) is the number of units of the relation module's
-    first linear layer. Raises ValueError for feature maps below 4 x 4, or maps with norms in mode ``running``.
+    first linear layer. ``start`` names the relation module's first weights: torch's, or those of ``as_released``.
+    Raises ValueError for feature maps below 4 x 4, or maps with norms in mode ``running``.
     """
+
+    any_ways = True
+    regresses = False
 
     num_ways: int
     input_shape: tuple[int, ...]
     hidden_size: int
+    start: Literal["torch", "released"] = "torch"
 
     def __post_init__(self) -> None:
         body_of(self.base_learner)
@@ -80,7 +88,9 @@ class RelationNet(FewShotLearner):
     def init(self) -> Params:
         like = next(self.base_learner.parameters())  # the body may have none
         relation = Relation(self.feature_shape(), self.hidden_size, self.norm_mode()).to(like)
-        return {"embedding": take_parameters(body_of(self.base_learner)), "relation": take_parameters(relation)}
+        if self.start == "released":
+            as_released(relation)
+        return {"embedding": parameters_of(body_of(self.base_learner)), "relation": parameters_of(relation)}
 
     def adapt(self, theta: Params, support: Batch) -> Params:
         z = functional_call(body_of(self.base_learner), theta["embedding"], (support.x,))  # [S, D] or [S, C, h, w]
@@ -109,7 +119,7 @@ class RelationNet(FewShotLearner):
         return next((m.mode for m in self.base_learner.modules() if isinstance(m, BatchNorm)), None)
 
     def feature_shape(self) -> tuple[int, ...]:
-        """[D] or [C, h, w]."""
+        """Shape of one example's features: [D] or [C, h, w]."""
         like = next(self.base_learner.parameters())
         with torch.no_grad():
             return tuple(body_of(self.base_learner)(like.new_zeros(2, *self.input_shape)).shape[1:])

@@ -15,16 +15,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
-from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, surrogate, take_parameters
+from metarun.core import Batch, Episode, Metrics, Params, surrogate
 from metarun.inner.loops import constant_grad, last
-from metarun.models.norm_state import with_support
+from metarun.meta_learners.base import GradientLearner
 from metarun.trees import detach, zip_map
 
 
 @dataclass(frozen=True)
-class Reptile(FewShotLearner):
+class Reptile(GradientLearner):
     """Gradient descent from theta, and a meta-gradient that points away from where it ends.
 
     ``inner_lr`` is the step size and ``inner_steps`` the number of steps. A step is on at least ``inner_batch_size`` (1
@@ -41,25 +40,11 @@ class Reptile(FewShotLearner):
                 f"inner_batch_size is {self.inner_batch_size}; use 1 or more, or null for all the support."
             )
 
-    def init(self) -> Params:
-        return take_parameters(self.base_learner)
-
-    def adapt(self, theta: Params, support: Batch) -> Params:
-        return with_support(self.base_learner, last(self.steps(theta, support, self.inner_steps)), support.x)
-
-    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
-
-    def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        """Yield the weights after 0, 1, ..., ``steps`` steps from theta, a constant, before ``with_support``."""
-
-        def loss(weights: Params, batch: Batch) -> Tensor:
-            return self.objective.loss(self.predict(weights, batch.x), batch.y)
-
-        phi = detach(theta)
+    def path(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        phi = detach(theta)  # theta is a constant to the steps
         yield phi
         for k in range(steps):
-            gradient = constant_grad(loss, phi, self.minibatch(support, k))
+            gradient = constant_grad(self.support_loss, phi, self.minibatch(support, k))
             phi = zip_map(lambda p, g: p - self.inner_lr * g, phi, gradient)
             yield phi
 
@@ -72,9 +57,6 @@ class Reptile(FewShotLearner):
         return Batch(support.x[k % m :: m], support.y[k % m :: m])
 
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
-        phi = last(self.steps(theta, episode.support, self.inner_steps))
-        _, metrics = self.query_loss(with_support(self.base_learner, phi, episode.support.x), episode.query)
+        phi = last(self.path(theta, episode.support, self.inner_steps))
+        _, metrics = self.query_loss(self.ended(phi, episode.support), episode.query)
         return surrogate(theta, zip_map(torch.sub, detach(theta), phi)), metrics
-
-    def predict(self, phi: Params, x: Tensor) -> Tensor:
-        return functional_call(self.base_learner, phi, (x,))

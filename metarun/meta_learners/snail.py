@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from metarun.core import Batch, FewShotLearner, Params, take_parameters
+from metarun.core import Batch, FewShotLearner, Params, parameters_of
 from metarun.models.dense import dense
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
@@ -77,7 +77,7 @@ class SNAIL(FewShotLearner):
             blocks.append({"temporal": temporal, "attention": attention})
             channels += value_size
         head = dense([channels, self.num_outputs], like)[0]
-        return {"body": take_parameters(body_of(self.base_learner)), "network": {"blocks": blocks, "head": head}}
+        return {"body": parameters_of(body_of(self.base_learner)), "network": {"blocks": blocks, "head": head}}
 
     def adapt(self, theta: Params, support: Batch) -> Params:
         if len(support.x) >= self.sequence_length:
@@ -108,7 +108,7 @@ def network(weights: Params, x: Tensor, num_support: int) -> Tensor:
 
 
 def dense_block(layer: Params, x: Tensor, num_support: int, dilation: int) -> Tensor:
-    """[T, C] -> [T, C + filters]; before the beginning are zeros."""
+    """Append features of each row and of one ``dilation`` earlier, zeros before the first: [T, C] -> [T, C + filters]."""
     late = F.pad(x, (0, 0, dilation, 0))  # row t is x_{t - dilation}
     after = late[num_support : num_support + 1].expand(len(x) - num_support, -1)
     earlier = torch.cat([late[:num_support], after])
@@ -117,7 +117,7 @@ def dense_block(layer: Params, x: Tensor, num_support: int, dilation: int) -> Te
 
 
 def attention_block(layers: Params, x: Tensor, num_support: int) -> Tensor:
-    """[T, C] -> [T, C + value size]."""
+    """Append to each row what it reads of the earlier ones: [T, C] -> [T, C + value size]."""
     query, key, value = (F.linear(x, **layers[name]) for name in ("query", "key", "value"))
     row = torch.arange(len(x), device=x.device)
     seen = (row[:, None] > row) & (row < num_support) | (row[:, None] == row)

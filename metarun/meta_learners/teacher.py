@@ -22,22 +22,22 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from metarun.core import Batch, FewShotLearner, Params, take_parameters
-from metarun.inner.loops import descent, last
+from metarun.core import Batch, Params, parameters_of
+from metarun.inner.loops import descent
 from metarun.inner.optimizers import SGD
-from metarun.models.norm_state import with_support
+from metarun.meta_learners.base import GradientLearner
 
 
 @dataclass(frozen=True)
-class Teacher(FewShotLearner):
+class Teacher(GradientLearner):
     """Gradient descent on a support loss whose examples the network ``teacher`` weighs.
 
     ``guidance`` (0 or more) multiplies the teacher's outputs, and ``max_weight`` (above 1) is what no weight exceeds.
-    ``inner_lr`` is the step size, ``inner_steps`` the number of steps. ``num_ways`` and ``num_outputs`` must be equal.
+    ``inner_lr`` is the step size, ``inner_steps`` the number of steps.
     """
 
-    num_ways: int
-    num_outputs: int
+    regresses = False
+
     teacher: nn.Module
     guidance: float
     max_weight: float
@@ -45,11 +45,6 @@ class Teacher(FewShotLearner):
     inner_steps: int
 
     def __post_init__(self) -> None:
-        if self.num_ways != self.num_outputs:
-            raise ValueError(
-                f"task.train_num_ways is {self.num_ways} and task.num_ways is {self.num_outputs}, but both networks have "
-                "one output a class; leave task.train_num_ways at null."
-            )
         if self.guidance < 0:
             raise ValueError(f"guidance is {self.guidance}; use 0 to do without the teacher, or more.")
         if self.max_weight <= 1:
@@ -58,17 +53,9 @@ class Teacher(FewShotLearner):
             )
 
     def init(self) -> Params:
-        return {"teacher": take_parameters(self.teacher), "base": take_parameters(self.base_learner)}
+        return {"teacher": parameters_of(self.teacher), "base": parameters_of(self.base_learner)}
 
-    def adapt(self, theta: Params, support: Batch) -> Params:
-        return with_support(self.base_learner, last(self.steps(theta, support, self.inner_steps)), support.x)
-
-    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        return (with_support(self.base_learner, phi, support.x) for phi in self.steps(theta, support, steps))
-
-    def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        """The base learner's weights after 0, 1, ..., ``steps`` inner steps, before ``with_support``."""
-
+    def path(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
         def weighted_loss(phi: Params, support: Batch, weights: Tensor) -> Tensor:
             outputs = self.predict(phi, support.x)  # [S, N]
             losses = vmap(self.objective.loss)(outputs[:, None], support.y[:, None])  # of each example [S]
@@ -77,10 +64,7 @@ class Teacher(FewShotLearner):
         return descent(weighted_loss, theta["base"], SGD(self.inner_lr), steps, support, self.weights(theta, support))
 
     def weights(self, theta: Params, support: Batch) -> Tensor:
-        """What each support example counts [S]."""
+        """Weights of the support examples [S]."""
         says = functional_call(self.teacher, theta["teacher"], (support.x,))  # [S, N]
         of_its_class = says.gather(1, support.y[:, None])[:, 0]
         return self.max_weight * torch.sigmoid(self.guidance * of_its_class - math.log(self.max_weight - 1))
-
-    def predict(self, phi: Params, x: Tensor) -> Tensor:
-        return functional_call(self.base_learner, phi, (x,))

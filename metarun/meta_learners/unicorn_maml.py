@@ -10,7 +10,8 @@ Something the paper does not say: under softmax w cancels. The inner gradients o
 W_n = w + something without w throughout, and w z is the same for every class: no value of w changes a loss, and w's own
 meta-gradient is zero to rounding. UNICORN-MAML is MAML with a head reset to zero for each task (the zeroing trick of Kao
 et al., ICLR 2022, https://arxiv.org/abs/2106.15367). We keep w, as the paper has it. A shared bias would cancel too and
-starts at 0. The released code trains a pre-trained ResNet-12 to first order, with its logits divided by 0.5.
+starts at 0. The released code trains a pre-trained ResNet-12 to first order, with the logits of queries divided by 0.5
+(``temperature``; those of the support are not).
 
 Ye and Chao, ICLR 2022, https://arxiv.org/abs/2106.16245. Cost: as MAML.
 """
@@ -22,59 +23,62 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metarun.core import Batch, FewShotLearner, Params, take_parameters
-from metarun.inner.loops import descent, first_order_descent, last
+from metarun.core import Batch, Params, parameters_of
+from metarun.inner.loops import descent, first_order_descent
 from metarun.inner.optimizers import SGD
+from metarun.meta_learners.base import GradientLearner
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
 
 
 @dataclass(frozen=True)
-class UnicornMAML(FewShotLearner):
+class UnicornMAML(GradientLearner):
     """Gradient descent of body and head, where the heads of all classes begin at one learned vector.
 
     ``input_shape`` is that of one example. ``inner_lr`` is the step size and ``inner_steps`` the number of steps: with
-    1 the body does not move. ``first_order`` takes the inner gradients as constants.
+    1 the body does not move. ``first_order`` takes the inner gradients as constants. ``temperature`` (above 0) divides the
+    logits of queries.
     """
+
+    any_ways = True
+    regresses = False
 
     input_shape: tuple[int, ...]
     num_ways: int
     inner_lr: float
     inner_steps: int
     first_order: bool
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         body_of(self.base_learner)
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is {self.temperature}; it divides logits, so use a number above 0.")
 
     def init(self) -> Params:
         one_class = nn.Linear(num_features(self.base_learner, self.input_shape), 1)
         like = next(self.base_learner.parameters())  # the body may have none
-        return {"body": take_parameters(body_of(self.base_learner)), "head": one_class.weight.detach()[0].to(like)}
+        return {"body": parameters_of(body_of(self.base_learner)), "head": one_class.weight.detach()[0].to(like)}
 
-    def adapt(self, theta: Params, support: Batch) -> Params:
-        return self.ended(last(self.steps(theta, support, self.inner_steps)), support)
-
-    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        return (self.ended(phi, support) for phi in self.steps(theta, support, steps))
-
-    def steps(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        """The body and head after 0, 1, ..., ``steps`` inner steps, before ``ended``."""
-
-        def support_loss(phi: Params, support: Batch) -> Tensor:
-            return self.objective.loss(self.predict(phi, support.x), support.y)
-
+    def path(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
         w = theta["head"]  # [D]
         start = {
             "body": theta["body"],
             "head": {"weight": w.repeat(self.num_ways, 1), "bias": w.new_zeros(self.num_ways)},
         }
         descend = first_order_descent if self.first_order else descent
-        return descend(support_loss, start, SGD(self.inner_lr), steps, support)
+        return descend(self.support_loss, start, SGD(self.inner_lr), steps, support)
 
     def ended(self, phi: Params, support: Batch) -> Params:
-        """phi with the statistics that the body's norms in mode ``support`` have on the support set."""
         return {**phi, "body": with_support(body_of(self.base_learner), phi["body"], support.x)}
 
+    def support_loss(self, phi: Params, support: Batch) -> Tensor:
+        return self.objective.loss(self.logits(phi, support.x), support.y)
+
     def predict(self, phi: Params, x: Tensor) -> Tensor:
+        return self.logits(phi, x) / self.temperature
+
+    def logits(self, phi: Params, x: Tensor) -> Tensor:
+        """Logits [Q, N] of x, not divided by the temperature."""
         z = functional_call(body_of(self.base_learner), phi["body"], (x,))  # [Q, D]
         return F.linear(z, **phi["head"])

@@ -21,65 +21,55 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
-from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, take_parameters
+from metarun.core import Batch, Episode, Metrics, Params, parameters_of
 from metarun.inner.loops import descent, last
 from metarun.inner.optimizers import SGD
-from metarun.models.norm_state import with_support
+from metarun.meta_learners.base import GradientLearner
 from metarun.trees import detach
 
 
 @dataclass(frozen=True)
-class WarpGrad(FewShotLearner):
+class WarpGrad(GradientLearner):
     """Gradient descent through learned linear warp layers, which do not adapt.
 
-    ``inner_lr`` is the step size and ``inner_steps`` the number of steps. ``init`` raises ValueError where no weight of
-    the base learner has two axes or more.
+    ``inner_lr`` is the step size and ``inner_steps`` the number of steps. Raises ValueError where no weight of the base
+    learner has two axes or more.
     """
 
     inner_lr: float
     inner_steps: int
 
-    def init(self) -> Params:
-        base = take_parameters(self.base_learner)
-        warp = {name: torch.eye(len(p)).to(p) for name, p in base.items() if p.dim() >= 2}
-        if not warp:
+    def __post_init__(self) -> None:
+        if all(p.dim() < 2 for p in self.base_learner.parameters()):
             name = type(self.base_learner).__name__
             raise ValueError(f"{name} has no weight of two axes or more to warp; choose a base learner with layers.")
-        return {"base": base, "warp": warp}
 
-    def adapt(self, theta: Params, support: Batch) -> Params:
-        return self.ended(last(self.steps(theta["base"], theta["warp"], support, self.inner_steps)), theta, support)
+    def init(self) -> Params:
+        base = parameters_of(self.base_learner)
+        return {"base": base, "warp": {name: torch.eye(len(p)).to(p) for name, p in base.items() if p.dim() >= 2}}
 
-    def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
-        path = self.steps(theta["base"], theta["warp"], support, steps)
-        return (self.ended(weights, theta, support) for weights in path)
+    def path(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
+        base, warp = theta["base"], theta["warp"]
+        return (warped(weights, warp) for weights in self.unwarped(base, warp, support, steps))
 
-    def steps(self, weights: Params, warp: Params, support: Batch, steps: int) -> Iterator[Params]:
+    def unwarped(self, weights: Params, warp: Params, support: Batch, steps: int) -> Iterator[Params]:
         """The weights, not yet warped, after 0, 1, ..., ``steps`` inner steps under ``warp``."""
 
-        def support_loss(weights: Params, warp: Params, support: Batch) -> Tensor:
-            return self.objective.loss(self.predict(warped(weights, warp), support.x), support.y)
+        def loss(weights: Params, warp: Params, support: Batch) -> Tensor:
+            return self.support_loss(warped(weights, warp), support)
 
-        return descent(support_loss, weights, SGD(self.inner_lr), steps, warp, support)
-
-    def ended(self, weights: Params, theta: Params, support: Batch) -> Params:
-        """The warped weights, with the statistics that norms in mode ``support`` have on the support set."""
-        return with_support(self.base_learner, warped(weights, theta["warp"]), support.x)
+        return descent(loss, weights, SGD(self.inner_lr), steps, warp, support)
 
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
-        support, query = episode.support, episode.query
-        fixed = {"warp": detach(theta["warp"])}
-        path = list(self.steps(theta["base"], fixed["warp"], support, self.inner_steps))
-        loss, metrics = self.query_loss(self.ended(path[-1], fixed, support), query)
-        for weights in path[:-1]:
-            ahead = last(self.steps(detach(weights), theta["warp"], support, 1))
-            loss = loss + self.query_loss(self.ended(ahead, theta, support), query)[0] / self.inner_steps
+        (support, query, _), warp = episode, theta["warp"]
+        fixed = detach(warp)
+        points = list(self.unwarped(theta["base"], fixed, support, self.inner_steps))
+        loss, metrics = self.query_loss(self.ended(warped(points[-1], fixed), support), query)
+        for weights in points[:-1]:
+            ahead = warped(last(self.unwarped(detach(weights), warp, support, 1)), warp)
+            loss = loss + self.query_loss(self.ended(ahead, support), query)[0] / self.inner_steps
         return loss, metrics
-
-    def predict(self, phi: Params, x: Tensor) -> Tensor:
-        return functional_call(self.base_learner, phi, (x,))
 
 
 def warped(weights: Params, warp: Params) -> Params:

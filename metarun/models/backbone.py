@@ -9,7 +9,6 @@ depth are left out, as adaptation must not draw. Vision transformers are made fo
 embeddings from a file are interpolated to it.
 """
 
-import math
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,7 +17,6 @@ from typing import Any
 from urllib.error import URLError
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.convnext import LayerNorm2d
@@ -26,13 +24,17 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 from torchvision.ops import Permute, StochasticDepth
 
 from metarun.errors import did_you_mean
-from metarun.models.exact.layers import BatchNorm, BatchNormMode, LayerNorm
+from metarun.models.exact.layers import BatchNormMode, LayerNorm
+from metarun.models.exact.replaced import make_exact
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class ImageNetColours(nn.Module):
-    """x [S, 1 or 3, H, W] in [0, 1] -> [S, 3, H, W] as torchvision's models were trained; grey is repeated."""
+    """Colours as torchvision's models were trained on: x [S, 1 or 3, H, W] in [0, 1] -> [S, 3, H, W].
+
+    Grey is repeated; then ImageNet's means are taken off and its deviations divide.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,6 +72,7 @@ class Backbone(nn.Module):
         model, features = _without_classifier(name, input_shape)
         if weights is not None:
             _load(model, name, _state(name, weights))
+        _replace(model, _without_draws)
         make_exact(model, batch_norm)
         self.body = nn.Sequential(OrderedDict(colours=ImageNetColours(), model=model))
         self.head = nn.Linear(features, num_outputs)
@@ -84,7 +87,10 @@ class Backbone(nn.Module):
 
 
 def _without_classifier(name: str, input_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
-    """The model with random weights and nothing for its last linear layer, and the number of that layer's inputs."""
+    """Make the model with random weights and without its last linear layer; return it and the number of features.
+
+    Raises ValueError for an unknown name, a model without a linear layer, and images that it cannot take.
+    """
     known = models.list_models(module=models)
     if name not in known:
         raise ValueError(f"base_learner.name is {name!r}, which is no model of torchvision{did_you_mean(name, known)}.")
@@ -110,7 +116,7 @@ def _too_odd(name: str, input_shape: tuple[int, ...], error: Exception) -> str:
 
 
 def _settings(name: str, input_shape: tuple[int, ...]) -> dict[str, Any]:
-    """What some models must be told: to have one output, or the size of images."""
+    """Arguments that some models of torchvision need: to have one output, or the size of the images."""
     if name in ("googlenet", "inception_v3"):
         return {"aux_logits": False, "init_weights": True}
     if name.startswith("maxvit_"):
@@ -125,53 +131,26 @@ def _replace(module: nn.Module, better: Callable[[nn.Module], nn.Module]) -> Non
         _replace(getattr(module, name), better)
 
 
-def make_exact(model: nn.Module, mode: BatchNormMode) -> None:
-    """Replace what is inexact to second order under vmap, draws, or writes in place; parameters stay what they are."""
-    _replace(model, lambda module: _exact(module, mode))
-
-
-def _exact(module: nn.Module, mode: BatchNormMode) -> nn.Module:
+def _without_draws(module: nn.Module) -> nn.Module:
+    """``module``, or what stands for it: nothing that draws, or writes in place what an inner loop differentiates."""
     if isinstance(module, nn.Dropout | StochasticDepth):
         return nn.Identity()
     if isinstance(module, nn.MultiheadAttention):
-        return Attention(module)
-    if isinstance(module, nn.BatchNorm2d):
-        return _with_parameters_of(module, BatchNorm(module.num_features, mode, module.eps))
-    if isinstance(module, LayerNorm2d):
-        norm = _with_parameters_of(module, LayerNorm(module.normalized_shape[0], module.eps))
+        module.dropout = 0.0
+    if isinstance(module, LayerNorm2d):  # the names that theta has in older checkpoints
+        norm = LayerNorm(module.normalized_shape[0], module.eps)
+        norm.weight, norm.bias = module.weight, module.bias
         return nn.Sequential(Permute([0, 2, 3, 1]), norm, Permute([0, 3, 1, 2]))
-    if isinstance(module, nn.LayerNorm):
-        return _with_parameters_of(module, LayerNorm(module.normalized_shape[0], module.eps))
     if getattr(module, "inplace", False):
-        module.inplace = False  # type: ignore[assignment]  # an inner loop differentiates what it would overwrite
+        module.inplace = False  # type: ignore[assignment]
     return module
 
 
-def _with_parameters_of(old: nn.Module, new: nn.Module) -> nn.Module:
-    new.weight, new.bias = old.weight, old.bias
-    return new
-
-
-class Attention(nn.Module):
-    """Self-attention of ``nn.MultiheadAttention`` (batch first) from primitives, under its parameters' names.
-
-    S images, L places, D width, H heads
-    """
-
-    def __init__(self, like: nn.MultiheadAttention) -> None:
-        super().__init__()
-        self.in_proj_weight, self.in_proj_bias, self.heads = like.in_proj_weight, like.in_proj_bias, like.num_heads
-        self.out_proj = like.out_proj
-
-    def forward(self, x: Tensor, *_: Tensor, need_weights: bool = False) -> tuple[Tensor, None]:
-        packed = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # [S, L, 3 D]
-        query, key, value = packed.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each [S, H, L, D / H]
-        similarity = query @ key.transpose(2, 3) / math.sqrt(key.shape[-1])  # [S, H, L, L]
-        return self.out_proj((similarity.softmax(-1) @ value).transpose(1, 2).flatten(2)), None
-
-
 def _state(name: str, weights: str) -> dict[str, Any]:
-    """The parameters that ``weights`` names: one of torchvision's for this model, else a file."""
+    """Read the parameters that ``weights`` names: one of torchvision's for this model, else a file.
+
+    Raises ValueError where they cannot be downloaded, found or read.
+    """
     published = models.get_model_weights(name).__members__
     if weights in published:
         try:
@@ -196,7 +175,10 @@ def _state(name: str, weights: str) -> dict[str, Any]:
 
 
 def _load(model: nn.Module, name: str, state: dict[str, Any]) -> None:
-    """Put ``state`` into the model; what it says of a classifier is left."""
+    """Load ``state`` into the model, leaving out what it holds of a classifier.
+
+    Raises ValueError where shapes differ or parameters are missing.
+    """
     try:
         if isinstance(model, models.VisionTransformer):
             state = interpolate_embeddings(model.image_size, model.patch_size, OrderedDict(state))

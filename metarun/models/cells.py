@@ -13,7 +13,7 @@ State = tuple[Tensor, Tensor]  # h and c [n, H] of an LSTM
 
 
 def log_and_sign(x: Tensor, p: float) -> Tensor:
-    """Two numbers of like size for each x of any size: [...] -> [..., 2].
+    """Two numbers of moderate size for each entry of x, whatever its magnitude: [...] -> [..., 2].
 
     (log|x| / p, sign x) where |x| is at least e^-p, else (-1, e^p x)        Andrychowicz et al. 2016, appendix A
     """
@@ -21,7 +21,9 @@ def log_and_sign(x: Tensor, p: float) -> Tensor:
 
 
 class LSTMCell(nn.Module):
-    """i, f, g, o = W [x, h] + b;   c <- sigmoid(f) c + sigmoid(i) tanh(g);   h <- sigmoid(o) tanh(c)
+    """LSTM cell on n coordinates alike: x [n, num_inputs] and the state (h, c) -> the next state, h and c [n, H].
+
+        i, f, g, o = W [x, h] + b;   c <- sigmoid(f) c + sigmoid(i) tanh(g);   h <- sigmoid(o) tanh(c)
 
     Weights ~ U[-1, 1] / sqrt(H), as torch's; the forget gate's bias starts at 1, so that a cell remembers.
     """
@@ -36,7 +38,7 @@ class LSTMCell(nn.Module):
         self.bias.data[hidden_size : 2 * hidden_size] = 1
 
     def start(self, like: Tensor) -> State:
-        """Zeros for each coordinate of ``like`` [n]."""
+        """Make the state of zeros, h and c [n, H], for the coordinates of ``like`` [n]."""
         return like.new_zeros(len(like), self.hidden_size), like.new_zeros(len(like), self.hidden_size)
 
     def forward(self, x: Tensor, state: State) -> State:
@@ -48,7 +50,10 @@ class LSTMCell(nn.Module):
 
 
 class CoordinatewiseLSTM(nn.Module):
-    """A stack of LSTM cells and a linear output: inputs [n, 2] and a state -> outputs [n] and the next state."""
+    """A stack of LSTM cells and a linear output: inputs [n, 2] and a state -> outputs [n] and the next state.
+
+    Raises ValueError for a ``hidden_size`` or ``num_layers`` below 1.
+    """
 
     def __init__(self, hidden_size: int, num_layers: int) -> None:
         super().__init__()
@@ -59,7 +64,7 @@ class CoordinatewiseLSTM(nn.Module):
         self.head = nn.Linear(hidden_size, 1)
 
     def start(self, like: Tensor) -> tuple[State, ...]:
-        """Zeros for each cell and each coordinate of ``like`` [n]."""
+        """Make the state of zeros of each cell for the coordinates of ``like`` [n]."""
         return tuple(cell.start(like) for cell in self.cells)  # type: ignore[operator]
 
     def forward(self, x: Tensor, state: tuple[State, ...]) -> tuple[Tensor, tuple[State, ...]]:
@@ -92,7 +97,7 @@ class GatedUpdate(nn.Module):
         nn.init.uniform_(self.input.bias, -5, -4)
 
     def start(self, like: Tensor) -> tuple[State, Tensor, Tensor]:
-        """The cell's hidden state, and f and i, all zeros, for each coordinate of ``like`` [n]."""
+        """Make the state of zeros for the coordinates of ``like`` [n]: the cell's, and the gates f and i [n]."""
         return self.cell.start(like), like.new_zeros(len(like)), like.new_zeros(len(like))
 
     def forward(

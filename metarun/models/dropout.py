@@ -19,7 +19,7 @@ from metarun.modes import set_var
 
 
 def dropping(modules: Iterable[nn.Module], seed: int, step: int) -> AbstractContextManager[None]:
-    """Inside, those of the modules that drop do so as in training step ``step`` of a run with this seed."""
+    """Context in which modules that drop values do so as in training step ``step`` of a run with this seed."""
     return set_var(modes.dropped_step, (seed, step) if drops(modules) else None)
 
 
@@ -29,14 +29,15 @@ def current_step() -> tuple[int, int] | None:
 
 
 def drops(modules: Iterable[nn.Module]) -> bool:
-    """Whether training steps through these modules depend on the step."""
+    """Tell whether any of the modules drops values, so that its output depends on the training step."""
     return any(isinstance(part, Drop) for module in modules for part in module.modules())
 
 
 class Drop(nn.Module, ABC):
-    """``rate`` of the values are dropped, once ``steps`` training steps have passed, and less before: linearly from 0.
+    """Base of layers that drop a share ``rate`` of the values in training, of any shape; elsewhere they change nothing.
 
-    ``name`` tells the layers of a network apart. Raises ValueError unless 0 <= rate < 1.
+    The share grows linearly from 0 over the first ``steps`` training steps. ``name`` tells a network's layers apart.
+    Raises ValueError unless 0 <= rate < 1 and ``steps`` is 0 or more.
     """
 
     def __init__(self, rate: float, name: str, steps: int = 0) -> None:
@@ -57,29 +58,43 @@ class Drop(nn.Module, ABC):
 
     @abstractmethod
     def scale(self, x: Tensor, rate: float, seed: int, stream: str) -> Tensor:
-        """What x [S, ...] is multiplied by: 0 where it is dropped."""
+        """Factors of the entries of x [S, ...]: 0 where an entry is dropped."""
 
 
 def chances(seed: int, stream: str, probability: float, shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """1 with ``probability`` (in steps of 2^-16), else 0, in the dtype and on the device of ``like``."""
+    """Draw a tensor of ``shape``: 1 with ``probability`` (in steps of 2^-16), else 0; dtype and device as ``like``."""
     count = torch.Size(shape).numel()
     chosen = words(seed, f"{stream}/{shape[0]}", count) < round(probability * 2**16)
     return torch.from_numpy(chosen).view(shape).to(like.device).to(like.dtype)
 
 
 class Dropout(Drop):
-    """Each value on its own; what is left is divided by 1 - rate."""
+    """Dropout of each value on its own; what is left is divided by 1 - rate."""
 
     def scale(self, x: Tensor, rate: float, seed: int, stream: str) -> Tensor:
         return (1 - chances(seed, stream, rate, tuple(x.shape), x)) / (1 - rate)
 
 
+class DropTogether(Drop):
+    """Whole channels [S, C] of x [S, C, ...] (``axes`` 2), whole examples (1), or all of x (0); what is left is divided by
+    1 - rate."""
+
+    axes: int  # the first ones of x, whose places are dropped or kept one by one
+
+    def scale(self, x: Tensor, rate: float, seed: int, stream: str) -> Tensor:
+        shape = (*x.shape[: self.axes], *[1] * (x.dim() - self.axes))
+        return (1 - chances(seed, stream, rate, shape, x)) / (1 - rate)
+
+
 class DropBlock(Drop):
-    """Squares of ``size`` x ``size`` values of a channel, as many as make the rate; the batch keeps its mean size.
+    """Dropout of squares of ``size`` x ``size`` values of a channel: x [S, C, H, W] -> [S, C, H, W].
+
+    As many squares fall as make up the rate; what is left is scaled so that the batch keeps its mean size.
 
         P(a square begins at a place) = rate / size^2 * H W / ((H - size + 1) (W - size + 1))
 
     Ghiasi, Lin and Le, NeurIPS 2018, https://arxiv.org/abs/1810.12890. Maps smaller than the square are dropped whole.
+    Raises ValueError for a ``size`` below 1.
     """
 
     def __init__(self, rate: float, name: str, size: int, steps: int = 0) -> None:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 
 class Embedding(nn.Module):
-    """Rows of a table [num_tokens, width] by number; zeros where the number is 0, whatever the table holds there.
+    """Table of vectors [num_tokens, width], read by number; 0 (padding) gives zeros, whatever the table holds.
 
-    Shapes are found out by trying a network on zeros of the parameters' dtype, so numbers may come as floats.
+    Numbers may come as floats, for shapes are found out by trying a network on zeros of the parameters' dtype.
     """
 
     def __init__(self, num_tokens: int, width: int) -> None:
@@ -25,14 +25,14 @@ class Embedding(nn.Module):
         self.weight = nn.Parameter(torch.randn(num_tokens, width) / math.sqrt(width))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [S, L] -> vectors [S, L, D], and which of them are words [S, L]."""
+        """Read the vectors [S, L, width] of x [S, L]; return them, and which of the places are words: bool [S, L]."""
         numbers = x.long()
         is_word = numbers > 0
         return F.embedding(numbers, self.weight) * is_word[..., None], is_word
 
 
 def mean_of_words(vectors: Tensor, is_word: Tensor) -> Tensor:
-    """[S, L, D] -> [S, D]; padding takes no part, and nothing but padding gives zeros."""
+    """Mean of ``vectors`` [S, L, D] over the places that are words, ``is_word`` [S, L]: [S, D]; zeros where none is."""
     present = is_word[..., None].to(vectors.dtype)  # [S, L, 1]
     return (vectors * present).sum(1) / present.sum(1).clamp(min=1)
 
@@ -82,7 +82,10 @@ class EmbeddingBag(nn.Module):
 
 
 class BagOfTokens(nn.Module):
-    """How often each token stands in x [S, L], times its weight: ``body`` [S, num_tokens], with nothing to train."""
+    """Counts of the tokens in x [S, L] times their weights (``body``, nothing to train) and a linear ``head``.
+
+    Features are [S, num_tokens].
+    """
 
     def __init__(self, weights: Tensor, num_outputs: int) -> None:
         super().__init__()

@@ -6,7 +6,10 @@ from torch import Tensor, nn
 
 
 class Linear(nn.Module):
-    """Flatten (``body``), then a linear ``head`` with weights ~ N(0, init_std^2)."""
+    """Linear map without a bias: flatten (``body``), then a ``head`` whose weights start as N(0, init_std^2).
+
+    Raises ValueError for an ``init_std`` below 0.
+    """
 
     def __init__(self, input_shape: tuple[int, ...], num_outputs: int, init_std: float) -> None:
         super().__init__()

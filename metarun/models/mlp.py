@@ -1,4 +1,4 @@
-"""Multi-layer perceptron."""
+"""A multi-layer perceptron."""
 
 import math
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 
 
 class MLP(nn.Module):
-    """Flatten, then ``hidden`` layers of [linear, batch norm if asked, activation] (``body``) and a linear ``head``.
+    """Perceptron: flatten, ``hidden`` layers of [linear, batch norm if asked, activation] (``body``), linear ``head``.
 
-    ``init``: ``torch`` is torch's default; ``truncated_normal`` is N(0, 0.01) cut at two deviations with zero biases, as
-    in the code of Finn et al. 2017.
+    ``init``: ``torch`` is torch's default; ``truncated_normal`` is N(0, 0.01^2) cut at two deviations, zero biases, as
+    in the code of Finn et al. 2017. Raises ValueError where ``hidden`` is empty or a width is below 1.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What batch norms remember of data, and how it is put into phi."""
+"""Statistics that batch norms keep of data, and how they are put into phi."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +10,16 @@ from metarun.models.exact.layers import BatchNorm, BatchNormMode
 
 
 def norms(net: nn.Module, mode: BatchNormMode) -> dict[str, BatchNorm]:
-    """The batch norms of ``net`` that are in ``mode``, by name."""
+    """Batch norms of ``net`` that are in ``mode``, by name."""
     return {name: m for name, m in net.named_modules() if isinstance(m, BatchNorm) and m.mode == mode}
 
 
 @contextmanager
 def recording(layers: dict[str, BatchNorm]) -> Iterator[dict[str, Tensor]]:
-    """Collect the statistics [C] of the forward pass inside, as {name.mean, name.var}; the layers use their own batch."""
+    """Context that collects the statistics [C] of the layers' forward pass inside it, as {name.mean, name.var}.
+
+    Inside, each layer normalises by the statistics of its own batch.
+    """
     collected: dict[str, Tensor] = {}
     for layer in layers.values():
         layer.recording = True
@@ -31,9 +34,10 @@ def recording(layers: dict[str, BatchNorm]) -> Iterator[dict[str, Tensor]]:
 
 
 def with_support(net: nn.Module, params: dict[str, Tensor], x: Tensor) -> dict[str, Tensor]:
-    """``params`` plus, for norms in mode ``support``, their statistics on the support inputs x: ends an adaptation.
+    """Complete ``params`` at the end of an adaptation: add the statistics of the support inputs x [S, ...].
 
-    Without such norms it returns ``params`` and costs nothing.
+    Added are mean and variance [C] of each norm in mode ``support``. Without such norms, ``params`` is returned
+    as it is, at no cost.
     """
     layers = norms(net, "support")
     if not layers:
@@ -45,7 +49,7 @@ def with_support(net: nn.Module, params: dict[str, Tensor], x: Tensor) -> dict[s
 
 @contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
-    """``net`` in evaluation mode inside, as it was outside."""
+    """Context in which ``net`` is in evaluation mode; afterwards each module is in the mode that it was in before."""
     was = {module: module.training for module in net.modules()}
     net.eval()
     try:

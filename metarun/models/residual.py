@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 
 class Residual(nn.Module):
-    """The correction with ``hidden`` units (``body``) and a linear ``head``."""
+    """A small correction of vectors with ``hidden`` units (``body``) and a linear ``head``.
+
+    Raises ValueError where inputs are not vectors, or ``hidden`` is below 1.
+    """
 
     def __init__(self, input_shape: tuple[int, ...], num_outputs: int, hidden: int) -> None:
         super().__init__()
@@ -29,7 +32,7 @@ class Residual(nn.Module):
 
 
 class Correction(nn.Module):
-    """x [S, width] plus a perceptron of it with ``hidden`` units, which gives zeros at the start."""
+    """The sum of x [S, width] and a perceptron of it with ``hidden`` units, which gives zeros at the start."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()

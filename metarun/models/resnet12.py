@@ -61,7 +61,7 @@ class ResNet12(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block: x [S, fan_in, H, W] -> [S, width, H // 2, W // 2]."""
+    """A residual block of three convolutions: x [S, fan_in, H, W] -> [S, width, H // 2, W // 2]."""
 
     def __init__(self, fan_in: int, width: int, drop: Drop, batch_norm: BatchNormMode) -> None:
         super().__init__()
@@ -77,7 +77,10 @@ class Block(nn.Module):
 
 
 def conv(fan_in: int, fan_out: int, kernel_size: int, stride: int = 1) -> Conv2d:
-    """Same size at stride 1, no bias, weights ~ N(0, 2 / (k k fan_out)) (He et al. 2015, by fan-out)."""
+    """Make a convolution without bias that keeps the size at stride 1, weights ~ N(0, 2 / (k k fan_out)).
+
+    He et al., ICCV 2015, by fan-out.
+    """
     layer = Conv2d(fan_in, fan_out, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return layer

@@ -27,14 +27,17 @@ BATCH = 64  # sentences at a time, of like length
 
 
 class SentenceEncoder(NamedTuple):
-    """``digest`` names the model by its content; ``embed`` gives float32 [S, D]."""
+    """A frozen encoder: ``embed`` turns S texts into float32 [S, D] of length 1; ``digest`` names it by its content."""
 
     digest: str
     embed: Callable[[Sequence[str], torch.device], np.ndarray]
 
 
 def sentence_encoder(model: str) -> SentenceEncoder:
-    """The encoder that ``model`` names; raises ValueError with what to install where something is missing."""
+    """Find the encoder that ``model`` names: the package's, a folder, or a name that sentence-transformers knows.
+
+    Raises ValueError that says what to install or put there where something is missing.
+    """
     if model == PACKAGE:
         spec = find_spec(PACKAGE)
         if spec is None:
@@ -93,7 +96,7 @@ def _option(path: Path, name: str, otherwise: Any) -> Any:
 
 @torch.no_grad()
 def bert(weights: dict[str, Tensor], config: dict[str, Any], numbers: Tensor, is_token: Tensor) -> Tensor:
-    """The last layer's vectors [S, L, D] for token numbers [S, L]; ``is_token`` [S, L] is 0 at padding."""
+    """Run BERT: the last layer's vectors [S, L, D] for token numbers [S, L]; ``is_token`` [S, L] is 0 at padding."""
 
     def linear(name: str, x: Tensor) -> Tensor:
         return F.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])

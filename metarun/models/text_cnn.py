@@ -47,7 +47,7 @@ class TextCNN(nn.Module):
 
 
 class WordConvolutions(nn.Module):
-    """x [S, L] -> [S, len(windows) * filters]."""
+    """Convolutions over runs of words and their maxima over the sentence: x [S, L] -> [S, len(windows) * filters]."""
 
     def __init__(self, num_tokens: int, width: int, windows: Sequence[int], filters: int) -> None:
         super().__init__()

@@ -48,7 +48,7 @@ class Transformer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """x [S, L] -> [S, D]."""
+    """Layers of attention and the mean over the words: x [S, L] -> [S, D]."""
 
     def __init__(self, num_tokens: int, max_length: int, width: int, layers: int, heads: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Layer(nn.Module):
         return h + self.contract(nn.functional.gelu(self.expand(self.before_mlp(h))))
 
     def attention(self, h: Tensor, is_word: Tensor) -> Tensor:
-        """W_o of what each place of h [S, L, D] reads from the words: [S, L, D]."""
+        """Let each place of h [S, L, D] read from the words, where ``is_word`` [S, L] is true: [S, L, D]."""
         query, key, value = (self.split(layer(h)) for layer in (self.query, self.key, self.value))
         similarity = query @ key.transpose(2, 3) / math.sqrt(key.shape[-1])  # [S, H, L, L]
         # far below any similarity, and finite: a row of padding alone must not become NaN
@@ -95,5 +95,5 @@ class Layer(nn.Module):
         return self.out((similarity.softmax(-1) @ value).transpose(1, 2).flatten(2))
 
     def split(self, x: Tensor) -> Tensor:
-        """[S, L, D] -> [S, H, L, D / H]."""
+        """Split vectors into heads: x [S, L, D] -> [S, H, L, D / H]."""
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)

@@ -29,6 +29,7 @@ except ImportError:  # Windows: there two processes in one run folder are not no
 HEARTBEAT_SECONDS = 5.0
 STATES = ("running", "completed", "failed", "interrupted", "diverged")
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # of a file system that knows none
+FITTED = "fitted.json"
 
 
 def slug(text: str) -> str:
@@ -62,7 +63,7 @@ def place(path: str, setting: str) -> Path:
 
 
 def tensorboard_command(folder: Path) -> str:
-    """How a shell looks at ``folder``: by the command of this environment, whether or not it is on the PATH."""
+    """The command that shows ``folder``: the tensorboard of this environment, whether or not it is on the PATH."""
     beside = Path(sys.executable).with_name("tensorboard")
     program = "tensorboard" if shutil.which("tensorboard") or not beside.is_file() else str(beside)
     return shlex.join([program, "--logdir", str(folder)])
@@ -144,6 +145,20 @@ class RunFolder:
         if not all(isinstance(facts.get(name, kind()), kind) for name, kind in parts.items()):
             raise MetarunError(_damaged(path))
         return facts
+
+    def fitted(self) -> dict[str, Any]:
+        """What the run's task fitted on its training tasks; nothing where it did not, or an earlier metarun kept nothing.
+        Raises MetarunError for a damaged file."""
+        path = self.path / FITTED
+        try:
+            return read_json(path) if path.exists() else {}
+        except ValueError as error:
+            raise MetarunError(f"{path} is damaged. Without it other data would be measured by themselves.") from error
+
+    def keep_fitted(self, values: dict[str, Any]) -> None:
+        """Write what the task fitted, once: a run that is continued keeps what it began with."""
+        if values and not (self.path / FITTED).is_file():
+            write_json(self.path / FITTED, values)
 
     def refuse_other_data(self, facts: dict[str, Any], fix: str) -> None:
         """Raise ConfigError where the data are not those that the run began with: its split and score would be others."""

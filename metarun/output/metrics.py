@@ -1,18 +1,21 @@
 """What a run tells: metrics.jsonl (the truth) and TensorBoard (the view)."""
 
 import json
-import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import torch
 from torch import Tensor
 
+from metarun.files import write_atomically
+from metarun.output.sink import Sink
 
-class MetricsFile:
-    """One JSON object a line, flushed line by line.
+
+class MetricsFile(Sink):
+    """metrics.jsonl: one JSON object a line, flushed line by line.
 
     A resumed run first drops the lines after its checkpoint and those of a test, which it will write again.
     """
@@ -27,24 +30,23 @@ class MetricsFile:
                         kept.append(line + "\n")
                 except (ValueError, KeyError, TypeError, RecursionError):
                     continue  # the last line of a killed run can be cut short
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(kept))
-            os.replace(temporary, path)
+            write_atomically(path, "".join(kept).encode())
         self.file: TextIO = path.open("a", buffering=1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Append a line with the step and the values."""
         self.file.write(json.dumps({"step": step, **values}) + "\n")
 
-    def close(self) -> None:
-        """Close the file; nothing can be written afterwards."""
+    def ended(self, state: str) -> None:
         self.file.close()
 
 
-class Board:
-    """TensorBoard events in the run folder itself, so that a run's name in TensorBoard is its folder's."""
+class Board(Sink):
+    """TensorBoard events in the run folder itself, so that a run's name in TensorBoard is its folder's.
 
-    def __init__(self, folder: Path, resume_step: int) -> None:
+    The HParams page has columns for ``score`` at test and validation, and for the losses, in this order.
+    """
+
+    def __init__(self, folder: Path, resume_step: int, score: str = "") -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         # TensorBoard reads a run's files in the order of the second in their names
@@ -52,24 +54,51 @@ class Board:
         seconds = [int(part) for part in parts if part.isdecimal()]  # others are not TensorBoard's
         time.sleep(min(1.0, max(0.0, max(seconds, default=0) + 1 - time.time())))
         self.writer = SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else 0)
+        names = [f"test/{score}", f"val/{score}", "val/query_loss", "train/query_loss"] if score else []
+        self.columns = dict.fromkeys(names, 0.0)
+        self.of_the_test: list[Callable[[], None]] = []  # told at the end: what is told cannot be taken back
 
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Add the values at ``step``, each to the curve of its name."""
+    def begun(self, config: str, headline: dict[str, Any]) -> None:
+        """Add the config as text, and start an HParams session in this run's own file (no sub-run)."""
+        from torch.utils.tensorboard.summary import hparams
+
+        self.writer.add_text("config", f"```yaml\n{config}\n```")
+        # torch would store a boolean as 0 or 1
+        words = {name: str(value).lower() if isinstance(value, bool) else value for name, value in headline.items()}
+        # without an experiment TensorBoard looks up the metrics of a run by its folder's name, which --logdir RUN has not
+        experiment, start, _ = hparams(words, self.columns)
+        self._add(experiment)
+        self._add(start)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Add each value to the curve of its name."""
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
-    def config(self, text: str, headline: dict[str, Any]) -> None:
-        """The config as text, and the start of an HParams session in this run's own file (no sub-run)."""
-        from torch.utils.tensorboard.summary import hparams
+    def validation(self, step: int, values: dict[str, float]) -> None:
+        self.write(step, values)
+        self.writer.flush()
 
-        self.writer.add_text("config", f"```yaml\n{text}\n```")
-        # torch would store a boolean as 0 or 1
-        words = {name: str(value).lower() if isinstance(value, bool) else value for name, value in headline.items()}
-        _, start, _ = hparams(words, {})
-        self._add(start)
+    def test(self, step: int, values: dict[str, float]) -> None:
+        self.of_the_test.append(partial(self.write, step, values))
 
-    def ended(self, completed: bool) -> None:
-        """The end of the HParams session, with its outcome."""
+    def image(self, name: str, grid: Tensor, step: int) -> None:
+        self.writer.add_image(name, grid, step)
+
+    def figure(self, name: str, figure: Any, step: int) -> None:
+        self.of_the_test.append(partial(self.writer.add_figure, name, figure, step))
+
+    def ended(self, state: str) -> None:
+        """Add the test, and the outcome unless the run will be continued, for TensorBoard keeps the first that it reads."""
+        if state == "completed":
+            for add in self.of_the_test:
+                add()
+        if state != "interrupted":
+            self._outcome(state == "completed")
+        self.writer.close()
+
+    def _outcome(self, completed: bool) -> None:
+        """End the HParams session."""
         from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
         from torch.utils.tensorboard.summary import hparams
 
@@ -83,22 +112,6 @@ class Board:
     def _add(self, summary: Any) -> None:
         assert self.writer.file_writer is not None  # None only after close()
         self.writer.file_writer.add_summary(summary)
-
-    def images(self, name: str, grid: Tensor, step: int) -> None:
-        """Add the picture ``grid`` [channels, height, width] under ``name``."""
-        self.writer.add_image(name, grid, step)
-
-    def figure(self, name: str, picture: Any, step: int) -> None:
-        """Add a figure of matplotlib under ``name``."""
-        self.writer.add_figure(name, picture, step)
-
-    def flush(self) -> None:
-        """Write what is still in memory to the disk."""
-        self.writer.flush()
-
-    def close(self) -> None:
-        """Write what is still in memory, and close the file."""
-        self.writer.close()
 
 
 class Means:

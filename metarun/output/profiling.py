@@ -18,7 +18,7 @@ PHASES = {
 
 
 class StepProfiler:
-    """Records a few steps after a warm-up into ``folder``: a trace and table.txt. Call ``step`` after each step."""
+    """A recording of a few steps after a warm-up: a trace and table.txt in ``folder``. Call ``step`` after each step."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -40,7 +40,7 @@ class StepProfiler:
         return True
 
     def abandon(self) -> str:
-        """End before that; says why there is nothing to look at."""
+        """End the recording before it is complete; returns why there is nothing to look at."""
         self.profiler.stop()
         needed = WARM_UP_STEPS + PROFILED_STEPS
         return f"profile: nothing written, for it takes {needed} steps and these were {self.steps}"
@@ -60,6 +60,6 @@ class StepProfiler:
         (self.folder / "table.txt").write_text("\n".join([*lines, table, ""]))
 
 
-def phase(name: str, profiled: bool) -> Any:
-    """A context that a profile shows as this part of a step."""
+def profile_span(name: str, profiled: bool) -> Any:
+    """A context that a profile shows as the part ``name`` of a step."""
     return record_function(f"metarun/{name}") if profiled else nullcontext()

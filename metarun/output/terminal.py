@@ -3,14 +3,21 @@
 import os
 import sys
 import time
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Column
+from rich.progress import Progress, ProgressColumn, Task
+from rich.text import Text
+
+from metarun.execution.choice import Choice
+from metarun.output.sink import Sink
 
 PLAIN_LINE_SECONDS = 10.0
+BAR = 16  # columns of the bar
+FOREVER = 1e8  # seconds, three years: a time left that nobody reads
 
 
 def plain(values: dict[str, Any]) -> str:
@@ -23,59 +30,111 @@ def table_console(width: int) -> Console:
     return Console(width=None if sys.stdout.isatty() else width, markup=False, emoji=False)
 
 
-class Ticker:
-    """Progress in the terminal: a live line with rate, remaining time and validation score; plain lines elsewhere.
+class LiveLine(ProgressColumn):
+    """The fields of a task in one line of at most ``width`` columns: fields go as a whole, and no number is cut."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def render(self, task: Task) -> Text:
+        """The fields that fit, as they stand: brackets and colons are only that."""
+        done, f = int(task.completed), task.fields
+        filled = round(BAR * done / max(1, task.total or 0))
+        left = f"{timedelta(seconds=round(f['left']))} left" if 0 < f["left"] < FOREVER else ""
+        parts = [
+            (1, f["busy"]),
+            (3, f"step {done}/{task.total:.0f}"),
+            (7, "\u2501" * filled + "\u2500" * (BAR - filled)),
+        ]
+        parts += [(6, f["rate"]), (4, left), (0, f["validated"]), (5, f["note"]), (2, f["score"])]
+        return Text(fitted(parts, self.width), no_wrap=True)
+
+
+def fitted(parts: Sequence[tuple[int, str]], width: int) -> str:
+    """The texts in their order, without as many of the highest ranks as it takes to fit into ``width`` columns."""
+    kept = [part for part in parts if part[1]]
+    while kept and len(line := "  ".join(text for _, text in kept)) > width:
+        kept.remove(max(kept))
+    return line if kept else ""
+
+
+class Ticker(Sink):
+    """Progress in the terminal: a live line with rate, remaining time and validation ``score``; plain lines elsewhere.
 
     The plain lines also go, with the time, to the file ``log``.
     """
 
-    def __init__(self, total: int, start: int, log: Path = Path(os.devnull)) -> None:
+    def __init__(self, total: int, start: int, score: str = "", log: Path = Path(os.devnull)) -> None:
         self.console = Console(stderr=True)
         self.log = log.open("a", buffering=1)
         self.live = self.console.is_terminal
-        self.total, self.start, self.began = total, start, time.monotonic()
-        self.last_line = self.began
-        self.validation = ""
+        self.total, self.start, self.score, self.began = total, start, score, time.monotonic()
+        self.step, self.last_line = start, self.began
+        self.validated = ""
         if self.live:
-            whole = Column(no_wrap=True)  # rich would shorten the numbers before the words
-            count, left = MofNCompleteColumn(table_column=whole), TimeRemainingColumn(table_column=whole)
-            bar = BarColumn(bar_width=24 if self.console.width >= 110 else 8, table_column=whole)
-            texts = [
-                TextColumn(text, markup=False)
-                for text in ("step", "{task.fields[rate]}", "left", "{task.fields[note]}")
-            ]
-            self.bar = Progress(texts[0], count, bar, texts[1], left, *texts[2:], console=self.console)
-            self.room = (
-                self.console.width
-                - 2 * len(str(total))
-                - (bar.bar_width or 0)
-                - len("step / 1.23e+03/s 0:00:00 left     ")
-            )
-            self.task = self.bar.add_task("", total=total, completed=start, rate="", note="")
+            self.bar = Progress(LiveLine(self.console.width - 1), console=self.console)
+            nothing: dict[str, Any] = {"rate": "", "left": 0.0, "busy": "", "validated": "", "note": "", "score": ""}
+            self.task = self.bar.add_task("", total=total, completed=start, **nothing)
             self.bar.start()
 
-    def tick(self, step: int, train: dict[str, float]) -> None:
+    def busy(self, what: str) -> None:
+        """Show what is done instead of steps until the next of them, and say it where that takes long."""
+        if self.live:
+            self.bar.update(self.task, busy=what)
+        elif what == "compiling":
+            self.say(what)
+
+    def execution(self, choice: Choice) -> None:
+        """Say what was measured to choose it, and why. The rate counts from here on."""
+        self.began, self.start = time.monotonic(), self.step
+        self.busy("")
+        name, timings = choice.execution.describe(), choice.milliseconds
+        rows = [f"{other} {ms:.3g} ms" for other, ms in timings.items()]
+        if len(timings) > 1 and (gain := max(timings.values()) / timings[name]) > 1.05:
+            rows.insert(0, f"{gain:{'.1f' if gain < 10 else '.0f'}}x faster than the slowest")
+        if rows or choice.notes:
+            self.say(f"execution: {name} ({'; '.join([', '.join(rows)] * bool(rows) + choice.notes)})")
+
+    def training(self, step: int, values: dict[str, float]) -> None:
         """Show the step and its metrics; plain lines come at most every PLAIN_LINE_SECONDS."""
         now = time.monotonic()
         rate = (step - self.start) / max(now - self.began, 1e-9)
-        score = {name: value for name, value in train.items() if name != "train/query_loss"}
-        shown = score if train.get("train/query_loss") in score.values() else train  # regression: the loss is the score
-        note = plain({name.removeprefix("train/"): value for name, value in shown.items()})
+        metrics = {name: value for name, value in values.items() if name != "train/lr"}
+        score = {name: value for name, value in metrics.items() if name != "train/query_loss"}
+        shown = (
+            score if metrics.get("train/query_loss") in score.values() else metrics
+        )  # in regression the loss is the score
+        named = {name.removeprefix("train/"): value for name, value in shown.items()}
+        left = (self.total - step) / max(rate, 1e-9)
+        self.step = step
         if self.live:
-            text = f"{self.validation}  {note}".strip()[: max(0, self.room)]
-            self.bar.update(self.task, completed=step, rate=f"{rate:.3g}/s", note=text)
+            own = self.score.removeprefix("val/")
+            accuracy = plain({name: value for name, value in named.items() if name == own})
+            others = plain({name: value for name, value in named.items() if name != own})
+            fields: dict[str, Any] = {
+                "validated": self.validated,
+                "score": accuracy,
+                "note": others,
+                "left": left,
+                "busy": "",
+            }
+            self.bar.update(self.task, completed=step, rate=f"{rate:.3g}/s", **fields)
         if now - self.last_line >= PLAIN_LINE_SECONDS:
             self.last_line = now
-            left = (self.total - step) / max(rate, 1e-9)
-            line = f"step {step}/{self.total}  {rate:.3g}/s  {left:.0f} s left  {note}  {self.validation}".rstrip()
+            line = (
+                f"step {step}/{self.total}  {rate:.3g}/s  {left:.0f} s left  {plain(named)}  {self.validated}".rstrip()
+            )
             self.note(line) if self.live else self.say(line)
 
-    def validated(self, scores: dict[str, float]) -> None:
-        """Keep the validation scores, which the next lines show."""
-        self.validation = plain(scores)
+    def validation(self, step: int, values: dict[str, float]) -> None:
+        """Keep the score, which the next lines show."""
+        self.validated = plain({self.score: values[self.score]})
+        if self.live:
+            self.bar.update(self.task, validated=self.validated)
 
     def note(self, line: str) -> None:
-        """To the log file alone."""
+        """Write a line to the log file alone."""
         self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
     def say(self, line: str) -> None:
@@ -86,12 +145,8 @@ class Ticker:
         else:
             print(line, file=sys.stderr, flush=True)
 
-    def stop(self) -> None:
-        """End the live line, so that others can print."""
+    def ended(self, state: str) -> None:
+        """End the live line, so that others can print, and close the log file."""
         if self.live:
             self.bar.stop()
-
-    def close(self) -> None:
-        """End the live line, and close the log file."""
-        self.stop()
         self.log.close()

@@ -27,7 +27,7 @@ NUM_CHOICES = 3 + len(JITTERS)  # uniforms for each image: two of the crop, one 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images. All at zero is nothing. Raises ValueError for what cannot be drawn."""
+    """Settings of what is done to training images; all at zero is nothing. Raises ValueError for what cannot be drawn."""
 
     padding: int
     flip: float
@@ -45,7 +45,7 @@ class Augmentation:
 
     @property
     def changes_pixels(self) -> bool:
-        """Whether ``apply`` may change an image; ``rotation_classes`` has no part in it."""
+        """True where ``apply`` may change an image; ``rotation_classes`` has no part in it."""
         return any(getattr(self, name) for name in ("padding", "flip", *JITTERS))
 
     def check(self, image_shape: tuple[int, ...]) -> None:
@@ -65,8 +65,7 @@ class Augmentation:
             )
 
     def choices(self, u: np.ndarray) -> Draw:
-        """From uniforms u [..., NUM_CHOICES]: shift [..., 2] (the window's first row and column), flip [...] 0 or 1, and
-        jitter [..., 3] (factors)."""
+        """Choices by uniforms u [..., NUM_CHOICES]: shift [..., 2] (first row and column), flip [...], jitter [..., 3]."""
         strengths = np.array([getattr(self, name) for name in JITTERS], dtype=np.float64)
         return {
             "shift": np.floor((2 * self.padding + 1) * u[..., :2]).astype(np.int64),
@@ -75,7 +74,7 @@ class Augmentation:
         }
 
     def apply(self, x: Tensor, choices: Draw) -> Tensor:
-        """x [R, channels, height, width] in [0, 1] changed as ``choices`` (leading with R) say, in its dtype."""
+        """Images x [R, channels, height, width] in [0, 1], changed as ``choices`` (leading with R) say, in their dtype."""
         x = window(x, choices["shift"], choices["flip"], self.padding)
         factors = torch.from_numpy(choices["jitter"]).to(x)[:, :, None, None, None]  # [R, 3, 1, 1, 1]
         if self.brightness:
@@ -91,7 +90,7 @@ NONE = Augmentation(padding=0, flip=0.0, brightness=0.0, contrast=0.0, saturatio
 
 
 def window(x: Tensor, shift: np.ndarray, flip: np.ndarray, padding: int) -> Tensor:
-    """Of each image x [R, C, H, W] with black around it the window that begins at shift [R, 2], mirrored where flip [R]."""
+    """Windows of images x [R, C, H, W] with black around them, which begin at shift [R, 2]; mirrored where flip [R] is 1."""
     height, width = x.shape[2:]
     columns = np.arange(width)
     rows = shift[:, :1] + np.arange(height)  # [R, H]
@@ -103,10 +102,10 @@ def window(x: Tensor, shift: np.ndarray, flip: np.ndarray, padding: int) -> Tens
 
 
 def blend(x: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    """factor x + (1 - factor) other, kept in [0, 1]."""
+    """Blend factor x + (1 - factor) other of images, kept in [0, 1]."""
     return (factor * x + (1 - factor) * other).clamp(0, 1)
 
 
 def grey(x: Tensor) -> Tensor:
-    """x [R, 1 or 3, H, W] -> [R, 1, H, W]."""
+    """Grey images [R, 1, H, W] of x [R, 1 or 3, H, W]."""
     return x if x.shape[1] == 1 else rgb_to_grayscale(x)

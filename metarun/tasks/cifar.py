@@ -6,18 +6,20 @@ https://arxiv.org/abs/1805.10123.
 """
 
 import tarfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from metarun.errors import DataError, MissingDataError
-from metarun.tasks.download import RemoteFile, fetch
-from metarun.tasks.image_classes import ImageSource, image_task
+from metarun.errors import DataError
+from metarun.tasks.image_classes import ImageData, image_task
 from metarun.tasks.pickles import load_arrays, load_pickle
-from metarun.tasks.store import ClassImages, ImageSet, prepared
+from metarun.tasks.published import Published, PublishedFile
+from metarun.tasks.store import ClassRows
 
+SIDE = 32
 PARTS = ("meta", "train", "test")
 
 # Every other class is in "train".
@@ -34,65 +36,33 @@ FC100 = {
 
 
 @image_task
-def cifar_fs(data_root: str, download: bool) -> ImageSource:
+def cifar_fs(data_root: str, download: bool) -> ImageData:
     """Colour images 32 x 32: CIFAR-100 by classes (64 / 16 / 20)."""
-    image_set = load_cifar100(Path(data_root), PUBLISHED, download)
-    return ImageSource("cifar_fs", image_set, tuple(_split(name.split("/")[1], CIFAR_FS) for name in image_set.names))
+    return ImageData("cifar_fs", CIFAR100.source(data_root, download), partial(_splits, 1, CIFAR_FS))
 
 
 @image_task
-def fc100(data_root: str, download: bool) -> ImageSource:
+def fc100(data_root: str, download: bool) -> ImageData:
     """Colour images 32 x 32: CIFAR-100 by superclasses (60 / 20 / 20 classes)."""
-    image_set = load_cifar100(Path(data_root), PUBLISHED, download)
-    return ImageSource("fc100", image_set, tuple(_split(name.split("/")[0], FC100) for name in image_set.names))
+    return ImageData("fc100", CIFAR100.source(data_root, download), partial(_splits, 0, FC100))
 
 
-def _split(name: str, listed: dict[str, str]) -> str:
-    return next((split for split, names in listed.items() if name in names.split()), "train")
+def _splits(part: int, listed: dict[str, str], names: Sequence[str]) -> list[str]:
+    """The split of each class "superclass/class", one of which parts is ``listed``."""
+    of = {name: split for split, members in listed.items() for name in members.split()}
+    return [of.get(name.split("/")[part], "train") for name in names]
 
 
-@dataclass(frozen=True)
-class Release:
-    """What CIFAR-100 must hold."""
-
-    archive: RemoteFile
-    num_classes: int
-    num_images: int  # of each class
-
-    side = 32
-
-
-PUBLISHED = Release(
-    RemoteFile("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"), 100, 600
-)
-
-
-def load_cifar100(data_root: Path, release: Release, download: bool) -> ImageSet:
-    """All of CIFAR-100, prepared as <data_root>/prepared/cifar-100 on first use; classes are named superclass/class."""
-    folder, archive = data_root / "cifar-100-python", data_root / "cifar-100-python.tar.gz"
-
-    def require() -> None:
-        if not folder.is_dir() and not archive.is_file() and not download:
-            raise MissingDataError(
-                f"CIFAR-100 needs {archive} (169 MB), or what is in it unpacked as {folder}. To download it there: "
-                f"metarun ... task.download=true. Or put the file of {release.archive.url} there yourself, or name the "
-                "folder that holds it with data_root (or METARUN_DATA)."
-            )
-
-    def read() -> ClassImages:
-        require()  # again: whoever held the lock may have taken its time
-        if not folder.is_dir():
-            fetch(release.archive, archive)
-        place = folder if folder.is_dir() else archive
-        try:
-            yield from _classes(_records(place), release)
-        except (tarfile.TarError, EOFError, OSError, KeyError, ValueError, TypeError) as error:
-            raise DataError(
-                f"{place} is not CIFAR-100 as published: {error!r}. Delete it and download it again: metarun ... "
-                "task.download=true."
-            ) from error
-
-    return prepared(data_root / "prepared" / "cifar-100", (3, release.side, release.side), require, read)
+def read(places: dict[Path, PublishedFile]) -> ClassRows:
+    """Images of each class, from the archive or a folder of what is in it. Raises DataError unless all is as published."""
+    ((place, expected),) = places.items()
+    try:
+        yield from _classes(_records(place), expected)
+    except (tarfile.TarError, EOFError, OSError, KeyError, ValueError, TypeError) as error:
+        raise DataError(
+            f"{place} is not CIFAR-100 as published: {error!r}. Delete it and download it again: metarun ... "
+            "task.download=true."
+        ) from error
 
 
 def _records(place: Path) -> dict[str, Any]:
@@ -104,7 +74,7 @@ def _records(place: Path) -> dict[str, Any]:
         return {part: load_arrays(file) for part, file in files.items() if file is not None}
 
 
-def _classes(records: dict[str, Any], release: Release) -> ClassImages:
+def _classes(records: dict[str, Any], published: PublishedFile) -> ClassRows:
     """The classes in alphabetical order; their images by file name, so that every copy of the data gives one order."""
     data, fine, coarse, files = (
         np.concatenate([np.asarray(records[part][key]) for part in ("train", "test")])
@@ -114,13 +84,32 @@ def _classes(records: dict[str, Any], release: Release) -> ClassImages:
         [name.decode() for name in records["meta"][key]] for key in (b"fine_label_names", b"coarse_label_names")
     )
     counts = np.bincount(fine, minlength=len(fine_names))
-    pixels = 3 * release.side**2  # a row is the planes of red, green and blue
+    pixels = 3 * SIDE**2  # a row is the planes of red, green and blue
     found = (data.dtype, data.shape[1:], len(fine_names), sorted(set(counts.tolist())))
-    expected = (np.dtype(np.uint8), (pixels,), release.num_classes, [release.num_images])
+    expected = (np.dtype(np.uint8), (pixels,), published.num_classes, [published.num_examples // published.num_classes])
     if found != expected:
         raise DataError(f"dtype, pixels, classes and images of each are {found} and must be {expected}")
     names = {f"{coarse_names[coarse[fine == c][0]]}/{name}": c for c, name in enumerate(fine_names)}
     for name, c in sorted(names.items()):
         members = np.flatnonzero(fine == c)
         ordered = sorted(members, key=lambda i: (files[i], data[i].tobytes()))
-        yield name, data[ordered].reshape(-1, 3, release.side, release.side)
+        yield name, data[ordered].reshape(-1, 3, SIDE, SIDE)
+
+
+CIFAR100 = Published(
+    "CIFAR-100",
+    (
+        PublishedFile(
+            "cifar-100-python.tar.gz",
+            "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+            "eb9058c3a382ffc7106e4002c42a8d85",
+            num_classes=100,
+            num_examples=60000,
+        ),
+    ),
+    name="cifar-100",
+    row_shape=(3, SIDE, SIDE),
+    read=read,
+    unpacked="cifar-100-python",
+    size="169 MB",
+)

@@ -4,35 +4,43 @@
 
 Tasks are split into training, validation and test tasks: by a column that says train, val or test, by lists of names, or
 else by shares, in an order drawn from ``split_seed``. Inputs and outputs are standardised with mean and deviation over the
-rows of the training tasks alone, so an ``mse`` of about 1 is what knowing nothing gives; ``mae_<column>`` is the mean
-absolute error in that column's own unit.
+rows of the training tasks alone, so predicting their mean has an ``mse`` of about 1; ``mae_<column>`` is the mean
+absolute error in that column's own unit. A run keeps them: other tables are measured by them when it is evaluated.
 
 B episodes, K support and Q query rows of each
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
-from metarun.core import Batch, Draw, Episode, Metrics, Params, TaskDistribution
+from metarun.core import Batch, Draw, Episode, Metrics, Params, TaskDistribution, TaskSpec
 from metarun.counter import uniform, without_replacement
-from metarun.errors import DataError
+from metarun.errors import DataError, DataProblems, listed
 from metarun.objectives import SQUARED_ERROR
-from metarun.tasks.points import sizes_by_split
+from metarun.tasks.episodes import PointSize, sizes_by_split
+from metarun.tasks.measurements import Roles
 from metarun.tasks.splits import SPLITS
-from metarun.tasks.tables import Table, read_table
+from metarun.tasks.table_columns import Column, Fit, Missing, encoded, fit, from_plain, names_of_inputs
+from metarun.tasks.table_rows import Choice, TaskRows
+from metarun.tasks.tables import read_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+logger = logging.getLogger(__name__)
+
 
 class CSVRegression(TaskDistribution):
-    """Support x [K, inputs], y [K, outputs] and query x [Q, inputs], y [Q, outputs]: different rows of one task."""
+    """Support x [K, inputs], y [K, outputs] and query x [Q, inputs], y [Q, outputs]: different rows of one task.
 
-    objective = SQUARED_ERROR
+    With ``support`` "first" the K rows are the first of the task in the file, and queries are among the later ones.
+    ``fitted``: what a run fitted on its training tasks, by which this table is to be measured.
+    """
 
     def __init__(  # noqa: PLR0913, PLR0917
         self,
@@ -42,8 +50,8 @@ class CSVRegression(TaskDistribution):
         input_columns: Sequence[str],
         output_columns: Sequence[str],
         split_column: str | None,
-        val_tasks: Sequence[str | int] | None,
-        test_tasks: Sequence[str | int] | None,
+        val_tasks: Sequence[str | float | bool] | None,
+        test_tasks: Sequence[str | float | bool] | None,
         val_share: float,
         test_share: float,
         split_seed: int,
@@ -54,66 +62,116 @@ class CSVRegression(TaskDistribution):
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
+        category_columns: Sequence[str] = (),  # runs of an earlier metarun do not say these
+        log_columns: Sequence[str] = (),
+        group_column: str | None = None,
+        missing: Missing = "refuse",
+        min_rows: int | None = None,
+        support: Literal["random", "first"] = "random",
+        split: Mapping[str, str] | None = None,
+        fitted: Mapping[str, Any] | None = None,
     ) -> None:
-        self.sizes = sizes_by_split(num_shots, num_queries, train_num_shots, train_num_queries)
-        self.path, self.separator = Path(path).expanduser(), separator
+        """Read the table, choose the splits, and measure all of it by the training tasks."""
+        self.sizes = sizes_by_split(PointSize(num_shots, num_queries), train_num_shots, train_num_queries)
+        self.path, self.separator, self.support = Path(path).expanduser(), separator, support
         self.input_columns, self.output_columns = list(input_columns), list(output_columns)
+        self.log_columns = log_columns
         self.seed, self.device, self.dtype = seed, device, dtype
-        self._check_columns(task_column, split_column)
         table = read_table(self.path, separator)
         self.sha256 = table.sha256
-        of_task = rows_of_tasks(table, task_column)
-        asked = split_as_asked(table, of_task, split_column, val_tasks, test_tasks)
-        self.split = asked or split_by_shares(list(of_task), val_share, test_share, split_seed)
-        self.rows = {name: [np.array(of_task[task]) for task in tasks] for name, tasks in self.split.items()}
-        self._check_sizes()
+        roles = Roles(task_column, input_columns, output_columns, category_columns, log_columns, group_column)
+        roles.check(table, None if split else split_column)
+        fits = self._fits_of(fitted or {})
+        columns, of_task, groups, self.notes = roles.read(table, missing, fits[0] if fits else ())
+        rows = {task: TaskRows.of(of_rows, groups) for task, of_rows in of_task.items() if of_rows}
+        few = [task for task in of_task if task not in rows or (min_rows is not None and len(rows[task]) < min_rows)]
+        self._leave_out(few, of_task, min_rows)
+        choice = Choice(split, split_column, val_tasks, test_tasks, (val_share, test_share), split_seed)
+        self.split = choice.of(table, {task: of_task[task] for task in of_task if task not in few}, few)
+        self.splits = tuple(name for name in SPLITS if self.split[name])
+        self.rows = {name: [rows[task] for task in tasks] for name, tasks in self.split.items()}
+        self._check_sizes("row" if groups is None else "group")
+        self._standardise(columns, fits)
+        for note in self.notes:
+            logger.info("%s", note)
 
-        inputs = table.numbers(self.input_columns, "task.input_columns")
-        outputs = table.numbers(self.output_columns, "task.output_columns")
-        self.x, _ = self._standardised(inputs, self.input_columns)
-        self.y, self.deviation = self._standardised(outputs, self.output_columns)
-        self.input_shape, self.num_outputs = (len(self.input_columns),), len(self.output_columns)
+    def _fits_of(self, fitted: Mapping[str, Any]) -> tuple[list[Fit], list[Fit]] | None:
+        if not fitted:
+            return None
+        inputs = from_plain(fitted["inputs"], self.input_columns, self.log_columns, "task.input_columns")
+        return inputs, from_plain(fitted["outputs"], self.output_columns, self.log_columns, "task.output_columns")
 
-    def _check_columns(self, task_column: str, split_column: str | None) -> None:
-        if not self.input_columns or not self.output_columns:
-            raise ValueError("task.input_columns and task.output_columns must each name at least one column.")
-        names = [task_column, split_column, *self.input_columns, *self.output_columns]
-        if twice := sorted({name for name in names if name is not None and names.count(name) > 1}):
-            raise ValueError(
-                f"task: the column {twice[0]!r} is named more than once among task_column, split_column, input_columns and "
-                "output_columns; each has one place."
-            )
+    def _leave_out(self, few: list[str], of_task: dict[str, list[int]], min_rows: int | None) -> None:
+        if few:
+            said = listed([f"{task} ({len(of_task[task])})" for task in few], most=20)
+            why = "without a usable row" if min_rows is None else f"with fewer than {min_rows} rows"
+            self.notes.append(f"tasks {why} are left out ({len(few)} of {len(of_task)}): {said}.")
 
-    def _check_sizes(self) -> None:
-        for split, (shots, queries) in self.sizes.items():
-            prefix = "task.train_" if split == "train" and self.sizes["train"] != self.sizes["test"] else "task."
-            for task, rows in zip(self.split[split], self.rows[split], strict=True):
-                if shots + queries > len(rows):
-                    raise DataError(
-                        f"{prefix}num_shots + {prefix}num_queries is {shots + queries}, but the task {task!r} of the split "
-                        f"{split!r} has only {len(rows)} rows in {self.path}. Lower their sum to at most {len(rows)}, or "
-                        "leave that task out of the file."
-                    )
+    def _check_sizes(self, of: str) -> None:
+        """Raise DataProblems where tasks have fewer rows, or groups of them, than an episode takes."""
+        problems = []
+        same = self.sizes["train"] == self.sizes["test"]
+        parts = {"task.": SPLITS} if same else {"task.train_": SPLITS[:1], "task.": SPLITS[1:]}
+        for prefix, splits in parts.items():
+            need = sum(self.sizes[splits[0]])
+            small = [
+                (len(rows), task, split)
+                for split in splits
+                for task, rows in zip(self.split[split], self.rows[split], strict=True)
+                if len(rows) < need
+            ]
+            if small:
+                least, task, split = min(small)
+                others = [f"{name} ({count})" for count, name, _ in sorted(small)[1:]]
+                also = f"; {len(others)} more have too few: {listed(others, most=20)}" if others else ""
+                problems.append(
+                    f"{prefix}num_shots + {prefix}num_queries is {need}, but the task {task!r} of the split {split!r} has "
+                    f"only {least} {of}s in {self.path}{also}. Lower their sum to at most {least}, or leave "
+                    f"{'these tasks' if others else 'that task'} out: task.min_rows={need}."
+                )
+        if problems:
+            raise DataProblems(problems)
 
-    def _standardised(self, values: np.ndarray, names: list[str]) -> tuple[torch.Tensor, np.ndarray]:
-        """``values`` [rows, columns] with mean 0 and deviation 1 over training rows, and the deviations they had."""
-        training = values[np.concatenate(self.rows["train"])]
-        if constant := [name for name, same in zip(names, np.ptp(training, 0) == 0, strict=True) if same]:
-            raise DataError(
-                f"{self.path}: column {constant[0]!r} has one and the same value in all rows of the training tasks; there "
-                "is nothing to learn from it or about it, so leave it out."
-            )
-        mean, deviation = training.mean(0), training.std(0)
-        return torch.from_numpy((values - mean) / deviation).to(self.device, self.dtype), deviation
+    def _standardise(
+        self, columns: tuple[list[Column], list[Column]], fits: tuple[list[Fit], list[Fit]] | None
+    ) -> None:
+        if fits is None:
+            if not self.rows["train"]:
+                raise DataError(
+                    "task.split leaves no training task, and means and deviations are those of the training tasks: evaluate "
+                    "a run that has been trained (metarun evaluate RUN ...), or give a split with training tasks."
+                )
+            training = np.concatenate([task.rows for task in self.rows["train"]])
+            inputs, outputs = (fit(part, training, str(self.path)) for part in columns)
+        else:
+            inputs, outputs = fits
+        self.fits = inputs, outputs
+        x, y = (encoded(part, found, self.notes) for part, found in zip(columns, self.fits, strict=True))
+        self.x, self.y = (torch.from_numpy(part).to(self.device, self.dtype) for part in (x, y))
+        self.spec = TaskSpec((x.shape[1],), len(self.output_columns), SQUARED_ERROR)
+
+    def fitted(self) -> dict[str, Any]:
+        inputs, outputs = ([found.plain() for found in part] for part in self.fits)
+        return {"inputs": inputs, "outputs": outputs}
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
-        """Which task of the split [B], and rows of the file, support [B, K] and query [B, Q], from 0 after the header."""
-        (shots, queries), rows = self.sizes[split], self.rows[split]
-        u = uniform(self.seed, f"csv_regression/{split}", np.asarray(indices), 1 + shots + queries)
+        """Numbers of tasks in the split [B] and of rows below the header, support [B, K] and query [B, Q].
+
+        Of a group there is one row at most: no two rows of it are in the support and in the query.
+        """
+        (shots, queries), rows, numbers = self.sizes[split], self.rows[split], np.asarray(indices)
+        u = uniform(self.seed, f"csv_regression/{split}", numbers, 1 + shots + queries)
         task = np.floor(len(rows) * u[:, 0]).astype(np.int64)
-        counts = np.array([len(of_task) for of_task in rows])
-        places = without_replacement(u[:, 1:], counts[task])  # [B, K + Q]
-        chosen = np.array([rows[t][at] for t, at in zip(task, places, strict=True)]).reshape(places.shape)
+        counts = np.array([len(of_task) for of_task in rows])[task]
+        if self.support == "random":
+            places = without_replacement(u[:, 1:], counts)  # [B, K + Q]
+        else:
+            later = shots + without_replacement(u[:, 1 + shots :], counts - shots)
+            places = np.concatenate([np.tile(np.arange(shots), (len(later), 1)), later], 1)
+        within = uniform(self.seed, f"csv_regression/{split}/groups", numbers, shots + queries)
+        chosen = np.array([rows[t].at(at, v) for t, at, v in zip(task, places, within, strict=True)]).reshape(
+            places.shape
+        )
         return {"task": task, "support": chosen[:, :shots], "query": chosen[:, shots:]}
 
     def episodes(self, draw: Draw) -> Episode:
@@ -124,10 +182,16 @@ class CSVRegression(TaskDistribution):
         return Episode(batch(draw["support"]), batch(draw["query"]))
 
     def further_scores(self, learner: Any, phi: Params, episode: Episode) -> Metrics:
-        """``mae_<column>``: the mean absolute error of each output, in its own unit."""
+        """Mean absolute error of each output in its own unit, as ``mae_<column>``."""
         x, y = episode.query
-        error = (learner.predict(phi, x) - y).abs().mean(0) * y.new_tensor(self.deviation)
-        return {f"mae_{name}": value for name, value in zip(self.output_columns, error.unbind(), strict=True)}
+        outputs, scales = learner.predict(phi, x), self.fits[1]
+        error = (outputs - y).abs().mean(0) * y.new_tensor([scale.deviation[0] for scale in scales])
+        scores = {f"mae_{name}": value for name, value in zip(self.output_columns, error.unbind(), strict=True)}
+        for i, (mean, deviation) in enumerate((scale.mean[0], scale.deviation[0]) for scale in scales):
+            if scales[i].log:
+                a, b = ((values[:, i] * deviation + mean).exp() for values in (outputs, y))
+                scores[f"mae_{self.output_columns[i]}"] = (a - b).abs().mean()
+        return scores
 
     def fingerprint(self) -> str:
         sizes = ", ".join(f"{len(self.split[name])} {name}" for name in SPLITS)
@@ -146,99 +210,5 @@ class CSVRegression(TaskDistribution):
         names = [
             f"{self.split[split][task]}, episode {index}" for task, index in zip(draw["task"], indices, strict=True)
         ]
-        labels = (self.input_columns[0], self.output_columns[0])
+        labels = (names_of_inputs(self.fits[0])[0], self.output_columns[0])
         return curves(self.episodes(draw), names, joined=False, labels=labels)
-
-
-# ---------------------------------------------------------------------------------------------------------- the split
-
-
-def rows_of_tasks(table: Table, task_column: str) -> dict[str, list[int]]:
-    """The rows of each task, tasks in alphabetical order: a file with its lines in another order gives the same split."""
-    of_task: dict[str, list[int]] = {}
-    for row, name in enumerate(table.column(task_column, "task.task_column")):
-        if not name:
-            raise DataError(
-                f"{table.path}, line {table.lines[row]}: column {task_column!r}, which names the task, is empty. Correct "
-                "the line, or leave it out."
-            )
-        of_task.setdefault(name, []).append(row)
-    if len(of_task) < len(SPLITS):
-        raise DataError(
-            f"{table.path}: task.task_column {task_column!r} has {len(of_task)} different values, but training, validation "
-            "and test need a task each: 3 or more."
-        )
-    return dict(sorted(of_task.items()))
-
-
-def split_as_asked(
-    table: Table,
-    of_task: dict[str, list[int]],
-    split_column: str | None,
-    val_tasks: Sequence[str | int] | None,
-    test_tasks: Sequence[str | int] | None,
-) -> dict[str, list[str]] | None:
-    """The tasks of each split by a column or by their names; None where neither is given. Raises ValueError for both."""
-    if split_column is not None:
-        if val_tasks is not None or test_tasks is not None:
-            raise ValueError("task.split_column decides on the split; set task.val_tasks and task.test_tasks to null.")
-        return split_by_column(table, split_column, of_task)
-    if val_tasks is not None or test_tasks is not None:
-        return split_by_names(list(of_task), val_tasks or [], test_tasks or [])
-    return None
-
-
-def split_by_column(table: Table, split_column: str, of_task: dict[str, list[int]]) -> dict[str, list[str]]:
-    """The tasks of each split, by what ``split_column`` says in the rows of each.
-
-    Raises DataError where it is not train, val or test, or not the same in all rows of a task, and ValueError where a
-    split has no task.
-    """
-    entries = table.column(split_column, "task.split_column")
-    split: dict[str, list[str]] = {name: [] for name in SPLITS}
-    for task, rows in of_task.items():
-        for row in rows:
-            if entries[row] not in split or entries[row] != entries[rows[0]]:
-                raise DataError(
-                    f"{table.path}, line {table.lines[row]}: column {split_column!r} says {entries[row]!r} of the task "
-                    f"{task!r}; it must be train, val or test, and the same in all rows of a task."
-                )
-        split[entries[rows[0]]].append(task)
-    return _filled(split)
-
-
-def split_by_names(
-    tasks: list[str], val_tasks: Sequence[str | int], test_tasks: Sequence[str | int]
-) -> dict[str, list[str]]:
-    """The tasks of each split: those listed for validation and test, and all others for training.
-
-    Raises ValueError for a name that is no task or in both lists, and where a split has no task.
-    """
-    val, test = [str(name) for name in val_tasks], [str(name) for name in test_tasks]
-    if both := sorted(set(val) & set(test)):
-        raise ValueError(f"task.val_tasks and task.test_tasks both name {both[0]!r}; a task has one place.")
-    if unknown := [name for name in (*val, *test) if name not in tasks]:
-        raise ValueError(f"task.val_tasks and task.test_tasks name {unknown[0]!r}, which is no task of the table.")
-    return _filled({"train": [name for name in tasks if name not in {*val, *test}], "val": val, "test": test})
-
-
-def split_by_shares(tasks: list[str], val_share: float, test_share: float, split_seed: int) -> dict[str, list[str]]:
-    """At least one task each; the order is drawn from ``split_seed``, not from the run's seed."""
-    if min(val_share, test_share) <= 0 or val_share + test_share >= 1:
-        raise ValueError(
-            f"task.val_share {val_share} and task.test_share {test_share} must be above 0, and below 1 in sum."
-        )
-    order = np.argsort(uniform(split_seed, "csv_regression/split", np.zeros(1), len(tasks))[0])
-    num_val, num_test = (max(1, round(share * len(tasks))) for share in (val_share, test_share))
-    shuffled = [tasks[i] for i in order]
-    held = num_val + num_test
-    return _filled({"train": shuffled[held:], "val": shuffled[:num_val], "test": shuffled[num_val:held]})
-
-
-def _filled(split: dict[str, list[str]]) -> dict[str, list[str]]:
-    if empty := [name for name, tasks in split.items() if not tasks]:
-        raise ValueError(
-            f"the split leaves no task for {empty[0]}; training, validation and test need at least one each. See "
-            "task.split_column, task.val_tasks and task.test_tasks, task.val_share and task.test_share."
-        )
-    return split

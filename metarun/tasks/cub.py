@@ -8,79 +8,44 @@ import io
 import re
 import tarfile
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from metarun.errors import DataError, MissingDataError
-from metarun.tasks.download import RemoteFile, fetch
-from metarun.tasks.image_classes import ImageSource, image_task
+from metarun.errors import DataError
+from metarun.tasks.image_classes import ImageData, image_task
 from metarun.tasks.image_files import decode
-from metarun.tasks.store import ClassImages, ImageSet, prepared
+from metarun.tasks.published import Published, PublishedFile
+from metarun.tasks.store import ClassRows
 
 SIDE = 84
 MEMBER = re.compile(r"CUB_200_2011/images/(\d{3}\.[^/]+)/[^/]+\.jpg")
 
 
 @image_task
-def cub(data_root: str, download: bool) -> ImageSource:
+def cub(data_root: str, download: bool) -> ImageData:
     """Colour photos 84 x 84: CUB-200-2011, 100 / 50 / 50 kinds of birds."""
-    image_set = load_cub(Path(data_root), PUBLISHED, download)
-    return ImageSource("cub", image_set, tuple(map(split_of, image_set.names)))
+    return ImageData("cub", CUB.source(data_root, download), lambda names: [*map(split_of, names)])
 
 
 def split_of(name: str) -> str:
-    """Of a class, "001.Black_footed_Albatross"."""
+    """Split of a class by its name, "001.Black_footed_Albatross"."""
     number = int(name[:3])
     return "train" if number % 2 else "val" if number % 4 else "test"
 
 
-@dataclass(frozen=True)
-class Release:
-    """The published archive, and how many classes and images it must hold."""
-
-    archive: RemoteFile
-    num_classes: int
-    num_images: int  # of all classes
-
-
-PUBLISHED = Release(
-    RemoteFile(
-        "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz", "97eceeb196236b17998738112f37df78"
-    ),
-    num_classes=200,
-    num_images=11788,
-)
-
-
-def load_cub(data_root: Path, release: Release, download: bool) -> ImageSet:
-    """All of it, prepared as <data_root>/prepared/cub-84 on first use."""
-    folder, archive = data_root / "CUB_200_2011", data_root / "CUB_200_2011.tgz"
-
-    def require() -> None:
-        if not folder.is_dir() and not archive.is_file() and not download:
-            raise MissingDataError(
-                f"CUB needs {archive} (1.1 GB), or what is in it unpacked as {folder}. To download it there: metarun ... "
-                f"task.download=true. Or put the file of {release.archive.url} there yourself, or name the folder that "
-                "holds it with data_root (or METARUN_DATA). The photos are for research and teaching that earns nothing."
-            )
-
-    def read() -> ClassImages:
-        require()
-        if not folder.is_dir():
-            fetch(release.archive, archive)
-        found = _of_folder(folder) if folder.is_dir() else _of_archive(archive)
-        numbers = len(found), sum(map(len, found.values()))
-        if numbers != (release.num_classes, release.num_images):
-            raise DataError(
-                f"{folder if folder.is_dir() else archive} holds {numbers[0]} classes and {numbers[1]} photos, and CUB has "
-                f"{release.num_classes} and {release.num_images}. Delete it and download it again (task.download=true)."
-            )
-        for name, images in sorted(found.items()):
-            yield name, np.stack([images[key] for key in sorted(images)])
-
-    return prepared(data_root / "prepared" / f"cub-{SIDE}", (3, SIDE, SIDE), require, read)
+def read(places: dict[Path, PublishedFile]) -> ClassRows:
+    """Photos of each class in alphabetical order, from the archive or a folder of what is in it."""
+    ((path, expected),) = places.items()
+    found = _of_folder(path) if path.is_dir() else _of_archive(path)
+    numbers = len(found), sum(map(len, found.values()))
+    if numbers != (expected.num_classes, expected.num_examples):
+        raise DataError(
+            f"{path} holds {numbers[0]} classes and {numbers[1]} photos, and CUB has {expected.num_classes} and "
+            f"{expected.num_examples}. Delete it and download it again (task.download=true)."
+        )
+    for name, images in sorted(found.items()):
+        yield name, np.stack([images[key] for key in sorted(images)])
 
 
 def _of_folder(folder: Path) -> dict[str, dict[str, np.ndarray]]:
@@ -93,7 +58,7 @@ def _of_folder(folder: Path) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _of_archive(path: Path) -> dict[str, dict[str, np.ndarray]]:
-    """The same, read in the order of the archive; 250 MB when decoded."""
+    """The photos of each class by their names, read in the order of the archive; 250 MB when decoded."""
     found: dict[str, dict[str, np.ndarray]] = {}
     try:
         with tarfile.open(path, "r:gz") as archive:
@@ -106,3 +71,23 @@ def _of_archive(path: Path) -> dict[str, dict[str, np.ndarray]]:
             f"{path} is not a whole archive: {error}. Delete it and download it again (task.download=true)."
         ) from error
     return found
+
+
+CUB = Published(
+    "CUB",
+    (
+        PublishedFile(
+            "CUB_200_2011.tgz",
+            "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
+            "97eceeb196236b17998738112f37df78",
+            num_classes=200,
+            num_examples=11788,
+        ),
+    ),
+    name=f"cub-{SIDE}",
+    row_shape=(3, SIDE, SIDE),
+    read=read,
+    unpacked="CUB_200_2011",
+    size="1.1 GB",
+    terms="The photos are for research and teaching that earns nothing.",
+)

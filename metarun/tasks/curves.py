@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from metarun.core import Batch, Draw, Episode, TaskDistribution
+from metarun.core import Batch, Draw, Episode, TaskDistribution, TaskSpec
 from metarun.counter import normal
 from metarun.objectives import SQUARED_ERROR
-from metarun.tasks.points import sizes_by_split, uniforms
+from metarun.tasks.episodes import PointSize, sizes_by_split, uniforms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,9 +86,7 @@ FAMILIES: dict[str, Family] = {
 class Curves(TaskDistribution):
     """Support x [K, 1], y [K, 1] and query x [Q, 1], y [Q, 1]; ``noise_std`` is that of every y, the query's too."""
 
-    input_shape = (1,)
-    num_outputs = 1
-    objective = SQUARED_ERROR
+    spec = TaskSpec(input_shape=(1,), num_outputs=1, objective=SQUARED_ERROR)
 
     def __init__(  # noqa: PLR0913, PLR0917
         self,
@@ -109,7 +107,7 @@ class Curves(TaskDistribution):
             )
         if noise_std < 0:
             raise ValueError(f"task.noise_std is {noise_std}; use 0 or more.")
-        self.sizes = sizes_by_split(num_shots, num_queries, train_num_shots, train_num_queries)
+        self.sizes = sizes_by_split(PointSize(num_shots, num_queries), train_num_shots, train_num_queries)
         self.families, self.inputs, self.noise_std = tuple(families), inputs, noise_std
         self.seed, self.device, self.dtype = seed, device, dtype
 
@@ -130,7 +128,7 @@ class Curves(TaskDistribution):
         return Batch(*(torch.from_numpy(values[..., None]).to(self.device, self.dtype) for values in (x, y)))
 
     def family_of(self, draw: Draw) -> np.ndarray:
-        """Which of ``families`` each task is of [B]."""
+        """Numbers of the families that the tasks are of [B]."""
         return np.floor(len(self.families) * draw["task"][:, 0]).astype(np.int64)
 
     def values(self, draw: Draw, x: np.ndarray) -> np.ndarray:

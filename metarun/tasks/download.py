@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import shutil
-from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
@@ -16,32 +15,24 @@ TIMEOUT_SECONDS = 60  # without a byte
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class RemoteFile:
-    """A public file: where it lies, and the md5 that its content must have."""
+def fetch(url: str, md5: str, path: Path) -> None:
+    """Download ``url`` to ``path`` unless it is there. Until it is whole and checked, what has come lies in .NAME.partial.
 
-    url: str
-    md5: str
-
-
-def fetch(remote: RemoteFile, path: Path) -> None:
-    """Download to ``path`` unless it is there. Until it is whole and checked, what has come lies in .NAME.partial.
-
-    Raises DataError when the transfer breaks off (then the next call continues it) or the content is not the published.
+    Raises DataError when the transfer breaks off (then the next call continues it) or the content has another md5.
     Call it while holding the lock of what is prepared: two transfers to one file would mix.
     """
     if path.is_file():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    what = f"could not download {remote.url} (md5 {remote.md5}) to {path}"
+    what = f"could not download {url} (md5 {md5}) to {path}"
     try:
-        _transfer(remote.url, partial)
+        _transfer(url, partial)
     except (OSError, HTTPException) as error:
         raise DataError(
             f"{what}: {error}. Try again: what has come is kept and continued. Or put the file there yourself."
         ) from error
-    if (found := _md5(partial)) != remote.md5:
+    if (found := _md5(partial)) != md5:
         partial.unlink()
         raise DataError(
             f"{what}: what came has md5 {found} and was deleted. Try again, or put the file there yourself."

@@ -1,58 +1,70 @@
-"""Episodes over classes: their sizes, what they need, and the random choices.
+"""Episodes: their sizes, what they need of the classes they are drawn from, and the random choices.
 
 N ways, K shots, Q queries, B episodes
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from metarun.core import Draw
-from metarun.counter import without_replacement
+from metarun.core import Draw, TaskSpec
+from metarun.counter import uniform, without_replacement
+from metarun.errors import DataProblems, listed
+from metarun.objectives import CROSS_ENTROPY
 
 
 class EpisodeSize(NamedTuple):
-    """N, K and Q: classes in an episode, support and query images of each."""
+    """N, K and Q of episodes over classes: classes in an episode, support and query examples of each."""
 
     num_ways: int
     num_shots: int
     num_queries: int
 
-    def for_training(self, num_ways: int | None, num_shots: int | None, num_queries: int | None) -> "EpisodeSize":
-        """This size with what is not None replaced."""
-        chosen = zip(self, (num_ways, num_shots, num_queries), strict=True)
-        return EpisodeSize(*(mine if theirs is None else theirs for mine, theirs in chosen))
+
+class PointSize(NamedTuple):
+    """K and Q of episodes without classes: support and query points."""
+
+    num_shots: int
+    num_queries: int
 
 
-class Classes(Protocol):
-    """A data set in which example follows example, class after class: ``counts[c]`` of class c."""
+Size = TypeVar("Size", EpisodeSize, PointSize)
+Shape = tuple[int, int]
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the classes."""
-        ...
 
-    @property
-    def counts(self) -> np.ndarray:
-        """How many examples each class has [C]."""
-        ...
+def sizes_by_split(test: Size, *training: int | None) -> dict[str, Size]:
+    """The size of each split's episodes: ``test``, for "train" with those of ``training`` that are not None.
+
+    Raises ValueError where a number is below 1.
+    """
+    train = type(test)(*(own if other is None else other for own, other in zip(test, training, strict=True)))
+    check_positive(test, "task.")
+    check_positive(train, "task.train_")
+    return {"train": train, "val": test, "test": test}
+
+
+def check_positive(size: EpisodeSize | PointSize, prefix: str) -> None:
+    """Raise ValueError unless all of ``size`` is; ``prefix`` and the field make the configuration key."""
+    for key, value in size._asdict().items():
+        if value < 1:
+            raise ValueError(f"{prefix}{key} is {value}, but an episode needs at least 1. Set it to 1 or more.")
 
 
 @dataclass(frozen=True)
 class ClassPool:
-    """The classes of a split: class c owns the images first[c], ..., first[c] + count[c] - 1."""
+    """The classes of a split: class c owns the examples first[c], ..., first[c] + count[c] - 1."""
 
     names: tuple[str, ...]
     first: np.ndarray  # [C]
     count: np.ndarray  # [C]
 
     @staticmethod
-    def of(data: "Classes", members: list[bool]) -> "ClassPool":
-        """The classes c of ``data`` with members[c], in its order."""
-        chosen = np.flatnonzero(members)
-        first = np.cumsum(data.counts) - data.counts
-        return ClassPool(tuple(data.names[c] for c in chosen), first[chosen], data.counts[chosen])
+    def of(names: tuple[str, ...], counts: np.ndarray, members: list[bool]) -> "ClassPool":
+        """The classes c with members[c], of data in which class follows class, counts[c] examples of names[c]."""
+        chosen, first = np.flatnonzero(members), np.cumsum(counts) - counts
+        return ClassPool(tuple(names[c] for c in chosen), first[chosen], counts[chosen])
 
     def repeated(self, times: int) -> "ClassPool":
         """Every class ``times`` times, as classes of their own: c becomes times * c, ..., times * c + times - 1."""
@@ -60,56 +72,86 @@ class ClassPool:
         return ClassPool(names, np.repeat(self.first, times), np.repeat(self.count, times))
 
 
-def episode_sizes(test: EpisodeSize, *training: int | None) -> dict[str, EpisodeSize]:
-    """The sizes of the splits: ``test``, and for "train" with what of ``training`` (N, K, Q) is not None."""
-    train = test.for_training(*training)
-    check_positive(test, "task.")
-    check_positive(train, "task.train_")
-    return {"train": train, "val": test, "test": test}
+def class_spec(input_shape: tuple[int, ...], sizes: dict[str, EpisodeSize], num_train_classes: int) -> TaskSpec:
+    """The spec of a task that is to tell the classes of an episode apart."""
+    num_ways = sizes["test"].num_ways
+    return TaskSpec(
+        input_shape=input_shape,
+        num_outputs=num_ways,
+        objective=CROSS_ENTROPY,
+        num_ways=num_ways,
+        train_num_ways=sizes["train"].num_ways,
+        num_train_classes=num_train_classes,
+    )
 
 
-def check_episode_sizes(sizes: dict[str, EpisodeSize], pools: dict[str, ClassPool]) -> None:
-    """Raise ValueError unless the pool of every split can fill episodes of its size."""
-    for split, pool in pools.items():
-        check_episode_size(sizes[split], pool, split, "task." if sizes[split] == sizes["test"] else "task.train_")
+def check_pools(pools: dict[str, ClassPool], sizes: dict[str, EpisodeSize], of: str = "example") -> None:
+    """Raise DataProblems unless the pool of every split can fill episodes of its size; ``of``: what classes hold."""
+    if problems := pool_problems(pools, sizes, of):
+        raise DataProblems(problems)
 
 
-class Counts(Protocol):
-    """A named tuple of whole numbers."""
+def pool_problems(pools: dict[str, ClassPool], sizes: dict[str, EpisodeSize], of: str = "example") -> list[str]:
+    """All that the pools lack for episodes of these sizes; ``of``: what the classes hold, in the singular."""
+    prefix_of = {split: "task." if sizes[split] == sizes["test"] else "task.train_" for split in pools}
+    need, have = [sizes[split].num_ways for split in pools], sum(len(pool.names) for pool in pools.values())
+    problems = [_too_few_in_all(need, have)] if len(need) > 1 < min(need) and sum(need) > have else []
+    problems += [p for split, pool in pools.items() for p in _of_ways(sizes[split], pool, split, prefix_of[split])]
+    for prefix in dict.fromkeys(prefix_of.values()):
+        alike = {split: pool for split, pool in pools.items() if prefix_of[split] == prefix}
+        problems += _of_examples(sizes[next(iter(alike))], alike, prefix, of)
+    return list(dict.fromkeys(problems))
 
-    def _asdict(self) -> dict[str, Any]: ...
+
+def _too_few_in_all(need: list[int], have: int) -> str:
+    """What is to be done where all splits together have ``have`` classes, and need those."""
+    most = have // len(need)
+    what = (
+        f"{len(need)} splits x {need[0]} ways" if len({*need}) == 1 else f"splits of {' + '.join(map(str, need))} ways"
+    )
+    shares = ",".join(
+        f"{split}:{(have + k) // 3}" for split, k in zip(("train", "val", "test"), (2, 1, 0), strict=True)
+    )
+    lower = f"lower task.num_ways to {most} or add classes. With {most} ways each split needs as many: "
+    fix = f"{lower}'task.split={{{shares}}}', say." if most >= 2 and len(need) == 3 else "add classes."
+    return f"{what} need {sum(need)} classes, there are {have}: {fix}"
 
 
-def check_positive(size: Counts, prefix: str) -> None:
-    """Raise ValueError unless all of ``size`` is; ``prefix`` and the field make the configuration key."""
-    for key, value in size._asdict().items():
-        if value < 1:
-            raise ValueError(f"{prefix}{key} is {value}, but an episode needs at least 1. Set it to 1 or more.")
-
-
-def check_episode_size(size: EpisodeSize, pool: ClassPool, split: str, prefix: str) -> None:
-    """Raise ValueError unless ``pool`` can fill episodes of ``size``; ``prefix`` and the field make the key."""
-    if size.num_ways < 2:
-        raise ValueError(
-            f"{prefix}num_ways is {size.num_ways}, but with one class every answer is right. Set it to 2 or more."
-        )
+def _of_ways(size: EpisodeSize, pool: ClassPool, split: str, prefix: str) -> list[str]:
     have = len(pool.names)
-    if size.num_ways > have:
-        raise ValueError(
-            f"{prefix}num_ways is {size.num_ways}, but the split {split!r} has only {_counted(have, 'class', 'classes')}. "
-            f"{_lower(f'{prefix}num_ways', have, f'the split {split!r} needs more classes')}"
-        )
-    need, smallest = size.num_shots + size.num_queries, int(np.argmin(pool.count))
-    have = int(pool.count[smallest])
-    if need > have:
-        raise ValueError(
-            f"{prefix}num_shots + {prefix}num_queries is {need}, but the class {pool.names[smallest]!r} of the split "
-            f"{split!r} has only {_counted(have, 'example', 'examples')}. "
-            f"{_lower('their sum', have, 'the class needs more examples')}"
-        )
+    if size.num_ways < 2:
+        rule = "but with one class every answer is right. Set it to 2 or more."
+        return [f"{prefix}num_ways is {size.num_ways}, {rule}"]
+    if size.num_ways <= have:
+        return []
+    return [
+        f"{prefix}num_ways is {size.num_ways}, but the split {split!r} has only {counted(have, 'class', 'classes')}. "
+        f"{_lower(f'{prefix}num_ways', have, f'the split {split!r} needs more classes')}"
+    ]
 
 
-def _counted(number: int, one: str, many: str) -> str:
+def _of_examples(size: EpisodeSize, pools: dict[str, ClassPool], prefix: str, of: str) -> list[str]:
+    """One message of all classes that hold too few for episodes of ``size``, the smallest first."""
+    need = size.num_shots + size.num_queries
+    small = [
+        (int(count), name, split)
+        for split, pool in pools.items()
+        for name, count in zip(pool.names, pool.count, strict=True)
+        if count < need
+    ]
+    if not small:
+        return []
+    (least, name, split), *others = sorted(small, key=lambda one: one[0])
+    more = listed([f"{other!r} {count}" for count, other, _ in others], most=20)
+    also = f", and too few have {counted(len(others), 'other', 'others')}: {more}" if others else ""
+    return [
+        f"{prefix}num_shots + {prefix}num_queries is {need}, but the class {name!r} of the split {split!r} has only "
+        f"{counted(least, of, f'{of}s')}{also}. {_lower('their sum', least, f'the class needs more {of}s')}"
+    ]
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """``number`` with its noun."""
     return f"{number} {one if number == 1 else many}"
 
 
@@ -118,14 +160,26 @@ def _lower(what: str, most: int, otherwise: str) -> str:
     return f"Lower {what} to at most {most}." if most >= 2 else f"An episode takes 2 or more: {otherwise}."
 
 
-def draw_images(u: np.ndarray, pool: ClassPool, size: EpisodeSize) -> Draw:
+def draw_examples(u: np.ndarray, pool: ClassPool, size: EpisodeSize) -> Draw:
     """The choices that the uniforms u [B, N + N * (K + Q)] make: classes [B, N], support [B, N, K], query [B, N, Q].
 
     ``classes`` are places in ``pool``. Column n has the label n: draws are ordered, so every assignment of labels is
-    equally likely. ``support`` and ``query`` are image numbers, drawn together without replacement, hence disjoint.
+    equally likely. ``support`` and ``query`` are numbers of examples, drawn together without replacement, hence disjoint.
     """
     ways, shots, queries = size
     classes = without_replacement(u[:, :ways], len(pool.names))  # [B, N]
     ranks = without_replacement(u[:, ways:].reshape(-1, ways, shots + queries), pool.count[classes])
-    images = ranks + pool.first[classes][..., None]  # [B, N, K + Q]
-    return {"classes": classes, "support": images[..., :shots], "query": images[..., shots:]}
+    examples = ranks + pool.first[classes][..., None]  # [B, N, K + Q]
+    return {"classes": classes, "support": examples[..., :shots], "query": examples[..., shots:]}
+
+
+def uniforms(
+    seed: int, stream: str, indices: Sequence[int] | np.ndarray, of_task: int, query: Shape, support: Shape
+) -> Draw:
+    """Uniform numbers of generated episodes: ``task`` [B, of_task], ``query`` [B, *query] and ``support`` [B, *support].
+
+    The support comes last, so that with other K the tasks and their queries are the same.
+    """
+    ends = np.cumsum([of_task, query[0] * query[1], support[0] * support[1]])
+    first, second, third = np.split(uniform(seed, stream, np.asarray(indices), int(ends[-1])), ends[:-1], axis=1)
+    return {"task": first, "query": second.reshape(-1, *query), "support": third.reshape(-1, *support)}

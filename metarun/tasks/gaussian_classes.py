@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metarun.core import Batch, Draw, Episode, TaskDistribution
+from metarun.core import Batch, Draw, Episode, TaskDistribution, TaskSpec
 from metarun.counter import normal, uniform
 from metarun.objectives import Objective
 
@@ -34,8 +34,6 @@ CROSS_ENTROPY_ITSELF = Objective(F.cross_entropy, detached_cross_entropy, "cross
 
 class GaussianClasses(TaskDistribution):
     """Support and query: x [M, d + 1], y [M], with M = num_points and as many of each cluster, or one more."""
-
-    objective = CROSS_ENTROPY_ITSELF
 
     def __init__(
         self,
@@ -58,13 +56,12 @@ class GaussianClasses(TaskDistribution):
             raise ValueError(
                 f"task.num_points is {num_points}, but there are {self.num_clusters} clusters; use as many."
             )
-        self.input_shape, self.num_outputs = (num_dims + 1,), num_classes
-        self.num_ways = self.train_num_ways = num_classes
+        self.spec = TaskSpec((num_dims + 1,), num_classes, CROSS_ENTROPY_ITSELF, num_classes, num_classes)
         self.num_dims, self.num_points, self.spread = num_dims, num_points, spread
         self.seed, self.device, self.dtype = seed, device, dtype
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
-        """``u``: uniforms behind means, matrices and points, in this order [B, d (C + C d + M)], one more where odd."""
+        """Uniforms ``u`` behind means, matrices and points, in this order [B, d (C + C d + M)], one more where odd."""
         count = self.num_dims * (self.num_clusters * (1 + self.num_dims) + self.num_points)
         return {"u": uniform(self.seed, f"gaussian_classes/{split}", np.asarray(indices), count + count % 2)}
 
@@ -77,10 +74,10 @@ class GaussianClasses(TaskDistribution):
         points = points[:, : self.num_points * d].reshape(len(means), -1, d, 1)
         x = means + (matrices @ points)[..., 0]
         x = np.concatenate([x, np.ones_like(x[..., :1])], -1)
-        y = torch.from_numpy(clusters % self.num_outputs).to(self.device).repeat(len(x), 1)
+        y = torch.from_numpy(clusters % self.spec.num_outputs).to(self.device).repeat(len(x), 1)
         batch = Batch(torch.from_numpy(x).to(self.device, self.dtype), y)
         return Episode(batch, batch)
 
     def fingerprint(self) -> str:
-        sizes = f"{self.num_points} points of {self.num_dims} dimensions, {self.num_outputs} classes"
+        sizes = f"{self.num_points} points of {self.num_dims} dimensions, {self.spec.num_outputs} classes"
         return f"gaussian classes: {sizes}, {self.num_clusters} clusters, spread {self.spread:g}"

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarun.core import Batch, Draw, Episode, TaskDistribution
+from metarun.core import Batch, Draw, Episode, TaskDistribution, TaskSpec
 from metarun.counter import normal
 from metarun.objectives import SQUARED_ERROR
-from metarun.tasks.points import sizes_by_split, uniforms
+from metarun.tasks.episodes import PointSize, sizes_by_split, uniforms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,9 +41,7 @@ STATIONARY: dict[str, Callable[[Tensor], Tensor]] = {  # of the distance over th
 class GaussianProcess(TaskDistribution):
     """Support x [K, 1], y [K, 1] and query x [Q, 1], y [Q, 1]."""
 
-    input_shape = (1,)
-    num_outputs = 1
-    objective = SQUARED_ERROR
+    spec = TaskSpec(input_shape=(1,), num_outputs=1, objective=SQUARED_ERROR)
 
     def __init__(  # noqa: PLR0913, PLR0917
         self,
@@ -71,7 +69,7 @@ class GaussianProcess(TaskDistribution):
             raise ValueError(
                 f"task.noise_std is {noise_std} and task.x_range {list(x_range)}; use 0 or more, and [lowest, highest]."
             )
-        self.sizes = sizes_by_split(num_shots, num_queries, train_num_shots, train_num_queries)
+        self.sizes = sizes_by_split(PointSize(num_shots, num_queries), train_num_shots, train_num_queries)
         self.kernel, self.ranges, self.noise_std, self.x_range = kernel, ranges, noise_std, x_range
         self.seed, self.device, self.dtype = seed, device, dtype
 
@@ -91,7 +89,7 @@ class GaussianProcess(TaskDistribution):
         return Episode(Batch(*(t[:, queries:] for t in tensors)), Batch(*(t[:, :queries] for t in tensors)))
 
     def covariance(self, draw: Draw, x: Tensor) -> Tensor:
-        """Of y at x [B, M]: float64 [B, M, M]."""
+        """Covariance of y at x [B, M]: float64 [B, M, M]."""
         low, high = np.array(list(self.ranges.values())).T
         length, scale, period = torch.from_numpy(low + (high - low) * draw["task"]).T[..., None, None]  # [B, 1, 1]
         distance = (x[:, :, None] - x[:, None, :]).abs()

@@ -1,53 +1,61 @@
 """N-way K-shot episodes of images that lie in classes: one task distribution for every data set of this kind.
 
-A data set is a function that prepares its images and says which split each class belongs to. ``image_task`` makes it the
+A data set is a function that names its images and says which split each class belongs to. ``image_task`` makes it the
 ``_target_`` of a YAML, with the settings of the function beside those of ``ImageClasses``.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from metarun.core import Batch, Draw, Episode, TaskDistribution
+from metarun.core import Batch, Draw, Episode
 from metarun.counter import uniform
-from metarun.objectives import CROSS_ENTROPY
+from metarun.errors import DataProblems
 from metarun.tasks.augmentation import NUM_CHOICES, Augmentation
-from metarun.tasks.episodes import ClassPool, EpisodeSize, check_episode_sizes, draw_images, episode_sizes
+from metarun.tasks.episodes import ClassPool, EpisodeSize, class_spec, draw_examples, pool_problems, sizes_by_split
+from metarun.tasks.groups import GroupedPool
 from metarun.tasks.images import class_major_batch, pixels_on, show_classes
-from metarun.tasks.sources import task_from
+from metarun.tasks.sources import PreparedTask, task_from
 from metarun.tasks.splits import SPLITS, split_digest
-from metarun.tasks.store import ImageSet, verify
+from metarun.tasks.store import Prepared, Source
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PARTS = ("support", "query")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ImageSource:
-    """Prepared images uint8 [num_images, channels, height, width], and the split of each of their classes."""
+class ImageData:
+    """Images uint8 [num_images, channels, height, width], and the split of each of their classes, by the names of all."""
 
     name: str  # of the random streams and in the fingerprint
-    image_set: ImageSet
-    split_of: tuple[str, ...]
+    source: Source
+    splits_of: Callable[[tuple[str, ...]], Sequence[str]]
+    required: tuple[str, ...] = SPLITS  # splits that must have classes
+    # images of each class, or groups where they count, where they are known before any is read: copies may be left out
+    counts: Mapping[str, int] = field(default_factory=dict)
+    faults: Callable[[], list[str]] = list  # of the images themselves, to be told beside other faults
+    notes: Sequence[str] = ()  # what the user should know of what is read, and of what is not
+    groups: Callable[[Prepared], np.ndarray] | None = None  # the number of each image's group; None: no groups
 
 
-class ImageClasses(TaskDistribution):
-    """x [B, N * K, channels, height, width] in [0, 1], y [B, N * K] class-major (N * Q in the query set).
+class ImageClasses(PreparedTask):
+    """Episodes of images: x [B, N * K, channels, height, width] in [0, 1], y [B, N * K] class-major (query set: N * Q).
 
     ``train_*`` replace the sizes of the split "train" where they are not None; ``augmentation`` changes its images.
     """
 
-    objective = CROSS_ENTROPY
-
     def __init__(  # noqa: PLR0913
         self,
         *,
-        source: Callable[[], ImageSource],
+        data: Callable[[], ImageData],
         num_ways: int,
         num_shots: int,
         num_queries: int,
@@ -59,29 +67,60 @@ class ImageClasses(TaskDistribution):
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        test_size = EpisodeSize(num_ways, num_shots, num_queries)
-        self.sizes = episode_sizes(test_size, train_num_ways, train_num_shots, train_num_queries)
-        self.num_outputs, self.num_ways, self.train_num_ways = num_ways, num_ways, self.sizes["train"].num_ways
+        size = EpisodeSize(num_ways, num_shots, num_queries)
+        self.sizes = sizes_by_split(size, train_num_ways, train_num_shots, train_num_queries)
         self.seed, self.device, self.dtype = seed, device, dtype
 
-        self.source = source()
-        image_set, split_of = self.source.image_set, self.source.split_of
-        self.pools = {s: ClassPool.of(image_set, [of == s for of in split_of]) for s in SPLITS}
-        if augmentation.rotation_classes:
-            self.pools["train"] = self.pools["train"].repeated(4)  # class c is a quarter turn, c % 4, of one in the set
-        check_episode_sizes(self.sizes, self.pools)
-        self.num_train_classes = len(self.pools["train"].names)
-        self.input_shape = image_set.images.shape[1:]
+        named = data()
+        _say(named.notes)
+        if named.counts:
+            before = self._pools_of(tuple(named.counts), [*named.counts.values()], named, augmentation)
+            if problems := self._problems(before, named):
+                raise DataProblems(problems + named.faults())
+        self.name, self.images = named.name, named.source.prepared()
+        _say(self.images.facts.get("notes", ()))
+        self.prepared, self.split_of = (self.images,), named.splits_of(self.images.names)
+        self.pools = self._pools_of(self.images.names, self.images.counts, named, augmentation)
+        self.group_of = named.groups and named.groups(self.images)
+        self.grouped = (
+            {} if self.group_of is None else {s: GroupedPool.of(p, self.group_of) for s, p in self.pools.items()}
+        )
+        of_groups = {split: grouped.classes for split, grouped in self.grouped.items()}
+        if problems := self._problems(of_groups or self.pools, named):  # where copies were left out
+            raise DataProblems(problems)
+        self.splits = tuple(split for split, pool in self.pools.items() if pool.names)
+        self.spec = class_spec(self.images.rows.shape[1:], self.sizes, len(self.pools["train"].names))
         self.augmentation = augmentation
-        augmentation.check(self.input_shape)
-        self.pixels = pixels_on(device, image_set.images)
+        augmentation.check(self.spec.input_shape)
+        self.pixels = pixels_on(device, self.images.rows)
+
+    def _problems(self, pools: dict[str, ClassPool], named: ImageData) -> list[str]:
+        """What the pools lack for episodes, but for splits that nobody said must have classes."""
+        filled = {split: pool for split, pool in pools.items() if pool.names or split in named.required}
+        none = [] if filled else ["task.split leaves no class for any split."]
+        return none + pool_problems(filled, self.sizes, "example" if named.groups is None else "group")
+
+    @staticmethod
+    def _pools_of(
+        names: tuple[str, ...], counts: Sequence[int] | np.ndarray, named: ImageData, augmentation: Augmentation
+    ) -> dict[str, ClassPool]:
+        split_of = named.splits_of(names)
+        pools = {s: ClassPool.of(names, np.asarray(counts), [of == s for of in split_of]) for s in SPLITS}
+        if augmentation.rotation_classes:
+            pools["train"] = pools["train"].repeated(4)  # class c is a quarter turn, c % 4, of one in the set
+        return pools
+
+    @staticmethod
+    def sources(data: Callable[[], ImageData]) -> list[Source]:
+        return [data().source]
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
-        """classes [B, N], and in image numbers support [B, N, K] and query [B, N, Q]. Of training episodes, where they are
-        augmented, also rotations [B, N] in quarter turns, and an augmentation's choices for support and query images."""
-        ways, shots, queries = size = self.sizes[split]
-        u = uniform(self.seed, f"{self.source.name}/{split}", np.asarray(indices), ways * (1 + shots + queries))
-        draw = draw_images(u, self.pools[split], size)
+        """Numbers of classes [B, N] and of images, support [B, N, K] and query [B, N, Q].
+
+        Of training episodes, where they are augmented, also rotations [B, N] in quarter turns, and an augmentation's
+        choices for support and query images.
+        """
+        draw = self._examples(split, indices)
         if split != "train":
             return draw
         if self.augmentation.rotation_classes:
@@ -90,11 +129,19 @@ class ImageClasses(TaskDistribution):
             draw |= {f"{part}_{name}": v for part in PARTS for name, v in self._choices(part, draw, indices).items()}
         return draw
 
+    def _examples(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
+        ways, shots, queries = size = self.sizes[split]
+        stream = f"{self.name}/{split}"
+        if self.grouped:
+            return self.grouped[split].draw(self.seed, stream, indices, size)
+        u = uniform(self.seed, stream, np.asarray(indices), ways * (1 + shots + queries))
+        return draw_examples(u, self.pools[split], size)
+
     def _choices(self, part: str, draw: Draw, indices: Sequence[int] | np.ndarray) -> Draw:
         """The augmentation's choices for the images draw[part] [B, N, K]: [B, N, K, ...]."""
         shape = draw[part].shape
         count = shape[1] * shape[2] * NUM_CHOICES
-        u = uniform(self.seed, f"{self.source.name}/augmentation/{part}", np.asarray(indices), count)
+        u = uniform(self.seed, f"{self.name}/augmentation/{part}", np.asarray(indices), count)
         return self.augmentation.choices(u.reshape(*shape, NUM_CHOICES))
 
     def episodes(self, draw: Draw) -> Episode:
@@ -110,17 +157,23 @@ class ImageClasses(TaskDistribution):
         rows = {name: values.reshape(-1, *values.shape[3:]) for name, values in choices.items()}
         return batch._replace(x=self.augmentation.apply(batch.x.flatten(0, 1), rows).view_as(batch.x))
 
-    def fingerprint(self) -> str:
-        image_set = self.source.image_set
-        splits = split_digest(image_set.names, self.source.split_of)
-        return f"{self.source.name}: sha256 {image_set.sha256}, splits {splits}"
+    def class_names(self, split: str) -> Sequence[str]:
+        return self.pools[split].names
 
-    def verify(self) -> None:
-        verify(self.source.image_set)
+    def fingerprint(self) -> str:
+        groups = "" if self.group_of is None else f", groups {hashlib.sha256(self.group_of.tobytes()).hexdigest()[:16]}"
+        return (
+            f"{self.name}: sha256 {self.images.sha256}, splits {split_digest(self.images.names, self.split_of)}{groups}"
+        )
 
     def show(self, split: str, indices: Sequence[int]) -> "Figure":
         """Each episode's classes by name, with their support and query images."""
         return show_classes(self, split, indices, self.pools[split].names)
+
+
+def _say(notes: Sequence[str]) -> None:
+    for note in notes:
+        logger.info("%s", note)
 
 
 image_task = task_from(ImageClasses)

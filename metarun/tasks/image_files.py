@@ -1,8 +1,9 @@
-"""Image files: decoded to bytes of one size, and listed by class from folders or a CSV file."""
+"""Image files, decoded to bytes: upright, opaque, of 8 bits, and of one size."""
 
-import csv
-import io
+import re
+import struct
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -11,30 +12,97 @@ from PIL import Image, ImageOps
 
 from metarun.errors import DataError
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+LEFT_BY_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini", "@eadir")
 MODES = {1: "L", 3: "RGB"}
+TOPS = (255, 1023, 4095, 16383, 65535)  # of values of 8, 10, 12, 14 and 16 bits, which all lie in files of 16
+DEEP_COLOUR = re.compile(r";16[BLN]")  # a raw mode of Pillow's that keeps the upper 8 of 16 bits a colour
+UNREADABLE = (
+    *(OSError, EOFError, SyntaxError, struct.error, Image.DecompressionBombError),
+    *(ValueError, TypeError, LookupError, ArithmeticError, RuntimeError),  # what Pillow raises on damaged headers
+)
+
+
+class Ranges(NamedTuple):
+    """Values that become 0 and 255: of whole numbers beyond 8 bits, and of floats."""
+
+    whole: tuple[float, float] = (0, 65535)
+    real: tuple[float, float] = (0, 1)
+
+
+def hidden(name: str) -> bool:
+    """Whether a file or folder of this name is not the user's: hidden ones, and what systems leave behind."""
+    return name.startswith(".") or name.lower() in LEFT_BY_SYSTEMS
+
+
+def is_image(path: Path) -> bool:
+    """Whether the name is that of an image file that can be read."""
+    return path.suffix.lower() in ENDINGS and not hidden(path.name)
 
 
 def decode(source: Path | BinaryIO, name: object, size: int, channels: int) -> np.ndarray:
-    """uint8 [channels, size, size]: upright, on white where it is transparent, cut square about its middle, resized.
+    """The image as uint8 [channels, size, size]: upright, on white where transparent, cut square about its middle, resized.
 
     Raises DataError with ``name`` when it is no image, or not a whole one.
     """
-    try:
-        with Image.open(source) as image:
-            upright = ImageOps.exif_transpose(image)
-            plain = _opaque(_eight_bits(upright)).convert(MODES[channels])
-            square = ImageOps.fit(plain, (size, size), Image.Resampling.LANCZOS)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"{name} is no image that can be read: {error}. Replace or delete it.") from error
+    return squared(plain(source, name, channels, Ranges()), size)
+
+
+def decode_all(files: Sequence[Path], size: int, channels: int) -> np.ndarray:
+    """The images as uint8 [n, channels, size, size]; see ``decode``."""
+    return np.stack([decode(file, file, size, channels) for file in files])
+
+
+def plain(source: Path | BinaryIO, name: object, channels: int, ranges: Ranges) -> Image.Image:
+    """The whole image, upright, on white where transparent, of 8 bits: grey or RGB. Raises DataError as ``decode``."""
+    with _refusing(name), Image.open(source) as image:
+        deep = _is_deep_colour(image)
+        upright = ImageOps.exif_transpose(image)
+        return _opaque(_eight_bits(upright, deep, ranges)).convert(MODES[channels])
+
+
+def squared(image: Image.Image, size: int) -> np.ndarray:
+    """The image cut square about its middle and resized: uint8 [channels, size, size]."""
+    square = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
     return np.atleast_3d(np.asarray(square)).transpose(2, 0, 1)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey values of 16 bits, which Pillow would cut off at 255, divided by 257."""
-    if not image.mode.startswith("I"):
+def problem_of(file: Path) -> str:
+    """What is wrong with an image file; empty where nothing is."""
+    try:
+        with _refusing(file), Image.open(file) as image:
+            image.draft(None, (1, 1))  # a JPEG is decoded at an eighth of its size, in a quarter of the time
+            image.load()
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+@contextmanager
+def _refusing(name: object) -> Iterator[None]:
+    try:
+        yield
+    except UNREADABLE as error:
+        raise DataError(f"{name} is no image that can be read: {error}. Replace or delete it.") from error
+
+
+def _eight_bits(image: Image.Image, deep_colour: bool, ranges: Ranges) -> Image.Image:
+    """The image with its values, where they are of more than 8 bits, mapped from their range; Pillow would cut them off."""
+    if deep_colour:
+        factor = 255 / max((ranges.whole[1] + 1) / 256 - 1, 1)  # 12 bits have 16 levels in their upper byte, 0 to 15
+        colours = [min(255, int(level * factor)) for level in range(256)]
+        return image.point([v for band in image.getbands() for v in (range(256) if band == "A" else colours)])
+    if image.mode[0] not in "IF":
         return image
-    return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    values, (low, high) = np.asarray(image), ranges.real if image.mode == "F" else ranges.whole
+    if not np.isfinite(values).all():
+        raise ValueError("it has values that are not finite")
+    scaled = (values.astype(np.float64) - low) * 255 / ((high - low) or 1)
+    return Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
+
+
+def _is_deep_colour(image: Image.Image) -> bool:
+    return image.mode[0] not in "IF" and any(DEEP_COLOUR.search(str(tile[3])) for tile in getattr(image, "tile", ()))
 
 
 def _opaque(image: Image.Image) -> Image.Image:
@@ -44,74 +112,58 @@ def _opaque(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, image.convert("RGBA"))
 
 
-def decode_all(files: Sequence[Path], size: int, channels: int) -> np.ndarray:
-    """uint8 [n, channels, size, size]"""
-    return np.stack([decode(file, file, size, channels) for file in files])
+# --------------------------------------------------------------------------------------------------- ranges of a data set
 
 
-class Row(NamedTuple):
-    """An image file and its class; ``split`` is "" where its source names none, ``place`` says where that stands."""
+class Survey(NamedTuple):
+    """What the images of a data set have in common, and what the user should know of how they are read."""
 
-    file: Path
-    label: str
-    split: str
-    place: str
+    ranges: Ranges
+    notes: list[str]
 
 
-def rows_of_folders(root: Path, with_splits: bool) -> Iterator[Row]:
-    """Every image below ``root``; its class is the path of its folder: from ``root``, or from root/<split>."""
-    for file in sorted(root.rglob("*")):
-        if file.suffix.lower() not in ENDINGS or file.name.startswith(".") or not file.is_file():
+def survey(files: Sequence[Path]) -> Survey:
+    """The ranges of all values that are not of 8 bits. Files that cannot be read are passed over: decoding names them."""
+    seen: dict[str, list[tuple[float, float]]] = {"whole": [], "real": [], "colour": []}
+    many = 0
+    for file in files:
+        try:
+            with _refusing(file), Image.open(file) as image:
+                many += getattr(image, "n_frames", 1) > 1
+                kind = "colour" if _is_deep_colour(image) else {"I": "whole", "F": "real"}.get(image.mode[0])
+                if kind is not None:
+                    seen[kind].append(_extremes(image))
+        except DataError:
             continue
-        folders = file.relative_to(root).parts[:-1]
-        split, inner = (folders[:1], folders[1:]) if with_splits else ((), folders)
-        if not inner:
-            where = f"{root}/<train, val or test>/<class>" if with_splits else f"{root}/<class>"
-            raise DataError(f"{file} lies in no class: put the images of each class into a folder {where}.")
-        yield Row(file, "/".join(inner), "".join(split), str(file.parent))
+    ranges, notes = _ranges(seen)
+    notes += [f"{many} images have several frames or pages; the first of each is read."] * (many > 0)
+    return Survey(ranges, notes)
 
 
-def rows_of_csv(path: Path, with_splits: bool) -> Iterator[Row]:
-    """The lines filename,label[,split] below a header; file names are relative to the folder of ``path``."""
-    try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True)
-        header = reader.fieldnames or []
-        if not {"filename", "label"} <= {*header}:
-            raise DataError(
-                f"the first line of {path} must name the columns filename and label, but it is {','.join(header)!r}."
-            )
-        for record in reader:
-            place = f"{path}, line {reader.line_num}"
-            if not record["filename"] or not record["label"]:
-                raise DataError(f"{place} has no filename or no label. Delete it.")
-            split = (record.get("split") or "") if with_splits else ""
-            yield Row(path.parent / record["filename"], record["label"].strip(), split, place)
-    except (csv.Error, UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{path} cannot be read as CSV in UTF-8: {error}.") from error
+def _extremes(image: Image.Image) -> tuple[float, float]:
+    values = np.asarray(image)
+    if values.ndim == 3 and image.getbands()[-1] == "A":
+        values = values[..., :-1]
+    return float(values.min()), float(values.max())
 
 
-def by_class(rows: Iterator[Row]) -> dict[str, list[Row]]:
-    """The rows of each class, in the order of their names.
-
-    Refuses a file that is named twice (it could be support and query at once), a class in two splits, and classes whose
-    names differ by case alone.
-    """
-    classes: dict[str, list[Row]] = {}
-    spelt: dict[str, Row] = {}
-    files: dict[Path, Row] = {}
-    for row in rows:
-        if files.setdefault(row.file, row) is not row:
-            raise DataError(f"{row.file} is named twice ({files[row.file].place} and {row.place}). Delete one of them.")
-        first = spelt.setdefault(row.label.casefold(), row)
-        if first.split != row.split:
-            raise DataError(
-                f"the class {row.label!r} is in the split {first.split!r} ({first.place}) and in {row.split!r} "
-                f"({row.place}), but splits must not share a class."
-            )
-        if first.label != row.label:
-            raise DataError(
-                f"the classes {first.label!r} ({first.place}) and {row.label!r} ({row.place}) differ by case alone. Write "
-                "them alike if they are one class, and rename one if they are two."
-            )
-        classes.setdefault(row.label, []).append(row)
-    return dict(sorted(classes.items()))
+def _ranges(seen: dict[str, list[tuple[float, float]]]) -> tuple[Ranges, list[str]]:
+    """The ranges, and a note of each that is not of 8 bits."""
+    whole, real, notes = Ranges().whole, Ranges().real, []
+    if seen["colour"] and not max(high for _, high in seen["colour"]):
+        raise DataError(
+            f"{len(seen['colour'])} images have 16 bits a colour with values below 256, of which Pillow reads none. Save "
+            "them with 8 bits a colour."
+        )
+    deep = seen["whole"] + [(low, 256 * high) for low, high in seen["colour"]]  # the upper bytes
+    if deep:
+        low, high = min(low for low, _ in deep), max(high for _, high in deep)
+        whole = (0, next(top for top in TOPS if high <= top)) if low >= 0 and high <= TOPS[-1] else (low, high)
+        notes.append(
+            f"{len(deep)} images have values of more than 8 bits, from {low:.0f} to {high:.0f}: they are read as of "
+            f"{whole[0]:.0f} (black) to {whole[1]:.0f} (white)."
+        )
+    if finite := [pair for pair in seen["real"] if np.isfinite(pair).all()]:
+        real = min(low for low, _ in finite), max(high for _, high in finite)
+        notes.append(f"{len(finite)} images have float values: they are read as of {real[0]:g} (black) to {real[1]:g}.")
+    return Ranges(whole, real), notes

@@ -2,62 +2,174 @@
 
 import hashlib
 import json
+import logging
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from metarun.errors import DataError, MissingDataError
-from metarun.tasks.image_classes import ImageSource, image_task
-from metarun.tasks.image_files import ENDINGS, Row, by_class, decode_all, rows_of_csv, rows_of_folders
-from metarun.tasks.splits import Split, split_classes
-from metarun.tasks.store import ClassImages, prepared
+import numpy as np
+
+from metarun.errors import DataError, DataProblems, MissingDataError, listed
+from metarun.tasks.image_classes import ImageData, image_task
+from metarun.tasks.image_csv import rows_of_csv
+from metarun.tasks.image_files import ENDINGS, Ranges, plain, problem_of, squared, survey
+from metarun.tasks.image_rows import Listing, Row, by_class, grouped, rows_of_folders
+from metarun.tasks.splits import SPLITS, Split, by_shares, lists_classes, split_classes
+from metarun.tasks.store import ClassRows, Prepared, Source
+
+RULES = 2  # of reading; raise it when the same files give other rows, and they are prepared again
+LOOKED_AT = 10_000  # images that are decoded to name broken ones beside other faults, before anything is prepared
+logger = logging.getLogger(__name__)
 
 
 @image_task
 def image_folder(
-    data_root: str, path: str, size: int, channels: Literal[1, 3], split: Split, split_seed: int
-) -> ImageSource:
+    data_root: str,
+    path: str,
+    size: int,
+    channels: Literal[1, 3],
+    split: Split,
+    split_seed: int,
+    group_column: str | None = None,  # runs of an earlier metarun do not say it
+    group_pattern: str | None = None,
+) -> ImageData:
     """Images of your own: classes are the folders below a folder, or a column of a CSV file.
 
     Prepared under a digest of the files' names, sizes and times and of these settings: what changes is prepared anew.
     """
     if size < 1:
         raise ValueError(f"task.size is {size}, but an image needs 1 pixel or more.")
-    classes = by_class(iter(_rows(Path(path).expanduser(), split == "given")))
+    found = _listing(Path(path).expanduser(), split, group_column, group_pattern)
+    classes = by_class(found.rows)
     split_of = split_classes(
         tuple(classes), [rows[0].split for rows in classes.values()], split, split_seed, "image_folder/classes"
     )
-
-    def read() -> ClassImages:
-        for name, rows in classes.items():
-            yield name, decode_all([row.file for row in rows], size, channels)
-
+    reading = Reading(classes, size, channels)
     folder = Path(data_root) / "prepared" / f"image_folder-{_digest(classes, size, channels)}"
-    return ImageSource("image_folder", prepared(folder, (channels, size, size), lambda: None, read), split_of)
+    source = Source(folder, (channels, size, size), reading.rows, facts=reading.facts)
+    with_groups = group_column is not None or group_pattern is not None
+    return ImageData(
+        "image_folder",
+        source,
+        lambda names: split_of,
+        required=SPLITS if by_shares(split) else (),
+        counts={name: len({row.group for row in rows}) if with_groups else len(rows) for name, rows in classes.items()},
+        faults=lambda: [] if source.state() == "ready" else reading.broken(),
+        notes=found.notes,
+        groups=reading.groups if with_groups else None,
+    )
 
 
-def _rows(path: Path, with_splits: bool) -> list[Row]:
-    """All images; raises an error when there is none."""
+def _listing(path: Path, split: Split, group_column: str | None, group_pattern: str | None) -> Listing:
+    """All images, with their groups; raises an error when there is none."""
     if not path.exists():
         raise MissingDataError(
             f"task.path {path} does not exist. Name a folder with a folder of images for each class, or a CSV file with the "
             "columns filename and label."
         )
-    rows = [*(rows_of_folders if path.is_dir() else rows_of_csv)(path, with_splits)]
+    if group_column is not None and (path.is_dir() or group_pattern is not None):
+        raise ValueError(
+            "task.group_column names a column of a CSV file. For a folder set task.group_pattern instead, a regular "
+            "expression that finds the group in the path of an image; never both."
+        )
+    if path.is_dir():
+        rows, notes = rows_of_folders(path, split == "given", lists_classes(split))
+    else:
+        rows, notes = rows_of_csv(path, split == "given", group_column)
     if not rows:
-        raise DataError(f"task.path {path} holds no images (files that end in {', '.join(ENDINGS)}).")
-    return rows
+        raise DataError(
+            " ".join([f"task.path {path} holds no images (files that end in {', '.join(ENDINGS)}).", *notes])
+        )
+    if group_pattern is not None:
+        rows = grouped(rows, path if path.is_dir() else path.parent, group_pattern)
+    return Listing(rows, notes)
+
+
+class Reading:
+    """Decodes the images of classes: a copy of another image is left out, and all that is wrong is named at once."""
+
+    def __init__(self, classes: dict[str, list[Row]], size: int, channels: int) -> None:
+        self.classes, self.size, self.channels = classes, size, channels
+        self.left_out: list[int] = []  # by number among all rows, class after class
+        self.notes: list[str] = []
+
+    def broken(self) -> list[str]:
+        """What is wrong with the images, one message of all."""
+        files = [row.file for rows in self.classes.values() for row in rows]
+        found = list(filter(None, map(problem_of, files[:LOOKED_AT])))
+        return [listed(found, separator=" ")] if found else []
+
+    def rows(self) -> ClassRows:
+        """The images of each class. Raises DataProblems where some cannot be read, or lie in two classes."""
+        ranges, self.notes = survey([row.file for rows in self.classes.values() for row in rows])
+        seen: dict[bytes, Row] = {}
+        broken: list[str] = []
+        twins: list[str] = []
+        copies: list[str] = []
+        self.left_out, number = [], -1
+        for name, rows in self.classes.items():
+            kept = []
+            for row in rows:
+                number += 1
+                try:
+                    pixels, digest = self._decoded(row, ranges)
+                except DataError as error:
+                    broken.append(str(error))
+                    continue
+                first = seen.setdefault(digest, row)
+                if first is row:
+                    kept.append(pixels)
+                    continue
+                self.left_out.append(number)
+                pair = f"{_short(row)} = {_short(first)}"
+                (copies if first.label == row.label else twins).append(pair)
+            if not broken and not twins:
+                yield name, np.stack(kept)
+        if broken or twins:
+            raise DataProblems([listed(broken, separator=" ")] * bool(broken) + [_in_two_classes(twins)] * bool(twins))
+        if copies:
+            what = "copy of another image is" if len(copies) == 1 else "copies of other images are"
+            self.notes.append(f"{len(copies)} {what} left out: {listed(copies)}.")
+
+    def _decoded(self, row: Row, ranges: Ranges) -> tuple[np.ndarray, bytes]:
+        """The image, and a digest of its pixels before it is cut and resized, which is equal for equal images."""
+        image = plain(row.file, row.file, self.channels, ranges)
+        digest = hashlib.blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=16).digest()
+        return squared(image, self.size), digest
+
+    def facts(self) -> dict[str, Any]:
+        """What was found out beside the images."""
+        return {"left_out": self.left_out, "notes": self.notes}
+
+    def groups(self, prepared: Prepared) -> np.ndarray:
+        """The number of each prepared image's group [num_images]; a name that several classes have is one group."""
+        names = [row.group for rows in self.classes.values() for row in rows]
+        return np.unique(np.delete(names, prepared.facts["left_out"]), return_inverse=True)[1]
+
+
+def _short(row: Row) -> str:
+    return f"{row.label}/{row.file.name}"
+
+
+def _in_two_classes(twins: list[str]) -> str:
+    what = "image lies in two classes" if len(twins) == 1 else "images lie in two classes each"
+    return f"{len(twins)} {what}: {listed(twins)}. Delete each from the class that it is not of."
 
 
 def _digest(classes: dict[str, list[Row]], size: int, channels: int) -> str:
     """Of the classes and of each file's name, size and time of change: 16 hexadecimal digits."""
-    listing = [[label, *map(_facts, rows)] for label, rows in classes.items()]
-    return hashlib.sha256(json.dumps([size, channels, listing]).encode()).hexdigest()[:16]
+    gone: list[str] = []
+    listing = [[label, *(_facts(row, gone) for row in rows)] for label, rows in classes.items()]
+    if gone:
+        raise DataError(listed(gone, separator=" "))
+    return hashlib.sha256(json.dumps([RULES, size, channels, listing]).encode()).hexdigest()[:16]
 
 
-def _facts(row: Row) -> tuple[str, int, int]:
+def _facts(row: Row, gone: list[str]) -> tuple[str, int, int]:
+    """The name, size and time of change of a file; one that cannot be read joins ``gone``."""
     try:
         facts = os.stat(row.file)
     except OSError as error:
-        raise DataError(f"{row.place} names {row.file}, which cannot be read: {error.strerror}.") from error
+        gone.append(f"{row.place} names {row.file}, which cannot be read: {error.strerror}.")
+        return row.file.name, 0, 0
     return row.file.name, facts.st_size, facts.st_mtime_ns

@@ -17,21 +17,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metarun.errors import DataError, MissingDataError
-from metarun.tasks.image_classes import ImageSource, image_task
-from metarun.tasks.image_files import ENDINGS, decode, decode_all
+from metarun.errors import DataError
+from metarun.tasks.image_classes import ImageData, image_task
+from metarun.tasks.image_files import decode, decode_all, is_image
 from metarun.tasks.pickles import load_pickle
 from metarun.tasks.splits import SPLITS
-from metarun.tasks.store import ClassImages, prepared
+from metarun.tasks.store import ClassRows, Source
 
 SIDE = 84
-Classes = dict[
-    str, Callable[[], np.ndarray]
-]  # of one split: the images of a class, uint8 [n, 3, 84, 84], when called for
+Readers = dict[str, Callable[[], np.ndarray]]  # by class of one split: they give its images, uint8 [n, 3, 84, 84]
 
 
 class Benchmark(NamedTuple):
-    """What must be there: the classes of each split, by their WordNet numbers, and the images of each (None: any number)."""
+    """A data set as it must be: the classes of each split by their WordNet numbers, and the images of each (None: any)."""
 
     title: str
     folder: str  # below the data root
@@ -40,47 +38,48 @@ class Benchmark(NamedTuple):
 
 
 @image_task
-def mini_imagenet(data_root: str) -> ImageSource:
+def mini_imagenet(data_root: str) -> ImageData:
     """Colour photos 84 x 84: mini-ImageNet, 64 / 16 / 20 classes of 600."""
-    return load(Benchmark("mini-ImageNet", "mini-imagenet", _listed("mini_imagenet"), 600), Path(data_root))
+    return images_of(Benchmark("mini-ImageNet", "mini-imagenet", _listed("mini_imagenet"), 600), Path(data_root))
 
 
 @image_task
-def tiered_imagenet(data_root: str) -> ImageSource:
+def tiered_imagenet(data_root: str) -> ImageData:
     """Colour photos 84 x 84: tieredImageNet, 351 / 97 / 160 classes."""
-    return load(Benchmark("tieredImageNet", "tiered-imagenet", _listed("tiered_imagenet"), None), Path(data_root))
+    return images_of(Benchmark("tieredImageNet", "tiered-imagenet", _listed("tiered_imagenet"), None), Path(data_root))
 
 
 def _listed(name: str) -> dict[str, list[str]]:
     return json.loads((Path(__file__).parent / "class_splits" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def load(benchmark: Benchmark, data_root: Path) -> ImageSource:
-    """The benchmark, prepared as <data_root>/prepared/<folder>-84 on first use; classes are named split/class."""
+def images_of(benchmark: Benchmark, data_root: Path) -> ImageData:
+    """The benchmark, prepared as <data_root>/prepared/<folder>-84; classes are named split/class."""
     folder = data_root / benchmark.folder
 
-    def require() -> None:
-        if _layout(folder) is None:
-            raise MissingDataError(
-                f"{benchmark.title} needs its images in {folder}, and may not be downloaded: ImageNet's images "
-                "(https://image-net.org) are for those who accept its terms. Put one of these there: "
-                f"{'; '.join(layout.describe for layout in LAYOUTS)}. Or name the folder that holds {benchmark.folder} with "
-                "data_root (or METARUN_DATA)."
-            )
+    def missing() -> str:
+        if _layout(folder) is not None:
+            return ""
+        return (
+            f"{benchmark.title} needs its images in {folder}, and may not be downloaded: ImageNet's images "
+            "(https://image-net.org) are for those who accept its terms. Put one of these there: "
+            f"{'; '.join(layout.describe for layout in LAYOUTS)}. Or name the folder that holds {benchmark.folder} with "
+            "data_root (or METARUN_DATA)."
+        )
 
-    def read() -> ClassImages:
-        require()
+    def read() -> ClassRows:
         layout = _layout(folder)
         assert layout is not None
         for split in SPLITS:
             yield from _checked(benchmark, split, layout.read(folder, split, benchmark.classes[split]), folder)
 
-    image_set = prepared(data_root / "prepared" / f"{benchmark.folder}-{SIDE}", (3, SIDE, SIDE), require, read)
-    name = benchmark.folder.replace("-", "_")
-    return ImageSource(name, image_set, tuple(name.partition("/")[0] for name in image_set.names))
+    source = Source(data_root / "prepared" / f"{benchmark.folder}-{SIDE}", (3, SIDE, SIDE), read, missing)
+    return ImageData(
+        benchmark.folder.replace("-", "_"), source, lambda names: [name.partition("/")[0] for name in names]
+    )
 
 
-def _checked(benchmark: Benchmark, split: str, classes: Classes, folder: Path) -> ClassImages:
+def _checked(benchmark: Benchmark, split: str, classes: Readers, folder: Path) -> ClassRows:
     """The classes by name. Where they have WordNet numbers for names those must be the listed ones, else as many."""
     listed = benchmark.classes[split]
     numbered = all(len(name) == 9 and name[0] == "n" and name[1:].isdigit() for name in classes)
@@ -104,14 +103,14 @@ def _checked(benchmark: Benchmark, split: str, classes: Classes, folder: Path) -
 
 
 class Layout(NamedTuple):
-    """``sign``: patterns of paths that give it away; ``read(folder, split, listed)`` finds the classes of a split."""
+    """A layout of files. ``sign``: paths that give it away; ``read(folder, split, listed)`` finds a split's classes."""
 
     describe: str
     sign: tuple[str, ...]
-    read: Callable[[Path, str, list[str]], Classes]
+    read: Callable[[Path, str, list[str]], Readers]
 
 
-def _of_cache(folder: Path, split: str, listed: list[str]) -> Classes:
+def _of_cache(folder: Path, split: str, listed: list[str]) -> Readers:
     """{"image_data": uint8 [num_images, 84, 84, 3], "class_dict": {class: places}}"""
     path = folder / f"mini-imagenet-cache-{split}.pkl"
     record = _record(path, "image_data", "class_dict")
@@ -122,7 +121,7 @@ def _of_cache(folder: Path, split: str, listed: list[str]) -> Classes:
     return {_text(name): partial(channels_first.__getitem__, places) for name, places in record["class_dict"].items()}
 
 
-def _of_pngs(folder: Path, split: str, listed: list[str]) -> Classes:
+def _of_pngs(folder: Path, split: str, listed: list[str]) -> Readers:
     """A list of PNG files as arrays of bytes, beside {"label_specific": [class of each], "label_specific_str": [names]}."""
     path = folder / f"{split}_images_png.pkl"
     pngs, labels = _pickle(path), _record(folder / f"{split}_labels.pkl", "label_specific")
@@ -141,7 +140,7 @@ def _of_pngs(folder: Path, split: str, listed: list[str]) -> Classes:
     return {name: partial(images_of, label) for name, label in zip(names, present, strict=True)}
 
 
-def _of_csv(folder: Path, split: str, listed: list[str]) -> Classes:
+def _of_csv(folder: Path, split: str, listed: list[str]) -> Readers:
     """Lines filename,label, with the files in the folder images."""
     path = folder / f"{split}.csv"
     files: dict[str, list[Path]] = {}
@@ -153,7 +152,7 @@ def _of_csv(folder: Path, split: str, listed: list[str]) -> Classes:
     return {name: partial(decode_all, paths, SIDE, 3) for name, paths in files.items()}
 
 
-def _of_folders(folder: Path, split: str, listed: list[str]) -> Classes:
+def _of_folders(folder: Path, split: str, listed: list[str]) -> Readers:
     """<split>/<class>/<image>, or <class>/<image> for the listed classes."""
     base = folder / split
     names = [path.name for path in base.iterdir() if path.is_dir()] if base.is_dir() else listed
@@ -162,7 +161,7 @@ def _of_folders(folder: Path, split: str, listed: list[str]) -> Classes:
 
 
 def _decoded(folder: Path) -> np.ndarray:
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+    files = sorted(filter(is_image, folder.iterdir()))
     if not files:
         raise DataError(f"{folder} holds no images.")
     return decode_all(files, SIDE, 3)

@@ -1,4 +1,4 @@
-"""What the image data sets share beside ``store`` and ``episodes``: gathering images on the device, and showing them.
+"""Images of episodes: gathering them on the device, and showing them.
 
 N ways, K shots, Q queries, B episodes
 """
@@ -18,11 +18,6 @@ from metarun.drawing import class_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-try:
-    import fcntl
-except ImportError:  # Windows: the rename below is still atomic; two first runs at once may both prepare
-    fcntl = None  # type: ignore[assignment]
-
 
 class Pixels(ABC):
     """Images by number, as bytes on the run's device."""
@@ -34,7 +29,7 @@ class Pixels(ABC):
 
 @dataclass(frozen=True)
 class OnDevice(Pixels):
-    """All of them, uint8 [num_images, channels, height, width]."""
+    """All images on the device, uint8 [num_images, channels, height, width]."""
 
     pixels: Tensor
 
@@ -44,7 +39,7 @@ class OnDevice(Pixels):
 
 @dataclass(frozen=True)
 class Mapped(Pixels):
-    """Read from the memory-mapped array when they are asked for, in the order of the file; they need not fit in memory."""
+    """Images read from the memory-mapped array when asked for, in the order of the file; they need not fit in memory."""
 
     images: np.ndarray
     device: torch.device
@@ -78,7 +73,7 @@ def gather(pixels: Pixels, images: np.ndarray, quarter_turns: np.ndarray) -> Ten
 
 
 def class_major_batch(pixels: Pixels, images: np.ndarray, quarter_turns: np.ndarray, dtype: torch.dtype) -> Batch:
-    """x [B, N * K, ...] in [0, 1] and y [B, N * K] of images [B, N, K], class n turned by quarter_turns [B, N].
+    """Batch x [B, N * K, ...] in [0, 1] and y [B, N * K] of images [B, N, K], class n turned by quarter_turns [B, N].
 
     Class-major: the K examples of class 0 come first, then those of class 1.
     """
@@ -89,13 +84,13 @@ def class_major_batch(pixels: Pixels, images: np.ndarray, quarter_turns: np.ndar
 
 
 def class_major_labels(examples: np.ndarray, device: torch.device) -> Tensor:
-    """y [B, N * K] of the examples [B, N, K]: 0 for the first K of an episode, 1 for the next, and so on."""
+    """Labels y [B, N * K] of the examples [B, N, K]: 0 for the first K of an episode, 1 for the next, and so on."""
     tasks, ways, shots = examples.shape
     return torch.arange(ways, device=device).repeat_interleave(shots).repeat(tasks, 1)
 
 
 def show_classes(task: TaskDistribution, split: str, indices: Sequence[int], names: Sequence[str]) -> "Figure":
-    """Those episodes, with the names of their classes: ``names`` by the number that a draw's ``classes`` give."""
+    """Picture of episodes with the names of their classes: ``names`` by the number that a draw's ``classes`` give."""
     draw = task.draw(split, indices)
     titles = [f"{split} episode {index}" for index in indices]
     return class_figure(task.episodes(draw), titles, [[names[c] for c in classes] for classes in draw["classes"]])

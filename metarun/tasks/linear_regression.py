@@ -16,16 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metarun.core import Batch, Draw, Episode, TaskDistribution
+from metarun.core import Batch, Draw, Episode, TaskDistribution, TaskSpec
 from metarun.counter import normal
 from metarun.objectives import Objective
-from metarun.tasks.points import sizes_by_split, uniforms
+from metarun.tasks.episodes import PointSize, sizes_by_split, uniforms
 
 
 class LinearRegression(TaskDistribution):
     """Support x [K, d], y [K, 1]; query x [Q, d], y [Q, 1], with d = num_dims."""
-
-    num_outputs = 1
 
     def __init__(  # noqa: PLR0913, PLR0917
         self,
@@ -41,14 +39,15 @@ class LinearRegression(TaskDistribution):
     ) -> None:
         if num_dims < 1 or noise_std < 0:
             raise ValueError(f"task.num_dims is {num_dims} and noise_std {noise_std}; use 1 or more, and 0 or more.")
-        self.sizes = sizes_by_split(num_shots, num_queries, train_num_shots, train_num_queries)
-        self.input_shape, self.num_dims, self.noise_std = (num_dims,), num_dims, noise_std
+        self.sizes = sizes_by_split(PointSize(num_shots, num_queries), train_num_shots, train_num_queries)
+        self.num_dims, self.noise_std = num_dims, noise_std
         self.seed, self.device, self.dtype = seed, device, dtype
 
         def error_per_dimension(outputs: Tensor, y: Tensor) -> Tensor:
             return F.mse_loss(outputs.detach(), y) / num_dims
 
-        self.objective = Objective(F.mse_loss, error_per_dimension, "mse_per_dimension", higher_is_better=False)
+        objective = Objective(F.mse_loss, error_per_dimension, "mse_per_dimension", higher_is_better=False)
+        self.spec = TaskSpec(input_shape=(num_dims,), num_outputs=1, objective=objective)
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
         """Uniforms behind w [B, W] and behind the query [B, Q, W] and support [B, K, W] points, W >= d + 1 and even."""

@@ -1,37 +1,37 @@
 """Omniglot: 1623 handwritten characters of 50 alphabets, 20 drawings each, as N-way K-shot episodes of 28 x 28 images.
 
-Lake et al., Science 2015. Prepared as in MAML and ProtoNet: LANCZOS to 28 x 28, inverted (ink = 1, paper = 0).
+Lake et al., Science 2015. Inverted (ink = 1, paper = 0); ``resize`` as in ``omniglot_files``.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import torch
 
-from metarun.core import Draw, Episode, TaskDistribution
+from metarun.core import Draw, Episode
 from metarun.counter import uniform
-from metarun.objectives import CROSS_ENTROPY
-from metarun.tasks.episodes import ClassPool, EpisodeSize, check_episode_sizes, draw_images, episode_sizes
+from metarun.tasks.episodes import ClassPool, EpisodeSize, check_pools, class_spec, draw_examples, sizes_by_split
 from metarun.tasks.images import class_major_batch, pixels_on, show_classes
-from metarun.tasks.omniglot_files import PUBLISHED, SIDE, Split, load_omniglot, splits_of
-from metarun.tasks.store import verify
+from metarun.tasks.omniglot_files import OMNIGLOT, SIDE, Resize, Scheme, characters, splits_of
+from metarun.tasks.sources import PreparedTask
+from metarun.tasks.store import Source
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Omniglot(TaskDistribution):
-    """Handwritten characters 28 x 28; x [B, N * K, 1, 28, 28] in [0, 1], y [B, N * K] class-major (query set: N * Q).
+Rotations = Literal["none", "per_task", "per_episode", "as_classes"]
+
+
+class Omniglot(PreparedTask):
+    """Handwritten characters 28 x 28: x [B, N * K, 1, 28, 28] in [0, 1], y [B, N * K] class-major (query set: N * Q).
 
     ``train_*`` replace the sizes of the split "train" where they are not None. ``trainval``: "train" reads the classes
     of "val" too; "val" stays as it is. ``rotations`` by multiples of 90 degrees, alike in every split: "per_task" turns
-    each class of an episode at random (MAML), "as_classes" makes four classes of each character (ProtoNet).
+    each class of an episode at random (MAML), "per_episode" all of them alike (RelationNet), "as_classes" makes four
+    classes of each character (ProtoNet). ``resize``: see ``omniglot_files``.
     """
-
-    input_shape = (1, SIDE, SIDE)
-    objective = CROSS_ENTROPY
 
     def __init__(  # noqa: PLR0913
         self,
@@ -42,42 +42,52 @@ class Omniglot(TaskDistribution):
         train_num_ways: int | None,
         train_num_shots: int | None,
         train_num_queries: int | None,
-        split: Split,
+        split: Scheme,
         trainval: bool,
-        rotations: Literal["none", "per_task", "as_classes"],
+        rotations: Rotations,
+        resize: Resize = "lanczos",
         download: bool,
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
         data_root: str,
     ) -> None:
-        _check_choice("task.split", split, get_args(Split))
-        _check_choice("task.rotations", rotations, ("none", "per_task", "as_classes"))
-        test_size = EpisodeSize(num_ways, num_shots, num_queries)
-        self.sizes = episode_sizes(test_size, train_num_ways, train_num_shots, train_num_queries)
-        self.num_outputs, self.num_ways, self.train_num_ways = num_ways, num_ways, self.sizes["train"].num_ways
+        _check_choice("task.split", split, get_args(Scheme))
+        _check_choice("task.rotations", rotations, get_args(Rotations))
+        _check_choice("task.resize", resize, get_args(Resize))
+        size = EpisodeSize(num_ways, num_shots, num_queries)
+        self.sizes = sizes_by_split(size, train_num_ways, train_num_shots, train_num_queries)
         self.split, self.trainval, self.rotations = split, trainval, rotations
         self.seed, self.device, self.dtype = seed, device, dtype
 
-        image_set = load_omniglot(Path(data_root), PUBLISHED, download)
-        self.image_set, self.sha256 = image_set, image_set.sha256
+        images = characters(resize).source(data_root, download).prepared()
+        self.prepared = (images,)
         members = {"test": {"test"}, "val": {"val"}, "train": {"train", "val"} if trainval else {"train"}}
-        of_class = splits_of(split, image_set.names, PUBLISHED.archives[0].num_characters)
-        self.pools = {s: ClassPool.of(image_set, [of in m for of in of_class]) for s, m in members.items()}
+        of_class = splits_of(split, images.names, OMNIGLOT.files[0].num_classes)
+        self.pools = {
+            s: ClassPool.of(images.names, images.counts, [of in m for of in of_class]) for s, m in members.items()
+        }
         if rotations == "as_classes":
             self.pools = {s: pool.repeated(4) for s, pool in self.pools.items()}
-        check_episode_sizes(self.sizes, self.pools)
-        self.turns = 4 if rotations == "per_task" else 1  # each turn of a character is a class of its own
-        self.num_train_classes = self.turns * len(self.pools["train"].names)
-        self.pixels = pixels_on(device, image_set.images[:, None])  # [num_images, 1, 28, 28]
+        check_pools(self.pools, self.sizes)
+        # each turn of a character is a class of its own
+        self.turns = 4 if rotations in ("per_task", "per_episode") else 1
+        self.spec = class_spec((1, SIDE, SIDE), self.sizes, self.turns * len(self.pools["train"].names))
+        self.pixels = pixels_on(device, images.rows[:, None])  # [num_images, 1, 28, 28]
+
+    @staticmethod
+    def sources(data_root: str, download: bool, resize: Resize = "lanczos") -> list[Source]:
+        return [characters(resize).source(data_root, download)]
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
-        """classes [B, N], rotations [B, N] in quarter turns, support [B, N, K] and query [B, N, Q] in image numbers."""
+        """Numbers of classes [B, N] and images, support [B, N, K] and query [B, N, Q]; rotations [B, N] in quarter turns."""
         ways, shots, queries = size = self.sizes[split]
         u = uniform(self.seed, f"omniglot/{split}", np.asarray(indices), ways + ways + ways * (shots + queries))
-        draw = draw_images(u[:, ways:], self.pools[split], size)
+        draw = draw_examples(u[:, ways:], self.pools[split], size)
         if self.rotations == "per_task":
             rotations = np.floor(4 * u[:, :ways]).astype(np.int64)
+        elif self.rotations == "per_episode":
+            rotations = np.floor(4 * u[:, :1]).astype(np.int64).repeat(ways, 1)
         elif self.rotations == "as_classes":
             rotations = draw["classes"] % 4
         else:
@@ -92,10 +102,7 @@ class Omniglot(TaskDistribution):
 
     def fingerprint(self) -> str:
         trainval = "+trainval" if self.trainval else ""
-        return f"omniglot-{SIDE}: sha256 {self.sha256}, split {self.split}{trainval}, rotations {self.rotations}"
-
-    def verify(self) -> None:
-        verify(self.image_set)
+        return f"omniglot-{SIDE}: sha256 {self.prepared[0].sha256}, split {self.split}{trainval}, rotations {self.rotations}"
 
     def show(self, split: str, indices: Sequence[int]) -> "Figure":
         return show_classes(self, split, indices, self.pools[split].names)

@@ -5,18 +5,18 @@ person, one of each. Training and validation episodes are of the background alph
 """
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
-from metarun.core import Draw, Episode, TaskDistribution
-from metarun.objectives import CROSS_ENTROPY
+from metarun.core import Draw, Episode
 from metarun.tasks.images import class_major_batch, pixels_on, show_classes
 from metarun.tasks.omniglot import Omniglot
-from metarun.tasks.omniglot_files import PUBLISHED, SIDE, load_runs
-from metarun.tasks.store import verify
+from metarun.tasks.omniglot_files import RUNS
+from metarun.tasks.sources import PreparedTask
+from metarun.tasks.store import Source
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,15 +24,11 @@ if TYPE_CHECKING:
 WAYS = 20
 
 
-class OmniglotLake(TaskDistribution):
+class OmniglotLake(PreparedTask):
     """Handwritten characters 28 x 28: Lake's 20 one-shot runs; x [B, 20, 1, 28, 28] in [0, 1], y [B, 20].
 
     The test episode i is run i + 1, whatever the seed; ``num_queries`` and ``train_*`` are of the other splits.
     """
-
-    input_shape = (1, SIDE, SIDE)
-    objective = CROSS_ENTROPY
-    num_outputs = num_ways = WAYS
 
     def __init__(  # noqa: PLR0913
         self,
@@ -65,13 +61,17 @@ class OmniglotLake(TaskDistribution):
             dtype=dtype,
             data_root=data_root,
         )
-        self.train_num_ways, self.num_train_classes = self.background.train_num_ways, self.background.num_train_classes
-        self.runs = load_runs(Path(data_root), PUBLISHED, download)
-        self.num_test_tasks = len(self.runs.names) // WAYS
-        self.pixels, self.dtype = pixels_on(device, self.runs.images[:, None]), dtype
+        self.runs = RUNS.source(data_root, download).prepared()
+        self.prepared = (*self.background.prepared, self.runs)
+        self.spec = replace(self.background.spec, num_test_tasks=len(self.runs.names) // WAYS)
+        self.pixels, self.dtype = pixels_on(device, self.runs.rows[:, None]), dtype
+
+    @staticmethod
+    def sources(data_root: str, download: bool) -> list[Source]:
+        return [*Omniglot.sources(data_root, download), RUNS.source(data_root, download)]
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
-        """As Omniglot's; of the test split classes [B, 20], support and query [B, 20, 1] are places in the runs."""
+        """The draw of Omniglot; of the test split classes [B, 20], support and query [B, 20, 1] are places in the runs."""
         if split != "test":
             return self.background.draw(split, indices)
         num_runs = len(self.runs.names) // WAYS
@@ -88,12 +88,11 @@ class OmniglotLake(TaskDistribution):
             *(class_major_batch(self.pixels, draw[part], upright, self.dtype) for part in ("support", "query"))
         )
 
+    def class_names(self, split: str) -> Sequence[str]:
+        return self.runs.names if split == "test" else self.background.pools[split].names
+
     def fingerprint(self) -> str:
         return f"{self.background.fingerprint()}; Lake's runs: sha256 {self.runs.sha256}"
-
-    def verify(self) -> None:
-        self.background.verify()
-        verify(self.runs)
 
     def show(self, split: str, indices: Sequence[int]) -> "Figure":
         return show_classes(

@@ -25,7 +25,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def load_pickle(path: Path) -> Any:
-    """``load_arrays`` of a file."""
+    """The content of a file, by ``load_arrays``."""
     with open(path, "rb") as file:
         return load_arrays(file)
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarun.core import Batch, Draw, Episode, TaskDistribution
+from metarun.core import Batch, Draw, Episode, TaskDistribution, TaskSpec
 from metarun.counter import normal, uniform
 from metarun.objectives import Objective
 
@@ -38,9 +38,6 @@ SUM_OF_SQUARES = Objective(sum_of_squares, detached_sum_of_squares, "sum_of_squa
 class Quadratics(TaskDistribution):
     """Optimization problems; support and query: x = W [D, D], y [D, 1], with D = num_dims."""
 
-    num_outputs = 1
-    objective = SUM_OF_SQUARES
-
     def __init__(
         self,
         num_dims: int,
@@ -51,7 +48,7 @@ class Quadratics(TaskDistribution):
     ) -> None:
         if num_dims < 1:
             raise ValueError(f"task.num_dims is {num_dims}; use 1 or more.")
-        self.input_shape = (num_dims,)
+        self.spec = TaskSpec(input_shape=(num_dims,), num_outputs=1, objective=SUM_OF_SQUARES)
         self.num_dims, self.entries, self.seed, self.device, self.dtype = num_dims, entries, seed, device, dtype
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from metarun.core import Batch, Draw, Episode, TaskDistribution
+from metarun.core import Batch, Draw, Episode, TaskDistribution, TaskSpec
 from metarun.counter import uniform
 from metarun.objectives import SQUARED_ERROR
+from metarun.tasks.episodes import PointSize, sizes_by_split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,9 +26,7 @@ class Sinusoid(TaskDistribution):
     ``query_grid``: validation and test queries lie evenly over [-5, 5] (CAVIA's protocol) instead of at random.
     """
 
-    input_shape = (1,)
-    num_outputs = 1
-    objective = SQUARED_ERROR
+    spec = TaskSpec(input_shape=(1,), num_outputs=1, objective=SQUARED_ERROR)
 
     def __init__(
         self,
@@ -40,18 +39,11 @@ class Sinusoid(TaskDistribution):
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self.test_size = (num_shots, num_queries)
-        self.train_size = (
-            num_shots if train_num_shots is None else train_num_shots,
-            num_queries if train_num_queries is None else train_num_queries,
-        )
-        if min(*self.test_size, *self.train_size) < 1:
-            sizes = f"{self.test_size} at test and {self.train_size} in training"
-            raise ValueError(f"task: numbers of shots and queries must be 1 or more, but are {sizes}.")
+        self.sizes = sizes_by_split(PointSize(num_shots, num_queries), train_num_shots, train_num_queries)
         self.query_grid, self.seed, self.device, self.dtype = query_grid, seed, device, dtype
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
-        shots, queries = self.train_size if split == "train" else self.test_size
+        shots, queries = self.sizes[split]
         u = uniform(self.seed, f"sinusoid/{split}", np.asarray(indices), 2 + shots + queries)
         x = u[:, 2:] * 10 - 5
         if self.query_grid and split != "train":

@@ -1,36 +1,58 @@
-"""Which split the classes of a data set belong to: by lot, as their source says, or as listed."""
+"""Splits of the classes of a data set: by lot, as their source says, or as listed."""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
+import yaml
 
 from metarun.counter import uniform
-from metarun.errors import did_you_mean
+from metarun.errors import DataProblems, did_you_mean, listed
 
 SPLITS = ("train", "val", "test")
+SPELLINGS = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 # A mapping rather than three numbers stands in the YAML: Hydra cannot put a mapping of lists in the place of a list.
-Split = Sequence[float] | Mapping[str, float | Sequence[str]] | Literal["given"]
+Split = Sequence[float] | Mapping[str, float | Sequence[str] | Literal["all"]] | Literal["given"]
+
+
+def split_named(text: str) -> str:
+    """The split that a folder or an entry of this name means; the name itself where it means none."""
+    name = text.strip().lower()
+    return name if name in SPLITS else SPELLINGS.get(name, text)
+
+
+def lists_classes(split: Split) -> bool:
+    """Whether ``split`` names classes."""
+    return isinstance(split, Mapping) and any(isinstance(value, (list, tuple)) for value in split.values())
+
+
+def by_shares(split: Split) -> bool:
+    """Whether ``split`` gives shares, so that every split must get its classes."""
+    return (
+        split != "given" and not lists_classes(split) and not (isinstance(split, Mapping) and "all" in split.values())
+    )
 
 
 def split_classes(names: Sequence[str], given: Sequence[str], split: Split, seed: int, stream: str) -> tuple[str, ...]:
     """The split of each class: shares of them by a lot of its own ``stream``, ``given`` by the source ("": not there),
-    or listed by name ("" for those that no list names). Raises ValueError when ``split`` does not fit."""
+    listed by name ("" for those that no list names), or all in one. Raises ValueError when ``split`` does not fit."""
     if split == "given":
-        if unnamed := [name for name, of in zip(names, given, strict=True) if of not in SPLITS]:
-            raise ValueError(
-                f"task.split is given, but the data does not say which of {', '.join(SPLITS)} the class {unnamed[0]!r} is "
-                "in. Give shares instead: 'task.split={train:6,val:2,test:2}'."
-            )
-        return tuple(given)
+        return _given(names, given)
     if isinstance(split, Mapping):
+        if whole := [part for part, value in split.items() if value == "all"]:
+            return _all_in(whole, names)
         if sorted(split) != sorted(SPLITS):
             raise ValueError(
                 f"task.split names classes or shares for {', '.join(split)}, but must do so for {', '.join(SPLITS)}."
             )
         lists = {part: value for part, value in split.items() if not isinstance(value, (int, float))}
+        if wrong := [part for part, value in lists.items() if not isinstance(value, (list, tuple))]:
+            raise ValueError(
+                f"task.split.{wrong[0]} is {split[wrong[0]]!r}, but must be a share, a list of classes, or all."
+            )
         if lists and len(lists) < len(SPLITS):
             raise ValueError(
                 f"task.split lists the classes of {', '.join(lists)} alone; list those of all, or give shares."
@@ -51,13 +73,80 @@ def split_digest(names: Sequence[str], split_of: Sequence[str]) -> str:
     return hashlib.sha256(classes.encode()).hexdigest()[:16]
 
 
-def _listed(names: Sequence[str], split: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+def _given(names: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
+    unnamed = [(name, of) for name, of in zip(names, given, strict=True) if of not in SPLITS]
+    if unnamed:
+        said = [f"{name!r}" + (f" (it says {of!r})" if of else "") for name, of in unnamed]
+        what = f"the class {said[0]} is" if len(said) == 1 else f"the classes {listed(said)} are"
+        raise ValueError(
+            f"task.split is given, but the data does not say which of {', '.join(SPLITS)} {what} in. Name the split so, or "
+            "validation, valid, dev; or give shares instead: 'task.split={train:6,val:2,test:2}'."
+        )
+    return tuple(given)
+
+
+def _all_in(whole: list[str], names: Sequence[str]) -> tuple[str, ...]:
+    """All classes in one split; Hydra merges what is typed with shares or lists of before, which do not count then."""
+    if whole[1:] or whole[0] not in SPLITS:
+        raise ValueError(f"task.split puts all classes in {', '.join(whole)}; name one of {', '.join(SPLITS)}.")
+    return tuple(whole * len(names))
+
+
+def _listed(names: Sequence[str], split: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
     of: dict[str, str] = {}
+    problems = []
     for part, members in split.items():
-        for name in map(str, members):
-            if name not in names:
-                raise ValueError(f"task.split.{part} names {name!r}, which is no class{did_you_mean(name, names)}.")
-            if name in of:
-                raise ValueError(f"task.split lists the class {name!r} twice; splits must not share a class.")
-            of[name] = part
+        for member in members:
+            spellings = [member] if isinstance(member, str) else spellings_of(member, names)
+            name = spellings[0] if len(spellings) == 1 else str(member)
+            if len(spellings) > 1:
+                quoted = ", ".join(f'"{text}"' for text in spellings)
+                problems.append(
+                    f"task.split.{part} has the {_kind(member)} {member!r}, which may be any of the classes {quoted}: put "
+                    "the name in quotation marks."
+                )
+            elif name not in names:
+                problems.append(f"task.split.{part} names {name!r}, which is no class{_near(name, member, names)}")
+            elif name in of:
+                problems.append(f"task.split lists the class {name!r} twice; splits must not share a class.")
+            else:
+                of[name] = part
+    if problems:
+        raise DataProblems(problems)
     return tuple(of.get(name, "") for name in names)
+
+
+# -------------------------------------------------------------------------------------- names that YAML takes for values
+
+
+def spellings_of(value: Any, names: Sequence[str]) -> list[str]:
+    """Those of ``names`` that YAML or a command line reads as ``value``: of 1000, say, 1_000 and 1000."""
+    return [name for name in names if repr(value) in _readings(name)]
+
+
+@cache
+def _readings(name: str) -> frozenset[str]:
+    """What a bare ``name`` may be read as, each as Python writes it."""
+    readings = {name, {"true": "True", "false": "False", "null": "None"}.get(name.lower(), name)}
+    for reads in ((yaml.safe_load,), (int, float)):  # YAML's octal 010 is 8, the command line's 10; both know 1_000
+        for read in reads:
+            try:
+                readings.add(repr(read(name)))
+                break
+            except (yaml.YAMLError, ValueError):
+                continue
+    return frozenset(readings)
+
+
+def _near(name: str, member: Any, names: Sequence[str]) -> str:
+    """The end of a sentence: the class most like ``name``, or what a number or truth value may have been written as."""
+    if not isinstance(member, str):
+        return f" (it was read as a {_kind(member)}: put the name in quotation marks)" + (
+            did_you_mean(name, names) or "."
+        )
+    alike = [repr(other) for other in names if _readings(other) & _readings(name)]
+    return f"; did you mean {' or '.join(alike)}?" if alike else did_you_mean(name, names) or "."
+
+
+def _kind(value: Any) -> str:
+    return {bool: "truth value", int: "number", float: "number"}.get(type(value), "value")

@@ -5,7 +5,7 @@
     query:     motions of ``rollout_steps`` transitions each, from such a state under such actions
 
 Inputs and outputs are those of ``metarun.control.encoding``: the outputs have mean 0 and variance 1 over training tasks, so
-an ``mse`` of 1 is what knowing nothing gives. ``rollout_mse`` is that of the model fed with its own predictions, relative
+always predicting the mean has an ``mse`` of 1. ``rollout_mse`` is that of the model fed with its own predictions, relative
 to the reach of each coordinate and velocity, mean over the steps of a motion.
 
 B episodes, K shots, R query motions, H steps of each, n coordinates, A actions, P parameters and the motors' direction
@@ -21,9 +21,9 @@ from torch import Tensor
 from metarun.control.encoding import Encoding
 from metarun.control.planner import CrossEntropy
 from metarun.control.system import System
-from metarun.core import Batch, Draw, Episode, Metrics, Params, TaskDistribution
+from metarun.core import Batch, Draw, Episode, Metrics, Params, TaskDistribution, TaskSpec
 from metarun.objectives import SQUARED_ERROR
-from metarun.tasks.points import sizes_by_split, uniforms
+from metarun.tasks.episodes import PointSize, sizes_by_split, uniforms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,9 +32,10 @@ NUM_STANDARD_TASKS = 256  # training tasks whose transitions give the mean and d
 
 
 class SystemIdentification(TaskDistribution):
-    """``planner`` and ``control_steps`` are for ``metarun control RUN``: how it plans, and the steps of an episode."""
+    """Episodes of transitions of a system.
 
-    objective = SQUARED_ERROR
+    ``planner`` and ``control_steps`` are for ``metarun control RUN``: how it plans, and the steps of an episode.
+    """
 
     def __init__(  # noqa: PLR0913, PLR0917
         self,
@@ -50,7 +51,7 @@ class SystemIdentification(TaskDistribution):
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self.sizes = sizes_by_split(num_shots, num_queries, train_num_shots, train_num_queries)
+        self.sizes = sizes_by_split(PointSize(num_shots, num_queries), train_num_shots, train_num_queries)
         for size in self.sizes.values():
             if rollout_steps < 1 or size.num_queries % rollout_steps:
                 raise ValueError(
@@ -63,7 +64,7 @@ class SystemIdentification(TaskDistribution):
         self.rollout_steps, self.control_steps = rollout_steps, control_steps
         self.seed, self.device, self.dtype = seed, device, dtype
         self.encoding = self.standardised()
-        self.input_shape, self.num_outputs = (self.encoding.num_inputs,), len(system.angles)
+        self.spec = TaskSpec((self.encoding.num_inputs,), len(system.angles), SQUARED_ERROR)
 
     def standardised(self) -> Encoding:
         """The encoding with mean and deviation of the outputs over the first training tasks."""
@@ -81,7 +82,7 @@ class SystemIdentification(TaskDistribution):
         return uniforms(self.seed, f"system_identification/{split}", indices, parameters, motions, transitions)
 
     def parameters(self, draw: Draw) -> Tensor:
-        """Of the systems behind a draw: float64 [B, P + 1] on the CPU."""
+        """Parameters of the systems behind a draw: float64 [B, P + 1] on the CPU."""
         return self.system.parameters(torch.from_numpy(draw["task"]))
 
     def motions(self, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,7 +111,7 @@ class SystemIdentification(TaskDistribution):
         return Batch(x.to(self.device, self.dtype), y.to(self.device, self.dtype))
 
     def further_scores(self, learner: Any, phi: Params, episode: Episode) -> Metrics:
-        """``rollout_mse``: of the query motions, predicted from their first state and their actions."""
+        """Error of the query motions as ``rollout_mse``, predicted from their first state and their actions."""
         x, y = (leaf.unflatten(0, (-1, self.rollout_steps)) for leaf in episode.query)  # [R, H, ...]
         state, distances = self.encoding.state(x[:, 0]), []
         for t in range(self.rollout_steps):
@@ -126,7 +127,7 @@ class SystemIdentification(TaskDistribution):
         return f"{type(self.system).__name__}: {ranges}{either}, dt {self.system.dt}, motions of {self.rollout_steps}"
 
     def show(self, split: str, indices: Sequence[int]) -> "Figure":
-        """How the systems of some episodes move, from one state and under one slow wave of actions."""
+        """Motions of the systems of some episodes, from one state and under one slow wave of actions."""
         from metarun.drawing import motions
 
         parameters, seconds = self.parameters(self.draw(split, indices)), np.arange(101) * self.system.dt

@@ -1,69 +1,56 @@
-"""Reading a table of numbers that a user brings, with errors that name the line, the value and the fix."""
+"""Reading a table that a user brings, with errors that name the lines, the values and the fix."""
 
 import csv
 import hashlib
-import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from metarun.errors import DataError, MissingDataError, did_you_mean
+from metarun.errors import DataError, Faults, MissingDataError, did_you_mean
 
 SEPARATORS = {";": ";", "\t": "\\t", ",": ",", "|": "|"}  # and how to write them on the command line
+COMMENT = re.compile(r"#(?:[#\s]|$)")  # a # before a name or a number, as in #1, may begin a row
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under a header, with the line of the file that each row begins on."""
+    """Rows of text under a header, with the line of the file that each row ends on."""
 
     path: Path
+    separator: str
     header: list[str]
     rows: list[list[str]]
     lines: list[int]
     sha256: str
+    num_comments: int
 
-    def column(self, name: str, key: str) -> list[str]:
-        """The entries of a column; ``key`` is the setting that names it. Raises DataError where there is none."""
-        if name not in self.header:
-            hint = did_you_mean(name, self.header)
-            raise DataError(f"{key} names {name!r}, but {self.path} has no such column{hint}; {self._columns()}.")
+    def column(self, name: str) -> list[str]:
+        """The entries of a column that is there."""
         at = self.header.index(name)
         return [row[at] for row in self.rows]
 
-    def numbers(self, names: Sequence[str], key: str) -> np.ndarray:
-        """Columns of finite numbers: float64 [rows, columns]. Raises DataError at the first entry that is none."""
-        return np.array([[self._number(*entry) for entry in self._entries(name, key)] for name in names]).T
-
-    def _entries(self, name: str, key: str) -> list[tuple[str, int, str]]:
-        return [(text, line, name) for text, line in zip(self.column(name, key), self.lines, strict=True)]
-
-    def _number(self, text: str, line: int, name: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if math.isfinite(value):
-            return value
-        what = "is empty" if not text.strip() else f"is {text!r}, which is not a finite number"
-        raise DataError(f"{self.path}, line {line}: column {name!r} {what}. Correct the line, or leave it out.")
-
-    def _columns(self) -> str:
-        return f"there are {', '.join(map(repr, self.header))}"
+    def without(self, name: str) -> str:
+        """What to say of a column that is not there: empty where it is."""
+        if name in self.header:
+            return ""
+        hint = did_you_mean(name, self.header)
+        return f"{self.path} has no such column{hint}; there are {', '.join(map(repr, self.header))}."
 
 
 def read_table(path: Path, separator: str) -> Table:
-    """The table in ``path``: UTF-8, a header line, and in each further line as many entries."""
+    """The table in ``path``: UTF-8, a header line, and in each further line as many entries; comments are left out."""
     if separator == "\\t":  # as typed on a command line
         separator = "\t"
     if len(separator) != 1:
         raise ValueError(f"task.separator is {separator!r}, but must be one character, such as ',' or ';' or \"\\t\".")
     content = _content(path)
     try:
-        reader = csv.reader(content.decode("utf-8-sig").splitlines(keepends=True), delimiter=separator, strict=True)
+        uncommented = _Uncommented(content.decode("utf-8-sig").splitlines(keepends=True), separator)
+        reader = csv.reader(uncommented, delimiter=separator, strict=True)
         lines, rows = [], []
         for row in reader:
+            uncommented.between_rows = True
             if row:  # an empty line is no row
                 lines.append(reader.line_num)
                 rows.append([entry.strip() for entry in row])
@@ -78,7 +65,31 @@ def read_table(path: Path, separator: str) -> Table:
         raise DataError(f"{path} is empty; it must have a line of column names, and a line for each measurement.")
     header, rows = rows[0], rows[1:]
     _check(path, separator, header, rows, lines[1:])
-    return Table(path, header, rows, lines[1:], hashlib.sha256(content).hexdigest())
+    digest = hashlib.sha256(content).hexdigest()
+    return Table(path, separator, header, rows, lines[1:], digest, uncommented.num_comments)
+
+
+class _Uncommented:
+    """The lines for a CSV reader, an empty one in the place of each comment, so that lines keep their numbers.
+
+    A comment begins with # and a blank, or has not as many separators as the first line that does not begin with #.
+    """
+
+    def __init__(self, lines: list[str], separator: str) -> None:
+        self.lines, self.separator = lines, separator
+        self.width = next((line.count(separator) for line in lines if line.strip() and line[0] != "#"), 0)
+        self.between_rows = True  # the reader's: within quotation marks a line is no comment
+        self.num_comments = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self.lines:
+            begins_row, self.between_rows = self.between_rows, False
+            comment = COMMENT.match(line) or (line[0] == "#" and line.count(self.separator) != self.width)
+            if begins_row and comment:
+                self.num_comments += 1
+                yield "\n"
+            else:
+                yield line
 
 
 def _content(path: Path) -> bytes:
@@ -97,10 +108,14 @@ def _check(path: Path, separator: str, header: list[str], rows: list[list[str]],
             f"{path}: the first line has one column, {header[0]!r}; is it separated otherwise? "
             f"'task.separator=\"{others[0]}\"'"
         )
-    if repeated := sorted({name for name in header if header.count(name) > 1}):
-        raise DataError(f"{path}: several columns are named {', '.join(map(repr, repeated))}; give each its own name.")
     if not rows:
         raise DataError(f"{path} has column names and no further line.")
+    faults = Faults()
+    if repeated := sorted({name for name in header if header.count(name) > 1}):
+        faults.add(str(path), f"several columns are named {', '.join(map(repr, repeated))}", "Give each its own name.")
     for row, line in zip(rows, lines, strict=True):
         if len(row) != len(header):
-            raise DataError(f"{path}, line {line}: {len(row)} entries, where the header has {len(header)}.")
+            what = f"line {line}: {len(row)} entries, where the header has {len(header)}"
+            commas = f" Put entries that hold {separator!r} in quotation marks."
+            faults.add(str(path), what, f"Correct the lines.{commas if len(row) > len(header) else ''}")
+    faults.refuse()

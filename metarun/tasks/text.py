@@ -1,55 +1,53 @@
 """N-way K-shot episodes of sentences that lie in classes: one task distribution for every data set of this kind.
 
-A data set is a function that prepares its sentences (``text_sources``); ``text_task`` makes it the ``_target_`` of a YAML.
+A data set is a function that names its sentences (``text_sources``); ``text_task`` makes it the ``_target_`` of a YAML.
 What a sentence is to a network is the choice of ``features`` (``text_features``).
 
 N ways, K shots, Q queries, B episodes, S = N * K
 """
 
 import textwrap
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from metarun.core import Batch, Draw, Episode, TaskDistribution
+from metarun.core import Batch, Draw, Episode
 from metarun.counter import uniform
-from metarun.objectives import CROSS_ENTROPY
-from metarun.tasks.episodes import ClassPool, EpisodeSize, check_episode_sizes, draw_images, episode_sizes
+from metarun.tasks.encoded_texts import TextFeatures
+from metarun.tasks.episodes import ClassPool, EpisodeSize, check_pools, class_spec, draw_examples, sizes_by_split
+from metarun.tasks.groups import GroupedPool
 from metarun.tasks.images import class_major_labels
-from metarun.tasks.sources import task_from
-from metarun.tasks.splits import SPLITS, Split, split_classes, split_digest
-from metarun.tasks.store import verify
-from metarun.tasks.text_features import TextFeatures
-from metarun.tasks.text_sets import TextSet
+from metarun.tasks.sources import PreparedTask, task_from
+from metarun.tasks.splits import SPLITS, Split, by_shares, split_classes, split_digest
+from metarun.tasks.store import Prepared, Source
+from metarun.tasks.text_sets import say, text_set
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
-class TextSource:
-    """Prepared sentences; ``name`` is that of the random streams and in the fingerprint."""
+class TextData:
+    """Sentences in classes; ``name`` is that of the random streams and in the fingerprint."""
 
     name: str
-    text_set: TextSet
+    source: Source
 
 
-class TextClasses(TaskDistribution):
-    """x [B, S, ...] as the features say, y [B, S] class-major (N * Q in the query set); no sentence is there twice.
+class TextClasses(PreparedTask):
+    """Episodes of sentences, none twice: x [B, S, ...] as the features say, y [B, S] class-major (query set: N * Q).
 
     ``train_*`` replace the sizes of the split "train" where they are not None.
     """
 
-    objective = CROSS_ENTROPY
-
     def __init__(  # noqa: PLR0913
         self,
         *,
-        source: Callable[[], TextSource],
+        data: Callable[[], TextData],
         features: TextFeatures,
         split: Split,
         split_seed: int,
@@ -63,29 +61,75 @@ class TextClasses(TaskDistribution):
         device: torch.device,
         dtype: torch.dtype,
         data_root: str,
+        fitted: Mapping[str, Any] | None = None,
     ) -> None:
-        test_size = EpisodeSize(num_ways, num_shots, num_queries)
-        self.sizes = episode_sizes(test_size, train_num_ways, train_num_shots, train_num_queries)
-        self.num_outputs, self.num_ways, self.train_num_ways = num_ways, num_ways, self.sizes["train"].num_ways
+        """Read and encode the sentences; ``fitted``: vocabulary and word weights of a run, to be used for these."""
+        size = EpisodeSize(num_ways, num_shots, num_queries)
+        self.sizes = sizes_by_split(size, train_num_ways, train_num_shots, train_num_queries)
         self.seed, self.device, self.features = seed, device, features
 
-        self.source = source()
-        text_set = self.source.text_set
-        self.split_of = split_classes(text_set.names, text_set.given, split, split_seed, "text/classes")
-        self.pools = {s: ClassPool.of(text_set, [of == s for of in self.split_of]) for s in SPLITS}
-        check_episode_sizes(self.sizes, self.pools)
-        self.num_train_classes = len(self.pools["train"].names)
-        training = np.isin(text_set.labels(), [c for c, of in enumerate(self.split_of) if of == "train"])
-        self.encoding = features.encode(text_set, training, Path(data_root) / "prepared", device, dtype)
-        self.input_shape, self.num_tokens = self.encoding.input_shape, self.encoding.num_tokens
-        self.vocabulary = self.encoding.vocabulary
-        self.frozen = self.encoding.frozen(num_ways).to(device, dtype)
+        named = data()
+        self.name, self.text_set = named.name, text_set(named.source.prepared())
+        _, names, given, counts, prepared = self.text_set
+        say(prepared.facts.get("notes", ()))
+        self.split_of = split_classes(names, given, split, split_seed, "text/classes")
+        self.pools = {s: ClassPool.of(names, counts, [of == s for of in self.split_of]) for s in SPLITS}
+        self.splits = tuple(s for s in SPLITS if self.pools[s].names or by_shares(split))
+        self.grouped = self._grouped(prepared)
+        check_pools(
+            {s: self.grouped[s].classes if self.grouped else self.pools[s] for s in self.splits},
+            self.sizes,
+            "group" if self.grouped else "example",
+        )
+        training = np.isin(self.text_set.labels(), [c for c, of in enumerate(self.split_of) if of == "train"])
+        known = self._known(fitted or {})
+        self.encoded = features.encode(self.text_set, training, Path(data_root) / "prepared", device, dtype, known)
+        self.prepared = (prepared, *self.encoded.prepared)
+        self.spec = replace(
+            class_spec(self.encoded.input_shape, self.sizes, len(self.pools["train"].names)),
+            num_tokens=self.encoded.num_tokens,
+            vocabulary=self.encoded.vocabulary,
+        )
+        self.frozen = self.encoded.frozen(num_ways).to(device, dtype)
+
+    def _grouped(self, prepared: Prepared) -> dict[str, GroupedPool]:
+        """The pools with the groups of their sentences; nothing where there are none."""
+        if "groups" not in prepared.facts:
+            return {}
+        group_of = np.unique(prepared.facts["groups"], return_inverse=True)[1]
+        return {split: GroupedPool.of(pool, group_of) for split, pool in self.pools.items()}
+
+    def _known(self, fitted: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What was ``fitted`` for these features: nothing for a run on other data than sentences."""
+        if "features" not in fitted:
+            return {}
+        if fitted["features"] != self.features.describe():
+            raise ValueError(
+                f"task.features are {self.features.describe()}, but the run was trained on {fitted['features']}: keep them."
+            )
+        return fitted
+
+    def fitted(self) -> dict[str, Any]:
+        own = dict(self.encoded.fitted)
+        return {"features": self.features.describe(), **own} if own else {}
+
+    @staticmethod
+    def sources(
+        data: Callable[[], TextData], features: TextFeatures, device: torch.device, data_root: str
+    ) -> list[Source]:
+        source = data().source
+        if source.state() != "ready":
+            return [source]
+        kept = features.source(text_set(source.prepared()), Path(data_root) / "prepared", device)
+        return [source] if kept is None else [source, kept]
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
-        """classes [B, N], and in numbers of sentences support [B, N, K] and query [B, N, Q]."""
+        """Numbers of classes [B, N] and of sentences, support [B, N, K] and query [B, N, Q]."""
         ways, shots, queries = size = self.sizes[split]
-        u = uniform(self.seed, f"{self.source.name}/{split}", np.asarray(indices), ways * (1 + shots + queries))
-        return draw_images(u, self.pools[split], size)
+        if self.grouped:
+            return self.grouped[split].draw(self.seed, f"{self.name}/{split}", indices, size)
+        u = uniform(self.seed, f"{self.name}/{split}", np.asarray(indices), ways * (1 + shots + queries))
+        return draw_examples(u, self.pools[split], size)
 
     def episodes(self, draw: Draw) -> Episode:
         classes = torch.from_numpy(draw["classes"]).to(self.device)
@@ -94,23 +138,21 @@ class TextClasses(TaskDistribution):
     def _batch(self, numbers: np.ndarray) -> Batch:
         """Of the sentences [B, N, K]; the K of class 0 come first, then those of class 1."""
         tasks, ways, shots = numbers.shape
-        x = self.encoding.take(torch.from_numpy(numbers.reshape(-1)).to(self.device))
+        x = self.encoded.take(torch.from_numpy(numbers.reshape(-1)).to(self.device))
         return Batch(x.reshape(tasks, ways * shots, *x.shape[1:]), class_major_labels(numbers, self.device))
 
-    def fingerprint(self) -> str:
-        splits = split_digest(self.source.text_set.names, self.split_of)
-        sha256 = self.source.text_set.stored.sha256
-        return f"{self.source.name}: sha256 {sha256}, splits {splits}, {self.features.describe()}"
+    def class_names(self, split: str) -> Sequence[str]:
+        return self.pools[split].names
 
-    def verify(self) -> None:
-        for stored in (self.source.text_set.stored, *self.encoding.stored):
-            verify(stored)
+    def fingerprint(self) -> str:
+        splits = split_digest(self.text_set.names, self.split_of)
+        return f"{self.name}: sha256 {self.text_set.prepared.sha256}, splits {splits}, {self.features.describe()}"
 
     def show(self, split: str, indices: Sequence[int]) -> "Figure":
         """The sentences of those episodes: a block a class, its support above its queries."""
         from matplotlib.figure import Figure
 
-        texts, names, draw = self.source.text_set.texts, self.pools[split].names, self.draw(split, indices)
+        texts, names, draw = self.text_set.texts, self.pools[split].names, self.draw(split, indices)
         lines: list[tuple[str, dict[str, Any]]] = []
         for b, index in enumerate(indices):
             lines.append((f"{split} episode {index}", {"weight": "bold", "size": 10}))

@@ -1,14 +1,13 @@
-"""What a sentence is to a network: a vector of hashed n-grams, the numbers of its words, or a frozen embedding.
+"""Inputs made of sentences: vectors of hashed n-grams, the numbers of their words, or frozen embeddings.
 
-``encode`` gives an ``Encoding`` of all sentences of a text set. What it learns from them (a vocabulary, inverse document
-frequencies) it learns from the sentences of the training classes alone. n sentences, V buckets or tokens
+``encode`` gives the ``EncodedTexts`` of a text set. What it learns from the sentences (a vocabulary, inverse document
+frequencies) it learns from those of the training classes alone. n sentences, V buckets or tokens
 """
 
 import re
 import zlib
-from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import chain
@@ -16,64 +15,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from metarun.models.embedding_bag import BagOfTokens
 from metarun.models.linear import Linear
 from metarun.models.sentence_encoder import sentence_encoder
-from metarun.tasks.store import ClassImages, ImageSet, prepared, verify
+from metarun.tasks.encoded_texts import EncodedTexts, Fitted, TextFeatures, inverse_document_frequency
+from metarun.tasks.sparse import Sparse
+from metarun.tasks.store import ClassRows, Source
 from metarun.tasks.text_sets import TextSet
 
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
-@dataclass(frozen=True)
-class Encoding:
-    """``take`` gives the sentences of the numbers [R] as [R, *input_shape]: integers below ``num_tokens``, or floats.
-
-    ``vocabulary`` names what those integers stand for: equal for equal numbering, None for floats.
-    ``frozen`` makes, for N classes, a base learner whose body has nothing to train: the features as they come.
-    """
-
-    input_shape: tuple[int, ...]
-    num_tokens: int | None
-    take: Callable[[Tensor], Tensor]
-    frozen: Callable[[int], nn.Module]
-    stored: tuple[ImageSet, ...] = ()  # what of it is kept on disk
-    vocabulary: str | None = None
-
-
-class TextFeatures(ABC):
-    """A choice of what sentences are to a network, with its settings."""
-
-    @abstractmethod
-    def encode(
-        self, text_set: TextSet, training: np.ndarray, folder: Path, device: torch.device, dtype: torch.dtype
-    ) -> Encoding:
-        """``training`` [n] says which sentences are of training classes; what is slow is kept below ``folder``."""
-
-    @abstractmethod
-    def describe(self) -> str:
-        """A name for the fingerprint of the data."""
-
-
-def _kept(place: Path, make: Callable[[], ClassImages]) -> ImageSet:
-    """Named arrays as bytes in the folder ``place``, made on first use; checked, as all of them is read."""
-    stored = prepared(place, (), lambda: None, make)
-    verify(stored)
-    return stored
-
-
 def words(text: str) -> list[str]:
     """Lower-case words, and punctuation marks as words of their own; at least one of a text that is not blank."""
     return WORD.findall(text.casefold())
-
-
-def inverse_document_frequency(documents: Iterable[np.ndarray], size: int) -> np.ndarray:
-    """log((1 + n) / (1 + df)) + 1 of each number below ``size``: [size]. ``documents``: the distinct numbers in each."""
-    rows = list(documents)
-    frequency = np.bincount(np.concatenate(rows), minlength=size)
-    return np.log((1 + len(rows)) / (1 + frequency)) + 1
 
 
 # ------------------------------------------------------------------------------------------------------------- hashed
@@ -103,24 +59,20 @@ class Hashed(TextFeatures):
         return f"hashed-{self.num_buckets}-{self.word_ngrams}" + f"-{chars}" * bool(chars)
 
     def encode(
-        self, text_set: TextSet, training: np.ndarray, folder: Path, device: torch.device, dtype: torch.dtype
-    ) -> Encoding:
-        place = folder / f"{self.describe()}-{text_set.stored.sha256[:16]}"
-
-        def make() -> ClassImages:
-            found = [np.unique(self.buckets(text), return_counts=True) for text in text_set.texts]
-            buckets, counts = (np.concatenate(column).astype("<i4") for column in zip(*found, strict=True))
-            lengths = np.array([len(row) for row, _ in found], dtype="<i4")
-            yield from (("buckets", buckets.view(np.uint8)), ("counts", counts.view(np.uint8)))
-            yield "lengths", lengths.view(np.uint8)
-
-        stored = _kept(place, make)
-        buckets, counts, lengths = (part.view("<i4") for part in np.split(stored.images, np.cumsum(stored.counts)[:-1]))
+        self,
+        text_set: TextSet,
+        training: np.ndarray,
+        folder: Path,
+        device: torch.device,
+        dtype: torch.dtype,
+        fitted: Fitted | None = None,
+    ) -> EncodedTexts:
+        stored = self.source(text_set, folder, device).prepared().verified()
+        buckets, counts, lengths = (part.view("<i4") for part in np.split(stored.rows, np.cumsum(stored.counts)[:-1]))
         ends = np.cumsum(lengths)
         rows = np.split(buckets, ends[:-1])
-        idf = inverse_document_frequency(
-            [row for row, is_in in zip(rows, training, strict=True) if is_in], self.num_buckets
-        )
+        own = (row for row, is_in in zip(rows, training, strict=True) if is_in)
+        idf = np.array(fitted["idf"]) if fitted else inverse_document_frequency(own, self.num_buckets)
         weights = (1 + np.log(counts)) * idf[buckets]
         weights /= np.repeat(np.sqrt(np.add.reduceat(weights**2, ends - lengths)), lengths)
         sparse = Sparse(
@@ -130,7 +82,19 @@ class Hashed(TextFeatures):
             self.num_buckets,
         )
         shape = (self.num_buckets,)
-        return Encoding(shape, None, sparse.take, lambda ways: Linear(shape, ways, 0.0), (stored,))
+        return EncodedTexts(
+            shape, None, sparse.take, lambda ways: Linear(shape, ways, 0.0), (stored,), None, {"idf": idf.tolist()}
+        )
+
+    def source(self, text_set: TextSet, folder: Path, device: torch.device) -> Source:
+        def read() -> ClassRows:
+            found = [np.unique(self.buckets(text), return_counts=True) for text in text_set.texts]
+            buckets, counts = (np.concatenate(column).astype("<i4") for column in zip(*found, strict=True))
+            lengths = np.array([len(row) for row, _ in found], dtype="<i4")
+            yield from (("buckets", buckets.view(np.uint8)), ("counts", counts.view(np.uint8)))
+            yield "lengths", lengths.view(np.uint8)
+
+        return Source(folder / f"{self.describe()}-{text_set.prepared.sha256[:16]}", (), read)
 
     def buckets(self, text: str) -> list[int]:
         """The bucket of every n-gram of ``text``."""
@@ -142,25 +106,6 @@ class Hashed(TextFeatures):
         low, high = self.char_ngrams or (1, 0)
         chars = (f"c{line[i : i + n]}" for n in range(low, high + 1) for i in range(len(line) - n + 1))
         return [zlib.crc32(gram.encode()) % self.num_buckets for gram in chain(runs, chars)]
-
-
-@dataclass(frozen=True)
-class Sparse:
-    """Rows of a matrix with ``size`` columns: row r holds values[first[r] : first[r + 1]] in those columns."""
-
-    columns: Tensor
-    values: Tensor
-    first: Tensor
-    size: int
-
-    def take(self, numbers: Tensor) -> Tensor:
-        """The rows [R] as a dense matrix [R, size]."""
-        lengths = self.first[numbers + 1] - self.first[numbers]
-        row = torch.repeat_interleave(torch.arange(len(numbers), device=numbers.device), lengths)
-        within = torch.arange(len(row), device=row.device) - (lengths.cumsum(0) - lengths)[row]
-        places = self.first[numbers][row] + within
-        dense = self.values.new_zeros(len(numbers), self.size)
-        return dense.index_put_((row, self.columns[places]), self.values[places])
 
 
 # ------------------------------------------------------------------------------------------------------------- tokens
@@ -187,27 +132,41 @@ class Tokens(TextFeatures):
         return f"tokens-{self.max_tokens}-{self.min_count}-{self.unknown_buckets}"
 
     def encode(
-        self, text_set: TextSet, training: np.ndarray, folder: Path, device: torch.device, dtype: torch.dtype
-    ) -> Encoding:
+        self,
+        text_set: TextSet,
+        training: np.ndarray,
+        folder: Path,
+        device: torch.device,
+        dtype: torch.dtype,
+        fitted: Fitted | None = None,
+    ) -> EncodedTexts:
         sentences = [words(text)[: self.max_tokens] for text in text_set.texts]
         own = [sentence for sentence, is_in in zip(sentences, training, strict=True) if is_in]
         counts = Counter(chain.from_iterable(own))
-        known = sorted(word for word, count in counts.items() if count >= self.min_count)
+        common = sorted(word for word, count in counts.items() if count >= self.min_count)
+        known: list[str] = fitted["words"] if fitted else common
         number = {word: i for i, word in enumerate(known, 1)}
         num_tokens = 1 + len(known) + self.unknown_buckets
 
         def number_of(word: str) -> int:
             return number.get(word) or 1 + len(known) + zlib.crc32(word.encode()) % self.unknown_buckets
 
-        length = min(self.max_tokens, max(map(len, sentences)))
+        length = fitted["length"] if fitted else min(self.max_tokens, max(map(len, sentences)))
         table = np.zeros((len(sentences), length), dtype=np.int64)
         for row, sentence in zip(table, sentences, strict=True):
-            row[: len(sentence)] = [number_of(word) for word in sentence]
-        idf = inverse_document_frequency(map(np.unique, table[training]), num_tokens)
+            row[: len(sentence)] = [number_of(word) for word in sentence[:length]]
+        idf = (
+            np.array(fitted["idf"])
+            if fitted
+            else inverse_document_frequency(map(np.unique, table[training]), num_tokens)
+        )
         idf[0] = 0  # the padding
         weights, x = torch.from_numpy(idf).to(device, dtype), torch.from_numpy(table).to(device)
         vocabulary = sha256("\n".join([*known, str(self.unknown_buckets)]).encode()).hexdigest()
-        return Encoding((length,), num_tokens, x.__getitem__, lambda ways: BagOfTokens(weights, ways), (), vocabulary)
+        fit = {"words": known, "length": length, "idf": idf.tolist()}
+        return EncodedTexts(
+            (length,), num_tokens, x.__getitem__, lambda ways: BagOfTokens(weights, ways), (), vocabulary, fit
+        )
 
 
 # ----------------------------------------------------------------------------------------------------------- sentence
@@ -223,15 +182,23 @@ class Sentence(TextFeatures):
         return f"sentence-{re.sub(r'[^A-Za-z0-9_.-]+', '_', Path(self.model).name)}"
 
     def encode(
-        self, text_set: TextSet, training: np.ndarray, folder: Path, device: torch.device, dtype: torch.dtype
-    ) -> Encoding:
-        encoder = sentence_encoder(self.model)
-        place = folder / f"{self.describe()}-{encoder.digest}-{text_set.stored.sha256[:16]}"
+        self,
+        text_set: TextSet,
+        training: np.ndarray,
+        folder: Path,
+        device: torch.device,
+        dtype: torch.dtype,
+        fitted: Fitted | None = None,
+    ) -> EncodedTexts:
+        stored = self.source(text_set, folder, device).prepared().verified()
+        table = torch.from_numpy(stored.rows.view("<f4").reshape(len(text_set.texts), -1).copy()).to(device, dtype)
+        shape = (table.shape[1],)
+        return EncodedTexts(shape, None, table.__getitem__, lambda ways: Linear(shape, ways, 0.0), (stored,))
 
-        def make() -> ClassImages:
+    def source(self, text_set: TextSet, folder: Path, device: torch.device) -> Source:
+        encoder = sentence_encoder(self.model)
+
+        def read() -> ClassRows:
             yield "embeddings", encoder.embed(text_set.texts, device).astype("<f4").reshape(-1).view(np.uint8)
 
-        stored = _kept(place, make)
-        table = torch.from_numpy(stored.images.view("<f4").reshape(len(text_set.texts), -1).copy()).to(device, dtype)
-        shape = (table.shape[1],)
-        return Encoding(shape, None, table.__getitem__, lambda ways: Linear(shape, ways, 0.0), (stored,))
+        return Source(folder / f"{self.describe()}-{encoder.digest}-{text_set.prepared.sha256[:16]}", (), read)

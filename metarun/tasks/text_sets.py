@@ -1,82 +1,110 @@
 """Sentences in classes: read once, checked, rid of duplicates, kept as bytes.
 
-A prepared text set is an ``ImageSet`` of bytes: class after class, sentence after sentence, each ended by a line feed. So
-preparing, locking, checking and verifying are those of the image sets. C classes
+Prepared are bytes: class after class, sentence after sentence, each ended by a line feed.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from metarun.errors import DataError
-from metarun.tasks.store import ClassImages, ImageSet, prepared, verify
+from metarun.errors import DataError, Faults
+from metarun.tasks.store import ClassRows, Prepared
 
 logger = logging.getLogger(__name__)
 
 
 class Row(NamedTuple):
-    """A labelled sentence; ``split`` is "" where its source names none, ``place`` says where it stands."""
+    """A labelled sentence; ``split`` is "" where its source names none, ``place`` says where it stands.
+
+    ``group``: sentences of one group are kindred, as those of a conversation; "" where groups are not asked for.
+    """
 
     text: str
     label: str
     split: str
     place: str
+    group: str = ""
 
 
 class TextSet(NamedTuple):
-    """``texts``: class after class, ``counts[c]`` of class c; ``given[c]`` is its split in the source, or ""."""
+    """Sentences ``texts``: class after class, ``counts[c]`` of class c; ``given[c]`` is its split in the source, or ""."""
 
     texts: tuple[str, ...]
     names: tuple[str, ...]
     given: tuple[str, ...]
     counts: np.ndarray
-    stored: ImageSet
+    prepared: Prepared
 
     def labels(self) -> np.ndarray:
         """The number of the class of each sentence."""
         return np.repeat(np.arange(len(self.names)), self.counts)
 
 
-def prepared_texts(
-    folder: Path, source: str, require: Callable[[], None], read: Callable[[], Iterable[Row]]
-) -> TextSet:
-    """The text set in ``folder``, on first use written from ``read()``, the rows of ``source``; see ``images.prepared``."""
-    stored = prepared(folder, (), require, lambda: _classes(read(), source))
-    verify(stored)  # all of it is read now in any case
-    given, names = zip(*(name.split("\t") for name in stored.names), strict=True)
-    ends = np.cumsum(stored.counts)
-    classes = [
-        stored.images[end - count : end].tobytes().decode() for end, count in zip(ends, stored.counts, strict=True)
-    ]
+def text_set(prepared: Prepared) -> TextSet:
+    """The text set behind prepared bytes, which are verified, for all of them are read now."""
+    given, names = zip(*(name.split("\t") for name in prepared.names), strict=True)
+    ends, rows = np.cumsum(prepared.counts), prepared.verified().rows
+    classes = [rows[end - count : end].tobytes().decode() for end, count in zip(ends, prepared.counts, strict=True)]
     counts = np.array([content.count("\n") for content in classes])
     texts = tuple(text for content in classes for text in content.split("\n")[:-1])
-    return TextSet(texts, names, given, counts, stored)
+    return TextSet(texts, names, given, counts, prepared)
 
 
 def plain(text: str) -> str:
-    """``text`` with single blanks, and none around it."""
+    """The text with single blanks, and none around it."""
     return " ".join(text.split())
 
 
-def _classes(rows: Iterable[Row], source: str) -> ClassImages:
-    """The classes by name and their sentences in order, so that the order of the rows has no say: "split\\tname", bytes."""
-    classes: dict[str, list[str]] = {}
-    splits = _Names()
-    for row in _without_duplicates(rows):
+def say(notes: Sequence[str]) -> None:
+    """Tell the user, a line each."""
+    for note in notes:
+        logger.info("%s", note)
+
+
+class Findings:
+    """What is found while sentences are read: faults, what the user should know, and groups by sentence as prepared."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what was found."""
+        self.faults, self.notes, self.groups = Faults(), [], []
+
+    faults: Faults
+    notes: list[str]
+    groups: list[str]
+
+    def facts(self) -> dict[str, Any]:
+        """What is kept beside the sentences."""
+        return {"notes": self.notes} | ({"groups": self.groups} if any(self.groups) else {})
+
+
+def class_rows(rows: Iterable[Row], origin: str, findings: Findings | None = None) -> ClassRows:
+    """Bytes to prepare of the ``rows`` of ``origin``: classes "split\\tname" by name and their sentences, sorted, whatever
+    the order of the rows. Raises DataProblems with all faults that ``findings`` have by then."""
+    told, findings = findings is not None, findings or Findings()
+    classes: dict[str, list[tuple[str, str]]] = {}
+    splits = _Names(findings.faults)
+    for row in _without_duplicates(rows, findings.notes):
         splits.add(row)
-        classes.setdefault(plain(row.label), []).append(row.text)
+        classes.setdefault(plain(row.label), []).append((row.text, row.group))
+    findings.faults.refuse()
+    if not told:  # beside what is prepared
+        say(findings.notes)
     if len(classes) < 2:
         held = f"the class {next(iter(classes))!r} alone" if classes else "no sentence"
-        raise DataError(f"{source} holds {held}, but an episode needs 2 classes or more.")
+        raise DataError(f"{origin} holds {held}, but an episode needs 2 classes or more.")
     for label, texts in sorted(classes.items()):
-        content = "".join(f"{text}\n" for text in sorted(texts)).encode()
+        texts.sort()
+        findings.groups += [group for _, group in texts]
+        content = "".join(f"{text}\n" for text, _ in texts).encode()
         yield f"{splits.of[label]}\t{label}", np.frombuffer(content, dtype=np.uint8)
 
 
-def _without_duplicates(rows: Iterable[Row]) -> Iterator[Row]:
+def _without_duplicates(rows: Iterable[Row], notes: list[str]) -> Iterator[Row]:
     """The first of equal sentences (but for case and blanks): none may be in a support set and in its query set."""
     seen: set[str] = set()
     repeated = 0
@@ -88,26 +116,35 @@ def _without_duplicates(rows: Iterable[Row]) -> Iterator[Row]:
         seen.add(text.casefold())
         yield row._replace(text=text)
     if repeated:
-        logger.info("%d sentences repeat another one and are left out; %d are kept.", repeated, len(seen))
+        notes.append(f"{repeated} sentences repeat another one and are left out; {len(seen)} are kept.")
 
 
 class _Names:
-    """Refuses labels that differ by case or blanks alone, and classes in two splits."""
+    """Notes labels that differ by case or blanks alone, and classes in two splits."""
 
-    def __init__(self) -> None:
+    def __init__(self, faults: Faults) -> None:
         self.first: dict[str, Row] = {}
         self.of: dict[str, str] = {}
+        self.faults, self.noted = faults, set[tuple[str, str]]()
 
     def add(self, row: Row) -> None:
         first = self.first.setdefault(plain(row.label).casefold(), row)
+        if (row.label, row.split) not in self.noted:
+            self._compare(first, row)
+            self.noted.add((row.label, row.split))
+        self.of[plain(row.label)] = row.split
+
+    def _compare(self, first: Row, row: Row) -> None:
         if first.label != row.label:
-            raise DataError(
-                f"the labels {first.label!r} ({first.place}) and {row.label!r} ({row.place}) differ by case or blanks "
-                "alone. Write them alike."
+            self.faults.add(
+                "",
+                f"the labels {first.label!r} ({first.place}) and {row.label!r} ({row.place}) differ by case or blanks alone",
+                "Write them alike.",
             )
         if first.split != row.split:
-            raise DataError(
+            self.faults.add(
+                "",
                 f"the class {row.label!r} is in the split {first.split!r} ({first.place}) and in {row.split!r} "
-                f"({row.place}), but splits must not share a class."
+                f"({row.place})",
+                "Splits must not share a class.",
             )
-        self.of[plain(row.label)] = row.split

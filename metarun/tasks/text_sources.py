@@ -6,72 +6,42 @@ each. Casanueva et al., 2020, https://arxiv.org/abs/2003.04807, CC BY 4.0. Their
 joined: in few-shot learning it is classes that are split.
 """
 
-import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from metarun.errors import DataError, MissingDataError
-from metarun.tasks.download import RemoteFile, fetch
-from metarun.tasks.splits import SPLITS
-from metarun.tasks.text import TextSource, text_task
-from metarun.tasks.text_sets import Row, plain, prepared_texts
-
-
-class Release(NamedTuple):
-    """A published data set: its files below the data root, and the classes and sentences that they must hold."""
-
-    name: str
-    files: dict[str, RemoteFile]
-    num_classes: int
-    num_texts: int
-
-
-CLINC150 = Release(
-    "CLINC150",
-    {
-        "clinc150/data_full.json": RemoteFile(
-            "https://raw.githubusercontent.com/clinc/oos-eval/master/data/data_full.json",
-            "30c29dc6ab78edf3b5dfa640be204cde",
-        )
-    },
-    num_classes=150,
-    num_texts=22500,
-)
-BANKING77 = Release(
-    "Banking77",
-    {
-        f"banking77/{part}.csv": RemoteFile(
-            "https://raw.githubusercontent.com/PolyAI-LDN/task-specific-datasets/master/banking_data/" + f"{part}.csv",
-            md5,
-        )
-        for part, md5 in (("train", "cec64185f4197906aabce0781ef9a19b"), ("test", "8dcd9dc31b686c75ec1f24bf23c140cb"))
-    },
-    num_classes=77,
-    num_texts=13083,
-)
+from metarun.tasks.published import Published, PublishedFile
+from metarun.tasks.store import ClassRows, Source
+from metarun.tasks.text import TextData, text_task
+from metarun.tasks.text_files import Fields, bytes_of, row_of, rows_of, text_of
+from metarun.tasks.text_sets import Findings, Row, class_rows
 
 
 @text_task
-def clinc150(data_root: str, download: bool) -> TextSource:
+def clinc150(data_root: str, download: bool) -> TextData:
     """Sentences in 150 intents: CLINC150, said to a voice assistant (CC BY 3.0)."""
-    return published(CLINC150, Path(data_root), download, clinc_rows)
+    return TextData("clinc150", CLINC150.source(data_root, download))
 
 
 @text_task
-def banking77(data_root: str, download: bool) -> TextSource:
+def banking77(data_root: str, download: bool) -> TextData:
     """Sentences in 77 intents: Banking77, written to a bank (CC BY 4.0)."""
-    return published(BANKING77, Path(data_root), download, lambda path: csv_rows(path, "text", "category"))
+    return TextData("banking77", BANKING77.source(data_root, download))
 
 
 @text_task
-def text_jsonl(data_root: str, path: str) -> TextSource:
-    """Sentences of your own: lines of JSON, or CSV.
+def text_jsonl(
+    data_root: str,
+    path: str,
+    text_field: str | None = None,  # runs of an earlier metarun do not say these
+    label_field: str | None = None,
+    group_field: str | None = None,
+) -> TextData:
+    """Sentences of your own: lines or a list of JSON, CSV or TSV.
 
-    Prepared under the digest of the file, so a changed file is read anew.
+    Prepared under the digest of the file and of these settings, so a changed file is read anew.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -80,136 +50,83 @@ def text_jsonl(data_root: str, path: str) -> TextSource:
             f'task.path {path!r} {what}. Name a file of lines {{"text": ..., "label": ...}}, or a .csv file whose first '
             "line is text,label."
         )
-    digest = hashlib.sha256(_bytes(file)).hexdigest()[:16]
-    folder = Path(data_root) / "prepared" / f"text_jsonl-{digest}"
-    read = csv_rows if file.suffix.lower() == ".csv" else json_rows
-    return TextSource("text_jsonl", prepared_texts(folder, path, lambda: None, lambda: read(file)))
+    fields, findings = Fields(text_field, label_field, group_field), Findings()
+    key = bytes_of(file) + (json.dumps(fields).encode() if any(fields) else b"")
+    folder = Path(data_root) / "prepared" / f"text_jsonl-{hashlib.sha256(key).hexdigest()[:16]}"
+
+    def read() -> ClassRows:
+        findings.begin()
+        return class_rows(rows_of(file, fields, findings), path, findings)
+
+    return TextData("text_jsonl", Source(folder, (), read, facts=findings.facts))
 
 
-def published(release: Release, data_root: Path, download: bool, rows: Callable[[Path], Iterator[Row]]) -> TextSource:
-    """All sentences of the release, prepared as <data_root>/prepared/<name> on first use."""
-    paths = {data_root / name: remote for name, remote in release.files.items()}
+def published(title: str, files: tuple[PublishedFile, ...], rows: Callable[[Path], Iterator[Row]]) -> Published:
+    """The sentences of these files, which ``rows`` reads."""
+    again = f"This is not {title} as published: delete the file and download it again (task.download=true)."
 
-    def require() -> None:
-        missing = {path: remote for path, remote in paths.items() if not path.is_file()}
-        if missing and not download:
-            raise MissingDataError(
-                f"{release.name} needs {' and '.join(map(str, missing))}. To download: metarun ... task.download=true. Or "
-                f"put {' and '.join(remote.url for remote in missing.values())} there yourself, or name the folder that "
-                f"holds {next(iter(release.files)).split('/')[0]} with data_root (or METARUN_DATA)."
-            )
-
-    def read() -> list[Row]:
-        require()  # again: whoever held the lock may have taken its time
-        for path, remote in paths.items():
-            if not path.is_file():
-                fetch(remote, path)
+    def checked(path: Path, expected: PublishedFile) -> list[Row]:
         try:
-            found = [row for path in paths for row in rows(path)]
+            found = [*rows(path)]
         except DataError as error:
-            raise DataError(f"{error} {_again(release)}") from error
+            raise DataError(f"{error} {again}") from error
         held = len({row.label for row in found}), len(found)
-        if held != (release.num_classes, release.num_texts):
+        if held != (expected.num_classes, expected.num_examples):
             raise DataError(
-                f"{' and '.join(map(str, paths))} hold {held[0]} classes and {held[1]} sentences, but {release.name} has "
-                f"{release.num_classes} and {release.num_texts}. {_again(release)}"
+                f"{path} holds {held[0]} classes and {held[1]} sentences, but {title} has {expected.num_classes} and "
+                f"{expected.num_examples}. {again}"
             )
         return found
 
-    name = release.name.lower()
-    folder = data_root / "prepared" / name
-    return TextSource(name, prepared_texts(folder, release.name, require, read))
+    def read(places: dict[Path, PublishedFile]) -> ClassRows:
+        return class_rows((row for path, expected in places.items() for row in checked(path, expected)), title)
 
-
-def _again(release: Release) -> str:
-    return f"This is not {release.name} as published: delete the file and download it again (task.download=true)."
+    return Published(title, files, name=title.lower(), row_shape=(), read=read)
 
 
 # ------------------------------------------------------------------------------------------------------------ reading
 
 
 def clinc_rows(path: Path) -> Iterator[Row]:
-    """{"train": [[text, intent], ...], "oos_train": ...}: what is in scope."""
+    """Rows in scope of {"train": [[text, intent], ...], "oos_train": ...}."""
     try:
-        parts = json.loads(_text(path))
+        parts = json.loads(text_of(path))
         for part, pairs in parts.items():
             for text, intent in pairs if not part.startswith("oos") else ():
-                yield _row({"text": text, "label": intent}, f"{path}, {part}")
+                row, what, _ = row_of({"text": text, "label": intent}, Fields("text", "label"), None, f"{path}, {part}")
+                if row is None:
+                    raise DataError(f"{path}, {part}{what}.")
+                yield row
     except (json.JSONDecodeError, AttributeError, TypeError, ValueError) as error:
         raise error if isinstance(error, DataError) else DataError(f"{path}: {error}.") from error
 
 
-def json_rows(path: Path) -> Iterator[Row]:
-    """{"text": ..., "label": ..., "split": ...} a line; blank lines are skipped, further keys are not read."""
-    for number, line in enumerate(_text(path).split("\n"), 1):
-        place = f"{path}, line {number}"
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{place} is not JSON: {error.msg} at column {error.colno}.") from error
-        if not isinstance(record, dict):
-            raise DataError(f'{place} is no object {{"text": ..., "label": ...}}.')
-        yield _row(record, place)
+def csv_rows(path: Path, text: str, label: str) -> Iterator[Row]:
+    """Rows of a published CSV file."""
+    findings = Findings()
+    yield from rows_of(path, Fields(text, label), findings)
+    findings.faults.refuse()
 
 
-def csv_rows(path: Path, text: str = "text", label: str = "label") -> Iterator[Row]:
-    """Columns by the names in the first line, as many entries in every other; further columns are not read."""
-    reader = csv.reader(StringIO(_text(path), newline=""), strict=True)
-    try:
-        header = next(reader, [])
-        if not {text, label} <= {*header}:
-            raise DataError(
-                f"the first line of {path} must name the columns {text} and {label}, but it is {','.join(header)!r}."
-            )
-        if repeated := sorted({name for name in header if header.count(name) > 1}):
-            raise DataError(
-                f"{path}: several columns are named {', '.join(map(repr, repeated))}; give each its own name."
-            )
-        for entries in filter(None, reader):  # an empty line is no row
-            place = f"{path}, line {reader.line_num}"
-            if len(entries) != len(header):
-                raise DataError(
-                    f"{place}: {len(entries)} entries, where the header has {len(header)}; quote texts that contain commas."
-                )
-            record = dict(zip(header, entries, strict=True))
-            yield _row({"text": record[text], "label": record[label], "split": record.get("split")}, place)
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num} is not CSV: {error}.") from error
-
-
-def _row(record: dict[str, Any], place: str) -> Row:
-    """Raises DataError for missing, empty and wrong fields."""
-    for key in ("text", "label"):
-        value = record.get(key)
-        if value is None:
-            raise DataError(f"{place} has no {key!r}.")
-        if not isinstance(value, str) and not (key == "label" and type(value) is int):
-            raise DataError(f"{place}: {key!r} is {value!r}, but must be a string.")
-        if not plain(str(value)):
-            raise DataError(f"{place}: {key!r} is empty. Delete the line.")
-        if any(0xD800 <= ord(letter) <= 0xDFFF for letter in str(value)):
-            raise DataError(f"{place}: {key!r} holds half a character (a lone surrogate): {value!r}.")
-    split = record.get("split") or ""
-    if split not in ("", *SPLITS):
-        raise DataError(f"{place}: 'split' is {split!r}, but must be one of {', '.join(SPLITS)}.")
-    return Row(record["text"], str(record["label"]), split, place)
-
-
-def _text(path: Path) -> str:
-    content = _bytes(path)
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{path}, line {line} is not UTF-8 (byte 0x{content[error.start]:02x}). Save the file as UTF-8."
-        ) from error
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+CLINC150 = published(
+    "CLINC150",
+    (
+        PublishedFile(
+            "clinc150/data_full.json",
+            "https://raw.githubusercontent.com/clinc/oos-eval/master/data/data_full.json",
+            "30c29dc6ab78edf3b5dfa640be204cde",
+            num_classes=150,
+            num_examples=22500,
+        ),
+    ),
+    clinc_rows,
+)
+URL = "https://raw.githubusercontent.com/PolyAI-LDN/task-specific-datasets/master/banking_data"
+BANKING77 = published(
+    "Banking77",
+    (
+        PublishedFile("banking77/train.csv", f"{URL}/train.csv", "cec64185f4197906aabce0781ef9a19b", 77, 10003),
+        PublishedFile("banking77/test.csv", f"{URL}/test.csv", "8dcd9dc31b686c75ec1f24bf23c140cb", 77, 3080),
+    ),
+    lambda path: csv_rows(path, "text", "category"),
+)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,17 +13,18 @@ from metarun.core import Metrics
 from metarun.errors import Interrupted, MetarunError, refuse_divergence
 from metarun.evaluation.calibration import calibrated
 from metarun.evaluation.estimates import Estimate
-from metarun.evaluation.scoring import baseline_scores, complexity, evaluate_all
-from metarun.evaluation.still import modules_of
-from metarun.execution.choice import Choice, stored
-from metarun.execution.choosing import Changes, settle
-from metarun.execution.compiled import CompilationFailed, Compiled
-from metarun.execution.memory import memory_errors
+from metarun.evaluation.eval_mode import modules_of
+from metarun.evaluation.scoring import Complexity, Subject, evaluate_all
+from metarun.execution.choice import Choice
+from metarun.execution.choosing import choose_execution
+from metarun.execution.decorated import GraphFailed
+from metarun.execution.execution import Changes, Execution, Workload
+from metarun.execution.failures import memory_errors
 from metarun.execution.update import Update, dense
 from metarun.models.dropout import dropping, drops
 from metarun.output import checkpoint
 from metarun.output.metrics import Log, Means
-from metarun.output.profiling import phase
+from metarun.output.profiling import profile_span
 from metarun.output.report import Reporter
 from metarun.process import return_freed_memory
 from metarun.training.signals import StopRequest
@@ -34,13 +36,13 @@ class Runner:
     """One run: its loop, and all the state that a checkpoint keeps."""
 
     def __init__(self, experiment: Experiment, report: Reporter, stop: StopRequest) -> None:
-        self.x, self.report, self.stop = experiment, report, stop
-        theta = tree_map(dense, experiment.learner.init())
-        self.leaves, self.structure = tree_flatten(tree_map(torch.Tensor.requires_grad_, theta))
+        self.experiment, self.report, self.stop = experiment, report, stop
+        theta = tree_map(lambda p: dense(p).detach().clone().requires_grad_(), experiment.theta_0)
+        self.leaves, self.structure = tree_flatten(theta)
         self.optimizer = optimizer_of(experiment, self.leaves, leaf_names(self.theta))
         self.update = Update(self.leaves, self.optimizer, experiment.clip, begins=self.begin_update)
         self.scheduler = experiment.scheduler(self.optimizer)
-        self.execution = experiment.execution
+        self.execution: Execution = experiment.execution
         self.step = self.validated = 0
         self.best: dict[str, float] = {}
         self.means = Means()
@@ -70,7 +72,7 @@ class Runner:
         self.save("last")
         again = assigned("resume", self.report.folder.path)
         raise MetarunError(
-            f"out of memory, with {self.execution.settings()} too: {reason}.\n"
+            f"out of memory, with {self.execution.eager.settings()} too: {reason}.\n"
             f"The steps until now are saved: {again} goes on where there is more memory.\n"
             "To need less, take a smaller base_learner, fewer meta_learner.inner_steps, fewer inputs in an episode, or "
             "dtype=float32."
@@ -79,14 +81,14 @@ class Runner:
     def interrupted(self) -> None:
         """Write what is not written yet, and a checkpoint from which the run goes on as if never stopped."""
         self.write_log()
-        refuse_divergence(self.means.read(), self.step, self.x.seed)
+        refuse_divergence(self.means.read(), self.step, self.experiment.seed)
         if self.generator_before is not None:
             torch.set_rng_state(self.generator_before)
         self.save("last")
 
     @contextmanager
     def breakable(self) -> Iterator[None]:
-        """Inside, a signal may break off what is computed. A resumed run computes it again, with the same draws of a CPU;
+        """A context whose computation a signal may break off. A resumed run does it again, with the same draws of a CPU;
         reading a GPU's generator would take longer than a step may."""
         self.generator_before = torch.get_rng_state()
         with self.stop.breakable():
@@ -100,56 +102,57 @@ class Runner:
 
     def train(self) -> None:
         """Train to the last step, with the validations that are due. Raises Interrupted, Diverged."""
-        self.settle_execution()
+        self.choose_execution()
+        experiment = self.experiment
         # closed whatever happens, or the thread that draws would live as long as an error's traceback
-        with closing(meta_batches(self.x.task, self.x.meta_batch_size, self.step, self.x.steps)) as batches:
+        with closing(meta_batches(experiment.task, experiment.meta_batch_size, self.step, experiment.steps)) as batches:
             while True:
-                if self.validation_is_due():
+                due = self.step % experiment.every == 0 or self.step == experiment.steps
+                if due and self.validated < self.step:
                     self.validate()
-                if self.step >= self.x.steps:
+                if self.step >= experiment.steps:
                     return
                 self.stop.obey()
-                with phase("episodes", self.x.profile), self.breakable():
+                with profile_span("episodes", experiment.profile), self.breakable():
                     episodes = next(batches)
                 self.train_step(episodes)
 
     def train_step(self, episodes: Any) -> None:
         """Take one step on these episodes, and log it where that is due."""
-        with phase("step", self.x.profile):
+        with profile_span("step", self.experiment.profile):
             metrics = self.update_theta(episodes)
             self.scheduler.step()
         self.step += 1
-        with phase("log", self.x.profile):
+        with profile_span("log", self.experiment.profile):
             self.means.add(metrics)
             self.write_log()  # of the step before, while a GPU computes this one
-            if self.step % self.x.log_every == 0:
+            if self.step % self.experiment.log_every == 0:
                 self.unwritten = self.log()
-                if self.x.device.type != "cuda":  # nothing computes meanwhile
+                if self.experiment.device.type != "cuda":  # nothing computes meanwhile
                     self.write_log()
         self.report.stepped()
 
     def update_theta(self, episodes: Any) -> Metrics:
         """A step along the mean meta-gradient; out of memory, with a smaller execution from then on."""
-        loss_fn, not_made, too_large = self.x.learner.at(self.step).meta_loss, [], ""
+        loss_fn, not_made, too_large = self.experiment.learner.at(self.step).meta_loss, [], ""
         while True:
             try:
                 with self.breakable(), self.dropping(), memory_errors():
                     metrics = self.execution.train_step(loss_fn, self.theta, episodes, self.update)
                 break
             except torch.OutOfMemoryError:
-                other = self.execution.smaller(self.x.meta_batch_size)
+                other = self.execution.smaller(self.experiment.meta_batch_size)
                 if other is None:
                     raise
-            except CompilationFailed as error:  # of a resumed run on another machine, say
-                assert isinstance(self.execution, Compiled)
-                not_made.append(f"not {'compiled' if self.execution.compiler else 'recorded'}: {error}")
-                self.execution = self.execution.inner
+            except GraphFailed as error:  # of a resumed run on another machine, say
+                not_made.append(str(error))
+                self.execution = self.execution.eager
                 continue
             self.execution = other
-            too_large = f"out of memory at step {self.step}; a run begins like this with {other.settings()}"
+            too_large = f"out of memory at step {self.step}; a run begins like this with {other.eager.settings()}"
             return_freed_memory()
         if notes := not_made + [too_large] * bool(too_large):
-            self.use(Choice(self.execution, notes=notes))
+            self.adopt(Choice(self.execution, notes=notes))
         return metrics
 
     def log(self) -> Log:
@@ -162,21 +165,18 @@ class Runner:
             step, lr, means = self.unwritten
             self.unwritten = None
             values = {f"train/{name}": value for name, value in means().items()}
-            refuse_divergence(values, step, self.x.seed)
+            refuse_divergence(values, step, self.experiment.seed)
             self.report.training(step, values, lr)
-
-    def validation_is_due(self) -> bool:
-        """Whether this step is one to validate after, and has not been validated yet."""
-        return self.validated < self.step and (self.step % self.x.every == 0 or self.step == self.x.steps)
 
     def validate(self) -> None:
         """Score the validation tasks, keep the best theta so far, and checkpoint."""
         self.write_log()
         self.unwritten = self.log()
         self.write_log()
-        scores = self.scores("val", self.x.num_val_tasks, curve=False, theta=self.theta)
-        refuse_divergence({f"val/{name}": score.mean for name, score in scores.items()}, self.step, self.x.seed)
-        objective = self.x.task.objective
+        experiment, objective = self.experiment, self.experiment.task.spec.objective
+        subject = experiment.subject(self.theta, "val", experiment.num_val_tasks, self.execution)
+        scores = self.scores(subject, final=False)
+        refuse_divergence({f"val/{name}": score.mean for name, score in scores.items()}, self.step, experiment.seed)
         value, sign = scores[objective.score_name].mean, 1 if objective.higher_is_better else -1
         self.validated = self.step
         if not self.best or sign * value > sign * self.best["value"]:
@@ -187,41 +187,45 @@ class Runner:
 
     def test(self) -> dict[str, Estimate]:
         """The final test: the theta that was best on validation tasks, on fixed held-out episodes."""
-        x, best = self.x, checkpoint.load(self.report.folder.checkpoints / "best.pt", self.x.device)
+        experiment = self.experiment
+        best = checkpoint.load(self.report.folder.checkpoints / "best.pt", experiment.device)
         self.report.testing(best["step"])
-        scores = self.scores("test", x.num_test_tasks, curve=True, theta=best["theta"])
-        scores |= baseline_scores(x.scored, "test", x.num_test_tasks, self.execution)
-        first = next(iter(x.scored.values()))
-        self.report.test(best["step"], scores, complexity(first.learner, best["theta"], first.task, "test"))
+        subject = experiment.subject(best["theta"], "test", experiment.num_test_tasks, self.execution)
+        scores = self.scores(subject, final=True)
+        self.report.test(best["step"], scores, Complexity().estimates(subject.on(experiment.suite.first)))
         return scores
 
-    def scores(self, split: str, num_tasks: int, curve: bool, theta: Any) -> dict[str, Estimate]:
-        """The scores of ``theta`` on the first episodes of ``split``; with ``curve`` also after every inner step."""
-        with self.breakable(), calibrated(self.x.learner, theta, self.x.task, self.execution):
-            return evaluate_all(self.x.scored, theta, split, num_tasks, self.execution, curve, self.stop.obey)
+    def scores(self, subject: Subject, final: bool) -> dict[str, Estimate]:
+        """The scores of ``subject`` on the suite; ``final``: with all that a test tells."""
+        experiment, subject = self.experiment, replace(subject, between=self.stop.obey)
+        with self.breakable(), calibrated(experiment.learner, subject.theta, experiment.task, self.execution):
+            return evaluate_all(experiment.suite, subject, experiment.evaluators, final)
 
-    def settle_execution(self) -> None:
+    def choose_execution(self) -> None:
         """Let ``execution=auto`` measure once; a resumed run keeps the choice of its beginning."""
         path = self.report.folder.path / "execution.json"
         if path.is_file():
-            self.execution = stored(path, like=self.x.execution)
+            choice = Choice.read(path, like=self.experiment.execution)
+            torch.set_num_threads(choice.threads)
+            self.execution = choice.execution
+            self.report.busy("" if self.execution is self.execution.eager else "compiling")  # by the first step
             return
-        x, first = self.x, self.x.learner.at(0)
-        each_step = first != x.learner.at(1) or drops(modules_of(first))
-        changes: Changes = "always" if each_step else "seldom" if first != x.learner.at(x.steps) else "never"
+        experiment, learner, steps = self.experiment, self.experiment.learner, self.experiment.steps
+        first = learner.at(0)
+        each_step = first != learner.at(1) or drops(modules_of(first))
+        changes: Changes = "always" if each_step else "seldom" if first != learner.at(steps) else "never"
         with self.breakable(), self.dropping():
-            episodes = x.task.sample("train", range(x.meta_batch_size))
-            choice = settle(
-                x.execution, first.meta_loss, self.theta, episodes, x.steps, changes, self.update, self.stop.obey
-            )
-        self.use(choice)
+            episodes = experiment.task.sample("train", range(experiment.meta_batch_size))
+            work = Workload(first.meta_loss, self.theta, episodes, self.update, steps, changes)
+            choice = choose_execution(experiment.execution, work, self.stop.obey, self.report.busy)
+        self.adopt(choice)
         return_freed_memory()  # of what was measured and takes more: 2 GB beside 0.5 for mini-ImageNet's meta-gradient
 
     def dropping(self) -> AbstractContextManager[None]:
-        """Inside, the networks' dropout is that of the current step."""
-        return dropping(modules_of(self.x.learner), self.x.seed, self.step)
+        """A context in which the networks' dropout is that of the current step."""
+        return dropping(modules_of(self.experiment.learner), self.experiment.seed, self.step)
 
-    def use(self, choice: Choice) -> None:
+    def adopt(self, choice: Choice) -> None:
         """Go on with the execution that was chosen, and report the choice."""
         self.execution = choice.execution
         self.report.execution(choice)
@@ -229,14 +233,13 @@ class Runner:
     def save(self, name: str) -> None:
         """Write the checkpoint ``name`` (last or best), from which ``restore`` goes on."""
         state = {"format": 1, "theta": self.theta, "step": self.step, "validated": self.validated, "best": self.best}
-        state["means"] = self.means.state()
-        state |= {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
-        state["generators"] = checkpoint.generators()
+        state |= {"means": self.means.state(), "optimizer": self.optimizer.state_dict()}
+        state |= {"scheduler": self.scheduler.state_dict(), "generators": checkpoint.generators()}
         checkpoint.save(self.report.folder.checkpoints / f"{name}.pt", state)
 
     def restore(self, name: str) -> None:
         """Take everything from a checkpoint: a run continued from here is bit-identical to one never stopped."""
-        state = checkpoint.load(self.report.folder.checkpoints / f"{name}.pt", self.x.device)
+        state = checkpoint.load(self.report.folder.checkpoints / f"{name}.pt", self.experiment.device)
         with torch.no_grad():
             for p, saved in zip(self.leaves, tree_leaves(state["theta"]), strict=True):
                 p.copy_(checkpoint.like(saved, p))

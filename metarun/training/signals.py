@@ -34,7 +34,7 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Inside, a signal is remembered; a second one stops at once. On leaving, the handlers are as before."""
+        """A context that remembers a signal; a second one stops at once. On leaving, the handlers are as before."""
         before = {signum: signal.signal(signum, self._receive) for signum in stopping_signals()}
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
@@ -56,7 +56,7 @@ class StopRequest:
 
     @contextmanager
     def breakable(self) -> Iterator[None]:
-        """Inside, what is computed may be broken off: nothing of the run has changed yet. Raises Interrupted if it was."""
+        """A context that may be broken off, for nothing of the run changes in it. Raises Interrupted if it was."""
         try:
             self.breakable_now = True
             yield

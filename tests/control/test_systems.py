@@ -161,7 +161,7 @@ def test_the_encoding_gives_states_back_and_its_outputs_lead_to_the_next_state(n
     assert off.median() < 1e-3 and off.max() < 0.05
 
 
-def test_distance_goes_the_shorter_way_round_and_a_rollout_ends_at_ten_times_the_reach():
+def test_distance_goes_the_shorter_way_round_and_rollouts_end_at_ten_times_the_reach():
     encoding = task_of("pendulum").encoding
     a, b = torch.tensor([[[3.1, 0.0]], [[-3.1, 0.0]]], dtype=torch.float64)
     expected = ((2 * np.pi - 6.2) / np.pi) ** 2 / 2

@@ -34,7 +34,7 @@ def loaded(base: str, body: dict) -> nn.Module:
 
 
 @pytest.mark.parametrize("base", ["mlp", "stride_transductive", "max_pool_support"])
-def test_the_meta_gradient_is_that_of_plain_training_on_the_numbers_of_the_training_classes(base):
+def test_the_meta_gradient_is_that_of_plain_training_on_all_training_classes(base):
     learner, theta = built(base)
     episode = one_episode()._replace(classes=torch.tensor([4, 1]))  # label 0 is class 4 of 5, label 1 class 1
     net = nn.Sequential(loaded(base, theta["body"]), nn.Linear(theta["head"]["weight"].shape[1], CLASSES).double())
@@ -57,7 +57,7 @@ def test_the_meta_gradient_is_that_of_plain_training_on_the_numbers_of_the_train
 
 @pytest.mark.parametrize("base", ["mlp", "stride_transductive"])
 @pytest.mark.parametrize("steps", [0, 1, 30])
-def test_the_head_of_a_task_is_what_sgd_with_weight_decay_makes_of_zeros_on_frozen_features(base, steps):
+def test_the_head_of_a_task_is_sgd_with_weight_decay_from_zero_on_frozen_features(base, steps):
     learner, theta = built(base)
     support = one_episode().support
     phi = replace(learner, inner_steps=steps).adapt(theta, support)

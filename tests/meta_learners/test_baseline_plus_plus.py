@@ -31,7 +31,7 @@ def plain_cosines(z, w):
 
 
 @pytest.mark.parametrize("base", ["mlp", "stride_transductive", "max_pool_support"])
-def test_the_meta_gradient_is_that_of_plain_training_on_the_numbers_of_the_training_classes(base):
+def test_the_meta_gradient_is_that_of_plain_training_on_all_training_classes(base):
     learner, theta = built(base)
     episode = one_episode()._replace(classes=torch.tensor([4, 1]))  # label 0 is class 4 of 5, label 1 class 1
     body, w = BASES[base]().double().body, theta["directions"].clone().requires_grad_()
@@ -46,7 +46,7 @@ def test_the_meta_gradient_is_that_of_plain_training_on_the_numbers_of_the_train
 
 @pytest.mark.parametrize("base", ["mlp", "stride_transductive"])
 @pytest.mark.parametrize("steps", [0, 1, 30])
-def test_the_directions_of_a_task_are_what_sgd_makes_of_the_mean_direction_on_frozen_features(base, steps):
+def test_the_directions_of_a_task_are_sgd_from_the_mean_direction_on_frozen_features(base, steps):
     learner, theta = built(base)
     support = one_episode().support
     phi = replace(learner, inner_steps=steps).adapt(theta, support)

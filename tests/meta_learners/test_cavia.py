@@ -56,7 +56,7 @@ def concatenating(leaves: dict, c: Tensor, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("first_order", [False, True])
-def test_meta_gradient_equals_that_of_a_network_that_concatenates_context_to_its_inputs(first_order):
+def test_the_meta_gradient_is_that_of_a_network_with_context_beside_its_inputs(first_order):
     built, theta = make("mlp", 0, first_order)
     expected = plain_gradient(theta, concatenating, first_order)
     assert relative_error(meta_gradient(built, theta, one_episode()), expected) < EXACT
@@ -167,7 +167,7 @@ def test_context_starts_at_zero_and_moves_by_the_inner_rate_times_its_gradient()
     torch.testing.assert_close(first, expected, rtol=1e-12, atol=1e-12)  # rounding
 
 
-def test_more_context_than_a_task_has_degrees_of_freedom_changes_the_step_by_its_columns_alone():
+def test_context_beyond_the_degrees_of_freedom_changes_the_step_by_its_columns_alone():
     """Columns of zeros carry no gradient: context behind them stays at zero and predictions stay the same."""
     built, theta = make("mlp", 0)
     wider = replace(built, num_context=CONTEXT + 2)

@@ -165,7 +165,7 @@ def test_permuting_the_class_labels_permutes_the_outputs(aggregation):
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_a_class_is_scored_without_regard_to_the_others_so_any_number_of_ways_is_possible(aggregation):
+def test_a_class_is_scored_without_the_others_so_any_number_of_ways_is_possible(aggregation):
     learner, theta = classifier(aggregation)
     support, query, _ = one_episode()
     together = learner.predict(learner.adapt(theta, support), query.x)

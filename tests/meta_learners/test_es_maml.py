@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from metarun.config.experiment import take_theta
 from metarun.core import Batch, Episode
 from metarun.meta_learners.es_maml import ESMAML, directions
 from metarun.meta_learners.maml import MAML
@@ -25,13 +26,13 @@ def on_quadratic(num_pairs: int, seed: int, sigma: float = 0.3) -> tuple[torch.T
     """The estimate, and the exact meta-gradient (I - lr H) query gradient."""
     problem = quadratic(1)
     learner = ESMAML(LinearModel(4).double(), SQUARED_ERROR, problem.lr, problem.steps, sigma, num_pairs, seed)
-    learner.init()
+    take_theta(learner)
     estimate = meta_gradient(learner, {"head.weight": problem.theta[None]}, problem.episode)["head.weight"][0]
     return estimate, problem.jacobian.T @ problem.query_gradient
 
 
 @pytest.mark.parametrize("sigma", [0.01, 1.0])
-def test_on_a_quadratic_the_estimate_is_the_mean_of_e_e_transposed_times_the_meta_gradient(sigma):
+def test_on_a_quadratic_the_estimate_is_the_mean_of_e_e_t_times_the_meta_gradient(sigma):
     estimate, exact = on_quadratic(16, seed=3, sigma=sigma)
     e = torch.from_numpy(directions(3, 16, 4))
     assert relative_error(estimate, e.T @ e / 16 @ exact) < EXACT
@@ -60,7 +61,7 @@ def test_the_bias_is_that_of_a_gaussian_smoothing(sigma):
     cosine = Objective(lambda out, y: out.cos().mean(), lambda out, y: out.mean(), "mse", higher_is_better=False)
     n, theta = 40000, torch.tensor([[0.8]], dtype=torch.float64)
     learner = ESMAML(LinearModel(1).double(), cosine, 0.0, 0, sigma, n, 1)
-    learner.init()
+    take_theta(learner)
     one = torch.ones(1, 1).double()
     estimate = meta_gradient(learner, {"head.weight": theta}, Episode(Batch(one, one), Batch(one, one)))
     smoothed = -(theta.sin()) * torch.exp(torch.tensor(-(sigma**2) / 2))
@@ -70,7 +71,7 @@ def test_the_bias_is_that_of_a_gaussian_smoothing(sigma):
     assert abs(smoothed + theta.sin()) > 10 * samples.std() / n**0.5  # so the bias is seen, not lost in the noise
 
 
-def test_a_narrow_estimate_of_a_network_is_mamls_gradient_projected_on_the_directions():
+def test_a_narrow_estimate_of_a_network_is_mamls_gradient_along_the_directions():
     torch.manual_seed(0)
     net = BASES["mlp_transductive"]().double()
     learner = ESMAML(net, CROSS_ENTROPY, 0.3, 2, 1e-5, 8, 0)

@@ -55,7 +55,7 @@ def gradients(net: nn.Sequential) -> dict[str, dict]:
 
 
 @CLASSIFIERS
-def test_the_meta_gradient_is_that_of_plain_training_on_the_numbers_of_the_training_classes(base):
+def test_the_meta_gradient_is_that_of_plain_training_on_all_training_classes(base):
     learner, theta = classifier(base)
     episode = one_episode()._replace(classes=torch.tensor([4, 1]))  # label 0 is class 4 of 5, label 1 class 1
     net = network(BASES[base]().double().body, theta)
@@ -66,7 +66,7 @@ def test_the_meta_gradient_is_that_of_plain_training_on_the_numbers_of_the_train
         assert relative_error(actual[part], expected) < EXACT
 
 
-def test_in_regression_the_meta_gradient_is_that_of_the_loss_on_every_point_of_the_task():
+def test_in_regression_the_meta_gradient_is_of_the_loss_on_every_point_of_the_task():
     learner, theta, episode = regressor()
     net = network(MLP((1,), 1, [6, 5], None, "torch").double().body, theta)
     points = torch.cat([episode.support.x, episode.query.x])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
+from metarun.config.experiment import take_theta
 from metarun.core import Batch, Episode
 from metarun.inner.loops import conjugate_gradient
 from metarun.meta_learners.imaml import IMAML
@@ -26,7 +27,7 @@ PROXIMAL = 0.7
 def on_quadratic(**changes: object) -> tuple[IMAML, dict, Episode]:
     problem = quadratic(1)
     learner = IMAML(LinearModel(4).double(), SQUARED_ERROR, 0.3, 150, PROXIMAL, 0.0, 4, 0.0, 0.0)
-    learner.init()
+    take_theta(learner)
     return replace(learner, **changes), {"head.weight": problem.theta[None]}, problem.episode
 
 
@@ -45,7 +46,7 @@ def test_the_descent_ends_at_the_proximal_minimum_of_a_quadratic():
 
 
 @pytest.mark.parametrize("damping", [0.0, 1.3])
-def test_the_meta_gradient_on_a_quadratic_is_the_inverse_of_i_plus_a_over_lambda_times_the_query_gradient(damping):
+def test_on_a_quadratic_the_meta_gradient_solves_i_plus_a_over_lambda_exactly(damping):
     learner, theta, episode = on_quadratic(cg_damping=damping)
     minimum, a = exact_minimum(theta["head.weight"][0], episode, PROXIMAL)
     x, y = episode.query
@@ -54,7 +55,7 @@ def test_the_meta_gradient_on_a_quadratic_is_the_inverse_of_i_plus_a_over_lambda
     assert relative_error(meta_gradient(learner, theta, episode)["head.weight"][0], expected) < EXACT
 
 
-def test_the_meta_gradient_is_the_derivative_of_the_query_loss_after_the_whole_adaptation():
+def test_the_meta_gradient_is_the_slope_of_the_query_loss_after_all_of_adaptation():
     learner, theta, episode = on_quadratic()
     eps, basis = 1e-5, torch.eye(4).double()  # the query loss is a quadratic of theta: central differences are exact
 
@@ -86,6 +87,42 @@ def test_the_meta_gradient_of_a_network_solves_the_system_by_plain_double_backwa
     query_gradient = torch.autograd.grad(after, leaves)
     solved = [v + hv / proximal for v, hv in zip(x, products, strict=True)]
     assert relative_error(solved, query_gradient) < EXACT
+
+
+def test_held_at_the_end_it_gives_twice_the_released_codes_gradient_and_tests_freely():
+    """The release: plain steps, one pull, and (2 I + H / 12)^-1 of the query's gradient there; at a test no pull."""
+    torch.manual_seed(0)
+    net, lr, steps, proximal = BASES["mlp"]().double(), 0.05, 3, 2.0
+    learner = IMAML(net, CROSS_ENTROPY, lr, steps, proximal, 0.0, 5, 0.0, 22.0, "at_end")
+    theta, (support, query, _) = learner.init(), one_episode()
+    names = list(theta)
+
+    def slope(weights: dict, batch: Batch, **more: bool) -> tuple[torch.Tensor, ...]:
+        loss = CROSS_ENTROPY.loss(functional_call(net, weights, (batch.x,)), batch.y)
+        return torch.autograd.grad(loss, [weights[name] for name in names], **more)
+
+    free = {name: p.clone().requires_grad_() for name, p in theta.items()}
+    for _ in range(steps):
+        stepped = zip(names, slope(free, support), strict=True)
+        free = {name: (free[name] - lr * g).detach().requires_grad_() for name, g in stepped}
+    pulled = {name: (w - lr * proximal * (w - theta[name])).detach().requires_grad_() for name, w in free.items()}
+    leaves = [pulled[name] for name in names]
+    b = torch.cat([g.flatten() for g in slope(pulled, query)])
+    at_support = torch.cat([g.flatten() for g in slope(pulled, support, create_graph=True)])
+
+    def released(v: torch.Tensor) -> torch.Tensor:
+        hv = torch.autograd.grad(at_support, leaves, grad_outputs=v, retain_graph=True)
+        return 2 * v + torch.cat([h.flatten() for h in hv]) / 12
+
+    expected, _ = conjugate_gradient(released, b, 5, 0.0)
+    actual = meta_gradient(learner, theta, one_episode())
+    assert (
+        relative_error([actual[name] for name in names], list((2 * expected).split([p.numel() for p in leaves])))
+        < EXACT
+    )
+    assert (
+        relative_error([learner.adapt(theta, support)[name] for name in names], [free[name] for name in names]) < EXACT
+    )
 
 
 def test_conjugate_gradient_solves_a_system_of_n_unknowns_in_n_steps():

@@ -69,7 +69,7 @@ def plain_trajectory_loss(learner: LearnedOptimizer, theta: dict, episode: Episo
         names = {"weight_ih": "from_input", "weight_hh": "from_hidden", "bias_ih": "bias"}
         weights = {theirs: theta[f"cells.{k}.{ours}"] for theirs, ours in names.items()}
         cells.append((cell, {**weights, "bias_hh": torch.zeros(20).double()}))
-    phi = {n: p.detach() for n, p in learner.weights(learner.start()[0], episode.support).items()}
+    phi = {n: p.detach() for n, p in learner.ended(learner.unravel(learner.start()[0]), episode.support).items()}
     states: dict = {n: [(torch.zeros(p.numel(), 5).double(),) * 2] * 2 for n, p in phi.items()}
     total = torch.zeros(()).double()
     for k in range(learner.inner_steps):
@@ -135,7 +135,7 @@ def walk(node: object) -> list:
 # ---- where it begins, and what it fits ----
 
 
-def test_a_task_begins_at_the_base_learners_initial_weights_in_another_order_each_step():
+def test_a_task_begins_at_the_base_learners_weights_in_another_order_each_step():
     learner, _ = on_images(2, 2)
     initial = torch.cat([p.detach().flatten() for p in learner.base_learner.parameters()])
     starts = [built.start()[0] for built in (learner, learner.at(0), learner.at(1), learner.at(1))]

@@ -197,7 +197,7 @@ def test_everything_starts_alike_at_each_step():
 # ---- statistics ----
 
 
-def test_inner_steps_use_the_statistics_of_the_support_set_whatever_is_calibrated_for_queries():
+def test_inner_steps_use_the_support_sets_statistics_whatever_queries_use():
     built, theta = make("mlp_transductive")
     layers = [m for m in built.base_learner.modules() if isinstance(m, BatchNorm)]
     episode = one_episode()

@@ -44,7 +44,7 @@ def test_at_the_start_it_is_maml(base):
 
 
 @pytest.mark.parametrize("steps", [1, 5])
-def test_the_meta_gradient_of_theta_on_a_quadratic_is_the_preconditioned_jacobian_times_the_query_gradient(steps):
+def test_on_a_quadratic_thetas_meta_gradient_is_by_the_preconditioned_jacobian(steps):
     problem = quadratic(steps)
     torch.manual_seed(0)
     learner = MetaCurvature(LinearModel(4).double(), SQUARED_ERROR, problem.lr, steps)

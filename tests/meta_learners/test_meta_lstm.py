@@ -149,3 +149,12 @@ def test_wrong_settings_are_refused_with_the_rule():
         replace(learner, preprocessing=-1)
     with pytest.raises(ValueError, match="hidden_size is 0; use 1 or more"):
         GatedUpdate(0)
+
+
+def test_a_divided_gradient_takes_steps_as_many_times_smaller_as_there_are_examples():
+    learner, theta = on_images("mlp")
+    theta, (support, _, _) = with_gates(theta, 50.0, -1.0), one_episode()
+    rate = 1 / (1 + torch.e) / len(support.y)
+    maml = MAML(learner.base_learner, CROSS_ENTROPY, rate, STEPS, True, "all", "sgd")
+    divided = replace(learner, gradient="divided").adapt(theta, support)
+    assert relative_error(divided, maml.adapt(theta["start"], support)) < EXACT

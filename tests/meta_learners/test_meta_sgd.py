@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from metarun.config.experiment import take_theta
 from metarun.core import Batch, Episode
 from metarun.meta_learners.maml import MAML
 from metarun.meta_learners.meta_sgd import MetaSGD
@@ -39,7 +40,7 @@ def linear_problem() -> tuple[MetaSGD, dict, Episode]:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     built = MetaSGD(nn.Linear(4, 1, bias=False).double(), SQUARED_ERROR, 1, 0.1, 0.1)
-    built.init()
+    take_theta(built)
     theta = {"weights": {"weight": normal(1, 4)}, "rates": {"weight": 0.1 * normal(1, 4)}}
     return built, theta, Episode(Batch(normal(6, 4), normal(6, 1)), Batch(normal(5, 4), normal(5, 1)))
 
@@ -120,7 +121,7 @@ def test_a_rate_of_zero_keeps_its_weight_where_it_is():
 # ---- the start ----
 
 
-def test_all_rates_start_at_one_number_within_the_bounds_and_another_for_another_seed():
+def test_all_rates_start_at_one_number_within_the_bounds_and_each_seed_at_another():
     net = BASES["mlp"]().double()
     weights = {name: p.detach().clone() for name, p in net.named_parameters()}
     starts = set()

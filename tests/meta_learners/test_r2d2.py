@@ -55,6 +55,18 @@ def test_logits_are_those_of_a_regularised_least_squares_on_one_hot_labels(base)
     torch.testing.assert_close(logits, expected, rtol=EXACT, atol=EXACT)
 
 
+def test_a_regulariser_per_example_divides_features_and_labels_as_the_released_code():
+    learner, theta = classifier("mlp")
+    support, _, _ = one_episode()
+    z = functional_call(learner.base_learner.body, theta["embedding"], (support.x,)).detach()
+    x = torch.cat([z, torch.ones(len(z), 1).double()], 1) / len(z) ** 0.5
+    y = torch.eye(WAYS).double()[support.y] / len(z) ** 0.5
+    expected = torch.linalg.solve(x.T @ x + 0.7 * torch.eye(x.shape[1]).double(), x.T @ y)
+    theta["log_regulariser"] = torch.tensor(0.7, dtype=torch.float64).log()
+    weight = replace(learner, per_example=True).adapt(theta, support)["weight"]
+    torch.testing.assert_close(weight, expected, rtol=EXACT, atol=EXACT)
+
+
 @pytest.mark.parametrize("num_shots", [4, 12])  # below and above the 7 columns
 def test_on_a_regression_task_the_targets_are_fitted_themselves(num_shots):
     learner, theta, (support, query, _) = regressor(num_shots)

@@ -78,7 +78,7 @@ def test_loss_and_meta_gradient_are_those_of_the_papers_network_by_torch_nn():
     assert relative_error(flat(meta_gradient(learner, theta, episode)), gradient) < 1e-8  # grown by six batch norms
 
 
-def test_with_flat_features_the_scores_are_two_linear_layers_on_the_sum_and_the_query():
+def test_with_flat_features_the_scores_are_two_linear_layers_on_sum_and_query():
     learner = relating_vectors("mlp")
     theta = learner.init()
     support, query, _ = slice_tasks(image_episodes(1), 0)
@@ -179,3 +179,14 @@ def test_settings_that_cannot_work_are_refused(side, mode, hidden_size, message)
 def test_relation_conv_refuses_inputs_that_are_no_images_or_too_small(shape):
     with pytest.raises(ValueError, match="Choose base_learner=mlp"):
         RelationConv(shape, 2, 3, "transductive")
+
+
+def test_it_can_begin_as_the_released_code_with_open_rectifiers():
+    torch.manual_seed(0)
+    base = RelationConv((1, 28, 28), WAYS, 64, "transductive", "released").double()
+    theta = RelationNet(base, CROSS_ENTROPY, WAYS, (1, 28, 28), 8, "released").init()
+    linear = {name: p for name, p in theta["relation"].items() if p.shape[:1] in ((8,), (1,))}
+    assert [float(p.min()) for name, p in linear.items() if name.endswith("bias")] == [1.0, 1.0]
+    assert float(theta["relation"]["layers.9.weight"].std()) == pytest.approx(0.01, rel=0.2)
+    assert float(theta["embedding"]["4.weight"].std()) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
+    assert float(theta["embedding"]["4.bias"].abs().max()) == 0

@@ -203,8 +203,8 @@ def test_a_support_set_that_is_too_long_is_refused_with_the_number_to_set():
 
 def test_the_blocks_of_the_paper_have_its_sizes():
     blocks = ["meta_learner.attention=[[64,32],[256,128],[512,256]]", "meta_learner.filters=128"]
-    learner = experiment("meta_learner=snail", "task=prototypes", "meta_learner.sequence_length=6", *blocks).learner
-    net = learner.init()["network"]
+    x = experiment("meta_learner=snail", "task=prototypes", "meta_learner.sequence_length=6", *blocks)
+    net = x.theta_0["network"]
     # Mishra et al. 2018: each of 2 temporal blocks adds ceil(log2 6) * 128 channels, the attention blocks 32, 128, 256
     assert [len(block["temporal"]) for block in net["blocks"]] == [0, 3, 3]
     assert net["head"]["weight"].shape == (3, 40 + 3 + 32 + 128 + 256 + 2 * 3 * 128)

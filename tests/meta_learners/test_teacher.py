@@ -16,7 +16,7 @@ from metarun.meta_learners.teacher import Teacher
 from metarun.models.mlp import MLP
 from metarun.objectives import CROSS_ENTROPY
 from metarun.trees import tree_map
-from tests.composing import experiment
+from tests.composing import OUTSIDE, experiment
 from tests.helpers import BASES, IMAGE, INNER_LR, INNER_STEPS, WAYS, meta_gradient, one_episode, relative_error
 
 EXACT = 1e-8
@@ -26,7 +26,7 @@ MAX = 10.0
 def built(guidance: float, base: str = "mlp") -> tuple[Teacher, dict]:
     torch.manual_seed(0)
     net, teacher = BASES[base]().double(), MLP(IMAGE, WAYS, [7], None, "torch").double()
-    learner = Teacher(net, CROSS_ENTROPY, WAYS, WAYS, teacher, guidance, MAX, INNER_LR, INNER_STEPS)
+    learner = Teacher(net, CROSS_ENTROPY, teacher, guidance, MAX, INNER_LR, INNER_STEPS)
     return learner, tree_map(lambda p: p + 0.1 * torch.randn_like(p), learner.init())
 
 
@@ -88,7 +88,6 @@ def test_an_example_that_counts_nothing_teaches_nothing():
     ("setting", "message"),
     [
         ({"guidance": -1.0}, "guidance is -1.0; use 0 to do without the teacher"),
-        ({"num_ways": 7}, "task.train_num_ways is 7 and task.num_ways is 2, .* leave task.train_num_ways at null"),
         ({"max_weight": 1.0}, "max_weight is 1.0, but an example counts 1 to begin with; use more than 1"),
     ],
 )
@@ -100,3 +99,10 @@ def test_wrong_settings_are_refused(setting, message):
 def test_a_task_without_classes_is_refused():
     with pytest.raises(ConfigError, match="Teacher classifies, but the task Sinusoid has no classes"):
         experiment("meta_learner=teacher", "task=sinusoid")
+
+
+def test_training_with_another_number_of_classes_than_the_test_is_refused(tmp_path):
+    words = ["task=text_jsonl", f"task.path={OUTSIDE / 'requests.jsonl'}", f"data_root={tmp_path}"]
+    message = "task.train_num_ways is 6 and task.num_ways is 2, .* leave task.train_num_ways at null"
+    with pytest.raises(ConfigError, match=message):
+        experiment("meta_learner=teacher", *words, "task.num_ways=2", "task.train_num_ways=6")

@@ -101,3 +101,17 @@ def test_a_new_task_may_have_another_number_of_ways():
 def test_a_base_learner_without_a_body_is_refused():
     with pytest.raises(ValueError, match=r"needs a base learner with a part named 'body'; Linear has no parts"):
         UnicornMAML(torch.nn.Linear(2, 2), CROSS_ENTROPY, IMAGE, WAYS, 0.1, 1, False)
+
+
+def test_the_temperature_divides_the_logits_of_queries_and_no_inner_step_sees_it():
+    learner, theta = built("mlp_transductive", 2)
+    support, query, _ = one_episode()
+    cool = replace(learner, temperature=0.5)
+    phi, same = learner.adapt(theta, support), cool.adapt(theta, support)
+    assert relative_error(same, phi) == 0
+    assert relative_error(cool.predict(same, query.x), 2 * learner.predict(phi, query.x)) == 0
+
+
+def test_a_temperature_of_zero_is_refused():
+    with pytest.raises(ValueError, match="temperature is 0; it divides logits, so use a number above 0"):
+        replace(built("mlp_transductive", 2)[0], temperature=0)

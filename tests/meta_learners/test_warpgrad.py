@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metarun.config.experiment import take_theta
 from metarun.meta_learners.maml import MAML
 from metarun.meta_learners.warpgrad import WarpGrad, warped
 from metarun.objectives import CROSS_ENTROPY, SQUARED_ERROR
@@ -31,7 +32,7 @@ def built(base: str, steps: int) -> tuple[WarpGrad, dict]:
 def test_both_meta_gradients_on_a_quadratic_are_their_closed_forms(steps):
     problem, t, lr = quadratic(steps), 1.3, 0.1
     learner = WarpGrad(LinearModel(4).double(), SQUARED_ERROR, lr, steps)
-    learner.init()
+    take_theta(learner)
     theta = {
         "base": {"head.weight": problem.theta[None]},
         "warp": {"head.weight": torch.tensor([[t]], dtype=torch.float64)},
@@ -66,7 +67,7 @@ def test_without_a_warp_theta_has_the_meta_gradient_of_maml(base):
     assert relative_error(meta_gradient(learner, theta, one_episode())["base"], expected) < EXACT
 
 
-def test_a_warped_convolution_is_the_convolution_followed_by_a_convolution_of_one_pixel():
+def test_a_warped_convolution_is_the_convolution_and_then_one_of_a_single_pixel():
     torch.manual_seed(0)
     layer, warp = nn.Conv2d(2, 3, 3, padding=1).double(), torch.randn(3, 3).double()
     x = torch.randn(4, 2, 5, 5).double()
@@ -76,10 +77,10 @@ def test_a_warped_convolution_is_the_convolution_followed_by_a_convolution_of_on
     assert relative_error(actual, expected) < EXACT
 
 
-def test_the_meta_gradient_of_the_warp_is_the_slope_of_one_step_ahead_of_each_point_with_the_points_fixed():
+def test_the_warps_meta_gradient_is_the_slope_of_one_step_from_each_point_held_fixed():
     learner, theta = built("mlp_transductive", 3)
     support, query, _ = one_episode()
-    points = [tree_map(torch.clone, w) for w in learner.steps(theta["base"], theta["warp"], support, 3)][:-1]
+    points = [tree_map(torch.clone, w) for w in learner.unwarped(theta["base"], theta["warp"], support, 3)][:-1]
     direction = tree_map(torch.randn_like, theta["warp"])
 
     def objective(eps: float) -> Tensor:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vjp, vmap
 
-from metarun.core import Batch, take_parameters
+from metarun.core import Batch, parameters_of
 from metarun.inner.loops import last, recomputing, repeat
 from metarun.models.exact.derivatives import Largest, Normalised
 from metarun.models.exact.layers import (
@@ -135,7 +135,7 @@ def test_second_order_gradients_under_vmap_equal_those_of_a_loop():
 # ---- support ----
 
 
-def test_with_support_predictions_use_the_statistics_of_the_adapted_network_on_the_support_set():
+def test_in_mode_support_predictions_use_the_adapted_networks_support_statistics():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 3), BatchNorm(3, "support"), nn.ReLU(), nn.Linear(3, 2)).double()
     net.requires_grad_(False)  # F.batch_norm takes no gradient to its statistics
@@ -241,7 +241,7 @@ def test_taken_parameters_give_the_outputs_the_module_gave():
     torch.manual_seed(0)
     net, x = nn.Sequential(nn.Linear(4, 3), BatchNorm(3, "transductive")), torch.randn(6, 4)
     expected = net(x)
-    assert torch.equal(functional_call(net, take_parameters(net), (x,)), expected)
+    assert torch.equal(functional_call(net, parameters_of(net), (x,)), expected)
 
 
 def test_support_statistics_carry_gradients_to_the_weights_before_them():
@@ -274,7 +274,7 @@ def test_a_convolution_by_a_matrix_product_is_torchs_to_second_order(stride, pad
 
 
 @pytest.mark.parametrize("size", [(6, 4), (7, 5)])
-def test_the_largest_of_windows_is_torchs_max_pooling_to_second_order_with_equals_and_nan(size):
+def test_the_largest_of_windows_is_torchs_to_second_order_with_equals_and_nan(size):
     torch.manual_seed(0)
     x = torch.randint(0, 3, (2, 3, *size)).double().requires_grad_()  # most windows have several largest
 
@@ -338,7 +338,7 @@ def test_blocks_with_given_statistics_are_their_layers_one_by_one(pooled):
 
 @pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("how", ["native", "matmul"])
-def test_second_order_gradients_of_blocks_are_those_of_their_layers_looped_and_under_vmap(pooled, how):
+def test_second_order_gradients_of_blocks_are_their_layers_looped_and_under_vmap(pooled, how):
     blocks, plain, x = blocks_and_images(pooled)
     with torch.no_grad():  # at a weight of 0 every place of a window is a maximum, and gradients are a matter of taste
         for norm in norms(blocks, "transductive").values():
@@ -368,7 +368,7 @@ def test_second_order_gradients_of_blocks_are_those_of_their_layers_looped_and_u
 
 @pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("mode", ["transductive", "support", "running"])
-def test_blocks_differentiated_once_have_the_same_gradients_with_weights_of_each_tasks_own(pooled, mode):
+def test_blocks_differentiated_once_have_the_same_gradients_with_each_tasks_weights(pooled, mode):
     blocks, _, x = blocks_and_images(pooled, mode=mode)
     tasks = x + torch.randn(3, *x.shape, dtype=torch.float64)
     params = {k: p + 0.1 * torch.randn(3, *p.shape, dtype=torch.float64) for k, p in blocks.named_parameters()}

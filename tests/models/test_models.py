@@ -101,3 +101,26 @@ def test_a_network_without_the_part_is_refused_with_the_parts_it_has(part, name)
     net.add_module("trunk", nn.Linear(1, 1))
     with pytest.raises(ValueError, match=f"part named '{name}'; Sequential has trunk"):
         part(net)
+
+
+def test_conv4_can_keep_its_strided_features_flat():
+    assert Conv4((1, 28, 28), 5, 64, "stride", "transductive", flatten=True).head.in_features == 256
+
+
+def test_conv4_begins_as_the_released_codes_say():
+    """Deviations of the first convolution's and the head's weights; torch's own is left where nothing is named."""
+    torch.manual_seed(0)
+    found = {}
+    for init in ("torch", "xavier", "maml", "imaml"):
+        net = Conv4((1, 28, 28), 5, 64, "max_pool", "transductive", init=init)
+        found[init] = (
+            float(net.body[4].weight.detach().std()),
+            float(net.head.weight.detach().std()),
+            float(net.head.bias.detach().max()),
+        )
+    xavier, head = (2 / (9 * 128)) ** 0.5, (2 / 69) ** 0.5
+    assert found["xavier"] == pytest.approx((xavier, head, 0.0), rel=0.15)
+    assert found["maml"] == pytest.approx((xavier, 1.0, 0.0), rel=0.15)
+    assert found["imaml"][:2] == pytest.approx((1.73 * xavier, 1.73 * head), rel=0.15)
+    assert 0 < found["imaml"][2] <= 0.05
+    assert found["torch"][0] == pytest.approx((1 / (3 * 9 * 64)) ** 0.5, rel=0.15)

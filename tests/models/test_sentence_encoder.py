@@ -83,7 +83,7 @@ def by_torch(folder: Path, text: str) -> Tensor:
     return h[0].detach()
 
 
-def test_embeddings_are_the_normalised_means_of_torch_s_own_layers_whatever_stands_beside_them(folder):
+def test_embeddings_are_normalised_means_of_torchs_layers_whatever_texts_are_near(folder):
     embeddings = sentence_encoder(str(folder)).embed(TEXTS, CPU)
     expected = torch.stack([F.normalize(by_torch(folder, text).mean(0), dim=0) for text in TEXTS])
     np.testing.assert_allclose(embeddings, expected, atol=2e-6)  # float32

@@ -63,7 +63,7 @@ def test_a_sentence_of_padding_alone_is_finite_and_so_are_its_gradients(name):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_second_order_gradients_are_the_same_vmapped_and_looped_and_by_finite_differences(name):
+def test_second_order_gradients_agree_vmapped_looped_and_by_finite_differences(name):
     net = network(name)
     params = {key: p.detach() for key, p in net.named_parameters()}
     y = torch.tensor([0, 1, 2, 0])
@@ -89,7 +89,7 @@ def test_second_order_gradients_are_the_same_vmapped_and_looped_and_by_finite_di
     )  # h^2 = 1e-10 times a third derivative, and rounding / h
 
 
-def test_a_bag_of_words_is_the_mean_of_its_vectors_and_a_bag_of_buckets_their_weighted_sum():
+def test_a_bag_is_the_mean_of_the_vectors_of_words_and_the_weighted_sum_of_buckets():
     net = network("embedding_bag")
     table = net.body.embedding.weight
     close(net.body(X)[3], table[[5, 3, 5, 8]].mean(0))

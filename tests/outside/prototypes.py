@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from metarun.core import Batch, Draw, Episode, TaskDistribution
+from metarun.core import Batch, Draw, Episode, TaskDistribution, TaskSpec
 from metarun.counter import uniform, without_replacement
 from metarun.objectives import CROSS_ENTROPY
 
@@ -18,8 +18,6 @@ PATTERNS, PIXELS = 8, 256
 
 class Prototypes(TaskDistribution):
     """x [B, N * K, 1, 16, 16] within ``padding`` zeros, y [B, N * K]; the splits share no class."""
-
-    objective = CROSS_ENTROPY
 
     def __init__(  # noqa: PLR0913, PLR0917 (the settings of its YAML)
         self,
@@ -33,10 +31,16 @@ class Prototypes(TaskDistribution):
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self.num_outputs = self.num_ways = self.train_num_ways = num_ways
-        self.num_shots, self.num_queries, self.strength = num_shots, num_queries, strength
-        self.num_train_classes, self.padding = num_classes, padding
-        self.input_shape = (1, 16 + 2 * padding, 16 + 2 * padding)
+        self.spec = TaskSpec(
+            input_shape=(1, 16 + 2 * padding, 16 + 2 * padding),
+            num_outputs=num_ways,
+            objective=CROSS_ENTROPY,
+            num_ways=num_ways,
+            train_num_ways=num_ways,
+            num_train_classes=num_classes,
+        )
+        self.num_ways, self.num_shots, self.num_queries = num_ways, num_shots, num_queries
+        self.strength, self.num_classes, self.padding = strength, num_classes, padding
         self.seed, self.device, self.dtype = seed, device, dtype
 
         patterns = normal(seed, "prototypes/patterns", [0], PATTERNS * PIXELS).reshape(PATTERNS, PIXELS)
@@ -54,9 +58,9 @@ class Prototypes(TaskDistribution):
             "support": numbers("support", self.num_ways * self.num_shots, PIXELS),
             "query": numbers("query", self.num_ways * self.num_queries, PIXELS),
         }
-        if split == "train" and self.num_train_classes is not None:
+        if split == "train" and self.num_classes is not None:
             u = uniform(self.seed, "prototypes/classes", np.asarray(indices), self.num_ways)
-            draw["classes"] = without_replacement(u, self.num_train_classes)  # [B, N]
+            draw["classes"] = without_replacement(u, self.num_classes)  # [B, N]
             draw["mixtures"] = self.mixtures[draw["classes"]]
         return draw
 
@@ -74,7 +78,7 @@ class Prototypes(TaskDistribution):
         return Episode(batch(draw["support"]), batch(draw["query"]), classes)
 
     def fingerprint(self) -> str:
-        return f"prototypes: strength {self.strength}, training classes {self.num_train_classes}"
+        return f"prototypes: strength {self.strength}, training classes {self.num_classes}"
 
 
 def normal(seed: int, stream: str, indices, count: int) -> np.ndarray:

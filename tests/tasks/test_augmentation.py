@@ -1,6 +1,7 @@
 """Augmentation: the choices' statistics, the pixels beside torchvision image by image, and where it is applied at all."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +15,9 @@ from metarun.counter import uniform
 from metarun.errors import ConfigError
 from metarun.tasks.augmentation import NONE, NUM_CHOICES, Augmentation
 from metarun.tasks.episodes import EpisodeSize
-from metarun.tasks.image_classes import ImageClasses, ImageSource
+from metarun.tasks.image_classes import ImageClasses, ImageData
 from metarun.tasks.images import pixels_on as pixels
-from metarun.tasks.store import ImageSet
+from metarun.tasks.store import Prepared
 from tests.composing import compose, experiment, options
 from tests.running import metarun, read
 
@@ -101,12 +102,13 @@ def test_choices_are_as_often_as_they_should_be():
 def task(augmentation: Augmentation, shape: tuple[int, ...] = (3, 8, 8)) -> ImageClasses:
     """Eight classes of six random images: four to train on, two and two."""
     content = np.random.default_rng(0).integers(0, 256, (48, *shape)).astype(np.uint8)
-    image_set = ImageSet(content, tuple("abcdefgh"), np.full(8, 6), "no file")
-    source = ImageSource("noise", image_set, ("train",) * 4 + ("val",) * 2 + ("test",) * 2)
+    prepared = Prepared(content, tuple("abcdefgh"), np.full(8, 6), "no file")
+    source, splits = SimpleNamespace(prepared=lambda: prepared), ("train",) * 4 + ("val",) * 2 + ("test",) * 2
+    data = ImageData("noise", source, lambda names: splits)
     sizes = {"num_ways": 2, "num_shots": 2, "num_queries": 3}
     training = dict.fromkeys((f"train_{name}" for name in sizes), None)
     where = {"seed": 0, "device": torch.device("cpu"), "dtype": torch.float64}
-    return ImageClasses(source=lambda: source, augmentation=augmentation, **sizes, **training, **where)
+    return ImageClasses(data=lambda: data, augmentation=augmentation, **sizes, **training, **where)
 
 
 def test_a_training_episode_has_the_same_pixels_each_time_and_in_any_company():
@@ -140,10 +142,10 @@ def test_support_and_query_images_of_an_episode_are_changed_apart():
 
 def test_quarter_turns_are_training_classes_of_their_own():
     turned = task(replace(NONE, rotation_classes=True))
-    assert turned.num_train_classes == 4 * task(NONE).num_train_classes
+    assert turned.spec.num_train_classes == 4 * task(NONE).spec.num_train_classes
     draw = turned.draw("train", range(200))
     assert set(draw["classes"].ravel()) == set(range(16))
-    store = pixels(torch.device("cpu"), turned.source.image_set.images)
+    store = pixels(torch.device("cpu"), turned.images.rows)
     x = turned.episodes(draw).support.x  # [B, N * K, ...]
     for b in range(20):
         for n in range(2):

@@ -14,10 +14,15 @@ import torch
 from metarun.errors import DataError, MissingDataError
 from metarun.evaluation.episodes import manifest
 from metarun.tasks import cifar
-from metarun.tasks.cifar import PUBLISHED, cifar_fs, fc100, load_cifar100
+from metarun.tasks.cifar import CIFAR100, cifar_fs, fc100
+from metarun.tasks.store import Prepared
 from tests.tasks.pictures_of import DAMAGES, arguments, left, limit
 
-TINY = replace(PUBLISHED, num_images=2)
+TINY = replace(CIFAR100, files=(CIFAR100.files[0]._replace(num_examples=200),))
+
+
+def prepared(data_root: Path) -> Prepared:
+    return TINY.source(data_root, download=False).prepared()
 
 
 def names() -> list[tuple[str, str]]:
@@ -70,24 +75,24 @@ def pack(root: Path) -> Path:
 
 
 def test_images_are_those_of_the_pickles_by_class_and_file_name(root):
-    image_set = load_cifar100(root, TINY, download=False)
-    assert list(image_set.names) == sorted("/".join(pair) for pair in names())
-    for c, name in enumerate(image_set.names):
+    found = prepared(root)
+    assert list(found.names) == sorted("/".join(pair) for pair in names())
+    for c, name in enumerate(found.names):
         expected = [pixels(part, name.split("/")[1]).reshape(3, 32, 32) for part in ("test", "train")]
-        assert np.array_equal(image_set.images[2 * c : 2 * c + 2], expected)
+        assert np.array_equal(found.rows[2 * c : 2 * c + 2], expected)
 
 
 def test_the_archive_and_rows_in_another_order_give_the_same_images(root, tmp_path):
-    digests = {load_cifar100(root, TINY, download=False).sha256}
+    digests = {prepared(root).sha256}
     write(tmp_path / "other" / "cifar-100-python", order=1)
     pack(tmp_path / "other")
-    digests.add(load_cifar100(tmp_path / "other", TINY, download=False).sha256)
+    digests.add(prepared(tmp_path / "other").sha256)
     assert len(digests) == 1
 
 
 @pytest.mark.parametrize(("task", "sizes"), [(cifar_fs, (64, 16, 20)), (fc100, (60, 20, 20))])
 def test_the_splits_are_disjoint_and_have_the_published_sizes(root, task, sizes):
-    load_cifar100(root, TINY, download=False)
+    prepared(root)
     pools = task(**arguments(root, download=False)).pools
     assert tuple(len(pools[split].names) for split in ("train", "val", "test")) == sizes
     assert len({name for pool in pools.values() for name in pool.names}) == 100
@@ -101,7 +106,7 @@ def test_the_splits_are_disjoint_and_have_the_published_sizes(root, task, sizes)
 def test_damaged_files_are_an_error_that_says_what_to_do_and_nothing_is_left(root, part, damage):
     damage(pack(root) if part.endswith("gz") else root / "cifar-100-python" / part)
     with pytest.raises(DataError, match=r"cifar-100-python.* is not CIFAR-100 as published.*task.download=true"):
-        load_cifar100(root, TINY, download=False)
+        prepared(root)
     assert left(root) == []
 
 
@@ -118,7 +123,7 @@ def test_damaged_files_are_an_error_that_says_what_to_do_and_nothing_is_left(roo
 def test_pickles_of_something_else_are_refused(tmp_path, changed):
     write(tmp_path / "cifar-100-python", changed=changed)
     with pytest.raises(DataError, match=r"is not CIFAR-100 as published"):
-        load_cifar100(tmp_path, TINY, download=False)
+        prepared(tmp_path)
     assert left(tmp_path) == []
 
 
@@ -129,7 +134,7 @@ def test_a_pickle_that_would_run_something_is_refused_and_does_not_run(root):
 
     (root / "cifar-100-python" / "train").write_bytes(pickle.dumps(Attack()))
     with pytest.raises(DataError, match=r"asks for .*, but only numpy arrays are read"):
-        load_cifar100(root, TINY, download=False)
+        prepared(root)
     assert not (root / "attacked").exists()
 
 
@@ -156,7 +161,7 @@ def test_pickles_of_every_numpy_and_protocol_are_read():
 @pytest.mark.data
 def test_the_real_set_has_the_published_means_and_every_class_is_drawn_alike(data_root):
     task = cifar_fs(**arguments(data_root, download=False, num_ways=5, num_queries=15))
-    means = task.source.image_set.images[::7].mean((0, 2, 3)) / 255
+    means = task.images.rows[::7].mean((0, 2, 3)) / 255
     assert means == pytest.approx([0.507, 0.487, 0.441], abs=0.005)  # published for the training part
     classes = Counter(task.draw("test", range(4000))["classes"].ravel().tolist())
     assert sum((n - 1000) ** 2 / 1000 for n in classes.values()) < limit(20)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from metarun.commands.evaluate import evaluate_run, trained
 from metarun.errors import ConfigError, DataError
 from metarun.evaluation.episodes import manifest
 from tests.composing import experiment, train
@@ -57,7 +58,7 @@ def problem(path: Path, *overrides: str) -> str:
     return error.value.problems[0]
 
 
-def test_rows_of_an_episode_are_different_rows_of_one_task_in_the_standard_units_of_the_training_tasks(path):
+def test_an_episode_has_different_rows_of_one_task_in_the_training_tasks_units(path):
     task = task_of(path)
     rows = [line.split(",") for line in path.read_text().splitlines()[1:]]
     subjects = np.array([row[0] for row in rows])
@@ -174,6 +175,188 @@ def test_verify_notices_a_table_that_has_changed_and_the_picture_names_the_colum
         task.verify()
 
 
+# ---- what a table says ----
+
+
+def rows_in(task, split: str = "train") -> np.ndarray:
+    return np.concatenate([rows.rows for rows in task.rows[split]])
+
+
+def told(caplog) -> str:
+    return "\n".join(record.getMessage() for record in caplog.records)
+
+
+def test_decimal_commas_are_read_and_said_once(path, tmp_path, caplog):
+    caplog.set_level("INFO")
+    plain = task_of(path)
+    (tmp_path / "comma.csv").write_text(table(SIZES, ";").replace(".", ","))
+    task = task_of(tmp_path / "comma.csv", "task.separator=';'")
+    assert torch.equal(task.x, plain.x) and torch.equal(task.y, plain.y)
+    assert told(caplog).count("decimal commas are read in 'dose', 'response'") == 1
+    (tmp_path / "comma.csv").write_text(table(SIZES, ";").replace("0.03", "0,03"))
+    assert "decimal commas (line 5) and decimal points" in problem(tmp_path / "comma.csv", "task.separator=';'")
+
+
+def test_lines_of_comments_are_left_out_and_counted(path, caplog):
+    caplog.set_level("INFO")
+    plain = task_of(path)
+    header, *lines = path.read_text().splitlines()
+    path.write_text("\n".join(["# measured by A, B, and C", header, lines[0], "#", *lines[1:]]))
+    assert torch.equal(task_of(path).x, plain.x)
+    assert "2 lines of comments" in told(caplog)
+
+
+@pytest.mark.parametrize("mark", ["", "NA", "NaN", "?", "-"])
+def test_rows_with_missing_values_are_left_out_or_get_the_mean_as_asked(path, mark):
+    text = path.read_text()
+    path.write_text(text.replace("0.03,", f"{mark},", 1).replace("0.05,", f"{mark},", 1))
+    refusal = problem(path)
+    assert "line 5: column 'dose' is" in refusal and "; line 7: column" in refusal
+    assert all(f"task.missing={choice}" in refusal for choice in ("drop", "mean", "refuse"))
+    assert (
+        len(task_of(path, "task.missing=drop", "task.test_tasks=[ben]", "task.val_tasks=[cem]").rows["train"][0]) == 10
+    )
+    filled = task_of(path, "task.missing=mean", "task.test_tasks=[ben]", "task.val_tasks=[cem]")
+    assert filled.x[3, 0] == filled.x[5, 0] == 0 and len(filled.rows["train"][0]) == 12
+
+
+def test_a_row_without_a_target_is_left_out_where_others_get_the_mean(path):
+    path.write_text(path.read_text().replace(",0.0\n", ",NA\n", 1))
+    task = task_of(path, "task.missing=mean", "task.test_tasks=[ben]", "task.val_tasks=[cem]")
+    assert 0 not in rows_in(task) and torch.isfinite(task.y[rows_in(task)]).all()
+
+
+def with_site(path: Path, site) -> None:
+    header, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([f"{header},site", *(f"{line},{site(i, line)}" for i, line in enumerate(lines))]))
+
+
+SITE = ["task.input_columns=[dose,site]", "task.val_tasks=[ben]", "task.test_tasks=[anna]"]
+
+
+def test_a_column_of_words_has_an_input_for_each_level_of_the_training_tasks(path, caplog):
+    caplog.set_level("INFO")
+    with_site(path, lambda i, line: "moon" if line.startswith("anna") and i < 3 else ("north", "south")[i % 2])
+    task = task_of(path, *SITE)
+    assert task.spec.input_shape == (3,)
+    assert task.x[:5, 1:].tolist() == [[0, 0], [0, 0], [0, 0], [0, 1], [1, 0]]
+    assert told(caplog).count("no training task has 'moon'") == 1
+
+
+def test_numbers_are_categories_where_the_user_says_so(path):
+    with_site(path, lambda i, line: str(i % 3))
+    assert task_of(path, *SITE).spec.input_shape == (2,)
+    assert task_of(path, *SITE, "task.category_columns=[site]").spec.input_shape == (4,)
+
+
+def test_a_logarithm_is_taken_and_the_error_stays_in_the_unit_of_the_column(path):
+    path.write_text(re.sub(r",0.0\n", ",0.1\n", path.read_text()))
+    task = task_of(path, "task.log_columns=[response]")
+    values = np.log([float(line.split(",")[3]) for line in path.read_text().splitlines()[1:]])
+    training = values[rows_in(task)]
+    np.testing.assert_allclose(task.y[:, 0], (values - training.mean()) / training.std(), atol=1e-12)
+
+    class Zero:
+        def predict(self, phi, x):
+            return x.new_zeros(len(x), 1)
+
+    episode = task.sample("test", [0])
+    one = type(episode)(*(type(b)(b.x[0], b.y[0]) for b in episode[:2]))
+    expected = np.abs(np.exp(values[task.draw("test", [0])["query"][0]]) - np.exp(training.mean())).mean()
+    np.testing.assert_allclose(task.further_scores(Zero(), None, one)["mae_response"], expected)
+    assert "line 2: column 'dose' is 0.0" in problem(path, "task.log_columns=[dose]")
+
+
+def test_small_tasks_are_refused_all_at_once_or_left_out_by_min_rows(path, caplog):
+    caplog.set_level("INFO")
+    path.write_text(table({**SIZES, "kim": 3, "lea": 7}))
+    refusal = problem(path)
+    assert "'kim'" in refusal and "only 3 rows" in refusal and "lea (7)" in refusal and "task.min_rows=10" in refusal
+    task = task_of(path, "task.min_rows=10")
+    assert sorted(name for names in task.split.values() for name in names) == sorted(SIZES)
+    assert "kim (3), lea (7)" in told(caplog)
+
+
+def test_the_first_rows_are_the_support_where_later_ones_are_forecast(path):
+    task = task_of(path, "task.support=first")
+    draw = task.draw("train", range(50))
+    for t, support, query in zip(draw["task"], draw["support"], draw["query"], strict=True):
+        rows = task.rows["train"][t].rows
+        assert support.tolist() == rows[:5].tolist() and {*query} <= {*rows[5:]} and len({*query}) == 5
+
+
+def test_a_number_with_an_underscore_is_none(path):
+    path.write_text(path.read_text().replace("0.03,", "1_0,", 1))
+    assert "line 5: column 'dose' is '1_0', which is not a finite number" in problem(path)
+
+
+def test_repeated_rows_of_a_task_are_kept_once_and_counted(path, caplog):
+    caplog.set_level("INFO")
+    header, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([header, *(line for line in lines for _ in range(4))]))
+    task = task_of(path)
+    assert sum(len(rows) for split in task.rows.values() for rows in split) == len(lines)
+    assert f"{3 * len(lines)} rows repeat another row of the same task" in told(caplog)
+    assert "num_shots + task.num_queries is 13" in problem(path, "task.num_shots=8")
+
+
+def test_rows_of_one_group_are_never_in_both_support_and_query(path):
+    header, *lines = path.read_text().splitlines()
+    copies = [f"{line},{i}" for i, line in enumerate(lines) for _ in range(3)]
+    path.write_text("\n".join([f"{header},visit,nr", *(f"{line},{nr}" for nr, line in enumerate(copies))]))
+    for support in ("random", "first"):
+        draw = task_of(path, "task.group_column=visit", f"task.support={support}").draw("train", range(100))
+        for one, other in zip(draw["support"] // 3, draw["query"] // 3, strict=True):
+            assert not {*one} & {*other}
+
+
+def test_names_of_tasks_match_as_text_and_stand_once(path):
+    path.write_text(table({"007": 10, "7": 10, "1_000": 10, "1000": 10, "true": 10}))
+    split = task_of(path, "task.val_tasks=[007]", "task.test_tasks=[1_000,true]").split
+    assert split == {"train": ["1000", "7"], "val": ["007"], "test": ["1_000", "true"]}
+    assert "task.val_tasks names '7' more than once" in problem(path, "task.val_tasks=[7,7]", "task.test_tasks=[007]")
+
+
+def test_all_faults_are_told_at_once_five_of_each_kind_and_a_count(path):
+    text = re.sub(r"(?m)^anna,[^,]*,", "anna,word,", path.read_text())
+    path.write_text(text.replace("ben,1.0,", " ,,", 1))
+    with pytest.raises(ConfigError) as error:
+        task_of(path)
+    said = "\n".join(error.value.problems)
+    assert "line 6: column 'dose' is 'word'" in said and "line 7" not in said and "(and 7 more)" in said
+    assert "line 14: column 'dose' is empty" in said and "line 14: column 'subject'" in said
+
+
+FEW = [
+    "base_learner.hidden=[8]",
+    "evaluation.every=1",
+    "evaluation.num_val_tasks=2",
+    "evaluation.num_tasks=3",
+    "steps=1",
+]
+
+
+def test_another_table_is_measured_by_the_means_of_the_training(path, tmp_path):
+    train(tmp_path / "run", "task=csv_regression", f"task.path='{path}'", *NAMES, *FEW)
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    more = [[f"new {row[0]}", str(5 * float(row[1])), *row[2:]] for row in rows[1:]]
+    (tmp_path / "new.csv").write_text("\n".join(map(",".join, [rows[0], *more])))
+    run = trained(tmp_path / "run", [f"task.path='{tmp_path / 'new.csv'}'", "task.split={test: all}"], "last", [])
+    before, after = task_of(path), run.experiment.task
+    assert after.splits == ("test",) and len(after.split["test"]) == 10
+    assert torch.equal(after.y, before.y) and torch.equal(after.x[:, 1], before.x[:, 1])
+    assert after.fitted() == before.fitted()
+    assert evaluate_run(tmp_path / "run", [f"task.path='{tmp_path / 'new.csv'}'"], "test", "last", []) is None
+
+
+def test_a_run_that_kept_no_means_takes_those_of_the_new_table_and_says_so(path, tmp_path, capsys):
+    train(tmp_path / "run", "task=csv_regression", f"task.path='{path}'", *NAMES, *FEW)
+    (tmp_path / "run" / "fitted.json").unlink()
+    (tmp_path / "new.csv").write_text(path.read_text().replace("anna", "zoe"))
+    trained(tmp_path / "run", [f"task.path='{tmp_path / 'new.csv'}'"], "last", [])
+    assert "has no fitted.json" in capsys.readouterr().out
+
+
 # ---- mistakes ----
 
 
@@ -252,7 +435,7 @@ def test_a_file_that_may_not_be_read_is_refused(path):
     assert "cannot be read: Permission denied" in problem(path)
 
 
-def test_on_the_command_line_a_mistake_ends_with_exit_code_2_one_message_and_nothing_left_behind(path, tmp_path):
+def test_a_mistake_ends_a_command_with_code_2_one_message_and_nothing_left_behind(path, tmp_path):
     path.write_text(path.read_text().replace("0.03,", "three,", 1))
     outcome = metarun("task=csv_regression", f"task.path={path}", *NAMES, f"run_dir={tmp_path / 'run'}")
     assert outcome.code == 2
@@ -265,11 +448,13 @@ def test_on_the_command_line_a_mistake_ends_with_exit_code_2_one_message_and_not
 # ---- the documentation ----
 
 
-def test_the_example_of_the_documentation_makes_a_table_of_200_lines_and_gives_a_test_score(tmp_path, monkeypatch):
+def test_the_documented_example_makes_a_table_of_200_lines_and_gives_a_test_score(tmp_path, monkeypatch):
     section = PAGE.read_text().split("## Tables")[1].split("\n## ")[0]
     monkeypatch.chdir(tmp_path)
     exec(re.search(r"```python\n(.*?)```", section, re.S)[1], {})
     assert len((tmp_path / "growth.csv").read_text().splitlines()) == 201
-    command = re.search(r"^metarun (task=csv_regression .*?)(?:\s+#.*)?$", section.replace("\\\n", " "), re.M)[1]
-    score = train(tmp_path / "run", *shlex.split(command), "execution=vmapped", "dtype=float32")
-    assert score < 0.1
+    command = shlex.split(re.search(r"^metarun (experiment=table .*?)(?:\s+#.*)?$", section, re.M)[1])
+    fast = ["execution=vmapped", "dtype=float32"]
+    assert train(tmp_path / "run", *command, *fast) < 0.1
+    other = re.search(r"`(task=csv_regression\s+meta_learner=r2d2 .*?)` with the columns as above", section)[1].split()
+    assert train(tmp_path / "r2d2", *other, *command[1:], *fast) < 0.1

@@ -7,13 +7,18 @@ from pathlib import Path
 import pytest
 
 from metarun.errors import DataError, MissingDataError
-from metarun.tasks.cub import Release, cub, load_cub, split_of
-from metarun.tasks.download import RemoteFile
+from metarun.tasks.cub import CUB, cub, split_of
+from metarun.tasks.published import Published
+from metarun.tasks.store import Prepared
 from tests.tasks.pictures_of import DAMAGES, arguments, colour, left, picture
 from tests.tasks.served import served
 
 NAMES = [f"{n:03}.Bird_{n}" for n in range(1, 9)]
-TINY = Release(RemoteFile("http://localhost", "0"), num_classes=8, num_images=20)
+TINY = replace(CUB, files=(CUB.files[0]._replace(num_classes=8, num_examples=20),))
+
+
+def prepared(data_root: Path, release: Published = TINY, download: bool = False) -> Prepared:
+    return release.source(data_root, download).prepared()
 
 
 def write(root: Path) -> Path:
@@ -37,11 +42,11 @@ def pack(root: Path) -> Path:
 def test_the_folder_and_the_archive_give_the_same_images_of_uneven_classes(tmp_path):
     write(tmp_path / "a")
     pack(tmp_path / "b")
-    of_folder, of_archive = (load_cub(tmp_path / name, TINY, download=False) for name in "ab")
+    of_folder, of_archive = (prepared(tmp_path / name) for name in "ab")
     assert of_folder.names == of_archive.names == tuple(NAMES)
     assert of_folder.counts.tolist() == [3] * 4 + [2] * 4
     assert of_folder.sha256 == of_archive.sha256
-    assert of_folder.images.shape == (20, 3, 84, 84)
+    assert of_folder.rows.shape == (20, 3, 84, 84)
 
 
 def test_every_second_class_trains_and_every_fourth_tests():
@@ -53,25 +58,26 @@ def test_every_second_class_trains_and_every_fourth_tests():
 def test_a_damaged_archive_or_photo_is_an_error_that_names_it_and_nothing_is_left(tmp_path, damage):
     damage(pack(tmp_path / "a"))
     with pytest.raises(DataError, match=r"CUB_200_2011.tgz is not a whole archive.*task.download=true"):
-        load_cub(tmp_path / "a", TINY, download=False)
+        prepared(tmp_path / "a")
     damage(write(tmp_path / "b") / "images" / NAMES[2] / f"{NAMES[2]}_1.jpg")
     with pytest.raises(DataError, match=rf"{NAMES[2]}_1.jpg is no image that can be read"):
-        load_cub(tmp_path / "b", TINY, download=False)
+        prepared(tmp_path / "b")
     assert left(tmp_path / "a") == left(tmp_path / "b") == []
 
 
 def test_another_number_of_photos_is_refused(tmp_path):
     (write(tmp_path) / "images" / NAMES[0] / f"{NAMES[0]}_0.jpg").unlink()
     with pytest.raises(DataError, match=r"holds 8 classes and 19 photos, and CUB has 8 and 20"):
-        load_cub(tmp_path, TINY, download=False)
+        prepared(tmp_path)
 
 
 def test_an_archive_is_downloaded_checked_and_read(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     archive = pack(tmp_path / "web")
     with served(tmp_path / "web") as server:
-        remote = RemoteFile(f"{server.url}/{archive.name}", hashlib.md5(archive.read_bytes()).hexdigest())
-        assert len(load_cub(tmp_path / "data", replace(TINY, archive=remote), download=True).names) == 8
+        md5 = hashlib.md5(archive.read_bytes()).hexdigest()
+        remote = TINY.files[0]._replace(url=f"{server.url}/{archive.name}", md5=md5)
+        assert len(prepared(tmp_path / "data", replace(TINY, files=(remote,)), download=True).names) == 8
 
 
 def test_without_photos_the_message_says_which_where_and_how(tmp_path):

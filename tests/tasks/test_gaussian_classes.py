@@ -32,8 +32,8 @@ def test_support_and_query_are_one_problem_and_the_score_is_the_loss():
     support, query, _ = task.sample("train", [0, 1])
     assert torch.equal(support.x, query.x) and torch.equal(support.y, query.y)
     logits = torch.zeros(100, 2).double()
-    torch.testing.assert_close(task.objective.score(logits, support.y[0]), torch.tensor(np.log(2)))
-    assert not task.objective.higher_is_better
+    torch.testing.assert_close(task.spec.objective.score(logits, support.y[0]), torch.tensor(np.log(2)))
+    assert not task.spec.objective.higher_is_better
 
 
 @pytest.mark.parametrize("name", ["logistic_regression", "mlp_problems"])

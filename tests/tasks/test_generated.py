@@ -64,7 +64,7 @@ def test_an_episode_is_the_same_alone_in_company_and_in_any_order(name):
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_splits_and_seeds_have_different_episodes_and_the_two_sets_of_an_episode_no_point_in_common(name):
+def test_splits_and_seeds_have_other_episodes_and_no_query_point_is_in_the_support(name):
     seen = set()
     for seed in (0, 1):
         for split in ("train", "val", "test"):

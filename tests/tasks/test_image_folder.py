@@ -125,7 +125,7 @@ def test_a_csv_file_may_say_the_class_and_the_split(photos):
     )
     assert {s: sorted(pool.names) for s, pool in images.pools.items()} == LISTS
     assert {*images.pools["train"].count} == {2}
-    assert images.input_shape == (1, 8, 8)
+    assert images.spec.input_shape == (1, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -214,11 +214,11 @@ def test_a_file_that_may_not_be_read_is_an_error_that_names_it(photos):
 
 def test_what_was_prepared_is_used_again_until_a_file_or_a_setting_changes(photos):
     task(photos)
-    assert task(photos).source.image_set.sha256 == task(photos, num_queries=1, seed=3).source.image_set.sha256
+    assert task(photos).images.sha256 == task(photos, num_queries=1, seed=3).images.sha256
     assert len(left(photos.parent / "data")) == 1
     task(photos, size=9)
     picture(photos / "fox" / "1.png", (1, 2, 3))
-    assert (1, 2, 3) in {tuple(image[:, 0, 0]) for image in task(photos).source.image_set.images}
+    assert (1, 2, 3) in {tuple(image[:, 0, 0]) for image in task(photos).images.rows}
     assert len(left(photos.parent / "data")) == 3
 
 
@@ -275,7 +275,7 @@ def test_every_format_is_read(tmp_path, ending):
     picture(tmp_path / f"image.{ending}", (120, 130, 140))
     assert np.abs(decoded(tmp_path / f"image.{ending}")[:, 1, 1].astype(int) - [120, 130, 140]).max() <= 3
     write(tmp_path / "photos", ending=ending)
-    assert task(tmp_path / "photos").num_train_classes == 2
-    assert hashlib.sha256(task(tmp_path / "photos").source.image_set.images.tobytes()).hexdigest() in (
+    assert task(tmp_path / "photos").spec.num_train_classes == 2
+    assert hashlib.sha256(task(tmp_path / "photos").images.rows.tobytes()).hexdigest() in (
         task(tmp_path / "photos").fingerprint()
     )

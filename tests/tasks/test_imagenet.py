@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from metarun.errors import DataError, MissingDataError
-from metarun.tasks.imagenet import Benchmark, load, mini_imagenet, tiered_imagenet
-from metarun.tasks.store import ImageSet
+from metarun.tasks.imagenet import Benchmark, images_of, mini_imagenet, tiered_imagenet
+from metarun.tasks.store import Prepared
 from tests.tasks.pictures_of import DAMAGES, arguments, colour, left, picture, png
 
 CLASSES = {
@@ -69,31 +69,36 @@ def flat_folders(folder: Path, classes: dict[str, list[str]] = CLASSES) -> None:
 WRITERS: list[Callable[..., None]] = [cache, pngs, csv_files, folders, flat_folders]
 
 
-def images_of(image_set: ImageSet) -> dict[str, list[tuple[int, ...]]]:
+def prepared(data_root: Path) -> Prepared:
+    return images_of(TINY, data_root).source.prepared()
+
+
+def colours_of(found: Prepared) -> dict[str, list[tuple[int, ...]]]:
     """The colours of each class, all of whose images must have one colour."""
-    assert (image_set.images == image_set.images[..., :1, :1]).all()
-    ends = np.cumsum(image_set.counts)
+    assert (found.rows == found.rows[..., :1, :1]).all()
+    ends = np.cumsum(found.counts)
     return {
-        name: [tuple(map(int, image[:, 0, 0])) for image in image_set.images[end - count : end]]
-        for name, count, end in zip(image_set.names, image_set.counts, ends, strict=True)
+        name: [tuple(map(int, image[:, 0, 0])) for image in found.rows[end - count : end]]
+        for name, count, end in zip(found.names, found.counts, ends, strict=True)
     }
 
 
 @pytest.mark.parametrize("write", WRITERS)
 def test_every_layout_gives_the_images_of_each_class_and_its_split(tmp_path, write):
     write(tmp_path / "mini-imagenet")
-    source = load(TINY, tmp_path)
-    assert source.image_set.images.shape == (14, 3, 84, 84)
+    data = images_of(TINY, tmp_path)
+    found = data.source.prepared()
+    assert found.rows.shape == (14, 3, 84, 84)
     expected = {f"{split}/{name}": [colour(name, i) for i in range(2)] for split in CLASSES for name in CLASSES[split]}
-    assert images_of(source.image_set) == expected
-    assert source.split_of == tuple(split for split in CLASSES for _ in CLASSES[split])
+    assert colours_of(found) == expected
+    assert data.splits_of(found.names) == [split for split in CLASSES for _ in CLASSES[split]]
 
 
 def test_every_protocol_of_pickle_is_read(tmp_path):
     digests = set()
     for protocol in (2, 3, 4, 5):
         cache(tmp_path / str(protocol) / "mini-imagenet", protocol=protocol)
-        digests.add(load(TINY, tmp_path / str(protocol)).image_set.sha256)
+        digests.add(prepared(tmp_path / str(protocol)).sha256)
     assert len(digests) == 1
 
 
@@ -102,27 +107,27 @@ def test_a_class_that_is_not_listed_or_missing_is_refused(tmp_path, write):
     classes = {**CLASSES, "val": ["n00000004"]}
     write(tmp_path / "mini-imagenet", classes)
     with pytest.raises(DataError, match=r"is not Tiny: its split 'val' holds 1 classes and must hold the 2 of"):
-        load(TINY, tmp_path)
+        prepared(tmp_path)
     assert left(tmp_path) == []
 
 
 def test_classes_of_another_split_are_refused_by_name(tmp_path):
     folders(tmp_path / "mini-imagenet", {**CLASSES, "val": ["n00000004", "n00000009"]})
     with pytest.raises(DataError, match=r"\(see n00000005, n00000009\)"):
-        load(TINY, tmp_path)
+        prepared(tmp_path)
 
 
 def test_a_class_with_images_missing_is_refused_by_name(tmp_path):
     folders(tmp_path / "mini-imagenet")
     (tmp_path / "mini-imagenet" / "train" / "n00000002" / "1.png").unlink()
     with pytest.raises(DataError, match=r"class n00000002 of the split 'train' holds 1 images and must hold 2"):
-        load(TINY, tmp_path)
+        prepared(tmp_path)
     assert left(tmp_path) == []
 
 
 def test_names_in_words_need_only_be_as_many_and_may_repeat(tmp_path):
     pngs(tmp_path / "mini-imagenet", {**CLASSES, "train": ["crane", "ox", "crane"]})
-    assert load(TINY, tmp_path).image_set.names[:3] == ("train/000", "train/001", "train/002")
+    assert prepared(tmp_path).names[:3] == ("train/000", "train/001", "train/002")
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -140,7 +145,7 @@ def test_a_damaged_file_is_an_error_that_names_it_and_nothing_is_left(tmp_path, 
     write(tmp_path / "mini-imagenet")
     damage(tmp_path / "mini-imagenet" / name)
     with pytest.raises(DataError, match=rf"{name} (cannot be read|is no image)"):
-        load(TINY, tmp_path)
+        prepared(tmp_path)
     assert left(tmp_path) == []
 
 
@@ -149,7 +154,7 @@ def test_a_missing_part_is_an_error_that_names_it(tmp_path, write, name):
     write(tmp_path / "mini-imagenet")
     (tmp_path / "mini-imagenet" / name).unlink()
     with pytest.raises(DataError, match=rf"{name}.*No such file"):
-        load(TINY, tmp_path)
+        prepared(tmp_path)
 
 
 def test_images_of_another_size_in_a_cache_are_refused(tmp_path):
@@ -159,7 +164,7 @@ def test_images_of_another_size_in_a_cache_are_refused(tmp_path):
     with pytest.raises(
         DataError, match=r"train.pkl holds images uint8 \(32, 32, 3\) and must hold uint8 \(84, 84, 3\)"
     ):
-        load(TINY, tmp_path)
+        prepared(tmp_path)
 
 
 @pytest.mark.parametrize(

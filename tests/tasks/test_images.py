@@ -15,10 +15,11 @@ import pytest
 import torch
 
 from metarun.counter import uniform
-from metarun.errors import DataError, MissingDataError
-from metarun.tasks.episodes import ClassPool, EpisodeSize, check_episode_size, check_positive, draw_images
+from metarun.errors import DataError, DataProblems, MissingDataError
+from metarun.tasks.episodes import ClassPool, EpisodeSize, check_pools, check_positive, draw_examples
 from metarun.tasks.images import Mapped, OnDevice, class_major_batch, gather, pixels_on
-from metarun.tasks.store import ClassImages, Found, ImageSet, exclusive, load_prepared, looking, prepared, verify
+from metarun.tasks.splits import SPLITS
+from metarun.tasks.store import ClassRows, Prepared, Source, exclusive, load_prepared
 
 SHAPE = (2, 3)
 CONTENT = {
@@ -28,23 +29,19 @@ CONTENT = {
 POOL = ClassPool(("a", "b", "c", "d"), np.array([0, 5, 12, 15]), np.array([5, 7, 3, 4]))
 
 
-def at_hand() -> None:
-    """The source of the tests is always there."""
+def gone() -> str:
+    return "the archive is gone."
 
 
-def gone() -> None:
-    raise MissingDataError("the archive is gone.")
-
-
-def content() -> ClassImages:
+def content() -> ClassRows:
     yield from CONTENT.items()
 
 
-def prepare(folder: Path) -> ImageSet:
-    return prepared(folder, SHAPE, at_hand, content)
+def prepare(folder: Path) -> Prepared:
+    return Source(folder, SHAPE, content).prepared()
 
 
-def must_not_be_called() -> ClassImages:
+def must_not_be_called() -> ClassRows:
     raise AssertionError("read again")
     yield
 
@@ -57,7 +54,7 @@ def left_behind(folder: Path) -> list[str]:
 
 
 def test_a_prepared_set_is_what_was_read_class_after_class(tmp_path):
-    images, names, counts, _ = prepare(tmp_path / "set")
+    images, names, counts, _, _ = prepare(tmp_path / "set")
     assert np.array_equal(images, np.concatenate(list(CONTENT.values())))
     assert isinstance(images, np.memmap)
     assert not images.flags.writeable
@@ -65,21 +62,21 @@ def test_a_prepared_set_is_what_was_read_class_after_class(tmp_path):
 
 
 def test_the_digest_is_the_sha256_of_the_bytes_of_the_array(tmp_path):
-    image_set = prepare(tmp_path / "set")
-    assert image_set.sha256 == hashlib.sha256(image_set.images.tobytes()).hexdigest()
+    found = prepare(tmp_path / "set")
+    assert found.sha256 == hashlib.sha256(found.rows.tobytes()).hexdigest()
 
 
 def test_a_prepared_set_is_read_from_disk_the_second_time(tmp_path):
     first = prepare(tmp_path / "set")
-    second = prepared(tmp_path / "set", SHAPE, gone, must_not_be_called)
-    assert np.array_equal(first.images, second.images)
+    second = Source(tmp_path / "set", SHAPE, must_not_be_called, gone).prepared()
+    assert np.array_equal(first.rows, second.rows)
     assert first[1] == second[1]
     assert first.sha256 == second.sha256
 
 
 def test_a_missing_source_is_reported_and_nothing_is_created(tmp_path):
     with pytest.raises(MissingDataError, match="the archive is gone"):
-        prepared(tmp_path / "typo" / "set", SHAPE, gone, content)
+        Source(tmp_path / "typo" / "set", SHAPE, content, gone).prepared()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -139,7 +136,7 @@ def test_a_damaged_set_without_its_source_is_an_error_that_names_both(tmp_path, 
     prepare(tmp_path / "set")
     damage(tmp_path / "set")
     with pytest.raises(DataError, match=r"set.*cannot be prepared again: the archive is gone"):
-        prepared(tmp_path / "set", SHAPE, gone, content)
+        Source(tmp_path / "set", SHAPE, content, gone).prepared()
 
 
 def test_images_of_another_shape_are_not_accepted(tmp_path):
@@ -150,19 +147,19 @@ def test_images_of_another_shape_are_not_accepted(tmp_path):
 
 @pytest.mark.parametrize("error", [DataError("foreign"), KeyboardInterrupt(), RuntimeError("bug")])
 def test_nothing_is_left_when_reading_fails_half_way(tmp_path, error):
-    def breaks() -> ClassImages:
+    def breaks() -> ClassRows:
         yield "a", CONTENT["a"]
         raise error
 
     with pytest.raises(type(error)):
-        prepared(tmp_path / "set", SHAPE, at_hand, breaks)
+        Source(tmp_path / "set", SHAPE, breaks).prepared()
     assert left_behind(tmp_path / "set") == []
 
 
 def test_a_full_disk_is_a_data_error_and_nothing_is_left(tmp_path):
     resource = pytest.importorskip("resource", reason="file size limits, the stand-in for a full disk, are POSIX")
 
-    def large() -> ClassImages:
+    def large() -> ClassRows:
         for name in "abcdef":
             yield name, np.zeros((50_000, *SHAPE), dtype=np.uint8)
 
@@ -170,7 +167,7 @@ def test_a_full_disk_is_a_data_error_and_nothing_is_left(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
     try:
         with pytest.raises(DataError, match=r"set.*Free some space"):
-            prepared(tmp_path / "set", SHAPE, at_hand, large)
+            Source(tmp_path / "set", SHAPE, large).prepared()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert left_behind(tmp_path / "set") == []
@@ -196,8 +193,8 @@ def run_python(code: str, *arguments: object) -> subprocess.Popen:
 PREPARE_SLOWLY = """
 import sys, time
 from pathlib import Path
-from tests.tasks.test_images import CONTENT, SHAPE, at_hand
-from metarun.tasks.store import prepared
+from tests.tasks.test_images import CONTENT, SHAPE
+from metarun.tasks.store import Source
 
 def read():
     with open(sys.argv[2], "a") as log:
@@ -205,7 +202,7 @@ def read():
     time.sleep(0.5)
     yield from CONTENT.items()
 
-print(prepared(Path(sys.argv[1]), SHAPE, at_hand, read).sha256)
+print(Source(Path(sys.argv[1]), SHAPE, read).prepared().sha256)
 """
 
 
@@ -244,7 +241,7 @@ def test_a_killed_holder_frees_the_lock(tmp_path):
 
 def draw(size: EpisodeSize, num_episodes: int, pool: ClassPool = POOL) -> dict[str, np.ndarray]:
     ways, shots, queries = size
-    return draw_images(uniform(0, "s", np.arange(num_episodes), ways * (1 + shots + queries)), pool, size)
+    return draw_examples(uniform(0, "s", np.arange(num_episodes), ways * (1 + shots + queries)), pool, size)
 
 
 def limit(cells: int) -> float:
@@ -285,8 +282,8 @@ def test_a_repeated_pool_offers_each_class_under_consecutive_places():
 
 
 def test_a_pool_of_some_classes_knows_where_their_images_are(tmp_path):
-    image_set = prepare(tmp_path / "set")
-    pool = ClassPool.of(image_set, [False, True])
+    found = prepare(tmp_path / "set")
+    pool = ClassPool.of(found.names, found.counts, [False, True])
     assert (pool.names, pool.first.tolist(), pool.count.tolist()) == (("b",), [4], [2])
 
 
@@ -310,45 +307,54 @@ def test_batches_are_class_major_and_scaled_to_the_unit_interval():
 
 
 def test_mapped_images_are_those_asked_for_in_their_order(tmp_path):
-    image_set = prepare(tmp_path / "set")
+    found = prepare(tmp_path / "set")
     asked = np.array([5, 0, 3, 0, 5])
-    mapped = pixels_on(torch.device("cpu"), image_set.images)
+    mapped = pixels_on(torch.device("cpu"), found.rows)
     assert isinstance(mapped, Mapped)
-    assert np.array_equal(mapped.take(asked).numpy(), image_set.images[asked])
+    assert np.array_equal(mapped.take(asked).numpy(), found.rows[asked])
 
 
 def test_verifying_reads_every_byte(tmp_path):
-    verify(prepare(tmp_path / "set"))
+    prepare(tmp_path / "set").verified()
     content = bytearray((tmp_path / "set" / "images.npy").read_bytes())
     content[-1] ^= 1
     (tmp_path / "set" / "images.npy").write_bytes(content)
     with pytest.raises(DataError, match=r"set has changed since it was prepared.*Delete the folder"):
-        verify(prepare(tmp_path / "set"))
+        prepare(tmp_path / "set").verified()
 
 
-def test_looking_says_what_is_there_and_prepares_nothing(tmp_path):
-    with looking(), pytest.raises(Found) as found:
-        prepare(tmp_path / "set")
-    assert (found.value.state, found.value.folder) == ("raw files found", tmp_path / "set")
+def test_a_source_says_its_state_and_prepares_nothing(tmp_path):
+    assert Source(tmp_path / "set", SHAPE, must_not_be_called).state() == "raw files found"
+    assert Source(tmp_path / "set", SHAPE, must_not_be_called, gone).state() == "absent"
     assert list(tmp_path.iterdir()) == []
-    with looking(), pytest.raises(MissingDataError, match="the archive is gone"):
-        prepared(tmp_path / "set", SHAPE, gone, must_not_be_called)
     prepare(tmp_path / "set")
-    with looking(), pytest.raises(Found, check=lambda found: found.state == "ready"):
-        prepared(tmp_path / "set", SHAPE, gone, must_not_be_called)
+    assert Source(tmp_path / "set", SHAPE, must_not_be_called, gone).state() == "ready"
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_set_is_not_ready(tmp_path, damage):
+    prepare(tmp_path / "set")
+    damage(tmp_path / "set")
+    assert Source(tmp_path / "set", SHAPE, content).state() == "raw files found"
+    assert Source(tmp_path / "set", SHAPE, content, gone).state() == "absent"
+
+
+def check(size: EpisodeSize, pool: ClassPool, split: str, test: EpisodeSize | None = None) -> None:
+    """Of one split, where the test episodes have the size ``test``, or the same."""
+    check_pools({split: pool}, {split: size, "test": test or size})
 
 
 def test_sizes_that_a_pool_cannot_fill_are_errors_that_name_key_value_and_bound():
-    check_episode_size(EpisodeSize(4, 1, 2), POOL, "val", "task.")
+    check(EpisodeSize(4, 1, 2), POOL, "val")
     with pytest.raises(ValueError, match=r"task.num_ways is 5.*'val' has only 4 classes.*at most 4"):
-        check_episode_size(EpisodeSize(5, 1, 1), POOL, "val", "task.")
+        check(EpisodeSize(5, 1, 1), POOL, "val")
     with pytest.raises(ValueError, match=r"task.train_num_shots \+ task.train_num_queries is 4.*'c'.*only 3 examples"):
-        check_episode_size(EpisodeSize(2, 1, 3), POOL, "train", "task.train_")
+        check(EpisodeSize(2, 1, 3), POOL, "train", test=EpisodeSize(2, 1, 1))
 
 
 def test_one_way_is_refused_for_every_answer_would_be_right():
     with pytest.raises(ValueError, match=r"task.train_num_ways is 1, but with one class .*Set it to 2 or more"):
-        check_episode_size(EpisodeSize(1, 1, 1), POOL, "train", "task.train_")
+        check(EpisodeSize(1, 1, 1), POOL, "train", test=EpisodeSize(2, 1, 1))
 
 
 @pytest.mark.parametrize(
@@ -359,11 +365,27 @@ def test_one_way_is_refused_for_every_answer_would_be_right():
         ([3, 1], r"only 1 example. An episode takes 2 or more: the class needs more examples\.$"),
     ],
 )
-def test_a_pool_too_small_for_any_episode_is_not_answered_with_a_size_that_is_refused_too(counts, message):
+def test_for_a_pool_too_small_for_any_episode_no_size_is_proposed_that_fails_too(counts, message):
     names = tuple("abc"[: len(counts)])
     pool = ClassPool(names, np.zeros(len(counts), dtype=np.int64), np.array(counts, dtype=np.int64))
     with pytest.raises(ValueError, match=message):
-        check_episode_size(EpisodeSize(2, 1, 1), pool, "val", "task.")
+        check(EpisodeSize(2, 1, 1), pool, "val")
+
+
+def test_every_class_that_is_too_small_is_named_and_how_many_classes_all_splits_need():
+    pool = ClassPool(tuple("abc"), np.array([0, 9, 12]), np.array([9, 3, 4]))
+    with pytest.raises(DataProblems) as raised:
+        check_pools(dict.fromkeys(SPLITS, pool), dict.fromkeys(SPLITS, EpisodeSize(5, 1, 4)))
+    problems = raised.value.problems
+    assert problems[0].startswith(
+        "3 splits x 5 ways need 15 classes, there are 9: lower task.num_ways to 3 or add classes"
+    )
+    assert "'task.split={train:3,val:3,test:3}'" in problems[0]
+    assert [text[:21] for text in problems[1:4]] == ["task.num_ways is 5, b"] * 3
+    assert problems[4] == (
+        "task.num_shots + task.num_queries is 5, but the class 'b' of the split 'train' has only 3 examples, and too few "
+        "have 5 others: 'b' 3, 'b' 3, 'c' 4, 'c' 4, 'c' 4. Lower their sum to at most 3."
+    )
 
 
 @pytest.mark.parametrize("size", [(0, 1, 1), (1, -1, 1), (1, 1, 0)])

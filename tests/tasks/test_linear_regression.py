@@ -12,7 +12,7 @@ def linear(*overrides: str):
     return experiment("task=linear_regression", *overrides).task
 
 
-def test_ridge_is_the_mean_of_the_posterior_given_by_conditioning_on_the_joint_gaussian():
+def test_ridge_is_the_posterior_mean_by_conditioning_the_joint_gaussian():
     (x, y), (query, _), _ = slice_tasks(linear("task.noise_std=0.5").sample("test", [0]), 0)
     joint = x @ x.T + 0.25 * torch.eye(len(x))  # covariance of y; that of f(query) and y is query x'
     expected = query @ x.T @ torch.linalg.inv(joint) @ y
@@ -36,7 +36,7 @@ def test_least_squares_leaves_the_error_that_the_documentation_says(shots):
     task = linear(f"task.num_shots={shots}")
     support, query, _ = task.sample("test", range(400))
     w = torch.linalg.pinv(support.x) @ support.y  # the shortest of the solutions
-    scores = [task.objective.score(q @ each, y) for q, each, y in zip(query.x, w, query.y, strict=True)]
+    scores = [task.spec.objective.score(q @ each, y) for q, each, y in zip(query.x, w, query.y, strict=True)]
     expected, deviation = 1 - shots / 20, np.std(scores) / 20
     assert abs(np.mean(scores) - expected) < 5 * deviation + 1e-9
 

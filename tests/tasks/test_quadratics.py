@@ -20,7 +20,7 @@ def test_normals_are_those_of_box_and_muller():
 
 
 @pytest.mark.parametrize(("entries", "mean", "deviation"), [("gaussian", 0, 1), ("uniform", 0.5, 12**-0.5)])
-def test_entries_of_w_and_y_have_the_mean_and_deviation_of_their_law_and_are_not_correlated(entries, mean, deviation):
+def test_entries_of_w_and_y_have_their_laws_mean_and_deviation_and_no_correlation(entries, mean, deviation):
     (x, y), _, _ = quadratics(entries=entries).sample("test", range(2000))
     rows = torch.cat([x, y], -1).flatten(1)  # [B, 110]
     standard = (rows - mean) / deviation
@@ -35,12 +35,12 @@ def test_the_loss_of_a_linear_base_learner_is_the_squared_distance_of_wz_and_y()
     (x, y), query, _ = task.sample("train", [3])
     z = net.head.weight[0]
     expected = torch.linalg.vector_norm(x[0] @ z - y[0, :, 0]) ** 2
-    torch.testing.assert_close(task.objective.loss(net(x[0]), y[0]), expected)
-    torch.testing.assert_close(task.objective.score(net(x[0]), y[0]), expected.detach())
+    torch.testing.assert_close(task.spec.objective.loss(net(x[0]), y[0]), expected)
+    torch.testing.assert_close(task.spec.objective.score(net(x[0]), y[0]), expected.detach())
     assert torch.equal(query.x, x) and torch.equal(query.y, y)  # the same problem
 
 
-def test_a_problem_is_the_same_alone_and_in_company_and_another_in_another_split_or_seed():
+def test_a_problem_is_the_same_alone_and_in_company_and_differs_by_split_and_seed():
     together = quadratics().sample("val", [3, 1]).support.x
     assert torch.equal(together[1], quadratics().sample("val", [1]).support.x[0])
     others = [quadratics().sample("test", [1]), quadratics(seed=1).sample("val", [1])]

@@ -73,7 +73,7 @@ def test_episodes_have_the_asked_dtype():
     assert {tensor.dtype for batch in episode[:2] for tensor in batch} == {torch.float32}
 
 
-@pytest.mark.parametrize("changed", [{"num_shots": 0}, {"num_queries": -1}, {"train_num_shots": -1}])
-def test_sizes_below_one_are_an_error(changed):
-    with pytest.raises(ValueError, match="must be 1 or more"):
-        sinusoid(**changed)
+@pytest.mark.parametrize(("key", "value"), [("num_shots", 0), ("num_queries", -1), ("train_num_shots", -1)])
+def test_sizes_below_one_are_an_error(key, value):
+    with pytest.raises(ValueError, match=f"task.{key} is {value}, .* Set it to 1 or more"):
+        sinusoid(**{key: value})

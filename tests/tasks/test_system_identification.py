@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from metarun.errors import ConfigError
-from metarun.evaluation.scoring import evaluate
+from metarun.evaluation.scoring import OfTheTask, Subject, evaluate
 from metarun.execution.execution import Looped, Vmapped
 from metarun.trees import slice_tasks
 from tests.composing import experiment
@@ -48,7 +48,7 @@ def test_transitions_follow_the_systems_own_dynamics_and_motions_are_continuous(
     assert encoding.squared_distance(ends, motions[:, :, 1:]).max() < 1e-4  # by the trapezoidal rule
 
 
-def test_with_other_shots_the_systems_and_their_motions_are_the_same_and_support_grows():
+def test_with_other_shots_systems_and_motions_are_the_same_and_support_grows():
     few, many = (task_of("pendulum", f"task.num_shots={k}").sample("test", [5]) for k in (3, 8))
     assert torch.equal(few.query.x, many.query.x)
     assert torch.equal(few.support.x, many.support.x[:, :3])
@@ -64,9 +64,9 @@ def test_the_rollout_error_of_the_truth_is_zero_and_of_no_change_is_not():
 
 def test_evaluation_adds_the_rollout_error_vmapped_as_looped():
     x = experiment("task=two_link_arm", "meta_learner=r2d2", "base_learner.hidden=[8]")
-    theta, episodes = x.learner.init(), x.task.sample("test", range(3))
+    theta = x.theta_0
     scores = [
-        evaluate(x.test_learner, theta, iter([episodes]), execution, curve=True, further=x.task.further_scores)
+        evaluate(Subject(x.test_learner, theta, x.task, "test", 3, execution), [OfTheTask()], curve=True)
         for execution in (Vmapped(None), Looped())
     ]
     assert scores[0]["rollout_mse"].mean > 0

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,17 @@ import torch
 from sklearn.feature_extraction.text import TfidfTransformer
 
 from metarun.errors import DataError, MissingDataError
+from metarun.evaluation.baselines import FrozenBaseline
 from metarun.evaluation.episodes import manifest
-from metarun.evaluation.scoring import baseline_scores
-from metarun.evaluation.suite import Scored, baseline_of
+from metarun.evaluation.scoring import Subject
+from metarun.evaluation.suite import baseline_of
 from metarun.execution.execution import Looped, Vmapped
-from metarun.tasks.download import RemoteFile
+from metarun.tasks.published import Published
+from metarun.tasks.store import Source
 from metarun.tasks.text import TextClasses
 from metarun.tasks.text_features import Hashed, Tokens, words
-from metarun.tasks.text_sets import Row, prepared_texts
-from metarun.tasks.text_sources import CLINC150, Release, banking77, clinc150, clinc_rows, published, text_jsonl
+from metarun.tasks.text_sets import Row, TextSet, class_rows, text_set
+from metarun.tasks.text_sources import CLINC150, banking77, clinc150, text_jsonl
 from tests.composing import experiment
 from tests.running import metarun, read, scores
 
@@ -53,7 +56,7 @@ def limit(cells: int) -> float:
 
 
 def sentences(a_task: TextClasses, numbers: np.ndarray) -> list[str]:
-    return [a_task.source.text_set.texts[i] for i in numbers.ravel()]
+    return [a_task.text_set.texts[i] for i in numbers.ravel()]
 
 
 def label_of() -> dict[str, str]:
@@ -104,7 +107,7 @@ def test_episodes_are_class_major_rows_of_the_encoding(root):
     assert support.x.shape == (2, 4, 256)
     assert query.x.shape == (2, 6, 256)
     assert support.y.tolist() == [[0, 0, 1, 1]] * 2
-    assert torch.equal(support.x[1, 2], a_task.encoding.take(torch.tensor(draw["support"][1, 1, :1]))[0])
+    assert torch.equal(support.x[1, 2], a_task.encoded.take(torch.tensor(draw["support"][1, 1, :1]))[0])
     assert np.array_equal(classes.numpy(), draw["classes"])
 
 
@@ -155,7 +158,10 @@ def test_a_split_is_by_shares_by_its_seed_as_given_or_as_listed(root):
 def test_sizes_that_the_classes_cannot_fill_are_errors(root):
     with pytest.raises(ValueError, match=r"task.num_ways is 3, but the split 'val' has only 2 classes"):
         task(root, num_ways=3)
-    with pytest.raises(ValueError, match=r"task.num_shots \+ task.num_queries is 21, .*'train' has only 20"):
+    with pytest.raises(
+        ValueError,
+        match=r"num_shots \+ task.num_queries is 21, but the class 'invoice' .* only 20 .*, and too few have 9 others",
+    ):
         task(root, num_shots=18)
 
 
@@ -195,36 +201,36 @@ def test_a_bucket_is_found_for_every_word_run_and_character_run():
     assert len(Hashed(2**31, 1, None).buckets("ab c")) == 2
 
 
-def test_hashed_vectors_are_the_tf_idf_of_scikit_learn_fitted_on_the_training_classes(root):
+def test_hashed_vectors_are_scikit_learns_tf_idf_fitted_on_the_training_classes(root):
     a_task = task(root)
-    texts = a_task.source.text_set.texts
+    texts = a_task.text_set.texts
     counts = np.stack([np.bincount(HASHED.buckets(text), minlength=256) for text in texts])
-    labels = a_task.source.text_set.labels()
+    labels = a_task.text_set.labels()
     training = np.array([a_task.split_of[c] == "train" for c in labels])
     expected = TfidfTransformer(sublinear_tf=True).fit(counts[training]).transform(counts).toarray()
-    x = a_task.encoding.take(torch.arange(len(texts)))
+    x = a_task.encoded.take(torch.arange(len(texts)))
     torch.testing.assert_close(x, torch.from_numpy(expected), rtol=1e-12, atol=1e-12)
 
 
 def test_equal_words_have_equal_numbers_and_rare_ones_share_the_last(root):
     a_task = task(root, features=TOKENS)
     seen: dict[str, int] = {}
-    table = a_task.encoding.take(torch.arange(200)).tolist()
-    for row, text in zip(table, a_task.source.text_set.texts, strict=True):
+    table = a_task.encoded.take(torch.arange(200)).tolist()
+    for row, text in zip(table, a_task.text_set.texts, strict=True):
         numbers = [number for number in row if number]
         assert len(numbers) == len(words(text))
         for word, number in zip(words(text), numbers, strict=True):
             assert seen.setdefault(word, number) == number
-    known = a_task.num_tokens - 50
-    labels, texts = a_task.source.text_set.labels(), a_task.source.text_set.texts
+    known = a_task.spec.num_tokens - 50
+    labels, texts = a_task.text_set.labels(), a_task.text_set.texts
     training = [text for text, c in zip(texts, labels, strict=True) if a_task.split_of[c] == "train"]
     counts = Counter(word for text in training for word in words(text))
     assert {word for word, number in seen.items() if number < known} == {w for w, n in counts.items() if n >= 2}
-    assert max(seen.values()) < a_task.num_tokens
+    assert max(seen.values()) < a_task.spec.num_tokens
 
 
 def test_long_sentences_are_cut(root):
-    x = task(root, features=Tokens(4, 1, 1)).encoding.take(torch.arange(200))
+    x = task(root, features=Tokens(4, 1, 1)).encoded.take(torch.arange(200))
     assert x.shape == (200, 4)
 
 
@@ -265,17 +271,17 @@ def test_features_that_cannot_be_are_errors(make, message):
 @pytest.mark.parametrize("features", [HASHED, TOKENS], ids=["hashed", "tokens"])
 def test_the_baseline_is_the_nearest_centroid_by_cosine_of_the_features(root, features):
     a_task = task(root, features=features)
-    texts, rights = a_task.source.text_set.texts, []
+    texts, rights = a_task.text_set.texts, []
     if features is HASHED:
-        vectors = a_task.encoding.take(torch.arange(len(texts))).numpy()
+        vectors = a_task.encoded.take(torch.arange(len(texts))).numpy()
     else:
         counts = np.stack(
-            [np.bincount(row, minlength=a_task.num_tokens) for row in a_task.encoding.take(torch.arange(200))]
+            [np.bincount(row, minlength=a_task.spec.num_tokens) for row in a_task.encoded.take(torch.arange(200))]
         )
-        labels = a_task.source.text_set.labels()
+        labels = a_task.text_set.labels()
         training = counts[[a_task.split_of[c] == "train" for c in labels]]
         idf = np.log((1 + len(training)) / (1 + (training > 0).sum(0))) + 1
-        vectors = counts * idf * (np.arange(a_task.num_tokens) > 0)
+        vectors = counts * idf * (np.arange(a_task.spec.num_tokens) > 0)
     draw = a_task.draw("test", range(30))
     for b in range(30):
         centroids = vectors[draw["support"][b]].mean(1)  # [N, V]
@@ -283,13 +289,14 @@ def test_the_baseline_is_the_nearest_centroid_by_cosine_of_the_features(root, fe
         guesses = (vectors[draw["query"][b]] @ centroids.T).argmax(-1)  # [N, Q]
         rights.append((guesses == np.arange(2)[:, None]).mean())
     for execution in (Looped(), Vmapped(None)):
-        score = baseline_scores({"": Scored(a_task, baseline_of(a_task), {})}, "test", 30, execution)["frozen_accuracy"]
+        subject = Subject(baseline_of(a_task), {}, a_task, "test", 30, execution)
+        score = FrozenBaseline().estimates(subject)["frozen_accuracy"]
         assert score.mean == pytest.approx(np.mean(rights), abs=1e-12)
 
 
 def test_training_episodes_have_no_baseline(root):
     a_task = task(root)
-    assert baseline_scores({"": Scored(a_task, baseline_of(a_task), {})}, "train", 10, Looped()) == {}
+    assert FrozenBaseline().estimates(Subject(baseline_of(a_task), {}, a_task, "train", 10, Looped())) == {}
 
 
 # ------------------------------------------------------------------------------------------------------- files, wrong
@@ -305,20 +312,20 @@ WRONG = {  # the content of a file, and what is said of it
     "a blank label": (GOOD + '{"text": "x", "label": ""}\n', r"line 51: 'label' is empty"),
     "half a character": (GOOD + '{"text": "\\ud83d", "label": "a"}\n', r"line 51: 'text' holds half a character"),
     "a text that is none": (GOOD + '{"text": ["x"], "label": "a"}\n', r"line 51: 'text' is \['x'\], but must be a string"),
-    "another split": (GOOD + '{"text": "x", "label": "a", "split": "dev"}\n', r"'split' is 'dev', but must be one of train"),
+    "another split": (GOOD + '{"text": "x", "label": "a", "split": "x"}\n', r"'split' is 'x', but must be one of train"),
     "a class in two splits": (GOOD + '{"text": "x", "label": "a", "split": "val"}\n', r"class 'a' is in the split ''"),
     "nothing": ("", r"holds no sentence, but an episode needs 2 classes"),
     "one class": (GOOD[: GOOD.index('{"text": "b')], r"holds the class 'a' alone"),
     "names that differ by case": (GOOD + '{"text": "x", "label": "A"}\n', r"'a' \(.*line 1\) and 'A' .* differ by case"),
     "names that differ by blanks": (GOOD + '{"text": "x", "label": "a "}\n', r"'a' .* and 'a ' .* differ by case or blanks"),
-    "too few sentences": (GOOD, r"task.num_shots \+ task.num_queries is 6, .* only 5"),
+    "too few sentences": (GOOD, r"num_queries is 6, .* 'train' has only 5 examples, and too few have 9 others: '\w' 5"),
     "another encoding": (GOOD.encode() + b'{"text": "caf\xe9", "label": "a"}', r"line 51 is not UTF-8 \(byte 0xe9\)"),
     "bytes": (b"\x00\xff\xfe" * 50, r"line 1 is not UTF-8"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_file_is_one_clear_message_and_exit_code_2_with_nothing_half_prepared(tmp_path, case):
+def test_a_wrong_file_gives_one_clear_message_and_code_2_and_nothing_half_prepared(tmp_path, case):
     content, message = WRONG[case]
     path = tmp_path / "mine.jsonl"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -338,7 +345,7 @@ CSV = {
         "where is my card,card\nhello,greeting\n",
         r"must name the columns text and label, but it is 'where is",
     ),
-    "other columns": ("sentence,label\nx,a\n", r"must name the columns text and label"),
+    "other columns": ("remark,label\nx,a\n", r"must name the columns text and label"),
     "nothing": ("", r"must name the columns text and label, but it is ''"),
     "a short row": ("text,label\nx,a\ny\n", r"line 3: 1 entries, where the header has 2"),
     "a comma without quotes": (
@@ -374,16 +381,20 @@ def test_a_file_that_may_not_be_read_is_an_error(tmp_path, root):
         task(root, path=str(path))
 
 
+def texts_of(folder: Path, rows: list[Row]) -> TextSet:
+    return text_set(Source(folder, (), lambda: class_rows(rows, "here")).prepared())
+
+
 def test_repeated_sentences_are_kept_once_whatever_their_case_blanks_and_label(tmp_path):
     rows = [("Where is  it", "a"), ("where IS it ", "a"), ("where is it", "b"), ("go", "b"), ("stay", "a")]
-    texts = prepared_texts(tmp_path / "set", "here", lambda: None, lambda: [Row(t, c, "", "") for t, c in rows])
+    texts = texts_of(tmp_path / "set", [Row(t, c, "", "") for t, c in rows])
     assert texts.texts == ("Where is it", "stay", "go")
     assert texts.counts.tolist() == [2, 1]
 
 
 def test_blanks_in_a_label_are_made_single(tmp_path):
     rows = [Row(f"{c} {i}", c, "", "") for c in ("a\tb", " c") for i in range(2)]
-    assert prepared_texts(tmp_path / "set", "here", lambda: None, lambda: rows).names == ("a b", "c")
+    assert texts_of(tmp_path / "set", rows).names == ("a b", "c")
 
 
 def test_the_split_column_of_the_file_is_kept(tmp_path, root):
@@ -398,6 +409,78 @@ def test_the_split_column_of_the_file_is_kept(tmp_path, root):
     }
 
 
+ROWS = [{"text": f"{c} {i} said so", "label": c, "talk": f"{c}{i // 2}"} for c in "abcdefghij" for i in range(10)]
+
+
+def written(path: Path, rows: list[dict], separator: str) -> str:
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0]], delimiter=separator)
+        writer.writeheader()
+        writer.writerows(rows)
+    return str(path)
+
+
+@pytest.mark.parametrize(("name", "separator"), [("a.tsv", "\t"), ("b.csv", ";"), ("c.csv", "\t")])
+def test_fields_are_found_by_name_whatever_separates_them(root, tmp_path, caplog, name, separator):
+    caplog.set_level("INFO")
+    rows = [{"id": i, "Utterance": row["text"], "intent": row["label"]} for i, row in enumerate(ROWS)]
+    found = task(root, path=written(tmp_path / name, rows, separator))
+    assert found.text_set.counts.tolist() == [10] * 10
+    said = [r.getMessage() for r in caplog.records if "sentences are in the field 'Utterance'" in r.getMessage()]
+    assert len(said) == 1 and "classes in 'intent'" in said[0] and "Not read: 'id'" in said[0]
+
+
+def test_a_json_list_is_read_and_fields_can_be_named(root, tmp_path):
+    rows = [{"text": "not this", "label": "nor this", "a": row["text"], "b": row["label"]} for row in ROWS]
+    (tmp_path / "list.json").write_text(json.dumps(rows, indent=1))
+    found = task(root, path=str(tmp_path / "list.json"), text_field="a", label_field="b")
+    assert found.text_set.names == tuple("abcdefghij")
+    with pytest.raises(DataError, match=r"task.text_field is 'txt', but .* has no such field; did you mean 'text'\?"):
+        task(root, path=str(tmp_path / "list.json"), text_field="txt", label_field="b")
+
+
+def test_splits_are_read_in_any_case_and_by_their_other_names(root, tmp_path):
+    spelt = ["Train", "TRAIN", "training", "val", "valid", "Validation", "dev", "test", "train", "Test"]
+    parts = dict(zip("abcdefghij", spelt, strict=True))
+    path = written(tmp_path / "given.csv", [{**row, "split": parts[row["label"]]} for row in ROWS], ",")
+    expected = ["train"] * 3 + ["val"] * 4 + ["test"] + ["train"] + ["test"]
+    assert task(root, path=path, split="given").split_of == tuple(expected)
+
+
+def test_sentences_of_one_group_are_never_in_both_support_and_query(root, tmp_path):
+    a_task = task(root, path=written(tmp_path / "talks.csv", ROWS, ","), group_field="talk")
+    talk_of = {row["text"]: row["talk"] for row in ROWS}
+    draw = a_task.draw("train", range(100))
+    for support, query in zip(draw["support"], draw["query"], strict=True):
+        talks = [{talk_of[text] for text in sentences(a_task, part)} for part in (support, query)]
+        assert not talks[0] & talks[1]
+    with pytest.raises(ValueError, match="has only 5 groups"):
+        task(root, path=str(tmp_path / "talks.csv"), group_field="talk", num_queries=4)
+
+
+def test_all_faults_of_a_file_are_told_at_once(root, tmp_path):
+    bad = '{"text": "x"}\n' * 7 + '{"text": 1\n' + '{"text": "x", "label": "A"}\n'
+    (tmp_path / "mine.jsonl").write_text(GOOD + bad)
+    with pytest.raises(DataError) as error:
+        task(root, path=str(tmp_path / "mine.jsonl"))
+    said = str(error.value)
+    assert "line 54 has no 'label' (and 3 more)" in said and "line 58 is not JSON" in said and "differ by case" in said
+
+
+@pytest.mark.parametrize("features", [HASHED, TOKENS], ids=["hashed", "tokens"])
+def test_other_sentences_are_encoded_by_what_was_fitted_in_training(root, tmp_path, features):
+    known = task(root, features=features)
+    rows = [json.loads(line) for line in FILE.read_text().splitlines()]
+    (tmp_path / "new.jsonl").write_text("\n".join(json.dumps(row | {"label": f"new {row['label']}"}) for row in rows))
+    fitted = json.loads(json.dumps(known.fitted()))
+    new = task(root, path=str(tmp_path / "new.jsonl"), split={"test": "all"}, features=features, fitted=fitted)
+    assert new.splits == ("test",) and len(new.pools["test"].names) == 10
+    assert torch.equal(new.encoded.take(torch.arange(200)), known.encoded.take(torch.arange(200)))
+    assert new.spec.vocabulary == known.spec.vocabulary
+    with pytest.raises(ValueError, match="leaves no training class"):
+        task(root, path=str(tmp_path / "new.jsonl"), split={"test": "all"}, features=features)
+
+
 # ------------------------------------------------------------------------------------------------- published data sets
 
 
@@ -407,24 +490,24 @@ def clinc(**changed) -> dict:
 
 
 @pytest.fixture
-def release(tmp_path) -> Release:
+def release(tmp_path) -> Published:
     """One of three classes, on this machine's disk: file:// is a web server too."""
     path = tmp_path / "web.json"
     path.write_text(json.dumps(clinc()))
     md5 = hashlib.md5(path.read_bytes()).hexdigest()
-    files = {"clinc150/data_full.json": RemoteFile(path.as_uri(), md5)}
-    return CLINC150._replace(files=files, num_classes=3, num_texts=27)
+    file = CLINC150.files[0]._replace(url=path.as_uri(), md5=md5, num_classes=3, num_examples=27)
+    return replace(CLINC150, files=(file,))
 
 
 def test_out_of_scope_sentences_are_left_out_and_parts_joined(tmp_path, release):
-    source = published(release, tmp_path, True, clinc_rows)
-    assert source.text_set.names == ("a", "b", "c")
-    assert source.text_set.counts.tolist() == [9, 9, 9]
+    found = text_set(release.source(tmp_path, download=True).prepared())
+    assert found.names == ("a", "b", "c")
+    assert found.counts.tolist() == [9, 9, 9]
 
 
 def test_missing_files_are_an_error_that_says_which_where_and_how_to_get_them(tmp_path, release):
     with pytest.raises(MissingDataError, match=r"needs .*clinc150.data_full.json.*task.download=true.*METARUN_DATA"):
-        published(release, tmp_path, False, clinc_rows)
+        release.source(tmp_path, download=False).prepared()
     assert not (tmp_path / "prepared").exists()
 
 
@@ -439,7 +522,7 @@ def test_another_file_is_an_error_that_names_it_and_leaves_nothing(tmp_path, rel
     with pytest.raises(
         DataError, match=r"data_full.json.*not CLINC150 as published: delete the file and download it again"
     ):
-        published(release, tmp_path, False, clinc_rows)
+        release.source(tmp_path, download=False).prepared()
     assert not [p for p in (tmp_path / "prepared").iterdir() if not p.name.endswith(".lock")]
 
 
@@ -553,7 +636,7 @@ def test_the_published_sets_have_their_sizes_and_one_manifest(data_root, make, c
     given = {"seed": 0, "device": torch.device("cpu"), "dtype": torch.float32, "data_root": str(data_root)}
     size = {"num_ways": 5, "num_shots": 5, "num_queries": 5}
     a_task = make(**size, **WITHOUT_OTHERS, **given, features=TOKENS, split=split, split_seed=0, download=False)
-    assert len(a_task.source.text_set.names) == classes
-    assert len(a_task.source.text_set.texts) == texts
+    assert len(a_task.text_set.names) == classes
+    assert len(a_task.text_set.texts) == texts
     assert [len(a_task.pools[s].names) for s in ("train", "val", "test")] == split
     assert manifest(a_task, "test", 100) == digest

@@ -25,13 +25,13 @@ LONG = 1024  # places in one product: a GPU gives each sum over places, a weight
 
 
 def convolution(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    """x [C, S, H, W] with weight [O, C, k, k] of one task: [O, S, h, w]."""
+    """Convolve images of one task: x [C, S, H, W] with weight [O, C, k, k] -> [O, S, h, w]."""
     return Forward.apply(x.unsqueeze(0), weight.unsqueeze(0), stride, padding).squeeze(0)
 
 
 @cache
 def kernels() -> Any:
-    """The module of our kernels; None where triton is missing, has no C compiler or does not know the GPU."""
+    """Module of our own GPU kernels, or None where triton is missing, has no C compiler or does not know the GPU."""
     try:
         from metarun.models.exact import triton_patches
 
@@ -45,10 +45,10 @@ def kernels() -> Any:
 
 @custom_op("metarun::take", mutates_args=())
 def take(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
-    """What the kernel sees at each place: x [B, C, S, H, W] -> [B, C k k, S h w].
+    """Take the patches that a kernel sees, one for each place: x [B, C, S, H, W] -> [B, C k k, S h w].
 
-    An operator, as its transpose is, because a compiler computes what precedes it k k times over, and makes atomic
-    additions, or a long list of shifted sums, of the transpose.
+    It is an operator of its own, as its transpose ``fold`` is: otherwise a compiler computes what precedes the patches
+    k k times over, and makes of the transpose atomic additions, or a long list of shifted sums.
     """
     if x.is_cuda and (ours := kernels()):
         return ours.take(x, kernel, stride, padding)
@@ -65,7 +65,7 @@ def _(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
 
 @custom_op("metarun::fold", mutates_args=())
 def fold(patches: Tensor, images: int, height: int, width: int, kernel: int, stride: int, padding: int) -> Tensor:
-    """The transpose of ``take``, [B, C k k, S h w] -> [B, C, S, H, W]: each pixel sums its places in the patches."""
+    """Fold patches back, the transpose of ``take``: [B, C k k, S h w] -> [B, C, S, H, W]; a pixel sums its places."""
     if patches.is_cuda and (ours := kernels()):
         return ours.fold(patches, images, height, width, kernel, stride, padding)
     tasks = len(patches)
@@ -80,7 +80,7 @@ def _(patches: Tensor, images: int, height: int, width: int, kernel: int, stride
 
 
 class Bilinear(Function):
-    """An operator on two tensors, stride, padding and what else it says."""
+    """Base of the three operators: linear in each of two tensors; further arguments are stride, padding and sizes."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -89,7 +89,7 @@ class Bilinear(Function):
 
     @classmethod
     def vmap(cls, info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
-        """Over a further axis: more tasks. Of a tensor that all of them share, nothing is copied."""
+        """Map over a further axis by making it more tasks; a tensor that all share is expanded and not copied."""
         size = info.batch_size
         pair = [
             (t.expand(size, *t.shape) if axis is None else t.movedim(axis, 0)).flatten(0, 1)
@@ -99,7 +99,7 @@ class Bilinear(Function):
 
 
 class Forward(Bilinear):
-    """The convolution: x [B, C, S, H, W], weight [B, O, C, k, k] -> [B, O, S, h, w]."""
+    """The convolution of B tasks: x [B, C, S, H, W], weight [B, O, C, k, k] -> [B, O, S, h, w]."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
@@ -120,7 +120,10 @@ class Forward(Bilinear):
 
 
 class InputGradient(Bilinear):
-    """Given H and W too, which the stride rounds away in g."""
+    """The convolution's gradient in x: g [B, O, S, h, w], weight [B, O, C, k, k] -> [B, C, S, H, W].
+
+    H and W are arguments, since the stride rounds them away in g.
+    """
 
     @staticmethod
     def forward(g: Tensor, weight: Tensor, stride: int, padding: int, height: int, width: int) -> Tensor:
@@ -140,7 +143,7 @@ class InputGradient(Bilinear):
 
 
 class WeightGradient(Bilinear):
-    """Given k too."""
+    """The convolution's gradient in the weight: g [B, O, S, h, w], x [B, C, S, H, W] -> [B, O, C, k, k], given k."""
 
     @staticmethod
     def forward(g: Tensor, x: Tensor, stride: int, padding: int, kernel: int) -> Tensor:
@@ -160,21 +163,24 @@ class WeightGradient(Bilinear):
 
 
 def parts(images: int, height: int, width: int) -> int:
-    """The least number of equal parts of the images of a task that have no more than LONG places each, if there is one."""
+    """Least number of equal parts into which a task's images divide so that a part has at most LONG places.
+
+    Where no such number divides them, it is the number of images: a part is one image.
+    """
     fewest = images * height * width / LONG
     return next(n for n in range(1, images + 1) if images % n == 0 and n >= min(fewest, images))
 
 
 def split(images: Tensor, n: int) -> Tensor:
-    """[B, C, S, H, W] -> [B n, C, S / n, H, W]: n parts of each task's images, as tasks."""
+    """Split each task's images into n parts, as if these were tasks: [B, C, S, H, W] -> [B n, C, S / n, H, W]."""
     return images.unflatten(2, (n, -1)).transpose(1, 2).flatten(0, 1).contiguous()
 
 
 def joined(images: Tensor, n: int) -> Tensor:
-    """[B n, C, S / n, H, W] -> [B, C, S, H, W]."""
+    """Join what ``split`` took apart: [B n, C, S / n, H, W] -> [B, C, S, H, W]."""
     return images.unflatten(0, (-1, n)).transpose(1, 2).flatten(2, 3)
 
 
 def again(weight: Tensor, n: int) -> Tensor:
-    """[B, O, C k k] -> [B n, O, C k k]: the weights of each task for each part of it."""
+    """Repeat each task's weights for each of its n parts: weight [B, O, C k k] -> [B n, O, C k k]."""
     return weight.unsqueeze(1).expand(-1, n, -1, -1).flatten(0, 1)

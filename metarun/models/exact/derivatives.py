@@ -1,7 +1,43 @@
-"""Batch normalisation and max-pooling with derivatives of their own: exact, looped and under vmap, and few passes over x.
+"""Batch normalisation and max-pooling with derivatives of their own: exact, looped and under vmap, in few passes.
 
 torch's ``batch_norm`` is silently wrong in a second derivative under vmap (pytorch/functorch#534), and in a third under
-``torch.func`` anyhow; primitives are right, and their derivatives long.
+``torch.func`` anyhow; primitives are right, and their derivatives long. The formulas below, line by line:
+
+A channel has N places, and a trailing _ is the mean over them: x_ = sum(x) / N, (g n)_ = sum(g n) / N, written gn_.
+
+    c = x - x_,  var = (c c)_,  scale = (var + eps) ** -0.5,  n = scale c,  y = weight n + bias,  slope = weight scale
+
+As c_ = 0, (c dc)_ = (c dx)_. So a change dx of x changes
+
+    var by    2 (c dx)_
+    scale by  -scale**3 / 2 * 2 (c dx)_ = -scale**2 (n dx)_
+    n by      scale dc + c dscale = scale P(dx),  with P(z) = z - z_ - n (n z)_;  P is symmetric: (u P(z))_ = (z P(u))_
+
+*Moments.* With the gradients gm in x_ and gv in var, the loss changes by gm dx_ + 2 gv (c dx)_: its gradient in x is
+gm / N + 2 gv / N c.
+
+*First derivative.* With the gradient g in y, the loss changes by sum(g (slope P(dx) + n dweight + dbias)), so
+
+    of_x = slope P(g) = slope (g - g_ - n gn_),  of_weight = N gn_,  of_bias = N g_
+
+*Second derivative.* With the gradients v in of_x, u in of_weight and t in of_bias, what is differentiated is
+
+    M = sum(v of_x) + u of_weight + t of_bias = N (slope of_slope + u gn_ + t g_)
+    of_slope = (v P(g))_ = vg_ - v_ g_ - vn_ gn_
+
+    in g:       slope P(v) + u n + t = slope v + (t - slope v_) + k n,  with k = u - slope vn_
+    in weight:  N scale of_slope
+    in x:       x changes M / N through scale and n. As dof_slope = -(v dn)_ gn_ - vn_ (g dn)_,
+
+        dM / N = weight of_slope dscale + slope dof_slope + u (g dn)_
+               = weight of_slope dscale + (h dn)_,  with h = k g - slope gn_ v
+               = -slope of_slope scale (n dx)_ + (h scale P(dx))_
+
+        and M has the gradient scale (P(h) - slope of_slope n). As h_ = k g_ - slope gn_ v_, hn_ = k gn_ - slope gn_ vn_:
+
+        scale (slope v_ gn_ - k g_) + scale k g - scale slope gn_ v - scale n (k gn_ + slope (of_slope - vn_ gn_))
+
+*Third derivatives* are autograd's of these formulas, in which mean and scale are then functions of x.
 """
 
 from typing import Any
@@ -13,9 +49,9 @@ from torch.autograd import Function
 
 
 class Moments(Function):
-    """Mean and biased variance of x over every axis but ``axis``, each with axes of one in place of those.
+    """Mean and biased variance of x over every axis but ``axis``; the axes averaged over stay, of size one.
 
-    Their derivative, gm / n + 2 gv / n * (x - mean), takes one pass over x, where that of primitives takes five.
+    The derivative takes one pass over x, where that of primitives takes five. n is the module's N.
     """
 
     generate_vmap_rule = True
@@ -39,11 +75,10 @@ class Moments(Function):
 
 
 class Normalised(Function):
-    """n * weight + bias with n = (x - mean) * scale, scale = (var + eps) ** -0.5, by x's own mean and biased variance over
-    every axis but ``axis``, to which weight and bias [C] belong.
+    """Batch normalisation of x by its own mean and biased variance over every axis but ``axis``; weight and bias [C].
 
-    It and its derivatives take two passes over x: one for the sums of each channel, one for the result. Mean and scale are
-    returned for them alone.
+    Returns y of x's shape, and mean and scale, which are there for the derivatives alone: no gradient flows into them.
+    Each derivative takes two passes over x, as the function does: one for the sums of each channel, one for the result.
     """
 
     generate_vmap_rule = True
@@ -65,9 +100,9 @@ class Normalised(Function):
 
 
 class NormalisedGradient(Function):
-    """The gradients of ``Normalised`` in x, weight and bias, of sums over the N places of a channel:
+    """The gradients of ``Normalised`` in x, weight [C] and bias [C], given g in its output: the first derivative above.
 
-    weight * scale * (g - sum(g) / N - n * sum(g n) / N), sum(g n), sum(g).
+    Its own derivative is the second one above; mean and scale count there as functions of x and have no gradient.
     """
 
     generate_vmap_rule = True
@@ -94,7 +129,7 @@ class NormalisedGradient(Function):
             mean, _, var = moments(x, axis)
             scale = (var + eps).rsqrt()
         centred, slope, places = x - mean, along(weight, x, axis) * scale, x.numel() // x.shape[axis]
-        # a trailing _ is the mean over the places of a channel; v, u and t are the gradients in of_x, of_weight and of_bias
+        # the names are those of the derivation at the top of the file; centred * scale is its n
         gn_, g_ = (along(total, x, axis) / places for total in sums)
         u, t = along(of_weight, x, axis), along(of_bias, x, axis)
         v_, vn_, vg_ = mean_of(v, axis), mean_of(v * centred, axis) * scale, mean_of(v * g, axis)
@@ -107,20 +142,23 @@ class NormalisedGradient(Function):
 
 
 def moments(x: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-    """``mean_of`` x, x without it, and the biased variance."""
+    """Return mean, x - mean and biased variance of x over every axis but ``axis``; see ``mean_of`` for the axes."""
     mean = mean_of(x, axis)
     centred = x - mean
     return mean, centred, mean_of(centred * centred, axis)
 
 
 def mean_of(x: Tensor, axis: int) -> Tensor:
-    """x over every axis but ``axis``, which become axes of one."""
+    """Return the mean of x over every axis but ``axis``; the axes averaged over stay, of size one."""
     return x.mean([i for i in range(x.dim()) if i != axis], keepdim=True)
 
 
 class Largest(Function):
-    """The largest of each window of 2 x 2 of x [S, C, H, W], the first of equals, as torch's max-pooling takes it; and which
-    of the four it is. Derivatives of any order are ``Chosen`` and ``Spread``, each other's transposes.
+    """Max-pooling over windows of 2 x 2: x [S, C, H, W] -> the largest values, and which of the four places they have.
+
+    Both are [S, C, H // 2, W // 2], places 0 to 3 row by row. As torch's, it takes the first of equals, and NaN before
+    any number. The choice does not change with x but at ties, so to every derivative pooling is linear: ``Chosen``, whose
+    transpose is ``Spread``.
     """
 
     generate_vmap_rule = True
@@ -145,7 +183,10 @@ class Largest(Function):
 
 
 class Chosen(Function):
-    """One place of each window: x [S, C, H, W], which [S, C, h, w] of 0 to 3 -> [S, C, h, w]."""
+    """Pick the place ``which`` [S, C, h, w], 0 to 3, of each window of x [S, C, H, W] -> [S, C, h, w]; linear in x.
+
+    Its transpose is ``Spread``: sum(g Chosen(x, which)) = sum(Spread(g, which) x).
+    """
 
     generate_vmap_rule = True
 
@@ -167,7 +208,7 @@ class Chosen(Function):
 
 
 class Spread(Function):
-    """g [S, C, h, w] at the chosen places of windows, 0 elsewhere: [S, C, H, W]."""
+    """Put g [S, C, h, w] at the chosen places, 0 elsewhere: [S, C, H, W]. The transpose of ``Chosen``."""
 
     generate_vmap_rule = True
 
@@ -188,11 +229,11 @@ class Spread(Function):
 
 
 def places(x: Tensor) -> list[Tensor]:
-    """The four places of every whole window of 2 x 2 of x [S, C, H, W], each [S, C, h, w]."""
+    """Return the four places of every whole window of 2 x 2 of x [S, C, H, W], each [S, C, H // 2, W // 2]."""
     height, width = (size // 2 * 2 for size in x.shape[2:])
     return [x[:, :, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]
 
 
 def along(values: Tensor, x: Tensor, axis: int) -> Tensor:
-    """``values`` [C] to go with x, whose channels are ``axis``."""
+    """Return ``values`` [C] with axes of one around, so that they broadcast with x, whose channels are ``axis``."""
     return values.view(*[1] * axis, -1, *[1] * (x.dim() - axis - 1))

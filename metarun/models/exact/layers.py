@@ -27,30 +27,32 @@ BatchNormMode = Literal["transductive", "running", "support"]
 
 
 def differentiated_once() -> AbstractContextManager[None]:
-    """Inside, batch norms may be torch's own under vmap too: the gradient taken here is a constant to whoever uses it."""
+    """Context for a gradient that is a constant to its user: in it batch norms may be torch's own under vmap too."""
     return set_var(modes.once, True)
 
 
 def composing() -> AbstractContextManager[None]:
-    """Inside, batch norms are our own outside vmap too, save where one derivative is all: for a compiler, which fuses them
-    itself."""
+    """Context for a graph to compile: in it batch norms are our own outside vmap too, save where one derivative is all.
+
+    The compiler fuses them itself.
+    """
     return set_var(modes.composed, True)
 
 
 def transformed() -> bool:
-    """Whether any transform of torch.func is at work around this call."""
+    """Tell whether any transform of torch.func is at work around this call."""
     return get_interpreter_stack is None or bool(get_interpreter_stack())
 
 
 def vmapped() -> bool:
-    """Whether any transform of torch.func but grad (and vjp, which is the same to it) is at work around this call."""
+    """Tell whether a transform of torch.func other than grad and vjp (which is a grad to it) is around this call."""
     if get_interpreter_stack is None:
         return True
     return any(level.key() != TransformType.Grad for level in get_interpreter_stack() or [])  # None: no transform
 
 
 def convolving(how: Convolution) -> AbstractContextManager[None]:
-    """Inside, ``Conv2d`` is computed as ``how`` says; the execution decides, not a model."""
+    """Context in which ``Conv2d`` computes as ``how`` says; the execution decides, not a model."""
     return set_var(modes.convolution, how)
 
 
@@ -73,7 +75,7 @@ class Conv2d(nn.Conv2d):
         return swapped(lambda x: self.convolve(x, self.weight, self.bias, 0), x)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, axis: int) -> Tensor:
-        """``forward`` with other weights [O, C, k, k] and bias [O], of images whose channels are ``axis``: 0 or 1."""
+        """Convolve x, whose channels are ``axis`` (0 or 1), with another weight [O, C, k, k] and bias [O]."""
         if axis == 1:
             return self._conv_forward(x, weight, bias)
         out = convolution(x, weight, *self.geometry)
@@ -116,16 +118,16 @@ class BatchNorm(nn.Module):
         return along(self.mean, x, axis), along(self.var, x, axis)
 
     def uses_own(self) -> bool:
-        """Whether x is normalised by its own statistics, not by given ones."""
+        """Tell whether x is normalised by its own statistics, not by given ones."""
         return self.mean.numel() == 0 or self.recording or (self.mode == "running" and self.training)
 
     def torchs_own(self) -> bool:
-        """Whether torch's kernel gives the same, in a third of the time: under vmap it does so to first order alone."""
+        """Tell whether torch's kernel gives the same, in a third of the time: under vmap to first order alone."""
         exact = modes.once.get() or not (modes.composed.get() or vmapped())
         return exact and self.uses_own() and not self.recording
 
     def by_torch(self, x: Tensor, bias: Tensor, axis: int) -> Tensor:
-        """x by its own statistics, with ``bias`` [C] in place of the norm's, in torch's kernel."""
+        """Normalise x by its own statistics in torch's kernel, with ``bias`` [C] in place of the norm's."""
         if axis == 0:
             return swapped(lambda x: self.by_torch(x, bias, 1), x)
         return torch.batch_norm(x, self.weight, bias, None, None, True, 0.0, self.eps, False)
@@ -136,15 +138,15 @@ class BatchNorm(nn.Module):
             self.recorded = mean.reshape(-1), var.reshape(-1)
 
     def normalise(self, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, axis: int) -> Tensor:
-        """x by the given statistics, weight [C] and bias [C]; its channels are ``axis``."""
+        """Normalise x, whose channels are ``axis``, by the given statistics, weight [C] and bias [C]."""
         return torch.addcmul(along(bias, x, axis), x - mean, along(weight, x, axis) * (var + self.eps).rsqrt())
 
 
 class MaxPool2d(nn.MaxPool2d):
-    """torch's own, ten times as fast on a CPU with the channels of a place side by side in memory.
+    """Max-pooling with torch's numbers, ten times as fast on a CPU: the channels of a place lie side by side in memory.
 
-    On a GPU, windows of 2 x 2 are compared place by place: a compiler fuses that, where it fails at the indices that torch's
-    derivatives look up (torch 2.11: a kernel that does not compile, or a wrong meta-gradient).
+    On a GPU, windows of 2 x 2 are compared place by place. A compiler fuses that, where it fails at the indices that
+    torch's derivatives look up (torch 2.11: a kernel that does not compile, or a wrong meta-gradient).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -173,8 +175,9 @@ class Blocks(nn.Sequential):
 
 
 def through(x: Tensor, layers: list[nn.Module], axis: int) -> Tensor:
-    """x, whose channels are ``axis``, through the layers of ``Blocks``. Products of matrices put channels first, and if
-    they stay there in between, a compiler makes one kernel of what is done to each channel."""
+    """Apply the layers of ``Blocks`` to x, whose channels are ``axis``. Products of matrices put channels first; where
+    they stay there in between, a compiler makes one kernel of what is done to each channel.
+    """
     while layers:
         match layers[:4]:
             case [Conv2d() as conv, BatchNorm() as norm, nn.ReLU() as relu, MaxPool2d() as pool]:
@@ -189,7 +192,7 @@ def through(x: Tensor, layers: list[nn.Module], axis: int) -> Tensor:
 
 
 def convolved(x: Tensor, conv: Conv2d, norm: BatchNorm, pool: MaxPool2d | None, axis: int) -> Tensor:
-    """pool(norm(conv(x))), to rounding."""
+    """Compute pool(norm(conv(x))), to rounding, by the cheaper ways of ``Blocks``."""
     weight, scale = conv.weight, norm.weight
     shift: Tensor = norm.bias
     if conv.bias is not None and norm.uses_own():
@@ -212,24 +215,35 @@ def convolved(x: Tensor, conv: Conv2d, norm: BatchNorm, pool: MaxPool2d | None, 
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Images [S, C, H, W] on a CPU with the channels of a place side by side in memory."""
+    """Lay images [S, C, H, W] on a CPU with the channels of a place side by side in memory; leave others alone."""
     return x if x.is_cuda or x.dim() != 4 else x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 def swapped(fn: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """fn of x with its first two axes swapped, and those of the result too: images [S, C, H, W] and [C, S, H, W]."""
+    """Apply ``fn`` to x with its first two axes swapped, and swap the result's: [S, C, H, W] and [C, S, H, W]."""
     return fn(x.transpose(0, 1)).transpose(0, 1)
 
 
 class LayerNorm(nn.Module):
-    """Each vector of x [..., D] by its own mean and variance, with affine weight and bias [D]."""
+    """Normalisation of each vector of x [..., D] by its own mean and variance, with affine weight and bias [D].
+
+    Of a network of somebody else (``replaced``), ``normalized_shape`` may have several axes, and weight or bias be None.
+    """
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.ones(num_features)), nn.Parameter(torch.zeros(num_features))
-        self.eps = eps
+        self.eps, self.normalized_shape = eps, (num_features,)
 
     def forward(self, x: Tensor) -> Tensor:
-        centred = x - x.mean(-1, keepdim=True)
-        var = (centred * centred).mean(-1, keepdim=True)
-        return centred * (var + self.eps).rsqrt() * self.weight + self.bias
+        y = standardised(x, len(self.normalized_shape), self.eps)
+        y = y if self.weight is None else y * self.weight
+        return y if self.bias is None else y + self.bias
+
+
+def standardised(x: Tensor, axes: int, eps: float) -> Tensor:
+    """x without its mean over its last ``axes`` axes, divided by their standard deviation."""
+    last = list(range(-axes, 0))
+    centred = x - x.mean(last, keepdim=True)
+    var = (centred * centred).mean(last, keepdim=True)
+    return centred * (var + eps).rsqrt()

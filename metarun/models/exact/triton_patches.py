@@ -20,7 +20,7 @@ def _take(
     H: tl.constexpr, W: tl.constexpr, h: tl.constexpr, w: tl.constexpr,
     K: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """images [R, S H W] -> out [R, k k, S h w]."""
+    """Kernel of ``take``: images [R, S H W] -> out [R, k k, S h w]."""
     places = S * h * w
     blocks = tl.cdiv(places, BLOCK)
     row = (tl.program_id(0) // blocks).to(tl.int64)  # offsets may pass 2**31
@@ -43,7 +43,7 @@ def _fold(
     H: tl.constexpr, W: tl.constexpr, h: tl.constexpr, w: tl.constexpr,
     K: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """patches [R, k k, S h w] -> out [R, S H W]."""
+    """Kernel of ``fold``: patches [R, k k, S h w] -> out [R, S H W]."""
     pixels, places = S * H * W, S * h * w
     blocks = tl.cdiv(pixels, BLOCK)
     row = (tl.program_id(0) // blocks).to(tl.int64)
@@ -64,7 +64,7 @@ def _fold(
 
 
 def take(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
-    """x [B, C, S, H, W] -> [B, C k k, S h w]."""
+    """Take patches by one kernel: x [B, C, S, H, W] -> [B, C k k, S h w]."""
     tasks, channels, images, height, width = x.shape
     h, w = size_after((height, width), kernel, stride, padding)
     out = x.new_empty(tasks, channels * kernel**2, images * h * w)
@@ -76,7 +76,7 @@ def take(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
 
 
 def fold(patches: Tensor, images: int, height: int, width: int, kernel: int, stride: int, padding: int) -> Tensor:
-    """patches [B, C k k, S h w] -> [B, C, S, H, W]."""
+    """Fold patches back by one kernel, the transpose of ``take``: [B, C k k, S h w] -> [B, C, S, H, W]."""
     tasks, (h, w) = len(patches), size_after((height, width), kernel, stride, padding)
     out = patches.new_empty(tasks, patches.shape[1] // kernel**2, images, height, width)
     with torch.cuda.device_of(out):

@@ -1,9 +1,12 @@
-"""Running out of memory, on a CPU as on a GPU."""
+"""What torch raises where it cannot go on, as errors that say what it is."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+from metarun.errors import MetarunError
 
 EXHAUSTED = ("can't allocate memory", "bad_alloc", "could not create a primitive", "can't start new thread")
 
@@ -22,3 +25,17 @@ def memory_errors() -> Iterator[None]:
         failure = str(error)
     if failure:  # out here, where nothing holds the frames of the first error and their tensors any more
         raise torch.OutOfMemoryError(failure)
+
+
+@contextmanager
+def missing_derivatives() -> Iterator[None]:
+    """Inside, a derivative that torch does not have is a MetarunError that says how to do without."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (missing := re.search(r"derivative for aten::(\w+) is not implemented", str(error))):
+            raise
+        raise MetarunError(
+            f"torch has no derivative of {missing[1]}, which this meta-gradient needs. Take a learner without second "
+            "derivatives (meta_learner.first_order=true, where it has that setting) or another base_learner."
+        ) from None

@@ -1,4 +1,4 @@
-"""A learner standing still: in evaluation mode, with draws that are the same each time."""
+"""The state in which learners are evaluated: modules in evaluation mode, and draws that are the same each time."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,15 +20,15 @@ def modules_of(learner: MetaLearner) -> list[nn.Module]:
 
 @contextmanager
 def fixed_draws() -> Iterator[None]:
-    """Inside, a learner that draws gives the same score each time; on leaving, the generators are as they were."""
+    """A context in which a learner that draws gives the same score each time; it leaves the generators as they were."""
     with generators_kept():
         torch.manual_seed(0)
         yield
 
 
 @contextmanager
-def still(learner: MetaLearner) -> Iterator[None]:
-    """Modules in evaluation mode, and generators that are set back on leaving."""
+def eval_mode(learner: MetaLearner) -> Iterator[None]:
+    """A context with the modules of ``learner`` in evaluation mode, and generators that are set back on leaving."""
     with fixed_draws(), ExitStack() as stack:
         for module in modules_of(learner):
             stack.enter_context(evaluating(module))

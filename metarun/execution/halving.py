@@ -7,14 +7,14 @@ import torch
 
 from metarun.core import Episode, Params
 from metarun.execution.execution import Execution, TaskFunction
-from metarun.execution.memory import memory_errors
+from metarun.execution.failures import memory_errors
 from metarun.process import return_freed_memory
 from metarun.trees import slice_tasks, tree_leaves
 
 logger = logging.getLogger(__name__)
 
 
-class Fitting:
+class HalvingMap:
     """``execution.map`` of as many tasks at a time as fit into memory: half of them, once they do not. It says so."""
 
     def __init__(self, execution: Execution) -> None:

@@ -1,6 +1,7 @@
-"""Images of another task distribution, made to be what the networks of a run take."""
+"""Images of another task distribution, resized and recoloured to be what the networks of a run take."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Fitted(TaskDistribution):
+class Resized(TaskDistribution):
     """The episodes of ``task`` with images [channels, height, width] of ``input_shape``.
 
     Resized to height and width (bilinear, antialiased; not cropped), colours to grey by luma, grey to equal channels. Raises
@@ -22,32 +23,36 @@ class Fitted(TaskDistribution):
     """
 
     def __init__(self, task: TaskDistribution, input_shape: tuple[int, ...]) -> None:
-        if any(len(shape) != 3 or shape[0] not in (1, 3) for shape in (task.input_shape, input_shape)):
+        own = task.spec.input_shape
+        if any(len(shape) != 3 or shape[0] not in (1, 3) for shape in (own, input_shape)):
             raise ValueError(
                 f"evaluation.fit_images fits images of 1 or 3 channels to each other, and not inputs of shape "
-                f"{list(task.input_shape)} to {list(input_shape)}. Choose another task, and set it to false."
+                f"{list(own)} to {list(input_shape)}. Choose another task, and set it to false."
             )
-        self.task, self.input_shape, self.objective = task, input_shape, task.objective
-        self.num_outputs, self.num_ways, self.train_num_ways = task.num_outputs, task.num_ways, task.train_num_ways
-        self.num_train_classes = task.num_train_classes
+        self.task, self.spec = task, replace(task.spec, input_shape=input_shape)
+        self.splits = task.splits
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
         return self.task.draw(split, indices)
 
     def episodes(self, draw: Draw) -> Episode:
         support, query, classes = self.task.episodes(draw)
-        return Episode(Batch(self.fit(support.x), support.y), Batch(self.fit(query.x), query.y), classes)
+        return Episode(Batch(self.resized(support.x), support.y), Batch(self.resized(query.x), query.y), classes)
 
-    def fit(self, x: Tensor) -> Tensor:
-        """[B, S, channels, height, width] of the task's shape to ``input_shape``."""
-        if self.input_shape[0] < x.shape[2]:
+    def resized(self, x: Tensor) -> Tensor:
+        """Images [B, S, channels, height, width] of the task's shape in the shape of ``spec``."""
+        channels, *size = self.spec.input_shape
+        if channels < x.shape[2]:
             x = rgb_to_grayscale(x)
-        if self.input_shape[1:] != x.shape[3:]:
-            x = resize(x.flatten(0, 1), list(self.input_shape[1:]), antialias=True).unflatten(0, x.shape[:2])
-        return x.expand(-1, -1, self.input_shape[0], -1, -1)
+        if size != list(x.shape[3:]):
+            x = resize(x.flatten(0, 1), size, antialias=True).unflatten(0, x.shape[:2])
+        return x.expand(-1, -1, channels, -1, -1)
+
+    def class_names(self, split: str) -> Sequence[str]:
+        return self.task.class_names(split)
 
     def fingerprint(self) -> str:
-        return f"{self.task.fingerprint()}, fitted to {list(self.input_shape)}"
+        return f"{self.task.fingerprint()}, fitted to {list(self.spec.input_shape)}"
 
     def verify(self) -> None:
         self.task.verify()

@@ -1,0 +1,98 @@
+"""Networks that metarun has not made: exact layers in them, and an execution that is right for them, or a refusal."""
+
+from dataclasses import replace
+
+from torch import nn
+
+from metarun.config.probe import OFF, Trial, networks_of, tried
+from metarun.core import MetaLearner, TaskDistribution
+from metarun.errors import ConfigError
+from metarun.execution.execution import Eager, Looped
+from metarun.models.exact.replaced import make_exact
+
+NUM_TASKS = 2  # of the trial
+FIXES = {  # by what torch says
+    "scaled_dot_product": "Call it within torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), or use "
+    "nn.MultiheadAttention, which metarun replaces.",
+    "cudnn rnn": "Call it within torch.backends.cudnn.flags(enabled=False).",
+    "in-place": "Write x = x + 1 for x += 1, ReLU() for ReLU(inplace=True), and give norms track_running_stats=False.",
+    "copied": "Keep computed tensors and open files out of its attributes; for weight_norm, use that of "
+    "torch.nn.utils.parametrizations.",
+    "nothing to train": "Leave requires_grad of a part as it is.",
+    "no derivative": "Or use other operations.",
+    "not implemented": "Use other operations.",
+    "": "Correct it there, or choose another network.",
+}
+FUSED = (
+    "torch's fused norms with a weight do that: replace F.layer_norm, F.batch_norm, F.instance_norm, and classes derived "
+    "from torch's norms, by torch's own modules, for which metarun has exact ones"
+)
+
+
+def exact(network: nn.Module) -> list[str]:
+    """Make the layers of ``network`` exact; a line that says what was replaced, if anything was.
+
+    Raises ConfigError where its parameters have no shapes yet.
+    """
+    lazy = [name for name, p in network.named_parameters() if nn.parameter.is_lazy(p)]
+    if lazy:
+        raise ConfigError(
+            [
+                f"{type(network).__name__} has parameters without a shape ({', '.join(lazy)}), which torch gives them at "
+                "the first input. Use layers with sizes; input_shape and num_outputs are arguments of your network."
+            ]
+        )
+    replaced = make_exact(network)
+    counts = ", ".join(f"{count} {kind}" for kind, count in replaced.items())
+    what = f"{type(network).__name__}: {counts} of torch replaced by exact layers (docs/base_learners.md)"
+    return [what] if replaced else []
+
+
+def suited(execution: Eager, learner: MetaLearner, task: TaskDistribution, steps: int) -> tuple[Eager, list[str]]:
+    """The execution for ``steps`` steps of ``learner`` on ``task``, and lines that say why it is another than was asked for.
+
+    Raises ConfigError where a network of somebody else cannot be trained, or not as ``execution`` says.
+    """
+    foreign = {
+        key: type(network).__name__
+        for key, network in networks_of(learner).items()
+        if not type(network).__module__.startswith("metarun.")
+    }
+    if not foreign:
+        return execution, []
+    episodes, name, keys = task.sample("train", range(NUM_TASKS)), ", ".join(foreign.values()), ", ".join(foreign)
+    trial = tried(learner, episodes, steps, vmapped=_loop(execution) != execution)
+    if trial.failure:
+        fix = next(fix for words, fix in FIXES.items() if words in trial.failure.lower())
+        raise ConfigError([f"{keys}: there is no meta-gradient through {name}: {trial.failure}. {fix}"])
+    if trial.changed:
+        what = f"{keys}: a training step of {name} changes {', '.join(trial.changed)}"
+        why = "which no checkpoint keeps, and vmapped tasks would not have"
+        fix = "Compute it from the inputs, or make it a parameter; norms: track_running_stats=False"
+        raise ConfigError([f"{what}, {why}. {fix}."])
+    return _allowed(execution, trial, name)
+
+
+def _loop(execution: Eager) -> Eager | None:
+    """The loop among the executions that may be chosen."""
+    return next((candidate for candidate in execution.candidates() if isinstance(candidate, Looped)), None)
+
+
+def _allowed(execution: Eager, trial: Trial, name: str) -> tuple[Eager, list[str]]:
+    """``execution`` where the trial allows it, or its loop, with lines that say why."""
+    notes = []
+    if trial.draws and execution.inner_memory != "stored":
+        why = f"{name} draws random numbers, and a step computed again would draw others"
+        if execution.inner_memory == "recomputed":
+            fix = "Use stored; for dropout, nn.Dropout, which metarun replaces"
+            raise ConfigError([f"execution.inner_memory=recomputed: {why}. {fix}."])
+        execution = replace(execution, inner_memory="stored")
+        notes.append(f"execution.inner_memory: stored, for {why}")
+    loop = _loop(execution)
+    if not trial.not_vmapped or loop == execution:
+        return execution, notes
+    why = f"{name} cannot be vmapped: {trial.not_vmapped}"
+    why += f" ({FUSED})" if OFF in trial.not_vmapped else ""
+    if loop is None:
+        raise ConfigError([f"execution: {why}. Use execution=looped, or execution=auto, which then loops."])
+    return loop, [*notes, f"execution: looped, for {why}"]

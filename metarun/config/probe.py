@@ -1,0 +1,154 @@
+"""A learner with a network of somebody else, tried on two tasks before a run begins: by a loop, and vmapped.
+
+The trial is made on a copy, in float64, where the two ways differ by rounding alone unless one of them is wrong. It takes
+about as long as a training step.
+"""
+
+import traceback
+from copy import deepcopy
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from metarun.core import Episode, MetaLearner, Metrics, Params, frozen
+from metarun.errors import MetarunError
+from metarun.evaluation.eval_mode import eval_mode, modules_of
+from metarun.execution.execution import Execution, Looped, Vmapped, generators_kept
+from metarun.execution.failures import memory_errors
+from metarun.trees import leaf_names, ravel, tree_leaves, tree_map
+
+# how far the two meta-gradients may be apart, relative; float32 is for networks that insist on it
+SAME = {torch.float64: 1e-6, torch.float32: 1e-3}
+OFF = "off, relative"
+MOVED = 0.01  # of theta, so that no weight is at a special value such as 0
+INSTALLED = (str(Path(torch.__file__).parent), str(Path(__file__).resolve().parents[1]))
+
+
+@dataclass
+class Trial:
+    """What was found: empty where nothing is wrong."""
+
+    failure: str = ""  # why there is no meta-gradient, vmapped or not
+    not_vmapped: str = ""  # why it must not be vmapped
+    changed: list[str] = field(default_factory=list)  # what a training step changes in the networks, beside theta
+    draws: bool = False  # whether it draws random numbers from torch
+
+
+def tried(learner: MetaLearner, episodes: Episode, steps: int, vmapped: bool = True) -> Trial:
+    """The trial of ``learner``, whose modules hold their parameters, on ``episodes``, as it begins and ends a run of
+    ``steps`` steps; ``vmapped`` or in a loop alone. Changes nothing."""
+    trial = Trial()
+    for dtype, tolerance in SAME.items():
+        try:
+            copy = deepcopy(learner)
+        except (RuntimeError, TypeError) as error:
+            return Trial(failure=f"it cannot be copied to be tried ({reason(error)})")
+        try:
+            with generators_kept(), memory_errors():
+                torch.manual_seed(0)
+                return _tried(copy, steps, *_started(copy, episodes, dtype), tolerance if vmapped else None)
+        except torch.OutOfMemoryError:
+            trial = Trial(not_vmapped="two tasks do not fit into memory to be compared")
+        except (RuntimeError, ValueError, MetarunError) as error:
+            trial = Trial(failure=reason(error))
+        except Exception:  # a mistake in somebody's code: the run will stop at it, with a traceback and a folder
+            return Trial()
+    return trial
+
+
+def _started(learner: MetaLearner, episodes: Episode, dtype: torch.dtype) -> tuple[Params, Episode]:
+    """A theta near the learner's first one and the episodes, with its networks in ``dtype``; not on MPS, which has few."""
+    device = tree_leaves(episodes)[0].device
+    device = torch.device("cpu") if device.type == "mps" else device
+    for module in modules_of(learner):
+        module.to(device, dtype)
+
+    def cast(value: Tensor) -> Tensor:
+        return value.to(device, dtype) if value.is_floating_point() else value.to(device)
+
+    theta = tree_map(lambda p: p + MOVED * torch.randn_like(p), tree_map(cast, learner.init()))
+    return theta, tree_map(cast, episodes)
+
+
+def _tried(learner: MetaLearner, steps: int, theta: Params, episodes: Episode, tolerance: float | None) -> Trial:
+    if not tree_leaves(theta):
+        return Trial(failure="every parameter is frozen (requires_grad=False), so there is nothing to train")
+    before, numbers, generators = _tensors(learner, theta), _numbers(learner), _generators()
+    expected = _results(Looped(), learner, steps, theta, episodes)
+    trial = Trial(draws=not all(map(torch.equal, generators, _generators())))
+    after = _tensors(learner, theta)
+    trial.changed = [name for name in after if name not in before or not torch.equal(before[name], after[name])]
+    if numbers != (once := _numbers(learner)):  # a size that is kept stays the same, a counter goes on
+        _results(Looped(), learner, steps, theta, episodes)
+        trial.changed += [name for name, value in _numbers(learner).items() if value != once.get(name)]
+    if trial.changed or tolerance is None:
+        return trial
+    try:
+        found = _results(Vmapped(None), learner, steps, theta, episodes)
+    except Exception as error:  # whatever it is, the same code has just run in a loop
+        trial.not_vmapped = reason(error)
+        return trial
+    for what, a, b in zip(("meta-gradient", "query loss"), found, expected, strict=True):
+        off = float((a - b).norm() / b.norm().clamp_min(1e-30))
+        if not off <= tolerance and b.isfinite().all() and not trial.draws:
+            trial.not_vmapped = f"its {what} would be {off:.1g} {OFF}"
+            break
+    return trial
+
+
+def _results(
+    execution: Execution, learner: MetaLearner, steps: int, theta: Params, episodes: Episode
+) -> tuple[Tensor, Tensor]:
+    """The mean meta-gradients of the first and the last step, and each task's query loss as evaluation takes it."""
+    first, last = learner.at(0), learner.at(steps)
+    annealed = [first] if first == last else [first, last]
+    gradients = [execution.mean_grad(learner.meta_loss, theta, episodes)[0] for learner in annealed]
+
+    def scored(theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
+        return learner.query_loss(learner.adapt(theta, episode.support), episode.query)
+
+    with eval_mode(learner), torch.no_grad():
+        losses, _ = execution.map(scored, theta, episodes)
+    return ravel(gradients)[0], losses
+
+
+def _tensors(learner: MetaLearner, theta: Params) -> dict[str, Tensor]:
+    """Copies of what a forward pass must leave as it is: buffers, frozen parameters and theta."""
+    held = {f"theta.{name}": p for name, p in zip(leaf_names(theta), tree_leaves(theta), strict=True)}
+    for key, network in networks_of(learner).items():
+        tensors = {**dict(network.named_buffers()), **frozen(network)}
+        held |= {f"{key}.{name}": tensor for name, tensor in tensors.items()}
+    return {name: tensor.detach().clone() for name, tensor in held.items()}
+
+
+def _numbers(learner: MetaLearner) -> dict[str, int | float]:
+    """Attributes of the networks' modules that are plain numbers."""
+    modules = [(f"{key}.{path}", m) for key, net in networks_of(learner).items() for path, m in net.named_modules()]
+    return {
+        f"{path.rstrip('.')}.{name}": value
+        for path, module in modules
+        for name, value in vars(module).items()
+        if isinstance(value, int | float)
+    }
+
+
+def networks_of(learner: MetaLearner) -> dict[str, nn.Module]:
+    """The networks among the learner's fields, by the keys that a configuration has for them."""
+    values = {field.name: getattr(learner, field.name) for field in fields(learner)}  # type: ignore[arg-type]
+    keys = {name: name if name == "base_learner" else f"meta_learner.{name}" for name in values}
+    return {keys[name]: value for name, value in values.items() if isinstance(value, nn.Module)}
+
+
+def _generators() -> list[Tensor]:
+    on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return [torch.get_rng_state(), *on_gpu]
+
+
+def reason(error: Exception) -> str:
+    """The error in a line, with the place in somebody else's code where it was raised."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*INSTALLED, "<"))]
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    first = next(iter(str(error).strip().splitlines()), "no message").rstrip(".")
+    return f"{type(error).__name__}: {first[:300]}{place}"

@@ -1,0 +1,101 @@
+"""The scores of a test in a few lines: how good, under which conditions, and whether training helped."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from metarun.config.experiment import Experiment
+from metarun.evaluation.baselines import baseline_name
+from metarun.evaluation.estimates import Estimate, mean_of
+from metarun.evaluation.eval_mode import modules_of
+from metarun.models.norm_state import norms
+from metarun.output.terminal import plain
+
+STEPS_SHOWN = (0, 1, 2, 3, 5, 10, 20, 50, 100, 200)  # of the adaptation curve
+NAMES_SHOWN = 10  # test classes at most: so few that it matters which they are
+
+
+def step_of(name: str) -> int:
+    """k of ``<score>_step_k``; 0 of other names."""
+    _, separator, step = name.rpartition("_step_")
+    return int(step) if separator else 0
+
+
+def condensed(scores: dict[str, Estimate]) -> dict[str, Estimate]:
+    """``scores`` with an adaptation curve of about ten steps, for the eye; results.json has them all."""
+    last = max(map(step_of, scores))
+    return {name: score for name, score in scores.items() if step_of(name) in (*STEPS_SHOWN, last)}
+
+
+def summary(experiment: Experiment, scores: dict[str, Estimate]) -> str:
+    """The final scores, those without training and of other tasks, and what they depend on."""
+    name = experiment.task.spec.objective.score_name
+    final = scores[name]
+    lines = [f"test/{name} = {final.mean:.4f} +- {final.ci95:.4f} (95% CI, {final.n} tasks)"]
+    for other in experiment.suite.elsewhere:
+        mean, ci95, n = scores[f"{other}/{name}"]
+        lines.append(f"test/{other}/{name} = {mean:.4f} +- {ci95:.4f} ({n} tasks)")
+    if found := without_training(experiment, scores):
+        what, baseline = found
+        lines.append(f"without any training ({what}): {baseline.mean:.4f} +- {baseline.ci95:.4f}")
+    steps = f"{name}_step_"
+    curve = {step_of(key): score.mean for key, score in condensed(scores).items() if key.startswith(steps)}
+    if curve:
+        lines.append(f"after adaptation step {plain({f'{k}:': value for k, value in curve.items()})}")
+    return "\n".join([*lines, *conditions(experiment, "test"), *verdict(experiment, scores)])
+
+
+def without_training(experiment: Experiment, scores: dict[str, Estimate]) -> tuple[str, Estimate] | None:
+    """What was scored without training, and its score; over the tasks elsewhere the mean, where each has one."""
+    score = experiment.task.spec.objective.score_name
+    found: dict[str, list[Estimate]] = {}
+    for name, scored in experiment.suite.elsewhere.items() or [("", experiment.suite.own)]:
+        prefix = f"{name}/" if name else ""
+        key, what = baseline_name(scored.task, score)
+        if f"{prefix}{key}" not in scores:
+            return None
+        found.setdefault(what, []).append(scores[f"{prefix}{key}"])
+    return ", ".join(found), mean_of([estimate for estimates in found.values() for estimate in estimates])
+
+
+def verdict(experiment: Experiment, scores: dict[str, Estimate]) -> list[str]:
+    """A line where training did not help: where the score is not above that without it by more than their interval."""
+    found = without_training(experiment, scores)
+    if found is None:
+        return []
+    objective = experiment.task.spec.objective
+    final, baseline = scores[objective.score_name], found[1]
+    gain = (final.mean - baseline.mean) * (1 if objective.higher_is_better else -1)
+    interval = math.hypot(final.ci95, baseline.ci95)  # of a difference, as if other episodes had given the two
+    if gain > interval:
+        return []
+    outcome = "made it worse" if gain < 0 else "made it better"
+    within = ", which is within the interval" if abs(gain) <= interval else ""
+    return [f"training did not help: training {outcome} by {abs(gain):.4f} +- {interval:.4f}{within}"]
+
+
+def conditions(experiment: Experiment, split: str, training: dict[str, Any] | None = None) -> list[str]:
+    """A line for each condition of the scores that moves them; ``training``: the task's node of the run, where another."""
+    suite, trained = experiment.suite, training or experiment.suite.own.node
+    lines = []
+    for name, scored in suite.elsewhere.items() or [("", suite.own)]:
+        place = f" on {name}" if name else ""
+        if any(norms(network, "transductive") for network in modules_of(scored.learner)):
+            number = f" (num_queries={scored.node['num_queries']})" if "num_queries" in scored.node else ""
+            lines.append(
+                f"batch norms read the whole query batch{place}{number}: with other queries the score is another"
+            )
+        if split != "train" and (others := list(_differences(trained, scored.node))):
+            lines.append(f"training had other episodes than the {split}{place}: {', '.join(others)}")
+        classes = list(dict.fromkeys(scored.task.class_names(split)))
+        if 0 < len(classes) <= NAMES_SHOWN:
+            lines.append(f"only {len(classes)} {split} classes{place}: {', '.join(classes)}")
+    return lines
+
+
+def _differences(trained: dict[str, Any], scored: dict[str, Any]) -> Iterator[str]:
+    """The ways and shots of training where those of the scored node are others."""
+    for key in ("num_ways", "num_shots"):
+        own = trained.get(f"train_{key}") or trained.get(key)
+        if None not in (own, scored.get(key)) and own != scored[key]:
+            yield f"{key} {own}, not {scored[key]}"

@@ -1,0 +1,88 @@
+"""Processes that begin with everything imported: forked from a server that has computed nothing, 3 s sooner than new ones.
+
+What a process is for is a function of this package's by name, so that nothing but strings is sent.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from unittest import mock
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@cache
+def server(**env: str) -> ForkServerContext:
+    """The context whose server, begun with ``env``, has imported metarun and computed nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.running", "metarun.commands.train", "metarun.commands.evaluate"])
+    with mock.patch.dict(os.environ, env):
+        forkserver.ensure_running()
+    return context
+
+
+class Forked:
+    """``function(*arguments)``, named by its module too, in a process of its own with this ``sys.argv``, folder and
+    environment; what it prints goes into the files ``files``.out and .err. As subprocess.Popen, as far as tests need it."""
+
+    def __init__(
+        self, function: str, arguments: list[str], argv: list[str], cwd: Path, env: Mapping[str, str], files: Path
+    ) -> None:
+        self.out, self.err = files.with_suffix(".out"), files.with_suffix(".err")
+        told = (function, arguments, argv, str(cwd), dict(env), str(self.out), str(self.err))
+        self.process = server(PYTHONPATH=env["PYTHONPATH"], OMP_NUM_THREADS="1").Process(target=_child, args=told)
+        self.process.start()
+
+    @property
+    def pid(self) -> int:
+        return int(self.process.pid or 0)
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, below 0 for a signal that killed it; None as long as it runs."""
+        return self.process.exitcode
+
+    def poll(self) -> int | None:
+        """The exit code, or None."""
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it, if it runs."""
+        self.process.kill()
+
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        """What it printed, once it has ended; raises TimeoutError."""
+        self.process.join(timeout)
+        if self.returncode is None:
+            self.kill()
+            raise TimeoutError(self.err.read_text())
+        return self.out.read_text(), self.err.read_text()
+
+
+def _child(
+    function: str, arguments: list[str], argv: list[str], cwd: str, env: dict[str, str], out: str, err: str
+) -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    for path, descriptor in ((out, 1), (err, 2)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, descriptor)
+        os.close(file)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    sys.argv = argv
+    module, _, name = function.rpartition(".")
+    getattr(import_module(module), name)(*arguments)

@@ -1,0 +1,92 @@
+"""Whole runs on the user's own images: trained on one folder, tested on another, and with all faults told at once."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.running import metarun, read
+from tests.tasks.pictures_of import colour, cut, left, picture
+
+NAMES = ["ash", "birch", "cedar", "elm", "fir", "oak"]
+RUN = [
+    *["task=image_folder", "task.size=16", "task.num_shots=1", "task.num_queries=1", "base_learner=conv4"],
+    *["base_learner.channels=4", "base_learner.batch_norm=running", "base_learner.downsample=max_pool"],
+    *["meta_learner=protonet", "device=cpu", "execution=looped", "steps=2", "meta_batch_size=2", "evaluation.every=2"],
+    *["evaluation.num_tasks=4", "evaluation.num_val_tasks=4", "task.split={train:1,val:1,test:1}"],
+]
+SPLIT = "task.split={train:[ash,birch],val:[cedar,elm],test:[fir,oak]}"
+
+
+def write(root: Path, names: list[str], count: int = 3) -> Path:
+    for name in names:
+        for i in range(count):
+            picture(root / name / f"{i}.png", colour(root.name, name, i), (8, 8))
+    return root
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("METARUN_DATA", str(tmp_path / "data"))
+    return write(tmp_path / "photos", NAMES)
+
+
+@pytest.fixture
+def run(photos, tmp_path) -> Path:
+    outcome = metarun(*RUN, f"task.path={photos}", SPLIT, f"run_dir={tmp_path / 'run'}")
+    assert outcome.code == 0, outcome.text
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("classes", [["yew"], ["larch", "pine", "yew"]])
+def test_a_folder_of_test_classes_alone_is_evaluated_where_it_has_enough(run, tmp_path, classes):
+    new = write(tmp_path / "new", classes)
+    outcome = metarun("evaluate", run, f"task.path={new}", "task.split={test:all}")
+    elsewhere = ["evaluation.task=image_folder", f"evaluation.task.image_folder.path={new}"]
+    elsewhere += [f"evaluation.task.image_folder.{key}" for key in ("num_shots=1", "num_queries=1", "size=16")]
+    second = metarun("evaluate", run, *elsewhere, "evaluation.task.image_folder.split={test:all}")
+    if len(classes) < 2:
+        assert outcome.code == second.code == 2
+        assert "task.num_ways is 2, but the split 'test' has only 1 class" in outcome.err
+        return
+    assert outcome.code == second.code == 0, outcome.text + second.text
+    assert [read(path)["test/accuracy"]["n"] for path in (run / "evaluations").iterdir()] == [4, 4]
+    again = metarun("evaluate", run, f"task.path={new}", "task.split={test:all}", "--split", "val")
+    assert (again.code, "task.split leaves no class for 'val'" in again.err) == (2, True)
+
+
+@pytest.mark.parametrize("split", ["{test:all}", "{train:all}", "{train:[ash,birch],val:[],test:[fir,oak]}"])
+def test_a_run_without_classes_for_one_of_its_splits_is_refused_before_it_begins(photos, tmp_path, split):
+    outcome = metarun(*RUN, f"task.path={photos}", f"task.split={split}", f"run_dir={tmp_path / 'run'}")
+    assert outcome.code == 2
+    assert "task.split leaves no class for" in outcome.err
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("words", [["data", "prepare", "image_folder"], ["data", "verify", "image_folder"], RUN])
+def test_all_faults_of_a_folder_are_problems_of_one_list(photos, tmp_path, words):
+    (photos / "oak" / "2.png").unlink()
+    cut(photos / "elm" / "0.png")
+    own = [
+        "task.num_ways=3",
+        "task.num_shots=1",
+        "task.num_queries=2",
+        "task.split={train:1,val:1,test:1}",
+        "task.size=8",
+    ]
+    outcome = metarun(*words, f"task.path={photos}", *own)
+    assert outcome.code == 2
+    assert outcome.err.startswith("metarun: 6 problems in the configuration:\n  - 3 splits x 3 ways need 9 classes")
+    assert "'oak'" in outcome.err and "elm/0.png is no image that can be read" in outcome.err
+    assert left(tmp_path / "data") == []
+
+
+def test_names_that_look_like_numbers_are_those_of_the_command_line(photos):
+    write(photos, ["007", "1_000", "1000", "true"])
+    listed = "task.split={train:[1000,oak],val:[true,ash],test:[007,1_000]}"
+    outcome = metarun(
+        "data", "show", "image_folder", f"task.path={photos}", listed, "task.num_shots=1", "task.num_queries=1"
+    )
+    assert outcome.code == 0, outcome.text
+    refused = metarun("data", "show", "image_folder", f"task.path={photos}", listed.replace("007", "2_000"))
+    assert "task.split.test names '2_000', which is no class" in refused.err

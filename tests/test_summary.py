@@ -1,0 +1,93 @@
+"""What a run says of its scores at the end: what they are worth, and what they depend on."""
+
+import pytest
+
+from metarun.config.experiment import Experiment
+from metarun.evaluation.estimates import Estimate
+from metarun.output.summary import conditions, summary
+from tests.composing import experiment
+
+
+@pytest.fixture(scope="module")
+def sinusoid() -> Experiment:
+    return experiment("task=sinusoid", "task.train_num_shots=null")
+
+
+@pytest.fixture(scope="module")
+def prototypes() -> Experiment:
+    return experiment("task=prototypes")
+
+
+def last_line(x: Experiment, trained: tuple[float, float], untrained: tuple[float, float]) -> str:
+    name = x.task.spec.objective.score_name
+    scores = {name: Estimate(*trained, 600), f"baseline_{name}": Estimate(*untrained, 600)}
+    return summary(x, scores).splitlines()[-1]
+
+
+def test_the_summary_tells_the_score_without_training_and_what_gets_it(prototypes, sinusoid):
+    said = last_line(prototypes, (0.9, 0.01), (0.5, 0.01))
+    assert said == "without any training (nearest class mean of the raw inputs): 0.5000 +- 0.0100"
+    said = last_line(sinusoid, (0.1, 0.01), (0.5, 0.01))
+    assert said == "without any training (ridge regression of the support): 0.5000 +- 0.0100"
+
+
+@pytest.mark.parametrize(
+    ("trained", "said"),
+    [
+        (0.30, "training made it worse by 0.2000 +- 0.0500"),
+        (0.48, "training made it worse by 0.0200 +- 0.0500, which is within the interval"),
+        (0.54, "training made it better by 0.0400 +- 0.0500, which is within the interval"),
+    ],
+)
+def test_the_last_line_says_where_training_did_not_help(prototypes, sinusoid, trained, said):
+    assert last_line(prototypes, (trained, 0.03), (0.5, 0.04)) == f"training did not help: {said}"
+    assert last_line(sinusoid, (1 - trained, 0.03), (0.5, 0.04)) == f"training did not help: {said}"
+
+
+def test_a_score_beyond_the_interval_is_no_complaint(prototypes):
+    assert "did not help" not in last_line(prototypes, (0.56, 0.03), (0.5, 0.04))
+
+
+def test_scores_without_a_baseline_are_no_complaint(sinusoid):
+    assert summary(sinusoid, {"mse": Estimate(1.0, 0.1, 600)}).splitlines() == [
+        "test/mse = 1.0000 +- 0.1000 (95% CI, 600 tasks)"
+    ]
+
+
+def test_over_tasks_elsewhere_the_mean_is_compared_with_the_mean_without_training():
+    x = experiment("task=sinusoid", "evaluation.task=[sinusoid,harmonics]")
+    scores = {
+        "mse": Estimate(2.5, 0.1, 20),
+        "sinusoid/mse": Estimate(1, 0.1, 10),
+        "harmonics/mse": Estimate(4, 0.1, 10),
+    }
+    scores |= {"sinusoid/baseline_mse": Estimate(3, 0.3, 10), "harmonics/baseline_mse": Estimate(1, 0.4, 10)}
+    lines = summary(x, scores).splitlines()
+    assert "without any training (ridge regression of the support): 2.0000 +- 0.2500" in lines
+    assert lines[-1] == "training did not help: training made it worse by 0.5000 +- 0.2693"
+
+
+def test_batch_norm_over_queries_is_said_with_their_number():
+    x = experiment("task=prototypes", "base_learner=conv4", "base_learner.batch_norm=transductive")
+    assert any("read the whole query batch (num_queries=" in line for line in conditions(x, "test"))
+    x = experiment("task=prototypes", "base_learner=conv4", "base_learner.batch_norm=support")
+    assert not any("query batch" in line for line in conditions(x, "test"))
+
+
+def test_other_shots_in_training_are_said():
+    x = experiment("task=sinusoid", "task.num_shots=20", "task.train_num_shots=10")
+    assert conditions(x, "test") == ["training had other episodes than the test: num_shots 10, not 20"]
+
+
+def test_the_shots_of_the_trained_run_are_said_in_an_evaluation_with_others(sinusoid):
+    assert conditions(sinusoid, "test") == []
+    trained = {**sinusoid.suite.own.node, "num_shots": 3}
+    assert conditions(sinusoid, "test", trained) == ["training had other episodes than the test: num_shots 3, not 5"]
+
+
+def test_test_classes_are_named_where_they_are_few(prototypes, monkeypatch):
+    names = ["oak", "red [pine]"]
+    monkeypatch.setattr(prototypes.task, "class_names", lambda split: names, raising=False)
+    assert "only 2 test classes: oak, red [pine]" in conditions(prototypes, "test")
+    names += [str(number) for number in range(9)]
+    assert not any("test classes" in line for line in conditions(prototypes, "test"))
