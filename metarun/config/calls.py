@@ -100,5 +100,7 @@ def attempt(problems: list[str], key: str, call: Callable[..., Any] | None, **gi
             problems.append(text if key in text else f"{key}: {text}")
         return None
     except Exception as error:  # somebody's class may raise anything: where it did so is what he must know
+        if type(error).__module__.startswith("metarun."):
+            raise
         problems.append(f"{key}: {raised(error)}.")
         return None
