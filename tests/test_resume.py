@@ -73,7 +73,7 @@ def test_a_run_killed_again_and_again_is_as_if_never_stopped(whole, tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize(
-    ("target", "call", "step"), [("train_step", 8, 8), ("evaluate_all", 2, 10), ("evaluate_all", 4, 12)]
+    ("target", "call", "step"), [("train_step", 8, 8), ("evaluate_all", 3, 10), ("evaluate_all", 5, 12)]
 )
 def test_a_signal_checkpoints_and_the_resumed_run_is_as_if_never_stopped(
     number, code, target, call, step, whole, tmp_path, monkeypatch

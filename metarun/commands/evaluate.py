@@ -101,7 +101,7 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     title = f"{split}: mean and 95% CI over {experiment.num_test_tasks} episodes"
     show(title, ("metric", "mean"), {f"{split}/{name}": score for name, score in condensed(scores).items()}, digits=4)
     training: Any = OmegaConf.to_container(read_config(run.folder.path / "config.yaml").task)
-    for line in conditions(experiment, split, training) + verdict(experiment, scores):
+    for line in conditions(experiment, split, training) + verdict(experiment, scores, run.step):
         print(line)
     where = run.write(name_of(overrides, split, checkpoint), {**content, "seconds": time.time() - started})
     print(f"results: {where}")

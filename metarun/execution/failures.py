@@ -27,6 +27,17 @@ def memory_errors() -> Iterator[None]:
         raise torch.OutOfMemoryError(failure)
 
 
+def out_of_memory(error: torch.OutOfMemoryError, settings: str, resuming: str) -> MetarunError:
+    """What to tell where the smallest execution, of these ``settings``, is too large; ``resuming`` continues the run."""
+    reason = str(error).partition("\n")[0]
+    return MetarunError(
+        f"out of memory, with {settings} too: {reason}.\n"
+        f"The steps until now are saved: {resuming} goes on where there is more memory.\n"
+        "To need less, take a smaller base_learner, fewer meta_learner.inner_steps, fewer inputs in an episode, or "
+        "dtype=float32."
+    )
+
+
 @contextmanager
 def missing_derivatives() -> Iterator[None]:
     """Inside, a derivative that torch does not have is a MetarunError that says how to do without."""

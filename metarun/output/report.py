@@ -58,6 +58,7 @@ class Reporter:
         self.profiler = StepProfiler(folder.path / "profile") if experiment.profile else None
         self.step_ends: deque[float] = deque(maxlen=1000)  # when the latest steps ended, in seconds
         self.latest: dict[str, float] = {}
+        self.summary = ""  # of the final test
         if not resume_step:
             self.tell(lambda sink: sink.begun(config_text, experiment.headline))
             self._show_an_episode()
@@ -112,17 +113,19 @@ class Reporter:
 
     def testing(self, step: int) -> None:
         """The final test begins, on the checkpoint of ``step``."""
-        episodes = self.experiment.num_test_tasks
-        self.say(f"final test: {episodes} episodes with the best checkpoint, of step {step}")
+        episodes, start = self.experiment.num_test_tasks, "" if step else ", the start"
+        self.say(f"final test: {episodes} episodes with the best checkpoint, of step {step}{start}")
 
     def test(self, step: int, scores: dict[str, Estimate], complexity: dict[str, Estimate]) -> None:
-        """Write results.json, every test metric beside the protocol that produced it, and tell the test."""
+        """Write results.json, every test metric beside the protocol that produced it, and tell the test of ``step``."""
         source = {"checkpoint": "best on validation tasks", "checkpoint_step": step, "split": "test"}
         experiment, content = self.experiment, results(self.experiment, scores, complexity, source)
         content["complexity"] |= self._cost()
         write_json(self.folder.path / "results.json", content)
         self.latest = {f"test/{self.score}": scores[self.score].mean}
         values = {f"test/{name}": estimate.mean for name, estimate in scores.items()}
+        self.summary = summary(experiment, scores, step)
+        self.tell(lambda sink: sink.note(self.summary))
         self.tell(lambda sink: sink.test(experiment.steps, values))
         if f"{self.score}_step_1" in scores:
             figure = adaptation_curve(scores, self.score, experiment.trained_steps)
@@ -139,9 +142,9 @@ class Reporter:
         cost = {"step_ms": statistics.median(steps)} if steps else {}
         return cost if memory is None else cost | {"peak_memory_mb": memory}
 
-    def finished(self, scores: dict[str, Estimate]) -> None:
+    def finished(self) -> None:
         """Say what was reached, where it lies and how to look at it."""
-        print(summary(self.experiment, scores))
+        print(self.summary)
         print(f"results:     {self.folder.path / 'results.json'}")
         print(f"tensorboard: {tensorboard_command(self.folder.path)}")
 
