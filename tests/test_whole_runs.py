@@ -82,7 +82,7 @@ def learner_of(name: str, base: str) -> list[str]:
     if base == "relation_conv":
         return ["meta_learner=relationnet"]
     steps = [f"meta_learner.inner_lr={INNER_LR}", f"meta_learner.inner_steps={1 if base in LARGE else INNER_STEPS}"]
-    return [f"meta_learner={name}", *(steps if name == "maml" else [])]
+    return [f"meta_learner={name}", *(steps if name == "maml" else ["meta_learner.distance=euclidean"])]
 
 
 @pytest.fixture(autouse=True)
