@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch.nn.functional as F
-from torch import Tensor
 
-from metarun.core import Episode, TaskDistribution
+from metarun.core import Batch, Episode, TaskDistribution
 from metarun.evaluation.estimates import Estimate
 
 MAX_ROWS = 10  # TensorBoard fits a picture into a card, where sixty rows would be a speckled line
@@ -93,13 +92,13 @@ def returns(scores: dict[str, Estimate], numbers: list[int], lowest: str, highes
 def class_figure(episodes: Episode, titles: Sequence[str], names: Sequence[Sequence[str]]) -> Any:
     """Draw image episodes, each under its title; a row is a class, with its label and name.
 
-    The images x [B, N * M, C, H, W] are class-major, in [0, 1] (else scaled to it); ``names`` is [B][N]. At most
+    The images x [B, N * M, C, H, W] are in any order, in [0, 1] (else scaled to it); ``names`` is [B][N]. At most
     MAX_ROWS classes and MAX_COLUMNS images of each are shown.
     """
     from matplotlib.figure import Figure
 
     batches = {"support": episodes.support, "query": episodes.query}
-    blocks = {part: _mosaics(batch.x, len(names[0])) for part, batch in batches.items()}  # [B, height, width, 3]
+    blocks = {part: _mosaics(batch, len(names[0])) for part, batch in batches.items()}  # [B, height, width, 3]
     widths = [mosaics.shape[2] for mosaics in blocks.values()]
     scale = min(9 / sum(widths), 0.65 / episodes.support.x.shape[-1])  # inches a pixel
     row_height = blocks["support"].shape[1] * scale + 0.6
@@ -119,12 +118,12 @@ def class_figure(episodes: Episode, titles: Sequence[str], names: Sequence[Seque
     return figure
 
 
-def _mosaics(x: Tensor, num_ways: int) -> np.ndarray:
+def _mosaics(batch: Batch, num_ways: int) -> np.ndarray:
     """Lay framed images in rows, a class a row: x [B, N * M, C, H, W] -> [B, N * (H + 2), M * (W + 2), 3]."""
-    low, high = x.min().clamp(max=0), x.max().clamp(min=1)
-    rows = (
-        ((x - low) / (high - low)).float().unflatten(1, (num_ways, -1))[:, :MAX_ROWS, :MAX_COLUMNS]
-    )  # [B, N, M, C, H, W]
+    low, high = batch.x.min().clamp(max=0), batch.x.max().clamp(min=1)
+    order = batch.y.argsort(dim=1, stable=True)[:, :, None, None, None]
+    x = (batch.x - low).take_along_dim(order, 1) / (high - low)
+    rows = x.float().unflatten(1, (num_ways, -1))[:, :MAX_ROWS, :MAX_COLUMNS]  # [B, N, M, C, H, W]
     framed = F.pad(rows, (LINE, LINE, LINE, LINE), value=WHITE)
     mosaics = framed.permute(0, 1, 4, 2, 5, 3).flatten(3, 4).flatten(1, 2)  # [B, N * H, M * W, C]
     return mosaics.expand(*mosaics.shape[:3], 3).cpu().numpy()

@@ -160,8 +160,8 @@ def confirm(name: str, steps: int) -> None:
     print(f"{name}: the same at {here[:7]} as at {kept['commit'][:7]} for {steps} steps and their test")
 
 
-def brief(code: Path, run: Path, words: list[str], steps: int) -> tuple[dict[str, Any], list[bytes]]:
-    """Test scores and the bytes of the last theta of the command ``words`` in a short form, with the code in ``code``."""
+def brief(code: Path, run: Path, words: list[str], steps: int) -> tuple[dict[str, float], list[bytes]]:
+    """Mean scores and bytes of the last theta of the command ``words`` in a short form, with the code in ``code``."""
     short = [f"steps={steps}", f"evaluation.every={steps}", "evaluation.num_val_tasks=20", "evaluation.num_tasks=20"]
     short += ["device=cpu", "execution=looped", "execution.threads=1", f"run_dir={run / 'run'}"]
     fixed = {text.split("=")[0] for text in short}
@@ -174,8 +174,8 @@ def brief(code: Path, run: Path, words: list[str], steps: int) -> tuple[dict[str
     leaves = torch.utils._pytree.tree_leaves(torch.load(run / "run/checkpoints/last.pt", weights_only=True)["theta"])
     (evaluated,) = (run / "run" / "evaluations").glob("*.json")
     results = json.loads(evaluated.read_text())
-    # without those of methods without training, which older code did not have
-    scores = {name: value for name, value in results.items() if re.match("test/(?!baseline_)", name)}
+    # means alone, for older code had other intervals; and none of methods without training, which it did not have
+    scores = {name: value["mean"] for name, value in results.items() if re.match("test/(?!baseline_)", name)}
     return scores, [leaf.detach().contiguous().numpy().tobytes() for leaf in leaves]
 
 

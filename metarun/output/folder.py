@@ -56,9 +56,12 @@ def place(path: str, setting: str) -> Path:
         folder = Path(path).expanduser().resolve()
         with suppress(FileNotFoundError, NotADirectoryError):
             folder.lstat()
+        there = next(place for place in (folder, *folder.parents) if place.exists())
     except (OSError, ValueError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError([f"{setting}={shortened(path)}: no folder can have this name ({reason})."]) from None
+    if not there.is_dir():
+        raise ConfigError([f"{setting}={shortened(path)}: {there} is a file; name a folder."])
     return folder
 
 

@@ -173,6 +173,25 @@ def draw_examples(u: np.ndarray, pool: ClassPool, size: EpisodeSize) -> Draw:
     return {"classes": classes, "support": examples[..., :shots], "query": examples[..., shots:]}
 
 
+def ordered(draw: Draw, seed: int, stream: str, indices: Sequence[int] | np.ndarray) -> Draw:
+    """``draw`` with an order of its examples: ``support_order`` [B, N * K] and ``query_order`` [B, N * Q].
+
+    Each row is a random permutation of the places in [N, K]. If the examples stood class after class, a network with a
+    state along the batch would know the labels without a look at the examples.
+    """
+    _, ways, shots = draw["support"].shape
+    u = uniform(seed, f"{stream}/order", np.asarray(indices), ways * (shots + draw["query"].shape[2]))
+    parts = np.split(u, [ways * shots], axis=1)
+    orders = (part.argsort(1, kind="stable") for part in parts)
+    return {**draw, **dict(zip(("support_order", "query_order"), orders, strict=True))}
+
+
+def rows_of(draw: Draw, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """The examples draw[part] [B, N, K] in their order [B, N * K], and their labels [B, N * K]."""
+    examples, order = draw[part], draw[f"{part}_order"]
+    return np.take_along_axis(examples.reshape(order.shape), order, 1), order // examples.shape[2]
+
+
 def uniforms(
     seed: int, stream: str, indices: Sequence[int] | np.ndarray, of_task: int, query: Shape, support: Shape
 ) -> Draw:

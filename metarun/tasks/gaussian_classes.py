@@ -61,9 +61,14 @@ class GaussianClasses(TaskDistribution):
         self.seed, self.device, self.dtype = seed, device, dtype
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
-        """Uniforms ``u`` behind means, matrices and points, in this order [B, d (C + C d + M)], one more where odd."""
+        """Uniforms ``u`` behind means, matrices and points, in this order [B, d (C + C d + M)], one more where odd.
+
+        ``order`` [B, M]: the place of each point, so that its class does not follow from where it stands.
+        """
         count = self.num_dims * (self.num_clusters * (1 + self.num_dims) + self.num_points)
-        return {"u": uniform(self.seed, f"gaussian_classes/{split}", np.asarray(indices), count + count % 2)}
+        stream, numbers = f"gaussian_classes/{split}", np.asarray(indices)
+        order = uniform(self.seed, f"{stream}/order", numbers, self.num_points).argsort(1, kind="stable")
+        return {"u": uniform(self.seed, stream, numbers, count + count % 2), "order": order}
 
     def episodes(self, draw: Draw) -> Episode:
         d, clusters = self.num_dims, np.arange(self.num_points) % self.num_clusters  # [M]
@@ -74,8 +79,8 @@ class GaussianClasses(TaskDistribution):
         points = points[:, : self.num_points * d].reshape(len(means), -1, d, 1)
         x = means + (matrices @ points)[..., 0]
         x = np.concatenate([x, np.ones_like(x[..., :1])], -1)
-        y = torch.from_numpy(clusters % self.spec.num_outputs).to(self.device).repeat(len(x), 1)
-        batch = Batch(torch.from_numpy(x).to(self.device, self.dtype), y)
+        x, y = np.take_along_axis(x, draw["order"][..., None], 1), (clusters % self.spec.num_outputs)[draw["order"]]
+        batch = Batch(torch.from_numpy(x).to(self.device, self.dtype), torch.from_numpy(y).to(self.device))
         return Episode(batch, batch)
 
     def fingerprint(self) -> str:

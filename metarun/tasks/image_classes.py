@@ -17,9 +17,17 @@ from metarun.core import Batch, Draw, Episode
 from metarun.counter import uniform
 from metarun.errors import DataProblems
 from metarun.tasks.augmentation import NUM_CHOICES, Augmentation
-from metarun.tasks.episodes import ClassPool, EpisodeSize, class_spec, draw_examples, pool_problems, sizes_by_split
+from metarun.tasks.episodes import (
+    ClassPool,
+    EpisodeSize,
+    class_spec,
+    draw_examples,
+    ordered,
+    pool_problems,
+    sizes_by_split,
+)
 from metarun.tasks.groups import GroupedPool
-from metarun.tasks.images import class_major_batch, pixels_on, show_classes
+from metarun.tasks.images import image_batch, pixels_on, show_classes
 from metarun.tasks.sources import PreparedTask, task_from
 from metarun.tasks.splits import SPLITS, split_digest
 from metarun.tasks.store import Prepared, Source
@@ -115,7 +123,7 @@ class ImageClasses(PreparedTask):
         return [data().source]
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
-        """Numbers of classes [B, N] and of images, support [B, N, K] and query [B, N, Q].
+        """Numbers of classes [B, N] and of images, support [B, N, K] and query [B, N, Q], with their orders.
 
         Of training episodes, where they are augmented, also rotations [B, N] in quarter turns, and an augmentation's
         choices for support and query images.
@@ -133,15 +141,16 @@ class ImageClasses(PreparedTask):
         ways, shots, queries = size = self.sizes[split]
         stream = f"{self.name}/{split}"
         if self.grouped:
-            return self.grouped[split].draw(self.seed, stream, indices, size)
-        u = uniform(self.seed, stream, np.asarray(indices), ways * (1 + shots + queries))
-        return draw_examples(u, self.pools[split], size)
+            draw = self.grouped[split].draw(self.seed, stream, indices, size)
+        else:
+            u = uniform(self.seed, stream, np.asarray(indices), ways * (1 + shots + queries))
+            draw = draw_examples(u, self.pools[split], size)
+        return ordered(draw, self.seed, stream, indices)
 
     def _choices(self, part: str, draw: Draw, indices: Sequence[int] | np.ndarray) -> Draw:
-        """The augmentation's choices for the images draw[part] [B, N, K]: [B, N, K, ...]."""
-        shape = draw[part].shape
-        count = shape[1] * shape[2] * NUM_CHOICES
-        u = uniform(self.seed, f"{self.name}/augmentation/{part}", np.asarray(indices), count)
+        """The augmentation's choices for the images draw[part] in their order: [B, N * K, ...]."""
+        shape = draw[f"{part}_order"].shape
+        u = uniform(self.seed, f"{self.name}/augmentation/{part}", np.asarray(indices), shape[1] * NUM_CHOICES)
         return self.augmentation.choices(u.reshape(*shape, NUM_CHOICES))
 
     def episodes(self, draw: Draw) -> Episode:
@@ -150,11 +159,11 @@ class ImageClasses(PreparedTask):
 
     def _batch(self, part: str, draw: Draw) -> Batch:
         turns = draw.get("rotations", np.zeros_like(draw["classes"]))
-        batch = class_major_batch(self.pixels, draw[part], turns, self.dtype)
+        batch = image_batch(self.pixels, draw, part, turns, self.dtype)
         if f"{part}_shift" not in draw:
             return batch
         choices = {name: draw[f"{part}_{name}"] for name in ("shift", "flip", "jitter")}
-        rows = {name: values.reshape(-1, *values.shape[3:]) for name, values in choices.items()}
+        rows = {name: values.reshape(-1, *values.shape[2:]) for name, values in choices.items()}
         return batch._replace(x=self.augmentation.apply(batch.x.flatten(0, 1), rows).view_as(batch.x))
 
     def class_names(self, split: str) -> Sequence[str]:

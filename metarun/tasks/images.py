@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarun.core import Batch, TaskDistribution
+from metarun.core import Batch, Draw, TaskDistribution
 from metarun.drawing import class_figure
+from metarun.tasks.episodes import rows_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,21 +73,16 @@ def gather(pixels: Pixels, images: np.ndarray, quarter_turns: np.ndarray) -> Ten
     return rows
 
 
-def class_major_batch(pixels: Pixels, images: np.ndarray, quarter_turns: np.ndarray, dtype: torch.dtype) -> Batch:
-    """Batch x [B, N * K, ...] in [0, 1] and y [B, N * K] of images [B, N, K], class n turned by quarter_turns [B, N].
+def image_batch(pixels: Pixels, draw: Draw, part: str, quarter_turns: np.ndarray, dtype: torch.dtype) -> Batch:
+    """Batch x [B, N * K, ...] in [0, 1] and y [B, N * K] of the images draw[part], in the draw's order.
 
-    Class-major: the K examples of class 0 come first, then those of class 1.
+    Class n is turned by quarter_turns [B, N].
     """
-    tasks, ways, shots = images.shape
-    rows = gather(pixels, images.reshape(-1), np.repeat(quarter_turns.reshape(-1), shots))
-    x = rows.reshape(tasks, ways * shots, *rows.shape[1:]).to(dtype).div_(255)
-    return Batch(x, class_major_labels(images, rows.device))
-
-
-def class_major_labels(examples: np.ndarray, device: torch.device) -> Tensor:
-    """Labels y [B, N * K] of the examples [B, N, K]: 0 for the first K of an episode, 1 for the next, and so on."""
-    tasks, ways, shots = examples.shape
-    return torch.arange(ways, device=device).repeat_interleave(shots).repeat(tasks, 1)
+    images, labels = rows_of(draw, part)
+    turns = np.take_along_axis(quarter_turns, labels, 1)
+    rows = gather(pixels, images.reshape(-1), turns.reshape(-1))
+    x = rows.reshape(*images.shape, *rows.shape[1:]).to(dtype).div_(255)
+    return Batch(x, torch.from_numpy(labels).to(rows.device))
 
 
 def show_classes(task: TaskDistribution, split: str, indices: Sequence[int], names: Sequence[str]) -> "Figure":

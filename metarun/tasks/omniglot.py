@@ -11,8 +11,16 @@ import torch
 
 from metarun.core import Draw, Episode
 from metarun.counter import uniform
-from metarun.tasks.episodes import ClassPool, EpisodeSize, check_pools, class_spec, draw_examples, sizes_by_split
-from metarun.tasks.images import class_major_batch, pixels_on, show_classes
+from metarun.tasks.episodes import (
+    ClassPool,
+    EpisodeSize,
+    check_pools,
+    class_spec,
+    draw_examples,
+    ordered,
+    sizes_by_split,
+)
+from metarun.tasks.images import image_batch, pixels_on, show_classes
 from metarun.tasks.omniglot_files import OMNIGLOT, SIDE, Resize, Scheme, characters, splits_of
 from metarun.tasks.sources import PreparedTask
 from metarun.tasks.store import Source
@@ -80,10 +88,11 @@ class Omniglot(PreparedTask):
         return [characters(resize).source(data_root, download)]
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
-        """Numbers of classes [B, N] and images, support [B, N, K] and query [B, N, Q]; rotations [B, N] in quarter turns."""
+        """Numbers of classes [B, N] and images, support [B, N, K] and query [B, N, Q], with their orders; rotations [B, N]
+        in quarter turns."""
         ways, shots, queries = size = self.sizes[split]
         u = uniform(self.seed, f"omniglot/{split}", np.asarray(indices), ways + ways + ways * (shots + queries))
-        draw = draw_examples(u[:, ways:], self.pools[split], size)
+        draw = ordered(draw_examples(u[:, ways:], self.pools[split], size), self.seed, f"omniglot/{split}", indices)
         if self.rotations == "per_task":
             rotations = np.floor(4 * u[:, :ways]).astype(np.int64)
         elif self.rotations == "per_episode":
@@ -95,8 +104,8 @@ class Omniglot(PreparedTask):
         return {**draw, "rotations": rotations}
 
     def episodes(self, draw: Draw) -> Episode:
-        support = class_major_batch(self.pixels, draw["support"], draw["rotations"], self.dtype)
-        query = class_major_batch(self.pixels, draw["query"], draw["rotations"], self.dtype)
+        support = image_batch(self.pixels, draw, "support", draw["rotations"], self.dtype)
+        query = image_batch(self.pixels, draw, "query", draw["rotations"], self.dtype)
         numbers = draw["classes"] if self.turns == 1 else self.turns * draw["classes"] + draw["rotations"]
         return Episode(support, query, torch.from_numpy(numbers).to(self.device))
 

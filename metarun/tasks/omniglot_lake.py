@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from metarun.core import Draw, Episode
-from metarun.tasks.images import class_major_batch, pixels_on, show_classes
+from metarun.tasks.episodes import ordered
+from metarun.tasks.images import image_batch, pixels_on, show_classes
 from metarun.tasks.omniglot import Omniglot
 from metarun.tasks.omniglot_files import RUNS
 from metarun.tasks.sources import PreparedTask
@@ -78,15 +79,14 @@ class OmniglotLake(PreparedTask):
         if len(indices) and max(indices) >= num_runs:
             raise ValueError(f"task: there is no run {max(indices) + 1}: Lake's test set has {num_runs}.")
         classes = WAYS * np.asarray(indices)[:, None] + np.arange(WAYS)
-        return {"classes": classes, "support": 2 * classes[..., None], "query": 2 * classes[..., None] + 1}
+        draw = {"classes": classes, "support": 2 * classes[..., None], "query": 2 * classes[..., None] + 1}
+        return ordered(draw, 0, "omniglot_lake/test", indices)  # the same for every seed, as the runs are
 
     def episodes(self, draw: Draw) -> Episode:
         if "rotations" in draw:
             return self.background.episodes(draw)
         upright = np.zeros_like(draw["classes"])
-        return Episode(
-            *(class_major_batch(self.pixels, draw[part], upright, self.dtype) for part in ("support", "query"))
-        )
+        return Episode(*(image_batch(self.pixels, draw, part, upright, self.dtype) for part in ("support", "query")))
 
     def class_names(self, split: str) -> Sequence[str]:
         return self.runs.names if split == "test" else self.background.pools[split].names

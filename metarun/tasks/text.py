@@ -18,9 +18,17 @@ import torch
 from metarun.core import Batch, Draw, Episode
 from metarun.counter import uniform
 from metarun.tasks.encoded_texts import TextFeatures
-from metarun.tasks.episodes import ClassPool, EpisodeSize, check_pools, class_spec, draw_examples, sizes_by_split
+from metarun.tasks.episodes import (
+    ClassPool,
+    EpisodeSize,
+    check_pools,
+    class_spec,
+    draw_examples,
+    ordered,
+    rows_of,
+    sizes_by_split,
+)
 from metarun.tasks.groups import GroupedPool
-from metarun.tasks.images import class_major_labels
 from metarun.tasks.sources import PreparedTask, task_from
 from metarun.tasks.splits import SPLITS, Split, by_shares, split_classes, split_digest
 from metarun.tasks.store import Prepared, Source
@@ -124,22 +132,24 @@ class TextClasses(PreparedTask):
         return [source] if kept is None else [source, kept]
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
-        """Numbers of classes [B, N] and of sentences, support [B, N, K] and query [B, N, Q]."""
+        """Numbers of classes [B, N] and of sentences, support [B, N, K] and query [B, N, Q], with their orders."""
         ways, shots, queries = size = self.sizes[split]
+        stream = f"{self.name}/{split}"
         if self.grouped:
-            return self.grouped[split].draw(self.seed, f"{self.name}/{split}", indices, size)
-        u = uniform(self.seed, f"{self.name}/{split}", np.asarray(indices), ways * (1 + shots + queries))
-        return draw_examples(u, self.pools[split], size)
+            draw = self.grouped[split].draw(self.seed, stream, indices, size)
+        else:
+            u = uniform(self.seed, stream, np.asarray(indices), ways * (1 + shots + queries))
+            draw = draw_examples(u, self.pools[split], size)
+        return ordered(draw, self.seed, stream, indices)
 
     def episodes(self, draw: Draw) -> Episode:
         classes = torch.from_numpy(draw["classes"]).to(self.device)
-        return Episode(self._batch(draw["support"]), self._batch(draw["query"]), classes)
+        return Episode(self._batch(draw, "support"), self._batch(draw, "query"), classes)
 
-    def _batch(self, numbers: np.ndarray) -> Batch:
-        """Of the sentences [B, N, K]; the K of class 0 come first, then those of class 1."""
-        tasks, ways, shots = numbers.shape
+    def _batch(self, draw: Draw, part: str) -> Batch:
+        numbers, labels = rows_of(draw, part)
         x = self.encoded.take(torch.from_numpy(numbers.reshape(-1)).to(self.device))
-        return Batch(x.reshape(tasks, ways * shots, *x.shape[1:]), class_major_labels(numbers, self.device))
+        return Batch(x.reshape(*numbers.shape, *x.shape[1:]), torch.from_numpy(labels).to(self.device))
 
     def class_names(self, split: str) -> Sequence[str]:
         return self.pools[split].names

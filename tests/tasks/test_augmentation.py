@@ -123,7 +123,7 @@ def test_the_pixels_are_those_of_the_images_changed_by_the_draw():
     draw = augmented.draw("train", [5])
     assert all(np.array_equal(draw[name], values) for name, values in plain.draw("train", [5]).items())
     x = plain.sample("train", [5]).query.x[0]
-    flat = {name: draw[f"query_{name}"][0].reshape(6, *draw[f"query_{name}"].shape[3:]) for name in choices(ALL, 1)}
+    flat = {name: draw[f"query_{name}"][0] for name in choices(ALL, 1)}
     torch.testing.assert_close(augmented.episodes(draw).query.x[0], by_torchvision(ALL, x, flat), rtol=0, atol=1e-6)
 
 
@@ -146,13 +146,14 @@ def test_quarter_turns_are_training_classes_of_their_own():
     draw = turned.draw("train", range(200))
     assert set(draw["classes"].ravel()) == set(range(16))
     store = pixels(torch.device("cpu"), turned.images.rows)
-    x = turned.episodes(draw).support.x  # [B, N * K, ...]
+    x, y = turned.episodes(draw).support  # [B, N * K, ...]
     for b in range(20):
         for n in range(2):
             c = draw["classes"][b, n]
             assert np.all(draw["support"][b, n] // 6 == c // 4)
-            expected = store.take(draw["support"][b, n]).rot90(int(c % 4), (-2, -1)).double() / 255
-            assert torch.equal(x[b, 2 * n : 2 * n + 2], expected)
+            images = draw["support"][b].ravel()[draw["support_order"][b]]
+            expected = store.take(images[y[b] == n]).rot90(int(c % 4), (-2, -1)).double() / 255
+            assert torch.equal(x[b, y[b] == n], expected)
 
 
 @pytest.mark.parametrize(

@@ -171,5 +171,5 @@ def test_the_real_set_has_the_published_means_and_every_class_is_drawn_alike(dat
 @pytest.mark.data
 def test_the_manifest_of_the_published_protocol_is_a_known_hash(data_root):
     task = cifar_fs(**arguments(data_root, download=False, num_ways=5, num_shots=5, num_queries=15))
-    assert manifest(task, "test", 1000) == "46470ad60f60c3125a6e42ba7f20011a82866eff22669c64dee150e21d80c10b"
+    assert manifest(task, "test", 1000) == "480b7fbb2caf471272cf7e0f21907db92cf274dd9671c1ff403741da34303717"
     assert task.sample("test", [0]).support.x.dtype == torch.float64

@@ -22,8 +22,8 @@ MANIFESTS = {
     "cart_pole": "ec32d5306978762ac779976bdd7fb7afc0abd51a1134aeeef550a9eb6327df38",
     "two_link_arm": "94644cf04e01b2c45e06ad0840803088888ca748c89423c8286c826d78dcf07b",
     "quadratics": "184647922e6a543c2de1ed2036a03d15d4fec82bb32c7d1e30490b586de48230",
-    "logistic_regression": "133cb8e7aecbf70577f7dfc45295b2372a57a218373f040b0acb2dc88eead124",
-    "mlp_problems": "0e042df29e4577c52ecf031ed347d4b95a77cfe0c73ae3de0996b663e1cc495e",
+    "logistic_regression": "344d730b6e183628cf6fe1b1047ddd9ab6a0fef8e8a2c6b935d9fa46b2a44339",
+    "mlp_problems": "a699425fd83e7879c930bfcca8ab56cf4878f6456c69b1a99167744c8b1a7db0",
 }
 REGRESSION = ("sinusoid", "harmonics", "step_functions", "mixed_curves", "gaussian_process", "linear_regression")
 SYSTEMS = ("pendulum", "cart_pole", "two_link_arm")
