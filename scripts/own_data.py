@@ -129,31 +129,32 @@ DATA = (
         "alphabets",
         "30 alphabets, by characters not seen in the support",
         write_alphabets,
-        f"{IMAGES} task.size=28 task.channels=1 task.group_pattern='/(character[0-9]+)/'",
+        f"{IMAGES} task.size=28 task.channels=1 \"task.group_pattern='/(character[0-9]+)/'\"",
     ),
 )
 
 
-def commands() -> dict[str, tuple[Data, str]]:
-    """The command of each run without its place, by name: DATA-LEARNER-SHOTS."""
+def commands() -> dict[str, tuple[Data, list[str]]]:
+    """The data and the overrides of each run, by name: DATA-LEARNER-SHOTS."""
     found = {}
     for data in DATA:
         texts = data.name.endswith(".csv")
         for learner in ("protonet", "maml") if texts else ("protonet",):
             for shots in (1, 5) if texts else (5,):
-                command = f"metarun {data.command.format(learner)} task.path={data.name} task.num_shots={shots}"
-                found[f"{data.name.removesuffix('.csv')}-{learner}-{shots}s"] = data, command
+                own = [f"task.path={data.name}", f"task.num_shots={shots}", "execution.threads=1"]
+                words = [*shlex.split(data.command.format(learner)), *own]
+                found[f"{data.name.removesuffix('.csv')}-{learner}-{shots}s"] = data, words
     return found
 
 
-def run(name: str, data: Data, command: str) -> None:
-    """One command to its end in this folder, with its data there."""
+def run(name: str, data: Data, overrides: list[str]) -> None:
+    """One run to its end in this folder, with its data there."""
     from metarun.commands.main import main as metarun
 
     if not Path(data.name).exists():
         data.write(Path(os.environ["METARUN_DATA"]), Path(data.name))
     try:
-        metarun([*shlex.split(command)[1:], f"run_dir={name}", "resume=auto", "execution.threads=1"])
+        metarun([*overrides, f"run_dir={name}", "resume=auto"])
     except SystemExit as end:
         if end.code:
             print(f"{name}: exit code {end.code}")
@@ -211,9 +212,9 @@ def main(argv: list[str] | None = None) -> None:
         return
     args.place.mkdir(parents=True, exist_ok=True)
     os.chdir(args.place)
-    for name, (data, command) in commands().items():
+    for name, (data, overrides) in commands().items():
         if set(args.words) <= set(name.split("-")) and not Path(name, "results.json").is_file():
-            run(name, data, command)
+            run(name, data, overrides)
 
 
 if __name__ == "__main__":

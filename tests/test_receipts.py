@@ -74,7 +74,7 @@ def test_the_page_of_own_data_shows_its_receipt_and_every_row_is_its_own_command
     commands = own_data.commands()
     assert kept.keys() == commands.keys()
     for name, row in kept.items():
-        assert row["command"] == commands[name][1]
+        assert row["command"] == " ".join(["metarun", *commands[name][1]])
 
 
 def test_no_row_of_own_data_is_below_its_baseline_without_saying_so():
