@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun.config.build import build
-from metarun.config.checks import flat
+from metarun.config.checks import flat, missing_packages
 from metarun.config.compose import assigned, override_key, read_config, with_value
 from metarun.config.experiment import Experiment
 from metarun.errors import CheckpointError, ConfigError, Diverged, Interrupted, MetarunError
@@ -124,7 +124,7 @@ def run(job: Job) -> float:
         if job.continues:
             raise ConfigError(error.problems, where=str(job.folder.path / "config.yaml")) from error
         raise
-    if problems := missing("task", experiment.task, ["train"]):
+    if problems := missing("task", experiment.task, ["train"]) + missing_packages(experiment.loggers):
         raise ConfigError(problems)
     experiment.suite.require("val", "test")
     try:
@@ -187,7 +187,11 @@ def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
     stop = StopRequest()
     with stop.listening():
         folder.mark("running", step=resume_step, steps=experiment.steps)
-        report = Reporter(folder, experiment, text, resume_step)
+        try:
+            report = Reporter(folder, experiment, text, resume_step)
+        except ConfigError as error:  # of a logger
+            folder.mark("failed", step=resume_step, steps=experiment.steps, error=str(error))
+            raise
         continued = f"  (continued at step {resume_step})" if resume_step else ""
         report.say(f"run folder: {folder.path}{continued}")
         for note in experiment.notes:

@@ -12,7 +12,17 @@ COMMANDS = {
     "doctor": "what works on this machine, what is slow or missing, and the fix",
 }
 SWEEP_KEYS = ("sweep_dir", "jobs")  # set beside -m
-ORDER = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution", "evaluation", "experiment")
+ORDER = (
+    "task",
+    "base_learner",
+    "meta_learner",
+    "optimizer",
+    "scheduler",
+    "execution",
+    "evaluation",
+    "logger",
+    "experiment",
+)
 NESTED = ("task/augmentation", "task/features")  # choices within a choice
 
 

@@ -7,15 +7,20 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+from torch import Tensor
+
+from metarun.config.calls import attempt
 from metarun.config.experiment import Experiment
+from metarun.config.targets import raised
 from metarun.core import Batch
+from metarun.errors import ConfigError
 from metarun.evaluation.episodes import manifest
 from metarun.evaluation.estimates import Estimate
 from metarun.execution.choice import Choice
 from metarun.files import write_json
 from metarun.output.figures import adaptation_curve, episode_grid
 from metarun.output.folder import RunFolder, tensorboard_command
-from metarun.output.metrics import Board, MetricsFile
+from metarun.output.metrics import MetricsFile, written
 from metarun.output.profiling import StepProfiler
 from metarun.output.sink import Sink
 from metarun.output.summary import summary
@@ -50,31 +55,55 @@ class Reporter:
     def __init__(self, folder: RunFolder, experiment: Experiment, config_text: str, resume_step: int) -> None:
         self.folder, self.experiment = folder, experiment
         self.score = experiment.task.spec.objective.score_name
+        loggers = self._loggers(resume_step)
         self.sinks: list[Sink] = [
-            MetricsFile(folder.path / "metrics.jsonl", resume_step),
-            Board(folder.path, resume_step, self.score),
             Ticker(experiment.steps, resume_step, f"val/{self.score}", folder.path / "log.txt"),
+            MetricsFile(folder.path / "metrics.jsonl", resume_step),
+            *loggers,
         ]
         self.profiler = StepProfiler(folder.path / "profile") if experiment.profile else None
         self.step_ends: deque[float] = deque(maxlen=1000)  # when the latest steps ended, in seconds
         self.latest: dict[str, float] = {}
-        if not resume_step:
-            self.tell(lambda sink: sink.begun(config_text, experiment.headline))
-            self._show_an_episode()
+        self._begin(config_text, self.sinks if not resume_step else [sink for sink in self.sinks if sink.anew])
 
-    def _show_an_episode(self) -> None:
+    def _loggers(self, resume_step: int) -> list[Sink]:
+        """The loggers of the configuration. Raises ConfigError where one cannot begin."""
+        problems: list[str] = []
+        given = {"folder": self.folder.path, "resume_step": resume_step, "score": self.score}
+        made = [attempt(problems, key, call, **given) for key, call in self.experiment.loggers.items()]
+        if problems:
+            raise ConfigError(problems)
+        return made
+
+    def _begin(self, config_text: str, sinks: list[Sink]) -> None:
+        """Tell ``sinks`` of the run from its beginning to where it stands."""
+        grid = self._an_episode() if sinks else None
+        for sink in sinks:
+            sink.begun(config_text, self.experiment.headline)
+            if grid is not None:
+                sink.image("episode", grid, 0)
+            if sink.anew:
+                for step, values in written(self.folder.path / "metrics.jsonl"):
+                    sink.write(step, values)
+
+    def _an_episode(self) -> Tensor | None:
+        """A picture of the first training episode, where it is one of images."""
         task = self.experiment.task
         episode, ways = slice_tasks(task.sample("train", [0]), 0), task.spec.train_num_ways
         if not ways or not isinstance(episode.support, Batch) or len(task.spec.input_shape) != 3:
-            return
-        if all(len(batch.y) % ways == 0 for batch in episode[:2]):
-            grid = episode_grid(episode, ways)
-            self.tell(lambda sink: sink.image("episode", grid, 0))
+            return None
+        return episode_grid(episode, ways) if all(len(batch.y) % ways == 0 for batch in episode[:2]) else None
 
     def tell(self, event: Callable[[Sink], None]) -> None:
         """Let every sink know of an event."""
-        for sink in self.sinks:
-            event(sink)
+        for sink in list(self.sinks):
+            try:
+                event(sink)
+            except Exception as error:
+                if not sink.package:
+                    raise
+                self.sinks.remove(sink)  # a service that fails ends no run
+                self.say(f"{sink.package} is told no more: {raised(error)}. metrics.jsonl has every number.")
 
     def say(self, line: str) -> None:
         """Tell a line to whoever looks on."""
@@ -149,5 +178,5 @@ class Reporter:
         """End the logs of a run that is now in ``state`` (see ``RunFolder.mark``)."""
         if self.profiler:
             self.say(self.profiler.abandon())
-        for sink in reversed(self.sinks):
-            sink.ended(state)
+        self.sinks.reverse()
+        self.tell(lambda sink: sink.ended(state))
