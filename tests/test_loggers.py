@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import sqlite3
 import struct
@@ -14,7 +15,7 @@ import yaml
 from metarun.output.loggers.kept import kept_id
 from metarun.output.sink import Sink
 from tests.composing import compose, experiment, options, train
-from tests.running import OUTSIDE, TINY, checkpoint, identical, killed, metarun, metrics, process, read, state
+from tests.running import OUTSIDE, ROOT, TINY, checkpoint, identical, killed, metarun, metrics, process, read, state
 
 OLD = Path(__file__).parent / "outside" / "runs" / "sinusoid"
 Points = dict[tuple[str, int], float]
@@ -277,3 +278,16 @@ def test_a_run_of_before_there_were_loggers_goes_on_with_tensorboard(tmp_path):
     assert metarun(f"resume={run}", "steps=8").code == 0
     assert list(run.glob("events.*"))
     assert list(yaml.safe_load((run / "config.yaml").read_text())["logger"]) == ["tensorboard"]
+
+
+def test_the_page_s_own_logger_is_told_of_a_run(tmp_path):
+    blocks = re.findall(r"```(yaml|python)\n(.*?)```", (ROOT / "docs" / "loggers.md").read_text(), re.DOTALL)
+    (tmp_path / "logger").mkdir()
+    for kind, text in blocks:
+        path = tmp_path / "logger" / "printed.yaml" if kind == "yaml" else tmp_path / "printed.py"
+        path.write_text(text)
+    choice = ["logger=[tensorboard,printed]", f"run_dir={tmp_path / 'run'}"]
+    outcome = metarun(f"--config-dir={tmp_path}", *TINY, *choice)
+    assert outcome.code == 0, outcome.text
+    lines = [line for line in outcome.out.splitlines() if line.startswith("> ")]
+    assert len(lines) == len(metrics(tmp_path / "run"))
