@@ -187,11 +187,7 @@ def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
     stop = StopRequest()
     with stop.listening():
         folder.mark("running", step=resume_step, steps=experiment.steps)
-        try:
-            report = Reporter(folder, experiment, text, resume_step)
-        except ConfigError as error:  # of a logger
-            folder.mark("failed", step=resume_step, steps=experiment.steps, error=str(error))
-            raise
+        report = Reporter(folder, experiment, text, resume_step)
         continued = f"  (continued at step {resume_step})" if resume_step else ""
         report.say(f"run folder: {folder.path}{continued}")
         for note in experiment.notes:

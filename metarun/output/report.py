@@ -4,9 +4,11 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from metarun.config.calls import attempt
@@ -16,14 +18,20 @@ from metarun.core import Batch
 from metarun.errors import ConfigError
 from metarun.evaluation.episodes import manifest
 from metarun.evaluation.estimates import Estimate
+from metarun.evaluation.eval_mode import modules_of
+from metarun.evaluation.scoring import Subject
+from metarun.evaluation.signs import Signs, signs_of
 from metarun.execution.choice import Choice
+from metarun.execution.failures import memory_errors
 from metarun.files import write_json
+from metarun.models.dropout import dropping
+from metarun.output.alarms import Alarms, Facts
 from metarun.output.figures import adaptation_curve, episode_grid
 from metarun.output.folder import RunFolder, tensorboard_command
 from metarun.output.metrics import MetricsFile, written
 from metarun.output.profiling import StepProfiler
 from metarun.output.sink import Sink
-from metarun.output.summary import summary
+from metarun.output.summary import differences, summary
 from metarun.output.terminal import Ticker
 from metarun.process import peak_memory_mb
 from metarun.trees import slice_tasks
@@ -61,6 +69,9 @@ class Reporter:
             MetricsFile(folder.path / "metrics.jsonl", resume_step),
             *loggers,
         ]
+        self.signs: Signs | None = None  # of the validation that is not told yet
+        self.alarms = Alarms(folder.path / "alarms.jsonl", resume_step, self._facts(), self.say)
+        self.sinks.append(self.alarms)
         self.profiler = StepProfiler(folder.path / "profile") if experiment.profile else None
         self.step_ends: deque[float] = deque(maxlen=1000)  # when the latest steps ended, in seconds
         self.latest: dict[str, float] = {}
@@ -72,7 +83,9 @@ class Reporter:
         given = {"folder": self.folder.path, "resume_step": resume_step, "score": self.score}
         made = [attempt(problems, key, call, **given) for key, call in self.experiment.loggers.items()]
         if problems:
-            raise ConfigError(problems)
+            error = ConfigError(problems)
+            self.folder.mark("failed", step=resume_step, steps=self.experiment.steps, error=str(error))
+            raise error
         return made
 
     def _begin(self, config_text: str, sinks: list[Sink]) -> None:
@@ -138,6 +151,31 @@ class Reporter:
         self.latest = {name: values[name], "best_" + name: best["value"]}
         values |= {f"{name}_ci95": scores[self.score].ci95}
         self.tell(lambda sink: sink.validation(step, values))
+        if self.signs:
+            self.alarms.examined(step, self.signs)
+
+    def examine(self, subject: Subject, step: int) -> None:
+        """Look, on a few tasks, for what alarms are about; they are told with the validation."""
+        experiment = self.experiment
+        loss, batch = experiment.learner.at(step).meta_loss, experiment.meta_batch_size
+        self.signs = None
+        as_in_training = dropping(modules_of(experiment.learner), experiment.seed, step)
+        with suppress(torch.OutOfMemoryError), memory_errors(), as_in_training:  # no memory to spare: no signs
+            self.signs = signs_of(subject.on(experiment.suite.first), loss, experiment.task, batch)
+
+    def _facts(self) -> Facts:
+        experiment = self.experiment
+        spec, scored = experiment.task.spec, experiment.suite.elsewhere.values()
+        ways = {s.task.spec.num_ways for s in scored or [experiment.suite.own]}
+        alike = not scored and not list(differences(*2 * [experiment.suite.own.node]))
+        return Facts(
+            score=self.score,
+            higher_is_better=spec.objective.higher_is_better,
+            num_ways=ways.pop() if len(ways) == 1 and self.score == "accuracy" else None,
+            steps=experiment.steps,
+            episodes_a_line=experiment.log_every * experiment.meta_batch_size,
+            alike=alike and not experiment.learner.needs_train_classes,
+        )
 
     def testing(self, step: int) -> None:
         """The final test begins, on the checkpoint of ``step``."""
