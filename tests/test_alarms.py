@@ -46,8 +46,7 @@ def losses(*values: float) -> torch.Tensor:
     ("settings", "alarm"),
     [
         (["meta_learner.inner_lr=1e-9"], "adaptation_changes_nothing"),
-        (["meta_learner.inner_lr=0.0"], "adaptation_changes_nothing"),
-        (["meta_learner=reptile", "meta_learner.inner_lr=0.5", "optimizer.lr=1e-9"], "inner_loss_rises"),
+        (["meta_learner.inner_lr=0.1", "optimizer=sgd", "optimizer.lr=1e-9"], "inner_loss_rises"),
         (["task=prototypes", "task.strength=0.0"], "at_chance"),  # images that have nothing to do with their classes
         (["optimizer=sgd", "optimizer.lr=1000.0", "clip_norm=1.0"], "meta_gradient"),  # every unit dies
     ],
@@ -68,13 +67,11 @@ def test_a_run_that_goes_wrong_tells_its_alarm_once(settings, alarm, tmp_path, c
         ["task=prototypes", "meta_learner=protonet"],
         ["task=sinusoid", "meta_learner=cnp"],
         ["task=sinusoid", "meta_learner=r2d2"],
-        ["task=quadratics", "meta_learner=learned_optimizer"],
     ],
     ids=" ".join,
 )
 def test_a_run_that_goes_well_tells_none(settings, tmp_path):
-    own = [text for text in SMALL if not (text.startswith("base_learner") and "task=quadratics" in settings)]
-    train(tmp_path / "run", *own, *settings)
+    train(tmp_path / "run", *SMALL, *settings)
     assert alarms(tmp_path / "run") == []
     assert not (tmp_path / "run" / "alarms.jsonl").exists()
 
