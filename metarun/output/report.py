@@ -5,40 +5,24 @@ import time
 from collections import deque
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
 
 from metarun.config.experiment import Experiment
 from metarun.core import Batch
-from metarun.evaluation.episodes import manifest
 from metarun.evaluation.estimates import Estimate
+from metarun.evaluation.scoring import Subject
+from metarun.evaluation.whole import Evaluation
 from metarun.execution.choice import Choice
-from metarun.files import write_json
+from metarun.output.cost import cost_of_run
 from metarun.output.figures import adaptation_curve, episode_grid
 from metarun.output.folder import RunFolder, tensorboard_command
 from metarun.output.metrics import Board, MetricsFile
 from metarun.output.profiling import StepProfiler
+from metarun.output.results import results, write_results
 from metarun.output.sink import Sink
 from metarun.output.summary import summary
 from metarun.output.terminal import Ticker
 from metarun.process import peak_memory_mb
 from metarun.trees import slice_tasks
-
-
-def results(
-    experiment: Experiment, scores: dict[str, Estimate], complexity: dict[str, Estimate], source: dict[str, Any]
-) -> dict[str, Any]:
-    """Every metric of a split as {mean, ci95, n}, beside the protocol; ``source`` says which, and of which checkpoint."""
-    split, num_tasks, suite = source["split"], experiment.num_test_tasks, experiment.suite
-    protocol = {**experiment.protocol, **source, "num_tasks": num_tasks}
-    if suite.elsewhere:
-        protocol["tasks"] = {
-            name: {"task": s.node, "data": s.task.fingerprint(), "manifest": manifest(s.task, split, num_tasks)}
-            for name, s in suite.elsewhere.items()
-        }
-    else:
-        protocol["manifest"] = manifest(suite.own.task, split, num_tasks)
-    told = {f"{split}/{name}": score._asdict() for name, score in scores.items()}
-    return {**told, "protocol": protocol, "complexity": {name: value.mean for name, value in complexity.items()}}
 
 
 class Reporter:
@@ -115,12 +99,15 @@ class Reporter:
         episodes = self.experiment.num_test_tasks
         self.say(f"final test: {episodes} episodes with the best checkpoint, of step {step}")
 
-    def test(self, step: int, scores: dict[str, Estimate], complexity: dict[str, Estimate]) -> None:
-        """Write results.json, every test metric beside the protocol that produced it, and tell the test."""
+    def test(self, step: int, evaluation: Evaluation, subject: Subject) -> None:
+        """Write results.json, every test metric beside the protocol that produced it, and the episodes; tell the test.
+
+        ``subject`` is what was tested.
+        """
         source = {"checkpoint": "best on validation tasks", "checkpoint_step": step, "split": "test"}
-        experiment, content = self.experiment, results(self.experiment, scores, complexity, source)
-        content["complexity"] |= self._cost()
-        write_json(self.folder.path / "results.json", content)
+        experiment, scores = self.experiment, evaluation.scores
+        content = results(experiment, evaluation, cost_of_run(experiment, subject) | self._cost(), source)
+        write_results(self.folder.path / "results.json", content, evaluation)
         self.latest = {f"test/{self.score}": scores[self.score].mean}
         values = {f"test/{name}": estimate.mean for name, estimate in scores.items()}
         self.tell(lambda sink: sink.test(experiment.steps, values))
@@ -139,9 +126,9 @@ class Reporter:
         cost = {"step_ms": statistics.median(steps)} if steps else {}
         return cost if memory is None else cost | {"peak_memory_mb": memory}
 
-    def finished(self, scores: dict[str, Estimate]) -> None:
+    def finished(self, evaluation: Evaluation) -> None:
         """Say what was reached, where it lies and how to look at it."""
-        print(summary(self.experiment, scores))
+        print(summary(self.experiment, evaluation.scores, evaluation.over))
         print(f"results:     {self.folder.path / 'results.json'}")
         print(f"tensorboard: {tensorboard_command(self.folder.path)}")
 

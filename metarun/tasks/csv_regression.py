@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from metarun.core import Batch, Draw, Episode, Metrics, Params, TaskDistribution, TaskSpec
+from metarun.core import Batch, Draw, Episode, Metrics, Origin, Params, TaskDistribution, TaskSpec
 from metarun.counter import uniform, without_replacement
 from metarun.errors import DataError, DataProblems, listed
 from metarun.objectives import SQUARED_ERROR
@@ -173,6 +173,9 @@ class CSVRegression(TaskDistribution):
             places.shape
         )
         return {"task": task, "support": chosen[:, :shots], "query": chosen[:, shots:]}
+
+    def drawn_from(self, split: str, draw: Draw) -> Origin:
+        return Origin("tasks", [[self.split[split][task]] for task in draw["task"]])
 
     def episodes(self, draw: Draw) -> Episode:
         def batch(rows: np.ndarray) -> Batch:

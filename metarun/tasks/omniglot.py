@@ -109,6 +109,9 @@ class Omniglot(PreparedTask):
         numbers = draw["classes"] if self.turns == 1 else self.turns * draw["classes"] + draw["rotations"]
         return Episode(support, query, torch.from_numpy(numbers).to(self.device))
 
+    def class_names(self, split: str) -> Sequence[str]:
+        return self.pools[split].names
+
     def fingerprint(self) -> str:
         trainval = "+trainval" if self.trainval else ""
         return f"omniglot-{SIDE}: sha256 {self.prepared[0].sha256}, split {self.split}{trainval}, rotations {self.rotations}"
