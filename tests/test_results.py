@@ -74,7 +74,7 @@ def test_the_published_form_refuses_other_results(key, value, runs):
         SCHEMA.validate({**read(runs["sinusoid"] / "results.json"), key: value})
 
 
-def test_numbers_that_are_not_finite_are_null_so_that_any_reader_of_json_can_read_them():
+def test_numbers_that_are_not_finite_are_null_which_any_reader_of_json_can_read():
     assert told(Estimate(0.5, float("inf"), 1), Over("classes", float("nan"), 1)) == {
         **{"mean": 0.5, "ci95": None, "n": 1},
         **{"ci95_over_classes": None, "num_classes": 1},
@@ -134,7 +134,7 @@ def test_equal_hashes_are_of_equal_episodes(runs):
     assert manifest(task, "test", 12) == read(runs["sinusoid"] / "results.json")["protocol"]["manifest"]
 
 
-def test_the_summary_says_how_sure_a_score_is_over_the_few_classes_that_it_is_of(runs):
+def test_the_summary_says_how_sure_a_score_is_over_the_classes_that_it_is_of(runs):
     results = read(runs["classes"] / "results.json")["test/accuracy"]
     words = f"; +- {results['ci95_over_classes']:.4f} over the 4 classes"
     assert words in (runs["classes"] / "log.txt").read_text()
