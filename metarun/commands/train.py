@@ -15,8 +15,8 @@ from metarun.config.checks import flat, missing_packages
 from metarun.config.compose import assigned, override_key, read_config, with_value
 from metarun.config.experiment import Experiment
 from metarun.errors import CheckpointError, ConfigError, Diverged, Interrupted, MetarunError
-from metarun.evaluation.estimates import Estimate
 from metarun.evaluation.suite import missing
+from metarun.evaluation.whole import Evaluation
 from metarun.files import read_json, write_atomically
 from metarun.output.checkpoint import load, restoring
 from metarun.output.folder import RunFolder, new_name, place
@@ -163,7 +163,7 @@ def _nothing_to_do(folder: RunFolder, experiment: Experiment) -> float:
     name = f"test/{experiment.task.spec.objective.score_name}"
     try:
         score = read_json(folder.path / "results.json")[name]
-        mean, ci95 = float(score["mean"]), float(score["ci95"])
+        mean, ci95 = (float("nan") if score[key] is None else float(score[key]) for key in ("mean", "ci95"))
     except (ValueError, KeyError, TypeError) as error:
         raise MetarunError(
             f"the run {folder.path} is complete, but its results.json is gone or damaged. Score it again with: metarun "
@@ -192,12 +192,12 @@ def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
         report.say(f"run folder: {folder.path}{continued}")
         for note in experiment.notes:
             report.say(note)
-        scores = _guarded(experiment, report, resume_step, stop)
-    report.finished(scores)
-    return scores[experiment.task.spec.objective.score_name].mean
+        evaluation = _guarded(experiment, report, resume_step, stop)
+    report.finished(evaluation)
+    return evaluation.scores[experiment.task.spec.objective.score_name].mean
 
 
-def _guarded(experiment: Experiment, report: Reporter, resume_step: int, stop: StopRequest) -> dict[str, Estimate]:
+def _guarded(experiment: Experiment, report: Reporter, resume_step: int, stop: StopRequest) -> Evaluation:
     """Run, and whatever happens close the logs and write down how it ended."""
     state, error_text, runner = "failed", "", None
 
@@ -218,10 +218,10 @@ def _guarded(experiment: Experiment, report: Reporter, resume_step: int, stop: S
         if resume_step:
             with restoring(report.folder.checkpoints / "last.pt"):
                 runner.restore("last")
-        scores = runner.run()
-        report.tell(lambda sink: sink.note(summary(experiment, scores)))
+        evaluation = runner.run()
+        report.tell(lambda sink: sink.note(summary(experiment, evaluation.scores, evaluation.over)))
         state = "completed"
-        return scores
+        return evaluation
     except MetarunError as error:
         state, error_text = STATE_OF.get(type(error), "failed"), str(error)
         raise

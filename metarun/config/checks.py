@@ -37,6 +37,10 @@ def problems_at_the_root(plain: dict[str, Any]) -> list[str]:
         problems.append("tf32=true has no effect without a CUDA device; set it to false.")
     if plain["evaluation"]["fit_images"] and not plain["evaluation"]["task"]:
         problems.append("evaluation.fit_images=true has no effect without evaluation.task; set it to false.")
+    if plain["evaluation"]["train_fractions"] is not None:
+        problems.append(
+            "evaluation.train_fractions has no effect on a single run: add -m, or set task.train_fraction to one share."
+        )
     return problems + place_problems(plain)
 
 

@@ -28,7 +28,7 @@ REFUSALS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, 
 # settings of an evaluation task that only its training episodes, which nobody draws, would follow
 OF_TRAINING = re.compile(
     r"\+*(?:task/augmentation@)?"
-    r"(?P<key>evaluation\.task\.[^.=]+\.(?:train_num_(?:ways|shots|queries)|augmentation(?:\.\w+)?))=(?P<value>.*)"
+    r"(?P<key>evaluation\.task\.[^.=]+\.(?:train_(?:num_(?:ways|shots|queries)|fraction)|augmentation(?:\.\w+)?))=(?P<value>.*)"
 )
 ALWAYS = (
     "seed",

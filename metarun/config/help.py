@@ -59,7 +59,8 @@ Values, changed by key (KEY=VALUE): seed steps meta_batch_size device dtype tf32
   metarun --cfg job [overrides]    shows every value of a run without starting it
 
 Sweeps:    metarun -m KEY=A,B ...   jobs=N runs N at a time; sweep_dir=DIR is where they lie: the same command with
-           the same DIR keeps what is completed and continues the rest
+           the same DIR keeps what is completed and continues the rest; evaluation=data_efficiency is one
+           over shares of the training classes, and draws the curve
 Continue:  metarun resume=runs/DATE/RUN        Stop: Ctrl-C, SIGTERM or SIGHUP writes a checkpoint first
 Your own:  --config-dir DIR adds a folder of YAML groups (and Python modules beside them); --allow PACKAGE lets
            a config name classes of an installed package

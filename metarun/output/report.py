@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,42 +15,26 @@ from metarun.config.experiment import Experiment
 from metarun.config.targets import raised
 from metarun.core import Batch
 from metarun.errors import ConfigError
-from metarun.evaluation.episodes import manifest
 from metarun.evaluation.estimates import Estimate
 from metarun.evaluation.eval_mode import modules_of
 from metarun.evaluation.scoring import Subject
 from metarun.evaluation.signs import Signs, signs_of
+from metarun.evaluation.whole import Evaluation
 from metarun.execution.choice import Choice
 from metarun.execution.failures import memory_errors
-from metarun.files import write_json
 from metarun.models.dropout import dropping
 from metarun.output.alarms import Alarms, Facts
+from metarun.output.cost import cost_of_run
 from metarun.output.figures import adaptation_curve, episode_grid
 from metarun.output.folder import RunFolder, tensorboard_command
 from metarun.output.metrics import MetricsFile, written
 from metarun.output.profiling import StepProfiler
+from metarun.output.results import results, write_results
 from metarun.output.sink import Sink
 from metarun.output.summary import differences, summary
 from metarun.output.terminal import Ticker
 from metarun.process import peak_memory_mb
 from metarun.trees import slice_tasks
-
-
-def results(
-    experiment: Experiment, scores: dict[str, Estimate], complexity: dict[str, Estimate], source: dict[str, Any]
-) -> dict[str, Any]:
-    """Every metric of a split as {mean, ci95, n}, beside the protocol; ``source`` says which, and of which checkpoint."""
-    split, num_tasks, suite = source["split"], experiment.num_test_tasks, experiment.suite
-    protocol = {**experiment.protocol, **source, "num_tasks": num_tasks}
-    if suite.elsewhere:
-        protocol["tasks"] = {
-            name: {"task": s.node, "data": s.task.fingerprint(), "manifest": manifest(s.task, split, num_tasks)}
-            for name, s in suite.elsewhere.items()
-        }
-    else:
-        protocol["manifest"] = manifest(suite.own.task, split, num_tasks)
-    told = {f"{split}/{name}": score._asdict() for name, score in scores.items()}
-    return {**told, "protocol": protocol, "complexity": {name: value.mean for name, value in complexity.items()}}
 
 
 class Reporter:
@@ -182,12 +165,15 @@ class Reporter:
         episodes = self.experiment.num_test_tasks
         self.say(f"final test: {episodes} episodes with the best checkpoint, of step {step}")
 
-    def test(self, step: int, scores: dict[str, Estimate], complexity: dict[str, Estimate]) -> None:
-        """Write results.json, every test metric beside the protocol that produced it, and tell the test."""
+    def test(self, step: int, evaluation: Evaluation, subject: Subject) -> None:
+        """Write results.json, every test metric beside the protocol that produced it, and the episodes; tell the test.
+
+        ``subject`` is what was tested.
+        """
         source = {"checkpoint": "best on validation tasks", "checkpoint_step": step, "split": "test"}
-        experiment, content = self.experiment, results(self.experiment, scores, complexity, source)
-        content["complexity"] |= self._cost()
-        write_json(self.folder.path / "results.json", content)
+        experiment, scores = self.experiment, evaluation.scores
+        content = results(experiment, evaluation, cost_of_run(experiment, subject) | self._cost(), source)
+        write_results(self.folder.path / "results.json", content, evaluation)
         self.latest = {f"test/{self.score}": scores[self.score].mean}
         values = {f"test/{name}": estimate.mean for name, estimate in scores.items()}
         self.tell(lambda sink: sink.test(experiment.steps, values))
@@ -206,9 +192,9 @@ class Reporter:
         cost = {"step_ms": statistics.median(steps)} if steps else {}
         return cost if memory is None else cost | {"peak_memory_mb": memory}
 
-    def finished(self, scores: dict[str, Estimate]) -> None:
+    def finished(self, evaluation: Evaluation) -> None:
         """Say what was reached, where it lies and how to look at it."""
-        print(summary(self.experiment, scores))
+        print(summary(self.experiment, evaluation.scores, evaluation.over))
         print(f"results:     {self.folder.path / 'results.json'}")
         print(f"tensorboard: {tensorboard_command(self.folder.path)}")
 
