@@ -36,6 +36,7 @@ FORBIDDEN = [
 ]
 WITHOUT_TORCH = [f"config.{name}" for name in ("compose", "targets", "schema", "help", "trust")]
 WITHOUT_TORCH += ["files", "errors", "annotations", "paths", "process", "commands.main", "commands.app"]
+WITHOUT_TORCH += ["config.choices", "output.ledger", "output.tables", "commands.app_runs", "commands.runs"]
 
 
 @cache

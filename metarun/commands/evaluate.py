@@ -28,7 +28,7 @@ from metarun.output.checkpoint import load
 from metarun.output.folder import RunFolder, place, short_hash, slug
 from metarun.output.report import results
 from metarun.output.summary import condensed, conditions, verdict
-from metarun.output.terminal import table_console
+from metarun.output.tables import table_console
 from metarun.trees import leaf_names, tree_leaves, zip_map
 
 CHANGEABLE = ("task", "base_learner", "meta_learner", "evaluation", "execution", "device", "data_root", "seed", "dtype")

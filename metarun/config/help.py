@@ -6,6 +6,7 @@ from pathlib import Path
 from metarun.paths import config_dir
 
 COMMANDS = {
+    "runs": "list the runs in a folder: state, age, learner, task, score; filters by KEY=VALUE",
     "evaluate": "score a finished run again, with other steps, shots, ways or data",
     "control": "let a finished run's model control unknown systems: return after K transitions seen",
     "data": "list the data there is; prepare NAME, verify NAME, show NAME (a picture of episodes)",
@@ -31,7 +32,8 @@ def help_text() -> str:
     shown = (*ORDER, *NESTED)
     rows = {group: textwrap.wrap("  ".join(options(group)), 100 - width, break_on_hyphens=False) for group in shown}
     groups = "\n".join(f"  {group:<{width}}{indent.join(lines)}" for group, lines in rows.items())
-    commands = "\n".join(f"  metarun {name:<10}{text}" for name, text in COMMANDS.items())
+    longest = max(map(len, COMMANDS)) + 2
+    commands = "\n".join(f"  metarun {name:<{longest}}{text}" for name, text in COMMANDS.items())
     return f"""metarun: meta-learning experiments from the command line
 
 usage: metarun [KEY=VALUE | GROUP=NAME ...] [-m] [--config-dir DIR] [--allow PACKAGE]
