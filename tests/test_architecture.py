@@ -36,7 +36,15 @@ FORBIDDEN = [
 ]
 WITHOUT_TORCH = [f"config.{name}" for name in ("compose", "targets", "schema", "help", "trust")]
 WITHOUT_TORCH += ["files", "errors", "annotations", "paths", "process", "commands.main", "commands.app"]
-WITHOUT_TORCH += ["config.choices", "output.ledger", "output.tables", "commands.app_runs", "commands.runs"]
+WITHOUT_TORCH += [
+    "config.choices",
+    "output.ledger",
+    "output.tables",
+    "commands.app_runs",
+    "commands.runs",
+    "commands.show",
+]
+WITHOUT_TORCH += ["commands.diff"]
 
 
 @cache

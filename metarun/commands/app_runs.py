@@ -1,5 +1,6 @@
 """The sub-commands that look at run folders, by typer. None of them but ``rerun`` imports torch."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,4 +22,22 @@ def runs(
     list_runs(words or [], sort, chosen)
 
 
-COMMANDS = (runs,)
+def show(run: Annotated[Path, typer.Argument(help="the run's folder")], chosen: Format = "table") -> None:
+    """Say what a run is: protocol, scores, adaptation curve, cost, and what differs from the defaults."""
+    from metarun.commands.show import show_run
+
+    show_run(run, chosen)
+
+
+def diff(
+    one: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder")],
+    other: Annotated[Path, typer.Argument(metavar="RUN", help="another one's")],
+    chosen: Format = "table",
+) -> None:
+    """Say in what two runs differ: settings, data, versions, commit, machine and scores."""
+    from metarun.commands.diff import show_difference
+
+    show_difference(one, other, chosen)
+
+
+COMMANDS = (runs, show, diff)

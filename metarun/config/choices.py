@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from metarun.config.help import options
+from metarun.config.help import ORDER, options
 from metarun.paths import config_dir
 
 TARGET = re.compile(r"^_target_:\s*(\S+)", re.MULTILINE)
@@ -21,6 +21,12 @@ def option_of(group: str, node: Any) -> str:
     if len(known) > 1:  # one class serves several options, as the mechanical systems
         return min(known, key=lambda option: _differences(_node(group, option), node))
     return known[0] if known else target.rpartition(".")[2].lower()
+
+
+def options_of(config: Mapping[str, Any]) -> list[str]:
+    """The overrides GROUP=NAME that choose the options of a kept configuration, where metarun has them."""
+    found = {group: option_of(group, config.get(group)) for group in ORDER}
+    return [f"{group}={name}" for group, name in found.items() if name and name in options(group)]
 
 
 @cache

@@ -73,14 +73,18 @@ def flat(node: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
+def text_lines(path: Path) -> list[str]:
+    """The lines of a text file, whatever its letters; none where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
 def json_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a file with one a line; lines that hold none are left out, and an absent file has none."""
     rows = []
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    for line in lines:
+    for line in text_lines(path):
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):

@@ -15,8 +15,8 @@ from typing import Any
 
 from metarun.config.choices import option_of
 from metarun.errors import shortened, wrong_command
-from metarun.output.folder import STATES, place
-from metarun.output.kept import configuration, in_use, json_lines, json_object, moment, number
+from metarun.output.folder import STATES, place, short_hash
+from metarun.output.kept import configuration, in_use, json_lines, json_object, moment, number, text_lines
 from metarun.output.tables import Score
 
 RUN_FILES = {"run.json", "overrides.yaml", "results.json", "checkpoints", "output.txt"}  # beside config.yaml
@@ -54,8 +54,7 @@ class Run:
     @cached_property
     def scores(self) -> dict[str, Score]:
         """Every score of the final test by its name, such as test/accuracy."""
-        found = {name: score_of(value) for name, value in self.results.items()}
-        return {name: score for name, score in found.items() if score}
+        return scores_in(self.results)
 
     @cached_property
     def score_name(self) -> str:
@@ -102,6 +101,24 @@ class Run:
     def updated(self) -> float | None:
         """When it last told of itself, in seconds since 1970."""
         return moment(self.status.get("updated"))
+
+    @cached_property
+    def code(self) -> dict[str, Any]:
+        """The version of metarun and, of a checkout, its commit and what was changed in it."""
+        git = self.facts.get("git")
+        found = {"metarun": self.facts.get("metarun"), **(git if isinstance(git, dict) else {})}
+        if found.get("dirty"):
+            found["git.diff"] = short_hash(text_lines(self.path / "git.diff"))
+        return found
+
+    @cached_property
+    def machine(self) -> dict[str, Any]:
+        """Host, system, Python, torch, cores and GPU; the execution, and torch's threads in it."""
+        hardware, execution = self.facts.get("hardware"), json_object(self.path / "execution.json", [])
+        chosen = {
+            name: execution[key] for name, key in (("execution", "chosen"), ("threads", "threads")) if key in execution
+        }
+        return {**(hardware if isinstance(hardware, dict) else {}), **chosen}
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; without those that a killed run cut short."""
@@ -167,6 +184,12 @@ def _goes_on(path: Path, status: dict[str, Any], facts: dict[str, Any]) -> bool:
     if held is not None and (held or host in (None, platform.node())):
         return held
     return time.time() - (moment(status.get("updated")) or 0) < SILENT_SECONDS
+
+
+def scores_in(content: dict[str, Any]) -> dict[str, Score]:
+    """The scores of a results.json, or of an evaluation, by their names."""
+    found = {name: score_of(value) for name, value in content.items()}
+    return {name: score for name, score in found.items() if score}
 
 
 def score_of(value: Any) -> Score | None:
