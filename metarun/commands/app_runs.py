@@ -40,4 +40,20 @@ def diff(
     show_difference(one, other, chosen)
 
 
-COMMANDS = (runs, show, diff)
+def tensorboard(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[DIR] [OPTIONS]", help="a run, or the folder of runs; TensorBoard's own options"),
+    ] = None,
+) -> None:
+    """Start TensorBoard on a folder, with the scores and settings of all runs on its HParams page."""
+    from metarun.commands.tensorboard import start
+
+    start(words or [])
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to ``app``."""
+    for command in (runs, show, diff):
+        app.command()(command)
+    app.command(context_settings={"ignore_unknown_options": True})(tensorboard)
