@@ -52,8 +52,25 @@ def tensorboard(
     start(words or [])
 
 
+def rerun(
+    run: Annotated[Path, typer.Argument(help="the run's folder")],
+    run_dir: Annotated[str | None, typer.Option("--run-dir", help="the new run's folder; default RUN-rerun")] = None,
+    config_dir: Annotated[list[str], typer.Option(help="as the run was given it")] = [],  # noqa: B006
+    allow: Annotated[list[str], typer.Option(help="as the run was given it")] = [],  # noqa: B006
+) -> None:
+    """Run the same configuration again, and say whether the numbers are the same, bit by bit, or else what differs."""
+    from metarun.config.trust import trust
+    from metarun.process import prepare
+
+    prepare()
+    trust(config_dir, allow)
+    from metarun.commands.rerun import rerun
+
+    raise typer.Exit(rerun(run, run_dir))
+
+
 def register(app: typer.Typer) -> None:
     """Add these commands to ``app``."""
-    for command in (runs, show, diff):
+    for command in (runs, show, diff, rerun):
         app.command()(command)
     app.command(context_settings={"ignore_unknown_options": True})(tensorboard)
