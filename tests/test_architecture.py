@@ -44,7 +44,7 @@ WITHOUT_TORCH += [
     "commands.runs",
     "commands.show",
 ]
-WITHOUT_TORCH += ["commands.diff"]
+WITHOUT_TORCH += ["commands.diff", "commands.compare", "commands.tensorboard"]
 
 
 @cache

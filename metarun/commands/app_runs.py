@@ -52,6 +52,21 @@ def tensorboard(
     start(words or [])
 
 
+def compare(
+    words: Annotated[
+        list[str], typer.Argument(metavar="RUN|DIR ... [KEY=VALUE ...]", help="runs, folders of runs, and filters")
+    ],
+    by: Annotated[str, typer.Option(metavar="KEY", help="runs that agree in it are one group, of several seeds")] = "",
+    score: Annotated[str, typer.Option(help="accuracy, mse, query_loss ...; default: the task's own")] = "",
+    evaluation: Annotated[str, typer.Option(metavar="NAME", help="of evaluations/NAME.json, not the final test")] = "",
+    chosen: Format = "table",
+) -> None:
+    """Compare runs on the same test episodes: difference with its interval, win rate and p value, for each two."""
+    from metarun.commands.compare import compare_runs
+
+    compare_runs(words, by, score, evaluation, chosen)
+
+
 def rerun(
     run: Annotated[Path, typer.Argument(help="the run's folder")],
     run_dir: Annotated[str | None, typer.Option("--run-dir", help="the new run's folder; default RUN-rerun")] = None,
@@ -71,6 +86,6 @@ def rerun(
 
 def register(app: typer.Typer) -> None:
     """Add these commands to ``app``."""
-    for command in (runs, show, diff, rerun):
+    for command in (runs, show, diff, compare, rerun):
         app.command()(command)
     app.command(context_settings={"ignore_unknown_options": True})(tensorboard)

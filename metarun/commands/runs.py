@@ -45,13 +45,17 @@ def list_runs(words: list[str], sort: str, chosen: str) -> None:
 
 def understood(words: list[str]) -> tuple[Path, list[Filter]]:
     """The folder (runs, where none is named) and the filters among ``words``."""
-    places = [word for word in words if "=" not in word or os.path.isdir(word)]
+    filters, places = filters_in(words)
     if len(places) > 1:
         raise wrong_command(f"one folder at a time: {listed(places)}. A filter is KEY=VALUE.")
-    filters = [
-        Filter(key, _alternatives(value)) for key, _, value in (w.partition("=") for w in words if w not in places)
-    ]
     return Path(places[0] if places else "runs").expanduser(), filters
+
+
+def filters_in(words: list[str]) -> tuple[list[Filter], list[str]]:
+    """The filters among ``words``, and the rest, which are folders."""
+    places = [word for word in words if "=" not in word or os.path.isdir(word)]
+    given = [word.partition("=") for word in words if word not in places]
+    return [Filter(key, _alternatives(value)) for key, _, value in given], places
 
 
 def _alternatives(text: str) -> list[str]:
