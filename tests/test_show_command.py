@@ -111,6 +111,15 @@ def test_results_of_other_kinds_and_of_later_versions_are_passed_over(run):
     assert "protocol" not in parts and parts["cost"] == {"flops": {"mean": 5.0, "ci95": None, "n": 1}}
 
 
+def test_intervals_over_other_classes_stand_apart_from_those_over_episodes(run):
+    told = {"mean": 0.9, "ci95": 0.01, "n": 600, "ci95_over_classes": 0.04, "num_classes": 7}
+    change(run / "results.json", **{"test/accuracy": told}, learning_speed={"accuracy": {"area": 0.6, "steps": 2}})
+    parts = shown(run)
+    assert parts["scores"]["test/accuracy"] == {"mean": 0.9, "ci95": 0.01, "n": 600}
+    assert parts["over other classes"] == {"test/accuracy": {"mean": 0.9, "ci95": 0.04, "n": 7}}
+    assert parts["learning speed"] == {"accuracy.area": 0.6, "accuracy.steps": 2} and "over other tasks" not in parts
+
+
 def test_other_formats_have_a_row_for_each_value(run):
     rows = list(csv.DictReader(io.StringIO(metarun("show", run, "--format=csv").out)))
     assert {"part": "run", "name": "state", "value": "completed", "value_ci95": "", "value_n": ""} in rows

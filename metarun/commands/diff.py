@@ -17,7 +17,8 @@ def show_difference(one: Path, other: Path, chosen: str) -> None:
     runs = run_at(one), run_at(other)
     rows = differences(*runs)
     if rows or chosen != "table":
-        show(Table(("part", "name", *names(*runs)), rows), chosen)
+        cells = rows if chosen == "json" else [["null" if cell is None else cell for cell in row] for row in rows]
+        show(Table(("part", "name", *names(*runs)), cells), chosen)
     else:
         print("the two runs do not differ")
 

@@ -48,7 +48,9 @@ def parts_of(run: Run) -> Parts:
         "run": _head(run),
         "protocol": {name: value for name, value in protocol.items() if not isinstance(value, dict)},
         "scores": {name: score for name, score in run.scores.items() if "_step_" not in name},
+        **dict(_over_others(run)),
         "curve": {str(step): score for step, score in enumerate(run.curve(f"test/{run.score_name}"))},
+        "learning speed": flat(_mapping(run.results.get("learning_speed"))),
         "cost": {
             name: score_of(value) or value
             for name, value in cost.items()
@@ -105,6 +107,19 @@ def differences_from_defaults(run: Run) -> dict[str, Any]:
         for key, value in run.settings.items()
         if key not in PLACES and (key not in chosen or chosen[key] != value)
     }
+
+
+def _over_others(run: Run) -> Iterator[tuple[str, dict[str, Score]]]:
+    """The scores with their intervals over other classes and tasks than those of the test, where it tells these."""
+    for kind in ("classes", "tasks"):
+        told = {name: _mapping(run.results.get(name)) for name in run.scores if "_step_" not in name}
+        width, count = f"ci95_over_{kind}", f"num_{kind}"
+        found = {
+            name: {**value, "ci95": value[width], "n": value.get(count)}
+            for name, value in told.items()
+            if width in value
+        }
+        yield f"over other {kind}", scores_in(found)
 
 
 def _later(run: Run) -> Iterator[tuple[str, Any]]:

@@ -9,6 +9,7 @@ from metarun.output.kept import json_lines, json_object, number
 from metarun.output.ledger import Run
 
 EPISODES = "episodes.jsonl"
+OTHER_HASHES = "the hashes of their choices are others, as from another version of metarun"
 Key = tuple[str, int, str]  # of an episode: its task in evaluation.task, its number, and the hash of its choices
 
 
@@ -78,7 +79,7 @@ def why_none(one: Scored, other: Scored) -> str:
         return f"they are of other data: {one.data} and {other.data}"
     a, b = one.conditions, other.conditions
     unlike = [f"{key} {a.get(key)} and {b.get(key)}" for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)]
-    return f"their episodes are drawn differently: {', '.join(unlike) or 'the hashes of their choices are others'}"
+    return f"their episodes are drawn differently: {', '.join(unlike) or OTHER_HASHES}"
 
 
 def without_episodes(runs: Sequence[Scored], name: str) -> Iterator[tuple[Scored, str]]:
