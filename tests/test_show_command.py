@@ -56,6 +56,21 @@ def test_the_adaptation_curve_is_drawn(run):
     ]
 
 
+def test_the_validations_of_training_are_drawn_at_no_more_than_a_dozen_steps(run):
+    rows = [{"step": 10 * k, "val/accuracy": k / 100, "val/accuracy_ci95": 0.01} for k in range(1, 101)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(shown(run)["validation"]) == 100
+    lines = metarun("show", run).out.splitlines()
+    start, end = lines.index("accuracy on validation tasks by training step"), lines.index("cost")
+    assert 8 <= end - start - 1 <= 12 and lines[end - 1] == "  1000  1.000 +- 0.010  " + 30 * "#"
+
+
+def test_lines_of_metrics_that_were_cut_short_are_counted(run):
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 60, "train/acc')
+    assert shown(run)["damaged"]["metrics.jsonl"].startswith("1 of its lines cannot be read")
+
+
 def test_a_curve_of_negative_scores_is_drawn_from_the_lowest(run):
     scores = {
         f"test/accuracy_step_{k}": {"mean": value, "ci95": 1, "n": 6} for k, value in enumerate([-40.0, -10.0, 0.0])
@@ -85,6 +100,14 @@ def test_what_the_log_warns_of_is_shown_once(run):
         f"2026-11-28 21:30:55  step 50/100\n{line}{said}\n2026-11-28 21:30:56  warning: at chance\n"
     )
     assert list(shown(run)["warnings"].values()) == [said, "warning: at chance"]
+
+
+def test_an_alarm_that_the_run_kept_is_shown_once(run):
+    (run / "alarms.jsonl").write_text(
+        '{"step": 50, "alarm": "chance", "text": "accuracy is at chance"}\n{"step": 60}\n'
+    )
+    (run / "log.txt").write_text("2026-11-28 21:30:56  alarm at step 50: accuracy is at chance\n")
+    assert list(shown(run)["warnings"].values()) == ["alarm at step 50: accuracy is at chance"]
 
 
 def test_a_run_under_way_or_killed_is_shown_as_far_as_it_got(tmp_path):

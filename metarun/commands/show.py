@@ -3,22 +3,30 @@
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from metarun.commands.runs import age, note
 from metarun.config.choices import options_of
 from metarun.errors import ConfigError
-from metarun.output.kept import flat, number, text_lines
+from metarun.output.kept import flat, json_lines, number, text_lines
 from metarun.output.ledger import Run, run_at, score_of, scores_in
 from metarun.output.tables import Score, Table, plain, refuse_other_formats, show, text_of
 
 Parts = dict[str, dict[str, Any]]
 PLACES = ("run_dir", "resume", "data_root")  # they differ from machine to machine, and decide no number
-STEPS_SHOWN = (0, 1, 2, 3, 5, 10, 20, 50, 100, 200)  # of the adaptation curve, and its last
+# of a curve with so many points the places of those that are drawn, beside the last
+STEPS_SHOWN: dict[str, Callable[[int], Sequence[int]]] = {
+    "curve": lambda count: (0, 1, 2, 3, 5, 10, 20, 50, 100, 200),
+    "validation": lambda count: range(0, count, 1 + count // 10),
+}
 BAR = 30  # columns
-TITLES = {"curve": "{} after each adaptation step", "differs": "differs from the defaults"}
+TITLES = {
+    "curve": "{} after each adaptation step",
+    "validation": "{} on validation tasks by training step",
+    "differs": "differs from the defaults",
+}
 TITLES |= {"evaluations": "evaluated later", "warnings": "what the log warns of", "damaged": "what cannot be read"}
 # what a reader of the score should know, as the log has it
 WARNINGS = re.compile(
@@ -50,6 +58,7 @@ def parts_of(run: Run) -> Parts:
         "scores": {name: score for name, score in run.scores.items() if "_step_" not in name},
         **dict(_over_others(run)),
         "curve": {str(step): score for step, score in enumerate(run.curve(f"test/{run.score_name}"))},
+        "validation": _validations(run),
         "learning speed": flat(_mapping(run.results.get("learning_speed"))),
         "cost": {
             name: score_of(value) or value
@@ -60,8 +69,21 @@ def parts_of(run: Run) -> Parts:
         "evaluations": dict(_later(run)),
         "made with": _known({"data": run.facts.get("data"), **run.code, **run.machine}),
         "warnings": {str(count): line for count, line in enumerate(warnings(run), 1)},
-        "damaged": {text.partition(": ")[0]: text.partition(": ")[2] for text in run.damaged},
+        "damaged": {text.partition(": ")[0]: text.partition(": ")[2] for text in (*run.damaged, *_cut(run))},
     }
+
+
+def _validations(run: Run) -> dict[str, Score]:
+    """The validation score by training step, as the log has it."""
+    name = f"val/{run.score_name}"
+    told = {row.get("step"): (number(row.get(name)), number(row.get(f"{name}_ci95"))) for row in run.metrics()}
+    return {str(step): Score(mean, ci95) for step, (mean, ci95) in told.items() if mean is not None}
+
+
+def _cut(run: Run) -> Iterator[str]:
+    lost = sum(bool(line.strip()) for line in text_lines(run.path / "metrics.jsonl")) - len(run.metrics())
+    if lost:
+        yield f"metrics.jsonl: {lost} of its lines cannot be read, as of a run that was killed while it wrote"
 
 
 def _known(values: dict[str, Any]) -> dict[str, Any]:
@@ -130,25 +152,26 @@ def _later(run: Run) -> Iterator[tuple[str, Any]]:
 
 
 def warnings(run: Run) -> list[str]:
-    """The lines of the log that warn of something, without their times, each once."""
+    """The alarms that the run kept, and the lines of its log that warn of something, without their times; each once."""
+    alarms = [row for row in json_lines(run.path / "alarms.jsonl") if {"step", "text"} <= row.keys()]
+    told = [f"alarm at step {alarm['step']}: {alarm['text']}" for alarm in alarms]
     lines = [re.sub(r"^[\d-]{10} [\d:]{8}  ", "", line) for line in text_lines(run.path / "log.txt")]
-    return list(dict.fromkeys(line for line in lines if WARNINGS.match(line)))
+    return list(dict.fromkeys([*told, *(line for line in lines if WARNINGS.match(line))]))
 
 
 def _lines(parts: Parts, score_name: str) -> Iterator[str]:
     for part, values in parts.items():
         yield TITLES.get(part, part).format(score_name)
         width = min(40, max(map(len, values)))
-        bars = {name: f"  {bar}" for name, bar in _bars(values).items()} if part == "curve" else {}
-        shown = {name: values[name] for name in bars or values}
-        for name, value in shown.items():
-            yield f"  {text_of(name):<{width}}  {text_of(_cell(value))}{bars.get(name, '')}".rstrip()
+        bars = _bars(values, STEPS_SHOWN[part](len(values))) if part in STEPS_SHOWN else dict.fromkeys(values, "")
+        for name, bar in bars.items():
+            yield f"  {text_of(name):<{width}}  {text_of(_cell(values[name]))}  {bar}".rstrip()
 
 
-def _bars(curve: dict[str, Score]) -> dict[str, str]:
+def _bars(scores: dict[str, Score], shown: Sequence[int]) -> dict[str, str]:
     """For some of the steps a bar, as long as the score is large among them; negative ones count from the lowest."""
-    steps = [step for step in curve if int(step) in (*STEPS_SHOWN, len(curve) - 1)]
-    means = [curve[step].mean for step in steps]
+    steps = [step for place, step in enumerate(scores) if place in shown or place == len(scores) - 1]
+    means = [scores[step].mean for step in steps]
     low, high = min(0.0, *means), max(means)
     length = BAR / (high - low) if high > low else 0.0
     return {step: "#" * round(length * (mean - low)) for step, mean in zip(steps, means, strict=True)}
