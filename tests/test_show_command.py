@@ -58,6 +58,7 @@ def test_the_adaptation_curve_is_drawn(run):
 
 def test_the_validations_of_training_are_drawn_at_no_more_than_a_dozen_steps(run):
     rows = [{"step": 10 * k, "val/accuracy": k / 100, "val/accuracy_ci95": 0.01} for k in range(1, 101)]
+    rows.append({"step": 1000, "test/accuracy": 0.9})
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert len(shown(run)["validation"]) == 100
     lines = metarun("show", run).out.splitlines()

@@ -76,8 +76,8 @@ def parts_of(run: Run) -> Parts:
 def _validations(run: Run) -> dict[str, Score]:
     """The validation score by training step, as the log has it."""
     name = f"val/{run.score_name}"
-    told = {row.get("step"): (number(row.get(name)), number(row.get(f"{name}_ci95"))) for row in run.metrics()}
-    return {str(step): Score(mean, ci95) for step, (mean, ci95) in told.items() if mean is not None}
+    rows = [(row.get("step"), number(row.get(name)), number(row.get(f"{name}_ci95"))) for row in run.metrics()]
+    return {str(step): Score(mean, ci95) for step, mean, ci95 in rows if mean is not None}
 
 
 def _cut(run: Run) -> Iterator[str]:
