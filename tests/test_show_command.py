@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.kept_runs import keep, write
+from tests.kept_runs import config, keep, write
 from tests.running import environment, metarun
 
 
@@ -126,6 +126,20 @@ def test_a_damaged_run_is_shown_without_what_is_damaged(name, damage, run):
     parts = shown(run)
     assert list(parts["damaged"]) == [name]
     assert metarun("diff", run, f"{run}/").code == 0
+
+
+@pytest.mark.parametrize("odd", [{}, {"a": 1}, [], ["x"], None, 5, "text", True, {"mean": None}])
+def test_no_value_of_another_kind_breaks_a_command(odd, run, tmp_path):
+    for name in ("config.yaml", "status.json", "results.json", "run.json", "execution.json"):
+        path = keep(tmp_path / "odd")
+        content = (
+            json.loads((path / name).read_text()) if name.endswith("json") and (path / name).exists() else config()
+        )
+        write(path / name, dict.fromkeys(content, odd))
+        shows = [["show", path, "--format=md"]] if odd == {"a": 1} else []  # it takes a moment
+        for words in (["runs", path], ["diff", run, path], ["compare", run, path], *shows):
+            outcome = metarun(*words)
+            assert outcome.code in (0, 2) and "Traceback" not in outcome.text, (name, words, outcome.text)
 
 
 def test_results_of_other_kinds_and_of_later_versions_are_passed_over(run):

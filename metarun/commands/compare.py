@@ -74,14 +74,14 @@ def grouped(runs: Sequence[Scored], by: str) -> list[Group]:
     """Each run by itself or, with ``by``, those that agree in its keys, by their seeds. Raises ConfigError where a group has
     two runs of a seed: they differ in something else."""
     if not by:
-        return [Group(scored.name, {scored.run.config.get("seed"): scored}) for scored in runs]
+        return [Group(scored.name, {scored.run.seed: scored}) for scored in runs]
     groups: dict[str, dict[Any, Scored]] = {}
     for scored in runs:
         values = {key: value_of(scored.run, key) for key in by.split(",")}
         if unknown := [key for key, value in values.items() if value is NO_VALUE]:
             raise wrong_command(f"--by {by}: {scored.name} has no {', '.join(unknown)}.")
         members = groups.setdefault(" ".join(map(text_of, values.values())), {})
-        seed = scored.run.config.get("seed")
+        seed = scored.run.seed
         if seed in members:
             twice = f"{members[seed].name} and {scored.name} are both of seed {seed}"
             raise wrong_command(f"--by {by}: {twice}. Add the setting in which they differ, or a filter KEY=VALUE.")

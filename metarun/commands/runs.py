@@ -160,7 +160,7 @@ def row_of(run: Run, root: Path, further: Sequence[str]) -> dict[str, Any]:
         "learner": run.learner,
         "task": run.task,
         "base_learner": run.option("base_learner"),
-        "seed": run.config.get("seed"),
+        "seed": run.seed,
         "metric": metric,
         "score": run.score or validated,
         "step": step if steps in (None, step) else f"{step}/{steps}",

@@ -179,7 +179,7 @@ def _bars(scores: dict[str, Score], shown: Sequence[int]) -> dict[str, str]:
 
 def _cell(value: Any) -> Any:
     """A value of a part as a cell: a difference from the defaults is a line."""
-    if isinstance(value, dict):
+    if isinstance(value, dict) and value.keys() == {"value", "default"}:
         default = "nothing" if value["default"] is None else text_of(value["default"])
         return f"{text_of(value['value']) or 'null'}  (default {default})"
     return value

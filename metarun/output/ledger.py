@@ -47,6 +47,12 @@ class Run:
         """The option of the group ``task``."""
         return self.option("task")
 
+    @property
+    def seed(self) -> int | None:
+        """The seed of its random choices."""
+        seed = self.config.get("seed")
+        return seed if isinstance(seed, int) else None
+
     def option(self, group: str) -> str:
         """The option of a group of the configuration; empty where it has no such group."""
         return option_of(group, self.config.get(group))
