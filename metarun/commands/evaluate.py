@@ -31,7 +31,7 @@ from metarun.output.cost import cost_of_evaluation
 from metarun.output.folder import RunFolder, place, short_hash, slug
 from metarun.output.results import results, write_results
 from metarun.output.summary import NOWHERE, condensed, conditions, verdict
-from metarun.output.terminal import table_console
+from metarun.output.tables import table_console
 from metarun.trees import leaf_names, tree_leaves, zip_map
 
 CHANGEABLE = ("task", "base_learner", "meta_learner", "evaluation", "execution", "device", "data_root", "seed", "dtype")

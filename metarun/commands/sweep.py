@@ -30,7 +30,7 @@ from metarun.config.names import names_as_text
 from metarun.config.overrides import given_twice, refuse_sweeps_without_end
 from metarun.errors import ConfigError, shortened
 from metarun.output.folder import RunFolder, new_name, place, short_hash, slug, tensorboard_command
-from metarun.output.terminal import table_console
+from metarun.output.tables import table_console
 from metarun.paths import config_dir
 from metarun.training.signals import stopping_signals
 

@@ -79,7 +79,7 @@ def _label(cfg: DictConfig) -> str:
 def _continued(folder: RunFolder, overrides: list[str]) -> Job:
     """``resume=RUN``: the run's own configuration, with nothing changed that would make it another run."""
     if not folder.holds_a_run:
-        raise ConfigError([f"resume={folder.path}: there is no run (no config.yaml). List runs with: ls -d runs/*/*"])
+        raise ConfigError([f"resume={folder.path}: there is no run (no config.yaml). List runs with: metarun runs"])
     cfg, problems = read_config(folder.path / "config.yaml"), []
     trained_for = cfg.steps
     for text in overrides:
