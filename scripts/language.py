@@ -22,25 +22,27 @@ from receipt import RECEIPTS, receipt
 KEPT = RECEIPTS / "language.json"
 PAGE = RECEIPTS.parent / "language.md"
 MARKED = re.compile(r"<!-- language: (\w+) -->.*?<!-- end -->", re.S)
-WORDS = "task/features=tokens"
+WORDS, BAG = "task/features=tokens", "base_learner=embedding_bag"
+SLOWER, HEAD = "optimizer.lr=0.005", "~rates.head"  # a trained head
 # What an encoder is, and the rates that each learner has with it, chosen on validation tasks of CLINC150, 1 shot.
 ENCODERS: dict[str, tuple[str, list[str], dict[str, list[str]]]] = {
-    "hashed": ("hashed n-grams, embedding bag", [], {"protonet": [], "maml": []}),
-    "mean": ("words, mean of trained vectors", [WORDS], {"protonet": [], "maml": []}),
+    "weighted": ("hashed n-grams, weighted", [], {"protonet": [], "maml": []}),
+    "hashed": ("hashed n-grams, embedding bag", [BAG], {"protonet": [SLOWER], "maml": [SLOWER, HEAD]}),
+    "mean": ("words, mean of trained vectors", [WORDS, BAG], {"protonet": [SLOWER], "maml": [SLOWER, HEAD]}),
     "cnn": (
         "words, CNN",
         [WORDS, "base_learner=text_cnn"],
-        {"protonet": ["optimizer.lr=0.001"], "maml": ["meta_learner.inner_lr=1"]},
+        {"protonet": ["optimizer.lr=0.001"], "maml": ["meta_learner.inner_lr=1", SLOWER, HEAD]},
     ),
     "transformer": (
         "words, transformer",
         [WORDS, "base_learner=transformer"],
-        {"protonet": ["optimizer.lr=0.0003"], "maml": ["meta_learner.inner_lr=0.1", "optimizer.lr=0.003"]},
+        {"protonet": ["optimizer.lr=0.0003"], "maml": ["meta_learner.inner_lr=0.1", "optimizer.lr=0.003", HEAD]},
     ),
     "minilm": (
         "MiniLM, residual correction (MAML: linear)",
         ["task/features=sentence"],
-        {"protonet": ["base_learner=residual", "optimizer.lr=0.0003"], "maml": ["base_learner=linear"]},
+        {"protonet": ["base_learner=residual", "optimizer.lr=0.0003"], "maml": ["base_learner=linear", SLOWER, HEAD]},
     ),
 }
 FROZEN = {"hashed": "hashed n-grams, frozen", "mean": "words, frozen idf counts", "minilm": "MiniLM, frozen"}

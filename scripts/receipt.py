@@ -161,16 +161,19 @@ def confirm(name: str, steps: int) -> None:
 
 
 def brief(code: Path, run: Path, words: list[str], steps: int) -> tuple[dict[str, float], list[bytes]]:
-    """Mean test scores and the bytes of theta of the command ``words`` in a short form, with the code in ``code``."""
+    """Mean scores and bytes of the last theta of the command ``words`` in a short form, with the code in ``code``."""
     short = [f"steps={steps}", f"evaluation.every={steps}", "evaluation.num_val_tasks=20", "evaluation.num_tasks=20"]
     short += ["device=cpu", "execution=looped", "execution.threads=1", f"run_dir={run / 'run'}"]
     fixed = {text.split("=")[0] for text in short}
     kept = [text for text in words if text.split("=")[0] not in fixed and not text.startswith("execution.")]
-    subprocess.run([sys.executable, "-m", "metarun", *kept, *short], cwd=code, check=True, stdout=subprocess.DEVNULL)
+    last = ["evaluate", str(run / "run"), "--checkpoint", "last"]  # the best may be the start, in newer code alone
+    for command in ([*kept, *short], last):
+        subprocess.run([sys.executable, "-m", "metarun", *command], cwd=code, check=True, stdout=subprocess.DEVNULL)
     import torch
 
     leaves = torch.utils._pytree.tree_leaves(torch.load(run / "run/checkpoints/last.pt", weights_only=True)["theta"])
-    results = json.loads((run / "run" / "results.json").read_text())
+    (evaluated,) = (run / "run" / "evaluations").glob("*.json")
+    results = json.loads(evaluated.read_text())
     # means alone, for older code had other intervals; and none of methods without training, which it did not have
     scores = {name: value["mean"] for name, value in results.items() if re.match("test/(?!baseline_)", name)}
     return scores, [leaf.detach().contiguous().numpy().tobytes() for leaf in leaves]

@@ -25,7 +25,7 @@ OUTSIDE = f"--config-dir={ROOT / 'tests' / 'outside'}"
 TINY = [
     *["device=cpu", "execution=looped", "steps=12", "meta_batch_size=2", "log_every=3", "base_learner.hidden=[8]"],
     *["task.num_queries=5", "evaluation.every=5", "evaluation.num_val_tasks=4", "evaluation.num_tasks=6"],
-]  # validations and checkpoints after 5, 10 and 12 steps
+]  # validations and checkpoints after 0, 5, 10 and 12 steps
 
 
 class Outcome(NamedTuple):
@@ -145,16 +145,19 @@ def die_within_the_line(metrics: Any, step: int, values: dict[str, float]) -> No
 DEATHS = {
     "before the first checkpoint": ("metarun.training.runner.Runner.train_step", 4, "", die),
     "between two checkpoints": ("metarun.training.runner.Runner.train_step", 9, "", die),
-    "during a validation": ("metarun.training.runner.evaluate_all", 2, "", die),
+    "while the start is validated": ("metarun.training.runner.evaluate_all", 1, "", die),
+    "while best.pt of the start is written": ("metarun.output.checkpoint.write_atomically", 1, "best.pt", die_half_way),
+    "while last.pt of the start is written": ("metarun.output.checkpoint.write_atomically", 1, "last.pt", die_half_way),
+    "during a validation": ("metarun.training.runner.evaluate_all", 3, "", die),
     "in the middle of a line of metrics.jsonl": (
         "metarun.output.metrics.MetricsFile.write",
-        5,
+        6,
         "",
         die_within_the_line,
     ),
-    "while best.pt is written": ("metarun.output.checkpoint.write_atomically", 1, "best.pt", die_half_way),
-    "while last.pt is written": ("metarun.output.checkpoint.write_atomically", 2, "last.pt", die_half_way),
-    "just before last.pt is renamed": ("os.replace", 2, "last.pt", die),
+    "while best.pt is written": ("metarun.output.checkpoint.write_atomically", 2, "best.pt", die_half_way),
+    "while last.pt is written": ("metarun.output.checkpoint.write_atomically", 3, "last.pt", die_half_way),
+    "just before last.pt is renamed": ("os.replace", 3, "last.pt", die),
     "during the final test": ("metarun.evaluation.scoring.Complexity.estimates", 1, "", die),
     "before the run is marked as completed": ("metarun.output.folder.RunFolder.mark", 1, "completed", die),
 }
@@ -205,8 +208,8 @@ PHASES = {
     "measuring": ("metarun.execution.choosing._milliseconds", 2),
     "compiling": ("metarun.execution.compiled.lowered", 1),
     "training": ("metarun.execution.execution.Execution.mean_grad", 8),
-    "validating": ("metarun.evaluation.scoring.evaluate", 2),
-    "testing": ("metarun.evaluation.scoring.evaluate", 4),
+    "validating": ("metarun.evaluation.scoring.evaluate", 3),
+    "testing": ("metarun.evaluation.scoring.evaluate", 5),
 }
 
 

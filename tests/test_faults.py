@@ -215,7 +215,7 @@ def test_a_full_disk_at_a_checkpoint_is_an_error_and_the_run_resumes_from_the_la
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         write = checkpoint_module.write_atomically
-        patch.setattr(checkpoint_module, "write_atomically", on_call(2, no_space, write, match=name))
+        patch.setattr(checkpoint_module, "write_atomically", on_call(3, no_space, write, match=name))
         outcome = metarun(*TINY, f"run_dir={run}")
     failed(outcome, "No space left on device", "Free some space", f"resume={run}")
     assert state(run) == "failed"
@@ -279,11 +279,11 @@ def test_a_theta_spoilt_by_the_last_step_before_a_validation_never_becomes_the_b
         for leaf in self.leaves:
             leaf.data.fill_(float("nan"))
 
-    monkeypatch.setattr(runner.Runner, "validate", on_call(1, spoil, runner.Runner.validate))
+    monkeypatch.setattr(runner.Runner, "validate", on_call(2, spoil, runner.Runner.validate))
     outcome = metarun(*TINY, f"run_dir={run}")
     assert outcome.code == 3
     assert "val/" in outcome.err
-    assert not list((run / "checkpoints").iterdir())
+    assert {name: checkpoint(run, name)["step"] for name in ("best", "last")} == {"best": 0, "last": 0}
 
 
 # ---- other data than a run began with ----

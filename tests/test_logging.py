@@ -83,7 +83,7 @@ def diverged(tmp_path_factory) -> Run:
 
 
 def test_every_line_of_the_metrics_is_an_object_of_finite_numbers(images):
-    assert len(images.lines) == 7  # training at steps 2, 3, 4 and 6, validation at 3 and 6, the test
+    assert len(images.lines) == 8  # training at steps 2, 3, 4 and 6, validation at 0, 3 and 6, the test
     for line in images.lines:
         assert all(isinstance(value, (int, float)) and math.isfinite(value) for value in line.values())
 
@@ -98,7 +98,7 @@ def test_each_kind_of_metric_appears_at_its_steps(images):
         return [line["step"] for line in images.lines if name in line]
 
     assert steps("train/query_loss") == steps("train/accuracy") == steps("train/lr") == [2, 3, 4, 6]
-    assert steps("val/accuracy") == steps("val/query_loss") == steps("val/accuracy_ci95") == [3, 6]
+    assert steps("val/accuracy") == steps("val/query_loss") == steps("val/accuracy_ci95") == [0, 3, 6]
     assert steps("test/accuracy") == steps("test/accuracy_step_2") == [6]
 
 
@@ -284,7 +284,7 @@ def test_a_further_sink_hears_the_events_of_a_run_and_the_numbers_of_its_file(tm
     Runner(x, report, StopRequest()).run()
     report.close("completed")
     kinds = [kind for kind, _ in heard.events]
-    assert kinds == ["execution", *["numbers"] * 6, "said", "numbers", "figure", "ended"]
+    assert kinds == ["execution", *["numbers"] * 7, "said", "numbers", "figure", "ended"]
     assert [values for kind, values in heard.events if kind == "numbers"] == Run(tmp_path).lines
     assert heard.events[0] == ("execution", "looped") and heard.events[-1] == ("ended", "completed")
 

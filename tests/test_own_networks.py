@@ -450,7 +450,8 @@ def test_a_module_in_two_places_keeps_no_parameters_that_it_was_called_with():
     assert held() == before
 
 
-OF_WORDS = dict.fromkeys(("embedding_bag", "text_cnn", "transformer"), "words") | {"residual": "sentences"}
+OF_WORDS = dict.fromkeys(("embedding_bag", "text_cnn", "transformer"), "words")
+OF_WORDS |= dict.fromkeys(("residual", "weighted"), "sentences")
 
 
 @pytest.mark.parametrize("name", options("base_learner"))

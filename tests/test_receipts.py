@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import re
 import subprocess
 import sys
@@ -21,6 +22,7 @@ def script(name):
 
 
 receipt, matrix, language, control = map(script, ("receipt", "matrix", "language", "control"))
+own_data = script("own_data")
 expiry = receipt.expiry
 
 
@@ -61,9 +63,27 @@ def test_the_page_of_language_shows_its_receipts_and_every_cell_is_its_own_comma
     text = language.PAGE.read_text()
     assert language.with_tables(text) == text
     cells = language.cells()
-    assert len({tuple(overrides) for overrides in cells.values()}) == len(cells) == 40
+    assert len({tuple(overrides) for overrides in cells.values()}) == len(cells) == 48
     for name, kept in json.loads(language.KEPT.read_text()).items():
         assert kept["command"] == " ".join(["metarun", *cells[name]])
+
+
+def test_the_page_of_own_data_shows_its_receipt_and_every_row_is_its_own_command():
+    text, kept = own_data.PAGE.read_text(), json.loads(own_data.KEPT.read_text())
+    assert own_data.filled(text) == text
+    commands = own_data.commands()
+    assert kept.keys() == commands.keys()
+    for name, row in kept.items():
+        assert row["command"] == " ".join(["metarun", *commands[name][1]])
+
+
+def test_no_row_of_own_data_is_below_its_baseline_without_saying_so():
+    for name, row in json.loads(own_data.KEPT.read_text()).items():
+        scores = row["results"]
+        baseline = scores.get("test/frozen_accuracy") or scores["test/baseline_accuracy"]
+        interval = math.hypot(scores["test/accuracy"]["ci95"], baseline["ci95"])
+        lost = scores["test/accuracy"]["mean"] < baseline["mean"] - interval
+        assert not lost or row["said"].startswith("training did not help"), name
 
 
 def test_the_page_of_control_shows_the_tables_that_the_receipts_give():

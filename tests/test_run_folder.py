@@ -1,5 +1,6 @@
 """What a run leaves behind, and that its episodes do not depend on how it was run."""
 
+import math
 import re
 import shlex
 from concurrent.futures import ThreadPoolExecutor
@@ -8,8 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from metarun.evaluation.estimates import Estimate
+from metarun.evaluation.scoring import evaluate_all
+from metarun.execution.execution import Looped
 from metarun.output.folder import tensorboard_command
-from tests.running import TINY, apart, metarun, metrics, read
+from metarun.training import runner
+from tests.composing import experiment
+from tests.running import TINY, apart, checkpoint, identical, metarun, metrics, read, scalars
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +73,7 @@ def test_run_json_says_what_produced_the_run(run):
 
 def test_metrics_have_one_object_a_line_with_the_same_names_everywhere(run):
     rows = metrics(run)
-    assert [row["step"] for row in rows] == [3, 5, 5, 6, 9, 10, 10, 12, 12, 12]
+    assert [row["step"] for row in rows] == [0, 3, 5, 5, 6, 9, 10, 10, 12, 12, 12]
     names = {name for row in rows for name in row} - {"step"}
     assert {"train/query_loss", "train/lr", "val/mse", "val/mse_ci95", "test/mse", "test/mse_step_1"} <= names
     assert {name.partition("/")[0] for name in names} == {"train", "val", "test"}
@@ -127,3 +133,39 @@ def test_the_episodes_are_the_same_in_one_process_and_in_two_at_once(run, tmp_pa
 def test_another_seed_has_other_episodes(run, tmp_path):
     assert metarun(*TINY, "seed=1", f"run_dir={tmp_path / 'run'}").code == 0
     assert manifest(tmp_path / "run") != manifest(run)
+
+
+# ---- the start ----
+
+
+def test_a_run_whose_training_hurts_ends_with_its_start_and_says_so(tmp_path):
+    run = tmp_path / "run"
+    outcome = metarun(*TINY, "optimizer=sgd", "optimizer.lr=1", "clip_norm=3", f"run_dir={run}")
+    assert outcome.code == 0, outcome.text
+    curve = {row["step"]: row["val/mse"] for row in metrics(run) if "val/mse" in row}
+    assert list(curve) == [0, 5, 10, 12] and min(curve, key=curve.__getitem__) == 0
+    assert identical(checkpoint(run, "best")["theta"], experiment(*TINY, "dtype=float32").theta_0)
+    assert read(run / "results.json")["protocol"]["checkpoint_step"] == 0
+    assert "the best checkpoint, of step 0, the start" in outcome.err
+    assert "training did not help: the best checkpoint is the start" in outcome.out
+    evaluated = metarun("evaluate", str(run))
+    assert "training did not help: the best checkpoint is the start" in evaluated.out
+
+
+def test_the_start_is_validated_as_any_other_step_is(run):
+    x = experiment(*TINY, "dtype=float32", "evaluation.inner_steps=3")
+    start = evaluate_all(x.suite, x.subject(x.theta_0, "val", 4, Looped()), [], final=False)
+    assert metrics(run)[0]["val/mse"] == pytest.approx(start["mse"].mean, rel=1e-6)
+    assert scalars(run)["val/mse"][0] == (0, pytest.approx(start["mse"].mean, rel=1e-6))
+
+
+def test_a_start_without_a_finite_score_is_no_candidate_and_training_goes_on(tmp_path, monkeypatch):
+    run, scored = tmp_path / "run", runner.evaluate_all
+    nothing = Estimate(math.nan, math.nan, 4)
+    starts = iter([{"mse": nothing}])
+    monkeypatch.setattr(runner, "evaluate_all", lambda *args: next(starts, None) or scored(*args))
+    outcome = metarun(*TINY, f"run_dir={run}")
+    assert outcome.code == 0, outcome.text
+    assert "the start has no finite score" in outcome.err
+    assert [row["step"] for row in metrics(run) if "val/mse" in row] == [5, 10, 12]
+    assert read(run / "results.json")["protocol"]["checkpoint_step"] > 0

@@ -21,7 +21,7 @@ def prototypes() -> Experiment:
 def last_line(x: Experiment, trained: tuple[float, float], untrained: tuple[float, float]) -> str:
     name = x.task.spec.objective.score_name
     scores = {name: Estimate(*trained, 600), f"baseline_{name}": Estimate(*untrained, 600)}
-    return summary(x, scores).splitlines()[-1]
+    return summary(x, scores, 100).splitlines()[-1]
 
 
 def test_the_summary_tells_the_score_without_training_and_what_gets_it(prototypes, sinusoid):
@@ -48,8 +48,29 @@ def test_a_score_beyond_the_interval_is_no_complaint(prototypes):
     assert "did not help" not in last_line(prototypes, (0.56, 0.03), (0.5, 0.04))
 
 
+@pytest.mark.parametrize(
+    ("untrained", "said"),
+    [
+        (0.30, ""),
+        (0.47, ""),
+        (0.60, ", and nearest class mean of the raw inputs would be better by 0.1500 +- 0.0500"),
+    ],
+)
+def test_a_run_that_ends_with_its_start_says_so(prototypes, untrained, said):
+    scores = {"accuracy": Estimate(0.45, 0.03, 600), "baseline_accuracy": Estimate(untrained, 0.04, 600)}
+    expected = f"training did not help: the best checkpoint is the start{said}"
+    assert summary(prototypes, scores, 0).splitlines()[-1] == expected
+
+
+def test_a_start_without_a_baseline_is_said_too(sinusoid):
+    assert summary(sinusoid, {"mse": Estimate(1.0, 0.1, 600)}, 0).splitlines() == [
+        "test/mse = 1.0000 +- 0.1000 (95% CI, 600 tasks)",
+        "training did not help: the best checkpoint is the start",
+    ]
+
+
 def test_scores_without_a_baseline_are_no_complaint(sinusoid):
-    assert summary(sinusoid, {"mse": Estimate(1.0, 0.1, 600)}).splitlines() == [
+    assert summary(sinusoid, {"mse": Estimate(1.0, 0.1, 600)}, 100).splitlines() == [
         "test/mse = 1.0000 +- 0.1000 (95% CI, 600 tasks)"
     ]
 
@@ -62,7 +83,7 @@ def test_over_tasks_elsewhere_the_mean_is_compared_with_the_mean_without_trainin
         "harmonics/mse": Estimate(4, 0.1, 10),
     }
     scores |= {"sinusoid/baseline_mse": Estimate(3, 0.3, 10), "harmonics/baseline_mse": Estimate(1, 0.4, 10)}
-    lines = summary(x, scores).splitlines()
+    lines = summary(x, scores, 100).splitlines()
     assert "without any training (ridge regression of the support): 2.0000 +- 0.2500" in lines
     assert lines[-1] == "training did not help: training made it worse by 0.5000 +- 0.2693"
 

@@ -63,6 +63,7 @@ EXECUTIONS = {
     "recomputed": ["execution=looped", "execution.inner_memory=recomputed"],
     "compiled": ["execution=vmapped", "execution.compile=true"],
 }
+VECTORS = ("residual", "weighted")
 QUICK_TO_COMPILE = ("mlp", "linear")
 FIRST_ALONE = 3.0  # multiple of the rate for the first part of theta, with adamw
 
@@ -74,7 +75,7 @@ def task_of(base: str) -> list[str]:
     words += ["task.num_shots=2", "task.num_queries=2"]
     if "num_tokens" in signature(target).parameters:
         return ["task=text_jsonl", *words, "task/features=tokens", "task.features.max_tokens=6"]
-    return ["task=text_jsonl", *words, "task.features.num_buckets=30"] if base == "residual" else ["task=prototypes"]
+    return ["task=text_jsonl", *words, "task.features.num_buckets=30"] if base in VECTORS else ["task=prototypes"]
 
 
 def learner_of(name: str, base: str) -> list[str]:
@@ -82,7 +83,7 @@ def learner_of(name: str, base: str) -> list[str]:
     if base == "relation_conv":
         return ["meta_learner=relationnet"]
     steps = [f"meta_learner.inner_lr={INNER_LR}", f"meta_learner.inner_steps={1 if base in LARGE else INNER_STEPS}"]
-    return [f"meta_learner={name}", *(steps if name == "maml" else [])]
+    return [f"meta_learner={name}", *(steps if name == "maml" else ["meta_learner.distance=euclidean"])]
 
 
 @pytest.fixture(autouse=True)

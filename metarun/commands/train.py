@@ -21,7 +21,6 @@ from metarun.files import read_json, write_atomically
 from metarun.output.checkpoint import load, restoring
 from metarun.output.folder import RunFolder, new_name, place
 from metarun.output.report import Reporter
-from metarun.output.summary import summary
 from metarun.training.runner import Runner
 from metarun.training.signals import StopRequest
 
@@ -150,8 +149,8 @@ def _steps_made(folder: RunFolder, experiment: Experiment) -> int:
     if last.exists():
         return load(last, experiment.device)["step"]
     steps = [folder.read_status().get("step", 0)] + ([load(best, experiment.device)["step"]] if best.is_file() else [])
-    # best.pt alone is what a run leaves that is killed in its first validation: it begins again
-    if (folder.path / "results.json").is_file() or (best.is_file() and max(steps) > experiment.every):
+    # best.pt alone, of step 0, is what a run leaves that is killed in its first validation: it begins again
+    if (folder.path / "results.json").is_file() or (best.is_file() and max(steps) > 0):
         raise CheckpointError(
             f"the checkpoint {last} is gone, and without it the run would begin again at step 0 over what it has. "
             f"Start anew with another run_dir, or delete the folder {folder.path}."
@@ -193,7 +192,7 @@ def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
         for note in experiment.notes:
             report.say(note)
         evaluation = _guarded(experiment, report, resume_step, stop)
-    report.finished(evaluation)
+    report.finished()
     return evaluation.scores[experiment.task.spec.objective.score_name].mean
 
 
@@ -219,7 +218,6 @@ def _guarded(experiment: Experiment, report: Reporter, resume_step: int, stop: S
             with restoring(report.folder.checkpoints / "last.pt"):
                 runner.restore("last")
         evaluation = runner.run()
-        report.tell(lambda sink: sink.note(summary(experiment, evaluation.scores, evaluation.over)))
         state = "completed"
         return evaluation
     except MetarunError as error:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
 
 import torch
 
@@ -28,11 +27,12 @@ def memory_errors() -> Iterator[None]:
         raise torch.OutOfMemoryError(failure)
 
 
-def refuse_memory(settings: str, reason: str, again: str) -> NoReturn:
-    """Raise MetarunError for a run that has saved its steps and cannot go on here."""
-    raise MetarunError(
+def out_of_memory(error: torch.OutOfMemoryError, settings: str, resuming: str) -> MetarunError:
+    """What to tell where the smallest execution, of these ``settings``, is too large; ``resuming`` continues the run."""
+    reason = str(error).partition("\n")[0]
+    return MetarunError(
         f"out of memory, with {settings} too: {reason}.\n"
-        f"The steps until now are saved: {again} goes on where there is more memory.\n"
+        f"The steps until now are saved: {resuming} goes on where there is more memory.\n"
         "To need less, take a smaller base_learner, fewer meta_learner.inner_steps, fewer inputs in an episode, or "
         "dtype=float32."
     )

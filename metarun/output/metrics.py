@@ -25,7 +25,8 @@ def written(path: Path) -> Iterator[tuple[int, dict[str, float]]]:
 class MetricsFile(Sink):
     """metrics.jsonl: one JSON object a line, flushed line by line.
 
-    A resumed run first drops the lines after its checkpoint and those of a test, which it will write again.
+    A resumed run first drops the lines after its checkpoint and those of a test, which it will write again; from step 0
+    it begins anew.
     """
 
     def __init__(self, path: Path, resume_step: int) -> None:
@@ -34,7 +35,7 @@ class MetricsFile(Sink):
             for line in path.read_text(errors="replace").splitlines():
                 try:
                     row = json.loads(line)
-                    if row["step"] <= resume_step and not any(name.startswith("test/") for name in row):
+                    if row["step"] <= resume_step > 0 and not any(name.startswith("test/") for name in row):
                         kept.append(line + "\n")
                 except (ValueError, KeyError, TypeError, RecursionError):
                     continue  # the last line of a killed run can be cut short

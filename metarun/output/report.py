@@ -58,6 +58,7 @@ class Reporter:
         self.profiler = StepProfiler(folder.path / "profile") if experiment.profile else None
         self.step_ends: deque[float] = deque(maxlen=1000)  # when the latest steps ended, in seconds
         self.latest: dict[str, float] = {}
+        self.summary = ""  # of the final test
         self._begin(config_text, self.sinks if not resume_step else [sink for sink in self.sinks if sink.anew])
 
     def _loggers(self, resume_step: int) -> list[Sink]:
@@ -162,11 +163,12 @@ class Reporter:
 
     def testing(self, step: int) -> None:
         """The final test begins, on the checkpoint of ``step``."""
-        episodes = self.experiment.num_test_tasks
-        self.say(f"final test: {episodes} episodes with the best checkpoint, of step {step}")
+        episodes, start = self.experiment.num_test_tasks, "" if step else ", the start"
+        self.say(f"final test: {episodes} episodes with the best checkpoint, of step {step}{start}")
 
     def test(self, step: int, evaluation: Evaluation, subject: Subject) -> None:
-        """Write results.json, every test metric beside the protocol that produced it, and the episodes; tell the test.
+        """Write results.json, every test metric beside the protocol that produced it, and the episodes; tell the test
+        of the checkpoint of ``step``.
 
         ``subject`` is what was tested.
         """
@@ -176,6 +178,8 @@ class Reporter:
         write_results(self.folder.path / "results.json", content, evaluation)
         self.latest = {f"test/{self.score}": scores[self.score].mean}
         values = {f"test/{name}": estimate.mean for name, estimate in scores.items()}
+        self.summary = summary(experiment, scores, step, evaluation.over)
+        self.tell(lambda sink: sink.note(self.summary))
         self.tell(lambda sink: sink.test(experiment.steps, values))
         if f"{self.score}_step_1" in scores:
             figure = adaptation_curve(scores, self.score, experiment.trained_steps)
@@ -192,9 +196,9 @@ class Reporter:
         cost = {"step_ms": statistics.median(steps)} if steps else {}
         return cost if memory is None else cost | {"peak_memory_mb": memory}
 
-    def finished(self, evaluation: Evaluation) -> None:
+    def finished(self) -> None:
         """Say what was reached, where it lies and how to look at it."""
-        print(summary(self.experiment, evaluation.scores, evaluation.over))
+        print(self.summary)
         print(f"results:     {self.folder.path / 'results.json'}")
         print(f"tensorboard: {tensorboard_command(self.folder.path)}")
 

@@ -30,8 +30,8 @@ def condensed(scores: dict[str, Estimate]) -> dict[str, Estimate]:
     return {name: score for name, score in scores.items() if step_of(name) in (*STEPS_SHOWN, last)}
 
 
-def summary(experiment: Experiment, scores: dict[str, Estimate], over: Mapping[str, Over] = NOWHERE) -> str:
-    """The final scores, those without training and of other tasks, and what they depend on."""
+def summary(experiment: Experiment, scores: dict[str, Estimate], step: int, over: Mapping[str, Over] = NOWHERE) -> str:
+    """The final scores, of the checkpoint of ``step``, those without training and elsewhere, and what they depend on."""
     name = experiment.task.spec.objective.score_name
     final = scores[name]
     lines = [f"test/{name} = {final.mean:.4f} +- {final.ci95:.4f} (95% CI, {final.n} tasks){_over(over.get(name))}"]
@@ -45,7 +45,7 @@ def summary(experiment: Experiment, scores: dict[str, Estimate], over: Mapping[s
     curve = {step_of(key): score.mean for key, score in condensed(scores).items() if key.startswith(steps)}
     if curve:
         lines.append(f"after adaptation step {plain({f'{k}:': value for k, value in curve.items()})}")
-    return "\n".join([*lines, *conditions(experiment, "test"), *verdict(experiment, scores)])
+    return "\n".join([*lines, *conditions(experiment, "test"), *verdict(experiment, scores, step)])
 
 
 def _over(over: Over | None) -> str:
@@ -71,17 +71,21 @@ def without_training(experiment: Experiment, scores: dict[str, Estimate]) -> tup
     return ", ".join(found), mean_of([estimate for estimates in found.values() for estimate in estimates])
 
 
-def verdict(experiment: Experiment, scores: dict[str, Estimate]) -> list[str]:
-    """A line where training did not help: where the score is not above that without it by more than their interval."""
+def verdict(experiment: Experiment, scores: dict[str, Estimate], step: int) -> list[str]:
+    """A line where training did not help: where the checkpoint, of ``step``, is the start, or its score is not above that
+    without training by more than their interval."""
     found = without_training(experiment, scores)
+    start = ["training did not help: the best checkpoint is the start"] * (step == 0)
     if found is None:
-        return []
+        return start
     objective = experiment.task.spec.objective
     final, baseline = scores[objective.score_name], found[1]
     gain = (final.mean - baseline.mean) * (1 if objective.higher_is_better else -1)
     interval = math.hypot(final.ci95, baseline.ci95)  # of a difference, as if other episodes had given the two
-    if gain > interval:
-        return []
+    if start and gain < -interval:
+        return [f"{start[0]}, and {found[0]} would be better by {-gain:.4f} +- {interval:.4f}"]
+    if start or gain > interval:
+        return start
     outcome = "made it worse" if gain < 0 else "made it better"
     within = ", which is within the interval" if abs(gain) <= interval else ""
     return [f"training did not help: training {outcome} by {abs(gain):.4f} +- {interval:.4f}{within}"]

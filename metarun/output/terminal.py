@@ -123,10 +123,12 @@ class Ticker(Sink):
             self.note(line) if self.live else self.say(line)
 
     def validation(self, step: int, values: dict[str, float]) -> None:
-        """Keep the score, which the next lines show."""
+        """Keep the score, which the next lines show. The rate counts from the end of the first."""
         self.validated = plain({self.score: values[self.score]})
+        if step == self.start:
+            self.began = time.monotonic()
         if self.live:
-            self.bar.update(self.task, validated=self.validated)
+            self.bar.update(self.task, validated=self.validated, busy="")
 
     def note(self, line: str) -> None:
         """Write a line to the log file alone."""

@@ -1,4 +1,4 @@
-"""The meta-training loop: sample, mean meta-gradient, step; validate and checkpoint now and then; test at the end."""
+"""The meta-training loop: sample, mean meta-gradient, step; validate at the start and now and then; test at the end."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
@@ -19,7 +19,7 @@ from metarun.execution.choice import Choice
 from metarun.execution.choosing import choose_execution
 from metarun.execution.decorated import GraphFailed
 from metarun.execution.execution import Changes, Execution, Workload
-from metarun.execution.failures import memory_errors, refuse_memory
+from metarun.execution.failures import memory_errors, out_of_memory
 from metarun.execution.update import Update, dense
 from metarun.models.dropout import dropping, drops
 from metarun.output import checkpoint
@@ -64,13 +64,13 @@ class Runner:
             self.interrupted()
             raise
         except torch.OutOfMemoryError as error:
-            reason = str(error).partition("\n")[0]
+            told = out_of_memory(error, self.execution.eager.settings(), assigned("resume", self.report.folder.path))
         except Exception:
             with suppress(RuntimeError, OSError):  # what a broken device holds cannot be read
                 self.write_log()  # it may say why
             raise
         self.save("last")
-        refuse_memory(self.execution.eager.settings(), reason, assigned("resume", self.report.folder.path))
+        raise told
 
     def interrupted(self) -> None:
         """Write what is not written yet, and a checkpoint from which the run goes on as if never stopped."""
@@ -102,7 +102,7 @@ class Runner:
         with closing(meta_batches(experiment.task, experiment.meta_batch_size, self.step, experiment.steps)) as batches:
             while True:
                 due = self.step % experiment.every == 0 or self.step == experiment.steps
-                if due and self.validated < self.step:
+                if due and (self.step == 0 or self.validated < self.step):
                     self.validate()
                 if self.step >= experiment.steps:
                     return
@@ -163,14 +163,19 @@ class Runner:
             self.report.training(step, values, lr)
 
     def validate(self) -> None:
-        """Score the validation tasks, keep the best theta so far, and checkpoint."""
+        """Score the validation tasks, keep the best theta so far, which may be the start, and checkpoint."""
+        self.report.busy("validating")
         self.write_log()
         self.unwritten = self.log()
         self.write_log()
         experiment, objective = self.experiment, self.experiment.task.spec.objective
         subject = experiment.subject(self.theta, "val", experiment.num_val_tasks, self.execution)
         scores = self.scores(subject, final=False).scores
-        refuse_divergence({f"val/{name}": score.mean for name, score in scores.items()}, self.step, experiment.seed)
+        means = {f"val/{name}": score.mean for name, score in scores.items()}
+        if self.step == 0 and not torch.tensor([*means.values()]).isfinite().all():
+            self.report.say("the start has no finite score on the validation tasks, so it is no candidate for the best")
+            return
+        refuse_divergence(means, self.step, experiment.seed)
         value, sign = scores[objective.score_name].mean, 1 if objective.higher_is_better else -1
         self.validated = self.step
         if not self.best or sign * value > sign * self.best["value"]:
@@ -181,10 +186,9 @@ class Runner:
 
     def test(self) -> Evaluation:
         """The final test: the theta that was best on validation tasks, on fixed held-out episodes."""
-        experiment = self.experiment
-        best = checkpoint.load(self.report.folder.checkpoints / "best.pt", experiment.device)
+        best = checkpoint.load(self.report.folder.checkpoints / "best.pt", self.experiment.device)
         self.report.testing(best["step"])
-        subject = experiment.subject(best["theta"], "test", experiment.num_test_tasks, self.execution)
+        subject = self.experiment.subject(best["theta"], "test", self.experiment.num_test_tasks, self.execution)
         evaluation = self.scores(subject, final=True)
         self.report.test(best["step"], evaluation, subject)
         return evaluation

@@ -8,12 +8,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
+from metarun.core import Batch
 from metarun.models.embedding_bag import BagOfTokens, EmbeddingBag
 from metarun.models.exact.layers import LayerNorm
 from metarun.models.residual import Residual
 from metarun.models.text_cnn import TextCNN
 from metarun.models.transformer import Transformer
-from tests.helpers import relative_error
+from metarun.models.weighted import Weighted
+from tests.helpers import INNER_LR, maml, relative_error
 
 TOKENS, LENGTH, OUTPUTS = 11, 6, 3
 X = torch.tensor([[3, 1, 4, 1, 5, 9], [2, 6, 0, 0, 0, 0], [10, 0, 0, 0, 0, 0], [5, 3, 5, 8, 0, 0]])
@@ -161,6 +163,21 @@ def test_an_untrained_correction_corrects_nothing():
     close(net.body(x), x + (x @ net.body.into.weight.T + net.body.into.bias).relu().sum(1, keepdim=True))
 
 
+def test_untrained_weights_change_nothing_and_are_positive_whatever_is_learned():
+    net, x = Weighted((5,), OUTPUTS).double(), torch.randn(2, 5).double()
+    assert torch.equal(net.body(x), x)
+    net.body.log_weight.data -= torch.arange(5.0)
+    close(net.body(x), x / torch.arange(5.0).double().exp())
+
+
+def test_an_inner_step_from_weights_untrained_makes_the_head_the_centred_class_means():
+    net, x, y = Weighted((5,), OUTPUTS).double(), torch.randn(6, 5).double(), torch.tensor([0, 1, 2, 0, 1, 2])
+    phi = maml(net, False, "head").path(dict(net.named_parameters()), Batch(x, y), 1)
+    *_, after = phi
+    means = torch.stack([x[y == n].mean(0) for n in range(OUTPUTS)])
+    close(after["head.weight"], INNER_LR * (means - means.mean(0)) / OUTPUTS)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -172,6 +189,7 @@ def test_an_untrained_correction_corrects_nothing():
         (lambda: Transformer((4,), 2, 9, 4, 1, 3), "width 4, layers 1 and heads 3 .* a multiple"),
         (lambda: Residual((1, 4), 2, 3), "residual corrects vectors"),
         (lambda: Residual((4,), 2, 0), "base_learner.hidden is 0"),
+        (lambda: Weighted((1, 4), 2), "weighted weighs the numbers of vectors"),
     ],
 )
 def test_sizes_and_inputs_that_do_not_fit_are_refused_with_what_does(make, message):

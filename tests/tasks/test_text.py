@@ -21,7 +21,7 @@ from sklearn.feature_extraction.text import TfidfTransformer
 from metarun.errors import DataError, MissingDataError
 from metarun.evaluation.baselines import FrozenBaseline
 from metarun.evaluation.episodes import manifest
-from metarun.evaluation.scoring import Subject
+from metarun.evaluation.scoring import Subject, evaluate
 from metarun.evaluation.suite import baseline_of
 from metarun.execution.execution import Looped, Vmapped
 from metarun.tasks.published import Published
@@ -543,6 +543,23 @@ def test_the_documented_splits_can_be_pasted_into_a_shell(tmp_path):
         assert min(len(pool.names) for pool in task.pools.values()) >= 2
 
 
+PRESETS = {
+    "protonet_text": [],
+    "maml_text": [],
+    "protonet_text with maml": ["meta_learner=maml"],
+    "protonet_text with anil": ["meta_learner=anil"],
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_text_preset_starts_at_the_frozen_features_or_next_to_them(name, tmp_path):
+    x = experiment(f"experiment={name.split()[0]}", f"task.path={FILE}", f"data_root={tmp_path}", *PRESETS[name])
+    start = evaluate(x.subject(x.theta_0, "val", 50, Looped()))["accuracy"].mean
+    baseline = baseline_of(x.task)
+    frozen = evaluate(Subject(baseline, baseline.init(), x.task, "val", 50, Looped()))["accuracy"].mean
+    assert start == pytest.approx(frozen, abs=1e-9 if name == "protonet_text" else 0.03)
+
+
 RUN = ["task=text_jsonl", f"task.path={FILE}", "meta_learner=protonet", "device=cpu", "execution=looped", "steps=4"]
 RUN += ["evaluation.every=2", "evaluation.num_val_tasks=4", "evaluation.num_tasks=20", "meta_batch_size=2"]
 BAG = ["base_learner=embedding_bag", "base_learner.width=8"]
@@ -555,7 +572,8 @@ def test_from_a_file_to_a_test_score_and_the_frozen_one_beside_it(tmp_path):
     assert kept["test/frozen_accuracy"]["n"] == kept["test/accuracy"]["n"] == 20
     assert f"without any training (frozen features): {kept['test/frozen_accuracy']['mean']:.4f}" in outcome.out
     worse = kept["test/accuracy"]["mean"] < kept["test/frozen_accuracy"]["mean"]
-    assert ("training made it worse" in outcome.out) == worse
+    said = "training did not help: the best checkpoint is the start, and frozen features would be better by"
+    assert (said in outcome.out) == worse
 
 
 @pytest.mark.parametrize(
