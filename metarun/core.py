@@ -43,6 +43,13 @@ class Episode(NamedTuple):
     classes: Any = ()
 
 
+class Origin(NamedTuple):
+    """What episodes are drawn from again and again, "classes" or "tasks" of a table, and the names of each one's own."""
+
+    kind: str
+    names: list[list[str]]
+
+
 @dataclass(frozen=True)
 class TaskSpec:
     """Shapes, classes and score of a task distribution's episodes: all that networks and learners must know of it."""
@@ -96,6 +103,16 @@ class TaskDistribution(ABC):
     def class_names(self, split: str) -> Sequence[str]:
         """The names of the classes that episodes of ``split`` are drawn from; none where they have no names."""
         return ()
+
+    def drawn_from(self, split: str, draw: Draw) -> Origin | None:
+        """What the episodes behind ``draw`` share with others of ``split``: their named classes, where not overridden.
+
+        None where every episode is drawn anew. Scores are then told with an interval over other classes, too.
+        """
+        names = self.class_names(split)
+        if not names or "classes" not in draw:
+            return None
+        return Origin("classes", [[names[c] for c in classes] for classes in draw["classes"]])
 
     def further_scores(self, learner: Any, phi: Params, episode: Episode) -> Metrics:
         """Scores of one task's phi that an evaluation adds to the metrics of its query loss: none, where not overridden.

@@ -22,6 +22,11 @@ class ConfigError(MetarunError):
         super().__init__("\n".join([f"{count} in {where}:", *(f"  - {problem}" for problem in problems)]))
 
 
+def wrong_command(*problems: str) -> ConfigError:
+    """What is wrong with the words of a sub-command."""
+    return ConfigError(list(problems), where="the command line")
+
+
 class CheckpointError(MetarunError):
     """A checkpoint that cannot be read."""
 

@@ -4,7 +4,7 @@
                                                              of each run, or of those named
     python scripts/bit_for_bit.py compare FILE               after it, on the same machine: which are others (exit code 1)
 
-A run is float64 on one thread of the CPU. Of results.json all but times, memory and the names of modules counts.
+A run is float64 on one thread of the CPU. Of results.json the means and the protocol count, but for the names of modules.
 """
 
 import hashlib
@@ -114,10 +114,11 @@ def digest_of(run: Path) -> str:
 
 
 def comparable(node: Any) -> Any:
-    """``node`` without what differs from run to run, or from layout to layout of the code, and without the settings,
-    which a new one joins, and the scores of methods without training."""
+    """``node`` without what differs from run to run, or from layout to layout of the code, without the settings,
+    which a new one joins, and of scores the means alone, without those of methods without training."""
     if isinstance(node, dict):
-        left_out = ("_target_", "path", "task", "base_learner", "meta_learner")
+        left_out = ["_target_", "path", "task", "base_learner", "meta_learner", "ci95", "learning_speed", "complexity"]
+        left_out += ["ci95_over_classes", "num_classes", "ci95_over_tasks", "num_tasks", "version", "episodes"]
         return {
             k: comparable(v)
             for k, v in node.items()

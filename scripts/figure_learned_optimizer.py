@@ -19,6 +19,7 @@ from metarun.config.build import build
 from metarun.config.compose import read_config
 from metarun.config.experiment import Experiment
 from metarun.core import Batch, Episode, Params
+from metarun.evaluation.estimates import estimate
 from metarun.execution.execution import Vmapped
 from metarun.files import write_json
 from metarun.inner.loops import descent
@@ -61,7 +62,8 @@ def tuned(x: Experiment, kind: Any, episodes: Episode) -> float:
 
 
 def summary(curve: Tensor) -> dict[str, Any]:
-    end, half = curve[:, -1], 1.96 * curve[:, -1].std() / len(curve) ** 0.5
+    end = curve[:, -1]
+    half = estimate(end).ci95
     interval = [(end.mean() + side * half).clamp(min=FLOOR).log10().item() for side in (-1, 1)]
     return {
         "log10_mean_loss": end.mean().log10().item(),
@@ -74,7 +76,7 @@ def summary(curve: Tensor) -> dict[str, Any]:
 def above(curve: Tensor, learned: Tensor) -> dict[str, float]:
     """How much larger the last loss is than the learned optimizer's on the same problem: mean and 95% interval."""
     difference = curve[:, -1] - learned[:, -1]
-    return {"mean": difference.mean().item(), "ci95": 1.96 * difference.std().item() / len(difference) ** 0.5}
+    return {"mean": difference.mean().item(), "ci95": estimate(difference).ci95}
 
 
 def main() -> None:

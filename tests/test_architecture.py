@@ -35,7 +35,17 @@ FORBIDDEN = [
     ("", lambda name: room(name) == "commands", "nothing is below a command; move what is shared to another room"),
 ]
 WITHOUT_TORCH = [f"config.{name}" for name in ("compose", "targets", "schema", "help", "trust")]
+WITHOUT_TORCH += [f"evaluation.{name}" for name in ("intervals", "records")]
 WITHOUT_TORCH += ["files", "errors", "annotations", "paths", "process", "commands.main", "commands.app"]
+WITHOUT_TORCH += [
+    "config.choices",
+    "output.ledger",
+    "output.tables",
+    "commands.app_runs",
+    "commands.runs",
+    "commands.show",
+]
+WITHOUT_TORCH += ["commands.diff", "commands.compare", "commands.tensorboard"]
 
 
 @cache

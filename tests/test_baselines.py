@@ -8,6 +8,7 @@ import torch
 
 from metarun.core import Batch, TaskSpec
 from metarun.evaluation.baselines import RIDGE, ClassMeans, RawBaseline, Ridge, raw_baseline
+from metarun.evaluation.estimates import estimate
 from metarun.evaluation.scoring import Subject, evaluate
 from metarun.execution.execution import Looped
 from metarun.objectives import CROSS_ENTROPY, SQUARED_ERROR
@@ -66,7 +67,7 @@ def test_regression_has_a_baseline_on_the_episodes_of_the_score(task, score, spl
     x = experiment(f"task={task}")
     subject = Subject(x.test_learner, x.theta_0, x.task, split, 30, Looped())
     alone = replace(subject, learner=Ridge(x.task.spec.objective), theta={})
-    found = RawBaseline().estimates(subject)
+    found = {name: estimate(values) for name, values in RawBaseline().episode_scores(subject).items()}
     assert found.keys() == {score}
     assert found[score] == pytest.approx(evaluate(alone)[score.removeprefix("baseline_")])
 

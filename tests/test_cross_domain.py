@@ -9,7 +9,8 @@ from torchvision.transforms.v2 import functional as tv
 
 from metarun.config.compose import without_effect
 from metarun.evaluation.episodes import manifest
-from metarun.evaluation.estimates import Estimate, mean_of
+from metarun.evaluation.estimates import Estimate, estimate, mean_of
+from metarun.evaluation.records import read_records
 from metarun.evaluation.suite import resized
 from tests.composing import experiment
 from tests.running import OUTSIDE, assert_as_if_never_stopped, killed, metarun, metrics, read, scores
@@ -83,7 +84,11 @@ def test_every_task_has_its_score_and_their_mean_is_the_runs(run):
     same, noisy = test["test/same/accuracy"], test["test/noisy/accuracy"]
     assert same.n == noisy.n == 4
     assert same.mean > noisy.mean
-    assert test["test/accuracy"] == mean_of([same, noisy])
+    alone = mean_of([same, noisy])
+    assert (test["test/accuracy"].mean, test["test/accuracy"].n) == (alone.mean, alone.n)
+    rows = read_records(run / "episodes.jsonl")
+    of_tasks = [[r["scores"]["accuracy"] for r in rows if r["task"] == name] for name in ("same", "noisy")]
+    assert test["test/accuracy"].ci95 == pytest.approx(estimate(torch.tensor(of_tasks).double().mean(0)).ci95, rel=1e-9)
     assert test["test/accuracy"].mean == pytest.approx((same.mean + noisy.mean) / 2)
     assert {"val/accuracy", "val/same/accuracy", "val/noisy/accuracy"} <= metrics(run)[-2].keys()
 
@@ -153,7 +158,7 @@ def test_a_finished_run_is_tested_on_others_or_on_its_own(run, tmp_path):
     assert metarun(*words, "evaluation.task=prototypes", "evaluation.task.prototypes.num_ways=5").code == 0
     assert metarun(*words, "evaluation.task=null").code == 0
     assert metarun(*words, "--split", "train").code == 0
-    found = [read(path) for path in (run / "evaluations").iterdir()]
+    found = [read(path) for path in (run / "evaluations").glob("*.json")]
     named = [{name for name in each if name.endswith("/accuracy")} for each in found]
     assert {"test/accuracy", "test/prototypes/accuracy"} in named
     assert {"test/accuracy"} in named and {"train/accuracy"} in named

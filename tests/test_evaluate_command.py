@@ -41,11 +41,11 @@ def contents(run: Path) -> dict[Path, bytes]:
 
 def evaluation(name: str, run: Path, *words: str) -> dict:
     """What ``metarun evaluate`` wrote; every other file must be as it was."""
-    before, there = contents(run), set((run / "evaluations").glob("*"))
+    before, there = contents(run), set((run / "evaluations").glob("*.json"))
     outcome = metarun("evaluate", str(run), *FLAGS[name], *words)
     assert outcome.code == 0, outcome.text
     assert contents(run) == before
-    (written,) = set((run / "evaluations").iterdir()) - there
+    (written,) = set((run / "evaluations").glob("*.json")) - there
     assert f"results: {written}" in outcome.out
     return read(written)
 
@@ -96,7 +96,7 @@ def test_other_episodes_another_split_and_another_checkpoint_are_files_of_their_
     val = evaluation("maml", run, "--split", "val")
     assert val["protocol"]["split"] == "val" and "val/mse" in val and "test/mse" not in val
     assert evaluation("maml", run, "--checkpoint", "last")["protocol"]["checkpoint"] == "last"
-    assert len(list((run / "evaluations").iterdir())) == 3
+    assert len(list((run / "evaluations").glob("*.json"))) == 3
 
 
 def test_a_long_curve_is_condensed_on_the_screen_and_whole_in_the_file(run_of):
@@ -104,7 +104,7 @@ def test_a_long_curve_is_condensed_on_the_screen_and_whole_in_the_file(run_of):
     outcome = metarun("evaluate", str(run), "evaluation.inner_steps=50")
     assert outcome.code == 0
     assert "test/mse_step_50" in outcome.out and "test/mse_step_37" not in outcome.out
-    (written,) = (run / "evaluations").iterdir()
+    (written,) = (run / "evaluations").glob("*.json")
     assert sum(key.startswith("test/mse_step_") for key in read(written)) == 51
 
 
@@ -152,7 +152,7 @@ def test_an_evaluator_is_a_file_and_a_node_in_a_run_and_in_its_evaluation(tmp_pa
     node = "+evaluation.evaluator.twice={_target_: mine.Largest, factor: 2.0}"
     outcome = metarun("evaluate", str(run), f"--config-dir={folder}", node)
     assert outcome.code == 0, outcome.text
-    (written,) = (run / "evaluations").iterdir()
+    (written,) = (run / "evaluations").glob("*.json")
     assert read(written)["test/largest"]["mean"] == pytest.approx(2 * once["test/largest"]["mean"])
 
 

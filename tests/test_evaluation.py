@@ -20,8 +20,9 @@ from metarun.evaluation.calibration import calibrated
 from metarun.evaluation.episodes import chunks, manifest, tasks_at_a_time
 from metarun.evaluation.estimates import Estimate, estimate, mean_of
 from metarun.evaluation.eval_mode import eval_mode
-from metarun.evaluation.scoring import Evaluator, Subject, evaluate, evaluate_all
+from metarun.evaluation.scoring import Evaluator, Subject, evaluate
 from metarun.evaluation.suite import Scored, Suite
+from metarun.evaluation.whole import evaluate_all
 from metarun.execution.execution import Looped, Vmapped
 from metarun.models.norm_state import norms
 from metarun.objectives import SQUARED_ERROR
@@ -39,12 +40,13 @@ RUNNING = ["task=prototypes", "meta_learner=protonet", "base_learner.hidden=[4]"
 # ---- estimates ----
 
 
-def test_an_estimate_is_the_mean_and_the_normal_interval():
+def test_an_estimate_is_the_mean_and_the_interval_of_students_t():
     values = [0.5, 0.25, 1.0, 0.75, 0.0]
     mean = sum(values) / 5
     deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / 4)  # of a sample: n - 1
     actual = estimate(torch.tensor(values))
-    assert actual == (pytest.approx(mean, rel=1e-15), pytest.approx(1.96 * deviation / math.sqrt(5), rel=1e-14), 5)
+    half = 2.7764451051977987 * deviation / math.sqrt(5)  # the quantile of 4 degrees of freedom
+    assert actual == (pytest.approx(mean, rel=1e-15), pytest.approx(half, rel=1e-14), 5)
 
 
 def test_an_estimate_of_float32_scores_is_computed_in_double():
@@ -58,7 +60,7 @@ def test_the_interval_of_a_single_episode_is_infinite():
 def test_the_interval_covers_the_true_mean_in_95_of_100_samples():
     samples = torch.randn(4000, 60, generator=torch.Generator().manual_seed(0))
     covered = np.mean([abs(e.mean) <= e.ci95 for e in map(estimate, samples)])
-    # 1.96 in place of Student's 2.00 at n = 60 covers 94.5%; the standard error of 4000 draws is 0.4%
+    # the standard error of 4000 draws is 0.4%
     assert 0.93 < covered < 0.96
 
 
@@ -200,7 +202,7 @@ def test_what_an_evaluator_scores_of_a_task_takes_no_second_adaptation(execution
 def test_what_an_evaluator_estimates_by_itself_is_told_of_the_final_test_alone(final):
     own = Scored(Counting(), Adder(2), {})
     subject = Subject(own.learner, Adder(2).init(), own.task, "val", 4, Looped())
-    scores = evaluate_all(Suite(own, {}), subject, [Half()], final)
+    scores = evaluate_all(Suite(own, {}), subject, [Half()], final).scores
     assert ("tasks" in scores) == ("half_step_1" in scores) == final
     assert {"score", "half"} <= scores.keys()
 
@@ -208,8 +210,11 @@ def test_what_an_evaluator_estimates_by_itself_is_told_of_the_final_test_alone(f
 def test_of_tasks_elsewhere_scores_have_a_mean_and_what_evaluators_estimate_has_not():
     own, other = Scored(Counting(), Adder(2), {}), Scored(Counting(), Adder(5), {})
     subject = Subject(own.learner, Adder(2).init(), own.task, "test", 4, Looped())
-    scores = evaluate_all(Suite(own, {"a": own, "b": other}), subject, [Half()], final=True)
-    assert scores["half"] == mean_of([scores["a/half"], scores["b/half"]])
+    scores = evaluate_all(Suite(own, {"a": own, "b": other}), subject, [Half()], final=True).scores
+    alone = mean_of([scores["a/half"], scores["b/half"]])
+    assert (scores["half"].mean, scores["half"].n) == (alone.mean, alone.n)
+    # both have the same episodes, of which two scores say no more than one
+    assert scores["half"].ci95 == pytest.approx(scores["a/half"].ci95, rel=1e-12)
     assert scores["b/half"].mean - scores["a/half"].mean == 1.5  # 3 steps more
     assert {name for name in scores if "tasks" in name} == {"a/tasks", "b/tasks"}
 

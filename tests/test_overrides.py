@@ -5,7 +5,8 @@ import pytest
 from metarun.config.compose import readable
 from metarun.config.overrides import MOST_RUNS, refuse_sweeps_without_end
 from metarun.errors import ConfigError
-from metarun.output.terminal import Ticker, table_console
+from metarun.output.tables import table_console
+from metarun.output.terminal import Ticker
 from tests.composing import last_of_each
 from tests.running import metarun, process
 

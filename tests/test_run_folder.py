@@ -28,6 +28,7 @@ def run(tmp_path_factory) -> Path:
 def test_the_folder_holds_the_files_of_the_design(run):
     files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     expected = {"config.yaml", "overrides.yaml", "run.json", "status.json", "metrics.jsonl", "results.json", "log.txt"}
+    expected |= {"episodes.jsonl"}
     expected |= {"execution.json", "freeze.txt", "checkpoints/last.pt", "checkpoints/best.pt"}
     assert expected <= files
     others = {name for name in files - expected if "tfevents" not in name}
@@ -51,7 +52,9 @@ def test_status_has_a_heartbeat_and_the_outcome(run):
 
 def test_results_map_metrics_to_mean_interval_and_number_by_protocol_and_complexity(run):
     results = read(run / "results.json")
-    protocol, complexity = results.pop("protocol"), results.pop("complexity")
+    protocol, complexity, speed = (results.pop(name) for name in ("protocol", "complexity", "learning_speed"))
+    assert (results.pop("version"), results.pop("episodes")) == (1, "episodes.jsonl")
+    assert set(speed) == {"mse", "query_loss"}
     assert {"test/mse", "test/query_loss", *(f"test/mse_step_{k}" for k in range(4))} <= set(results)
     assert all(set(value) == {"mean", "ci95", "n"} and value["n"] == 6 for value in results.values())
     assert re.fullmatch(r"[0-9a-f]{64}", protocol["manifest"])

@@ -98,7 +98,7 @@ def test_a_learner_a_task_and_a_base_learner_of_an_outsider_run_by_config_dir(fo
     assert metarun("evaluate", str(run)).code == 2, "what the run was made of is not there without the folder"
     again = metarun("evaluate", str(run), f"--config-dir={folder}", "meta_learner.factor=0.5")
     assert again.code == 0, again.text
-    (evaluation,) = (run / "evaluations").iterdir()
+    (evaluation,) = (run / "evaluations").glob("*.json")
     assert read(evaluation)["test/mse"] == results["test/mse"]
 
     assert metarun(f"resume={run}", "steps=14").code == 2

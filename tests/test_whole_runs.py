@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.stats import t
 from torch import Tensor
 from torchvision import models
 from torchvision.models.regnet import BlockParams, RegNet
@@ -169,4 +170,4 @@ def assert_estimate(found: dict[str, float], values: Tensor) -> None:
     n = len(values)
     assert found["n"] == n
     assert found["mean"] == pytest.approx(values.mean().item(), abs=SAME)
-    assert found["ci95"] == pytest.approx(1.96 * values.std().item() / math.sqrt(n), abs=SAME)
+    assert found["ci95"] == pytest.approx(t.ppf(0.975, n - 1) * values.std().item() / math.sqrt(n), abs=SAME)

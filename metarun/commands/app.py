@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from metarun.commands.app_runs import register
+
 app = typer.Typer(
     name="metarun", add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
 )
@@ -13,6 +15,7 @@ data = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Which data there is; prepare, verify and look at it."
 )
 app.add_typer(data, name="data")
+register(app)
 
 ConfigDir = Annotated[list[str], typer.Option("--config-dir", help="a further folder of YAML groups, trusted")]
 Allow = Annotated[list[str], typer.Option("--allow", help="a package whose classes a config may name")]

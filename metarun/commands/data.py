@@ -22,7 +22,7 @@ from metarun.core import TaskDistribution
 from metarun.drawing import picture
 from metarun.errors import ConfigError, DataError
 from metarun.evaluation.suite import missing
-from metarun.output.terminal import table_console
+from metarun.output.tables import table_console
 from metarun.tasks.splits import SPLITS
 
 STATES = ("absent", "raw files found", "ready")  # of prepared data

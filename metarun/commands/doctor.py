@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metarun.commands.data import entries
-from metarun.output.terminal import table_console
+from metarun.output.tables import table_console
 from metarun.process import SPIN_COUNT, THRESHOLDS, keep_freed_memory
 
 GIB = 2**30

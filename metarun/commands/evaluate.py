@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,18 @@ from metarun.core import Params, TaskDistribution, hyperparameters
 from metarun.errors import ConfigError, MetarunError, refuse_divergence
 from metarun.evaluation.calibration import calibrated, calibrates
 from metarun.evaluation.estimates import Estimate
-from metarun.evaluation.scoring import Complexity, evaluate_all
+from metarun.evaluation.intervals import Over
 from metarun.evaluation.suite import Suite
+from metarun.evaluation.whole import Evaluation, evaluate_all
 from metarun.execution.choice import Choice
 from metarun.execution.execution import Execution
 from metarun.files import write_json
 from metarun.output.checkpoint import load
+from metarun.output.cost import cost_of_evaluation
 from metarun.output.folder import RunFolder, place, short_hash, slug
-from metarun.output.report import results
-from metarun.output.summary import condensed, conditions, verdict
-from metarun.output.terminal import table_console
+from metarun.output.results import results, write_results
+from metarun.output.summary import NOWHERE, condensed, conditions, verdict
+from metarun.output.tables import table_console
 from metarun.trees import leaf_names, tree_leaves, zip_map
 
 CHANGEABLE = ("task", "base_learner", "meta_learner", "evaluation", "execution", "device", "data_root", "seed", "dtype")
@@ -45,12 +48,16 @@ class Trained:
     step: int  # of the checkpoint
     execution: Execution
 
-    def write(self, name: str, content: dict[str, Any]) -> Path:
-        """Write ``content`` as evaluations/<name>.json in the run's folder; returns where it is."""
+    def write(self, name: str, content: dict[str, Any], evaluation: Evaluation | None = None) -> Path:
+        """Write ``content`` as evaluations/<name>.json in the run's folder, with the scores of each episode of an
+        ``evaluation`` beside it; returns where it is."""
         where = self.folder.path / "evaluations" / f"{name}.json"
         try:
             where.parent.mkdir(exist_ok=True)
-            write_json(where, content)
+            if evaluation is None:
+                write_json(where, content)
+            else:
+                write_results(where, content, evaluation)
         except OSError as error:
             raise MetarunError(f"the scores above could not be written to {where}: {error.strerror}.") from error
         return where
@@ -92,18 +99,22 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     experiment.suite.require(split)
     subject = experiment.subject(run.theta, split, experiment.num_test_tasks, run.execution)
     with calibrated(experiment.learner, run.theta, run.training_task, run.execution):
-        scores = evaluate_all(experiment.suite, subject, experiment.evaluators, final=True)
+        evaluation = evaluate_all(experiment.suite, subject, experiment.evaluators, final=True)
+    scores = evaluation.scores
     means = {f"{split}/{name}": score.mean for name, score in scores.items() if "_step_" not in name}
     refuse_divergence(means, run.step, experiment.seed)
-    complexity = Complexity().estimates(subject.on(experiment.suite.first))
     source = {"checkpoint": checkpoint, "checkpoint_step": run.step, "split": split}
-    content = results(experiment, scores, complexity, source) | {"overrides": overrides, "argv": sys.argv}
+    content = results(experiment, evaluation, cost_of_evaluation(experiment, subject), source)
+    content |= {"overrides": overrides, "argv": sys.argv}
     title = f"{split}: mean and 95% CI over {experiment.num_test_tasks} episodes"
-    show(title, ("metric", "mean"), {f"{split}/{name}": score for name, score in condensed(scores).items()}, digits=4)
+    shown = condensed(scores)
+    over = {f"{split}/{name}": evaluation.over[name] for name in shown if name in evaluation.over}
+    show(title, ("metric", "mean"), {f"{split}/{name}": score for name, score in shown.items()}, digits=4, over=over)
     training: Any = OmegaConf.to_container(read_config(run.folder.path / "config.yaml").task)
     for line in conditions(experiment, split, training) + verdict(experiment, scores, run.step):
         print(line)
-    where = run.write(name_of(overrides, split, checkpoint), {**content, "seconds": time.time() - started})
+    content |= {"seconds": time.time() - started}
+    where = run.write(name_of(overrides, split, checkpoint), content, evaluation)
     print(f"results: {where}")
 
 
@@ -177,9 +188,19 @@ def name_of(overrides: list[str], *words: str) -> str:
     return f"{slug('_'.join([*words, *overrides]))}-{short_hash(*words, sorted(overrides))}"
 
 
-def show(title: str, columns: tuple[str, str], scores: dict[str, Estimate], digits: int) -> None:
-    """Print a table of the scores with their intervals, as wide as the terminal."""
-    table = Table(*columns, "+-", title=title)
+def show(
+    title: str,
+    columns: tuple[str, str],
+    scores: dict[str, Estimate],
+    digits: int,
+    over: Mapping[str, Over] = NOWHERE,
+) -> None:
+    """Print a table of the scores with their intervals, those over other classes or tasks too; as wide as the terminal."""
+    kinds = sorted({value.kind for value in over.values()})
+    table = Table(*columns, "+-", *(f"+- over {kind}" for kind in kinds), title=title)
     for name, (mean, ci95, _) in scores.items():
-        table.add_row(name, f"{mean:.{digits}f}", f"{ci95:.{digits}f}")
+        wider = [over[name] if name in over and over[name].kind == kind else None for kind in kinds]
+        cells = [f"{value.ci95:.{digits}f} ({value.number})" if value else "" for value in wider]
+        cells = [cell.replace("nan", "unknown") for cell in cells]
+        table.add_row(name, f"{mean:.{digits}f}", f"{ci95:.{digits}f}", *cells)
     table_console(100).print(table)

@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from rich.table import Table
 
+from metarun.commands.data_efficiency import leave_curves, spread
 from metarun.commands.slots import Slots
 from metarun.config.compose import (
     assigned,
@@ -29,7 +30,7 @@ from metarun.config.names import names_as_text
 from metarun.config.overrides import given_twice, refuse_sweeps_without_end
 from metarun.errors import ConfigError, shortened
 from metarun.output.folder import RunFolder, new_name, place, short_hash, slug, tensorboard_command
-from metarun.output.terminal import table_console
+from metarun.output.tables import table_console
 from metarun.paths import config_dir
 from metarun.training.signals import stopping_signals
 
@@ -69,7 +70,8 @@ def sweep(arguments: list[str], config_dirs: list[Path]) -> int:
     rest = [text for text in arguments if text.partition("=")[0] not in own]
     folder = place(own.get("sweep_dir", str(Path("runs", new_name("sweep")))), "sweep_dir")
     slots = Slots(_number_of_jobs(own.get("jobs", "1")))
-    combinations = _combinations(rest)
+    plan = spread(rest, config_dirs)
+    combinations = _combinations(plan)
     jobs = [
         Job(overrides, " ".join(shown) or "defaults", _job_folder(folder, overrides, shown))
         for overrides, shown in zip(combinations, _varying(combinations), strict=True)
@@ -77,7 +79,10 @@ def sweep(arguments: list[str], config_dirs: list[Path]) -> int:
     _check(jobs, config_dirs)
     print(f"sweep of {len(jobs)} runs: {folder}", file=sys.stderr)
     _run_all(jobs, slots, [f"--config-dir={path}" for path in config_dirs])
-    return _report(jobs, folder)
+    code = _report(jobs, folder)
+    if plan != rest:
+        print("\n".join(leave_curves([(job.overrides, job.folder) for job in jobs], folder)))
+    return code
 
 
 def _number_of_jobs(text: str) -> int:

@@ -11,12 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun.config.build import build
-from metarun.config.checks import flat
+from metarun.config.checks import flat, missing_packages
 from metarun.config.compose import assigned, override_key, read_config, with_value
 from metarun.config.experiment import Experiment
 from metarun.errors import CheckpointError, ConfigError, Diverged, Interrupted, MetarunError
-from metarun.evaluation.estimates import Estimate
 from metarun.evaluation.suite import missing
+from metarun.evaluation.whole import Evaluation
 from metarun.files import read_json, write_atomically
 from metarun.output.checkpoint import load, restoring
 from metarun.output.folder import RunFolder, new_name, place
@@ -78,7 +78,7 @@ def _label(cfg: DictConfig) -> str:
 def _continued(folder: RunFolder, overrides: list[str]) -> Job:
     """``resume=RUN``: the run's own configuration, with nothing changed that would make it another run."""
     if not folder.holds_a_run:
-        raise ConfigError([f"resume={folder.path}: there is no run (no config.yaml). List runs with: ls -d runs/*/*"])
+        raise ConfigError([f"resume={folder.path}: there is no run (no config.yaml). List runs with: metarun runs"])
     cfg, problems = read_config(folder.path / "config.yaml"), []
     trained_for = cfg.steps
     for text in overrides:
@@ -123,7 +123,7 @@ def run(job: Job) -> float:
         if job.continues:
             raise ConfigError(error.problems, where=str(job.folder.path / "config.yaml")) from error
         raise
-    if problems := missing("task", experiment.task, ["train"]):
+    if problems := missing("task", experiment.task, ["train"]) + missing_packages(experiment.loggers):
         raise ConfigError(problems)
     experiment.suite.require("val", "test")
     try:
@@ -162,7 +162,7 @@ def _nothing_to_do(folder: RunFolder, experiment: Experiment) -> float:
     name = f"test/{experiment.task.spec.objective.score_name}"
     try:
         score = read_json(folder.path / "results.json")[name]
-        mean, ci95 = float(score["mean"]), float(score["ci95"])
+        mean, ci95 = (float("nan") if score[key] is None else float(score[key]) for key in ("mean", "ci95"))
     except (ValueError, KeyError, TypeError) as error:
         raise MetarunError(
             f"the run {folder.path} is complete, but its results.json is gone or damaged. Score it again with: metarun "
@@ -191,12 +191,12 @@ def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
         report.say(f"run folder: {folder.path}{continued}")
         for note in experiment.notes:
             report.say(note)
-        scores = _guarded(experiment, report, resume_step, stop)
+        evaluation = _guarded(experiment, report, resume_step, stop)
     report.finished()
-    return scores[experiment.task.spec.objective.score_name].mean
+    return evaluation.scores[experiment.task.spec.objective.score_name].mean
 
 
-def _guarded(experiment: Experiment, report: Reporter, resume_step: int, stop: StopRequest) -> dict[str, Estimate]:
+def _guarded(experiment: Experiment, report: Reporter, resume_step: int, stop: StopRequest) -> Evaluation:
     """Run, and whatever happens close the logs and write down how it ended."""
     state, error_text, runner = "failed", "", None
 
@@ -217,9 +217,9 @@ def _guarded(experiment: Experiment, report: Reporter, resume_step: int, stop: S
         if resume_step:
             with restoring(report.folder.checkpoints / "last.pt"):
                 runner.restore("last")
-        scores = runner.run()
+        evaluation = runner.run()
         state = "completed"
-        return scores
+        return evaluation
     except MetarunError as error:
         state, error_text = STATE_OF.get(type(error), "failed"), str(error)
         raise

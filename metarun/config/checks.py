@@ -2,9 +2,10 @@
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -36,6 +37,10 @@ def problems_at_the_root(plain: dict[str, Any]) -> list[str]:
         problems.append("tf32=true has no effect without a CUDA device; set it to false.")
     if plain["evaluation"]["fit_images"] and not plain["evaluation"]["task"]:
         problems.append("evaluation.fit_images=true has no effect without evaluation.task; set it to false.")
+    if plain["evaluation"]["train_fractions"] is not None:
+        problems.append(
+            "evaluation.train_fractions has no effect on a single run: add -m, or set task.train_fraction to one share."
+        )
     return problems + place_problems(plain)
 
 
@@ -131,6 +136,16 @@ def step_problems(learner: MetaLearner, inner_steps: int | None) -> list[str]:
     if getattr(learner, "inner_steps", 0) < 0:
         return [f"meta_learner.inner_steps is {learner.inner_steps}, but must be 0 or more."]  # type: ignore[attr-defined]
     return []
+
+
+def missing_packages(calls: Mapping[str, Callable[..., Any]]) -> list[str]:
+    """Problems of loggers, among the calls by key, whose packages are not installed."""
+    needed = {key: getattr(call.func, "package", "") for key, call in calls.items() if isinstance(call, partial)}
+    return [
+        f"{key} needs the package {package}, which is not installed: pip install {package}"
+        for key, package in needed.items()
+        if key.startswith("logger.") and package and find_spec(package) is None
+    ]
 
 
 def scheduler_problems(scheduler: torch.optim.lr_scheduler.LRScheduler, call: Callable[..., Any]) -> list[str]:

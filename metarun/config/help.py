@@ -6,13 +6,29 @@ from pathlib import Path
 from metarun.paths import config_dir
 
 COMMANDS = {
+    "runs": "list the runs in a folder: state, age, learner, task, score; filters by KEY=VALUE",
+    "show": "say what a run is: protocol, scores, adaptation curve, cost, and what differs from the defaults",
+    "diff": "say in what two runs differ: settings, data, versions, commit, machine and scores",
+    "compare": "compare runs, or groups of seeds, on the same test episodes: difference, interval, win rate, p",
+    "rerun": "run the same configuration again: are its numbers the same, bit by bit, or what differs?",
+    "tensorboard": "start TensorBoard on a run or a folder of runs: metarun tensorboard DIR --port 6007",
     "evaluate": "score a finished run again, with other steps, shots, ways or data",
     "control": "let a finished run's model control unknown systems: return after K transitions seen",
     "data": "list the data there is; prepare NAME, verify NAME, show NAME (a picture of episodes)",
     "doctor": "what works on this machine, what is slow or missing, and the fix",
 }
 SWEEP_KEYS = ("sweep_dir", "jobs")  # set beside -m
-ORDER = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution", "evaluation", "experiment")
+ORDER = (
+    "task",
+    "base_learner",
+    "meta_learner",
+    "optimizer",
+    "scheduler",
+    "execution",
+    "evaluation",
+    "logger",
+    "experiment",
+)
 NESTED = ("task/augmentation", "task/features")  # choices within a choice
 
 
@@ -31,7 +47,8 @@ def help_text() -> str:
     shown = (*ORDER, *NESTED)
     rows = {group: textwrap.wrap("  ".join(options(group)), 100 - width, break_on_hyphens=False) for group in shown}
     groups = "\n".join(f"  {group:<{width}}{indent.join(lines)}" for group, lines in rows.items())
-    commands = "\n".join(f"  metarun {name:<10}{text}" for name, text in COMMANDS.items())
+    longest = max(map(len, COMMANDS)) + 2
+    commands = "\n".join(f"  metarun {name:<{longest}}{text}" for name, text in COMMANDS.items())
     return f"""metarun: meta-learning experiments from the command line
 
 usage: metarun [KEY=VALUE | GROUP=NAME ...] [-m] [--config-dir DIR] [--allow PACKAGE]
@@ -49,7 +66,8 @@ Values, changed by key (KEY=VALUE): seed steps meta_batch_size device dtype tf32
   metarun --cfg job [overrides]    shows every value of a run without starting it
 
 Sweeps:    metarun -m KEY=A,B ...   jobs=N runs N at a time; sweep_dir=DIR is where they lie: the same command with
-           the same DIR keeps what is completed and continues the rest
+           the same DIR keeps what is completed and continues the rest; evaluation=data_efficiency is one
+           over shares of the training classes, and draws the curve
 Continue:  metarun resume=runs/DATE/RUN        Stop: Ctrl-C, SIGTERM or SIGHUP writes a checkpoint first
 Your own:  --config-dir DIR adds a folder of YAML groups (and Python modules beside them); --allow PACKAGE lets
            a config name classes of an installed package

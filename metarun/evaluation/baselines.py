@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metarun.core import Batch, MetaLearner, Metrics, Params, TaskDistribution
-from metarun.evaluation.estimates import Estimate
-from metarun.evaluation.scoring import Evaluator, Subject, evaluate
+from metarun.evaluation.scoring import Evaluator, Subject, Values, score_episodes
 from metarun.evaluation.suite import baseline_of
 from metarun.execution.execution import Vmapped
 from metarun.objectives import CROSS_ENTROPY, Objective
@@ -23,24 +22,24 @@ RIDGE = 1e-3  # of the inputs' mean variance: 0.1% of what least squares finds a
 class FrozenBaseline(Evaluator):
     """``frozen_<score>``: that of the nearest class means of the task's frozen features; nothing where it has none."""
 
-    def estimates(self, subject: Subject) -> dict[str, Estimate]:
+    def episode_scores(self, subject: Subject) -> Values:
         baseline = baseline_of(subject.task)
         if baseline is None or subject.split == "train":  # training episodes may have other ways
             return {}
         name = subject.task.spec.objective.score_name
-        return {f"frozen_{name}": evaluate(replace(subject, learner=baseline, theta=baseline.init()))[name]}
+        return {f"frozen_{name}": score_episodes(replace(subject, learner=baseline, theta=baseline.init()))[name]}
 
 
 class RawBaseline(Evaluator):
     """``baseline_<score>``: that of ``raw_baseline``, where the task has one."""
 
-    def estimates(self, subject: Subject) -> dict[str, Estimate]:
+    def episode_scores(self, subject: Subject) -> Values:
         learner = raw_baseline(subject.task, subject.split)
         if learner is None:
             return {}
         name = subject.task.spec.objective.score_name
         raw = replace(subject, learner=learner, theta=learner.init(), execution=Vmapped(None))
-        return {f"baseline_{name}": evaluate(raw)[name]}
+        return {f"baseline_{name}": score_episodes(raw)[name]}
 
 
 BASELINES = (FrozenBaseline(), RawBaseline())

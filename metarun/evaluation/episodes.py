@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from metarun.core import Episode, TaskDistribution
+from metarun.core import Draw, Episode, TaskDistribution
 from metarun.trees import num_elements, tree_leaves
 
 CHUNK, GPU_CHUNK = 25, 200  # evaluation tasks at a time, or fewer where the numbers in them exceed these:
@@ -26,12 +26,24 @@ def tasks_at_a_time(one: Episode) -> int:
     return max(1, min(most, elements // num_elements(one)))
 
 
+def hashes(draw: Draw) -> list[str]:
+    """A short sha256 of the random choices behind each episode of ``draw``."""
+    digests = [hashlib.sha256() for _ in next(iter(draw.values()))]
+    for name in sorted(draw):
+        for digest, choices in zip(digests, draw[name], strict=True):
+            digest.update(_described(name, choices))
+    return [digest.hexdigest()[:16] for digest in digests]
+
+
+def _described(name: str, choices: np.ndarray) -> bytes:
+    array = np.ascontiguousarray(choices)
+    return f"{name}{array.dtype.str}{array.shape}".encode() + array.astype(array.dtype.newbyteorder("<")).tobytes()
+
+
 def manifest(task: TaskDistribution, split: str, num_tasks: int) -> str:
     """sha256 of the random choices behind episodes 0 ... ``num_tasks`` - 1: equal hash, equal episodes."""
     digest = hashlib.sha256()
     draw = task.draw(split, range(num_tasks))
     for name in sorted(draw):
-        array = np.ascontiguousarray(draw[name])
-        digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
-        digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+        digest.update(_described(name, draw[name]))
     return digest.hexdigest()

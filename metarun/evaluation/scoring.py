@@ -7,16 +7,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from metarun.core import Episode, MetaLearner, Metrics, Params, TaskDistribution, hyperparameters
 from metarun.evaluation.episodes import chunks
-from metarun.evaluation.estimates import Estimate, estimate, mean_of
+from metarun.evaluation.estimates import Estimate, estimate
 from metarun.evaluation.eval_mode import eval_mode
-from metarun.evaluation.suite import Scored, Suite
+from metarun.evaluation.records import STEP
+from metarun.evaluation.suite import Scored
 from metarun.execution.execution import Execution, Looped
 from metarun.execution.halving import HalvingMap
 from metarun.trees import num_elements, slice_tasks
 
+Values = dict[str, Tensor]  # scores by name, one of each episode [n]
 TIMED = 8  # tasks, of which the first quarter warms up
 
 
@@ -41,7 +44,7 @@ class Subject:
 
 
 class Evaluator:
-    """A way to score a trained learner, beside the metrics of its query loss. A subclass overrides one method or both."""
+    """A way to score a trained learner, beside the metrics of its query loss. A subclass overrides one method or more."""
 
     def scores(self, subject: Subject, phi: Params, episode: Episode) -> Metrics:
         """Scores of one adapted task, at every validation and at the test.
@@ -50,13 +53,22 @@ class Evaluator:
         """
         return {}
 
+    def episode_scores(self, subject: Subject) -> Values:
+        """Scores of each episode that take a pass of their own; at the final test and in ``metarun evaluate`` alone."""
+        return {}
+
     def estimates(self, subject: Subject) -> dict[str, Estimate]:
-        """What takes passes of its own over the episodes, or none; at the final test and in ``metarun evaluate`` alone."""
+        """Estimates that are of something else than a score of each episode; then alone, too."""
         return {}
 
 
-@torch.no_grad()
 def evaluate(subject: Subject, evaluators: Sequence[Evaluator] = (), curve: bool = False) -> dict[str, Estimate]:
+    """The means of ``score_episodes``, by name."""
+    return {name: estimate(values) for name, values in score_episodes(subject, evaluators, curve).items()}
+
+
+@torch.no_grad()
+def score_episodes(subject: Subject, evaluators: Sequence[Evaluator] = (), curve: bool = False) -> Values:
     """Scores after adaptation, by name: the metrics of the query loss, and what ``evaluators`` score in the same pass.
 
     With ``curve`` also ``<name>_step_k`` for every adaptation step k.
@@ -83,10 +95,9 @@ def evaluate(subject: Subject, evaluators: Sequence[Evaluator] = (), curve: bool
     if not rows:
         raise ValueError("there are no episodes to evaluate on.")
     steps = [{name: torch.cat([row[k][name] for row in rows]) for name in rows[0][k]} for k in range(len(rows[0]))]
-    result = {name: estimate(values) for name, values in steps[-1].items()}
-    if curve:
-        for k, values_of in enumerate(steps):
-            result |= {f"{name}_step_{k}": estimate(values) for name, values in values_of.items()}
+    result = dict(steps[-1])
+    for k, values_of in enumerate(steps if curve else ()):
+        result |= {f"{name}{STEP}{k}": values for name, values in values_of.items()}
     return result
 
 
@@ -112,22 +123,3 @@ class Complexity(Evaluator):
                 times.append(time.perf_counter() - start)
         median = Estimate(float(np.median(times[TIMED // 4 :])) * 1e3, math.nan, TIMED)  # its interval is not known
         return {"parameters": Estimate(num_elements(subject.theta), 0.0, 1), "adaptation_ms": median}
-
-
-def evaluate_all(suite: Suite, subject: Subject, evaluators: Sequence[Evaluator], final: bool) -> dict[str, Estimate]:
-    """Scores of ``subject`` on the training task, as ``evaluate`` names them, or on the tasks elsewhere as <task>/<name>,
-    beside the means over these, each counted alike. ``final``: with a curve, and all that the evaluators estimate."""
-    evaluators = [OfTheTask(), *evaluators]
-
-    def apart(subject: Subject) -> dict[str, Estimate]:
-        return {name: value for e in evaluators for name, value in e.estimates(subject).items()} if final else {}
-
-    if not suite.elsewhere:
-        own = subject.on(suite.own)
-        return evaluate(own, evaluators, curve=final) | apart(own)
-    subjects = {name: subject.on(scored) for name, scored in suite.elsewhere.items()}
-    each = {name: evaluate(one, evaluators, curve=final) for name, one in subjects.items()}
-    common = set.intersection(*map(set, each.values()))
-    means = {name: mean_of([scores[name] for scores in each.values()]) for name in sorted(common)}
-    rows = [*each.items(), *((name, apart(one)) for name, one in subjects.items())]
-    return means | {f"{task}/{name}": value for task, scores in rows for name, value in scores.items()}

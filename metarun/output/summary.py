@@ -1,17 +1,20 @@
 """The scores of a test in a few lines: how good, under which conditions, and whether training helped."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from metarun.config.experiment import Experiment
 from metarun.evaluation.baselines import baseline_name
 from metarun.evaluation.estimates import Estimate, mean_of
 from metarun.evaluation.eval_mode import modules_of
+from metarun.evaluation.intervals import Over
 from metarun.models.norm_state import norms
 from metarun.output.terminal import plain
 
 STEPS_SHOWN = (0, 1, 2, 3, 5, 10, 20, 50, 100, 200)  # of the adaptation curve
+NOWHERE: Mapping[str, Over] = MappingProxyType({})  # no interval over other classes is known
 NAMES_SHOWN = 10  # test classes at most: so few that it matters which they are
 
 
@@ -27,14 +30,14 @@ def condensed(scores: dict[str, Estimate]) -> dict[str, Estimate]:
     return {name: score for name, score in scores.items() if step_of(name) in (*STEPS_SHOWN, last)}
 
 
-def summary(experiment: Experiment, scores: dict[str, Estimate], step: int) -> str:
-    """The final scores, of the checkpoint of ``step``, those without training, and what they depend on."""
+def summary(experiment: Experiment, scores: dict[str, Estimate], step: int, over: Mapping[str, Over] = NOWHERE) -> str:
+    """The final scores, of the checkpoint of ``step``, those without training and elsewhere, and what they depend on."""
     name = experiment.task.spec.objective.score_name
     final = scores[name]
-    lines = [f"test/{name} = {final.mean:.4f} +- {final.ci95:.4f} (95% CI, {final.n} tasks)"]
+    lines = [f"test/{name} = {final.mean:.4f} +- {final.ci95:.4f} (95% CI, {final.n} tasks){_over(over.get(name))}"]
     for other in experiment.suite.elsewhere:
         mean, ci95, n = scores[f"{other}/{name}"]
-        lines.append(f"test/{other}/{name} = {mean:.4f} +- {ci95:.4f} ({n} tasks)")
+        lines.append(f"test/{other}/{name} = {mean:.4f} +- {ci95:.4f} ({n} tasks){_over(over.get(f'{other}/{name}'))}")
     if found := without_training(experiment, scores):
         what, baseline = found
         lines.append(f"without any training ({what}): {baseline.mean:.4f} +- {baseline.ci95:.4f}")
@@ -43,6 +46,16 @@ def summary(experiment: Experiment, scores: dict[str, Estimate], step: int) -> s
     if curve:
         lines.append(f"after adaptation step {plain({f'{k}:': value for k, value in curve.items()})}")
     return "\n".join([*lines, *conditions(experiment, "test"), *verdict(experiment, scores, step)])
+
+
+def _over(over: Over | None) -> str:
+    """The end of a score's line: how sure it is on other classes, or other tasks of a table, than those few."""
+    if over is None:
+        return ""
+    of_table = " of the table" if over.kind == "tasks" else ""
+    if math.isnan(over.ci95):
+        return f"; unknown for other {over.kind}{of_table}: these are {over.number}"
+    return f"; +- {over.ci95:.4f} over the {over.number} {over.kind}{of_table}"
 
 
 def without_training(experiment: Experiment, scores: dict[str, Estimate]) -> tuple[str, Estimate] | None:
@@ -89,7 +102,7 @@ def conditions(experiment: Experiment, split: str, training: dict[str, Any] | No
             lines.append(
                 f"batch norms read the whole query batch{place}{number}: with other queries the score is another"
             )
-        if split != "train" and (others := list(_differences(trained, scored.node))):
+        if split != "train" and (others := list(differences(trained, scored.node))):
             lines.append(f"training had other episodes than the {split}{place}: {', '.join(others)}")
         classes = list(dict.fromkeys(scored.task.class_names(split)))
         if 0 < len(classes) <= NAMES_SHOWN:
@@ -97,7 +110,7 @@ def conditions(experiment: Experiment, split: str, training: dict[str, Any] | No
     return lines
 
 
-def _differences(trained: dict[str, Any], scored: dict[str, Any]) -> Iterator[str]:
+def differences(trained: dict[str, Any], scored: dict[str, Any]) -> Iterator[str]:
     """The ways and shots of training where those of the scored node are others."""
     for key in ("num_ways", "num_shots"):
         own = trained.get(f"train_{key}") or trained.get(key)

@@ -25,11 +25,6 @@ def plain(values: dict[str, Any]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
-def table_console(width: int) -> Console:
-    """A console for tables, as wide as the terminal or ``width``; brackets and colons in what it prints are only that."""
-    return Console(width=None if sys.stdout.isatty() else width, markup=False, emoji=False)
-
-
 class LiveLine(ProgressColumn):
     """The fields of a task in one line of at most ``width`` columns: fields go as a whole, and no number is cut."""
 

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from metarun.core import Batch, Draw, Episode, Metrics, Params, TaskDistribution, TaskSpec
+from metarun.core import Batch, Draw, Episode, Metrics, Origin, Params, TaskDistribution, TaskSpec
 from metarun.counter import uniform, without_replacement
 from metarun.errors import DataError, DataProblems, listed
 from metarun.objectives import SQUARED_ERROR
 from metarun.tasks.episodes import PointSize, sizes_by_split
 from metarun.tasks.measurements import Roles
-from metarun.tasks.splits import SPLITS
+from metarun.tasks.splits import SPLITS, train_share
 from metarun.tasks.table_columns import Column, Fit, Missing, encoded, fit, from_plain, names_of_inputs
 from metarun.tasks.table_rows import Choice, TaskRows
 from metarun.tasks.tables import read_table
@@ -70,6 +70,7 @@ class CSVRegression(TaskDistribution):
         support: Literal["random", "first"] = "random",
         split: Mapping[str, str] | None = None,
         fitted: Mapping[str, Any] | None = None,
+        train_fraction: float = 1.0,
     ) -> None:
         """Read the table, choose the splits, and measure all of it by the training tasks."""
         self.sizes = sizes_by_split(PointSize(num_shots, num_queries), train_num_shots, train_num_queries)
@@ -88,6 +89,8 @@ class CSVRegression(TaskDistribution):
         self._leave_out(few, of_task, min_rows)
         choice = Choice(split, split_column, val_tasks, test_tasks, (val_share, test_share), split_seed)
         self.split = choice.of(table, {task: of_task[task] for task in of_task if task not in few}, few)
+        kept = train_share(self.split["train"], train_fraction)
+        self.split["train"] = [task for task in self.split["train"] if task in kept]
         self.splits = tuple(name for name in SPLITS if self.split[name])
         self.rows = {name: [rows[task] for task in tasks] for name, tasks in self.split.items()}
         self._check_sizes("row" if groups is None else "group")
@@ -173,6 +176,9 @@ class CSVRegression(TaskDistribution):
             places.shape
         )
         return {"task": task, "support": chosen[:, :shots], "query": chosen[:, shots:]}
+
+    def drawn_from(self, split: str, draw: Draw) -> Origin:
+        return Origin("tasks", [[self.split[split][task]] for task in draw["task"]])
 
     def episodes(self, draw: Draw) -> Episode:
         def batch(rows: np.ndarray) -> Batch:

@@ -7,7 +7,7 @@ A data set is a function that names its images and says which split each class b
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +29,7 @@ from metarun.tasks.episodes import (
 from metarun.tasks.groups import GroupedPool
 from metarun.tasks.images import image_batch, pixels_on, show_classes
 from metarun.tasks.sources import PreparedTask, task_from
-from metarun.tasks.splits import SPLITS, split_digest
+from metarun.tasks.splits import SPLITS, split_digest, thinned
 from metarun.tasks.store import Prepared, Source
 
 if TYPE_CHECKING:
@@ -53,6 +53,10 @@ class ImageData:
     notes: Sequence[str] = ()  # what the user should know of what is read, and of what is not
     groups: Callable[[Prepared], np.ndarray] | None = None  # the number of each image's group; None: no groups
 
+    def thinned(self, fraction: float) -> "ImageData":
+        """The same with that share of the training classes."""
+        return replace(self, splits_of=lambda names: thinned(names, self.splits_of(names), fraction))
+
 
 class ImageClasses(PreparedTask):
     """Episodes of images: x [B, N * K, channels, height, width] in [0, 1], y [B, N * K] class-major (query set: N * Q).
@@ -74,12 +78,13 @@ class ImageClasses(PreparedTask):
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
+        train_fraction: float = 1.0,  # runs of an earlier metarun do not say it
     ) -> None:
         size = EpisodeSize(num_ways, num_shots, num_queries)
         self.sizes = sizes_by_split(size, train_num_ways, train_num_shots, train_num_queries)
         self.seed, self.device, self.dtype = seed, device, dtype
 
-        named = data()
+        named = data().thinned(train_fraction)
         _say(named.notes)
         if named.counts:
             before = self._pools_of(tuple(named.counts), [*named.counts.values()], named, augmentation)

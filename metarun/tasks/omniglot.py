@@ -23,6 +23,7 @@ from metarun.tasks.episodes import (
 from metarun.tasks.images import image_batch, pixels_on, show_classes
 from metarun.tasks.omniglot_files import OMNIGLOT, SIDE, Resize, Scheme, characters, splits_of
 from metarun.tasks.sources import PreparedTask
+from metarun.tasks.splits import train_share
 from metarun.tasks.store import Source
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Omniglot(PreparedTask):
         device: torch.device,
         dtype: torch.dtype,
         data_root: str,
+        train_fraction: float = 1.0,  # runs of an earlier metarun do not say it
     ) -> None:
         _check_choice("task.split", split, get_args(Scheme))
         _check_choice("task.rotations", rotations, get_args(Rotations))
@@ -72,9 +74,14 @@ class Omniglot(PreparedTask):
         self.prepared = (images,)
         members = {"test": {"test"}, "val": {"val"}, "train": {"train", "val"} if trainval else {"train"}}
         of_class = splits_of(split, images.names, OMNIGLOT.files[0].num_classes)
-        self.pools = {
-            s: ClassPool.of(images.names, images.counts, [of in m for of in of_class]) for s, m in members.items()
+        classes = {
+            s: [name for name, of in zip(images.names, of_class, strict=True) if of in members[s]] for s in members
         }
+        used = {s: train_share(names, train_fraction) if s == "train" else {*names} for s, names in classes.items()}
+        self.pools = {
+            s: ClassPool.of(images.names, images.counts, [name in used[s] for name in images.names]) for s in used
+        }
+        self.choices = f"rotations {rotations}" + (f", share {train_fraction:g}" if train_fraction < 1 else "")
         if rotations == "as_classes":
             self.pools = {s: pool.repeated(4) for s, pool in self.pools.items()}
         check_pools(self.pools, self.sizes)
@@ -109,9 +116,12 @@ class Omniglot(PreparedTask):
         numbers = draw["classes"] if self.turns == 1 else self.turns * draw["classes"] + draw["rotations"]
         return Episode(support, query, torch.from_numpy(numbers).to(self.device))
 
+    def class_names(self, split: str) -> Sequence[str]:
+        return self.pools[split].names
+
     def fingerprint(self) -> str:
         trainval = "+trainval" if self.trainval else ""
-        return f"omniglot-{SIDE}: sha256 {self.prepared[0].sha256}, split {self.split}{trainval}, rotations {self.rotations}"
+        return f"omniglot-{SIDE}: sha256 {self.prepared[0].sha256}, split {self.split}{trainval}, {self.choices}"
 
     def show(self, split: str, indices: Sequence[int]) -> "Figure":
         return show_classes(self, split, indices, self.pools[split].names)

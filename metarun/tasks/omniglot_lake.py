@@ -45,6 +45,7 @@ class OmniglotLake(PreparedTask):
         device: torch.device,
         dtype: torch.dtype,
         data_root: str,
+        train_fraction: float = 1.0,  # runs of an earlier metarun do not say it
     ) -> None:
         self.background = Omniglot(
             num_ways=WAYS,
@@ -61,6 +62,7 @@ class OmniglotLake(PreparedTask):
             device=device,
             dtype=dtype,
             data_root=data_root,
+            train_fraction=train_fraction,
         )
         self.runs = RUNS.source(data_root, download).prepared()
         self.prepared = (*self.background.prepared, self.runs)

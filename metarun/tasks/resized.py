@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize, rgb_to_grayscale
 
-from metarun.core import Batch, Draw, Episode, TaskDistribution
+from metarun.core import Batch, Draw, Episode, Origin, TaskDistribution
 from metarun.drawing import picture
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ class Resized(TaskDistribution):
         if size != list(x.shape[3:]):
             x = resize(x.flatten(0, 1), size, antialias=True).unflatten(0, x.shape[:2])
         return x.expand(-1, -1, channels, -1, -1)
+
+    def drawn_from(self, split: str, draw: Draw) -> Origin | None:
+        return self.task.drawn_from(split, draw)
 
     def class_names(self, split: str) -> Sequence[str]:
         return self.task.class_names(split)

@@ -73,6 +73,23 @@ def split_digest(names: Sequence[str], split_of: Sequence[str]) -> str:
     return hashlib.sha256(classes.encode()).hexdigest()[:16]
 
 
+def train_share(names: Sequence[str], fraction: float) -> set[str]:
+    """That share of the training classes or tasks, at least one of them: those whose names have the lowest hashes.
+
+    So it depends on no seed and on no other name, and a smaller share is part of every larger one.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"task.train_fraction is {fraction}, but must be above 0 and at most 1: a share of training.")
+    ranked = sorted({*names}, key=lambda name: hashlib.sha256(name.encode()).digest())
+    return {*ranked[: max(1, round(fraction * len(ranked)))]}
+
+
+def thinned(names: Sequence[str], split_of: Sequence[str], fraction: float) -> tuple[str, ...]:
+    """The split of each class, "" of training classes outside their ``train_share``."""
+    kept = train_share([name for name, of in zip(names, split_of, strict=True) if of == "train"], fraction)
+    return tuple("" if of == "train" and name not in kept else of for name, of in zip(names, split_of, strict=True))
+
+
 def _given(names: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
     unnamed = [(name, of) for name, of in zip(names, given, strict=True) if of not in SPLITS]
     if unnamed:

@@ -30,7 +30,7 @@ from metarun.tasks.episodes import (
 )
 from metarun.tasks.groups import GroupedPool
 from metarun.tasks.sources import PreparedTask, task_from
-from metarun.tasks.splits import SPLITS, Split, by_shares, split_classes, split_digest
+from metarun.tasks.splits import SPLITS, Split, by_shares, split_classes, split_digest, thinned
 from metarun.tasks.store import Prepared, Source
 from metarun.tasks.text_sets import say, text_set
 
@@ -70,6 +70,7 @@ class TextClasses(PreparedTask):
         dtype: torch.dtype,
         data_root: str,
         fitted: Mapping[str, Any] | None = None,
+        train_fraction: float = 1.0,  # runs of an earlier metarun do not say it
     ) -> None:
         """Read and encode the sentences; ``fitted``: vocabulary and word weights of a run, to be used for these."""
         size = EpisodeSize(num_ways, num_shots, num_queries)
@@ -80,7 +81,7 @@ class TextClasses(PreparedTask):
         self.name, self.text_set = named.name, text_set(named.source.prepared())
         _, names, given, counts, prepared = self.text_set
         say(prepared.facts.get("notes", ()))
-        self.split_of = split_classes(names, given, split, split_seed, "text/classes")
+        self.split_of = thinned(names, split_classes(names, given, split, split_seed, "text/classes"), train_fraction)
         self.pools = {s: ClassPool.of(names, counts, [of == s for of in self.split_of]) for s in SPLITS}
         self.splits = tuple(s for s in SPLITS if self.pools[s].names or by_shares(split))
         self.grouped = self._grouped(prepared)

@@ -12,9 +12,9 @@ from metarun.config.experiment import Experiment, optimizer_of
 from metarun.core import Metrics
 from metarun.errors import Interrupted, refuse_divergence
 from metarun.evaluation.calibration import calibrated
-from metarun.evaluation.estimates import Estimate
 from metarun.evaluation.eval_mode import modules_of
-from metarun.evaluation.scoring import Complexity, Subject, evaluate_all
+from metarun.evaluation.scoring import Subject
+from metarun.evaluation.whole import Evaluation, evaluate_all
 from metarun.execution.choice import Choice
 from metarun.execution.choosing import choose_execution
 from metarun.execution.decorated import GraphFailed
@@ -54,7 +54,7 @@ class Runner:
         """The meta-parameters as the learner knows them, made of the leaves that the optimizer moves."""
         return tree_unflatten(self.leaves, self.structure)
 
-    def run(self) -> dict[str, Estimate]:
+    def run(self) -> Evaluation:
         """Train from where the run stands to its last step, then test the best theta. Raises Interrupted, Diverged."""
         try:
             with memory_errors():
@@ -170,7 +170,7 @@ class Runner:
         self.write_log()
         experiment, objective = self.experiment, self.experiment.task.spec.objective
         subject = experiment.subject(self.theta, "val", experiment.num_val_tasks, self.execution)
-        scores = self.scores(subject, final=False)
+        scores = self.scores(subject, final=False).scores
         means = {f"val/{name}": score.mean for name, score in scores.items()}
         if self.step == 0 and not torch.tensor([*means.values()]).isfinite().all():
             self.report.say("the start has no finite score on the validation tasks, so it is no candidate for the best")
@@ -184,20 +184,21 @@ class Runner:
         self.report.validation(self.step, scores, self.best)
         self.save("last")  # after the report: a run killed in between does both again
 
-    def test(self) -> dict[str, Estimate]:
+    def test(self) -> Evaluation:
         """The final test: the theta that was best on validation tasks, on fixed held-out episodes."""
-        experiment = self.experiment
-        best = checkpoint.load(self.report.folder.checkpoints / "best.pt", experiment.device)
+        best = checkpoint.load(self.report.folder.checkpoints / "best.pt", self.experiment.device)
         self.report.testing(best["step"])
-        subject = experiment.subject(best["theta"], "test", experiment.num_test_tasks, self.execution)
-        scores = self.scores(subject, final=True)
-        self.report.test(best["step"], scores, Complexity().estimates(subject.on(experiment.suite.first)))
-        return scores
+        subject = self.experiment.subject(best["theta"], "test", self.experiment.num_test_tasks, self.execution)
+        evaluation = self.scores(subject, final=True)
+        self.report.test(best["step"], evaluation, subject)
+        return evaluation
 
-    def scores(self, subject: Subject, final: bool) -> dict[str, Estimate]:
+    def scores(self, subject: Subject, final: bool) -> Evaluation:
         """The scores of ``subject`` on the suite; ``final``: with all that a test tells."""
         experiment, subject = self.experiment, replace(subject, between=self.stop.obey)
         with self.breakable(), calibrated(experiment.learner, subject.theta, experiment.task, self.execution):
+            if not final:
+                self.report.examine(subject, self.step)
             return evaluate_all(experiment.suite, subject, experiment.evaluators, final)
 
     def choose_execution(self) -> None:

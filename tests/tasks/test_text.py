@@ -291,13 +291,13 @@ def test_the_baseline_is_the_nearest_centroid_by_cosine_of_the_features(root, fe
         rights.append((guesses == np.arange(2)[:, None]).mean())
     for execution in (Looped(), Vmapped(None)):
         subject = Subject(baseline_of(a_task), {}, a_task, "test", 30, execution)
-        score = FrozenBaseline().estimates(subject)["frozen_accuracy"]
-        assert score.mean == pytest.approx(np.mean(rights), abs=1e-12)
+        score = FrozenBaseline().episode_scores(subject)["frozen_accuracy"]
+        assert score.mean().item() == pytest.approx(np.mean(rights), abs=1e-12)
 
 
 def test_training_episodes_have_no_baseline(root):
     a_task = task(root)
-    assert FrozenBaseline().estimates(Subject(baseline_of(a_task), {}, a_task, "train", 10, Looped())) == {}
+    assert FrozenBaseline().episode_scores(Subject(baseline_of(a_task), {}, a_task, "train", 10, Looped())) == {}
 
 
 # ------------------------------------------------------------------------------------------------------- files, wrong

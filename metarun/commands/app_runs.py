@@ -1,0 +1,91 @@
+"""The sub-commands that look at run folders, by typer. None of them but ``rerun`` imports torch."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Format = Annotated[str, typer.Option("--format", help="table, json, csv, md or latex")]
+
+
+def runs(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[DIR] [KEY=VALUE ...]", help="state=failed task=omniglot seed=0,1 ..."),
+    ] = None,
+    sort: Annotated[str, typer.Option(metavar="KEY", help="a column, setting or score; -KEY: the highest first")] = "",
+    chosen: Format = "table",
+) -> None:
+    """List the runs in a folder: state, age, learner, task, score and step."""
+    from metarun.commands.runs import list_runs
+
+    list_runs(words or [], sort, chosen)
+
+
+def show(run: Annotated[Path, typer.Argument(help="the run's folder")], chosen: Format = "table") -> None:
+    """Say what a run is: protocol, scores, adaptation curve, cost, and what differs from the defaults."""
+    from metarun.commands.show import show_run
+
+    show_run(run, chosen)
+
+
+def diff(
+    one: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder")],
+    other: Annotated[Path, typer.Argument(metavar="RUN", help="another one's")],
+    chosen: Format = "table",
+) -> None:
+    """Say in what two runs differ: settings, data, versions, commit, machine and scores."""
+    from metarun.commands.diff import show_difference
+
+    show_difference(one, other, chosen)
+
+
+def tensorboard(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[DIR] [OPTIONS]", help="a run, or the folder of runs; TensorBoard's own options"),
+    ] = None,
+) -> None:
+    """Start TensorBoard on a folder, with the scores and settings of all runs on its HParams page."""
+    from metarun.commands.tensorboard import start
+
+    start(words or [])
+
+
+def compare(
+    words: Annotated[
+        list[str], typer.Argument(metavar="RUN|DIR ... [KEY=VALUE ...]", help="runs, folders of runs, and filters")
+    ],
+    by: Annotated[str, typer.Option(metavar="KEY", help="runs that agree in it are one group, of several seeds")] = "",
+    score: Annotated[str, typer.Option(help="accuracy, mse, query_loss ...; default: the task's own")] = "",
+    evaluation: Annotated[str, typer.Option(metavar="NAME", help="of evaluations/NAME.json, not the final test")] = "",
+    chosen: Format = "table",
+) -> None:
+    """Compare runs on the same test episodes: difference with its interval, win rate and p value, for each two."""
+    from metarun.commands.compare import compare_runs
+
+    compare_runs(words, by, score, evaluation, chosen)
+
+
+def rerun(
+    run: Annotated[Path, typer.Argument(help="the run's folder")],
+    run_dir: Annotated[str | None, typer.Option("--run-dir", help="the new run's folder; default RUN-rerun")] = None,
+    config_dir: Annotated[list[str], typer.Option(help="as the run was given it")] = [],  # noqa: B006
+    allow: Annotated[list[str], typer.Option(help="as the run was given it")] = [],  # noqa: B006
+) -> None:
+    """Run the same configuration again, and say whether the numbers are the same, bit by bit, or else what differs."""
+    from metarun.config.trust import trust
+    from metarun.process import prepare
+
+    prepare()
+    trust(config_dir, allow)
+    from metarun.commands.rerun import rerun
+
+    raise typer.Exit(rerun(run, run_dir))
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to ``app``."""
+    for command in (runs, show, diff, compare, rerun):
+        app.command()(command)
+    app.command(context_settings={"ignore_unknown_options": True})(tensorboard)

@@ -1,0 +1,161 @@
+"""``metarun compare RUN RUN ...``: differences on the same test episodes; by groups of seeds with ``--by``."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from metarun.commands.runs import NO_VALUE, filters_in, passes, value_of
+from metarun.errors import listed, wrong_command
+from metarun.output.ledger import runs_in
+from metarun.output.paired import Difference, higher_is_better, holm, of_strata, of_values, win_rate
+from metarun.output.scored import Scored, shared, why_none, without_episodes
+from metarun.output.tables import Score, Table, plain, refuse_other_formats, show, text_of
+
+
+@dataclass(frozen=True)
+class Group:
+    """What is compared as one: a run, or the runs of several seeds, by seed."""
+
+    name: str
+    members: dict[Any, Scored]
+
+    def summary(self, score: str) -> tuple[Score, Score]:
+        """The mean with its interval over seeds, and with that over the episodes of these seeds."""
+        values = [list(member.scores(score).values()) for member in self.members.values()]
+        return of_values([fmean(each) for each in values]).score, of_strata(values).score
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The difference of two groups, the first less the second, on the episodes that both have."""
+
+    first: str
+    second: str
+    over_seeds: Difference
+    over_episodes: Difference
+    wins: float
+
+
+def compare_runs(words: list[str], by: str, score: str, evaluation: str, chosen: str) -> None:
+    """Print the groups, and the difference of each two of them."""
+    refuse_other_formats(chosen)
+    runs = scored_runs(words, evaluation)
+    score = score or next((scored.run.score_name for scored in runs if scored.run.score_name), "")
+    left_out = {scored.name: reason for scored, reason in without_episodes(runs, score)}
+    notes = [f"{name} is left out: {reason}" for name, reason in left_out.items()]
+    groups = grouped([scored for scored in runs if scored.name not in left_out], by)
+    if len(groups) < 2:
+        fix = "Runs of earlier versions get them by metarun evaluate RUN; then add --evaluation NAME."
+        raise wrong_command(*notes, f"there are not two to compare by {score}, but {len(groups)}. {fix}")
+    pairs = [pair for one, other in combinations(groups, 2) if (pair := compared(one, other, score, notes))]
+    if not pairs:
+        raise wrong_command(*notes)
+    told(groups, pairs, score, notes, by, chosen)
+
+
+def scored_runs(words: list[str], evaluation: str) -> list[Scored]:
+    """The runs in the folders among ``words`` that pass the filters among them, named by what tells their paths apart."""
+    filters, places = filters_in(words)
+    found = {run.path.resolve(): run for place in places for run in runs_in(Path(place).expanduser())}
+    kept = {path: run for path, run in found.items() if all(passes(run, wanted) for wanted in filters)}
+    if len(kept) < 2:
+        raise wrong_command(f"two or more runs can be compared, and these are {len(kept)}: metarun compare RUN RUN ...")
+    names = [path.name for path in kept]
+    return [
+        Scored(run, path.name if names.count(path.name) == 1 else str(path), evaluation) for path, run in kept.items()
+    ]
+
+
+def grouped(runs: Sequence[Scored], by: str) -> list[Group]:
+    """Each run by itself or, with ``by``, those that agree in its keys, by their seeds. Raises ConfigError where a group has
+    two runs of a seed: they differ in something else."""
+    if not by:
+        return [Group(scored.name, {scored.run.seed: scored}) for scored in runs]
+    groups: dict[str, dict[Any, Scored]] = {}
+    for scored in runs:
+        values = {key: value_of(scored.run, key) for key in by.split(",")}
+        if unknown := [key for key, value in values.items() if value is NO_VALUE]:
+            raise wrong_command(f"--by {by}: {scored.name} has no {', '.join(unknown)}.")
+        members = groups.setdefault(" ".join(map(text_of, values.values())), {})
+        seed = scored.run.seed
+        if seed in members:
+            twice = f"{members[seed].name} and {scored.name} are both of seed {seed}"
+            raise wrong_command(f"--by {by}: {twice}. Add the setting in which they differ, or a filter KEY=VALUE.")
+        members[seed] = scored
+    return [Group(name, members) for name, members in groups.items()]
+
+
+def compared(one: Group, other: Group, score: str, notes: list[str]) -> Pair | None:
+    """The difference of two groups, seed by seed; None, with a note, where they share no episode."""
+    single = len(one.members) == len(other.members) == 1
+    couples = [(a, other.members[seed]) for seed, a in one.members.items() if seed in other.members]
+    couples = list(zip(one.members.values(), other.members.values(), strict=True)) if single else couples
+    if alone := one.members.keys() ^ other.members.keys() if not single else set():
+        notes.append(f"{one.name} and {other.name}: seeds {listed([str(s) for s in alone])} are in one of them alone")
+    strata = []
+    for a, b in couples:
+        differences = shared(a, b, score)
+        counts = len(a.scores(score)), len(b.scores(score))
+        if not differences:
+            notes.append(f"{a.name} and {b.name} share no episode: {why_none(a, b)}")
+        elif len(differences) < max(counts):
+            notes.append(f"{a.name} and {b.name} share {len(differences)} of {counts[0]} and {counts[1]} episodes")
+        strata += [differences] if differences else []
+    if not strata:
+        return None
+    over_seeds = of_values([fmean(differences) for differences in strata])
+    wins = fmean(win_rate(differences, score) for differences in strata)
+    return Pair(one.name, other.name, over_seeds, of_strata(strata), wins)
+
+
+def told(groups: list[Group], pairs: list[Pair], score: str, notes: list[str], by: str, chosen: str) -> None:
+    """Print all of it in the format."""
+    over = ("seeds", "episodes") if by else ("episodes",)
+    tables = [of_groups(groups, score, over), of_pairs(pairs, score, over)]
+    better = "higher" if higher_is_better(score) else "lower"
+    notes = [*notes, f"win rate: how often the first is better ({better} {score}) on an episode; equal ones count half"]
+    if len(pairs) > 1:
+        notes.append(f"Holm's p values are corrected for {len(pairs)} comparisons: report these")
+    if chosen == "json":
+        parts = {
+            table.title.split()[0]: [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+            for table in tables
+        }
+        print(json.dumps(plain({"score": score, **parts, "notes": notes}), indent=2))
+        return
+    for table in tables[1:] if chosen == "csv" else tables:
+        show(table, chosen)
+    if chosen == "table":
+        print("\n".join(notes))
+
+
+def of_groups(groups: list[Group], score: str, over: Sequence[str]) -> Table:
+    """The mean of each group with its intervals."""
+    rows = []
+    for group in groups:
+        intervals = dict(zip(("seeds", "episodes"), group.summary(score), strict=True))
+        seeds = [", ".join(map(str, group.members))] if "seeds" in over else []
+        rows.append([group.name, *seeds, *(intervals[name] for name in over)])
+    seeds = ["seeds"] if "seeds" in over else []
+    return Table(["run" if not seeds else "group", *seeds, *(f"{score} over {name}" for name in over)], rows, "scores")
+
+
+def of_pairs(pairs: list[Pair], score: str, over: Sequence[str]) -> Table:
+    """The differences with their intervals and p values, these also corrected where there are several."""
+    columns = ["first", "second", *(f"difference over {name}" for name in over), "win rate"]
+    rows = [[pair.first, pair.second, *(d.score for d in _of(pair, over)), pair.wins] for pair in pairs]
+    for name in over:
+        ps = [difference.p for pair in pairs for difference in _of(pair, [name])]
+        several = len(pairs) > 1
+        columns += [f"p over {name}", *([f"Holm's p over {name}"] if several else [])]
+        cells = zip(ps, holm(ps), strict=True) if several else zip(ps, strict=True)
+        rows = [[*row, *its] for row, its in zip(rows, cells, strict=True)]
+    return Table(columns, rows, f"differences in {score}")
+
+
+def _of(pair: Pair, over: Sequence[str]) -> list[Difference]:
+    return [{"seeds": pair.over_seeds, "episodes": pair.over_episodes}[name] for name in over]

@@ -1,0 +1,91 @@
+"""Half widths of 95% confidence intervals of a mean over episodes, by Student's t.
+
+n episodes, C classes (or tasks of a table) that they were drawn from
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+COVERAGE = 0.95
+NORMAL = 1.959963984540054  # the quantile of a normal distribution that leaves 2.5% above it
+LARGE = 10_000  # degrees of freedom from which the first term of an expansion around NORMAL is exact to 1e-7
+
+
+class Over(NamedTuple):
+    """How sure a mean is on other classes, or other tasks of a table, than the ``number`` that its episodes are of.
+
+    ``kind``: "classes" or "tasks". ``ci95`` is NaN where it cannot be known.
+    """
+
+    kind: str
+    ci95: float
+    number: int
+
+
+def half_width(deviation: float, n: int) -> float:
+    """Of the mean of n independent values with that standard deviation (of a sample); infinite for a single one."""
+    return student_t(n - 1) * deviation / math.sqrt(n) if n > 1 else math.inf
+
+
+@cache
+def student_t(df: int) -> float:
+    """The value that Student's t with ``df`` degrees of freedom exceeds with probability 2.5%, to 1e-7."""
+    if df > LARGE:  # Abramowitz and Stegun 26.7.5
+        return NORMAL + (NORMAL**3 + NORMAL) / (4 * df)
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        angle = (low + high) / 2
+        low, high = (angle, high) if _within(angle, df) < COVERAGE else (low, angle)
+    return math.sqrt(df) * math.tan(low)
+
+
+def _within(angle: float, df: int) -> float:
+    """P(|t| < sqrt(df) tan(angle)): the finite sums 26.7.3 and 26.7.4 of Abramowitz and Stegun."""
+    odd, square = df % 2, math.cos(angle) ** 2
+    term, total = math.cos(angle) ** odd, 0.0
+    for k in range(odd, df - 1, 2):
+        total += term
+        term *= square * (k + 1) / (k + 2)
+    return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
+
+
+def over(kind: str, values: Mapping[str, np.ndarray], members: Sequence[Sequence[str]]) -> dict[str, Over]:
+    """The intervals of the means of ``values`` [n] over other classes; episode i is of the classes ``members[i]``.
+
+    The jackknife over classes: v sums (mean without class c - mean)^2 (Arvesen 1969, https://doi.org/10.1214/aoms/1177697287).
+    It is exact for means of independent class effects, and too wide rather than too narrow where classes interact (Efron
+    and Stein 1981). With one class an episode it is the usual interval over means of clusters. With several, each mean
+    without a class has more noise of finitely many episodes than the mean: that is taken off, and Satterthwaite's rule says
+    how many degrees of freedom the rest has. Classes that always come together count as one.
+    """
+    each = _without_each(members)
+    number, without = len(each), np.unique(each, axis=0)  # [C, n]
+    (c, n), left = without.shape, without.sum(1)  # left [C]: episodes without each class
+    if c < 2 or left.min() == 0:
+        return {name: Over(kind, math.nan, number) for name in values}
+    share, df = (c - 1) / c, min(c, n) - 1
+
+    def width(scores: np.ndarray) -> float:
+        centred = scores - scores.mean()
+        noise = centred @ centred / (n - 1)  # the variance of an episode
+        whole = share * ((without @ centred / left) ** 2).sum()
+        rest = max(whole - share * (noise / left - noise / n).sum(), 0.0) + noise / n
+        if not rest < whole:
+            return student_t(df) * math.sqrt(rest)
+        df_of_rest = max(1, int(df * (rest / whole) ** 2))
+        return min(student_t(df_of_rest) * math.sqrt(rest), student_t(df) * math.sqrt(whole))
+
+    return {name: Over(kind, width(scores), number) for name, scores in values.items()}
+
+
+def _without_each(members: Sequence[Sequence[str]]) -> np.ndarray:
+    """1 where a class has no part in an episode, else 0 [C, n]."""
+    place = {name: c for c, name in enumerate(sorted({name for names in members for name in names}))}
+    without = np.ones((len(place), len(members)))
+    for i, names in enumerate(members):
+        without[[place[name] for name in names], i] = 0
+    return without

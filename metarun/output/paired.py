@@ -1,0 +1,100 @@
+"""Differences of scores on the same episodes: how large, how sure, how often, and how likely without any.
+
+n episodes, k seeds. Everything is by Student's t, of which interval and p value agree: p < 0.05 exactly where the interval
+of 95% leaves out 0. A rank test would answer another question, of medians, and accuracies are too often equal for it.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from statistics import fmean, variance
+from typing import NamedTuple
+
+from metarun.output.tables import Score
+
+LOWER_IS_BETTER = ("loss", "mse", "mae", "error", "nll", "entropy", "sum_of_squares")  # in the name of a score
+
+
+class Difference(NamedTuple):
+    """A mean difference with its interval, and the p value of there being none."""
+
+    score: Score
+    p: float | None  # None where one value says nothing of how sure it is
+
+
+def higher_is_better(name: str) -> bool:
+    """Whether more of the score ``name`` is better, as its name says."""
+    return not any(word in name for word in LOWER_IS_BETTER)
+
+
+def of_values(values: Sequence[float]) -> Difference:
+    """Mean of n independent differences; interval and p value by Student's t with n - 1 degrees of freedom."""
+    n = len(values)
+    return _by_student(fmean(values), math.sqrt(variance(values) / n) if n > 1 else None, n - 1, n)
+
+
+def of_strata(strata: Sequence[Sequence[float]]) -> Difference:
+    """The mean of the means of k strata of episodes, as of seeds, for these k: what varies is the episodes of each."""
+    n = sum(map(len, strata))
+    mean = fmean(map(fmean, strata))
+    if min(map(len, strata)) < 2:
+        return _by_student(mean, None, 0, n)
+    error = math.sqrt(math.fsum(variance(values) / len(values) for values in strata)) / len(strata)
+    return _by_student(mean, error, n - len(strata), n)
+
+
+def _by_student(mean: float, error: float | None, df: int, n: int) -> Difference:
+    """``error``: the standard error of the mean, where it is known."""
+    if error is None:
+        return Difference(Score(mean, None, n), None)
+    p = two_sided(mean / error, df) if error > 0 else float(mean == 0)
+    return Difference(Score(mean, quantile(df) * error, n), p)
+
+
+def win_rate(differences: Sequence[float], name: str) -> float:
+    """The share of episodes on which the first is better by the score ``name``; equal ones count half."""
+    sign = 1 if higher_is_better(name) else -1
+    return fmean(0.5 + 0.5 * ((sign * value > 0) - (sign * value < 0)) for value in differences)
+
+
+def holm(ps: Sequence[float | None]) -> list[float | None]:
+    """p values corrected for their number (Holm 1979): that any is below 0.05 by chance has a probability of 5%."""
+    order = sorted((i for i, p in enumerate(ps) if p is not None), key=lambda i: ps[i] or 0.0)
+    corrected: list[float | None] = [None] * len(ps)
+    largest = 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * (ps[i] or 0.0)))
+        corrected[i] = largest
+    return corrected
+
+
+def two_sided(t: float, df: int) -> float:
+    """The probability of a value of Student's t at least as far from 0 as ``t``."""
+    return incomplete_beta(df / (df + t * t), df / 2, 0.5)
+
+
+@cache
+def quantile(df: int) -> float:
+    """The value that Student's t exceeds, in absolute value, with probability 5%."""
+    low, high = 0.0, 1.0
+    while two_sided(high, df) > 0.05:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if two_sided(middle, df) > 0.05 else (low, middle)
+    return high
+
+
+def incomplete_beta(x: float, a: float, b: float) -> float:
+    """The regularised incomplete beta function I_x(a, b), by the continued fraction 8.17.22 of https://dlmf.nist.gov."""
+    if x in (0.0, 1.0):
+        return x
+    if x > (a + 1) / (a + b + 2):  # where the fraction of the other side is the quick one
+        return 1 - incomplete_beta(1 - x, b, a)
+    front = a * math.log(x) + b * math.log1p(-x) + math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    fraction = 1.0
+    for m in range(200, 0, -1):  # from its end
+        odd = -(a + m - 1) * (a + b + m - 1) * x / ((a + 2 * m - 2) * (a + 2 * m - 1))
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        fraction = 1 + odd / (1 + even / fraction)
+    return math.exp(front) / (a * fraction)

@@ -1,0 +1,92 @@
+"""The scores of each test episode of runs, and which episodes two runs have in common."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from metarun.output.kept import json_lines, json_object, number
+from metarun.output.ledger import Run
+
+EPISODES = "episodes.jsonl"
+OTHER_HASHES = "the hashes of their choices are others, as from another version of metarun"
+Key = tuple[str, int, str]  # of an episode: its task in evaluation.task, its number, and the hash of its choices
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A run with the scores of its test, or of an evaluation made later."""
+
+    run: Run
+    name: str  # what tells it from the others
+    evaluation: str = ""  # "": the final test
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """What results.json says, or the file of the evaluation."""
+        return (
+            json_object(self.run.path / "evaluations" / f"{self.evaluation}.json", [])
+            if self.evaluation
+            else self.run.results
+        )
+
+    @cached_property
+    def episodes(self) -> list[dict[str, Any]]:
+        """A row for each episode; none where no such file was written."""
+        inside = f"evaluations/{self.evaluation}.{EPISODES}" if self.evaluation else EPISODES
+        return [row for row in json_lines(self.run.path / inside) if isinstance(row.get("scores"), dict)]
+
+    def scores(self, name: str) -> dict[Key, float]:
+        """The score ``name`` of each episode that has one which is finite."""
+        found = {_key(row): number(row["scores"].get(name)) for row in self.episodes}
+        return {key: value for key, value in found.items() if value is not None}
+
+    @property
+    def data(self) -> Any:
+        """What identifies the data that the episodes are of."""
+        protocol = self.results.get("protocol")
+        known = protocol if isinstance(protocol, dict) else {}
+        tasks = known.get("tasks")
+        elsewhere = {name: task.get("data") for name, task in tasks.items()} if isinstance(tasks, dict) else None
+        return elsewhere or known.get("data") or self.run.facts.get("data")
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What decides which episodes a test has: the seed, and the task's settings."""
+        settings = self.run.settings
+        return {
+            key: value
+            for key, value in settings.items()
+            if key == "seed" or key.startswith(("task.", "evaluation.task"))
+        }
+
+
+def _key(row: dict[str, Any]) -> Key:
+    return str(row.get("task") or ""), int(number(row.get("episode")) or 0), str(row.get("hash"))
+
+
+def shared(one: Scored, other: Scored, name: str) -> list[float]:
+    """The differences of the score ``name`` on the episodes that both have; none where these are of other data."""
+    if one.data != other.data:
+        return []
+    first, second = one.scores(name), other.scores(name)
+    return [value - second[key] for key, value in first.items() if key in second]
+
+
+def why_none(one: Scored, other: Scored) -> str:
+    """Why two tests share no episode."""
+    if one.data != other.data:
+        return f"they are of other data: {one.data} and {other.data}"
+    a, b = one.conditions, other.conditions
+    unlike = [f"{key} {a.get(key)} and {b.get(key)}" for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)]
+    return f"their episodes are drawn differently: {', '.join(unlike) or OTHER_HASHES}"
+
+
+def without_episodes(runs: Sequence[Scored], name: str) -> Iterator[tuple[Scored, str]]:
+    """The runs that cannot be compared by the score ``name``, each with the reason."""
+    for scored in runs:
+        if not scored.episodes:
+            state = "" if scored.run.state == "completed" else f"; the run is {scored.run.state}"
+            yield scored, f"no scores of single episodes ({EPISODES}){state}"
+        elif not scored.scores(name):
+            yield scored, f"no score {name} that is finite"

@@ -1,0 +1,265 @@
+"""``metarun compare``: differences on the same episodes, with intervals and p values that mean what they say."""
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metarun.output.paired import higher_is_better, holm, of_strata, of_values, quantile, two_sided, win_rate
+from tests.kept_runs import keep
+from tests.running import metarun
+
+EPISODES = 600
+
+
+def episodes(path: Path, values, seed: int = 0, score: str = "accuracy", **more: object) -> Path:
+    """Write the scores of a run's episodes, drawn under a seed."""
+    rows = [
+        {"episode": i, "split": "test", "hash": f"{seed}-{i}", "scores": {score: value, "query_loss": 1.0}, **more}
+        for i, value in enumerate(values)
+    ]
+    (path / "episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def made(path: Path, values, **settings) -> Path:
+    values = [float(value) for value in values]
+    return episodes(keep(path, score=float(np.mean(values)), **settings), values, settings.get("seed", 0))
+
+
+def told(*words) -> dict:
+    outcome = metarun("compare", *words, "--format=json")
+    assert outcome.code == 0, outcome.err
+    return json.loads(outcome.out)
+
+
+@pytest.fixture
+def difficulty() -> np.ndarray:
+    """How hard each episode is, which all learners share."""
+    return np.random.default_rng(0).normal(0, 0.1, EPISODES)
+
+
+@pytest.fixture
+def sweep(tmp_path, difficulty) -> Path:
+    """Two learners of three seeds each; the second is better by 0.05, and by as much more as its seed."""
+    for seed in range(3):
+        noise = np.random.default_rng(seed).normal(0, 0.02, (2, EPISODES))
+        easy = np.roll(difficulty, seed)
+        made(tmp_path / f"maml{seed}", 0.8 + easy + noise[0], learner="maml", seed=seed)
+        made(tmp_path / f"protonet{seed}", 0.85 + 0.001 * seed + easy + noise[1], learner="protonet", seed=seed)
+    return tmp_path
+
+
+# ---- what is computed ----
+
+
+def test_p_values_are_those_of_the_closed_forms_of_student_s_t():
+    for t in (0.0, 0.1, 1.0, 2.5, 30.0):
+        assert two_sided(t, 1) == pytest.approx(1 - 2 / math.pi * math.atan(t), rel=1e-9)
+        assert two_sided(t, 2) == pytest.approx(1 - t / math.sqrt(2 + t * t), rel=1e-9)
+        assert two_sided(t, 10**7) == pytest.approx(math.erfc(t / math.sqrt(2)), rel=1e-3, abs=1e-190)
+
+
+def test_the_quantiles_are_those_of_the_tables():
+    known = {1: 12.7062047, 2: 4.30265273, 5: 2.57058184, 19: 2.09302405, 599: 1.96393225}
+    assert {df: quantile(df) for df in known} == pytest.approx(known, rel=1e-8)
+
+
+def test_a_p_value_is_below_5_percent_exactly_where_the_interval_leaves_out_zero():
+    rng = np.random.default_rng(0)
+    for n in (2, 5, 40):
+        for _ in range(50):
+            score, p = of_values(list(rng.normal(0.3, 1, n)))
+            assert (p < 0.05) == (abs(score.mean) > score.ci95)
+
+
+def test_the_interval_of_few_seeds_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    inside = [abs(score.mean) <= score.ci95 for score, _ in (of_values(list(rng.normal(0, 1, 3))) for _ in range(2000))]
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.02)
+
+
+def test_the_interval_over_the_episodes_of_given_seeds_covers_their_mean():
+    rng, truth = np.random.default_rng(2), np.array([0.0, 5.0, -2.0])
+    found = [of_strata([list(rng.normal(mean, 1, 20)) for mean in truth]).score for _ in range(1000)]
+    assert np.mean([abs(score.mean - truth.mean()) <= score.ci95 for score in found]) == pytest.approx(0.95, abs=0.025)
+
+
+def test_one_value_has_no_interval_and_equal_values_are_certain():
+    assert of_values([0.5]) == ((0.5, None, 1), None)
+    assert of_values([0.0, 0.0]).p == 1.0 and of_values([0.1, 0.1]).p == 0.0
+    assert of_strata([[0.5], [0.1, 0.2]]).score.ci95 is None
+
+
+def test_holm_corrects_p_values_step_by_step():
+    assert holm([0.01, 0.04, 0.03, None]) == pytest.approx([0.03, 0.06, 0.06, None])
+    assert holm([0.6, 0.9]) == [1.0, 1.0] and holm([0.02]) == [0.02] and holm([]) == []
+
+
+def test_a_win_is_more_accuracy_or_less_error_and_equal_counts_half():
+    assert win_rate([0.1, 0.0, -0.2, 0.3], "accuracy") == 0.625
+    assert win_rate([0.1, 0.0, -0.2, 0.3], "mse") == 0.375
+    assert [higher_is_better(name) for name in ("accuracy", "return", "query_loss", "mae_dose", "cross_entropy")] == [
+        *(True, True, False, False, False)
+    ]
+
+
+# ---- two runs ----
+
+
+def test_pairing_finds_a_point_that_the_intervals_of_the_runs_do_not(tmp_path, difficulty):
+    noise = np.random.default_rng(5).normal(0, 0.05, (2, EPISODES))
+    noise -= noise.mean(1, keepdims=True)
+    one = made(tmp_path / "one", 0.91 + difficulty + noise[0])
+    other = made(tmp_path / "other", 0.90 + difficulty + noise[1])
+    shown = told(one, other)
+    first, second = (row["accuracy over episodes"] for row in shown["scores"])
+    assert first["mean"] - first["ci95"] < second["mean"] + second["ci95"]
+    (pair,) = shown["differences"]
+    difference = pair["difference over episodes"]
+    assert difference["n"] == EPISODES and difference["mean"] == pytest.approx(0.01)
+    assert difference["mean"] > difference["ci95"] and pair["p over episodes"] < 0.01 and pair["win rate"] > 0.5
+    assert (pair["first"], pair["second"]) == ("one", "other") and "Holm's p over episodes" not in pair
+
+
+def test_the_order_of_the_episodes_in_their_file_is_of_no_importance(tmp_path, difficulty):
+    one, other = (made(tmp_path / name, shift + difficulty) for name, shift in (("one", 0.8), ("other", 0.7)))
+    lines = (other / "episodes.jsonl").read_text().splitlines()
+    (other / "episodes.jsonl").write_text("\n".join(reversed(lines)))
+    difference = told(one, other)["differences"][0]["difference over episodes"]
+    assert difference["mean"] == pytest.approx(0.1) and difference["ci95"] < 1e-12
+
+
+def test_only_shared_episodes_are_compared_and_that_is_said(tmp_path):
+    one, other = made(tmp_path / "one", [0.9, 0.5, 0.7]), made(tmp_path / "other", [0.8, 0.6])
+    with (other / "episodes.jsonl").open("a") as file:
+        file.write('{"episode": 2, "hash": "0-2", "scor')  # killed
+    shown = told(one, other)
+    assert shown["differences"][0]["difference over episodes"]["n"] == 2
+    assert "one and other share 2 of 3 and 2 episodes" in shown["notes"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda path: made(path, [0.1, 0.2], seed=1), "drawn differently: seed 0 and 1"),
+        (lambda path: episodes(keep(path, steps=7), [0.1, 0.2], seed=9), "the hashes of their choices are others"),
+    ],
+)
+def test_runs_without_a_common_episode_are_refused_with_the_reason(change, reason, tmp_path):
+    outcome = metarun("compare", made(tmp_path / "one", [0.1, 0.2]), change(tmp_path / "other"))
+    assert (outcome.code, outcome.out) == (2, "") and "one and other share no episode: " in outcome.err
+    assert reason in outcome.err
+
+
+def test_episodes_of_other_data_are_not_the_same(tmp_path):
+    one, other = (made(tmp_path / name, [0.1, 0.2]) for name in ("one", "other"))
+    facts = json.loads((other / "run.json").read_text())
+    (other / "run.json").write_text(json.dumps({**facts, "data": "omniglot: 7 images"}))
+    outcome = metarun("compare", one, other)
+    assert outcome.code == 2 and "of other data: omniglot: 32460 images and omniglot: 7 images" in outcome.err
+
+
+def test_runs_without_scores_of_episodes_are_left_out_by_name(tmp_path):
+    one, _ = (made(tmp_path / name, [0.1, 0.2]) for name in ("one", "other"))
+    keep(tmp_path / "old")
+    keep(tmp_path / "died", state="failed", score=None)
+    notes = told(tmp_path)["notes"]
+    assert "old is left out: no scores of single episodes (episodes.jsonl)" in notes
+    assert "died is left out: no scores of single episodes (episodes.jsonl); the run is failed" in notes
+    outcome = metarun("compare", one, tmp_path / "old")
+    assert outcome.code == 2 and "metarun evaluate RUN" in outcome.err
+
+
+def test_an_evaluation_made_later_can_be_compared(tmp_path):
+    for name, value in (("one", 0.9), ("other", 0.8)):
+        run = made(tmp_path / name, [0.1, 0.2])
+        (run / "evaluations").mkdir()
+        episodes(run, [value, value + 0.1]).joinpath("episodes.jsonl").rename(
+            run / "evaluations" / "five.episodes.jsonl"
+        )
+    shown = told(tmp_path / "one", tmp_path / "other", "--evaluation=five")
+    assert shown["differences"][0]["difference over episodes"]["mean"] == pytest.approx(0.1)
+
+
+def test_episodes_of_several_tasks_are_told_apart(tmp_path):
+    for name, shift in (("one", 0.0), ("other", 0.5)):
+        run = made(tmp_path / name, [0.1, 0.2])
+        text = "".join(
+            episodes(run, [value + shift], task=task).joinpath("episodes.jsonl").read_text()
+            for task, value in (("cub", 0.1), ("cifar_fs", 0.3))
+        )
+        (run / "episodes.jsonl").write_text(text)
+    difference = told(tmp_path)["differences"][0]["difference over episodes"]
+    assert (difference["n"], difference["mean"]) == (2, pytest.approx(-0.5))
+
+
+# ---- groups of seeds ----
+
+
+def test_groups_have_the_interval_over_seeds_beside_that_over_episodes(sweep):
+    shown = told(sweep, "--by=meta_learner")
+    maml, protonet = shown["scores"]
+    assert (maml["group"], maml["seeds"], protonet["group"]) == ("maml", "0, 1, 2", "protonet")
+    assert (maml["accuracy over seeds"]["n"], maml["accuracy over episodes"]["n"]) == (3, 3 * EPISODES)
+    (pair,) = shown["differences"]
+    seeds, over_episodes = pair["difference over seeds"], pair["difference over episodes"]
+    assert seeds["mean"] == pytest.approx(over_episodes["mean"]) == pytest.approx(-0.051, abs=0.003)
+    means = [-0.05, -0.051, -0.052]
+    assert seeds["ci95"] == pytest.approx(4.3027 * np.std(means, ddof=1) / math.sqrt(3), abs=0.004)
+    assert over_episodes["ci95"] == pytest.approx(1.96 * 0.02 * math.sqrt(2 / EPISODES / 3), rel=0.1)
+    assert pair["win rate"] < 0.1 and pair["p over seeds"] < 0.01 > pair["p over episodes"]
+
+
+def test_seeds_of_one_group_alone_are_said_and_left_out(sweep):
+    (sweep / "maml2" / "episodes.jsonl").unlink()
+    shown = told(sweep, "--by=meta_learner")
+    assert "maml and protonet: seeds 2 are in one of them alone" in shown["notes"]
+    assert shown["differences"][0]["difference over seeds"]["n"] == 2
+
+
+def test_several_comparisons_are_corrected(sweep, difficulty):
+    for seed in range(3):
+        made(sweep / f"third{seed}", 0.9 + np.roll(difficulty, seed), learner="maml_plus_plus", seed=seed)
+    shown = told(sweep, "--by=meta_learner")
+    assert [(pair["first"], pair["second"]) for pair in shown["differences"]] == [
+        *(("maml", "protonet"), ("maml", "maml_plus_plus"), ("protonet", "maml_plus_plus"))
+    ]
+    raw = [pair["p over seeds"] for pair in shown["differences"]]
+    assert [pair["Holm's p over seeds"] for pair in shown["differences"]] == pytest.approx(holm(raw))
+    assert any("corrected for 3 comparisons" in note for note in shown["notes"])
+
+
+def test_two_runs_of_one_seed_in_a_group_are_refused(sweep):
+    made(sweep / "again", [0.5, 0.6], learner="maml", seed=0, steps=5)
+    outcome = metarun("compare", sweep, "--by=meta_learner")
+    assert outcome.code == 2 and "are both of seed 0" in outcome.err and "KEY=VALUE" in outcome.err
+    assert metarun("compare", sweep, "steps=100", "--by=meta_learner").code == 0
+
+
+def test_every_format_has_the_differences(sweep):
+    words = ("compare", sweep, "--by=meta_learner")
+    (row,) = csv.DictReader(io.StringIO(metarun(*words, "--format=csv").out))
+    assert row["first"] == "maml" and float(row["difference over seeds"]) < 0 < float(row["difference over seeds_ci95"])
+    assert metarun(*words, "--format=md").out.count("\n| maml |") == 2
+    assert metarun(*words, "--format=latex").out.count(r"\begin{tabular}") == 2
+    assert "how often the first is better (higher accuracy)" in metarun(*words).out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere"], "there is no folder nowhere"),
+        (["RUNS/maml0"], "two or more runs can be compared, and these are 1"),
+        (["RUNS", "--by=nothing"], "has no nothing"),
+        (["RUNS", "--score=mse"], "no score mse that is finite"),
+        (["RUNS", "--format=x"], "use table"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_with_the_fix(words, said, sweep):
+    outcome = metarun("compare", *(word.replace("RUNS", str(sweep)) for word in words))
+    assert (outcome.code, outcome.out) == (2, "") and said in outcome.err
