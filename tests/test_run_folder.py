@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from metarun.evaluation.estimates import Estimate
-from metarun.evaluation.scoring import evaluate_all
+from metarun.evaluation.whole import Evaluation, evaluate_all
 from metarun.execution.execution import Looped
 from metarun.output.folder import tensorboard_command
 from metarun.training import runner
@@ -154,7 +154,7 @@ def test_a_run_whose_training_hurts_ends_with_its_start_and_says_so(tmp_path):
 
 def test_the_start_is_validated_as_any_other_step_is(run):
     x = experiment(*TINY, "dtype=float32", "evaluation.inner_steps=3")
-    start = evaluate_all(x.suite, x.subject(x.theta_0, "val", 4, Looped()), [], final=False)
+    start = evaluate_all(x.suite, x.subject(x.theta_0, "val", 4, Looped()), [], final=False).scores
     assert metrics(run)[0]["val/mse"] == pytest.approx(start["mse"].mean, rel=1e-6)
     assert scalars(run)["val/mse"][0] == (0, pytest.approx(start["mse"].mean, rel=1e-6))
 
@@ -162,7 +162,7 @@ def test_the_start_is_validated_as_any_other_step_is(run):
 def test_a_start_without_a_finite_score_is_no_candidate_and_training_goes_on(tmp_path, monkeypatch):
     run, scored = tmp_path / "run", runner.evaluate_all
     nothing = Estimate(math.nan, math.nan, 4)
-    starts = iter([{"mse": nothing}])
+    starts = iter([Evaluation({"mse": nothing})])
     monkeypatch.setattr(runner, "evaluate_all", lambda *args: next(starts, None) or scored(*args))
     outcome = metarun(*TINY, f"run_dir={run}")
     assert outcome.code == 0, outcome.text
