@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
-from metarun.commands import data
+from metarun.commands import data, doctor
 from metarun.commands.data import entries, show
 from metarun.config.help import options
 from metarun.core import Batch, Episode
@@ -182,3 +183,17 @@ def test_the_doctor_says_of_every_data_set_whether_it_is_there():
     assert outcome.code == 0, outcome.err
     assert all(f"metarun data prepare {name}" in outcome.out for name in ("omniglot", "cifar_fs", "clinc150", "cub"))
     assert "sinusoid" not in outcome.out  # nothing to fetch
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_no_terminal_breaks_a_name_in_the_list_or_elides_the_data_root(columns, tmp_path, monkeypatch):
+    for module in (data, doctor):
+        monkeypatch.setattr(module, "table_console", lambda width: Console(width=columns, markup=False, emoji=False))
+    listed, examined = metarun("data", "list").out, metarun("doctor").out
+    shown = listed.splitlines()[:-1]
+    assert {name for name in options("task") if "/" not in name} <= {line.split()[0] for line in shown}
+    assert max(map(len, shown)) <= columns
+    assert listed.endswith(f"data root: {tmp_path / 'data'}\n")
+    assert "\u2026" not in listed + examined
+    rows = examined.split("data root")[1].splitlines()
+    assert str(tmp_path / "data")[:20] in rows[0]

@@ -29,6 +29,7 @@ from metarun.output.folder import RunFolder, place, short_hash, slug
 from metarun.output.report import results
 from metarun.output.summary import condensed, conditions, verdict
 from metarun.output.terminal import table_console
+from metarun.paths import as_shown
 from metarun.trees import leaf_names, tree_leaves, zip_map
 
 CHANGEABLE = ("task", "base_learner", "meta_learner", "evaluation", "execution", "device", "data_root", "seed", "dtype")
@@ -104,7 +105,7 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     for line in conditions(experiment, split, training) + verdict(experiment, scores):
         print(line)
     where = run.write(name_of(overrides, split, checkpoint), {**content, "seconds": time.time() - started})
-    print(f"results: {where}")
+    print(f"results: {as_shown(where)}")
 
 
 def _for_split(experiment: Experiment, split: str) -> Experiment:

@@ -14,6 +14,7 @@ from metarun.config.build import build
 from metarun.config.checks import flat
 from metarun.config.compose import assigned, override_key, read_config, with_value
 from metarun.config.experiment import Experiment
+from metarun.config.networks import nobody_chose
 from metarun.errors import CheckpointError, ConfigError, Diverged, Interrupted, MetarunError
 from metarun.evaluation.estimates import Estimate
 from metarun.evaluation.suite import missing
@@ -140,7 +141,7 @@ def run(job: Job) -> float:
             raise
         raise MetarunError(
             f"the disk refused: {error}.\nWhat was written before is intact. Free some space, make it writable, or move "
-            f"away what is in the place of a file; then continue with {assigned('resume', job.folder.path)}"
+            f"away what is in the place of a file; then continue with {assigned('resume', job.folder.shown)}"
         ) from error
 
 
@@ -188,9 +189,8 @@ def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
     with stop.listening():
         folder.mark("running", step=resume_step, steps=experiment.steps)
         report = Reporter(folder, experiment, text, resume_step)
-        continued = f"  (continued at step {resume_step})" if resume_step else ""
-        report.say(f"run folder: {folder.path}{continued}")
-        for note in experiment.notes:
+        report.say(f"run folder: {folder.shown}" + f"  (continued at step {resume_step})" * bool(resume_step))
+        for note in [*experiment.notes, *nobody_chose(job.overrides, experiment.task.spec.input_shape)]:
             report.say(note)
         scores = _guarded(experiment, report, resume_step, stop)
     report.finished(scores)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from metarun.config.compose import override_key
 from metarun.config.probe import OFF, Trial, networks_of, tried
 from metarun.core import MetaLearner, TaskDistribution
 from metarun.errors import ConfigError
@@ -48,6 +49,14 @@ def exact(network: nn.Module) -> list[str]:
     return [what] if replaced else []
 
 
+def nobody_chose(overrides: list[str], input_shape: tuple[int, ...]) -> list[str]:
+    """A line where images are read by the MLP that a run has by default, for it scores badly on them."""
+    chosen = {override_key(text).partition(".")[0] for text in overrides if text != "experiment=smoke"}
+    if len(input_shape) != 3 or chosen & {"base_learner", "experiment"}:
+        return []
+    return ["base_learner: an MLP reads the images, because none was chosen; base_learner=conv4 is made for images"]
+
+
 def suited(execution: Eager, learner: MetaLearner, task: TaskDistribution, steps: int) -> tuple[Eager, list[str]]:
     """The execution for ``steps`` steps of ``learner`` on ``task``, and lines that say why it is another than was asked for.
 
@@ -67,7 +76,7 @@ def suited(execution: Eager, learner: MetaLearner, task: TaskDistribution, steps
         raise ConfigError([f"{keys}: there is no meta-gradient through {name}: {trial.failure}. {fix}"])
     if trial.changed:
         what = f"{keys}: a training step of {name} changes {', '.join(trial.changed)}"
-        why = "which no checkpoint keeps, and vmapped tasks would not have"
+        why = "which no checkpoint keeps and vmapped tasks would not see"
         fix = "Compute it from the inputs, or make it a parameter; norms: track_running_stats=False"
         raise ConfigError([f"{what}, {why}. {fix}."])
     return _allowed(execution, trial, name)
@@ -82,12 +91,12 @@ def _allowed(execution: Eager, trial: Trial, name: str) -> tuple[Eager, list[str
     """``execution`` where the trial allows it, or its loop, with lines that say why."""
     notes = []
     if trial.draws and execution.inner_memory != "stored":
-        why = f"{name} draws random numbers, and a step computed again would draw others"
+        why = f"{name} draws random numbers, and a step that is computed again would draw different ones"
         if execution.inner_memory == "recomputed":
             fix = "Use stored; for dropout, nn.Dropout, which metarun replaces"
             raise ConfigError([f"execution.inner_memory=recomputed: {why}. {fix}."])
         execution = replace(execution, inner_memory="stored")
-        notes.append(f"execution.inner_memory: stored, for {why}")
+        notes.append(f"execution.inner_memory: stored, because {why}")
     loop = _loop(execution)
     if not trial.not_vmapped or loop == execution:
         return execution, notes
@@ -95,4 +104,4 @@ def _allowed(execution: Eager, trial: Trial, name: str) -> tuple[Eager, list[str
     why += f" ({FUSED})" if OFF in trial.not_vmapped else ""
     if loop is None:
         raise ConfigError([f"execution: {why}. Use execution=looped, or execution=auto, which then loops."])
-    return loop, [*notes, f"execution: looped, for {why}"]
+    return loop, [*notes, f"execution: looped, because {why}"]

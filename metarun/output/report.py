@@ -16,10 +16,11 @@ from metarun.files import write_json
 from metarun.output.figures import adaptation_curve, episode_grid
 from metarun.output.folder import RunFolder, tensorboard_command
 from metarun.output.metrics import Board, MetricsFile
-from metarun.output.profiling import StepProfiler
+from metarun.output.profiling import StepProfiler, too_few
 from metarun.output.sink import Sink
 from metarun.output.summary import summary
 from metarun.output.terminal import Ticker
+from metarun.paths import as_shown
 from metarun.process import peak_memory_mb
 from metarun.trees import slice_tasks
 
@@ -55,9 +56,12 @@ class Reporter:
             Board(folder.path, resume_step, self.score),
             Ticker(experiment.steps, resume_step, f"val/{self.score}", folder.path / "log.txt"),
         ]
-        self.profiler = StepProfiler(folder.path / "profile") if experiment.profile else None
+        ahead = too_few(experiment.steps - resume_step) if experiment.profile else ""
+        self.profiler = StepProfiler(folder.path / "profile") if experiment.profile and not ahead else None
         self.step_ends: deque[float] = deque(maxlen=1000)  # when the latest steps ended, in seconds
         self.latest: dict[str, float] = {}
+        if ahead:
+            self.say(ahead)
         if not resume_step:
             self.tell(lambda sink: sink.begun(config_text, experiment.headline))
             self._show_an_episode()
@@ -142,7 +146,7 @@ class Reporter:
     def finished(self, scores: dict[str, Estimate]) -> None:
         """Say what was reached, where it lies and how to look at it."""
         print(summary(self.experiment, scores))
-        print(f"results:     {self.folder.path / 'results.json'}")
+        print(f"results:     {as_shown(self.folder.path / 'results.json')}")
         print(f"tensorboard: {tensorboard_command(self.folder.path)}")
 
     def close(self, state: str) -> None:
