@@ -22,16 +22,16 @@ NOT_MEASURED = "not measured here yet"
 HEAD = """# Experiments
 
 `metarun experiment=NAME` runs one. This page is written by `python scripts/experiments.py` from the files in
-[configs/experiment](../configs/experiment); do not edit it. Shorter: `metarun experiment=NAME steps=1000`. To see whether it runs at
-all: `metarun experiment=[NAME,smoke]`, twenty steps and small tests.
+[configs/experiment](../configs/experiment); do not edit it. Shorter: `metarun experiment=NAME steps=1000`. To see whether
+one runs at all: `metarun experiment=[NAME,smoke]`, twenty steps and small tests.
 
-- **Data**: *none* is generated as it is used; a name is a data set that `task.download=true` fetches
-  ([data.md](data.md)); *yours* is a file or folder of your own ([your_own_data.md](your_own_data.md)).
+- **Data**: *none* is generated as it is used; a name is a data set that `task.download=true` fetches ([data.md](data.md));
+  *yours* is a file or folder of your own ([your_own_data.md](your_own_data.md)).
 - **Steps** are the preset's. Where the first column gives other settings, time and reached are of the command with these.
 - **Time** is what was measured. Where nothing stands, nobody here has run it to its end.
-- **Reached** and **paper** are test scores: accuracies in percent, errors of regression as they are, with 95% intervals. A paper's
-  figure may be of other images, networks or splits than the preset has; the header of its file and [fidelity.md](fidelity.md) say
-  which.
+- **Reached** and **paper** are test scores: accuracies in percent, errors of regression as they are, with 95% intervals. A
+  paper's figure may be of other images, networks or splits than the preset has; the header of its file and
+  [fidelity.md](fidelity.md) say which.
 
 """
 BUDGETS = """
@@ -123,7 +123,9 @@ def page() -> str:
 
 def main() -> None:
     if sys.argv[1:] == ["--check"]:
-        sys.exit(0 if PAGE.is_file() and PAGE.read_text() == page() else f"{PAGE} is old: python scripts/experiments.py")
+        sys.exit(
+            0 if PAGE.is_file() and PAGE.read_text() == page() else f"{PAGE} is old: python scripts/experiments.py"
+        )
     if sys.argv[1:]:
         sys.exit(__doc__)
     PAGE.write_text(page())

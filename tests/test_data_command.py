@@ -195,5 +195,8 @@ def test_no_terminal_breaks_a_name_in_the_list_or_elides_the_data_root(columns, 
     assert max(map(len, shown)) <= columns
     assert listed.endswith(f"data root: {tmp_path / 'data'}\n")
     assert "\u2026" not in listed + examined
-    rows = examined.split("data root")[1].splitlines()
-    assert str(tmp_path / "data")[:20] in rows[0]
+    head, *rows = examined.splitlines()
+    first = next(i for i, row in enumerate(rows) if row.startswith("data root"))
+    more = next(i for i, row in enumerate(rows[first + 1 :], first + 1) if row[:1].strip())
+    said = "".join(row[head.index("here") : head.index("fix")].strip() for row in rows[first:more])
+    assert said == str(tmp_path / "data")

@@ -131,7 +131,7 @@ def test_tensorboard_has_the_names_steps_and_values_of_the_metrics(which, reques
     assert run.scalars.keys() == curves.keys()
     for key, value in run.scalars.items():
         assert value == np.float32(curves[key])  # TensorBoard stores float32
-    assert {name: f"{value:.6g}" for (name, _), value in tested.items()} == tested_in_tensorboard(run)
+    assert {name: f"{value:.6g}" for (name, _), value in tested.items()} == scores_in_the_table(run)
 
 
 def in_tensorboard(run: Run) -> tuple[dict[tuple[str, int], float], dict[tuple[str, int], float]]:
@@ -140,7 +140,7 @@ def in_tensorboard(run: Run) -> tuple[dict[tuple[str, int], float], dict[tuple[s
     return {key: value for key, value in run.logged.items() if key not in tested or key[0] == "test/accuracy"}, tested
 
 
-def tested_in_tensorboard(run: Run) -> dict[str, str]:
+def scores_in_the_table(run: Run) -> dict[str, str]:
     """The rows of the table of the test, by name."""
     if "test/text_summary" not in run.events.Tags()["tensors"]:
         return {}
@@ -245,7 +245,7 @@ def test_an_interrupted_run_continued_to_its_end_is_a_success_on_the_hparams_pag
     run = Run(path)
     assert status(run) == "STATUS_SUCCESS"
     assert run.scalars.keys() == in_tensorboard(run)[0].keys()
-    assert tested_in_tensorboard(run).keys() == {name for name, _ in run.logged if name.startswith("test/")}
+    assert scores_in_the_table(run).keys() == {name for name, _ in run.logged if name.startswith("test/")}
 
 
 def test_image_tasks_show_an_episode_and_the_adaptation_at_the_end(images):

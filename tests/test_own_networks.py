@@ -19,8 +19,9 @@ from torch.func import functional_call
 from torchvision.models.convnext import LayerNorm2d
 from torchvision.ops import StochasticDepth
 
+from metarun.config.compose import nobody_chose
 from metarun.config.experiment import Experiment
-from metarun.config.networks import exact, nobody_chose, suited
+from metarun.config.networks import exact, suited
 from metarun.core import Batch, Draw, Episode, MetaLearner, Params, TaskDistribution, frozen
 from metarun.errors import ConfigError
 from metarun.evaluation.calibration import calibrated

@@ -12,9 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarun.config.build import build
 from metarun.config.checks import flat
-from metarun.config.compose import assigned, override_key, read_config, with_value
+from metarun.config.compose import assigned, nobody_chose, override_key, read_config, with_value
 from metarun.config.experiment import Experiment
-from metarun.config.networks import nobody_chose
 from metarun.errors import CheckpointError, ConfigError, Diverged, Interrupted, MetarunError
 from metarun.evaluation.estimates import Estimate
 from metarun.evaluation.suite import missing

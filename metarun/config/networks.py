@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from torch import nn
 
-from metarun.config.compose import override_key
 from metarun.config.probe import OFF, Trial, networks_of, tried
 from metarun.core import MetaLearner, TaskDistribution
 from metarun.errors import ConfigError
@@ -47,14 +46,6 @@ def exact(network: nn.Module) -> list[str]:
     counts = ", ".join(f"{count} {kind}" for kind, count in replaced.items())
     what = f"{type(network).__name__}: {counts} of torch replaced by exact layers (docs/base_learners.md)"
     return [what] if replaced else []
-
-
-def nobody_chose(overrides: list[str], input_shape: tuple[int, ...]) -> list[str]:
-    """A line where images are read by the MLP that a run has by default, for it scores badly on them."""
-    chosen = {override_key(text).partition(".")[0] for text in overrides if text != "experiment=smoke"}
-    if len(input_shape) != 3 or chosen & {"base_learner", "experiment"}:
-        return []
-    return ["base_learner: an MLP reads the images, because none was chosen; base_learner=conv4 is made for images"]
 
 
 def suited(execution: Eager, learner: MetaLearner, task: TaskDistribution, steps: int) -> tuple[Eager, list[str]]:

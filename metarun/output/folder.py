@@ -178,8 +178,7 @@ class RunFolder:
 
     def describe(self, overrides: list[str], **facts: Any) -> None:
         """Write run.json (who, what, where, when), git.diff and freeze.txt; a resumed run adds to its history."""
-        history = self.facts().get("history", [])
-        history.append({"started": _now(), "argv": sys.argv, "overrides": overrides})
+        history = [*self.facts().get("history", []), {"started": _now(), "argv": sys.argv, "overrides": overrides}]
         write_json(
             self.path / "run.json",
             {"metarun": __version__, **facts, "hardware": hardware(), **self._git(), "history": history},
