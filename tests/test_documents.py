@@ -15,6 +15,7 @@ import typer
 from metarun.commands.app import app
 from metarun.commands.sweep import _combinations
 from metarun.config.compose import composed
+from metarun.config.explain import keys_of
 from metarun.config.help import COMMANDS
 from metarun.errors import ConfigError
 from tests.running import ROOT
@@ -50,7 +51,7 @@ def test_a_page_names_files_and_links_that_there_are(page):
         for name in re.findall(r"(?:\w+/)*\w+\.py\b|configs/[\w/]+\.yaml", text)
         if name.rpartition("/")[2] not in READERS
     }
-    if page.stem == "fidelity":  # it names files of other projects
+    if page.stem in ("fidelity", "settings"):  # they name files of other projects
         named = {name for name in named if name.startswith(("metarun/", "configs/"))}
     assert [name for name in sorted(named) if not any(path.endswith(f"/{name}") for path in FILES)] == []
     links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
@@ -99,10 +100,19 @@ def test_the_index_leads_to_every_page_and_readme_to_the_index():
     assert "(docs/index.md)" in (ROOT / "README.md").read_text()
 
 
-def test_the_page_of_experiments_is_what_its_script_writes():
-    command = [sys.executable, "scripts/experiments.py", "--check"]
+@pytest.mark.parametrize("name", ["experiments", "settings"])
+def test_a_page_that_a_script_writes_is_what_it_would_write_now(name):
+    command = [sys.executable, f"scripts/{name}.py", "--check"]
     checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
+
+
+def test_the_page_of_settings_has_every_setting_of_a_run():
+    page = (ROOT / "docs" / "settings.md").read_text()
+    for overrides in ([], ["task=omniglot", "base_learner=conv4", "meta_learner=reptile", "execution=vmapped"]):
+        keys = {key for key in keys_of(composed(overrides, [])) if not key.endswith(("_target_", "_partial_"))}
+        keys -= {"experiment", "per_learner", "per_task"}
+        assert sorted(key for key in keys if f"| `{key}` |" not in page and "planner" not in key) == []
 
 
 def commands(page: Path) -> list[str]:
