@@ -7,8 +7,10 @@
 W1 x + (b1 + W c), a bias that moves. n: FiLM on the n-th batch norm: its weight becomes s * weight and its bias
 s * bias + t with (s, t) = W c + b. Either way phi is a set of weights for the network as it is.
 
-In the authors' code FiLM comes after the pooling and s starts near 0; here it comes before ReLU and pooling, and s = 1 at
-c = 0 in the beginning, so that the network starts as it would without. c joins inputs in networks without batch norm
+In the authors' code (classification/models.py) s and t start near 0. The next batch norm divides by them, which enlarges
+the gradient of c, so that a step of 1.0 learns: ``film_start="released"``. With "identity" s = 1 at c = 0, the network
+starts as it would without c, and steps are about 100 times larger. Their FiLM comes after the pooling, here before ReLU and
+pooling; it differs in channels with s < 0, half of them in their start. c joins inputs in networks without batch norm
 only: a batch norm takes away again what is added to all of its inputs.
 
 Zintgraf et al., ICML 2019, https://arxiv.org/abs/1810.03642. Cost: as MAML in time (the gradient of c passes through the
@@ -17,6 +19,7 @@ network), while only c differs between tasks.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +37,7 @@ class CAVIA(GradientLearner):
 
     ``num_context`` (1 or more) is their number. They enter the first layer (``layer`` 0) or batch norm number ``layer``
     (from 1 on). ``inner_lr`` is their step size, ``inner_steps`` the number of steps. ``first_order`` takes the inner
-    gradients as constants.
+    gradients as constants. ``film_start``: what FiLM does at c = 0 in the beginning, "identity" (nothing) or "released".
     """
 
     num_context: int
@@ -42,6 +45,7 @@ class CAVIA(GradientLearner):
     inner_lr: float
     inner_steps: int
     first_order: bool
+    film_start: Literal["identity", "released"] = "identity"
 
     def __post_init__(self) -> None:
         if self.num_context < 1:
@@ -55,9 +59,13 @@ class CAVIA(GradientLearner):
         if self.layer == 0:  # the columns of torch's Linear(fan_in + num_context, width) that meet c
             columns = nn.Linear(fan_in + self.num_context, width).weight[:, fan_in:]
             return {"net": net, "context": {"weight": columns.detach().to(like)}}
-        film = parameters_of(nn.Linear(self.num_context, 2 * width).to(like))
-        ones, zeros = torch.ones(width).to(film["bias"]), torch.zeros(width).to(film["bias"])
-        return {"net": net, "context": {"weight": film["weight"], "bias": torch.cat([ones, zeros])}}
+        linear = nn.Linear(self.num_context, 2 * width)
+        if self.film_start == "released":
+            nn.init.kaiming_uniform_(linear.weight, nonlinearity="linear")
+        film = parameters_of(linear.to(like))
+        if self.film_start == "identity":
+            film["bias"] = torch.cat([torch.ones(width), torch.zeros(width)]).to(film["bias"])
+        return {"net": net, "context": film}
 
     def path(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
         return (self.given(theta, c) for c in self.contexts(theta, support, steps))

@@ -119,6 +119,22 @@ def test_film_starts_as_the_network_would_without_it():
     assert torch.equal(built.predict(phi, x), functional_call(net, theta["net"], (x,)))  # times one, plus zero
 
 
+def test_film_released_starts_small_and_an_inner_step_of_one_moves_the_prediction():
+    torch.manual_seed(0)
+    net = BASES["stride_transductive"]().double()
+    moved = {}
+    for start in ("identity", "released"):
+        built = CAVIA(net, CROSS_ENTROPY, 100, 3, 1.0, 1, False, start)
+        theta, episode = built.init(), one_episode()
+        before, after = built.trajectory(theta, episode.support, 1)
+        moved[start] = (built.predict(after, episode.query.x) - built.predict(before, episode.query.x)).norm()
+        weight, bias = theta["context"]["weight"], theta["context"]["bias"]
+        if start == "released":  # classification/models.py, lines 70 and 119 to 141
+            assert bias.abs().max() <= 0.1 and bias.chunk(2)[0].min() < 0 < bias.chunk(2)[0].max()
+            assert 0.1 < weight.abs().max() <= (3 / 100) ** 0.5
+    assert moved["released"] > 10 * moved["identity"]
+
+
 @pytest.mark.parametrize("base", ["stride_transductive", "max_pool_support"])
 def test_film_by_vmap_and_by_loop_gives_the_same_meta_gradient(base):
     built, theta = make(base, 3)
