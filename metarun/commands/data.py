@@ -25,7 +25,7 @@ from metarun.evaluation.suite import missing
 from metarun.output.terminal import table_console
 from metarun.tasks.splits import SPLITS
 
-KIND_WIDTH = 26  # columns, which leave room for the state at 80
+KIND_WIDTH = 25  # columns, which leave room for the state at 80
 STATES = ("absent", "raw files found", "ready")  # of prepared data
 
 
