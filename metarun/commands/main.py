@@ -119,7 +119,7 @@ def single(overrides: list[str], folders: list[Path], flags: list[str]) -> int:
         run(job)
     except Interrupted as error:
         print(
-            f"\nstopped; continue with: {shlex.join(['metarun', *flags, assigned('resume', job.folder.shown)])}",
+            f"\nstopped; continue with: {shlex.join(['metarun', *flags, assigned('resume', job.folder.path)])}",
             file=sys.stderr,
         )
         return error.exit_code

@@ -140,7 +140,7 @@ def run(job: Job) -> float:
             raise
         raise MetarunError(
             f"the disk refused: {error}.\nWhat was written before is intact. Free some space, make it writable, or move "
-            f"away what is in the place of a file; then continue with {assigned('resume', job.folder.shown)}"
+            f"away what is in the place of a file; then continue with {assigned('resume', job.folder.path)}"
         ) from error
 
 

@@ -70,7 +70,7 @@ class Runner:
                 self.write_log()  # it may say why
             raise
         self.save("last")
-        again = assigned("resume", self.report.folder.shown)
+        again = assigned("resume", self.report.folder.path)
         raise MetarunError(
             f"out of memory, with {self.execution.eager.settings()} too: {reason}.\n"
             f"The steps until now are saved: {again} goes on where there is more memory.\n"
