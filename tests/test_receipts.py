@@ -40,7 +40,7 @@ def test_every_receipt_names_its_command_and_commit_and_no_path_of_a_machine():
         assert not re.search(r'"/|=/|~/', path.read_text())
 
 
-def test_a_receipt_of_a_run_that_was_continued_with_more_steps_has_the_command_of_all_of_them():
+def test_a_receipt_of_a_run_that_was_continued_has_the_command_of_all_its_steps():
     history = [
         {"overrides": ["experiment=maml_sinusoid", "steps=100", "run_dir=a"]},
         {"overrides": ["resume=a", "steps=300"]},
