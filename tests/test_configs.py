@@ -112,7 +112,7 @@ def call_problems(cfg: DictConfig, group: str) -> list[str]:
 
 def test_the_groups_are_the_folders_of_the_config_tree():
     folders = {path.name for path in config_dir().iterdir() if path.is_dir() and any(path.glob("*.yaml"))}
-    assert folders == {*GROUPS, "evaluation", "experiment", "per_learner"}
+    assert folders == {*GROUPS, "evaluation", "experiment", "logger", "per_learner"}
 
 
 @pytest.mark.parametrize(("group", "option"), [(group, name) for group in GROUPS for name in options(group)])
@@ -212,7 +212,7 @@ def test_the_root_file_has_the_keys_of_the_schema():
     groups -= {"per_learner", "optional per_learner@_global_", "optional per_task@_global_"}
     keys = set(root()) - {"defaults", "hydra"}
     assert keys | groups == {field.name for field in fields(Config)}
-    assert groups == {*GROUPS, "evaluation"}
+    assert groups == {*GROUPS, "evaluation", "logger"}
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,8 @@ from metarun.errors import Diverged, Interrupted
 from metarun.evaluation.estimates import Estimate
 from metarun.output.figures import adaptation_curve, episode_grid
 from metarun.output.folder import RunFolder
-from metarun.output.metrics import Board, Means, MetricsFile
+from metarun.output.loggers.tensorboard import TensorBoard
+from metarun.output.metrics import Means, MetricsFile
 from metarun.output.report import Reporter
 from metarun.output.sink import Sink
 from metarun.output.terminal import Ticker
@@ -262,7 +263,7 @@ def test_other_tasks_show_no_episode(diverged):
 
 def test_a_resumed_board_hides_what_lies_beyond_its_checkpoint(tmp_path):
     for resume_step, steps in ((0, (1, 2, 3)), (2, (3, 4))):
-        board = Board(tmp_path, resume_step)
+        board = TensorBoard(tmp_path, resume_step)
         for step in steps:
             board.write(step, {"a": float(10 * resume_step + step)})
         board.ended("interrupted")

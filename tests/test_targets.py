@@ -122,7 +122,9 @@ def test_every_option_that_metarun_ships_is_admitted_at_its_place():
     for group, base in BASES.items():
         for name in options(group):
             with outsider():
-                locate(compose(f"{group}={name}")[group]._target_, base)
+                node = compose(f"{group}={name}")[group]
+                for one in node.values() if group == "logger" else [node]:
+                    locate(one._target_, base)
 
 
 @pytest.mark.parametrize(("override", "base"), [

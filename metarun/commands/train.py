@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun.config.build import build
-from metarun.config.checks import flat
+from metarun.config.checks import flat, missing_packages
 from metarun.config.compose import assigned, nobody_chose, override_key, read_config, with_value
 from metarun.config.experiment import Experiment
 from metarun.errors import CheckpointError, ConfigError, Diverged, Interrupted, MetarunError
@@ -124,7 +124,7 @@ def run(job: Job) -> float:
         if job.continues:
             raise ConfigError(error.problems, where=str(job.folder.path / "config.yaml")) from error
         raise
-    if problems := missing("task", experiment.task, ["train"]):
+    if problems := missing("task", experiment.task, ["train"]) + missing_packages(experiment.loggers):
         raise ConfigError(problems)
     experiment.suite.require("val", "test")
     try:

@@ -11,10 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
-from metarun.config.calls import BASES, GIVEN, GROUPS, attempt, checked_call
+from metarun.config.calls import BASES, GIVEN, GROUPS, attempt, checked_call, named_nodes
 from metarun.config.checks import (
     flat,
     learner_problems,
+    missing_packages,
     place_problems,
     problems_at_the_root,
     scheduler_problems,
@@ -39,9 +40,9 @@ def build(cfg: DictConfig, fitted: dict[str, Any] | None = None) -> Experiment:
         raise ConfigError(problems)
     given = _given_task(plain)
     task = attempt(problems, "task", calls.get("task"), **given, fitted=fitted)
-    elsewhere = {key: attempt(problems, key, calls.get(key), **given) for key in _named(plain, "task")}
+    elsewhere = {key: attempt(problems, key, calls.get(key), **given) for key in named_nodes(plain, "task")}
     execution = attempt(problems, "execution", calls.get("execution"))
-    for key in _named(plain, "evaluator"):
+    for key in named_nodes(plain, "evaluator"):
         attempt(problems, key, calls.get(key))
     problems += _trial(calls, given["device"], given["dtype"])
     if problems or task is None or execution is None:
@@ -86,7 +87,8 @@ def _made(key: str, call: Callable[..., Any], given: dict[str, Any]) -> Any:
 
 def check(cfg: DictConfig) -> list[str]:
     """Problems of a configuration that show without building anything or reading data."""
-    return _checked(cfg)[2]
+    _, calls, problems = _checked(cfg)
+    return problems + missing_packages(calls)
 
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:
@@ -103,19 +105,19 @@ def _checked(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Callable[..., A
     plain = _resolved(cfg)
     problems = problems_at_the_root(plain)
     calls: dict[str, Callable[..., Any]] = {}
-    named = _named(plain, "task") | _named(plain, "evaluator")
-    for key, node in {**{group: plain.get(group) for group in GROUPS}, **named}.items():
-        group = key if key in GROUPS else key.split(".")[1]
+    if "_target_" in plain.get("logger", {}):
+        raise ConfigError(
+            ["logger: the file of an option begins with the line '# @package logger.mine', say: its own place."]
+        )
+    nodes = {group: (group, plain.get(group)) for group in GROUPS}
+    for kind in ("task", "evaluator", "logger"):
+        nodes |= {key: (kind, node) for key, node in named_nodes(plain, kind).items()}
+    for key, (group, node) in nodes.items():
         call, found = checked_call(node, key, GIVEN[group], BASES[group])
         problems += found
         if call is not None:
             calls[key] = call
     return plain, calls, problems
-
-
-def _named(plain: dict[str, Any], kind: str) -> dict[str, Any]:
-    """The nodes evaluation.<kind>.NAME by their keys."""
-    return {f"evaluation.{kind}.{name}": node for name, node in plain.get("evaluation", {}).get(kind, {}).items()}
 
 
 def device_of(name: str) -> torch.device:
@@ -195,10 +197,11 @@ def _experiment(
         theta_0=take_theta(learner),
         test_learner=test_learner,
         suite=Suite(Scored(task, test_learner, plain["task"]), scored),
-        evaluators=[*BASELINES, *(calls[key]() for key in _named(plain, "evaluator"))],
+        evaluators=[*BASELINES, *(calls[key]() for key in named_nodes(plain, "evaluator"))],
         optimizer=calls["optimizer"],
         scheduler=calls["scheduler"],
         execution=execution,
+        loggers={key: calls[key] for key in named_nodes(plain, "logger")},
         rates=flat(plain["rates"]),
         clip=_clipper(plain["clip_norm"], plain["clip_value"]),
         device=device_of(plain["device"]),

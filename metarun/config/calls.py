@@ -14,6 +14,7 @@ from metarun.core import MetaLearner, TaskDistribution
 from metarun.errors import DataProblems
 from metarun.evaluation.scoring import Evaluator
 from metarun.execution.execution import Eager
+from metarun.output.sink import Sink
 
 GROUPS = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution")
 GIVEN = {
@@ -27,6 +28,7 @@ GIVEN = {
     "scheduler": {"optimizer", "last_epoch"},
     "execution": set(),
     "evaluator": set(),
+    "logger": {"folder", "resume_step", "score"},
 }
 BASES: dict[str, type] = {
     "task": TaskDistribution,
@@ -36,6 +38,7 @@ BASES: dict[str, type] = {
     "scheduler": torch.optim.lr_scheduler.LRScheduler,
     "execution": Eager,
     "evaluator": Evaluator,
+    "logger": Sink,
 }
 
 
@@ -72,6 +75,14 @@ def _partial_problems(value: Any, key: str) -> list[str]:
         return []
     rule = "true or false" if "." in key else "true" if key in ("optimizer", "scheduler") else "left out"
     return [f"{key}._partial_ is {value!r}, but must be {rule}."]
+
+
+def named_nodes(plain: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The nodes evaluation.<kind>.NAME, or logger.NAME, by their keys."""
+    at_the_root = kind == "logger"
+    parent = plain if at_the_root else plain.get("evaluation", {})
+    prefix = kind if at_the_root else f"evaluation.{kind}"
+    return {f"{prefix}.{name}": node for name, node in (parent.get(kind) or {}).items()}
 
 
 def attempt(problems: list[str], key: str, call: Callable[..., Any] | None, **given: Any) -> Any:

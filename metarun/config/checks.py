@@ -2,9 +2,10 @@
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -131,6 +132,16 @@ def step_problems(learner: MetaLearner, inner_steps: int | None) -> list[str]:
     if getattr(learner, "inner_steps", 0) < 0:
         return [f"meta_learner.inner_steps is {learner.inner_steps}, but must be 0 or more."]  # type: ignore[attr-defined]
     return []
+
+
+def missing_packages(calls: Mapping[str, Callable[..., Any]]) -> list[str]:
+    """Problems of loggers, among the calls by key, whose packages are not installed."""
+    needed = {key: getattr(call.func, "package", "") for key, call in calls.items() if isinstance(call, partial)}
+    return [
+        f"{key} needs the package {package}, which is not installed: pip install {package}"
+        for key, package in needed.items()
+        if key.startswith("logger.") and package and find_spec(package) is None
+    ]
 
 
 def scheduler_problems(scheduler: torch.optim.lr_scheduler.LRScheduler, call: Callable[..., Any]) -> list[str]:

@@ -39,6 +39,9 @@ ALWAYS = (
     "optimizer",
     "scheduler",
 )  # in every run's config.yaml
+LOGGER_ONCE = {
+    "tensorboard": {"_target_": "metarun.output.loggers.tensorboard.TensorBoard"}
+}  # of every run, before there were others
 NOTHING = ("null", "none", "false", "0", "0.0")
 
 
@@ -183,6 +186,7 @@ def read_config(path: Path) -> DictConfig:
         if b"${" in content:  # what a run keeps is resolved; this would read the environment of who continues it
             raise ValueError("it holds an interpolation, ${...}, which no run writes")
         cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+        cfg.logger = kept.get("logger", LOGGER_ONCE)
     except (OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split()) if isinstance(error, yaml.YAMLError) else said(error)[-1]
         raise ConfigError([f"{path} cannot be read: {shortened(reason, 300)}. Without it the run is lost."]) from None

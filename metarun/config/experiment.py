@@ -13,6 +13,7 @@ from metarun.evaluation.eval_mode import modules_of
 from metarun.evaluation.scoring import Evaluator, Subject
 from metarun.evaluation.suite import Suite
 from metarun.execution.execution import Eager, Execution
+from metarun.output.sink import Sink
 from metarun.trees import leaf_names, tree_leaves
 
 
@@ -29,6 +30,7 @@ class Experiment:
     optimizer: Callable[[list[Any]], torch.optim.Optimizer]
     scheduler: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
     execution: Eager
+    loggers: dict[str, Callable[..., Sink]]  # by key, what makes them
     clip: Callable[[list[Tensor]], object] | None
     rates: dict[str, float]
     device: torch.device

@@ -33,7 +33,17 @@ NOTES = {
 }
 WIDTH = 100  # columns at most, and where there is no terminal
 SWEEP_KEYS = ("sweep_dir", "jobs")  # set beside -m
-ORDER = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution", "evaluation", "experiment")
+ORDER = (
+    "task",
+    "base_learner",
+    "meta_learner",
+    "optimizer",
+    "scheduler",
+    "execution",
+    "evaluation",
+    "logger",
+    "experiment",
+)
 NESTED = ("task/augmentation", "task/features")  # choices within a choice
 
 

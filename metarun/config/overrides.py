@@ -34,7 +34,7 @@ def given_twice(overrides: list[Override]) -> list[str]:
         if len(given) > 1
     ]
     for override in overrides:
-        value = override.value() if override.key_or_group in ("experiment", "evaluation.task") else None
+        value = override.value() if override.key_or_group in ("experiment", "evaluation.task", "logger") else None
         names = value if isinstance(value, list) else []
         if twice := sorted({str(name) for name in names if names.count(name) > 1}):
             problems.append(f"{written(override)}: it names {', '.join(twice)} twice; once is enough.")

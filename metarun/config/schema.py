@@ -43,4 +43,5 @@ class Config:
     optimizer: Any = None
     scheduler: Any = None
     execution: Any = None
+    logger: dict[str, Any] = field(default_factory=dict)  # by name, who is told of the run
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

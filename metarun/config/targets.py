@@ -22,7 +22,14 @@ from metarun.config.ranges import range_problems
 from metarun.errors import did_you_mean, shortened
 
 # Not the whole of metarun: a config that could name metarun.config.trust.trust could allow itself anything.
-OURS = ("metarun.tasks", "metarun.control", "metarun.models", "metarun.meta_learners", "metarun.execution")
+OURS = (
+    "metarun.tasks",
+    "metarun.control",
+    "metarun.models",
+    "metarun.meta_learners",
+    "metarun.execution",
+    "metarun.output.loggers",
+)
 ALLOWED = (*OURS, "torch.nn", "torch.optim", "torchvision.models", "torchvision.transforms")
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import torch
 
@@ -25,6 +26,16 @@ def memory_errors() -> Iterator[None]:
         failure = str(error)
     if failure:  # out here, where nothing holds the frames of the first error and their tensors any more
         raise torch.OutOfMemoryError(failure)
+
+
+def refuse_memory(settings: str, reason: str, again: str) -> NoReturn:
+    """Raise MetarunError for a run that has saved its steps and cannot go on here."""
+    raise MetarunError(
+        f"out of memory, with {settings} too: {reason}.\n"
+        f"The steps until now are saved: {again} goes on where there is more memory.\n"
+        "To need less, take a smaller base_learner, fewer meta_learner.inner_steps, fewer inputs in an episode, or "
+        "dtype=float32."
+    )
 
 
 @contextmanager

@@ -4,21 +4,34 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from metarun.config.calls import attempt
 from metarun.config.experiment import Experiment
+from metarun.config.targets import raised
 from metarun.core import Batch
+from metarun.errors import ConfigError
 from metarun.evaluation.episodes import manifest
 from metarun.evaluation.estimates import Estimate
+from metarun.evaluation.eval_mode import modules_of
+from metarun.evaluation.scoring import Subject
+from metarun.evaluation.signs import Signs, signs_of
 from metarun.execution.choice import Choice
+from metarun.execution.failures import memory_errors
 from metarun.files import write_json
+from metarun.models.dropout import dropping
+from metarun.output.alarms import Alarms, Facts
 from metarun.output.figures import adaptation_curve, episode_grid
 from metarun.output.folder import RunFolder, tensorboard_command
-from metarun.output.metrics import Board, MetricsFile
+from metarun.output.metrics import MetricsFile, written
 from metarun.output.profiling import StepProfiler, too_few
 from metarun.output.sink import Sink
-from metarun.output.summary import summary
+from metarun.output.summary import differences, summary
 from metarun.output.terminal import Ticker
 from metarun.paths import as_shown
 from metarun.process import peak_memory_mb
@@ -51,34 +64,63 @@ class Reporter:
     def __init__(self, folder: RunFolder, experiment: Experiment, config_text: str, resume_step: int) -> None:
         self.folder, self.experiment = folder, experiment
         self.score = experiment.task.spec.objective.score_name
+        loggers = self._loggers(resume_step)
         self.sinks: list[Sink] = [
-            MetricsFile(folder.path / "metrics.jsonl", resume_step),
-            Board(folder.path, resume_step, self.score),
             Ticker(experiment.steps, resume_step, f"val/{self.score}", folder.path / "log.txt"),
+            MetricsFile(folder.path / "metrics.jsonl", resume_step),
+            *loggers,
         ]
+        self.signs: Signs | None = None  # of the validation that is not told yet
+        self.alarms = Alarms(folder.path / "alarms.jsonl", resume_step, self._facts(), self.say)
+        self.sinks.append(self.alarms)
         ahead = too_few(experiment.steps - resume_step) if experiment.profile else ""
         self.profiler = StepProfiler(folder.path / "profile") if experiment.profile and not ahead else None
         self.step_ends: deque[float] = deque(maxlen=1000)  # when the latest steps ended, in seconds
         self.latest: dict[str, float] = {}
         if ahead:
             self.say(ahead)
-        if not resume_step:
-            self.tell(lambda sink: sink.begun(config_text, experiment.headline))
-            self._show_an_episode()
+        self._begin(config_text, self.sinks if not resume_step else [sink for sink in self.sinks if sink.anew])
 
-    def _show_an_episode(self) -> None:
+    def _loggers(self, resume_step: int) -> list[Sink]:
+        """The loggers of the configuration. Raises ConfigError where one cannot begin."""
+        problems: list[str] = []
+        given = {"folder": self.folder.path, "resume_step": resume_step, "score": self.score}
+        made = [attempt(problems, key, call, **given) for key, call in self.experiment.loggers.items()]
+        if problems:
+            error = ConfigError(problems)
+            self.folder.mark("failed", step=resume_step, steps=self.experiment.steps, error=str(error))
+            raise error
+        return made
+
+    def _begin(self, config_text: str, sinks: list[Sink]) -> None:
+        """Tell ``sinks`` of the run from its beginning to where it stands."""
+        grid = self._an_episode() if sinks else None
+        for sink in sinks:
+            sink.begun(config_text, self.experiment.headline)
+            if grid is not None:
+                sink.image("episode", grid, 0)
+            if sink.anew:
+                for step, values in written(self.folder.path / "metrics.jsonl"):
+                    sink.write(step, values)
+
+    def _an_episode(self) -> Tensor | None:
+        """A picture of the first training episode, where it is one of images."""
         task = self.experiment.task
         episode, ways = slice_tasks(task.sample("train", [0]), 0), task.spec.train_num_ways
         if not ways or not isinstance(episode.support, Batch) or len(task.spec.input_shape) != 3:
-            return
-        if all(len(batch.y) % ways == 0 for batch in episode[:2]):
-            grid = episode_grid(episode, ways)
-            self.tell(lambda sink: sink.image("episode", grid, 0))
+            return None
+        return episode_grid(episode, ways) if all(len(batch.y) % ways == 0 for batch in episode[:2]) else None
 
     def tell(self, event: Callable[[Sink], None]) -> None:
         """Let every sink know of an event."""
-        for sink in self.sinks:
-            event(sink)
+        for sink in list(self.sinks):
+            try:
+                event(sink)
+            except Exception as error:
+                if not sink.package:
+                    raise
+                self.sinks.remove(sink)  # a service that fails ends no run
+                self.say(f"{sink.package} is told no more: {raised(error)}. metrics.jsonl has every number.")
 
     def say(self, line: str) -> None:
         """Tell a line to whoever looks on."""
@@ -113,6 +155,31 @@ class Reporter:
         self.latest = {name: values[name], "best_" + name: best["value"]}
         values |= {f"{name}_ci95": scores[self.score].ci95}
         self.tell(lambda sink: sink.validation(step, values))
+        if self.signs:
+            self.alarms.examined(step, self.signs)
+
+    def examine(self, subject: Subject, step: int) -> None:
+        """Look, on a few tasks, for what alarms are about; they are told with the validation."""
+        experiment = self.experiment
+        loss, batch = experiment.learner.at(step).meta_loss, experiment.meta_batch_size
+        self.signs = None
+        as_in_training = dropping(modules_of(experiment.learner), experiment.seed, step)
+        with suppress(torch.OutOfMemoryError), memory_errors(), as_in_training:  # no memory to spare: no signs
+            self.signs = signs_of(subject.on(experiment.suite.first), loss, experiment.task, batch)
+
+    def _facts(self) -> Facts:
+        experiment = self.experiment
+        spec, scored = experiment.task.spec, experiment.suite.elsewhere.values()
+        ways = {s.task.spec.num_ways for s in scored or [experiment.suite.own]}
+        alike = not scored and not list(differences(*2 * [experiment.suite.own.node]))
+        return Facts(
+            score=self.score,
+            higher_is_better=spec.objective.higher_is_better,
+            num_ways=ways.pop() if len(ways) == 1 and self.score == "accuracy" else None,
+            steps=experiment.steps,
+            episodes_a_line=experiment.log_every * experiment.meta_batch_size,
+            alike=alike and not experiment.learner.needs_train_classes,
+        )
 
     def testing(self, step: int) -> None:
         """The final test begins, on the checkpoint of ``step``."""
@@ -153,5 +220,5 @@ class Reporter:
         """End the logs of a run that is now in ``state`` (see ``RunFolder.mark``)."""
         if self.profiler:
             self.say(self.profiler.abandon())
-        for sink in reversed(self.sinks):
-            sink.ended(state)
+        self.sinks.reverse()
+        self.tell(lambda sink: sink.ended(state))

@@ -1,6 +1,6 @@
 """The protocol of all that hears of a run: metrics.jsonl, TensorBoard, the terminal and any other logger."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -10,8 +10,12 @@ from metarun.execution.choice import Choice
 class Sink:
     """A place where one run is told of. A subclass overrides the events that it tells; to the others it does nothing."""
 
+    package: ClassVar[str] = ""  # that it needs beside those of metarun: without it no run begins
+    anew: bool = False  # a run that is continued is told to it again from the beginning
+
     def begun(self, config: str, headline: dict[str, Any]) -> None:
-        """A run begins, and is not continued: its configuration as YAML, and the settings that tell runs apart."""
+        """A run begins: its configuration as YAML, and the settings that tell runs apart. Not told of one that is continued,
+        except where ``anew``."""
 
     def busy(self, what: str) -> None:
         """No step is taken for a while, for something else is done first: "measuring", "compiling", or no more ("")."""

@@ -83,7 +83,7 @@ def conditions(experiment: Experiment, split: str, training: dict[str, Any] | No
         if any(norms(network, "transductive") for network in modules_of(scored.learner)):
             number = f" (num_queries={scored.node['num_queries']})" if "num_queries" in scored.node else ""
             lines.append(f"batch norms read the whole query batch{place}{number}: with other queries the score changes")
-        if split != "train" and (others := list(_differences(trained, scored.node))):
+        if split != "train" and (others := list(differences(trained, scored.node))):
             lines.append(f"training had other episodes than the {split}{place}: {', '.join(others)}")
         classes = list(dict.fromkeys(scored.task.class_names(split)))
         if 0 < len(classes) <= NAMES_SHOWN:
@@ -91,7 +91,7 @@ def conditions(experiment: Experiment, split: str, training: dict[str, Any] | No
     return lines
 
 
-def _differences(trained: dict[str, Any], scored: dict[str, Any]) -> Iterator[str]:
+def differences(trained: dict[str, Any], scored: dict[str, Any]) -> Iterator[str]:
     """The ways and shots of training where those of the scored node are others."""
     for key in ("num_ways", "num_shots"):
         own = trained.get(f"train_{key}") or trained.get(key)

@@ -10,7 +10,7 @@ import torch
 from metarun.config.compose import assigned
 from metarun.config.experiment import Experiment, optimizer_of
 from metarun.core import Metrics
-from metarun.errors import Interrupted, MetarunError, refuse_divergence
+from metarun.errors import Interrupted, refuse_divergence
 from metarun.evaluation.calibration import calibrated
 from metarun.evaluation.estimates import Estimate
 from metarun.evaluation.eval_mode import modules_of
@@ -19,7 +19,7 @@ from metarun.execution.choice import Choice
 from metarun.execution.choosing import choose_execution
 from metarun.execution.decorated import GraphFailed
 from metarun.execution.execution import Changes, Execution, Workload
-from metarun.execution.failures import memory_errors
+from metarun.execution.failures import memory_errors, refuse_memory
 from metarun.execution.update import Update, dense
 from metarun.models.dropout import dropping, drops
 from metarun.output import checkpoint
@@ -70,13 +70,7 @@ class Runner:
                 self.write_log()  # it may say why
             raise
         self.save("last")
-        again = assigned("resume", self.report.folder.path)
-        raise MetarunError(
-            f"out of memory, with {self.execution.eager.settings()} too: {reason}.\n"
-            f"The steps until now are saved: {again} goes on where there is more memory.\n"
-            "To need less, take a smaller base_learner, fewer meta_learner.inner_steps, fewer inputs in an episode, or "
-            "dtype=float32."
-        )
+        refuse_memory(self.execution.eager.settings(), reason, assigned("resume", self.report.folder.path))
 
     def interrupted(self) -> None:
         """Write what is not written yet, and a checkpoint from which the run goes on as if never stopped."""
@@ -199,6 +193,8 @@ class Runner:
         """The scores of ``subject`` on the suite; ``final``: with all that a test tells."""
         experiment, subject = self.experiment, replace(subject, between=self.stop.obey)
         with self.breakable(), calibrated(experiment.learner, subject.theta, experiment.task, self.execution):
+            if not final:
+                self.report.examine(subject, self.step)
             return evaluate_all(experiment.suite, subject, experiment.evaluators, final)
 
     def choose_execution(self) -> None:
