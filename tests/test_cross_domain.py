@@ -200,7 +200,10 @@ def test_resized_images_are_torchvisions_and_the_draw_is_the_tasks():
 MISTAKES = {
     "an unknown name": (["evaluation.task=prototypez"], "evaluation.task=prototypez: there is no task called"),
     "an unknown name in a list": (["evaluation.task=[prototypes,sinusoit]"], "did you mean 'sinusoid'"),
-    "another score": (["evaluation.task=sinusoid"], "evaluation.task.sinusoid: its score is mse and that of the training"),
+    "another score": (
+        ["evaluation.task=sinusoid"],
+        "evaluation.task.sinusoid: its score is mse, but the training task's is accuracy",
+    ),
     "an unknown setting": (["evaluation.task=prototypes", "evaluation.task.prototypes.num_wayz=3"], "num_ways"),
     "a wrong type": (["evaluation.task=prototypes", "evaluation.task.prototypes.num_ways=a"], "prototypes.num_ways is 'a'"),
     "other outputs than the head has": (

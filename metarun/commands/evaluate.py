@@ -32,6 +32,7 @@ from metarun.output.folder import RunFolder, place, short_hash, slug
 from metarun.output.results import results, write_results
 from metarun.output.summary import NOWHERE, condensed, conditions, verdict
 from metarun.output.tables import table_console
+from metarun.paths import as_shown
 from metarun.trees import leaf_names, tree_leaves, zip_map
 
 CHANGEABLE = ("task", "base_learner", "meta_learner", "evaluation", "execution", "device", "data_root", "seed", "dtype")
@@ -115,7 +116,7 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
         print(line)
     content |= {"seconds": time.time() - started}
     where = run.write(name_of(overrides, split, checkpoint), content, evaluation)
-    print(f"results: {where}")
+    print(f"results: {as_shown(where)}")
 
 
 def _for_split(experiment: Experiment, split: str) -> Experiment:
