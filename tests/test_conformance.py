@@ -74,13 +74,7 @@ TEXTS = {
     "residual": ["base_learner=residual", "base_learner.hidden=4"],
 }
 BASES = MLPS | CONVS | TEXTS
-IMAGES = [
-    "mlp_null",
-    "mlp_running",
-    "stride_transductive",
-    "stride_running",
-    "max_pool_support",
-]  # each layer and each mode
+IMAGES = ["mlp_null", "stride_transductive", "stride_running", "max_pool_support"]  # each layer and each mode
 CASES = [
     ("sinusoid", "mlp_null"),
     ("sinusoid", "mlp_support"),
