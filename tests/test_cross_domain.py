@@ -13,7 +13,7 @@ from metarun.evaluation.estimates import Estimate, estimate, mean_of
 from metarun.evaluation.records import read_records
 from metarun.evaluation.suite import resized
 from tests.composing import experiment
-from tests.running import OUTSIDE, assert_as_if_never_stopped, killed, metarun, metrics, read, scores
+from tests.running import OUTSIDE, assert_as_if_never_stopped, killed, metarun, metrics, read, scores, sweep
 
 BUDGET = [
     *["device=cpu", "execution=looped", "steps=4", "meta_batch_size=2", "base_learner.hidden=[6]", "log_every=2"],
@@ -134,7 +134,7 @@ def test_two_other_tasks_are_two_overrides_of_hydra(run, tmp_path):
 
 
 def test_a_sweep_goes_over_them(tmp_path):
-    outcome = metarun("-m", *PROTOTYPES, "evaluation.task=prototypes,[prototypes]", *BUDGET, f"sweep_dir={tmp_path}")
+    outcome = sweep(*PROTOTYPES, "evaluation.task=prototypes,[prototypes]", *BUDGET, f"sweep_dir={tmp_path}")
     assert outcome.code == 0, outcome.text
     assert len([path for path in tmp_path.iterdir() if (path / "results.json").is_file()]) == 2
 
