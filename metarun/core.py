@@ -19,6 +19,8 @@ from metarun.trees import tree_leaves
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from metarun.tasks.reading import Reader
+
 Params = Any  # pytree of tensors
 Metrics = dict[str, Tensor]  # scalars
 Draw = dict[str, np.ndarray]  # the random choices behind episodes; every array leads with the task axis [B, ...]
@@ -96,6 +98,10 @@ class TaskDistribution(ABC):
     def class_names(self, split: str) -> Sequence[str]:
         """The names of the classes that episodes of ``split`` are drawn from; none where they have no names."""
         return ()
+
+    def reader(self) -> "Reader | None":
+        """What makes new examples of a user into inputs as those of the training were; None where they come as arrays."""
+        return None
 
     def further_scores(self, learner: Any, phi: Params, episode: Episode) -> Metrics:
         """Scores of one task's phi that an evaluation adds to the metrics of its query loss: none, where not overridden.
