@@ -172,6 +172,14 @@ class FewShotLearner(MetaLearner):
         """Outputs [Q, num_outputs] for the inputs x [Q, ...]."""
         return functional_call(self.base_learner, phi, (x,))
 
+    def probabilities(self, phi: Params, x: Tensor) -> Tensor:
+        """Probabilities of the classes [Q, N] for the inputs x [Q, ...]; outputs are logits, where not overridden."""
+        return self.predict(phi, x).softmax(-1)
+
+    def posterior(self, phi: Params, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Mean and deviation [Q, num_outputs] of a target at each x; None where a learner knows no deviation."""
+        return self.predict(phi, x), None
+
     def query_loss(self, phi: Params, query: Batch) -> tuple[Tensor, Metrics]:
         outputs = self.predict(phi, query.x)
         loss = self.objective.loss(outputs, query.y)

@@ -1,0 +1,238 @@
+"""A trained run as a model in Python: adapted to labelled examples of a user's own, it predicts the rest.
+
+    model = metarun.load("runs/DATE/RUN")
+    adapted = model.adapt(x, y)            x: arrays, image files, sentences or rows; y: class names or targets
+    adapted.predict(x), adapted.predict_proba(x)
+
+n examples, N ways, Q queries, P outputs
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarun.applied.trained import Trained, trained
+from metarun.config.compose import assigned
+from metarun.config.trust import trust
+from metarun.core import Batch, FewShotLearner, Params, hyperparameters
+from metarun.errors import ConfigError, DataError, listed
+from metarun.evaluation.calibration import calibrate
+from metarun.evaluation.eval_mode import eval_mode, modules_of
+from metarun.execution.execution import Looped
+from metarun.models.norm_state import norms
+from metarun.tasks.reading import ArrayReader, Reader, columns_of
+from metarun.trees import slice_tasks, tree_leaves, tree_map
+
+if TYPE_CHECKING:
+    from metarun.applied.estimators import Classifier, Regressor
+
+AT_ONCE = 500  # queries of one forward pass
+
+
+def load(
+    run: str | PathLike[str],
+    *overrides: str,
+    checkpoint: str = "best",
+    device: str | None = None,
+    config_dir: list[str] | None = None,
+    allow: list[str] | None = None,
+) -> "Model":
+    """The trained model of a run's folder, under ``overrides`` as of ``metarun evaluate`` (evaluation.inner_steps=10).
+
+    ``checkpoint`` is best or last. ``device`` is cpu, cuda, cuda:N or mps: that of the run, where it is None.
+    ``config_dir`` and ``allow`` are those of the command line. Raises ConfigError where the run cannot be used.
+    """
+    given = [*overrides, *([] if device is None else [assigned("device", device)])]
+    return model_of(trained(Path(run), given, checkpoint, trust(config_dir or [], allow or [])))
+
+
+def model_of(run: Trained) -> "Model":
+    """The model of a finished run; raises ConfigError where its learner has nothing to predict."""
+    learner, task = run.experiment.test_learner, run.experiment.task
+    if not isinstance(learner, FewShotLearner):
+        raise ConfigError(
+            [
+                f"{run.folder.path}: {type(learner).__name__} learns no labelled examples, so there is nothing to predict."
+            ]
+        )
+    calibrate(run.experiment.learner, run.theta, run.training_task, run.execution)
+    dtype = next(leaf.dtype for leaf in tree_leaves(run.theta))
+    reader = task.reader() or ArrayReader(task.spec, run.experiment.device, dtype)
+    return Model(run, learner, reader)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained learner, ready to be adapted: a value that never changes."""
+
+    run: Trained
+    learner: FewShotLearner
+    reader: Reader
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Model":
+        return self  # scikit-learn copies the settings of an estimator, and this holds the training data
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it tells classes apart; else it predicts numbers."""
+        return self.run.experiment.task.spec.num_ways is not None
+
+    @property
+    def any_ways(self) -> bool:
+        """Whether it can be adapted to any number of classes."""
+        return self.learner.any_ways and "num_ways" in hyperparameters(self.learner)
+
+    @property
+    def looks_at_all_queries(self) -> bool:
+        """Whether a prediction depends on the other queries that are asked with it, by transductive batch norms."""
+        return any(norms(network, "transductive") for network in modules_of(self.learner))
+
+    def adapt(self, x: Any, y: Any) -> "Adapted":
+        """The model adapted to examples ``x`` and their labels ``y``: names of classes [n], or targets [n] or [n, P].
+
+        The order of the classes does not matter. Raises DataError (a ValueError) where they do not fit the model.
+        """
+        inputs, labels = self.reader.inputs(x), np.asarray(y)
+        if labels.ndim == 0 or len(labels) != len(inputs):
+            count = "no list" if labels.ndim == 0 else f"{len(labels)} of them"
+            raise DataError(f"there are {len(inputs)} examples and {count} as labels; give one for each.")
+        return self.adapted_to(inputs, labels)
+
+    def adapted_to(self, x: Tensor, y: np.ndarray) -> "Adapted":
+        """The model adapted to inputs x [n, ...] that ``reader`` gave."""
+        return self._to_classes(x, y) if self.classifies else self._to_targets(x, y)
+
+    def as_classifier(self) -> "Classifier":
+        """An estimator after scikit-learn's conventions, whose ``fit`` adapts. Raises DataError for a regression model."""
+        from metarun.applied.estimators import Classifier
+
+        return Classifier(self)
+
+    def as_regressor(self) -> "Regressor":
+        """An estimator after scikit-learn's conventions, whose ``fit`` adapts. Raises DataError for a classifier."""
+        from metarun.applied.estimators import Regressor
+
+        return Regressor(self)
+
+    def _to_classes(self, x: Tensor, y: np.ndarray) -> "AdaptedClassifier":
+        classes, labels = _classes_of(y)
+        learner = self._for_ways(len(classes), classes)
+        order = np.argsort(labels, kind="stable")  # class by class, as in the episodes of training
+        places = torch.from_numpy(labels[order]).to(x.device)
+        phi = self._adapted(learner, Batch(x[torch.from_numpy(order).to(x.device)], places))
+        return AdaptedClassifier(self, learner, phi, classes)
+
+    def _to_targets(self, x: Tensor, y: np.ndarray) -> "AdaptedRegressor":
+        targets = columns_of(y, self.run.experiment.task.spec.num_outputs)
+        if not np.isfinite(targets).all():
+            missing = np.flatnonzero(~np.isfinite(targets).all(1))
+            raise DataError(f"example {missing[0]} has no target ({len(missing)} have none); leave such examples out.")
+        own = torch.from_numpy(self.reader.targets(targets)).to(x.device, self.reader.dtype)
+        return AdaptedRegressor(self, self.learner, self._adapted(self.learner, Batch(x, own)), flat=y.ndim == 1)
+
+    def _for_ways(self, ways: int, classes: np.ndarray) -> FewShotLearner:
+        if self.any_ways:
+            return replace(self.learner, num_ways=ways)  # type: ignore[call-arg]
+        head = self.run.experiment.task.spec.num_outputs
+        if ways > head:
+            raise DataError(
+                f"the support has {ways} classes ({listed([str(name) for name in classes])}), but the head of "
+                f"{type(self.learner).__name__} has {head}. Leave classes out, or train with task.num_ways={ways}, or a "
+                "learner for any number of ways, as protonet."
+            )
+        return self.learner
+
+    def _adapted(self, learner: FewShotLearner, support: Batch) -> Params:
+        try:
+            phi = self.computed(learner.adapt, self.run.theta, support)
+        except ValueError as error:  # more support examples than a sequence model has places for, say
+            raise DataError(str(error)) from error
+        if not all(torch.isfinite(leaf).all() for leaf in tree_leaves(phi) if leaf.is_floating_point()):
+            raise DataError(
+                f"{type(learner).__name__} adapts to numbers that are not finite on these examples: are they like those of "
+                "the training? Else lower meta_learner.inner_lr or evaluation.inner_steps."
+            )
+        return phi
+
+    @torch.no_grad()
+    def computed(self, function: Callable[[Any, Any], Any], params: Params, inputs: Any) -> Any:
+        """function(params, inputs) of one task, in the state in which learners are evaluated."""
+        one_task = tree_map(lambda leaf: leaf[None], inputs)
+        with eval_mode(self.learner):
+            return slice_tasks(Looped().map(function, params, one_task), 0)
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A model adapted to the examples of one task: ``phi`` is all that it needs to predict."""
+
+    model: Model
+    learner: FewShotLearner
+    phi: Params
+
+    def outputs(self, function: Callable[[Params, Tensor], Any], x: Any) -> list[np.ndarray]:
+        """What function(phi, x) gives for new examples: arrays [Q, ...] as doubles."""
+        inputs = x if isinstance(x, Tensor) and x.dtype == self.model.reader.dtype else self.model.reader.inputs(x)
+        size = len(inputs) if self.model.looks_at_all_queries else AT_ONCE
+        parts = [self.model.computed(function, self.phi, part) for part in inputs.split(size)]
+        return [torch.cat(column).double().cpu().numpy() for column in zip(*parts, strict=True)]
+
+
+@dataclass(frozen=True)
+class AdaptedClassifier(Adapted):
+    """Knows the classes that it was adapted to, in ascending order: ``classes_``."""
+
+    classes_: np.ndarray
+
+    def predict(self, x: Any) -> np.ndarray:
+        """The most probable class of each example [Q]."""
+        return self.classes_[self.predict_proba(x).argmax(1)]
+
+    def predict_proba(self, x: Any) -> np.ndarray:
+        """The probability of each of ``classes_`` [Q, N]."""
+        (every,) = self.outputs(lambda phi, x: [self.learner.probabilities(phi, x)], x)
+        own = every[:, : len(self.classes_)]  # a head may have more
+        return own / own.sum(1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class AdaptedRegressor(Adapted):
+    """Predicts numbers in the units of the targets that it was adapted to; ``flat``: one an example, [Q]."""
+
+    flat: bool
+
+    def predict(self, x: Any) -> np.ndarray:
+        """The mean of each target [Q, P], or [Q]."""
+        return self.posterior(x)[0]
+
+    def posterior(self, x: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        """Mean and deviation of each target [Q, P], or [Q]; the deviation is None where the learner knows none."""
+        found = self.outputs(lambda phi, x: [v for v in self.learner.posterior(phi, x) if v is not None], x)
+        mean, deviation = self.model.reader.in_own_units(found[0], found[1] if len(found) > 1 else None)
+        if not self.flat:
+            return mean, deviation
+        return mean[:, 0], None if deviation is None else deviation[:, 0]
+
+
+def _classes_of(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The classes in ascending order, and the place of each label [n] among them."""
+    if y.ndim != 1:
+        raise DataError(f"the labels have shape {list(y.shape)}, but each example has one class: [n].")
+    missing = [i for i, label in enumerate(y.tolist()) if label is None or label in ("", b"") or label != label]  # noqa: PLR0124 (NaN)
+    if missing:
+        raise DataError(f"example {missing[0]} has no label ({len(missing)} have none), but each needs one.")
+    try:
+        classes, labels = np.unique(y, return_inverse=True)
+    except TypeError as error:
+        raise DataError(f"the labels are of several kinds ({error}); give texts, or numbers, alone.") from error
+    if len(classes) < 2:
+        raise DataError(
+            f"all examples are of the class {classes[0]!s}, and with one class every answer is right: give two."
+        )
+    return classes, labels
