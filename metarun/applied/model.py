@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -67,6 +67,14 @@ def model_of(run: Trained) -> "Model":
     return Model(run, learner, reader)
 
 
+class Task(NamedTuple):
+    """A support set, the learner with its number of ways, and the names of its classes (None: regression)."""
+
+    learner: FewShotLearner
+    support: Batch
+    classes: np.ndarray | None
+
+
 @dataclass(frozen=True)
 class Model:
     """A trained learner, ready to be adapted: a value that never changes."""
@@ -106,7 +114,15 @@ class Model:
 
     def adapted_to(self, x: Tensor, y: np.ndarray) -> "Adapted":
         """The model adapted to inputs x [n, ...] that ``reader`` gave."""
-        return self._to_classes(x, y) if self.classifies else self._to_targets(x, y)
+        learner, support, classes = self.task_of(x, y)
+        phi = self._adapted(learner, support)
+        if classes is None:
+            return AdaptedRegressor(self, learner, phi, flat=y.ndim == 1)
+        return AdaptedClassifier(self, learner, phi, classes)
+
+    def task_of(self, x: Tensor, y: np.ndarray) -> "Task":
+        """The support set as the learner sees it: class by class, as in the episodes of training, or targets."""
+        return self._of_classes(x, y) if self.classifies else self._of_targets(x, y)
 
     def as_classifier(self) -> "Classifier":
         """An estimator after scikit-learn's conventions, whose ``fit`` adapts. Raises DataError for a regression model."""
@@ -120,21 +136,20 @@ class Model:
 
         return Regressor(self)
 
-    def _to_classes(self, x: Tensor, y: np.ndarray) -> "AdaptedClassifier":
+    def _of_classes(self, x: Tensor, y: np.ndarray) -> "Task":
         classes, labels = _classes_of(y)
-        learner = self._for_ways(len(classes), classes)
-        order = np.argsort(labels, kind="stable")  # class by class, as in the episodes of training
+        order = np.argsort(labels, kind="stable")
         places = torch.from_numpy(labels[order]).to(x.device)
-        phi = self._adapted(learner, Batch(x[torch.from_numpy(order).to(x.device)], places))
-        return AdaptedClassifier(self, learner, phi, classes)
+        support = Batch(x[torch.from_numpy(order).to(x.device)], places)
+        return Task(self._for_ways(len(classes), classes), support, classes)
 
-    def _to_targets(self, x: Tensor, y: np.ndarray) -> "AdaptedRegressor":
+    def _of_targets(self, x: Tensor, y: np.ndarray) -> "Task":
         targets = columns_of(y, self.run.experiment.task.spec.num_outputs)
         if not np.isfinite(targets).all():
             missing = np.flatnonzero(~np.isfinite(targets).all(1))
             raise DataError(f"example {missing[0]} has no target ({len(missing)} have none); leave such examples out.")
         own = torch.from_numpy(self.reader.targets(targets)).to(x.device, self.reader.dtype)
-        return AdaptedRegressor(self, self.learner, self._adapted(self.learner, Batch(x, own)), flat=y.ndim == 1)
+        return Task(self.learner, Batch(x, own), None)
 
     def _for_ways(self, ways: int, classes: np.ndarray) -> FewShotLearner:
         if self.any_ways:
