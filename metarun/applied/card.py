@@ -34,7 +34,7 @@ print(np.array2string(torch.cat(parts).detach().numpy(), precision=6, suppress_s
 def example_of(model: Model, inputs: Inputs, classes: list[str] | None) -> str:
     """A program of about 20 lines that adapts the exported one and predicts."""
     spec = model.run.experiment.task.spec
-    count, y = len(inputs.support.x), inputs.support.y
+    count = len(inputs.support.x)
     words = spec.num_tokens is not None
     of_regression = f"torch.randn(SUPPORT, {spec.num_outputs})"
     return EXAMPLE.format(
@@ -45,50 +45,66 @@ def example_of(model: Model, inputs: Inputs, classes: list[str] | None) -> str:
         random_x=f"(lambda *size: torch.randint({spec.num_tokens}, size))" if words else "torch.rand",
         random_y=of_regression if inputs.num_ways is None else "torch.arange(SUPPORT) % " + str(inputs.num_ways),
         x_dtype=str(inputs.support.x.dtype).removeprefix("torch."),
-        y_dtype=str(y.dtype).removeprefix("torch."),
+        y_dtype=str(inputs.support.y.dtype).removeprefix("torch."),
         what="probabilities of the classes" if inputs.num_ways is not None else "the mean of each output",
     )
 
 
 def card_of(model: Model, results: dict[str, Any], files: dict[str, str]) -> str:
     """The model card: metadata as Hugging Face reads them, with scores, intervals and protocol; and what the files are."""
-    run = model.run
-    learner, task = type(model.learner).__name__, type(run.experiment.task).__name__
-    settings = {**run.experiment.protocol["task"]}
-    name = f"{learner} on {settings['_target_'].rpartition('.')[2]}"
+    learner, target = type(model.learner).__name__, model.run.experiment.protocol["task"]["_target_"]
+    name, kind = f"{learner} on {target.rpartition('.')[2]}", _kind(model)
     scores = {key.removeprefix("test/"): value for key, value in results.items() if key.startswith("test/")}
     scores = {key: value for key, value in scores.items() if "_step_" not in key and "/" not in key}
-    protocol = results.get("protocol", {})
-    kind = "few-shot classification" if model.classifies else "few-shot regression"
+    head: dict[str, Any] = {"library_name": "metarun", "tags": ["meta-learning", kind.replace(" ", "-"), learner]}
+    if scores:
+        head["model-index"] = [{"name": name, "results": [_result(model, scores)]}]
+    about = f"A model for {kind}, meta-trained by metarun ({learner}, step {model.run.step})"
+    return "\n".join(
+        [
+            f"---\n{_yaml(head)}---",
+            f"# {name}\n",
+            f"{about}: it adapts to a few labelled examples of a new task.\n",
+            *_score_lines(scores, results.get("protocol", {})),
+            "## Files\n",
+            *(f"- `{file}`: {what}" for file, what in files.items()),
+            "",
+        ]
+    )
+
+
+def _kind(model: Model) -> str:
+    return "few-shot classification" if model.classifies else "few-shot regression"
+
+
+def _result(model: Model, scores: dict[str, Any]) -> dict[str, Any]:
+    """An entry of ``model-index``: the model's own scores, each with its interval and what the episodes were."""
+    experiment, kind = model.run.experiment, _kind(model)
+    settings = experiment.protocol["task"]
     shown = {key: settings[key] for key in ("num_ways", "num_shots", "num_queries", "split") if key in settings}
     metrics = [
         {
             "type": key,
             "name": f"{key}: mean and 95% interval over {value['n']} test episodes",
             "value": value["mean"],
-            "args": {"ci95": value["ci95"], "episodes": value["n"], **shown, "seed": protocol.get("seed")},
+            "args": {"ci95": value["ci95"], "episodes": value["n"], **shown, "seed": experiment.seed},
         }
         for key, value in scores.items()
+        if not key.startswith(("baseline_", "frozen_"))  # what is reached without the model
     ]
-    entry = {
-        "task": {"type": kind.replace(" ", "-"), "name": kind},
-        "dataset": {"type": task, "name": settings["_target_"]},
-    }
-    index = [{"name": name, "results": [{**entry, "metrics": metrics}]}] if metrics else []
-    head = {"library_name": "metarun", "tags": ["meta-learning", kind.replace(" ", "-"), learner]}
-    head |= {"model-index": index} if index else {}
-    return "\n".join(
-        [
-            f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---",
-            f"# {name}\n",
-            f"A model for {kind}, meta-trained by [metarun](https://pypi.org/project/metarun) ({learner}, step {run.step}): it "
-            "adapts to a few labelled examples of a new task.\n",
-            *_score_lines(scores, protocol),
-            "## Files\n",
-            *(f"- `{file}`: {what}" for file, what in files.items()),
-            "",
-        ]
-    )
+    data = {"type": settings["_target_"].rpartition(".")[2], "name": experiment.task.fingerprint()}
+    return {"task": {"type": kind.replace(" ", "-"), "name": kind}, "dataset": data, "metrics": metrics}
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes equal values out each time, without anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _yaml(content: Any) -> str:
+    return yaml.dump(content, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _score_lines(scores: dict[str, Any], protocol: dict[str, Any]) -> list[str]:
@@ -97,4 +113,4 @@ def _score_lines(scores: dict[str, Any], protocol: dict[str, Any]) -> list[str]:
     rows = [f"| {key} | {value['mean']:.4f} | {value['ci95']:.4f} | {value['n']} |" for key, value in scores.items()]
     table = ["| score | mean | 95% interval, +- | episodes |", "|---|---|---|---|", *rows, ""]
     lines = ["## Scores on tasks that training has not seen\n", *table, "Protocol:\n", "```"]
-    return [*lines, yaml.safe_dump(protocol, sort_keys=False).rstrip(), "```", ""]
+    return [*lines, _yaml(protocol).rstrip(), "```", ""]

@@ -12,7 +12,8 @@ from metarun.errors import DataError
 if TYPE_CHECKING:
     from typing import TypeVar
 
-    from metarun.applied.model import AdaptedClassifier, AdaptedRegressor, Model
+    from metarun.applied.adapted import AdaptedClassifier, AdaptedRegressor
+    from metarun.applied.model import Model
 
     Own = TypeVar("Own", bound="Estimator")
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import vmap
 
 from metarun.applied.model import Model
 from metarun.core import Batch, FewShotLearner, Params
@@ -45,6 +46,16 @@ def adapting(learner: FewShotLearner, num_ways: int | None) -> Callable[..., tup
     return function
 
 
+def _of_one_task(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
+    """``function`` by way of vmap over one task: there torch's one_hot reads no value, which no trace could follow."""
+
+    def one(theta: Params, *arguments: Tensor) -> tuple[Tensor, ...]:
+        mapped = vmap(function, in_dims=(None, 0, 0, 0), randomness="same")
+        return tuple(output[0] for output in mapped(theta, *(argument[None] for argument in arguments)))
+
+    return one
+
+
 class Program(nn.Module):
     """The operations of ``adapting`` for inputs of fixed shapes, with theta among its buffers."""
 
@@ -53,6 +64,12 @@ class Program(nn.Module):
         self.graph, self.names = graph, [f"theta_{name.replace('.', '_')}" for name in leaf_names(theta)]
         for name, leaf in zip(self.names, tree_leaves(theta), strict=True):
             self.register_buffer(name, leaf.detach().clone())
+        for (
+            node
+        ) in graph.graph.nodes:  # what the trace met as constants, as the statistics of norms: export wants buffers
+            if node.op == "get_attr" and isinstance(value := getattr(graph, node.target), Tensor):
+                delattr(graph, node.target)
+                graph.register_buffer(node.target, value.detach())
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> tuple[Tensor, ...]:
         theta = [getattr(self, name) for name in self.names]
@@ -67,7 +84,7 @@ def program_of(model: Model, learner: FewShotLearner, inputs: Inputs) -> torch.e
     with eval_mode(learner):
         expected = function(model.run.theta, *arguments)
         try:
-            graph, _ = traced(function, leaves, structure)
+            graph, _ = traced(_of_one_task(function), leaves, structure)
             program = torch.export.export(Program(graph, model.run.theta), arguments)
             found = program.module()(*arguments)
         except Exception as error:  # tracing fails in as many ways as there are learners; the weights are there without

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarun.applied.adapted import Adapted, AdaptedClassifier, AdaptedRegressor
 from metarun.applied.trained import Trained, trained
 from metarun.config.compose import assigned
 from metarun.config.trust import trust
@@ -31,8 +32,6 @@ from metarun.trees import slice_tasks, tree_leaves, tree_map
 
 if TYPE_CHECKING:
     from metarun.applied.estimators import Classifier, Regressor
-
-AT_ONCE = 500  # queries of one forward pass
 
 
 def load(
@@ -101,7 +100,7 @@ class Model:
         """Whether a prediction depends on the other queries that are asked with it, by transductive batch norms."""
         return any(norms(network, "transductive") for network in modules_of(self.learner))
 
-    def adapt(self, x: Any, y: Any) -> "Adapted":
+    def adapt(self, x: Any, y: Any) -> Adapted:
         """The model adapted to examples ``x`` and their labels ``y``: names of classes [n], or targets [n] or [n, P].
 
         The order of the classes does not matter. Raises DataError (a ValueError) where they do not fit the model.
@@ -112,7 +111,7 @@ class Model:
             raise DataError(f"there are {len(inputs)} examples and {count} as labels; give one for each.")
         return self.adapted_to(inputs, labels)
 
-    def adapted_to(self, x: Tensor, y: np.ndarray) -> "Adapted":
+    def adapted_to(self, x: Tensor, y: np.ndarray) -> Adapted:
         """The model adapted to inputs x [n, ...] that ``reader`` gave."""
         learner, support, classes = self.task_of(x, y)
         phi = self._adapted(learner, support)
@@ -181,58 +180,6 @@ class Model:
         one_task = tree_map(lambda leaf: leaf[None], inputs)
         with eval_mode(self.learner):
             return slice_tasks(Looped().map(function, params, one_task), 0)
-
-
-@dataclass(frozen=True)
-class Adapted:
-    """A model adapted to the examples of one task: ``phi`` is all that it needs to predict."""
-
-    model: Model
-    learner: FewShotLearner
-    phi: Params
-
-    def outputs(self, function: Callable[[Params, Tensor], Any], x: Any) -> list[np.ndarray]:
-        """What function(phi, x) gives for new examples: arrays [Q, ...] as doubles."""
-        inputs = x if isinstance(x, Tensor) and x.dtype == self.model.reader.dtype else self.model.reader.inputs(x)
-        size = len(inputs) if self.model.looks_at_all_queries else AT_ONCE
-        parts = [self.model.computed(function, self.phi, part) for part in inputs.split(size)]
-        return [torch.cat(column).double().cpu().numpy() for column in zip(*parts, strict=True)]
-
-
-@dataclass(frozen=True)
-class AdaptedClassifier(Adapted):
-    """Knows the classes that it was adapted to, in ascending order: ``classes_``."""
-
-    classes_: np.ndarray
-
-    def predict(self, x: Any) -> np.ndarray:
-        """The most probable class of each example [Q]."""
-        return self.classes_[self.predict_proba(x).argmax(1)]
-
-    def predict_proba(self, x: Any) -> np.ndarray:
-        """The probability of each of ``classes_`` [Q, N]."""
-        (every,) = self.outputs(lambda phi, x: [self.learner.probabilities(phi, x)], x)
-        own = every[:, : len(self.classes_)]  # a head may have more
-        return own / own.sum(1, keepdims=True)
-
-
-@dataclass(frozen=True)
-class AdaptedRegressor(Adapted):
-    """Predicts numbers in the units of the targets that it was adapted to; ``flat``: one an example, [Q]."""
-
-    flat: bool
-
-    def predict(self, x: Any) -> np.ndarray:
-        """The mean of each target [Q, P], or [Q]."""
-        return self.posterior(x)[0]
-
-    def posterior(self, x: Any) -> tuple[np.ndarray, np.ndarray | None]:
-        """Mean and deviation of each target [Q, P], or [Q]; the deviation is None where the learner knows none."""
-        found = self.outputs(lambda phi, x: [v for v in self.learner.posterior(phi, x) if v is not None], x)
-        mean, deviation = self.model.reader.in_own_units(found[0], found[1] if len(found) > 1 else None)
-        if not self.flat:
-            return mean, deviation
-        return mean[:, 0], None if deviation is None else deviation[:, 0]
 
 
 def _classes_of(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

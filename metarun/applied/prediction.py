@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from metarun.applied.model import Adapted, AdaptedClassifier, AdaptedRegressor, Model
+from metarun.applied.adapted import Adapted, AdaptedClassifier, AdaptedRegressor
+from metarun.applied.model import Model
 from metarun.errors import DataError, listed
 from metarun.tasks.image_files import hidden
 from metarun.tasks.reading import Examples

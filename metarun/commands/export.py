@@ -52,8 +52,8 @@ def export_run(
         if support is not None:
             adapted = model.computed(learner.adapt, model.run.theta, inputs.support)
             _write_weights(folder / "phi", adapted, {"classes": json.dumps(classes)})
-            arrays = {"support_x": inputs.support.x, "support_y": inputs.support.y, "query_x": inputs.query_x}
-            np.savez(folder / "episode.npz", **{name: values.cpu().numpy() for name, values in arrays.items()})
+            support_x, support_y, query_x = (v.cpu().numpy() for v in (*inputs.support, inputs.query_x))
+            np.savez(folder / "episode.npz", support_x=support_x, support_y=support_y, query_x=query_x)
         _write_program(folder, model, learner, inputs, classes)
         for name in ("config.yaml", FITTED):
             if (model.run.folder.path / name).is_file():

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from metarun.applied.model import AdaptedClassifier, Model, model_of
+from metarun.applied.adapted import AdaptedClassifier
+from metarun.applied.model import Model, model_of
 from metarun.applied.prediction import Prediction, as_csv, predicted, tasks_in
 from metarun.applied.trained import trained
 from metarun.errors import ConfigError, DataError, DataProblems, MissingDataError
