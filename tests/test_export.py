@@ -104,7 +104,7 @@ def test_the_example_runs_without_metarun_on_any_number_of_queries(tmp_path):
     arrays = dict(np.load(folder / "episode.npz"))
     np.savez(folder / "more.npz", **{**arrays, "query_x": np.concatenate([arrays["query_x"]] * 2)[:-1]})
     for words, count in ((["more.npz"], 11), (["episode.npz"], 6), ([], 6)):
-        blocked = f"import sys; sys.modules['metarun'] = None; sys.argv = ['example.py', *{words}]; exec(open('example.py').read())"
+        blocked = f"import sys; sys.modules['metarun'] = None; sys.argv[1:] = {words}; exec(open('example.py').read())"
         done = subprocess.run(
             [sys.executable, "-c", blocked], cwd=folder, capture_output=True, text=True, timeout=120, check=False
         )

@@ -57,23 +57,37 @@ def _of_one_task(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., t
 
 
 class Program(nn.Module):
-    """The operations of ``adapting`` for inputs of fixed shapes, with theta among its buffers."""
+    """The operations of ``adapting`` for inputs of fixed shapes, with theta and other constants among its buffers."""
 
     def __init__(self, graph: torch.fx.GraphModule, theta: Params) -> None:
         super().__init__()
-        self.graph, self.names = graph, [f"theta_{name.replace('.', '_')}" for name in leaf_names(theta)]
-        for name, leaf in zip(self.names, tree_leaves(theta), strict=True):
-            self.register_buffer(name, leaf.detach().clone())
-        for (
-            node
-        ) in graph.graph.nodes:  # what the trace met as constants, as the statistics of norms: export wants buffers
-            if node.op == "get_attr" and isinstance(value := getattr(graph, node.target), Tensor):
-                delattr(graph, node.target)
-                graph.register_buffer(node.target, value.detach())
+        values = {f"constant_{i}": value for i, value in enumerate(_constants_out_of(graph))}
+        leaves = zip(leaf_names(theta), tree_leaves(theta), strict=True)
+        values |= {f"theta_{name.replace('.', '_')}": leaf for name, leaf in leaves}
+        for name, value in values.items():
+            self.register_buffer(name, value.detach().clone())
+        self.graph, self.names = graph, list(values)
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> tuple[Tensor, ...]:
-        theta = [getattr(self, name) for name in self.names]
-        return tuple(self.graph(*theta, support_x, support_y, query_x))
+        values = [getattr(self, name) for name in self.names]
+        return tuple(self.graph(*values, support_x, support_y, query_x))
+
+
+def _constants_out_of(graph: torch.fx.GraphModule) -> list[Tensor]:
+    """Make the tensors that the trace met, as the statistics of norms, the first arguments of the graph; return them."""
+    first = next(iter(graph.graph.nodes))
+    found: dict[str, torch.fx.Node] = {}
+    for node in [node for node in graph.graph.nodes if node.op == "get_attr"]:
+        if node.target not in found:
+            with graph.graph.inserting_before(first):
+                found[node.target] = graph.graph.placeholder(f"constant{len(found)}")
+        node.replace_all_uses_with(found[node.target])
+        graph.graph.erase_node(node)
+    graph.recompile()
+    values = [getattr(graph, name) for name in found]
+    for name in found:  # torch.export trips over buffers that nothing reads
+        delattr(graph, name)
+    return values
 
 
 @torch.no_grad()
