@@ -22,6 +22,7 @@ from metarun.applied.trained import Trained, trained
 from metarun.config.compose import assigned
 from metarun.config.trust import trust
 from metarun.core import Batch, FewShotLearner, Params, hyperparameters
+from metarun.counter import uniform
 from metarun.errors import ConfigError, DataError, listed
 from metarun.evaluation.calibration import calibrate
 from metarun.evaluation.eval_mode import eval_mode, modules_of
@@ -120,7 +121,8 @@ class Model:
         return AdaptedClassifier(self, learner, phi, classes)
 
     def task_of(self, x: Tensor, y: np.ndarray) -> "Task":
-        """The support set as the learner sees it: class by class, as in the episodes of training, or targets."""
+        """The support set as the learner sees it: examples of classes mixed, as in the episodes of training, in an order that
+        does not depend on the one in which the classes came; or targets in the model's units."""
         return self._of_classes(x, y) if self.classifies else self._of_targets(x, y)
 
     def as_classifier(self) -> "Classifier":
@@ -137,7 +139,8 @@ class Model:
 
     def _of_classes(self, x: Tensor, y: np.ndarray) -> "Task":
         classes, labels = _classes_of(y)
-        order = np.argsort(labels, kind="stable")
+        mixed = uniform(0, "applied/order", np.zeros(1), len(labels))[0].argsort(kind="stable")
+        order = np.argsort(labels, kind="stable")[mixed]
         places = torch.from_numpy(labels[order]).to(x.device)
         support = Batch(x[torch.from_numpy(order).to(x.device)], places)
         return Task(self._for_ways(len(classes), classes), support, classes)
