@@ -121,8 +121,9 @@ class Model:
         return AdaptedClassifier(self, learner, phi, classes)
 
     def task_of(self, x: Tensor, y: np.ndarray) -> "Task":
-        """The support set as the learner sees it: examples of classes mixed, as in the episodes of training, in an order that
-        does not depend on the one in which the classes came; or targets in the model's units."""
+        """The support set as the learner sees it. Targets are in the model's units; examples of classes are mixed, as in the
+        episodes of training, in an order that does not depend on that of the classes.
+        """
         return self._of_classes(x, y) if self.classifies else self._of_targets(x, y)
 
     def as_classifier(self) -> "Classifier":
