@@ -34,6 +34,15 @@ def test_importing_metarun_does_not_import_torch():
     assert done.stdout.split() == ["False", "True"]
 
 
+def test_loading_and_predicting_leave_draws_and_threads_as_they_were(photos):
+    (x, y, queries, _), folder = photos, run("protonet")
+    torch.manual_seed(5)
+    expected, threads = torch.rand(3), torch.get_num_threads()
+    torch.manual_seed(5)
+    metarun.load(folder).adapt(x, y).predict(queries)
+    assert torch.equal(torch.rand(3), expected) and torch.get_num_threads() == threads
+
+
 def test_a_model_knows_the_classes_it_is_adapted_to_by_the_users_names(photos):
     x, y, queries, truth = photos
     adapted = metarun.load(run("protonet")).adapt(x, y)

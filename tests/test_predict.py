@@ -191,6 +191,11 @@ FILES = {
         lambda f: ((f / "t.csv").write_text("text\na b c\n"), "t.csv")[1:] * 2,
         "must name the columns text and label",
     ),
+    "labels that differ by case": (
+        "hashed",
+        lambda f: ((f / "t.csv").write_text("text,label\na b c,Taxi\nd e f,taxi\n"), "t.csv")[1:] * 2,
+        "differ by case or blanks alone",
+    ),
     "two subjects": ("table", lambda f: (table(f / "t.csv", ["a", "b"], 3).name,) * 2, "holds rows of 2 tasks"),
     "another subject in the query": (
         "table",

@@ -27,9 +27,8 @@ class Adapted:
     learner: FewShotLearner
     phi: Params
 
-    def outputs(self, function: Callable[[Params, Tensor], Any], x: Any) -> list[np.ndarray]:
-        """What function(phi, x) gives for new examples: arrays [Q, ...] as doubles."""
-        inputs = x if isinstance(x, Tensor) and x.dtype == self.model.reader.dtype else self.model.reader.inputs(x)
+    def outputs(self, function: Callable[[Params, Tensor], Any], inputs: Tensor) -> list[np.ndarray]:
+        """What function(phi, inputs) gives: arrays [Q, ...] as doubles. ``inputs`` are what the model's reader gave."""
         size = len(inputs) if self.model.looks_at_all_queries else AT_ONCE
         parts = [self.model.computed(function, self.phi, part) for part in inputs.split(size)]
         return [torch.cat(column).double().cpu().numpy() for column in zip(*parts, strict=True)]
@@ -47,7 +46,11 @@ class AdaptedClassifier(Adapted):
 
     def predict_proba(self, x: Any) -> np.ndarray:
         """The probability of each of ``classes_`` [Q, N]."""
-        (every,) = self.outputs(lambda phi, x: [self.learner.probabilities(phi, x)], x)
+        return self.probabilities(self.model.reader.inputs(x))
+
+    def probabilities(self, inputs: Tensor) -> np.ndarray:
+        """The probabilities [Q, N] for inputs that the model's reader gave."""
+        (every,) = self.outputs(lambda phi, x: [self.learner.probabilities(phi, x)], inputs)
         own = every[:, : len(self.classes_)]  # a head may have more
         return own / own.sum(1, keepdims=True)
 
@@ -64,7 +67,11 @@ class AdaptedRegressor(Adapted):
 
     def posterior(self, x: Any) -> tuple[np.ndarray, np.ndarray | None]:
         """Mean and deviation of each target [Q, P], or [Q]; the deviation is None where the learner knows none."""
-        found = self.outputs(lambda phi, x: [v for v in self.learner.posterior(phi, x) if v is not None], x)
+        return self.moments(self.model.reader.inputs(x))
+
+    def moments(self, inputs: Tensor) -> tuple[np.ndarray, np.ndarray | None]:
+        """The same for inputs that the model's reader gave."""
+        found = self.outputs(lambda phi, x: [v for v in self.learner.posterior(phi, x) if v is not None], inputs)
         mean, deviation = self.model.reader.in_own_units(found[0], found[1] if len(found) > 1 else None)
         if not self.flat:
             return mean, deviation

@@ -26,7 +26,7 @@ from metarun.counter import uniform
 from metarun.errors import ConfigError, DataError, listed
 from metarun.evaluation.calibration import calibrate
 from metarun.evaluation.eval_mode import eval_mode, modules_of
-from metarun.execution.execution import Looped
+from metarun.execution.execution import Looped, generators_kept
 from metarun.models.norm_state import norms
 from metarun.tasks.reading import ArrayReader, Reader, columns_of
 from metarun.trees import slice_tasks, tree_leaves, tree_map
@@ -49,7 +49,12 @@ def load(
     ``config_dir`` and ``allow`` are those of the command line. Raises ConfigError where the run cannot be used.
     """
     given = [*overrides, *([] if device is None else [assigned("device", device)])]
-    return model_of(trained(Path(run), given, checkpoint, trust(config_dir or [], allow or [])))
+    threads = torch.get_num_threads()
+    try:
+        with generators_kept():  # a program that uses a model keeps its own draws and threads
+            return model_of(trained(Path(run), given, checkpoint, trust(config_dir or [], allow or [])))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def model_of(run: Trained) -> "Model":

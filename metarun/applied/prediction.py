@@ -57,7 +57,7 @@ def _of_classes(
             f"{listed([repr(name) for name in adapted.classes_], 20)} alone. Add examples of them to the support; queries "
             "without a class lie directly in the folder, or have no label."
         )
-    probabilities = adapted.predict_proba(asked.x)
+    probabilities = adapted.probabilities(asked.x)
     best = adapted.classes_[probabilities.argmax(1)]
     columns: dict[str, Sequence[str]] = {"item": asked.items}
     if labelled.any():
@@ -72,7 +72,7 @@ def _of_numbers(
     adapted: AdaptedRegressor, asked: Examples, query: Path
 ) -> tuple[dict[str, Sequence[str]], dict[str, float], int]:
     reader = adapted.model.reader
-    mean, deviation = adapted.posterior(asked.x)
+    mean, deviation = adapted.moments(asked.x)
     columns: dict[str, Sequence[str]] = {"item": asked.items}
     labelled = np.isfinite(asked.labels).all(1)
     for i, name in enumerate(reader.output_names):

@@ -12,7 +12,7 @@ from metarun.core import TaskSpec
 from metarun.errors import DataError
 from metarun.tasks.reading import Examples, Reader, array_inputs
 from metarun.tasks.text_files import Fields, json_records, row_of, rows_of, table_records, text_of
-from metarun.tasks.text_sets import Findings, Row, plain
+from metarun.tasks.text_sets import Findings, Names, Row, plain
 
 TABLES = (".csv", ".tsv", ".tab")
 
@@ -49,6 +49,9 @@ class TextReader(Reader):
             raise DataError(f"{path} is a folder. Name {self.takes}.")
         findings = Findings()
         rows = rows_of(path, self.fields, findings) if labelled else _queries(path, self.fields, findings)
+        names = Names(findings.faults)
+        for row in filter(lambda row: row.label, rows):
+            names.add(row._replace(split=""))
         findings.faults.refuse()
         if not rows:
             raise DataError(f"{path} holds no sentence.")
