@@ -185,7 +185,7 @@ def test_a_folder_without_a_run_or_a_checkpoint_is_refused(tmp_path):
         metarun.load(tmp_path)
     (tmp_path / "config.yaml").write_bytes((run("protonet") / "config.yaml").read_bytes())
     (tmp_path / "status.json").write_text(json.dumps({"state": "interrupted", "step": 1}))
-    with pytest.raises(ConfigError, match=r"no checkpoint .*best.pt: the run \(interrupted\)"):
+    with pytest.raises(ConfigError, match=r"no checkpoint .*best.pt \(the run's state: interrupted\)"):
         metarun.load(tmp_path)
 
 

@@ -61,9 +61,8 @@ def trained(path: Path, overrides: list[str], checkpoint: str, config_dirs: list
     saved = folder.checkpoints / f"{checkpoint}.pt"
     if not saved.exists():
         state = folder.read_status()["state"]
-        raise ConfigError(
-            [f"there is no checkpoint {saved}: the run ({state}) has not come to its first validation. Let it go on."]
-        )
+        rule = "A run writes it at its first validation: let it go on, by metarun resume=RUN."
+        raise ConfigError([f"there is no checkpoint {saved} (the run's state: {state}). {rule}"])
     fitted = folder.fitted()
     cfg = changed(read_config(folder.path / "config.yaml"), overrides, config_dirs)
     try:
