@@ -41,6 +41,7 @@ FILES = [
     for path in (ROOT / room).rglob("*")
 ]
 READERS = {"sign_maml.py", "line.py", "sign_maml.yaml", "line.yaml", "printed.py"}  # what a reader writes himself
+READERS |= {"example.py"}  # and what metarun export writes
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from metarun.commands.evaluate import name_of, show, trained
+from metarun.applied.trained import trained
+from metarun.commands.evaluate import name_of, show
 from metarun.control.closed_loop import at_random, controlled
 from metarun.control.planner import Model
 from metarun.core import Episode, FewShotLearner, Params, hyperparameters

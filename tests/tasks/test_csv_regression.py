@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from metarun.commands.evaluate import evaluate_run, trained
+from metarun.applied.trained import trained
+from metarun.commands.evaluate import evaluate_run
 from metarun.errors import ConfigError, DataError
 from metarun.evaluation.episodes import manifest
 from tests.composing import experiment, train
