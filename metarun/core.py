@@ -19,6 +19,8 @@ from metarun.trees import tree_leaves
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from metarun.tasks.reading import Reader
+
 Params = Any  # pytree of tensors
 Metrics = dict[str, Tensor]  # scalars
 Draw = dict[str, np.ndarray]  # the random choices behind episodes; every array leads with the task axis [B, ...]
@@ -114,6 +116,10 @@ class TaskDistribution(ABC):
             return None
         return Origin("classes", [[names[c] for c in classes] for classes in draw["classes"]])
 
+    def reader(self) -> "Reader | None":
+        """What makes new examples of a user into inputs as those of the training were; None where they come as arrays."""
+        return None
+
     def further_scores(self, learner: Any, phi: Params, episode: Episode) -> Metrics:
         """Scores of one task's phi that an evaluation adds to the metrics of its query loss: none, where not overridden.
 
@@ -182,6 +188,14 @@ class FewShotLearner(MetaLearner):
     def predict(self, phi: Params, x: Tensor) -> Tensor:
         """Outputs [Q, num_outputs] for the inputs x [Q, ...]."""
         return functional_call(self.base_learner, phi, (x,))
+
+    def probabilities(self, phi: Params, x: Tensor) -> Tensor:
+        """Probabilities of the classes [Q, N] for the inputs x [Q, ...]; outputs are logits, where not overridden."""
+        return self.predict(phi, x).softmax(-1)
+
+    def posterior(self, phi: Params, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Mean and deviation [Q, num_outputs] of a target at each x; None where a learner knows no deviation."""
+        return self.predict(phi, x), None
 
     def query_loss(self, phi: Params, query: Batch) -> tuple[Tensor, Metrics]:
         outputs = self.predict(phi, query.x)

@@ -22,3 +22,9 @@ def config_dir() -> Path:
     raise FileNotFoundError(
         f"metarun's config.yaml is not in {places}: the install is incomplete. Install metarun again."
     )
+
+
+def as_shown(path: Path) -> str:
+    """A path as it is shown: relative to the current folder where it lies in it, for absolute ones wrap in a terminal."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) and path != here else path)

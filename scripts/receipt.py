@@ -60,9 +60,8 @@ def receipt(path: Path) -> dict[str, Any]:
         sys.exit(f"{run} is {status['state']}, not completed.")
     if not facts["git"] or facts["git"]["dirty"]:
         sys.exit(f"{run} ran code that no commit holds; run it again from a clean checkout.")
-    overrides = [text for text in facts["history"][0]["overrides"] if not text.startswith(OF_THE_MACHINE)]
     return {
-        "command": " ".join(["metarun", *overrides]),
+        "command": command_of(facts["history"]),
         "commit": facts["git"]["commit"],
         "date": facts["history"][0]["started"][:10],
         "seconds": round(seconds_between(facts["history"][0]["started"], status["updated"])),
@@ -71,6 +70,12 @@ def receipt(path: Path) -> dict[str, Any]:
         "hardware": {name: facts["hardware"][name] for name in HARDWARE},
         "results": results,
     }
+
+
+def command_of(history: list[dict[str, Any]]) -> str:
+    """The command that makes the run in one go: as it began, with what it was told when it was continued, more steps say."""
+    words = {text.partition("=")[0]: text for part in history for text in part["overrides"]}
+    return " ".join(["metarun", *(text for text in words.values() if not text.startswith(OF_THE_MACHINE))])
 
 
 def seconds_between(start: str, end: str) -> float:

@@ -17,7 +17,7 @@ from metarun.config.experiment import Experiment
 from metarun.config.help import options
 from metarun.config.trust import trust
 
-__all__ = ["OUTSIDE", "compose", "experiment", "last_of_each", "options", "outsider", "train"]
+__all__ = ["OUTSIDE", "built", "compose", "experiment", "last_of_each", "options", "outsider", "train"]
 
 OUTSIDE = Path(__file__).parent / "outside"
 CHEAP = ["device=cpu", "dtype=float64", "execution=looped"]
@@ -46,8 +46,13 @@ def compose(*overrides: str) -> DictConfig:
 
 def experiment(*overrides: str) -> Experiment:
     """The objects of a run; raises ConfigError as the command line would."""
-    with outsider() as folders:
-        return build(composed(last_of_each(*CHEAP, *overrides), folders))
+    return built(compose(*overrides))
+
+
+def built(cfg: DictConfig) -> Experiment:
+    """The objects of a run with this configuration."""
+    with outsider():
+        return build(cfg)
 
 
 def train(folder: Path, *overrides: str) -> float:

@@ -30,12 +30,18 @@ def server(**env: str) -> ForkServerContext:
 
 class Forked:
     """``function(*arguments)``, named by its module too, in a process of its own with this ``sys.argv``, folder and
-    environment; what it prints goes into the files ``files``.out and .err. As subprocess.Popen, as far as tests need it."""
+    environment; what it prints goes to the ends of two files. As subprocess.Popen, as far as tests need it."""
 
     def __init__(
-        self, function: str, arguments: list[str], argv: list[str], cwd: Path, env: Mapping[str, str], files: Path
+        self,
+        function: str,
+        arguments: list[str],
+        argv: list[str],
+        cwd: Path,
+        env: Mapping[str, str],
+        printed: tuple[Path, Path],
     ) -> None:
-        self.out, self.err = files.with_suffix(".out"), files.with_suffix(".err")
+        self.out, self.err = printed
         told = (function, arguments, argv, str(cwd), dict(env), str(self.out), str(self.err))
         self.process = server(PYTHONPATH=env["PYTHONPATH"], OMP_NUM_THREADS="1").Process(target=_child, args=told)
         self.process.start()
@@ -76,7 +82,7 @@ def _child(
     for number in SIGNALS:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     for path, descriptor in ((out, 1), (err, 2)):
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, descriptor)
         os.close(file)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))

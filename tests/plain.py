@@ -9,21 +9,22 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from metarun.config.experiment import Experiment
+from metarun.evaluation.eval_mode import modules_of
 from metarun.models.dropout import dropping
 from metarun.trees import leaf_names, slice_tasks, tree_flatten, tree_map, tree_unflatten
-from tests.composing import compose, experiment
+from tests.composing import built, compose
 
 CALIBRATION_TASKS = 32
 
 
-def start(overrides: list[str]) -> tuple[Experiment, Any]:
+def start(cfg: DictConfig) -> tuple[Experiment, Any]:
     """The objects of a run, and theta_0."""
-    x = experiment(*overrides)
+    x = built(cfg)
     return x, tree_map(lambda p: p.detach().clone().contiguous(), x.theta_0)
 
 
@@ -96,7 +97,8 @@ def clip(cfg: Any, leaves: list[Tensor]) -> None:
 
 def trained(overrides: list[str]) -> tuple[Experiment, Any]:
     """The objects of a run and its theta after the last step."""
-    cfg, (x, theta) = compose(*overrides), start(overrides)
+    cfg = compose(*overrides)
+    x, theta = start(cfg)
     leaves, structure = tree_flatten(tree_map(lambda p: p.requires_grad_(), theta))
     optimizer = optimizer_of(cfg, theta, leaves)
     schedule, settings = made_by(cfg.scheduler)
@@ -104,9 +106,9 @@ def trained(overrides: list[str]) -> tuple[Experiment, Any]:
     for step in range(x.steps):
         episodes = x.task.sample("train", range(step * x.meta_batch_size, (step + 1) * x.meta_batch_size))
         optimizer.zero_grad()
-        with dropping([x.learner.base_learner], x.seed, step):
+        with dropping(modules_of(x.learner), x.seed, step):
             for i in range(x.meta_batch_size):
-                loss = task_loss(x.learner, tree_unflatten(leaves, structure), slice_tasks(episodes, i))
+                loss = task_loss(x.learner.at(step), tree_unflatten(leaves, structure), slice_tasks(episodes, i))
                 (loss / x.meta_batch_size).backward()
         for leaf in leaves:
             leaf.grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad.contiguous()

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -52,12 +52,13 @@ def untouched_process() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def metarun(*arguments: str) -> Outcome:
-    """``metarun ARGUMENTS`` in this process."""
+def metarun(*arguments: str, as_given: bool = False) -> Outcome:
+    """``metarun ARGUMENTS`` in this process; without ``as_given`` a key's last value alone."""
     out, err, code = io.StringIO(), io.StringIO(), -1
+    words = list(map(str, arguments))
     with untouched_process(), redirect_stdout(out), redirect_stderr(err):
         try:
-            main(last_of_each(*map(str, arguments)))
+            main(words if as_given else last_of_each(*words))
         except SystemExit as exit_:
             code = int(exit_.code or 0)
     return Outcome(code, out.getvalue(), err.getvalue())
@@ -70,9 +71,11 @@ def environment(**changes: str) -> dict[str, str]:
 
 def forked(function: str, *arguments: str, argv: Sequence[object], cwd: Path) -> Forked:
     """``function(*arguments)`` of this module in a process of its own, as if the command line were ``argv``."""
-    files = Path(tempfile.mkdtemp(dir=cwd.parent)) / "printed"
+    folder = Path(tempfile.mkdtemp(dir=cwd.parent))
     command = ["metarun", *last_of_each(*map(str, argv))]
-    return Forked(f"tests.running.{function}", list(arguments), command, cwd, environment(), files)
+    return Forked(
+        f"tests.running.{function}", list(arguments), command, cwd, environment(), (folder / "out", folder / "err")
+    )
 
 
 def whole_command() -> None:
@@ -87,11 +90,22 @@ def apart(*arguments: object, cwd: Path) -> Outcome:
     return Outcome(int(job.returncode or 0), out, err)
 
 
-def process(*arguments: str, cwd: Path, as_given: bool = False) -> Outcome:
-    """``python -m metarun ARGUMENTS`` in a process of its own; without ``as_given`` a key's last value alone."""
-    words = list(map(str, arguments))
+def sweep(*arguments: str) -> Outcome:
+    """``metarun -m ARGUMENTS`` in this process, and its runs in forked ones, which saves each of them its imports."""
+    with mock.patch("metarun.commands.sweep.subprocess", mock.Mock(Popen=_forked_run)):
+        return metarun("-m", *arguments)
+
+
+def _forked_run(command: list[str], stdout: IO[str], env: dict[str, str], **_: Any) -> Forked:
+    assert command[:3] == [sys.executable, "-m", "metarun"]
+    argv, printed = ["metarun", *command[3:]], Path(stdout.name)
+    return Forked("tests.running.whole_command", [], argv, Path.cwd(), environment(**env), (printed, printed))
+
+
+def process(*arguments: str, cwd: Path) -> Outcome:
+    """``python -m metarun ARGUMENTS`` in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "metarun", *(words if as_given else last_of_each(*words))],
+        [sys.executable, "-m", "metarun", *last_of_each(*map(str, arguments))],
         cwd=cwd,
         env=environment(),
         capture_output=True,

@@ -32,6 +32,24 @@ FORBIDDEN = [
         )
         for who in ("tasks", "meta_learners")
     ),
+    *(
+        (
+            who,
+            lambda name: room(name) == "applied",
+            "a finished run is loaded by commands alone; take what is needed of it as an argument",
+        )
+        for who in (
+            "config",
+            "output",
+            "training",
+            "evaluation",
+            "execution",
+            "tasks",
+            "meta_learners",
+            "control",
+            "models",
+        )
+    ),
     ("", lambda name: room(name) == "commands", "nothing is below a command; move what is shared to another room"),
 ]
 WITHOUT_TORCH = [f"config.{name}" for name in ("compose", "targets", "schema", "help", "trust")]

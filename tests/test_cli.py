@@ -62,6 +62,17 @@ def test_help_names_all_options_of_all_groups_and_three_examples_and_fits_a_term
     assert max(map(len, outcome.out.splitlines())) <= 120
 
 
+@pytest.mark.parametrize("columns", [60, 80, 100, 120])
+def test_help_fits_every_terminal_and_breaks_no_name(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = metarun("--help").out
+    assert max(map(len, text.splitlines())) <= columns
+    words = set(re.split(r"[\s,]+", text))
+    assert {name for group in ORDER for name in options(group)} <= words
+    names = [line for line in text.split("  experiment")[1].split("\n  task/")[0].splitlines() if line]
+    assert all(line.endswith(",") for line in names[:-1])
+
+
 def test_python_dash_m_metarun_is_metarun(tmp_path):
     assert process("--version", cwd=tmp_path) == (0, f"metarun {__version__}\n", "")
 

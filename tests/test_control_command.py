@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from metarun.applied.trained import trained
 from metarun.commands.control import model_after
-from metarun.commands.evaluate import trained
 from tests.running import metarun, read
 
 TINY = [

@@ -13,7 +13,7 @@ from metarun.evaluation.estimates import Estimate, estimate, mean_of
 from metarun.evaluation.records import read_records
 from metarun.evaluation.suite import resized
 from tests.composing import experiment
-from tests.running import OUTSIDE, assert_as_if_never_stopped, killed, metarun, metrics, read, scores
+from tests.running import OUTSIDE, assert_as_if_never_stopped, killed, metarun, metrics, read, scores, sweep
 
 BUDGET = [
     *["device=cpu", "execution=looped", "steps=4", "meta_batch_size=2", "base_learner.hidden=[6]", "log_every=2"],
@@ -134,7 +134,7 @@ def test_two_other_tasks_are_two_overrides_of_hydra(run, tmp_path):
 
 
 def test_a_sweep_goes_over_them(tmp_path):
-    outcome = metarun("-m", *PROTOTYPES, "evaluation.task=prototypes,[prototypes]", *BUDGET, f"sweep_dir={tmp_path}")
+    outcome = sweep(*PROTOTYPES, "evaluation.task=prototypes,[prototypes]", *BUDGET, f"sweep_dir={tmp_path}")
     assert outcome.code == 0, outcome.text
     assert len([path for path in tmp_path.iterdir() if (path / "results.json").is_file()]) == 2
 
@@ -200,7 +200,10 @@ def test_resized_images_are_torchvisions_and_the_draw_is_the_tasks():
 MISTAKES = {
     "an unknown name": (["evaluation.task=prototypez"], "evaluation.task=prototypez: there is no task called"),
     "an unknown name in a list": (["evaluation.task=[prototypes,sinusoit]"], "did you mean 'sinusoid'"),
-    "another score": (["evaluation.task=sinusoid"], "evaluation.task.sinusoid: its score is mse and that of the training"),
+    "another score": (
+        ["evaluation.task=sinusoid"],
+        "evaluation.task.sinusoid: its score is mse, but the training task's is accuracy",
+    ),
     "an unknown setting": (["evaluation.task=prototypes", "evaluation.task.prototypes.num_wayz=3"], "num_ways"),
     "a wrong type": (["evaluation.task=prototypes", "evaluation.task.prototypes.num_ways=a"], "prototypes.num_ways is 'a'"),
     "other outputs than the head has": (

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
-from metarun.commands import data
+from metarun.commands import data, doctor
 from metarun.commands.data import entries, show
 from metarun.config.help import options
 from metarun.core import Batch, Episode
@@ -182,3 +183,28 @@ def test_the_doctor_says_of_every_data_set_whether_it_is_there():
     assert outcome.code == 0, outcome.err
     assert all(f"metarun data prepare {name}" in outcome.out for name in ("omniglot", "cifar_fs", "clinc150", "cub"))
     assert "sinusoid" not in outcome.out  # nothing to fetch
+
+
+def test_no_terminal_breaks_a_name_in_the_list_or_elides_the_data_root(tmp_path, monkeypatch):
+    found = list(entries([], []))
+    for module in (data, doctor):
+        monkeypatch.setattr(module, "entries", lambda overrides, folders: iter(found))
+    for columns in (60, 80, 120):
+        for module in (data, doctor):
+            console = Console(width=columns, markup=False, emoji=False)
+            monkeypatch.setattr(module, "table_console", lambda width, console=console: console)
+        listed, examined = metarun("data", "list").out, metarun("doctor").out
+        shown = listed.splitlines()[:-1]
+        assert {name for name in options("task") if "/" not in name} <= {line.split()[0] for line in shown}
+        assert max(map(len, shown)) <= columns
+        assert listed.endswith(f"data root: {tmp_path / 'data'}\n")
+        assert "\u2026" not in listed + examined
+        assert column_of(examined, "data root") == str(tmp_path / "data")
+
+
+def column_of(table: str, name: str) -> str:
+    """What stands in the column "here" of a row, which may take several lines."""
+    head, *rows = table.splitlines()
+    first = next(i for i, row in enumerate(rows) if row.startswith(name))
+    more = next(i for i, row in enumerate(rows[first + 1 :], first + 1) if row[:1].strip())
+    return "".join(row[head.index("here") : head.index("fix")].strip() for row in rows[first:more])

@@ -268,7 +268,7 @@ def test_every_option_of_the_group_makes_a_sink(name):
 
 
 def test_help_and_cfg_list_the_loggers(tmp_path):
-    assert "csv  mlflow  none  tensorboard  trackio  wandb" in metarun("--help").out
+    assert "csv, mlflow, none, tensorboard, trackio, wandb" in metarun("--help").out
     shown = process("--cfg", "job", "logger=[csv,wandb]", "logger.wandb.project=mine", cwd=tmp_path).out
     assert yaml.safe_load(shown)["logger"]["wandb"]["project"] == "mine"
 

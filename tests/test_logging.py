@@ -128,13 +128,34 @@ def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path):
 @pytest.mark.parametrize("which", ["images", "diverged"])
 def test_tensorboard_has_the_names_steps_and_values_of_the_metrics(which, request):
     run = request.getfixturevalue(which)
-    assert run.scalars.keys() == run.logged.keys()
+    curves, tested = in_tensorboard(run)
+    assert run.scalars.keys() == curves.keys()
     for key, value in run.scalars.items():
-        assert value == np.float32(run.logged[key])  # TensorBoard stores float32
+        assert value == np.float32(curves[key])  # TensorBoard stores float32
+    assert {name: f"{value:.6g}" for (name, _), value in tested.items()} == scores_in_the_table(run)
+
+
+def in_tensorboard(run: Run) -> tuple[dict[tuple[str, int], float], dict[tuple[str, int], float]]:
+    """What of the metrics TensorBoard shows as curves, and what in the table of the test, which has a single step."""
+    tested = {key: value for key, value in run.logged.items() if key[0].startswith("test/")}
+    return {key: value for key, value in run.logged.items() if key not in tested or key[0] == "test/accuracy"}, tested
+
+
+def scores_in_the_table(run: Run) -> dict[str, str]:
+    """The rows of the table of the test, by name."""
+    if "test/text_summary" not in run.events.Tags()["tensors"]:
+        return {}
+    text = run.events.Tensors("test/text_summary")[0].tensor_proto.string_val[0].decode()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
+    return {f"test/{name}": value for name, value in rows}
+
+
+def test_of_the_scores_of_the_test_only_the_headline_is_a_curve(images):
+    assert [tag for tag in images.events.Tags()["scalars"] if tag.startswith("test/")] == ["test/accuracy"]
 
 
 def test_tensorboard_shows_the_config_of_the_run(images):
-    assert images.events.Tags()["tensors"] == ["config/text_summary"]
+    assert images.events.Tags()["tensors"] == ["config/text_summary", "test/text_summary"]
     text = images.events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert text.startswith("```yaml\n")
     shown = yaml.safe_load(text.removeprefix("```yaml\n").removesuffix("```"))
@@ -224,7 +245,8 @@ def test_an_interrupted_run_continued_to_its_end_is_a_success_on_the_hparams_pag
     train(path, *TEXTS, "resume=auto")
     run = Run(path)
     assert status(run) == "STATUS_SUCCESS"
-    assert run.scalars.keys() == run.logged.keys()
+    assert run.scalars.keys() == in_tensorboard(run)[0].keys()
+    assert scores_in_the_table(run).keys() == {name for name, _ in run.logged if name.startswith("test/")}
 
 
 def test_image_tasks_show_an_episode_and_the_adaptation_at_the_end(images):

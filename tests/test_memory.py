@@ -3,12 +3,14 @@
 import json
 import weakref
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves as leaves_of
 
+from metarun.core import Params
 from metarun.errors import MetarunError
 from metarun.execution.choosing import choose_execution
 from metarun.execution.compiled import Compiled
@@ -19,7 +21,7 @@ from tests.composing import experiment, options, train
 from tests.helpers import BASES, LEARNERS, image_episodes, make, meta_gradient, relative_error
 from tests.test_execution import nodes, saved
 
-SAME = 1e-10  # the same operations in the same order, but for where the backward pass starts
+SAME = 1e-10  # the same operations, but for where the backward pass starts and how many tasks are summed at a time
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -27,10 +29,15 @@ SAME = 1e-10  # the same operations in the same order, but for where the backwar
 @pytest.mark.parametrize("execution", [Vmapped(None), Vmapped(2), Looped()], ids=lambda e: e.describe())
 def test_recomputed_inner_steps_give_the_stored_meta_gradient(execution, learner, base):
     built, theta = make(learner, base)
-    episodes = image_episodes(3)
-    stored, _ = execution.mean_grad(built.meta_loss, theta, episodes)
-    recomputed, _ = replace(execution, inner_memory="recomputed").mean_grad(built.meta_loss, theta, episodes)
-    assert relative_error(recomputed, stored) < SAME
+    recomputed, _ = replace(execution, inner_memory="recomputed").mean_grad(built.meta_loss, theta, image_episodes(3))
+    assert relative_error(recomputed, stored(learner, base)) < SAME
+
+
+@cache
+def stored(learner: str, base: str) -> Params:
+    """The meta-gradient without recomputing, which is that of every execution (``test_execution.py``)."""
+    built, theta = make(learner, base)
+    return Vmapped(None).mean_grad(built.meta_loss, theta, image_episodes(3))[0]
 
 
 def test_recomputed_steps_differentiate_everything_that_the_step_is_given():
@@ -124,7 +131,7 @@ IMAGES = ("task=prototypes", "base_learner=conv4", "base_learner.channels=4")
     ids=lambda overrides: overrides[0],
 )
 def test_memory_hardly_grows_with_recomputed_steps(overrides):
-    growth = {memory: peak(overrides, 9, memory) - peak(overrides, 3, memory) for memory in ("stored", "recomputed")}
+    growth = {memory: peak(overrides, 5, memory) - peak(overrides, 2, memory) for memory in ("stored", "recomputed")}
     assert growth["stored"] > 5 * growth["recomputed"], growth
 
 

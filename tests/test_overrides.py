@@ -8,7 +8,7 @@ from metarun.errors import ConfigError
 from metarun.output.tables import table_console
 from metarun.output.terminal import Ticker
 from tests.composing import last_of_each
-from tests.running import metarun, process
+from tests.running import metarun
 
 LONG = "x" * 300
 
@@ -90,7 +90,7 @@ def test_a_setting_that_is_given_twice_is_refused_with_both_values(command, tmp_
     run.mkdir()
     config = metarun("--cfg", "job", "--resolve").out
     (run / "config.yaml").write_text(config)
-    outcome = process(*[text.replace("RUN", str(run)) for text in command], cwd=tmp_path, as_given=True)
+    outcome = metarun(*[text.replace("RUN", str(run)) for text in command], as_given=True)
     assert outcome.code == 2, outcome.text
     (key,) = {text.split("=")[0].lstrip("+") for text in command[-2:]}
     assert f"{key} is given more than once ({command[-2]} {command[-1]}); keep one of them." in outcome.err

@@ -19,6 +19,7 @@ from torch.func import functional_call
 from torchvision.models.convnext import LayerNorm2d
 from torchvision.ops import StochasticDepth
 
+from metarun.config.compose import nobody_chose
 from metarun.config.experiment import Experiment
 from metarun.config.networks import exact, suited
 from metarun.core import Batch, Draw, Episode, MetaLearner, Params, TaskDistribution, frozen
@@ -376,7 +377,7 @@ def test_a_network_that_vmap_gets_wrong_is_looped_with_the_reason_or_refused(kin
     learner = built(make)
     execution, (note,) = suited(AUTO, learner, Images(), STEPS)
     assert execution == Looped()
-    assert re.search(f"^execution: looped, for Net cannot be vmapped: .*{why}", note)
+    assert re.search(f"^execution: looped, because Net cannot be vmapped: .*{why}", note)
     with pytest.raises(ConfigError, match=f"^1 problem.*\n.*{why}.*Use execution=looped, or execution=auto") as refusal:
         suited(Vmapped(None), learner, Images(), STEPS)
     assert refusal.value.exit_code == 2
@@ -573,7 +574,7 @@ def test_a_run_says_what_it_replaced_and_why_it_loops(tmp_path):
     assert outcome.code == 0, outcome.text
     said = (run / "log.txt").read_text()
     assert "Reader: 1 LayerNorm of torch replaced by exact layers" in said
-    assert re.search("execution: looped, for Reader cannot be vmapped: RuntimeError: .*own_networks.py, line", said)
+    assert re.search("execution: looped, because Reader cannot be vmapped: RuntimeError: .*own_networks.py, line", said)
     assert read(run / "execution.json")["chosen"].startswith("looped")
     assert metarun("evaluate", str(run), OUTSIDE).code == 0
     again = metarun("evaluate", str(run), OUTSIDE, "execution=vmapped")
@@ -595,3 +596,18 @@ def test_numbers_that_a_device_lacks_are_refused(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     outcome = metarun("device=mps", "dtype=float64")
     assert outcome.code == 2 and "device=mps has no such numbers; use dtype=float32, or device=cpu" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([], 1),
+        (["experiment=smoke"], 1),
+        (["base_learner=mlp"], 0),
+        (["base_learner.hidden=[8]"], 0),
+        (["experiment=x"], 0),
+    ],
+)
+def test_images_that_the_default_network_reads_are_told(overrides, said):
+    assert len(nobody_chose(overrides, (3, 32, 32))) == said
+    assert nobody_chose(overrides, (2,)) == []

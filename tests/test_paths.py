@@ -61,3 +61,10 @@ def test_this_checkout_uses_its_own_configs():
 def test_a_path_on_a_command_line_is_read_as_it_was(path):
     (override,) = OverridesParser.create().parse_overrides([assigned("run_dir", Path(path))])
     assert override.value() == path
+
+
+def test_a_path_is_shown_relative_to_the_folder_that_it_lies_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert paths.as_shown(tmp_path / "runs" / "a") == "runs/a"
+    assert paths.as_shown(tmp_path) == str(tmp_path)
+    assert paths.as_shown(tmp_path.parent / "other") == str(tmp_path.parent / "other")

@@ -20,7 +20,8 @@ def test_a_profile_has_a_trace_and_a_table_of_the_parts_of_a_step(tmp_path, caps
     assert str(tmp_path / "profile" / "table.txt") in capsys.readouterr().err
 
 
-def test_a_run_too_short_to_profile_says_so(tmp_path, capsys):
+def test_a_run_too_short_to_profile_says_so_before_its_first_step(tmp_path, capsys):
     train(tmp_path, *SMALL, "steps=3")
-    assert "nothing written, for it takes 10 steps and these were 3" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "profile: nothing is written, because it needs 10 steps and there are 3\n" in said.partition("final test")[0]
     assert not (tmp_path / "profile").exists()

@@ -42,6 +42,15 @@ def test_every_receipt_names_its_command_and_commit_and_no_path_of_a_machine():
         assert not re.search(r'"/|=/|~/', path.read_text())
 
 
+def test_a_receipt_of_a_run_that_was_continued_has_the_command_of_all_its_steps():
+    history = [
+        {"overrides": ["experiment=maml_sinusoid", "steps=100", "run_dir=a"]},
+        {"overrides": ["resume=a", "steps=300"]},
+        {"overrides": ["resume=a"]},
+    ]
+    assert receipt.command_of(history) == "metarun experiment=maml_sinusoid steps=300"
+
+
 def test_the_pages_show_the_matrices_that_the_receipts_give():
     pages = [path.read_text() for path in (ROOT / "docs").rglob("*.md")]
     marks = [mark for text in pages for mark in matrix.MARKED.finditer(text)]

@@ -93,8 +93,9 @@ def test_without_run_dir_a_run_lies_under_its_date_with_a_plain_name(tmp_path, m
     assert re.fullmatch(
         r"\d{4}-\d\d-\d\d/\d{6}-maml-sinusoid-[0-9a-f]{6}", path.relative_to(tmp_path / "runs").as_posix()
     )
-    assert f"tensorboard --logdir {path}" in outcome.out
-    assert f"run folder: {path}" in outcome.err
+    assert f"tensorboard --logdir {path.relative_to(tmp_path)}\n" in outcome.out
+    assert f"results:     {path.relative_to(tmp_path)}/results.json\n" in outcome.out
+    assert f"run folder: {path.relative_to(tmp_path)}\n" in outcome.err
 
 
 def test_a_shell_reads_the_printed_tensorboard_command_as_one_folder():

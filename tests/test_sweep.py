@@ -13,7 +13,7 @@ import pytest
 from metarun.commands.slots import Slots, usable_cpus
 from metarun.commands.sweep import _combinations, _job_folder, _varying
 from tests.composing import last_of_each
-from tests.running import TINY, environment, metarun, process, read, state
+from tests.running import TINY, environment, metarun, read, state, sweep
 
 LEARNER = """
 import os, signal
@@ -69,12 +69,12 @@ def folder(tmp_path_factory) -> Path:
 def sweeps(folder, tmp_path_factory):
     """The same sweep twice: with the faults, and after they are healed. Its folder and the two outcomes."""
     place = tmp_path_factory.mktemp("sweeps")
-    command = ["-m", f"--config-dir={folder}", *TINY, "meta_learner=faulty", f"meta_learner.fault={','.join(FAULTS)}"]
+    command = [f"--config-dir={folder}", *TINY, "meta_learner=faulty", f"meta_learner.fault={','.join(FAULTS)}"]
     command += [f"sweep_dir={place / 'sweep'}", "jobs=2"]
-    sick = process(*command, cwd=place)
+    sick = sweep(*command)
     results = {path.parent: path.read_bytes() for path in (place / "sweep").glob("*/results.json")}
     (folder / "healed").touch()
-    healed = process(*command, cwd=place)
+    healed = sweep(*command)
     return place / "sweep", sick, results, healed
 
 

@@ -150,3 +150,50 @@ def control(
     from metarun.commands.control import control_run
 
     control_run(run, overrides or [], shots, tasks, checkpoint, folders)
+
+
+@app.command()
+def predict(  # noqa: PLR0913, PLR0917
+    run: Annotated[Path, typer.Argument(help="the run's folder")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="evaluation.inner_steps=10 device=cpu ...")] = None,
+    support: Annotated[
+        Path | None,
+        typer.Option(help="labelled examples: a folder of class folders, or a .csv, .jsonl, .tsv or .npz file"),
+    ] = None,
+    query: Annotated[
+        Path | None, typer.Option(help="examples to predict: the same, or a flat folder of images")
+    ] = None,
+    tasks: Annotated[
+        Path | None, typer.Option(help="a folder with a folder for each task, which holds its support and query")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="the file of the predictions")] = Path("predictions.csv"),
+    save_phi: Annotated[Path | None, typer.Option(help="a file for the adapted weights, too")] = None,
+    checkpoint: Annotated[str, typer.Option(help="best or last")] = "best",
+    config_dir: ConfigDir = [],  # noqa: B006
+    allow: Allow = [],  # noqa: B006
+) -> None:
+    """Adapt a finished run's model to your labelled examples, and predict the class or value of others."""
+    folders = _prepared_process(config_dir, allow)
+    from metarun.commands.predict import predict_run
+
+    predict_run(run, overrides or [], support, query, tasks, out, save_phi, checkpoint, folders)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="the run's folder")],
+    to: Annotated[Path, typer.Option(help="a new folder for the files")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="evaluation.inner_steps=10 device=cpu ...")] = None,
+    support: Annotated[
+        Path | None, typer.Option(help="labelled examples as of metarun predict: the adapted weights are written, too")
+    ] = None,
+    query: Annotated[Path | None, typer.Option(help="examples to predict: as many as the program is to take")] = None,
+    checkpoint: Annotated[str, typer.Option(help="best or last")] = "best",
+    config_dir: ConfigDir = [],  # noqa: B006
+    allow: Allow = [],  # noqa: B006
+) -> None:
+    """Write a finished run's weights, and a program that adapts and predicts without metarun, with a model card."""
+    folders = _prepared_process(config_dir, allow)
+    from metarun.commands.export import export_run
+
+    export_run(run, overrides or [], to, support, query, checkpoint, folders)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from metarun.commands.evaluate import name_of, show, trained
+from metarun.applied.trained import trained
+from metarun.commands.evaluate import name_of, show
 from metarun.control.closed_loop import at_random, controlled
 from metarun.control.planner import Model
 from metarun.core import Episode, FewShotLearner, Params, hyperparameters
@@ -21,6 +22,7 @@ from metarun.evaluation.calibration import calibrated
 from metarun.evaluation.estimates import Estimate, estimate
 from metarun.evaluation.eval_mode import eval_mode
 from metarun.evaluation.scoring import Evaluator, Subject
+from metarun.paths import as_shown
 from metarun.tasks.system_identification import SystemIdentification
 from metarun.trees import tree_leaves, tree_map
 
@@ -51,7 +53,7 @@ def control_run(
     content |= {"overrides": overrides, "argv": sys.argv, "seconds": time.time() - started}
     where = run.write(name_of(overrides, "control", shots, str(num_tasks), checkpoint), content)
     returns(scores, numbers, RANDOM, ORACLE).savefig(where.with_suffix(".png"), dpi=130)
-    print(f"results: {where}\npicture: {where.with_suffix('.png')}")
+    print(f"results: {as_shown(where)}\npicture: {as_shown(where.with_suffix('.png'))}")
 
 
 def numbers_in(shots: str) -> list[int]:

@@ -25,6 +25,7 @@ from metarun.evaluation.suite import missing
 from metarun.output.tables import table_console
 from metarun.tasks.splits import SPLITS
 
+KIND_WIDTH = 25  # columns, which leave room for the state at 80
 STATES = ("absent", "raw files found", "ready")  # of prepared data
 
 
@@ -38,13 +39,16 @@ class Entry(NamedTuple):
 
 
 def list_data(overrides: list[str], folders: list[Path]) -> None:
-    """Print a table of all task distributions."""
-    table = Table()
-    for column in Entry._fields:
-        table.add_column(column, overflow="fold")
-    for entry in entries(overrides, folders):
-        table.add_row(*entry)
-    table_console(160).print(table)
+    """Print a table of all task distributions, in which no name is broken."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("name", no_wrap=True)
+    table.add_column("kind", overflow="fold", max_width=KIND_WIDTH)
+    table.add_column("state", overflow="fold")
+    root = Path(composed(overrides, folders).data_root).expanduser()
+    for name, kind, state, where in entries(overrides, folders):
+        table.add_row(name, kind, ": ".join(filter(None, (state, where.removeprefix(f"{root}{os.sep}")))))
+    table_console(100).print(table)
+    print(f"data root: {root}")
 
 
 def entries(overrides: list[str], folders: list[Path]) -> Iterator[Entry]:
@@ -75,7 +79,7 @@ def _state(name: str, cfg: DictConfig) -> tuple[str, str]:
     except ConfigError:
         found = [("absent", "")]
     state, folder = min(found, key=lambda entry: STATES.index(entry[0]))
-    return state, f"metarun data prepare {name}  says what to fetch" if state == "absent" else folder
+    return state, f"metarun data prepare {name}" if state == "absent" else folder
 
 
 def build(name: str, overrides: list[str], folders: list[Path]) -> TaskDistribution:

@@ -133,7 +133,9 @@ def _launchers() -> Iterator[Finding]:
 def doctor(data_root: Path) -> None:
     """Print the findings as a table."""
     colours = {"ok": "green", "slow": "yellow", "missing": "red", "info": "blue"}
-    table = Table("", "state", "here", "fix", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "state", "here", "fix"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("", "state"))
     for what, state, value, fix in findings(data_root):
         table.add_row(what, Text(state, style=colours[state]), value, fix)
     table_console(160).print(table)

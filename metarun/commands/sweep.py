@@ -31,7 +31,7 @@ from metarun.config.overrides import given_twice, refuse_sweeps_without_end
 from metarun.errors import ConfigError, shortened
 from metarun.output.folder import RunFolder, new_name, place, short_hash, slug, tensorboard_command
 from metarun.output.tables import table_console
-from metarun.paths import config_dir
+from metarun.paths import as_shown, config_dir
 from metarun.training.signals import stopping_signals
 
 POLL_SECONDS = 0.1
@@ -77,7 +77,7 @@ def sweep(arguments: list[str], config_dirs: list[Path]) -> int:
         for overrides, shown in zip(combinations, _varying(combinations), strict=True)
     ]
     _check(jobs, config_dirs)
-    print(f"sweep of {len(jobs)} runs: {folder}", file=sys.stderr)
+    print(f"sweep of {len(jobs)} runs: {as_shown(folder)}", file=sys.stderr)
     _run_all(jobs, slots, [f"--config-dir={path}" for path in config_dirs])
     code = _report(jobs, folder)
     if plan != rest:
@@ -205,7 +205,7 @@ def _report(jobs: list[Job], folder: Path) -> int:
         )
         table.add_row(job.name, state, score, f"{job.seconds:.0f}", "" if job.code == 0 else "\n".join(_why(job)))
     table_console(160).print(table)
-    print(f"runs:        {folder}\ntensorboard: {tensorboard_command(folder)}")
+    print(f"runs:        {as_shown(folder)}\ntensorboard: {tensorboard_command(folder)}")
     return 0 if all(job.code == 0 for job in jobs) else 1
 
 

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarun.config.build import build
 from metarun.config.checks import flat, missing_packages
-from metarun.config.compose import assigned, override_key, read_config, with_value
+from metarun.config.compose import assigned, nobody_chose, override_key, read_config, with_value
 from metarun.config.experiment import Experiment
 from metarun.errors import CheckpointError, ConfigError, Diverged, Interrupted, MetarunError
 from metarun.evaluation.suite import missing
@@ -187,9 +187,8 @@ def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
     with stop.listening():
         folder.mark("running", step=resume_step, steps=experiment.steps)
         report = Reporter(folder, experiment, text, resume_step)
-        continued = f"  (continued at step {resume_step})" if resume_step else ""
-        report.say(f"run folder: {folder.path}{continued}")
-        for note in experiment.notes:
+        report.say(f"run folder: {folder.shown}" + f"  (continued at step {resume_step})" * bool(resume_step))
+        for note in [*experiment.notes, *nobody_chose(job.overrides, experiment.task.spec.input_shape)]:
             report.say(note)
         evaluation = _guarded(experiment, report, resume_step, stop)
     report.finished()

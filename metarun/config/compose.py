@@ -167,6 +167,14 @@ def override_key(override: str) -> str:
     return parsed(override).key_or_group
 
 
+def nobody_chose(overrides: list[str], input_shape: tuple[int, ...]) -> list[str]:
+    """A line where images are read by the MLP that a run has by default, for it scores badly on them."""
+    chosen = {override_key(text).partition(".")[0] for text in overrides if text != "experiment=smoke"}
+    if len(input_shape) != 3 or chosen & {"base_learner", "experiment"}:
+        return []
+    return ["base_learner: an MLP reads the images, because none was chosen; base_learner=conv4 is made for images"]
+
+
 def read_config(path: Path) -> DictConfig:
     """The configuration of an earlier run, typed as when it was composed."""
     try:

@@ -67,7 +67,7 @@ def suited(execution: Eager, learner: MetaLearner, task: TaskDistribution, steps
         raise ConfigError([f"{keys}: there is no meta-gradient through {name}: {trial.failure}. {fix}"])
     if trial.changed:
         what = f"{keys}: a training step of {name} changes {', '.join(trial.changed)}"
-        why = "which no checkpoint keeps, and vmapped tasks would not have"
+        why = "which no checkpoint keeps and vmapped tasks would not see"
         fix = "Compute it from the inputs, or make it a parameter; norms: track_running_stats=False"
         raise ConfigError([f"{what}, {why}. {fix}."])
     return _allowed(execution, trial, name)
@@ -82,12 +82,12 @@ def _allowed(execution: Eager, trial: Trial, name: str) -> tuple[Eager, list[str
     """``execution`` where the trial allows it, or its loop, with lines that say why."""
     notes = []
     if trial.draws and execution.inner_memory != "stored":
-        why = f"{name} draws random numbers, and a step computed again would draw others"
+        why = f"{name} draws random numbers, and a step that is computed again would draw different ones"
         if execution.inner_memory == "recomputed":
             fix = "Use stored; for dropout, nn.Dropout, which metarun replaces"
             raise ConfigError([f"execution.inner_memory=recomputed: {why}. {fix}."])
         execution = replace(execution, inner_memory="stored")
-        notes.append(f"execution.inner_memory: stored, for {why}")
+        notes.append(f"execution.inner_memory: stored, because {why}")
     loop = _loop(execution)
     if not trial.not_vmapped or loop == execution:
         return execution, notes
@@ -95,4 +95,4 @@ def _allowed(execution: Eager, trial: Trial, name: str) -> tuple[Eager, list[str
     why += f" ({FUSED})" if OFF in trial.not_vmapped else ""
     if loop is None:
         raise ConfigError([f"execution: {why}. Use execution=looped, or execution=auto, which then loops."])
-    return loop, [*notes, f"execution: looped, for {why}"]
+    return loop, [*notes, f"execution: looped, because {why}"]

@@ -11,6 +11,7 @@ from metarun.evaluation.episodes import chunks
 from metarun.evaluation.eval_mode import fixed_draws, modules_of
 from metarun.execution.execution import Execution
 from metarun.execution.halving import HalvingMap
+from metarun.models.exact.layers import BatchNorm
 from metarun.models.norm_state import norms, recording
 
 CALIBRATION_TASKS = 32  # training tasks whose average gives the statistics of batch norms in mode ``running``
@@ -22,9 +23,19 @@ def calibrates(learner: MetaLearner) -> bool:
 
 
 @contextmanager
-@torch.no_grad()
 def calibrated(learner: MetaLearner, theta: Params, task: TaskDistribution, execution: Execution) -> Iterator[None]:
-    """A context where batch norms in mode ``running`` use the statistics of the first training tasks under ``theta``.
+    """A context where batch norms in mode ``running`` use the statistics that ``calibrate`` gives them."""
+    layers = calibrate(learner, theta, task, execution)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.mean, layer.var = layer.mean.new_empty(0), layer.var.new_empty(0)
+
+
+@torch.no_grad()
+def calibrate(learner: MetaLearner, theta: Params, task: TaskDistribution, execution: Execution) -> list[BatchNorm]:
+    """Give the batch norms in mode ``running`` the statistics of the first training tasks under ``theta``; return them.
 
     They are a function of theta alone ("precise" batch norm, Wu and Johnson 2021, https://arxiv.org/abs/2105.07576)
     rather than an average over past thetas, so there is no state to checkpoint and training stays pure.
@@ -47,8 +58,4 @@ def calibrated(learner: MetaLearner, theta: Params, task: TaskDistribution, exec
             means = torch.cat([part[f"{name}.mean"] for part in parts])  # [tasks, C]
             layer.mean = means.mean(0)
             layer.var = torch.cat([part[f"{name}.var"] for part in parts]).mean(0) + means.var(0, unbiased=False)
-    try:
-        yield
-    finally:
-        for layer in layers.values():
-            layer.mean, layer.var = layer.mean.new_empty(0), layer.var.new_empty(0)
+    return [*layers.values()]

@@ -41,8 +41,8 @@ class Suite:
 def missing(key: str, task: TaskDistribution, splits: Sequence[str]) -> list[str]:
     """A problem for each of ``splits`` that ``task``, the node ``key``, has no episodes of."""
     return [
-        f"{key}.split leaves no class for {split!r}, which is needed here. Training takes classes for train, val and test; "
-        "metarun evaluate those for test alone."
+        f"{key}.split leaves no class for {split!r}, which is needed here. Training needs classes in train, val and test; "
+        "metarun evaluate needs them in test alone."
         for split in splits
         if split not in task.splits
     ]
@@ -92,8 +92,8 @@ def resized(task: TaskDistribution, input_shape: tuple[int, ...], fit_images: bo
         if len(own) == len(input_shape) == 3:
             fix = "Set evaluation.fit_images=true to resize and recolour its images."
         raise ValueError(
-            f"its inputs have shape {list(own)}, but the networks are made for those of the training task, "
-            f"{list(input_shape)}. {fix}"
+            f"its inputs have shape {list(own)}, but the networks were built for the training task's, "
+            f"of shape {list(input_shape)}. {fix}"
         )
     return Resized(task, input_shape)
 
@@ -104,8 +104,8 @@ def check_words(key: str, task: TaskSpec, training: TaskSpec) -> None:
         return
     if (task.num_tokens, task.vocabulary) != (training.num_tokens, training.vocabulary):
         raise ValueError(
-            "it numbers its words by its own training classes, so that a number is another word than in the training "
-            "task; use features=hashed or sentence for both: "
+            "it numbers its words by its own training classes, so a number stands for another word than in the "
+            "training task; use features=hashed or sentence for both: "
             f"task/features=hashed task/features@{key}.features=hashed."
         )
 
@@ -124,7 +124,7 @@ def check_outputs(key: str, task: TaskSpec, training: TaskSpec, learner: MetaLea
     score, expected = task.objective.score_name, training.objective.score_name
     if score != expected:
         raise ValueError(
-            f"its score is {score} and that of the training task {expected}. Choose a task with the same score."
+            f"its score is {score}, but the training task's is {expected}. Choose a task with the same score."
         )
     if learner.any_ways and task.num_ways is not None:
         return

@@ -51,7 +51,9 @@ def choose_execution(
     busy("measuring")
     timings = _interleaved(distinct, _thread_counts(execution, work), work, between)
     if not timings:
-        return Choice(candidates[-1], notes=["none of the candidates fits into the device's memory as it is"])
+        return Choice(
+            candidates[-1], notes=["the meta-batch does not fit into memory in any of the ways that were tried"]
+        )
     best, threads = _preferred(timings)
     torch.set_num_threads(threads)
     milliseconds = {c.describe(): min(ms for (other, _), ms in timings.items() if other == c) for c, _ in timings}
@@ -109,15 +111,16 @@ def _why_not_to_compile(eager: Eager, work: Workload, milliseconds: float) -> st
     """Why a run whose steps take these milliseconds is not worth compiling; None where it may be."""
     seconds, a_task = work.steps * milliseconds / 1e3, milliseconds / work.num_tasks
     if work.changes == "always":
-        return "what it draws, or drops, changes at every step and is fixed in a graph"
+        return "the learner or its dropout draws numbers at every step, and a graph would repeat the first"
     if eager.compile is True:
         return None
     reasons = {
-        "an annealed learner would compile again at every change": work.changes == "seldom",
+        "its hyperparameters change in training, and each change would compile again": work.changes == "seldom",
         "a compiler would store what inner_memory=recomputed computes again": eager.inner_memory == "recomputed",
         f"the steps take {seconds:.0f} s in all, so compiling would take longer than it saves": seconds
         < COMPILE_SECONDS,
-        f"at {a_task:.0f} ms a task the time goes into CPU kernels": a_task > KERNELS_MS and not work.on_gpu,
+        f"a task takes {a_task:.0f} ms, spent in kernels that compiling does not speed up": a_task > KERNELS_MS
+        and not work.on_gpu,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 
@@ -161,7 +164,9 @@ def _can_be_made(form: Decorated, choice: Choice, work: Workload) -> bool:
         choice.notes.append(f"{form.describe()}: {error}")
         return False
     steps = work.steps * choice.milliseconds[choice.execution.describe()] / 1e3
-    choice.notes.append(f"{form.describe()}: made in {time.perf_counter() - start:.0f} s, for steps of {steps:.0f} s")
+    choice.notes.append(
+        f"{form.describe()}: took {time.perf_counter() - start:.0f} s to make; the steps take {steps:.0f} s"
+    )
     return True
 
 

@@ -65,7 +65,7 @@ class Compiled(Decorated):
             graph, out_structure = traced(fn, leaves, structure)
             seconds = SECONDS_A_GRAPH + len(graph.graph.nodes) * SECONDS_A_NODE
             if seconds * (1 + len(self.cache.graphs)) > self.budget:
-                raise TimeoutError(f"compiling would take about {seconds:.0f} s, which the steps do not earn back")
+                raise TimeoutError(f"compiling would take about {seconds:.0f} s, longer than it would save")
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # inductor's advice is for who wrote the code, not for who runs it
                 compiled = lowered(graph, leaves, combined=name == "update")

@@ -120,11 +120,14 @@ class CNP(FewShotLearner):
         outputs = self.outputs(phi, x)
         return outputs[:, : self.num_outputs] if self.num_ways is None else outputs
 
+    def posterior(self, phi: Params, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, raw = self.outputs(phi, x).chunk(2, 1)
+        return mean, SMALLEST_DEVIATION + (1 - SMALLEST_DEVIATION) * F.softplus(raw)
+
     def query_loss(self, phi: Params, query: Batch) -> tuple[Tensor, Metrics]:
         if self.num_ways is not None:
             return super().query_loss(phi, query)
-        mean, raw = self.outputs(phi, query.x).chunk(2, 1)
-        deviation = SMALLEST_DEVIATION + (1 - SMALLEST_DEVIATION) * F.softplus(raw)
+        mean, deviation = self.posterior(phi, query.x)
         surprise = ((query.y - mean) / deviation).square() / 2 + deviation.log() + math.log(2 * math.pi) / 2
         loss = surprise.mean()
         return loss, {

@@ -105,6 +105,11 @@ class RelationNet(FewShotLearner):
         scores = functional_call(self.structure(z), phi["relation"], (pairs(phi["classes"], z),))
         return scores.unflatten(0, (len(x), self.num_ways))
 
+    def probabilities(self, phi: Params, x: Tensor) -> Tensor:
+        """Each class's share of the scores, which are trained to be 1 for the right class and 0 for others."""
+        scores = self.predict(phi, x)
+        return scores / scores.sum(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)
+
     def query_loss(self, phi: Params, query: Batch) -> tuple[Tensor, Metrics]:
         scores = self.predict(phi, query.x)
         loss = F.mse_loss(scores, F.one_hot(query.y, self.num_ways).to(scores.dtype))

@@ -63,7 +63,7 @@ def restoring(path: Path) -> Iterator[None]:
 def like(saved: Tensor, leaf: Tensor) -> Tensor:
     """``saved``, which is to be copied into ``leaf``; raises ValueError for another shape, which torch would expand."""
     if saved.shape != leaf.shape:
-        raise ValueError(f"a parameter has the shape {tuple(saved.shape)}, and the run's has {tuple(leaf.shape)}")
+        raise ValueError(f"a parameter has shape {tuple(saved.shape)}, but the run's has shape {tuple(leaf.shape)}")
     return saved
 
 
@@ -76,7 +76,7 @@ def refuse_damage(state: Any) -> None:
     if missing := [key for key in PARTS if key not in state]:
         raise ValueError(f"it lacks {', '.join(missing)}")
     if wrong := [key for key, fits in PARTS.items() if not fits(state[key])]:
-        raise ValueError(f"what it holds as {', '.join(wrong)} is no run's: damaged, or not finite")
+        raise ValueError(f"its entries {', '.join(wrong)} are damaged or not finite")
     if state["validated"] > state["step"] or state["best"].get("step", 0) > state["step"]:
         raise ValueError("it was validated after its own step")
 

@@ -20,6 +20,7 @@ from typing import IO, Any
 from metarun import __version__
 from metarun.errors import ConfigError, MetarunError, shortened
 from metarun.files import read_json, write_atomically, write_json
+from metarun.paths import as_shown
 
 try:
     import fcntl
@@ -69,7 +70,7 @@ def tensorboard_command(folder: Path) -> str:
     """The command that shows ``folder``: the tensorboard of this environment, whether or not it is on the PATH."""
     beside = Path(sys.executable).with_name("tensorboard")
     program = "tensorboard" if shutil.which("tensorboard") or not beside.is_file() else str(beside)
-    return shlex.join([program, "--logdir", str(folder)])
+    return shlex.join([program, "--logdir", as_shown(folder)])
 
 
 class RunFolder:
@@ -80,6 +81,11 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.last_beat = 0.0
         self.status: dict[str, Any] = {}
+
+    @property
+    def shown(self) -> str:
+        """Its path as it is shown: relative to the current folder where it lies in that."""
+        return as_shown(self.path)
 
     def create(self) -> None:
         """Make the folders; raises MetarunError where that cannot be done."""
@@ -156,7 +162,7 @@ class RunFolder:
         try:
             return read_json(path) if path.exists() else {}
         except ValueError as error:
-            raise MetarunError(f"{path} is damaged. Without it other data would be measured by themselves.") from error
+            raise MetarunError(f"{path} is damaged. Without it, new data would have their own means.") from error
 
     def keep_fitted(self, values: dict[str, Any]) -> None:
         """Write what the task fitted, once: a run that is continued keeps what it began with."""
@@ -172,8 +178,7 @@ class RunFolder:
 
     def describe(self, overrides: list[str], **facts: Any) -> None:
         """Write run.json (who, what, where, when), git.diff and freeze.txt; a resumed run adds to its history."""
-        history = self.facts().get("history", [])
-        history.append({"started": _now(), "argv": sys.argv, "overrides": overrides})
+        history = [*self.facts().get("history", []), {"started": _now(), "argv": sys.argv, "overrides": overrides}]
         write_json(
             self.path / "run.json",
             {"metarun": __version__, **facts, "hardware": hardware(), **self._git(), "history": history},

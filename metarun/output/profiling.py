@@ -17,6 +17,14 @@ PHASES = {
 }  # of a training step, by the CPU's clock: a GPU computes on when they end
 
 
+def too_few(steps: int) -> str:
+    """Why a run of so many steps leaves no profile; empty where it does."""
+    needed = WARM_UP_STEPS + PROFILED_STEPS
+    return (
+        f"profile: nothing is written, because it needs {needed} steps and there are {steps}" if steps < needed else ""
+    )
+
+
 class StepProfiler:
     """A recording of a few steps after a warm-up: a trace and table.txt in ``folder``. Call ``step`` after each step."""
 
@@ -42,8 +50,7 @@ class StepProfiler:
     def abandon(self) -> str:
         """End the recording before it is complete; returns why there is nothing to look at."""
         self.profiler.stop()
-        needed = WARM_UP_STEPS + PROFILED_STEPS
-        return f"profile: nothing written, for it takes {needed} steps and these were {self.steps}"
+        return too_few(self.steps)
 
     def _write(self, profiler: profile) -> None:
         self.folder.mkdir(exist_ok=True)

@@ -28,11 +28,12 @@ from metarun.output.cost import cost_of_run
 from metarun.output.figures import adaptation_curve, episode_grid
 from metarun.output.folder import RunFolder, tensorboard_command
 from metarun.output.metrics import MetricsFile, written
-from metarun.output.profiling import StepProfiler
+from metarun.output.profiling import StepProfiler, too_few
 from metarun.output.results import results, write_results
 from metarun.output.sink import Sink
 from metarun.output.summary import differences, summary
 from metarun.output.terminal import Ticker
+from metarun.paths import as_shown
 from metarun.process import peak_memory_mb
 from metarun.trees import slice_tasks
 
@@ -55,10 +56,13 @@ class Reporter:
         self.signs: Signs | None = None  # of the validation that is not told yet
         self.alarms = Alarms(folder.path / "alarms.jsonl", resume_step, self._facts(), self.say)
         self.sinks.append(self.alarms)
-        self.profiler = StepProfiler(folder.path / "profile") if experiment.profile else None
+        ahead = too_few(experiment.steps - resume_step) if experiment.profile else ""
+        self.profiler = StepProfiler(folder.path / "profile") if experiment.profile and not ahead else None
         self.step_ends: deque[float] = deque(maxlen=1000)  # when the latest steps ended, in seconds
         self.latest: dict[str, float] = {}
         self.summary = ""  # of the final test
+        if ahead:
+            self.say(ahead)
         self._begin(config_text, self.sinks if not resume_step else [sink for sink in self.sinks if sink.anew])
 
     def _loggers(self, resume_step: int) -> list[Sink]:
@@ -199,7 +203,7 @@ class Reporter:
     def finished(self) -> None:
         """Say what was reached, where it lies and how to look at it."""
         print(self.summary)
-        print(f"results:     {self.folder.path / 'results.json'}")
+        print(f"results:     {as_shown(self.folder.path / 'results.json')}")
         print(f"tensorboard: {tensorboard_command(self.folder.path)}")
 
     def close(self, state: str) -> None:

@@ -99,9 +99,7 @@ def conditions(experiment: Experiment, split: str, training: dict[str, Any] | No
         place = f" on {name}" if name else ""
         if any(norms(network, "transductive") for network in modules_of(scored.learner)):
             number = f" (num_queries={scored.node['num_queries']})" if "num_queries" in scored.node else ""
-            lines.append(
-                f"batch norms read the whole query batch{place}{number}: with other queries the score is another"
-            )
+            lines.append(f"batch norms read the whole query batch{place}{number}: with other queries the score changes")
         if split != "train" and (others := list(differences(trained, scored.node))):
             lines.append(f"training had other episodes than the {split}{place}: {', '.join(others)}")
         classes = list(dict.fromkeys(scored.task.class_names(split)))

@@ -26,6 +26,7 @@ from metarun.tasks.episodes import PointSize, sizes_by_split
 from metarun.tasks.measurements import Roles
 from metarun.tasks.splits import SPLITS, train_share
 from metarun.tasks.table_columns import Column, Fit, Missing, encoded, fit, from_plain, names_of_inputs
+from metarun.tasks.table_reader import Columns, TableReader
 from metarun.tasks.table_rows import Choice, TaskRows
 from metarun.tasks.tables import read_table
 
@@ -76,7 +77,7 @@ class CSVRegression(TaskDistribution):
         self.sizes = sizes_by_split(PointSize(num_shots, num_queries), train_num_shots, train_num_queries)
         self.path, self.separator, self.support = Path(path).expanduser(), separator, support
         self.input_columns, self.output_columns = list(input_columns), list(output_columns)
-        self.log_columns = log_columns
+        self.task_column, self.log_columns, self.missing = task_column, log_columns, missing
         self.seed, self.device, self.dtype = seed, device, dtype
         table = read_table(self.path, separator)
         self.sha256 = table.sha256
@@ -156,6 +157,10 @@ class CSVRegression(TaskDistribution):
     def fitted(self) -> dict[str, Any]:
         inputs, outputs = ([found.plain() for found in part] for part in self.fits)
         return {"inputs": inputs, "outputs": outputs}
+
+    def reader(self) -> TableReader:
+        columns = Columns(self.task_column, self.log_columns, self.missing, self.separator, *self.fits)
+        return TableReader(self.spec, self.device, self.dtype, columns)
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
         """Numbers of tasks in the split [B] and of rows below the header, support [B, K] and query [B, Q].

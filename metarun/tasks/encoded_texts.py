@@ -1,7 +1,7 @@
 """What sentences are to a network, whatever the features: inputs, and what was learned of the training classes for them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,10 @@ class TextFeatures(ABC):
 
         ``fitted``: what ``EncodedTexts.fitted`` was in training, to be used instead of what these sentences say.
         """
+
+    @abstractmethod
+    def inputs(self, texts: Sequence[str], fitted: Fitted, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """New sentences as inputs [n, *input_shape], by what ``EncodedTexts.fitted`` was in training."""
 
     @abstractmethod
     def describe(self) -> str:

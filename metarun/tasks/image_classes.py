@@ -27,6 +27,8 @@ from metarun.tasks.episodes import (
     sizes_by_split,
 )
 from metarun.tasks.groups import GroupedPool
+from metarun.tasks.image_files import Ranges
+from metarun.tasks.image_reader import ImageReader, square_reader
 from metarun.tasks.images import image_batch, pixels_on, show_classes
 from metarun.tasks.sources import PreparedTask, task_from
 from metarun.tasks.splits import SPLITS, split_digest, thinned
@@ -52,6 +54,8 @@ class ImageData:
     faults: Callable[[], list[str]] = list  # of the images themselves, to be told beside other faults
     notes: Sequence[str] = ()  # what the user should know of what is read, and of what is not
     groups: Callable[[Prepared], np.ndarray] | None = None  # the number of each image's group; None: no groups
+    # what is black and white in images of more than 8 bits; None: nobody knows
+    ranges: Callable[[Prepared], Ranges | None] = lambda prepared: Ranges()
 
     def thinned(self, fraction: float) -> "ImageData":
         """The same with that share of the training classes."""
@@ -82,7 +86,7 @@ class ImageClasses(PreparedTask):
     ) -> None:
         size = EpisodeSize(num_ways, num_shots, num_queries)
         self.sizes = sizes_by_split(size, train_num_ways, train_num_shots, train_num_queries)
-        self.seed, self.device, self.dtype = seed, device, dtype
+        self.seed, self.device, self.dtype, self.augmentation = seed, device, dtype, augmentation
 
         named = data().thinned(train_fraction)
         _say(named.notes)
@@ -91,6 +95,7 @@ class ImageClasses(PreparedTask):
             if problems := self._problems(before, named):
                 raise DataProblems(problems + named.faults())
         self.name, self.images = named.name, named.source.prepared()
+        self.ranges = named.ranges(self.images)
         _say(self.images.facts.get("notes", ()))
         self.prepared, self.split_of = (self.images,), named.splits_of(self.images.names)
         self.pools = self._pools_of(self.images.names, self.images.counts, named, augmentation)
@@ -103,7 +108,6 @@ class ImageClasses(PreparedTask):
             raise DataProblems(problems)
         self.splits = tuple(split for split, pool in self.pools.items() if pool.names)
         self.spec = class_spec(self.images.rows.shape[1:], self.sizes, len(self.pools["train"].names))
-        self.augmentation = augmentation
         augmentation.check(self.spec.input_shape)
         self.pixels = pixels_on(device, self.images.rows)
 
@@ -170,6 +174,9 @@ class ImageClasses(PreparedTask):
         choices = {name: draw[f"{part}_{name}"] for name in ("shift", "flip", "jitter")}
         rows = {name: values.reshape(-1, *values.shape[2:]) for name, values in choices.items()}
         return batch._replace(x=self.augmentation.apply(batch.x.flatten(0, 1), rows).view_as(batch.x))
+
+    def reader(self) -> ImageReader:
+        return square_reader(self.spec, self.device, self.dtype, self.ranges)
 
     def class_names(self, split: str) -> Sequence[str]:
         return self.pools[split].names

@@ -10,27 +10,29 @@ from metarun.tasks.image_rows import Listing, Row
 from metarun.tasks.splits import split_named
 
 
-def rows_of_csv(path: Path, with_splits: bool, group_column: str | None) -> Listing:
-    """The lines filename,label[,split] below a header; file names are relative to the folder of ``path``."""
+def rows_of_csv(path: Path, with_splits: bool, group_column: str | None, labelled: bool = True) -> Listing:
+    """The lines filename,label[,split] below a header; file names are relative to the folder of ``path``. Labels may be
+    left out where they need not be ``labelled``."""
     try:
         reader = csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True)
         header = [name.strip() for name in next(reader, [])]
         lines = [(reader.line_num, entries) for entries in reader if entries]
     except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise DataError(f"{path} cannot be read as CSV in UTF-8: {error}.") from error
-    _check_header(path, header, group_column)
+    needed = ["filename", "label"] if labelled else ["filename"]
+    _check_header(path, header, needed, group_column)
     wanted = ["filename", "label", *["split"] * with_splits, *[group_column] * (group_column is not None)]
     places = {name: header.index(name) for name in wanted if name in header}
     rows, problems = [], []
     for number, entries in lines:
         place = f"{path}, line {number}"
         of = {name: entries[at] for name, at in places.items() if at < len(entries)}
-        if problem := _line_problem(place, header, entries, of, group_column):
+        if problem := _line_problem(place, header, entries, of, needed, group_column):
             problems.append(problem)
             continue
         group = of[group_column].strip() if group_column else ""
         file = path.parent / of["filename"]
-        rows.append(Row(file, of["label"].strip(), split_named(of.get("split", "")), place, group))
+        rows.append(Row(file, of.get("label", "").strip(), split_named(of.get("split", "")), place, group))
     if problems:
         raise DataError(listed(problems, separator=" "))
     return Listing(rows, [*_unread(path, [name for name in header if name and name not in places])])
@@ -42,11 +44,10 @@ def _unread(path: Path, columns: list[str]) -> Iterator[str]:
         yield f"{path}: not read are the columns {', '.join(columns)}{fix}."
 
 
-def _check_header(path: Path, header: list[str], group_column: str | None) -> None:
-    if not {"filename", "label"} <= {*header}:
-        raise DataError(
-            f"the first line of {path} must name the columns filename and label, but it is {','.join(header)!r}."
-        )
+def _check_header(path: Path, header: list[str], needed: list[str], group_column: str | None) -> None:
+    if not {*needed} <= {*header}:
+        columns = " and ".join(needed)
+        raise DataError(f"the first line of {path} must name the columns {columns}, but it is {','.join(header)!r}.")
     if twice := sorted({name for name in header if name and header.count(name) > 1}):
         raise DataError(f"{path}, line 1: several columns are named {', '.join(twice)}; give each its own name.")
     if group_column is not None and group_column not in header:
@@ -55,15 +56,20 @@ def _check_header(path: Path, header: list[str], group_column: str | None) -> No
 
 
 def _line_problem(
-    place: str, header: list[str], entries: list[str], of: dict[str, str], group_column: str | None
+    place: str,
+    header: list[str],
+    entries: list[str],
+    of: dict[str, str],
+    needed: list[str],
+    group_column: str | None,
 ) -> str:
     if len(entries) > len(header):
         return (
             f"{place} has {len(entries)} entries, where the header has {len(header)}. Put an entry that holds a comma in "
             'quotation marks, "oak, red".'
         )
-    if not of.get("filename", "").strip() or not of.get("label", "").strip():
-        return f"{place} has no filename or no label. Delete it."
+    if not all(of.get(name, "").strip() for name in needed):
+        return f"{place} has no {' or no '.join(needed)}. Delete it."
     if len(entries) < len(header):
         return f"{place} has {len(entries)} entries, where the header has {len(header)}."
     if group_column and not of[group_column].strip():

@@ -3,7 +3,7 @@
 import re
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -53,17 +53,22 @@ def decode_all(files: Sequence[Path], size: int, channels: int) -> np.ndarray:
     return np.stack([decode(file, file, size, channels) for file in files])
 
 
-def plain(source: Path | BinaryIO, name: object, channels: int, ranges: Ranges) -> Image.Image:
-    """The whole image, upright, on white where transparent, of 8 bits: grey or RGB. Raises DataError as ``decode``."""
-    with _refusing(name), Image.open(source) as image:
+def plain(source: Path | BinaryIO | Image.Image, name: object, channels: int, ranges: Ranges | None) -> Image.Image:
+    """The whole image, upright, on white where transparent, of 8 bits: grey or RGB. Raises DataError as ``decode``, and
+    without ``ranges`` for values of more than 8 bits."""
+    with _refusing(name), _opened(source) as image:
         deep = _is_deep_colour(image)
         upright = ImageOps.exif_transpose(image)
         return _opaque(_eight_bits(upright, deep, ranges)).convert(MODES[channels])
 
 
-def squared(image: Image.Image, size: int) -> np.ndarray:
+def _opened(source: Path | BinaryIO | Image.Image) -> AbstractContextManager[Image.Image]:
+    return nullcontext(source) if isinstance(source, Image.Image) else Image.open(source)
+
+
+def squared(image: Image.Image, size: int, by: Image.Resampling = Image.Resampling.LANCZOS) -> np.ndarray:
     """The image cut square about its middle and resized: uint8 [channels, size, size]."""
-    square = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+    square = ImageOps.fit(image, (size, size), by)
     return np.atleast_3d(np.asarray(square)).transpose(2, 0, 1)
 
 
@@ -86,8 +91,12 @@ def _refusing(name: object) -> Iterator[None]:
         raise DataError(f"{name} is no image that can be read: {error}. Replace or delete it.") from error
 
 
-def _eight_bits(image: Image.Image, deep_colour: bool, ranges: Ranges) -> Image.Image:
+def _eight_bits(image: Image.Image, deep_colour: bool, ranges: Ranges | None) -> Image.Image:
     """The image with its values, where they are of more than 8 bits, mapped from their range; Pillow would cut them off."""
+    if ranges is None:
+        if deep_colour or image.mode[0] in "IF":
+            raise ValueError("it has values of more than 8 bits, and which of them are black and white was not kept")
+        return image
     if deep_colour:
         factor = 255 / max((ranges.whole[1] + 1) / 256 - 1, 1)  # 12 bits have 16 levels in their upper byte, 0 to 15
         colours = [min(255, int(level * factor)) for level in range(256)]

@@ -57,7 +57,14 @@ def image_folder(
         faults=lambda: [] if source.state() == "ready" else reading.broken(),
         notes=found.notes,
         groups=reading.groups if with_groups else None,
+        ranges=_kept_ranges,
     )
+
+
+def _kept_ranges(prepared: Prepared) -> Ranges | None:
+    """The ranges by which images were read; None where an earlier metarun did not keep them."""
+    kept = prepared.facts.get("ranges")
+    return kept and Ranges(*map(tuple, kept))
 
 
 def _listing(path: Path, split: Split, group_column: str | None, group_pattern: str | None) -> Listing:
@@ -92,6 +99,7 @@ class Reading:
         self.classes, self.size, self.channels = classes, size, channels
         self.left_out: list[int] = []  # by number among all rows, class after class
         self.notes: list[str] = []
+        self.ranges = Ranges()
 
     def broken(self) -> list[str]:
         """What is wrong with the images, one message of all."""
@@ -101,7 +109,7 @@ class Reading:
 
     def rows(self) -> ClassRows:
         """The images of each class. Raises DataProblems where some cannot be read, or lie in two classes."""
-        ranges, self.notes = survey([row.file for rows in self.classes.values() for row in rows])
+        self.ranges, self.notes = survey([row.file for rows in self.classes.values() for row in rows])
         seen: dict[bytes, Row] = {}
         broken: list[str] = []
         twins: list[str] = []
@@ -112,7 +120,7 @@ class Reading:
             for row in rows:
                 number += 1
                 try:
-                    pixels, digest = self._decoded(row, ranges)
+                    pixels, digest = self._decoded(row)
                 except DataError as error:
                     broken.append(str(error))
                     continue
@@ -131,15 +139,15 @@ class Reading:
             what = "copy of another image is" if len(copies) == 1 else "copies of other images are"
             self.notes.append(f"{len(copies)} {what} left out: {listed(copies)}.")
 
-    def _decoded(self, row: Row, ranges: Ranges) -> tuple[np.ndarray, bytes]:
+    def _decoded(self, row: Row) -> tuple[np.ndarray, bytes]:
         """The image, and a digest of its pixels before it is cut and resized, which is equal for equal images."""
-        image = plain(row.file, row.file, self.channels, ranges)
+        image = plain(row.file, row.file, self.channels, self.ranges)
         digest = hashlib.blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=16).digest()
         return squared(image, self.size), digest
 
     def facts(self) -> dict[str, Any]:
         """What was found out beside the images."""
-        return {"left_out": self.left_out, "notes": self.notes}
+        return {"left_out": self.left_out, "notes": self.notes, "ranges": self.ranges}
 
     def groups(self, prepared: Prepared) -> np.ndarray:
         """The number of each prepared image's group [num_images]; a name that several classes have is one group."""

@@ -34,13 +34,14 @@ class Listing(NamedTuple):
 # ------------------------------------------------------------------------------------------------------------- folders
 
 
-def rows_of_folders(root: Path, with_splits: bool, by_name: bool) -> Listing:
-    """Every image below ``root``; its class is the path of its folder: from ``root``, or from root/<split>.
+def rows_of_folders(root: Path, with_splits: bool, by_name: bool, labelled: bool = True) -> Listing:
+    """Every image below ``root``; its class is the path of its folder: from ``root``, or from root/<split>. One that lies
+    in none is refused, unless they need not be ``labelled``.
 
     Folders that are splits of another kind than was asked for are refused, unless classes are chosen ``by_name``.
     """
     found = [*_folders(root, tuple(root.resolve().parents))]
-    rows = [_row(file, root, with_splits) for folder in found for file in folder.files if is_image(file)]
+    rows = [_row(file, root, with_splits, labelled) for folder in found for file in folder.files if is_image(file)]
     if not by_name:
         _refuse_parts(root, [row.label.split("/") for row in rows], "" if with_splits else "task.split=given")
     return Listing(rows, [*_left_out(root, found)])
@@ -72,10 +73,10 @@ def _folders(path: Path, above: tuple[Path, ...]) -> Iterator[Folder]:
         yield from _folders(entry, above)
 
 
-def _row(file: Path, root: Path, with_splits: bool) -> Row:
+def _row(file: Path, root: Path, with_splits: bool, labelled: bool) -> Row:
     folders = file.relative_to(root).parts[:-1]
     split, inner = (folders[:1], folders[1:]) if with_splits else ((), folders)
-    if not inner:
+    if not inner and labelled:
         where = f"{root}/<train, val or test>/<class>" if with_splits else f"{root}/<class>"
         raise DataError(f"{file} lies in no class: put the images of each class into a folder {where}.")
     return Row(file, "/".join(inner), split_named("".join(split)), str(file.parent))

@@ -4,6 +4,7 @@ Lake et al., Science 2015. Inverted (ink = 1, paper = 0); ``resize`` as in ``omn
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -20,8 +21,9 @@ from metarun.tasks.episodes import (
     ordered,
     sizes_by_split,
 )
+from metarun.tasks.image_reader import ImageReader
 from metarun.tasks.images import image_batch, pixels_on, show_classes
-from metarun.tasks.omniglot_files import OMNIGLOT, SIDE, Resize, Scheme, characters, splits_of
+from metarun.tasks.omniglot_files import OMNIGLOT, SIDE, Resize, Scheme, characters, drawing, splits_of
 from metarun.tasks.sources import PreparedTask
 from metarun.tasks.splits import train_share
 from metarun.tasks.store import Source
@@ -67,7 +69,7 @@ class Omniglot(PreparedTask):
         _check_choice("task.resize", resize, get_args(Resize))
         size = EpisodeSize(num_ways, num_shots, num_queries)
         self.sizes = sizes_by_split(size, train_num_ways, train_num_shots, train_num_queries)
-        self.split, self.trainval, self.rotations = split, trainval, rotations
+        self.split, self.trainval, self.rotations, self.resize = split, trainval, rotations, resize
         self.seed, self.device, self.dtype = seed, device, dtype
 
         images = characters(resize).source(data_root, download).prepared()
@@ -118,6 +120,9 @@ class Omniglot(PreparedTask):
 
     def class_names(self, split: str) -> Sequence[str]:
         return self.pools[split].names
+
+    def reader(self) -> ImageReader:
+        return ImageReader(self.spec, self.device, self.dtype, partial(drawing, resize=self.resize))
 
     def fingerprint(self) -> str:
         trainval = "+trainval" if self.trainval else ""

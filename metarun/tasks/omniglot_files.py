@@ -14,13 +14,14 @@ from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from PIL import Image
 
 from metarun.counter import uniform
 from metarun.errors import DataError
+from metarun.tasks.image_files import Ranges, plain, squared
 from metarun.tasks.published import Published, PublishedFile
 from metarun.tasks.store import ClassRows
 
@@ -128,6 +129,11 @@ def _drawings(archive: zipfile.ZipFile, stem: str) -> dict[str, list[str]]:
         if match := pattern.fullmatch(member):
             characters.setdefault(match[1], []).append(member)
     return characters
+
+
+def drawing(source: Path | BinaryIO | Image.Image, name: object, resize: Resize) -> np.ndarray:
+    """A drawing of dark ink on light paper, of any size, as those of the archives: uint8 [1, 28, 28] with ink = 255."""
+    return 255 - squared(plain(source, name, 1, Ranges()), SIDE, Image.Resampling[resize.upper()])
 
 
 def _images(archive: zipfile.ZipFile, members: list[str], resize: Resize) -> np.ndarray:

@@ -13,6 +13,7 @@ import torch
 
 from metarun.core import Draw, Episode
 from metarun.tasks.episodes import ordered
+from metarun.tasks.image_reader import ImageReader
 from metarun.tasks.images import image_batch, pixels_on, show_classes
 from metarun.tasks.omniglot import Omniglot
 from metarun.tasks.omniglot_files import RUNS
@@ -89,6 +90,9 @@ class OmniglotLake(PreparedTask):
             return self.background.episodes(draw)
         upright = np.zeros_like(draw["classes"])
         return Episode(*(image_batch(self.pixels, draw, part, upright, self.dtype) for part in ("support", "query")))
+
+    def reader(self) -> ImageReader:
+        return self.background.reader()
 
     def class_names(self, split: str) -> Sequence[str]:
         return self.runs.names if split == "test" else self.background.pools[split].names

@@ -105,7 +105,7 @@ def _check(path: Path, separator: str, header: list[str], rows: list[list[str]],
     others = [written for mark, written in SEPARATORS.items() if mark != separator and mark in header[0]]
     if len(header) == 1 and others:
         raise DataError(
-            f"{path}: the first line has one column, {header[0]!r}; is it separated otherwise? "
+            f"{path}: the first line has one column, {header[0]!r}; is another separator used? "
             f"'task.separator=\"{others[0]}\"'"
         )
     if not rows:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from metarun.core import Batch, Draw, Episode
 from metarun.counter import uniform
@@ -32,6 +33,8 @@ from metarun.tasks.groups import GroupedPool
 from metarun.tasks.sources import PreparedTask, task_from
 from metarun.tasks.splits import SPLITS, Split, by_shares, split_classes, split_digest, thinned
 from metarun.tasks.store import Prepared, Source
+from metarun.tasks.text_files import BY_NAME, Fields
+from metarun.tasks.text_reader import TextReader
 from metarun.tasks.text_sets import say, text_set
 
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ class TextData:
 
     name: str
     source: Source
+    fields: Fields = BY_NAME  # of the user's own file
 
 
 class TextClasses(PreparedTask):
@@ -75,9 +79,10 @@ class TextClasses(PreparedTask):
         """Read and encode the sentences; ``fitted``: vocabulary and word weights of a run, to be used for these."""
         size = EpisodeSize(num_ways, num_shots, num_queries)
         self.sizes = sizes_by_split(size, train_num_ways, train_num_shots, train_num_queries)
-        self.seed, self.device, self.features = seed, device, features
+        self.seed, self.device, self.dtype, self.features = seed, device, dtype, features
 
         named = data()
+        self.fields = named.fields
         self.name, self.text_set = named.name, text_set(named.source.prepared())
         _, names, given, counts, prepared = self.text_set
         say(prepared.facts.get("notes", ()))
@@ -151,6 +156,12 @@ class TextClasses(PreparedTask):
         numbers, labels = rows_of(draw, part)
         x = self.encoded.take(torch.from_numpy(numbers.reshape(-1)).to(self.device))
         return Batch(x.reshape(*numbers.shape, *x.shape[1:]), torch.from_numpy(labels).to(self.device))
+
+    def reader(self) -> TextReader:
+        return TextReader(self.spec, self.device, self.dtype, self._inputs, self.fields)
+
+    def _inputs(self, texts: Sequence[str]) -> Tensor:
+        return self.features.inputs(texts, self.encoded.fitted, self.device, self.dtype)
 
     def class_names(self, split: str) -> Sequence[str]:
         return self.pools[split].names

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from metarun.models.embedding_bag import BagOfTokens
 from metarun.models.linear import Linear
@@ -33,6 +35,14 @@ def words(text: str) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------------------------- hashed
+
+
+class Counted(NamedTuple):
+    """The buckets that sentences have, sentence after sentence, how often, and how many each sentence has [n]."""
+
+    buckets: np.ndarray
+    counts: np.ndarray
+    lengths: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -69,18 +79,10 @@ class Hashed(TextFeatures):
     ) -> EncodedTexts:
         stored = self.source(text_set, folder, device).prepared().verified()
         buckets, counts, lengths = (part.view("<i4") for part in np.split(stored.rows, np.cumsum(stored.counts)[:-1]))
-        ends = np.cumsum(lengths)
-        rows = np.split(buckets, ends[:-1])
+        rows = np.split(buckets, np.cumsum(lengths)[:-1])
         own = (row for row, is_in in zip(rows, training, strict=True) if is_in)
         idf = np.array(fitted["idf"]) if fitted else inverse_document_frequency(own, self.num_buckets)
-        weights = (1 + np.log(counts)) * idf[buckets]
-        weights /= np.repeat(np.sqrt(np.add.reduceat(weights**2, ends - lengths)), lengths)
-        sparse = Sparse(
-            torch.from_numpy(buckets.astype(np.int64)).to(device),
-            torch.from_numpy(weights).to(device, dtype),
-            torch.from_numpy(np.concatenate([[0], ends])).to(device),
-            self.num_buckets,
-        )
+        sparse = self._sparse(Counted(buckets, counts, lengths), idf, device, dtype)
         shape = (self.num_buckets,)
         return EncodedTexts(
             shape, None, sparse.take, lambda ways: Linear(shape, ways, 0.0), (stored,), None, {"idf": idf.tolist()}
@@ -88,13 +90,33 @@ class Hashed(TextFeatures):
 
     def source(self, text_set: TextSet, folder: Path, device: torch.device) -> Source:
         def read() -> ClassRows:
-            found = [np.unique(self.buckets(text), return_counts=True) for text in text_set.texts]
-            buckets, counts = (np.concatenate(column).astype("<i4") for column in zip(*found, strict=True))
-            lengths = np.array([len(row) for row, _ in found], dtype="<i4")
+            buckets, counts, lengths = self._counted(text_set.texts)
             yield from (("buckets", buckets.view(np.uint8)), ("counts", counts.view(np.uint8)))
             yield "lengths", lengths.view(np.uint8)
 
         return Source(folder / f"{self.describe()}-{text_set.prepared.sha256[:16]}", (), read)
+
+    def inputs(self, texts: Sequence[str], fitted: Fitted, device: torch.device, dtype: torch.dtype) -> Tensor:
+        sparse = self._sparse(self._counted(texts), np.array(fitted["idf"]), device, dtype)
+        return sparse.take(torch.arange(len(texts), device=device))
+
+    def _counted(self, texts: Sequence[str]) -> Counted:
+        found = [np.unique(self.buckets(text), return_counts=True) for text in texts]
+        buckets, counts = (np.concatenate(column).astype("<i4") for column in zip(*found, strict=True))
+        return Counted(buckets, counts, np.array([len(row) for row, _ in found], dtype="<i4"))
+
+    def _sparse(self, counted: Counted, idf: np.ndarray, device: torch.device, dtype: torch.dtype) -> Sparse:
+        """The rows x of sentences, each of length 1."""
+        buckets, counts, lengths = counted
+        ends = np.cumsum(lengths)
+        weights = (1 + np.log(counts)) * idf[buckets]
+        weights /= np.repeat(np.sqrt(np.add.reduceat(weights**2, ends - lengths)), lengths)
+        return Sparse(
+            torch.from_numpy(buckets.astype(np.int64)).to(device),
+            torch.from_numpy(weights).to(device, dtype),
+            torch.from_numpy(np.concatenate([[0], ends])).to(device),
+            self.num_buckets,
+        )
 
     def buckets(self, text: str) -> list[int]:
         """The bucket of every n-gram of ``text``."""
@@ -145,16 +167,9 @@ class Tokens(TextFeatures):
         counts = Counter(chain.from_iterable(own))
         common = sorted(word for word, count in counts.items() if count >= self.min_count)
         known: list[str] = fitted["words"] if fitted else common
-        number = {word: i for i, word in enumerate(known, 1)}
         num_tokens = 1 + len(known) + self.unknown_buckets
-
-        def number_of(word: str) -> int:
-            return number.get(word) or 1 + len(known) + zlib.crc32(word.encode()) % self.unknown_buckets
-
         length = fitted["length"] if fitted else min(self.max_tokens, max(map(len, sentences)))
-        table = np.zeros((len(sentences), length), dtype=np.int64)
-        for row, sentence in zip(table, sentences, strict=True):
-            row[: len(sentence)] = [number_of(word) for word in sentence[:length]]
+        table = self._numbered(sentences, known, length)
         idf = (
             np.array(fitted["idf"])
             if fitted
@@ -167,6 +182,22 @@ class Tokens(TextFeatures):
         return EncodedTexts(
             (length,), num_tokens, x.__getitem__, lambda ways: BagOfTokens(weights, ways), (), vocabulary, fit
         )
+
+    def inputs(self, texts: Sequence[str], fitted: Fitted, device: torch.device, dtype: torch.dtype) -> Tensor:
+        table = self._numbered([words(text) for text in texts], fitted["words"], fitted["length"])
+        return torch.from_numpy(table).to(device)
+
+    def _numbered(self, sentences: Sequence[list[str]], known: Sequence[str], length: int) -> np.ndarray:
+        """The numbers of the first ``length`` words of each sentence [n, length]."""
+        number = {word: i for i, word in enumerate(known, 1)}
+
+        def number_of(word: str) -> int:
+            return number.get(word) or 1 + len(known) + zlib.crc32(word.encode()) % self.unknown_buckets
+
+        table = np.zeros((len(sentences), length), dtype=np.int64)
+        for row, sentence in zip(table, sentences, strict=True):
+            row[: len(sentence)] = [number_of(word) for word in sentence[:length]]
+        return table
 
 
 # ----------------------------------------------------------------------------------------------------------- sentence
@@ -202,3 +233,6 @@ class Sentence(TextFeatures):
             yield "embeddings", encoder.embed(text_set.texts, device).astype("<f4").reshape(-1).view(np.uint8)
 
         return Source(folder / f"{self.describe()}-{encoder.digest}-{text_set.prepared.sha256[:16]}", (), read)
+
+    def inputs(self, texts: Sequence[str], fitted: Fitted, device: torch.device, dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(sentence_encoder(self.model).embed(texts, device).astype("<f4")).to(device, dtype)

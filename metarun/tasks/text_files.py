@@ -45,6 +45,9 @@ class Fields(NamedTuple):
         return Fields(text, label, self.group)
 
 
+BY_NAME = Fields(None, None)
+
+
 def rows_of(path: Path, asked: Fields, findings: Findings) -> list[Row]:
     """The sentences in ``path``; what is wrong with single ones joins the ``findings``."""
     faults, of_table = findings.faults, path.suffix.lower() in (".csv", ".tsv", ".tab")
@@ -140,10 +143,10 @@ def _lines(path: Path, content: str, faults: Faults) -> Iterator[tuple[str, Any]
 # -------------------------------------------------------------------------------------------------------- CSV and TSV
 
 
-def table_records(path: Path, asked: Fields, faults: Faults) -> Iterator[Record]:
+def table_records(path: Path, asked: Fields, faults: Faults, labelled: bool = True) -> Iterator[Record]:
     """Rows of CSV, fields by the names in the first line, as many entries in every other.
 
-    Separated by commas, semicolons or tabs: by that which gives the fields.
+    Separated by commas, semicolons or tabs: by that which gives the fields, but for the label of those not ``labelled``.
     """
     content = text_of(path)
     separators = (",", ";", "\t") if path.suffix.lower() == ".csv" else ("\t", ";", ",")
@@ -151,11 +154,11 @@ def table_records(path: Path, asked: Fields, faults: Faults) -> Iterator[Record]
         rows = _rows(path, content, separator, faults)
         _, header = next(rows, ("", []))
         found = asked.among(header)
-        if {found.text, found.label} <= {*header}:
+        if found.text in header and (found.label in header or not labelled):
             break
     else:
         header = next(_rows(path, content, separators[0], faults), ("", []))[1]
-        wanted = " and ".join([asked.text or "text", asked.label or "label"])
+        wanted = " and ".join([asked.text or "text", *[asked.label or "label"] * labelled])
         raise DataError(
             f"the first line of {path} must name the columns {wanted}, but it is {','.join(header)!r}. Columns of other "
             "names are chosen by task.text_field and task.label_field."

@@ -87,7 +87,7 @@ def class_rows(rows: Iterable[Row], origin: str, findings: Findings | None = Non
     the order of the rows. Raises DataProblems with all faults that ``findings`` have by then."""
     told, findings = findings is not None, findings or Findings()
     classes: dict[str, list[tuple[str, str]]] = {}
-    splits = _Names(findings.faults)
+    splits = Names(findings.faults)
     for row in _without_duplicates(rows, findings.notes):
         splits.add(row)
         classes.setdefault(plain(row.label), []).append((row.text, row.group))
@@ -119,7 +119,7 @@ def _without_duplicates(rows: Iterable[Row], notes: list[str]) -> Iterator[Row]:
         notes.append(f"{repeated} sentences repeat another one and are left out; {len(seen)} are kept.")
 
 
-class _Names:
+class Names:
     """Notes labels that differ by case or blanks alone, and classes in two splits."""
 
     def __init__(self, faults: Faults) -> None:

@@ -58,7 +58,7 @@ def text_jsonl(
         findings.begin()
         return class_rows(rows_of(file, fields, findings), path, findings)
 
-    return TextData("text_jsonl", Source(folder, (), read, facts=findings.facts))
+    return TextData("text_jsonl", Source(folder, (), read, facts=findings.facts), fields)
 
 
 def published(title: str, files: tuple[PublishedFile, ...], rows: Callable[[Path], Iterator[Row]]) -> Published:

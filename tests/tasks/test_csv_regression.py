@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from metarun.commands.evaluate import evaluate_run, trained
+from metarun.applied.trained import trained
+from metarun.commands.evaluate import evaluate_run
 from metarun.errors import ConfigError, DataError
 from metarun.evaluation.episodes import manifest
 from tests.composing import experiment, train
@@ -379,7 +380,7 @@ def test_a_run_that_kept_no_means_takes_those_of_the_new_table_and_says_so(path,
         (["task.val_tasks=[ben]", "task.test_tasks=[ben]"], r"both name 'ben'"),
         (["task.val_share=0.6", "task.test_share=0.4"], r"below 1 in sum"),
         (["task.split_column=age"], r"line 2: column 'age'|named more than once"),
-        (["task.separator=';'"], r"names 'subject'|separated otherwise\? 'task.separator=\",\"'"),
+        (["task.separator=';'"], r"names 'subject'|is another separator used\? 'task.separator=\",\"'"),
         (["task.separator='||'"], r"must be one character"),
     ],
 )

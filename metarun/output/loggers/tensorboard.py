@@ -51,7 +51,11 @@ class TensorBoard(Sink):
         self.writer.flush()
 
     def test(self, step: int, values: dict[str, float]) -> None:
-        self.of_the_test.append(partial(self.write, step, values))
+        """Tell the scores as one table, and as a curve only what the HParams page shows: each is a single point."""
+        rows = "".join(f"| {name.removeprefix('test/')} | {value:.6g} |\n" for name, value in values.items())
+        own = {name: value for name, value in values.items() if name in self.columns}
+        self.of_the_test.append(partial(self.writer.add_text, "test", f"| score | mean |\n|---|---|\n{rows}", step))
+        self.of_the_test.append(partial(self.write, step, own))
 
     def image(self, name: str, grid: Tensor, step: int) -> None:
         self.writer.add_image(name, grid, step)

@@ -1,0 +1,116 @@
+"""A trained model as estimators after scikit-learn's conventions, which need not be installed: ``fit`` adapts the model.
+
+sklearn.model_selection.cross_val_score(metarun.load(RUN).as_classifier(), x, y)
+"""
+
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from metarun.errors import DataError
+
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    from metarun.applied.adapted import AdaptedClassifier, AdaptedRegressor
+    from metarun.applied.model import Model
+
+    Own = TypeVar("Own", bound="Estimator")
+
+
+class Estimator:
+    """What both kinds share: the settings by which scikit-learn copies an estimator."""
+
+    kind = ""
+
+    def __init__(self, model: "Model") -> None:
+        self.model = model
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The settings by name."""
+        return {"model": self.model}
+
+    def set_params(self: "Own", **params: Any) -> "Own":
+        """Set settings by name; raises ValueError for others."""
+        for name, value in params.items():
+            if name != "model":
+                raise ValueError(f"{name} is no setting of {type(self).__name__}; it has model.")
+            self.model = value
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "adapted_")
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import ClassifierTags, InputTags, RegressorTags, Tags, TargetTags
+
+        classifies = self.kind == "classifier"
+        return Tags(
+            estimator_type=self.kind,
+            target_tags=TargetTags(required=True),
+            classifier_tags=ClassifierTags() if classifies else None,
+            regressor_tags=None if classifies else RegressorTags(),
+            input_tags=InputTags(one_d_array=True, two_d_array=True, three_d_array=True, string=True),
+        )
+
+
+class Classifier(Estimator):
+    """A classifier whose ``fit`` adapts ``model`` to the examples."""
+
+    kind = _estimator_type = "classifier"
+    adapted_: "AdaptedClassifier"
+
+    def __init__(self, model: "Model") -> None:
+        if not model.classifies:
+            raise DataError("the run was trained on a task without classes; use as_regressor().")
+        super().__init__(model)
+
+    def fit(self, X: Any, y: Any) -> "Classifier":
+        """Adapt the model to the examples X and their classes y [n]."""
+        self.adapted_ = cast("AdaptedClassifier", self.model.adapt(X, y))
+        self.classes_ = self.adapted_.classes_
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most probable class of each example [Q]."""
+        return self.adapted_.predict(X)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """The probability of each of ``classes_`` [Q, N]."""
+        return self.adapted_.predict_proba(X)
+
+    def score(self, X: Any, y: Any) -> float:
+        """The accuracy."""
+        return float(np.mean(self.predict(X) == np.asarray(y)))
+
+
+class Regressor(Estimator):
+    """A regressor whose ``fit`` adapts ``model`` to the examples."""
+
+    kind = _estimator_type = "regressor"
+    adapted_: "AdaptedRegressor"
+
+    def __init__(self, model: "Model") -> None:
+        if model.classifies:
+            raise DataError("the run was trained to tell classes apart; use as_classifier().")
+        super().__init__(model)
+
+    def fit(self, X: Any, y: Any) -> "Regressor":
+        """Adapt the model to the examples X and their targets y [n] or [n, P]."""
+        self.adapted_ = cast("AdaptedRegressor", self.model.adapt(X, y))
+        return self
+
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """The mean of each target; with ``return_std`` also its deviation, where the learner knows one (else DataError)."""
+        mean, deviation = self.adapted_.posterior(X)
+        if not return_std:
+            return mean
+        if deviation is None:
+            raise DataError(f"{type(self.model.learner).__name__} knows no deviation; gaussian_process and cnp do.")
+        return mean, deviation
+
+    def score(self, X: Any, y: Any) -> float:
+        """The coefficient of determination R^2, mean over the outputs."""
+        truth = np.asarray(y, dtype=np.float64)
+        errors, spread = (truth - self.predict(X)) ** 2, (truth - truth.mean(0)) ** 2
+        return float(np.mean(1 - errors.sum(0) / spread.sum(0)))

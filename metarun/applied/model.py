@@ -1,0 +1,209 @@
+"""A trained run as a model in Python: adapted to labelled examples of a user's own, it predicts the rest.
+
+    model = metarun.load("runs/DATE/RUN")
+    adapted = model.adapt(x, y)            x: arrays, image files, sentences or rows; y: class names or targets
+    adapted.predict(x), adapted.predict_proba(x)
+
+n examples, N ways, Q queries, P outputs
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarun.applied.adapted import Adapted, AdaptedClassifier, AdaptedRegressor
+from metarun.applied.trained import Trained, trained
+from metarun.config.compose import assigned
+from metarun.config.trust import trust
+from metarun.core import Batch, FewShotLearner, Params, hyperparameters
+from metarun.counter import uniform
+from metarun.errors import ConfigError, DataError, listed
+from metarun.evaluation.calibration import calibrate
+from metarun.evaluation.eval_mode import eval_mode, modules_of
+from metarun.execution.execution import Looped, generators_kept
+from metarun.models.norm_state import norms
+from metarun.tasks.reading import ArrayReader, Reader, columns_of
+from metarun.trees import slice_tasks, tree_leaves, tree_map
+
+if TYPE_CHECKING:
+    from metarun.applied.estimators import Classifier, Regressor
+
+
+def load(
+    run: str | PathLike[str],
+    *overrides: str,
+    checkpoint: str = "best",
+    device: str | None = None,
+    config_dir: list[str] | None = None,
+    allow: list[str] | None = None,
+) -> "Model":
+    """The trained model of a run's folder, under ``overrides`` as of ``metarun evaluate`` (evaluation.inner_steps=10).
+
+    ``checkpoint`` is best or last. ``device`` is cpu, cuda, cuda:N or mps: that of the run, where it is None.
+    ``config_dir`` and ``allow`` are those of the command line. Raises ConfigError where the run cannot be used.
+    """
+    given = [*overrides, *([] if device is None else [assigned("device", device)])]
+    threads = torch.get_num_threads()
+    try:
+        with generators_kept():  # a program that uses a model keeps its own draws and threads
+            return model_of(trained(Path(run), given, checkpoint, trust(config_dir or [], allow or [])))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def model_of(run: Trained) -> "Model":
+    """The model of a finished run; raises ConfigError where its learner has nothing to predict."""
+    learner, task = run.experiment.test_learner, run.experiment.task
+    if not isinstance(learner, FewShotLearner):
+        raise ConfigError(
+            [
+                f"{run.folder.path}: {type(learner).__name__} learns no labelled examples, so there is nothing to predict."
+            ]
+        )
+    calibrate(run.experiment.learner, run.theta, run.training_task, run.execution)
+    dtype = next(leaf.dtype for leaf in tree_leaves(run.theta))
+    reader = task.reader() or ArrayReader(task.spec, run.experiment.device, dtype)
+    return Model(run, learner, reader)
+
+
+class Task(NamedTuple):
+    """A support set, the learner with its number of ways, and the names of its classes (None: regression)."""
+
+    learner: FewShotLearner
+    support: Batch
+    classes: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained learner, ready to be adapted: a value that never changes."""
+
+    run: Trained
+    learner: FewShotLearner
+    reader: Reader
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Model":
+        return self  # scikit-learn copies the settings of an estimator, and this holds the training data
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it tells classes apart; else it predicts numbers."""
+        return self.run.experiment.task.spec.num_ways is not None
+
+    @property
+    def any_ways(self) -> bool:
+        """Whether it can be adapted to any number of classes."""
+        return self.learner.any_ways and "num_ways" in hyperparameters(self.learner)
+
+    @property
+    def looks_at_all_queries(self) -> bool:
+        """Whether a prediction depends on the other queries that are asked with it, by transductive batch norms."""
+        return any(norms(network, "transductive") for network in modules_of(self.learner))
+
+    def adapt(self, x: Any, y: Any) -> Adapted:
+        """The model adapted to examples ``x`` and their labels ``y``: names of classes [n], or targets [n] or [n, P].
+
+        The order of the classes does not matter. Raises DataError (a ValueError) where they do not fit the model.
+        """
+        inputs, labels = self.reader.inputs(x), np.asarray(y)
+        if labels.ndim == 0 or len(labels) != len(inputs):
+            count = "no list" if labels.ndim == 0 else f"{len(labels)} of them"
+            raise DataError(f"there are {len(inputs)} examples and {count} as labels; give one for each.")
+        return self.adapted_to(inputs, labels)
+
+    def adapted_to(self, x: Tensor, y: np.ndarray) -> Adapted:
+        """The model adapted to inputs x [n, ...] that ``reader`` gave."""
+        learner, support, classes = self.task_of(x, y)
+        phi = self._adapted(learner, support)
+        if classes is None:
+            return AdaptedRegressor(self, learner, phi, flat=y.ndim == 1)
+        return AdaptedClassifier(self, learner, phi, classes)
+
+    def task_of(self, x: Tensor, y: np.ndarray) -> "Task":
+        """The support set as the learner sees it. Targets are in the model's units; examples of classes are mixed, as in the
+        episodes of training, in an order that does not depend on that of the classes.
+        """
+        return self._of_classes(x, y) if self.classifies else self._of_targets(x, y)
+
+    def as_classifier(self) -> "Classifier":
+        """An estimator after scikit-learn's conventions, whose ``fit`` adapts. Raises DataError for a regression model."""
+        from metarun.applied.estimators import Classifier
+
+        return Classifier(self)
+
+    def as_regressor(self) -> "Regressor":
+        """An estimator after scikit-learn's conventions, whose ``fit`` adapts. Raises DataError for a classifier."""
+        from metarun.applied.estimators import Regressor
+
+        return Regressor(self)
+
+    def _of_classes(self, x: Tensor, y: np.ndarray) -> "Task":
+        classes, labels = _classes_of(y)
+        mixed = uniform(0, "applied/order", np.zeros(1), len(labels))[0].argsort(kind="stable")
+        order = np.argsort(labels, kind="stable")[mixed]
+        places = torch.from_numpy(labels[order]).to(x.device)
+        support = Batch(x[torch.from_numpy(order).to(x.device)], places)
+        return Task(self._for_ways(len(classes), classes), support, classes)
+
+    def _of_targets(self, x: Tensor, y: np.ndarray) -> "Task":
+        targets = columns_of(y, self.run.experiment.task.spec.num_outputs)
+        if not np.isfinite(targets).all():
+            missing = np.flatnonzero(~np.isfinite(targets).all(1))
+            raise DataError(f"example {missing[0]} has no target ({len(missing)} have none); leave such examples out.")
+        own = torch.from_numpy(self.reader.targets(targets)).to(x.device, self.reader.dtype)
+        return Task(self.learner, Batch(x, own), None)
+
+    def _for_ways(self, ways: int, classes: np.ndarray) -> FewShotLearner:
+        if self.any_ways:
+            return replace(self.learner, num_ways=ways)  # type: ignore[call-arg]
+        head = self.run.experiment.task.spec.num_outputs
+        if ways > head:
+            raise DataError(
+                f"the support has {ways} classes ({listed([str(name) for name in classes])}), but the head of "
+                f"{type(self.learner).__name__} has {head}. Leave classes out, or train with task.num_ways={ways}, or a "
+                "learner for any number of ways, as protonet."
+            )
+        return self.learner
+
+    def _adapted(self, learner: FewShotLearner, support: Batch) -> Params:
+        try:
+            phi = self.computed(learner.adapt, self.run.theta, support)
+        except ValueError as error:  # more support examples than a sequence model has places for, say
+            raise DataError(str(error)) from error
+        if not all(torch.isfinite(leaf).all() for leaf in tree_leaves(phi) if leaf.is_floating_point()):
+            raise DataError(
+                f"{type(learner).__name__} adapts to numbers that are not finite on these examples: are they like those of "
+                "the training? Else lower meta_learner.inner_lr or evaluation.inner_steps."
+            )
+        return phi
+
+    @torch.no_grad()
+    def computed(self, function: Callable[[Any, Any], Any], params: Params, inputs: Any) -> Any:
+        """function(params, inputs) of one task, in the state in which learners are evaluated."""
+        one_task = tree_map(lambda leaf: leaf[None], inputs)
+        with eval_mode(self.learner):
+            return slice_tasks(Looped().map(function, params, one_task), 0)
+
+
+def _classes_of(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The classes in ascending order, and the place of each label [n] among them."""
+    if y.ndim != 1:
+        raise DataError(f"the labels have shape {list(y.shape)}, but each example has one class: [n].")
+    missing = [i for i, label in enumerate(y.tolist()) if label is None or label in ("", b"") or label != label]  # noqa: PLR0124 (NaN)
+    if missing:
+        raise DataError(f"example {missing[0]} has no label ({len(missing)} have none), but each needs one.")
+    try:
+        classes, labels = np.unique(y, return_inverse=True)
+    except TypeError as error:
+        raise DataError(f"the labels are of several kinds ({error}); give texts, or numbers, alone.") from error
+    if len(classes) < 2:
+        raise DataError(
+            f"all examples are of the class {classes[0]!s}, and with one class every answer is right: give two."
+        )
+    return classes, labels

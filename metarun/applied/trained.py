@@ -1,0 +1,144 @@
+"""A finished run again: the one way in which every command, and Python, loads it.
+
+Its configuration under the caller's overrides is built, with what its task fitted on the training tasks, and a checkpoint
+is put in the place of theta.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from metarun.config.build import build, build_task
+from metarun.config.calls import GROUPS
+from metarun.config.compose import composed, override_key, read_config, readable, with_value, without_effect
+from metarun.config.experiment import Experiment
+from metarun.config.overrides import given_twice
+from metarun.core import Params, TaskDistribution
+from metarun.errors import ConfigError, MetarunError
+from metarun.evaluation.calibration import calibrates
+from metarun.evaluation.whole import Evaluation
+from metarun.execution.choice import Choice
+from metarun.execution.execution import Execution
+from metarun.files import write_json
+from metarun.output.checkpoint import load
+from metarun.output.folder import RunFolder, place
+from metarun.output.results import write_results
+from metarun.trees import leaf_names, tree_leaves, zip_map
+
+CHANGEABLE = ("task", "base_learner", "meta_learner", "evaluation", "execution", "device", "data_root", "seed", "dtype")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run again: its objects under the overrides, and the theta of a checkpoint."""
+
+    folder: RunFolder
+    experiment: Experiment
+    training_task: TaskDistribution  # whose batch norms' statistics an evaluation takes
+    theta: Params
+    step: int  # of the checkpoint
+    execution: Execution
+
+    def write(self, name: str, content: dict[str, Any], evaluation: Evaluation | None = None) -> Path:
+        """Write ``content`` as evaluations/<name>.json in the run's folder, with the scores of each episode of an
+        ``evaluation`` beside it; returns where it is."""
+        where = self.folder.path / "evaluations" / f"{name}.json"
+        try:
+            where.parent.mkdir(exist_ok=True)
+            if evaluation is None:
+                write_json(where, content)
+            else:
+                write_results(where, content, evaluation)
+        except OSError as error:
+            raise MetarunError(f"the scores above could not be written to {where}: {error.strerror}.") from error
+        return where
+
+
+def trained(path: Path, overrides: list[str], checkpoint: str, config_dirs: list[Path]) -> Trained:
+    """The run in ``path`` with ``overrides``; raises ConfigError where there is none, or they do not fit."""
+    folder = RunFolder(place(str(path), "RUN"))
+    if not folder.holds_a_run:
+        raise ConfigError([f"{folder.path} holds no run (no config.yaml)."])
+    if checkpoint not in ("best", "last"):
+        raise ConfigError([f"--checkpoint is {checkpoint!r}; use best or last."])
+    saved = folder.checkpoints / f"{checkpoint}.pt"
+    if not saved.exists():
+        state = folder.read_status()["state"]
+        rule = "A run writes it at its first validation: let it go on, by metarun resume=RUN."
+        raise ConfigError([f"there is no checkpoint {saved} (the run's state: {state}). {rule}"])
+    fitted = folder.fitted()
+    cfg = changed(read_config(folder.path / "config.yaml"), overrides, config_dirs)
+    try:
+        experiment = build(cfg, fitted)
+    except ConfigError as error:
+        if overrides:
+            raise
+        raise ConfigError(error.problems, where=str(folder.path / "config.yaml")) from error
+    roots = {override_key(text).split(".")[0] for text in overrides}
+    if "task" in roots and not fitted and experiment.task.fitted():
+        print(f"{folder.path} has no fitted.json: means, deviations and vocabulary are those of the data as given now.")
+    if not roots & {"task", "seed", "dtype"}:
+        data = {"data": experiment.task.fingerprint()}
+        folder.refuse_other_data(data, "Restore them, or name the data: task.path=FILE, say.")
+    state = load(saved, experiment.device)
+    theta = _fitted(experiment.theta_0, state["theta"], saved)
+    training_task = _training_task(experiment, folder, overrides)
+    return Trained(folder, experiment, training_task, theta, state["step"], _execution(experiment, folder, overrides))
+
+
+def changed(cfg: DictConfig, overrides: list[str], config_dirs: list[Path]) -> DictConfig:
+    """The run's own configuration with ``overrides``: values by key, whole groups by name."""
+    problems = without_effect(overrides) + given_twice(readable(overrides))
+    groups = (*GROUPS, "evaluation.task")
+    for text in sorted(overrides, key=lambda text: text.partition("=")[0] not in groups):  # groups decide on the keys
+        try:
+            key = override_key(text)
+            root = key.split(".")[0]
+            if root not in CHANGEABLE and root in cfg:
+                changeable = ", ".join(CHANGEABLE)
+                problems.append(f"{text}: an evaluation can change {changeable}; for another {root} train another run.")
+            elif key in groups or text.startswith("+evaluation.evaluator."):
+                chosen = OmegaConf.select(composed([text], config_dirs), key)
+                OmegaConf.update(cfg, key, chosen, merge=False, force_add=True)
+            else:
+                cfg = with_value(cfg, text)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return cfg
+
+
+def _training_task(experiment: Experiment, folder: RunFolder, overrides: list[str]) -> TaskDistribution:
+    """The task under the overrides; that of the run as it was trained, where those leave no training classes and the
+    learner needs some for its batch norms."""
+    if "train" in experiment.task.splits or not calibrates(experiment.learner):
+        return experiment.task
+    place = [text for text in overrides if override_key(text) in ("device", "data_root", "dtype")]
+    return build_task(changed(read_config(folder.path / "config.yaml"), place, []))
+
+
+def _execution(experiment: Experiment, folder: RunFolder, overrides: list[str]) -> Execution:
+    """The execution that the run chose, or another if ``overrides`` ask for it, with torch's threads set for it."""
+    choice = Choice(experiment.execution, threads=experiment.execution.num_threads)
+    if not any(override_key(text).split(".")[0] == "execution" for text in overrides):
+        choice = Choice.read(folder.path / "execution.json", like=experiment.execution)
+    torch.set_num_threads(choice.threads)
+    return choice.execution
+
+
+def _fitted(fresh: Params, saved: Params, path: Path) -> Params:
+    """The theta saved in ``path`` in the dtype of a ``fresh`` one; raises ConfigError unless it has its names and shapes."""
+    need, have = [
+        [(name, tuple(leaf.shape)) for name, leaf in zip(leaf_names(tree), tree_leaves(tree), strict=True)]
+        for tree in (fresh, saved)
+    ]
+    if need != have:
+        a, b = next(((n, h) for n, h in zip(need, have, strict=False) if n != h), (len(need), len(have)))
+        raise ConfigError(
+            [f"the run's parameters do not fit: {a} is needed and {b} is in {path}. Keep ways and networks as trained."]
+        )
+    return zip_map(lambda old, new: old.to(new.dtype), saved, fresh)

@@ -1,0 +1,90 @@
+"""New images for a trained model: class folders, a flat folder, a CSV file, single files, or images in memory."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from metarun.core import TaskSpec
+from metarun.errors import DataError, listed
+from metarun.tasks.image_csv import rows_of_csv
+from metarun.tasks.image_files import ENDINGS, Ranges, is_image, plain, squared
+from metarun.tasks.image_rows import Listing, Row, by_class, rows_of_folders
+from metarun.tasks.reading import Examples, Reader, array_inputs
+
+Decode = Callable[[Path | BinaryIO | Image.Image, object], np.ndarray]  # image, name -> uint8 [channels, height, width]
+
+
+class ImageReader(Reader):
+    """Reads images by ``decode``, as those of the training were read."""
+
+    takes = "a folder with a folder of images for each class, a CSV file with the columns filename and label, or a .npz"
+
+    def __init__(self, spec: TaskSpec, device: torch.device, dtype: torch.dtype, decode: Decode) -> None:
+        super().__init__(spec, device, dtype)
+        self.decode = decode
+
+    def inputs(self, examples: Any) -> Tensor:
+        """Of paths, or images of PIL; or of an array in the model's shape."""
+        as_list = list(examples) if isinstance(examples, (list, tuple)) or _holds_objects(examples) else None
+        if not as_list or not isinstance(as_list[0], (str, Path, Image.Image)):
+            return array_inputs(examples, self.spec, self.device, self.dtype)
+        return self._decoded([(one, f"image {i}") for i, one in enumerate(as_list)])
+
+    def examples(self, path: Path, labelled: bool) -> Examples:
+        rows, notes = _listing(path, labelled)
+        if not rows:
+            raise DataError(" ".join([f"{path} holds no images (files that end in {', '.join(ENDINGS)}).", *notes]))
+        if labelled:
+            rows = [row for of_class in by_class(rows).values() for row in of_class]
+        root = path if path.is_dir() else path.parent
+        items = [row.file.as_posix().removeprefix(f"{root.as_posix()}/") for row in rows]
+        x = self._decoded([(row.file, row.file) for row in rows])
+        return Examples(items, x, np.array([row.label for row in rows], dtype=object), notes)
+
+    def _decoded(self, images: Sequence[tuple[Any, object]]) -> Tensor:
+        """The images as inputs. Raises DataError with all that cannot be read."""
+        rows, broken = [], []
+        for image, name in images:
+            source, said = (Path(image).expanduser(), image) if isinstance(image, (str, Path)) else (image, name)
+            try:
+                rows.append(self.decode(source, said))
+            except DataError as error:
+                broken.append(str(error))
+        if broken:
+            raise DataError(listed(broken, separator=" "))
+        return array_inputs(np.stack(rows), self.spec, self.device, self.dtype)
+
+
+def square_reader(spec: TaskSpec, device: torch.device, dtype: torch.dtype, ranges: Ranges | None) -> ImageReader:
+    """A reader that cuts images square and resizes them to the size of ``spec``; without ``ranges`` those of 8 bits
+    alone."""
+    channels, size, _ = spec.input_shape
+
+    def decode(source: Path | BinaryIO | Image.Image, name: object) -> np.ndarray:
+        return squared(plain(source, name, channels, ranges), size)
+
+    return ImageReader(spec, device, dtype, decode)
+
+
+def _holds_objects(examples: Any) -> bool:
+    return isinstance(examples, np.ndarray) and examples.dtype.kind in "OU"
+
+
+def _listing(path: Path, labelled: bool) -> Listing:
+    """The images in ``path`` with their classes; "" for those of a query that lie in no class folder."""
+    if path.is_dir():
+        if {"support", "query"} <= {entry.name for entry in path.iterdir()}:
+            raise DataError(
+                f"{path} has folders named support and query: name these (--support, --query), or use --tasks."
+            )
+        return rows_of_folders(path, with_splits=False, by_name=True, labelled=labelled)
+    if path.suffix.lower() == ".csv":
+        return rows_of_csv(path, with_splits=False, group_column=None, labelled=labelled)
+    if is_image(path) and not labelled:
+        return Listing([Row(path, "", "", str(path.parent))], [])
+    raise DataError(f"{path} is not what this run can read: name {ImageReader.takes}.")

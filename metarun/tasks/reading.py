@@ -1,0 +1,154 @@
+"""New examples that a user brings to a trained model, made what the examples of its training were to the networks.
+
+A task distribution gives its own ``Reader``; where it has none, examples come as arrays in the model's shape.
+"""
+
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarun.core import TaskSpec
+from metarun.errors import DataError, MissingDataError
+
+
+class Examples(NamedTuple):
+    """Examples of one task: a name for each, inputs x [n, ...] as the networks take them, and labels where there are any.
+
+    ``labels`` are the names of classes [n], "" where there is none; or targets [n, outputs] in their own units, NaN where
+    there is none. ``task`` is the task's name where the file says it, ``notes`` are what the user should know.
+    """
+
+    items: Sequence[str]
+    x: Tensor
+    labels: np.ndarray
+    notes: Sequence[str] = ()
+    task: str = ""
+
+
+class Reader(ABC):
+    """Reads new examples for networks with inputs of ``spec``. What is wrong with them raises DataError."""
+
+    takes = "a .npz file of arrays x and y"  # the files that ``read`` knows, in words
+
+    def __init__(self, spec: TaskSpec, device: torch.device, dtype: torch.dtype) -> None:
+        self.spec, self.device, self.dtype = spec, device, dtype
+
+    @abstractmethod
+    def inputs(self, examples: Any) -> Tensor:
+        """Inputs x [n, ...] of examples that are in memory."""
+
+    @abstractmethod
+    def examples(self, path: Path, labelled: bool) -> Examples:
+        """The examples in a file or folder that is no .npz; ``labelled``: each needs a label."""
+
+    def read(self, path: Path, labelled: bool) -> Examples:
+        """The examples in ``path``; with ``labelled`` one without a label raises DataError, as a query may be."""
+        if not path.exists():
+            raise MissingDataError(f"{path} does not exist. Name {self.takes}.")
+        if path.suffix.lower() == ".npz":
+            return self._arrays(path, labelled)
+        found = self.examples(path, labelled)
+        if not len(found.x):
+            raise DataError(f"{path} holds no example.")
+        return found
+
+    @property
+    def output_names(self) -> list[str]:
+        """A name for each number that is predicted, where there are no classes."""
+        return ["y"] if self.spec.num_outputs == 1 else [f"y{i}" for i in range(self.spec.num_outputs)]
+
+    def targets(self, values: np.ndarray) -> np.ndarray:
+        """Targets [n, outputs] in the units in which the model learns them."""
+        return values
+
+    def in_own_units(self, mean: np.ndarray, deviation: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Predictions [n, outputs], and their deviations where there are any, in the user's units."""
+        return mean, deviation
+
+    def _arrays(self, path: Path, labelled: bool) -> Examples:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(
+                f"{path} cannot be read as arrays: {error}. Write it by numpy.savez(path, x=x, y=y)."
+            ) from error
+        needed = ("x", "y") if labelled else ("x",)
+        if missing := [name for name in needed if name not in arrays]:
+            raise DataError(f"{path} lacks {' and '.join(missing)}; it holds {', '.join(arrays) or 'nothing'}.")
+        x = self.inputs(arrays["x"])
+        return Examples([str(i) for i in range(len(x))], x, self._labels_of(path, arrays.get("y"), len(x)))
+
+    def _labels_of(self, path: Path, y: np.ndarray | None, count: int) -> np.ndarray:
+        if y is None:
+            return self.unlabelled(count)
+        if len(y) != count:
+            raise DataError(f"{path} has {count} examples in x and {len(y)} labels in y; give one for each.")
+        return y.astype(str) if self.spec.num_ways is not None else columns_of(y, self.spec.num_outputs)
+
+    def unlabelled(self, count: int) -> np.ndarray:
+        """Labels of ``count`` examples that have none."""
+        if self.spec.num_ways is not None:
+            return np.full(count, "", dtype=object)
+        return np.full((count, self.spec.num_outputs), np.nan)
+
+
+class ArrayReader(Reader):
+    """Takes arrays in the model's shape, and nothing else."""
+
+    def inputs(self, examples: Any) -> Tensor:
+        return array_inputs(examples, self.spec, self.device, self.dtype)
+
+    def examples(self, path: Path, labelled: bool) -> Examples:
+        raise DataError(f"{path} cannot be read: this run was trained on generated data, so name {self.takes}.")
+
+
+def array_inputs(array: Any, spec: TaskSpec, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """An array [n, *input_shape] as inputs: bytes, which are pixels, in [0, 1]; words as whole numbers below
+    ``num_tokens``."""
+    if isinstance(array, Mapping) or (isinstance(array, Sequence) and array and isinstance(array[0], (str, Path))):
+        raise DataError(f"these examples are no array; give one of shape {['n', *spec.input_shape]}.")
+    x = torch.as_tensor(array) if isinstance(array, Tensor) else torch.from_numpy(_numeric(array))
+    if tuple(x.shape[1:]) != spec.input_shape or not len(x):
+        rule = f"the model takes inputs of shape {list(spec.input_shape)}, one or more of them"
+        images = " Image files (or PIL images) are cut and resized; arrays must have the model's shape."
+        said = f"the array has shape {list(x.shape)}, but {rule}: [n, {', '.join(map(str, spec.input_shape))}]."
+        raise DataError(said + (images if len(spec.input_shape) == 3 else ""))
+    if spec.num_tokens is not None:
+        if x.is_floating_point() or x.min() < 0 or x.max() >= spec.num_tokens:
+            raise DataError(f"the inputs are words: whole numbers from 0 to {spec.num_tokens - 1}; or give sentences.")
+        return x.to(device).long()
+    if not torch.isfinite(x).all():
+        raise DataError("the array holds numbers that are not finite; correct them, or leave these examples out.")
+    if x.dtype == torch.uint8:
+        return x.to(device).to(dtype).div_(255)
+    return x.to(device, dtype)
+
+
+def _numeric(array: Any) -> np.ndarray:
+    try:
+        found = np.asarray(array)
+    except ValueError as error:  # rows of different lengths
+        raise DataError(f"these examples make no array: {error}.") from error
+    if found.dtype.kind not in "biuf":
+        raise DataError(f"the array holds {found.dtype}, but must hold numbers.")
+    return np.ascontiguousarray(found)
+
+
+def columns_of(values: Any, count: int) -> np.ndarray:
+    """Numbers [n, count] of an array [n, count], or [n] where ``count`` is 1."""
+    try:
+        numbers = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"the targets must be numbers: {error}.") from error
+    if numbers.ndim == 1 and count == 1:
+        numbers = numbers[:, None]
+    if numbers.ndim != 2 or numbers.shape[1] != count:
+        raise DataError(f"the targets have shape {list(numbers.shape)}, but the model predicts [n, {count}].")
+    return numbers

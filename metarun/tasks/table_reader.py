@@ -1,0 +1,155 @@
+"""New rows of a table for a trained model: a CSV file, columns by name, rows by name, or an array of the input columns.
+
+They are measured as the training tasks were: by their means, deviations and levels.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarun.core import TaskSpec
+from metarun.errors import DataError, DataProblems, Faults, listed
+from metarun.tasks.reading import Examples, Reader, columns_of
+from metarun.tasks.table_columns import Column, Fit, Missing, encoded
+from metarun.tasks.table_columns import Reader as ColumnReader
+from metarun.tasks.tables import Table, read_table
+
+
+class Columns(NamedTuple):
+    """What the columns of the training's table were to the task, and what was fitted on its training tasks."""
+
+    task: str
+    log: Sequence[str]
+    missing: Missing
+    separator: str
+    inputs: Sequence[Fit]
+    outputs: Sequence[Fit]
+
+
+class TableReader(Reader):
+    """Reads rows whose columns are those of the training, in their own units."""
+
+    takes = "a CSV file with the columns of the training, or a .npz"
+
+    def __init__(self, spec: TaskSpec, device: torch.device, dtype: torch.dtype, columns: Columns) -> None:
+        super().__init__(spec, device, dtype)
+        self.columns = columns
+
+    @property
+    def output_names(self) -> list[str]:
+        return [found.column for found in self.columns.outputs]
+
+    def inputs(self, examples: Any) -> Tensor:
+        """Of columns by name, of rows that are such mappings, or of an array [n, input columns]; in their own units."""
+        table = _table_of(examples, [found.column for found in self.columns.inputs])
+        return self._read(table, labelled=None).x
+
+    def examples(self, path: Path, labelled: bool) -> Examples:
+        if path.is_dir():
+            raise DataError(f"{path} is a folder. Name {self.takes}.")
+        table = read_table(path, self.columns.separator)
+        found, name = self._read(table, labelled), self.columns.task
+        tasks = sorted({*table.column(name)} - {""}) if name in table.header else []
+        if len(tasks) > 1:
+            raise DataError(
+                f"{path} holds rows of {len(tasks)} tasks ({name}: {listed(tasks)}), but a model is adapted to one. Write a "
+                "file for each, and name their folder with --tasks."
+            )
+        return found._replace(task="".join(tasks))
+
+    def _read(self, table: Table, labelled: bool | None) -> Examples:
+        """The rows with what is in them; ``labelled``: whether outputs must be there, or None where none are read."""
+        names = [found.column for found in self.columns.inputs]
+        given = labelled or (labelled is not None and any(not table.without(name) for name in self.output_names))
+        needed = names + self.output_names * bool(given)
+        if problems := [
+            f"the column {name!r} is missing: {table.without(name)}" for name in needed if table.without(name)
+        ]:
+            raise DataProblems(problems)
+        faults, log, missing = Faults(), self.columns.log, self.columns.missing
+        reader = ColumnReader(table, missing, faults)
+        inputs = [reader.read(f.column, f.log, f.levels is not None) for f in self.columns.inputs]
+        of_outputs = ColumnReader(table, missing if labelled else "drop", faults)
+        outputs = [of_outputs.read(name, name in log, False) for name in self.output_names * bool(given)]
+        faults.refuse()
+        gone = np.zeros(len(table.rows), dtype=bool)
+        for column in (*(inputs if missing != "mean" else ()), *(outputs if labelled else ())):
+            gone |= column.missing
+        notes: list[str] = reader.notes()
+        if gone.any():
+            lines = [f"line {table.lines[row]}" for row in np.flatnonzero(gone)]
+            notes.append(f"{table.path}: rows with missing entries are left out ({len(lines)}): {listed(lines)}.")
+        x = torch.from_numpy(encoded(inputs, self.columns.inputs, notes)[~gone]).to(self.device, self.dtype)
+        items = [f"line {line}" for line, left_out in zip(table.lines, gone, strict=True) if not left_out]
+        labels = _own(outputs)[~gone] if outputs else self.unlabelled(len(x))
+        return Examples(items, x, labels, notes)
+
+    def targets(self, values: np.ndarray) -> np.ndarray:
+        numbers = columns_of(values, len(self.columns.outputs)).copy()
+        for i, found in enumerate(self.columns.outputs):
+            if found.log and (numbers[:, i] <= 0).any():
+                raise DataError(
+                    f"{found.column} is learned as its logarithm (task.log_columns), so it must be above 0."
+                )
+            column = np.log(numbers[:, i]) if found.log else numbers[:, i]
+            numbers[:, i] = (column - found.mean[0]) / found.deviation[0]
+        return numbers
+
+    def in_own_units(self, mean: np.ndarray, deviation: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Predictions and deviations in the columns' units; of a logarithm, the median, and the deviation of the
+        log-normal distribution."""
+        own = np.empty_like(mean)
+        spread = None if deviation is None else np.empty_like(deviation)
+        for i, found in enumerate(self.columns.outputs):
+            own[:, i] = mean[:, i] * found.deviation[0] + found.mean[0]
+            s = None if deviation is None else deviation[:, i] * found.deviation[0]
+            if found.log:
+                s = None if s is None else np.exp(own[:, i] + s**2 / 2) * np.sqrt(np.expm1(s**2))
+                own[:, i] = np.exp(own[:, i])
+            if spread is not None:
+                spread[:, i] = s
+        return own, spread
+
+
+def _own(outputs: Sequence[Column]) -> np.ndarray:
+    columns = [column.numbers for column in outputs]
+    own = [np.exp(v) if c.log and v is not None else v for c, v in zip(outputs, columns, strict=True)]
+    return np.array(own, dtype=np.float64).T
+
+
+def _table_of(examples: Any, names: Sequence[str]) -> Table:
+    """A table of columns by name (a mapping, or a data frame), of rows that are mappings, or of an array."""
+    rows = isinstance(examples, (list, tuple)) and bool(examples) and hasattr(examples[0], "keys")
+    if rows:
+        columns = {name: [row.get(name) for row in examples] for name in names if any(name in row for row in examples)}
+    elif hasattr(examples, "keys"):
+        columns = {name: list(examples[name]) for name in names if name in examples.keys()}  # noqa: SIM118 (a data frame)
+    else:
+        array = np.asarray(examples)
+        if array.ndim != 2 or array.shape[1] != len(names):
+            raise DataError(
+                f"the array has shape {list(array.shape)}, but must have a column for each of {', '.join(names)}: "
+                f"[n, {len(names)}], in their own units."
+            )
+        columns = {name: list(array[:, i]) for i, name in enumerate(names)}
+    lengths = {len(column) for column in columns.values()}
+    if len(lengths) > 1 or lengths == {0}:
+        raise DataError(
+            f"the columns have {listed([str(n) for n in sorted(lengths)])} entries; all need as many, and some."
+        )
+    entries = [[_written(value) for value in row] for row in zip(*columns.values(), strict=True)]
+    return Table(Path("these rows"), ",", [*columns], entries, [*range(len(entries))], "", 0)
+
+
+def _written(value: Any) -> str:
+    """An entry as a file has it; what is missing is empty."""
+    if value is None or (isinstance(value, (float, np.floating)) and math.isnan(value)):
+        return ""
+    return (
+        repr(float(value)) if isinstance(value, (int, float, np.number)) and not isinstance(value, bool) else str(value)
+    )

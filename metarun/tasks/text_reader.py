@@ -1,0 +1,86 @@
+"""New sentences for a trained model: lines or a list of JSON, CSV, TSV, a text file of unlabelled lines, or strings."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarun.core import TaskSpec
+from metarun.errors import DataError
+from metarun.tasks.reading import Examples, Reader, array_inputs
+from metarun.tasks.text_files import Fields, json_records, row_of, rows_of, table_records, text_of
+from metarun.tasks.text_sets import Findings, Names, Row, plain
+
+TABLES = (".csv", ".tsv", ".tab")
+
+
+class TextReader(Reader):
+    """Reads sentences, which ``encode`` makes inputs as those of the training; ``fields`` are those of its file."""
+
+    takes = "a .jsonl, .json, .csv or .tsv file with the fields text and label, or a .npz"
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        device: torch.device,
+        dtype: torch.dtype,
+        encode: Callable[[Sequence[str]], Tensor],
+        fields: Fields,
+    ) -> None:
+        super().__init__(spec, device, dtype)
+        self.encode, self.fields = encode, fields
+
+    def inputs(self, examples: Any) -> Tensor:
+        """Of sentences; or of an array in the model's shape."""
+        if isinstance(examples, str):
+            raise DataError("one sentence was given; give a list of them.")
+        texts = list(examples) if _are_texts(examples) else []
+        if not texts:
+            return array_inputs(examples, self.spec, self.device, self.dtype)
+        if wrong := [i for i, text in enumerate(texts) if not isinstance(text, str) or not plain(text)]:
+            raise DataError(f"sentence {wrong[0]} is {texts[wrong[0]]!r}; each must be a text that is not empty.")
+        return self.encode([plain(text) for text in texts])
+
+    def examples(self, path: Path, labelled: bool) -> Examples:
+        if path.is_dir():
+            raise DataError(f"{path} is a folder. Name {self.takes}.")
+        findings = Findings()
+        rows = rows_of(path, self.fields, findings) if labelled else _queries(path, self.fields, findings)
+        names = Names(findings.faults)
+        for row in filter(lambda row: row.label, rows):
+            names.add(row._replace(split=""))
+        findings.faults.refuse()
+        if not rows:
+            raise DataError(f"{path} holds no sentence.")
+        labels = np.array([plain(row.label) for row in rows], dtype=object)
+        return Examples(
+            [plain(row.text) for row in rows], self.inputs([row.text for row in rows]), labels, findings.notes
+        )
+
+
+def _are_texts(examples: Any) -> bool:
+    if isinstance(examples, np.ndarray):
+        return examples.dtype.kind in "OU"
+    return not isinstance(examples, Tensor) and len(examples) > 0 and isinstance(next(iter(examples)), str)
+
+
+def _queries(path: Path, asked: Fields, findings: Findings) -> list[Row]:
+    """Sentences whose class may be missing: it is "" then."""
+    faults, ending = findings.faults, path.suffix.lower()
+    if ending == ".txt":
+        lines = enumerate(text_of(path).splitlines(), 1)
+        return [Row(line, "", "", f"{path}, line {number}") for number, line in lines if plain(line)]
+    found = table_records(path, asked, faults, labelled=False) if ending in TABLES else json_records(path, faults)
+    records = [*found]
+    fields = asked.among(dict.fromkeys(name for _, record in records for name in record))
+    rows = []
+    for place, record in records:
+        row, what, cure = row_of(record, Fields(fields.text or "text", ""), None, f"{path}, {place}")
+        if row is None:
+            faults.add(str(path), f"{place}{what}", cure)
+        else:
+            rows.append(row._replace(label=plain(str(record.get(fields.label or "") or ""))))
+    return rows

@@ -1,0 +1,211 @@
+"""``metarun.load``: a finished run as a model in Python, and as scikit-learn's estimators."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import metarun
+from metarun.errors import ConfigError, DataError
+from metarun.tasks.store import load_prepared
+from tests.applying import SIZE, data, drawings, run, sentence
+from tests.running import environment
+
+SHAPES = ("circle", "square", "zigzag", "a cross")  # 4, where training had 3 ways
+
+
+@pytest.fixture
+def photos(tmp_path) -> tuple[list, list, list, list]:
+    """Support and query files of shapes that no training saw, with their names."""
+    x, y, queries, truth = [], [], [], []
+    for c, name in enumerate(SHAPES):
+        files = drawings(tmp_path / name, c + 2, range(20, 25), size=31)
+        x, y, queries, truth = x + files[:2], y + [name] * 2, queries + files[2:], truth + [name] * 3
+    return x, y, queries, truth
+
+
+def test_importing_metarun_does_not_import_torch():
+    code = "import sys, metarun; print('torch' in sys.modules); metarun.load; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
+
+
+def test_loading_and_predicting_leave_draws_and_threads_as_they_were(photos):
+    (x, y, queries, _), folder = photos, run("protonet")
+    torch.manual_seed(5)
+    expected, threads = torch.rand(3), torch.get_num_threads()
+    torch.manual_seed(5)
+    metarun.load(folder).adapt(x, y).predict(queries)
+    assert torch.equal(torch.rand(3), expected) and torch.get_num_threads() == threads
+
+
+def test_a_model_knows_the_classes_it_is_adapted_to_by_the_users_names(photos):
+    x, y, queries, truth = photos
+    adapted = metarun.load(run("protonet")).adapt(x, y)
+    assert adapted.classes_.tolist() == sorted(SHAPES)
+    probabilities = adapted.predict_proba(queries)
+    assert probabilities.shape == (12, 4) and np.allclose(probabilities.sum(1), 1)
+    assert (adapted.predict(queries) == adapted.classes_[probabilities.argmax(1)]).all()
+    assert np.mean(adapted.predict(queries) == truth) > 0.8
+
+
+def test_images_are_read_as_those_of_the_training_were():
+    model, folder = metarun.load(run("protonet")), data() / "photos" / "shape3"
+    (prepared,) = (path for path in (data() / "prepared").glob("image_folder-*") if rows_of(path) is not None)
+    rows, names = rows_of(prepared)
+    expected = rows[names.index("shape3") * 4 : names.index("shape3") * 4 + 4] / np.float32(255)
+    assert np.array_equal(model.reader.inputs(sorted(folder.iterdir())).numpy(), expected.astype(np.float32))
+
+
+def rows_of(path):
+    try:
+        prepared = load_prepared(path, (1, SIZE, SIZE))
+    except ValueError:
+        return None
+    return np.asarray(prepared.rows), prepared.names
+
+
+def test_files_pictures_and_arrays_of_one_image_give_one_prediction(photos):
+    x, y, queries, _ = photos
+    model = metarun.load(run("protonet"))
+    by_files = model.adapt(x, y).predict_proba(queries)
+    pictures = model.adapt([Image.open(path) for path in x], y).predict_proba([Image.open(path) for path in queries])
+    arrays = model.reader.inputs(x).numpy(), model.reader.inputs(queries).numpy()
+    assert np.array_equal(pictures, by_files)
+    assert np.array_equal(model.adapt(arrays[0], y).predict_proba(arrays[1]), by_files)
+
+
+def test_the_order_of_the_classes_and_of_the_queries_does_not_matter(photos):
+    x, y, queries, _ = photos
+    model = metarun.load(run("maml"))
+    three = [i for i, name in enumerate(y) if name != "zigzag"]
+    x, y = [x[i] for i in three], [y[i] for i in three]
+    there = model.adapt(x, y).predict_proba(queries)
+    mixed = [4, 0, 2, 1, 3, 5]
+    again = model.adapt([x[i] for i in mixed], [y[i] for i in mixed]).predict_proba(queries[::-1])[::-1]
+    assert np.allclose(again, there, atol=1e-6)
+
+
+def test_a_head_takes_fewer_classes_than_it_has_and_refuses_more(photos):
+    x, y, queries, _ = photos
+    model = metarun.load(run("maml"))
+    assert model.adapt(x[:4], y[:4]).predict_proba(queries).shape == (12, 2)
+    with pytest.raises(DataError, match=r"has 4 classes .* but the head of MAML has 3"):
+        model.adapt(x, y)
+
+
+def test_more_adaptation_steps_are_an_override(photos):
+    x, y, queries, _ = photos
+    few, many = (metarun.load(run("maml"), f"evaluation.inner_steps={k}") for k in (0, 20))
+    assert not np.allclose(
+        few.adapt(x[:4], y[:4]).predict_proba(queries), many.adapt(x[:4], y[:4]).predict_proba(queries)
+    )
+    with pytest.raises(ConfigError, match="evaluation can change"):
+        metarun.load(run("maml"), "steps=3")
+
+
+def test_running_norms_use_the_statistics_of_the_training_tasks(photos):
+    """A query's prediction is then the same in any company."""
+    x, y, queries, _ = photos
+    model = metarun.load(run("running norms"))
+    adapted = model.adapt(x, y)
+    assert not model.looks_at_all_queries
+    assert np.allclose(adapted.predict_proba(queries)[:1], adapted.predict_proba(queries[:1]), atol=1e-6)
+
+
+@pytest.mark.parametrize("features", ["hashed", "tokens"])
+def test_sentences_are_encoded_as_those_of_the_training_were(features):
+    model = metarun.load(run(features))
+    task = model.run.experiment.task
+    own = task.encoded.take(torch.arange(len(task.text_set.texts)))
+    assert torch.equal(model.reader.inputs(list(task.text_set.texts)), own)
+
+
+def test_sentences_of_new_classes_are_told_apart():
+    x, y = [sentence(c, i) for c in (6, 7) for i in range(3)], ["hotel"] * 3 + ["taxi"] * 3
+    queries = [sentence(c, i) for c in (6, 7) for i in range(10, 14)]
+    adapted = metarun.load(run("hashed")).adapt(x, y)
+    assert adapted.predict(np.array(queries)).tolist() == ["hotel"] * 4 + ["taxi"] * 4
+
+
+def test_rows_by_column_by_row_and_as_an_array_give_one_prediction():
+    model = metarun.load(run("table"))
+    columns = {"dose": [0.5, 1.5, 2.5], "kind": ["a", "b", "a"]}
+    rows = [{"dose": d, "kind": k, "more": 1} for d, k in zip(columns["dose"], columns["kind"], strict=True)]
+    array = np.array([columns["dose"], columns["kind"]], dtype=object).T
+    y = [3.0, 5.0, 9.0]
+    found = [model.adapt(x, y).predict(columns) for x in (columns, rows, array)]
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+
+
+def test_predictions_are_in_the_units_of_the_targets_with_a_deviation():
+    model = metarun.load(run("table"))
+    columns = {"dose": [0.5, 1.5, 2.5], "kind": ["a", "b", "a"]}
+    mean, deviation = model.adapt(columns, [300.0, 500.0, 900.0]).posterior(columns)
+    assert mean.shape == deviation.shape == (3,) and (deviation > 0).all()
+    (fit,) = model.reader.columns.outputs
+    z = model.reader.targets(mean)[:, 0]
+    assert np.allclose(np.exp(z * fit.deviation[0] + fit.mean[0]), mean)
+
+
+def test_a_model_of_generated_curves_takes_arrays_alone():
+    model = metarun.load(run("sinusoid"))
+    x = np.linspace(-5, 5, 6)[:, None]
+    assert model.adapt(x, np.sin(x)).predict(x).shape == (6, 1)
+    assert model.adapt(x, np.sin(x)[:, 0]).predict(x).shape == (6,)
+    with pytest.raises(DataError, match=r"takes inputs of shape \[1\]"):
+        model.adapt(x[:, 0], np.sin(x))
+
+
+WRONG = {
+    "no label for each": (lambda x: (x, ["a"] * (len(x) - 1)), "give one for each"),
+    "one class": (lambda x: (x, ["a"] * len(x)), "with one class every answer is right"),
+    "a label that is missing": (lambda x: (x, ["a", None, *["b"] * (len(x) - 2)]), "example 1 has no label"),
+    "labels of two kinds": (lambda x: (x, np.array(["a", 1, *["b"] * (len(x) - 2)], dtype=object)), "of several kinds"),
+    "no file": (lambda x: ([*x[:-1], "absent.png"], ["a", "b"] * (len(x) // 2)), "absent.png is no image"),
+    "another size": (lambda x: (np.zeros((8, 1, 9, 9)), ["a", "b"] * 4), r"takes inputs of shape \[1, 12, 12\]"),
+    "not finite": (lambda x: (np.full((8, 1, SIZE, SIZE), np.nan), ["a", "b"] * 4), "not finite"),
+    "words": (lambda x: (["a sentence."] * 8, ["a", "b"] * 4), "is no image that can be read"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_examples_that_do_not_fit_are_refused_with_what_is_wrong(name, photos):
+    make, said = WRONG[name]
+    with pytest.raises(ValueError, match=said):
+        metarun.load(run("protonet")).adapt(*make(photos[0]))
+
+
+def test_a_folder_without_a_run_or_a_checkpoint_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="holds no run"):
+        metarun.load(tmp_path)
+    (tmp_path / "config.yaml").write_bytes((run("protonet") / "config.yaml").read_bytes())
+    (tmp_path / "status.json").write_text(json.dumps({"state": "interrupted", "step": 1}))
+    with pytest.raises(ConfigError, match=r"no checkpoint .*best.pt \(the run's state: interrupted\)"):
+        metarun.load(tmp_path)
+
+
+def test_as_an_estimator_it_is_copied_and_cross_validated_by_scikit_learn(photos):
+    base, selection = pytest.importorskip("sklearn.base"), pytest.importorskip("sklearn.model_selection")
+    x, y, queries, truth = photos
+    classifier = metarun.load(run("protonet")).as_classifier()
+    copied = base.clone(classifier).fit(x, y)
+    assert base.is_classifier(classifier) and copied.classes_.tolist() == sorted(SHAPES)
+    assert copied.score(queries, truth) == np.mean(copied.predict(queries) == truth)
+    assert selection.cross_val_score(classifier, [*x, *queries], [*y, *truth], cv=3).mean() > 0.8
+    regressor = metarun.load(run("sinusoid")).as_regressor()
+    points = np.linspace(-5, 5, 12)[:, None]
+    assert base.is_regressor(regressor)
+    assert selection.cross_val_score(regressor, points, np.sin(points[:, 0]), cv=2).shape == (2,)
+    assert base.clone(regressor).fit(points, np.sin(points)).score(points, np.sin(points)) < 1
+
+
+def test_an_estimator_of_the_other_kind_is_refused():
+    with pytest.raises(DataError, match=r"use as_regressor\(\)"):
+        metarun.load(run("sinusoid")).as_classifier()
+    with pytest.raises(DataError, match=r"use as_classifier\(\)"):
+        metarun.load(run("protonet")).as_regressor()

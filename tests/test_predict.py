@@ -1,0 +1,256 @@
+"""``metarun predict RUN``: files and folders of a user's, adapted to and predicted; one message where they are wrong."""
+
+import csv
+import io
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import metarun as package
+from tests.applying import SIZE, drawings, run, sentence, table
+from tests.running import metarun
+
+SHAPES = ("circle", "square", "zigzag")
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """A folder with support/CLASS/ and query/, three drawings and two of each shape, and one query of no known class."""
+    for c, name in enumerate(SHAPES):
+        drawings(tmp_path / "support" / name, c + 2, range(20, 23), size=31)
+        drawings(tmp_path / "query" / name, c + 2, range(30, 32), size=31)
+    drawings(tmp_path / "query", 4, range(40, 41), size=31)
+    return tmp_path
+
+
+def predict(kind: str, folder: Path, *words: object, code: int = 0) -> list[dict[str, str]]:
+    """The table that ``metarun predict`` writes."""
+    outcome = metarun("predict", str(run(kind)), *map(str, words), f"--out={folder / 'out.csv'}")
+    assert outcome.code == code, outcome.text
+    with (folder / "out.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def of_folder(photos: Path) -> list[str]:
+    return [f"--support={photos / 'support'}", f"--query={photos / 'query'}"]
+
+
+def test_a_folder_of_images_is_predicted_with_a_probability_of_each_class(photos):
+    rows = predict("protonet", photos, *of_folder(photos))
+    assert [row["item"] for row in rows][:2] == ["40.png", "circle/30.png"] and len(rows) == 7
+    assert [row["label"] for row in rows] == ["", *(name for name in SHAPES for _ in range(2))]
+    for row in rows:
+        probabilities = {name: float(row[f"p_{name}"]) for name in SHAPES}
+        assert sum(probabilities.values()) == pytest.approx(1)
+        assert row["predicted"] == max(probabilities, key=probabilities.get)
+
+
+def test_the_command_and_python_predict_alike(photos):
+    rows = predict("maml", photos, *of_folder(photos))
+    files = sorted(photos.glob("support/*/*.png"))
+    adapted = package.load(run("maml")).adapt(files, [file.parent.name for file in files])
+    there = adapted.predict_proba([photos / "query" / row["item"] for row in rows])
+    assert np.allclose([[float(row[f"p_{name}"]) for name in SHAPES] for row in rows], there, atol=1e-6)
+
+
+def test_the_score_is_printed_with_the_number_of_labelled_queries(photos):
+    out = metarun("predict", str(run("protonet")), *of_folder(photos), f"--out={photos / 'out.csv'}").out
+    rows = list(csv.DictReader((photos / "out.csv").open()))
+    right = sum(row["label"] == row["predicted"] for row in rows if row["label"])
+    assert "adapted to 9 examples of 3 classes; predicted 7" in out
+    assert f"accuracy: {right / 6:.4g}, over the 6 queries that have a label" in out
+
+
+def test_a_csv_of_images_and_an_npz_predict_as_the_folder_does(photos):
+    rows = predict("protonet", photos, *of_folder(photos))
+    files = sorted(photos.glob("support/*/*.png"))
+    lines = [f"{file.relative_to(photos)},{file.parent.name}" for file in files]
+    (photos / "support.csv").write_text("\n".join(["filename,label", *lines]))
+    (photos / "query.csv").write_text("\n".join(["filename", *(f"query/{row['item']}" for row in rows)]))
+    listed = predict("protonet", photos, f"--support={photos / 'support.csv'}", f"--query={photos / 'query.csv'}")
+    model = package.load(run("protonet"))
+    x, queries = (model.reader.inputs(paths) for paths in (files, [photos / "query" / row["item"] for row in rows]))
+    np.savez(photos / "support.npz", x=x.numpy(), y=[file.parent.name for file in files])
+    np.savez(photos / "query.npz", x=queries.numpy())
+    arrays = predict("protonet", photos, f"--support={photos / 'support.npz'}", f"--query={photos / 'query.npz'}")
+    for name in ("predicted", *(f"p_{name}" for name in SHAPES)):
+        assert [row[name] for row in rows] == [row[name] for row in listed] == [row[name] for row in arrays]
+
+
+def test_sentences_of_new_classes_are_predicted_from_lines_without_labels(tmp_path):
+    support = [{"text": sentence(c, i), "label": name} for c, name in ((6, "hotel"), (7, "taxi")) for i in range(3)]
+    (tmp_path / "support.jsonl").write_text("\n".join(map(json.dumps, support)))
+    texts = [sentence(c, i) for c in (6, 7) for i in range(10, 13)]
+    truth = ["hotel"] * 3 + ["taxi"] * 3
+    (tmp_path / "query.txt").write_text("\n".join([*texts, ""]))
+    (tmp_path / "query.csv").write_text("\n".join(["text", *(f'"{text}"' for text in texts)]))
+    labelled = [{"text": text, "label": label} for text, label in zip(texts, [*truth[:-1], None], strict=True)]
+    (tmp_path / "query.json").write_text(json.dumps(labelled))
+    for name in ("query.txt", "query.csv", "query.json"):
+        rows = predict("hashed", tmp_path, f"--support={tmp_path / 'support.jsonl'}", f"--query={tmp_path / name}")
+        assert [row["item"] for row in rows] == texts and [row["predicted"] for row in rows] == truth
+        assert [row.get("label", "") for row in rows] == ([*truth[:-1], ""] if name == "query.json" else [""] * 6)
+
+
+def test_a_new_subject_of_a_table_is_predicted_in_its_own_unit(tmp_path):
+    support = table(tmp_path / "support.csv", ["new"], 6)
+    query = table(tmp_path / "query.csv", ["new"], 12)
+    rows = predict("table", tmp_path, f"--support={support}", f"--query={query}")
+    given = list(csv.DictReader(query.open()))
+    assert [float(row["given_level"]) for row in rows] == pytest.approx([float(row["level"]) for row in given])
+    assert all(float(row["deviation_level"]) > 0 and float(row["predicted_level"]) > 0 for row in rows)
+    unlabelled = table(tmp_path / "unlabelled.csv", ["new"], 12, level=False)
+    again = predict("table", tmp_path, f"--support={support}", f"--query={unlabelled}")
+    assert [row["predicted_level"] for row in again] == [row["predicted_level"] for row in rows]
+
+
+def test_many_tasks_are_predicted_in_one_call_each_by_its_own_support(photos):
+    tasks = photos / "tasks"
+    for name in ("first", "second"):
+        shutil.copytree(photos / "support", tasks / name / "support")
+        shutil.copytree(photos / "query", tasks / name / "query")
+    shutil.rmtree(tasks / "second" / "support" / "circle")
+    shutil.rmtree(tasks / "second" / "query" / "circle")
+    phi = photos / "phi.pt"
+    rows = predict("protonet", photos, f"--tasks={tasks}", f"--save-phi={phi}")
+    alone = predict("protonet", photos, *of_folder(photos))
+    assert [row["p_square"] for row in rows if row["task"] == "first"] == [row["p_square"] for row in alone]
+    assert {row["p_circle"] for row in rows if row["task"] == "second"} == {""}
+    saved = torch.load(phi, weights_only=True)
+    assert saved["tasks"]["second"]["classes"] == ["square", "zigzag"]
+    assert saved["tasks"]["first"]["phi"]["prototypes"].shape[0] == 3
+
+
+def flat(folder: Path) -> None:
+    for file in (folder / "support").glob("*/*.png"):
+        file.rename(folder / "support" / f"{file.parent.name}{file.name}")
+
+
+def alone(folder: Path) -> None:
+    for name in SHAPES[1:]:
+        shutil.rmtree(folder / "support" / name)
+
+
+WRONG = {
+    "no labels in the support": (flat, "lies in no class: put the images of each class into a folder"),
+    "one class": (alone, "all examples are of the class circle"),
+    "an empty support": (
+        lambda folder: [shutil.rmtree(folder / "support" / name) for name in SHAPES],
+        "holds no images",
+    ),
+    "an unreadable file": (lambda folder: (folder / "query" / "40.png").write_text("text"), "40.png is no image"),
+    "a query class that the support has not": (
+        lambda folder: drawings(folder / "query" / "cross", 7, range(2)),
+        "has the classes 'cross', but the support has 'circle', 'square', 'zigzag' alone",
+    ),
+    "more ways than the head has": (
+        lambda folder: drawings(folder / "support" / "cross", 7, range(2)),
+        "the support has 4 classes (circle, cross, square, zigzag), but the head of MAML has 3",
+    ),
+    "the folder of both": (
+        lambda folder: [drawings(folder / "support" / part, 1, range(2)) for part in ("support", "query")],
+        "has folders named support and query",
+    ),
+    "no query": (lambda folder: shutil.rmtree(folder / "query"), "--query"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_with_images_is_one_message_and_nothing_is_written(name, photos):
+    change, said = WRONG[name]
+    change(photos)
+    outcome = metarun("predict", str(run("maml")), *of_folder(photos), f"--out={photos / 'out.csv'}")
+    assert outcome.code == 2 and said in outcome.err and "Traceback" not in outcome.text
+    assert "1 problem in" in outcome.err and not (photos / "out.csv").exists()
+
+
+def wrong_npz(folder: Path) -> tuple[str, str]:
+    np.savez(folder / "s.npz", x=np.zeros((4, 1, SIZE, SIZE + 1)), y=["a", "a", "b", "b"])
+    return "s.npz", "s.npz"
+
+
+FILES = {
+    "an array of another size": ("protonet", wrong_npz, "but the model takes inputs of shape [1, 12, 12]"),
+    "a damaged npz": (
+        "protonet",
+        lambda f: ((f / "s.npz").write_text("no"), "s.npz")[1:] * 2,
+        "cannot be read as arrays",
+    ),
+    "a CSV of a generated task": (
+        "sinusoid",
+        lambda f: (table(f / "t.csv", ["a"], 3).name,) * 2,
+        ".npz file of arrays",
+    ),
+    "texts without labels": (
+        "hashed",
+        lambda f: ((f / "t.csv").write_text("text\na b c\n"), "t.csv")[1:] * 2,
+        "must name the columns text and label",
+    ),
+    "labels that differ by case": (
+        "hashed",
+        lambda f: ((f / "t.csv").write_text("text,label\na b c,Taxi\nd e f,taxi\n"), "t.csv")[1:] * 2,
+        "differ by case or blanks alone",
+    ),
+    "two subjects": ("table", lambda f: (table(f / "t.csv", ["a", "b"], 3).name,) * 2, "holds rows of 2 tasks"),
+    "another subject in the query": (
+        "table",
+        lambda f: (table(f / "t.csv", ["a"], 3).name, table(f / "q.csv", ["b"], 3).name),
+        "holds rows of 'b', but the support those of 'a'",
+    ),
+    "a table without the outputs": (
+        "table",
+        lambda f: (table(f / "t.csv", ["a"], 3, level=False).name,) * 2,
+        "the column 'level' is missing",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_wrong_with_a_file_is_one_message_and_nothing_is_written(name, tmp_path):
+    kind, make, said = FILES[name]
+    support, query = make(tmp_path)
+    words = [f"--support={tmp_path / support}", f"--query={tmp_path / query}", f"--out={tmp_path / 'out.csv'}"]
+    outcome = metarun("predict", str(run(kind)), *words)
+    assert outcome.code == 2 and said in outcome.err and "Traceback" not in outcome.text
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_wrong_places_are_refused_before_the_run_is_loaded(photos):
+    for words, said in (
+        ([], "name labelled examples by --support"),
+        ([*of_folder(photos), f"--tasks={photos}"], "leave --support and --query out"),
+        ([f"--tasks={photos / 'absent'}"], "there is no such folder"),
+        ([f"--tasks={photos}"], "must hold one support and one query"),
+        ([*of_folder(photos), f"--out={photos}"], "that is a folder"),
+        ([*of_folder(photos), f"--out={photos / 'a' / 'b.csv'}"], "there is no folder"),
+    ):
+        outcome = metarun("predict", str(photos / "no run"), *words)
+        assert outcome.code == 2 and said in outcome.err, outcome.text
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_drawings_of_unseen_characters_are_told_apart_after_a_short_training(data_root, tmp_path):
+    folder = tmp_path / "run"
+    words = ["task=omniglot", "meta_learner=protonet", "base_learner=conv4", "base_learner.channels=16", "steps=60"]
+    budget = ["task.train_num_ways=20", "device=cpu", "evaluation.num_tasks=20", "evaluation.num_val_tasks=20"]
+    outcome = metarun(*words, *budget, "meta_batch_size=1", "evaluation.every=60", f"run_dir={folder}")
+    assert outcome.code == 0, outcome.text
+    with zipfile.ZipFile(data_root / "omniglot-py" / "images_evaluation.zip") as archive:
+        for c, place in enumerate(
+            ("Tibetan/character01", "Tengwar/character02", "ULOG/character03", "Keble/character04")
+        ):
+            members = sorted(name for name in archive.namelist() if f"/{place}/" in name and name.endswith(".png"))
+            for number, member in enumerate(members[:10]):
+                part = tmp_path / ("support" if number < 5 else "query") / f"sign{c}"
+                part.mkdir(parents=True, exist_ok=True)
+                (part / f"{number}.png").write_bytes(archive.read(member))
+    places = [f"--support={tmp_path / 'support'}", f"--query={tmp_path / 'query'}", f"--out={tmp_path / 'out.csv'}"]
+    outcome = metarun("predict", str(folder), *places)
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
+    assert np.mean([row["label"] == row["predicted"] for row in rows]) > 0.8, outcome.text
