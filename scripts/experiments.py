@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
+sys.path.insert(0, str(Path(__file__).parent))
+import receipt
+
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, PAGE = ROOT / "configs", ROOT / "docs" / "experiments.md"
 COMMAND = re.compile(r"# metarun experiment=(?P<name>[\w/]+) ?(?P<more>.*?)(?: {4,}(?P<note>.*))?$", re.M)
@@ -65,11 +68,11 @@ def experiment(name: str) -> Experiment:
     """One of them; raises SystemExit where its header does not begin with its command."""
     path = CONFIGS / "experiment" / f"{name}.yaml"
     text = path.read_text()
-    command, expect, receipt = COMMAND.search(text), EXPECT.search(text), RECEIPT.search(text)
+    command, expect, kept = COMMAND.search(text), EXPECT.search(text), RECEIPT.search(text)
     if not command or command["name"] != name:
         sys.exit(f"{path}: the second line must be '# metarun experiment={name} ...'.")
     said = re.sub(r"\n#\s+", " ", expect["all"]) if expect else ""
-    link = f"[{receipt[2]}]({receipt[1]})" if receipt else ""
+    link = f"[{kept[2]}]({kept[1]})" if kept else ""
     chosen, steps = decided(path)
     return Experiment(name, command["more"] or "", command["note"] or "", said, link, chosen, steps)
 
@@ -118,14 +121,17 @@ def page() -> str:
     columns = ("experiment", "learner", "network", "task", "data", "steps", "time", "reached", "paper")
     rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *(row(x) for x in found if x.expect)]
     budgets = [f"| `{x.name}` `{x.more}` | {x.note} |" for x in found if not x.expect]
-    return HEAD + "\n".join(rows) + "\n" + BUDGETS + "\n".join(budgets) + "\n"
+    shown = " ".join(sorted({name for x in found for name in re.findall(r"\[(\w+)\]", x.receipt)}))
+    ages = f"<!-- receipts: {shown} -->\n<!-- end of receipts -->\n\n"
+    text = HEAD + ages + "\n".join(rows) + "\n" + BUDGETS + "\n".join(budgets) + "\n"
+    return receipt.with_ages(text, PAGE)
 
 
 def main() -> None:
     if sys.argv[1:] == ["--check"]:
-        sys.exit(
-            0 if PAGE.is_file() and PAGE.read_text() == page() else f"{PAGE} is old: python scripts/experiments.py"
-        )
+        # how old a receipt is changes with the code, and receipt.py --tables writes it
+        found, made = (receipt.AGES.sub("", text) for text in (PAGE.read_text() if PAGE.is_file() else "", page()))
+        sys.exit(0 if found == made else f"{PAGE} is old: python scripts/experiments.py")
     if sys.argv[1:]:
         sys.exit(__doc__)
     PAGE.write_text(page())

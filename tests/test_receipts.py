@@ -39,7 +39,7 @@ def test_every_receipt_names_its_command_and_commit_and_no_path_of_a_machine():
         for kept in [content] if "command" in content else content.values():  # one run, or those of a matrix
             assert kept["command"].startswith("metarun ") or kept["command"].startswith("python ")
             assert re.fullmatch(r"[0-9a-f]{40}", kept["commit"])
-        assert not re.search(r'"/|=/|~/', path.read_text())
+        assert not re.search(r'"/(?!\()|=/|~/', path.read_text())  # "/(": a pattern
 
 
 def test_a_receipt_of_a_run_that_was_continued_has_the_command_of_all_its_steps():
@@ -74,7 +74,8 @@ def test_the_page_of_language_shows_its_receipts_and_every_cell_is_its_own_comma
     cells = language.cells()
     assert len({tuple(overrides) for overrides in cells.values()}) == len(cells) == 48
     for name, kept in json.loads(language.KEPT.read_text()).items():
-        assert kept["command"] == " ".join(["metarun", *cells[name]])
+        if not expiry.is_outdated(kept):  # the page says which ones are older than the code and its defaults
+            assert kept["command"] == " ".join(["metarun", *cells[name]])
 
 
 def test_the_page_of_own_data_shows_its_receipt_and_every_row_is_its_own_command():
