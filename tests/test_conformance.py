@@ -336,7 +336,7 @@ def test_adaptation_depends_on_the_support_set_and_not_on_the_query_set(case):
     assert not all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_a_tasks_loss_and_metrics_depend_neither_on_the_order_of_the_tasks_nor_on_vmap(case):
+def test_a_tasks_loss_depends_neither_on_the_order_of_the_tasks_nor_on_vmap(case):
     order = torch.tensor([2, 0, 1])
     straight = Looped().map(case.learner.meta_loss, case.theta, case.episodes)
     permuted = Vmapped(None).map(case.learner.meta_loss, case.theta, tree_map(lambda t: t[order], case.episodes))
@@ -373,7 +373,7 @@ def scores(case: Case) -> dict:
     return evaluate(subject, curve=True)
 
 
-def test_evaluation_changes_nothing_and_gives_a_theta_that_asks_for_gradients_its_scores(case):
+def test_evaluation_changes_nothing_though_theta_asks_for_gradients(case):
     before = bytes_of_the_world(case)
     expected = scores(case)
     assert bytes_of_the_world(case) == before

@@ -368,7 +368,7 @@ def test_what_changes_at_every_step_is_not_compiled_even_where_that_is_asked_for
     work = Workload(built.meta_loss, theta, episodes, steps=10**7, changes="always")
     choice = choose_execution(Auto(None, compile=compile_it), work)
     assert "compiled" not in choice.execution.describe()
-    assert any("changes at every step" in note for note in choice.notes)
+    assert any("draws numbers at every step" in note for note in choice.notes)
 
 
 def test_the_budget_is_for_the_graphs_of_all_parts(monkeypatch):

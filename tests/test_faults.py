@@ -170,7 +170,9 @@ def test_a_damaged_run_json_is_an_error_whose_advice_works(content, whole, tmp_p
 
 def test_a_run_folder_below_a_file_is_an_error(tmp_path):
     (tmp_path / "file").write_text("mine")
-    failed(metarun(*TINY, f"run_dir={tmp_path / 'file' / 'run'}"), "cannot write to the run folder", "run_dir=PATH")
+    outcome = metarun(*TINY, f"run_dir={tmp_path / 'file' / 'run'}")
+    assert outcome.code == 2, outcome.text
+    assert f"{tmp_path / 'file'} is a file; name a folder." in outcome.err
     assert (tmp_path / "file").read_text() == "mine"
 
 

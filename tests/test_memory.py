@@ -197,7 +197,8 @@ SMALL += ("evaluation.num_val_tasks=12", "evaluation.num_tasks=12")
 
 @pytest.fixture
 def tight(monkeypatch):
-    """The most tasks that there is memory for, in training and in evaluation; how a device says so; after how many steps."""
+    """The most tasks that there is memory for, in training and in evaluation; how a device says so; after how many
+    meta-gradients, of which each step and each validation takes one."""
     limits = {"train": 8, "evaluate": 50, "error": torch.OutOfMemoryError("no memory"), "steps": 99}
     plain = Vmapped.map
 
@@ -219,7 +220,7 @@ def tight(monkeypatch):
 def test_a_run_that_is_out_of_memory_says_so_once_and_ends_as_it_would_have(tight, error, tmp_path, capsys):
     expected = train(tmp_path / "roomy", *SMALL)
     capsys.readouterr()
-    tight |= {"train": 2, "error": error, "steps": 3}
+    tight |= {"train": 2, "error": error, "steps": 4}
     found = train(tmp_path / "tight", *SMALL)
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "out of memory" in line]
     assert "out of memory at step 3" in said
@@ -261,7 +262,7 @@ def test_scoring_out_of_memory_takes_fewer_tasks_at_a_time_and_says_so(tight, no
 
 def test_a_run_that_can_need_no_less_is_saved_and_says_what_to_do(tight, tmp_path):
     whole = train(tmp_path / "whole", *SMALL, "execution.inner_memory=stored")
-    tight |= {"train": 0, "steps": 4}
+    tight |= {"train": 0, "steps": 6}
     with pytest.raises(MetarunError, match=r"(?s)out of memory, with .*chunk=1 too: no memory.*resume=.*dtype=float32"):
         train(tmp_path / "half", *SMALL, "execution.inner_memory=stored")
     status = json.loads((tmp_path / "half" / "status.json").read_text())

@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams.backend_context import Context
 
 from metarun.commands import tensorboard
 from metarun.output.hparams import MergedColumns
-from metarun.output.metrics import Board
+from metarun.output.loggers.tensorboard import TensorBoard
 from tests.kept_runs import keep
 from tests.running import metarun
 
@@ -31,7 +31,7 @@ def logged(tmp_path_factory) -> Path:
     """Three finished runs with events, of two kinds of scores and settings."""
     root = tmp_path_factory.mktemp("runs")
     for name, (score, settings) in RUNS.items():
-        board = Board(keep(root / name), 0, score)
+        board = TensorBoard(keep(root / name), 0, score)
         board.begun("seed: 0", settings)
         board.validation(5, {f"val/{score}": 0.5, "val/query_loss": 1.0})
         board.test(10, {f"test/{score}": 0.75, "test/query_loss": 1.0})

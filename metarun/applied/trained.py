@@ -64,13 +64,13 @@ def trained(path: Path, overrides: list[str], checkpoint: str, config_dirs: list
         raise ConfigError([f"{folder.path} holds no run (no config.yaml)."])
     if checkpoint not in ("best", "last"):
         raise ConfigError([f"--checkpoint is {checkpoint!r}; use best or last."])
+    fitted = folder.fitted()
+    cfg = changed(read_config(folder.path / "config.yaml"), overrides, config_dirs)
     saved = folder.checkpoints / f"{checkpoint}.pt"
     if not saved.exists():
         state = folder.read_status()["state"]
         rule = "A run writes it at its first validation: let it go on, by metarun resume=RUN."
         raise ConfigError([f"there is no checkpoint {saved} (the run's state: {state}). {rule}"])
-    fitted = folder.fitted()
-    cfg = changed(read_config(folder.path / "config.yaml"), overrides, config_dirs)
     try:
         experiment = build(cfg, fitted)
     except ConfigError as error:

@@ -63,7 +63,7 @@ class ImageData:
 
 
 class ImageClasses(PreparedTask):
-    """Episodes of images: x [B, N * K, channels, height, width] in [0, 1], y [B, N * K] class-major (query set: N * Q).
+    """Episodes of images: x [B, N * K, channels, height, width] in [0, 1], y [B, N * K] (query set: N * Q).
 
     ``train_*`` replace the sizes of the split "train" where they are not None; ``augmentation`` changes its images.
     """
@@ -100,9 +100,7 @@ class ImageClasses(PreparedTask):
         self.prepared, self.split_of = (self.images,), named.splits_of(self.images.names)
         self.pools = self._pools_of(self.images.names, self.images.counts, named, augmentation)
         self.group_of = named.groups and named.groups(self.images)
-        self.grouped = (
-            {} if self.group_of is None else {s: GroupedPool.of(p, self.group_of) for s, p in self.pools.items()}
-        )
+        self.grouped = self._grouped()
         of_groups = {split: grouped.classes for split, grouped in self.grouped.items()}
         if problems := self._problems(of_groups or self.pools, named):  # where copies were left out
             raise DataProblems(problems)
@@ -110,6 +108,12 @@ class ImageClasses(PreparedTask):
         self.spec = class_spec(self.images.rows.shape[1:], self.sizes, len(self.pools["train"].names))
         augmentation.check(self.spec.input_shape)
         self.pixels = pixels_on(device, self.images.rows)
+
+    def _grouped(self) -> dict[str, GroupedPool]:
+        """The pools of every split by group; none where the images have no groups."""
+        if self.group_of is None:
+            return {}
+        return {split: GroupedPool.of(pool, self.group_of) for split, pool in self.pools.items()}
 
     def _problems(self, pools: dict[str, ClassPool], named: ImageData) -> list[str]:
         """What the pools lack for episodes, but for splits that nobody said must have classes."""

@@ -26,7 +26,7 @@ from metarun.tasks.images import image_batch, pixels_on, show_classes
 from metarun.tasks.omniglot_files import OMNIGLOT, SIDE, Resize, Scheme, characters, drawing, splits_of
 from metarun.tasks.sources import PreparedTask
 from metarun.tasks.splits import train_share
-from metarun.tasks.store import Source
+from metarun.tasks.store import Prepared, Source
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +36,7 @@ Rotations = Literal["none", "per_task", "per_episode", "as_classes"]
 
 
 class Omniglot(PreparedTask):
-    """Handwritten characters 28 x 28: x [B, N * K, 1, 28, 28] in [0, 1], y [B, N * K] class-major (query set: N * Q).
+    """Handwritten characters 28 x 28: x [B, N * K, 1, 28, 28] in [0, 1], y [B, N * K] (query set: N * Q).
 
     ``train_*`` replace the sizes of the split "train" where they are not None. ``trainval``: "train" reads the classes
     of "val" too; "val" stays as it is. ``rotations`` by multiples of 90 degrees, alike in every split: "per_task" turns
@@ -74,15 +74,7 @@ class Omniglot(PreparedTask):
 
         images = characters(resize).source(data_root, download).prepared()
         self.prepared = (images,)
-        members = {"test": {"test"}, "val": {"val"}, "train": {"train", "val"} if trainval else {"train"}}
-        of_class = splits_of(split, images.names, OMNIGLOT.files[0].num_classes)
-        classes = {
-            s: [name for name, of in zip(images.names, of_class, strict=True) if of in members[s]] for s in members
-        }
-        used = {s: train_share(names, train_fraction) if s == "train" else {*names} for s, names in classes.items()}
-        self.pools = {
-            s: ClassPool.of(images.names, images.counts, [name in used[s] for name in images.names]) for s in used
-        }
+        self.pools = self._pools(images, train_fraction)
         self.choices = f"rotations {rotations}" + (f", share {train_fraction:g}" if train_fraction < 1 else "")
         if rotations == "as_classes":
             self.pools = {s: pool.repeated(4) for s, pool in self.pools.items()}
@@ -91,6 +83,17 @@ class Omniglot(PreparedTask):
         self.turns = 4 if rotations in ("per_task", "per_episode") else 1
         self.spec = class_spec((1, SIDE, SIDE), self.sizes, self.turns * len(self.pools["train"].names))
         self.pixels = pixels_on(device, images.rows[:, None])  # [num_images, 1, 28, 28]
+
+    def _pools(self, images: Prepared, train_fraction: float) -> dict[str, ClassPool]:
+        """The characters of each split, of "train" that share."""
+        members = {"test": {"test"}, "val": {"val"}, "train": {"train", "val"} if self.trainval else {"train"}}
+        of_class = splits_of(self.split, images.names, OMNIGLOT.files[0].num_classes)
+        pools = {}
+        for split, parts in members.items():
+            names = {name for name, of in zip(images.names, of_class, strict=True) if of in parts}
+            used = train_share(sorted(names), train_fraction) if split == "train" else names
+            pools[split] = ClassPool.of(images.names, images.counts, [name in used for name in images.names])
+        return pools
 
     @staticmethod
     def sources(data_root: str, download: bool, resize: Resize = "lanczos") -> list[Source]:
