@@ -46,11 +46,15 @@ def maml_outputs(learner: Any, theta: dict[str, Tensor], episode: Any) -> list[T
 
 
 def protonet_outputs(learner: Any, theta: dict[str, Tensor], episode: Any) -> list[Tensor]:
-    """Minus the squared distances of the queries to the class means."""
+    """Minus the squared distances of the queries to the class means; or the cosines, times a learned scale."""
     body, (support, query, *_) = learner.base_learner.body, episode
-    z = functional_call(body, theta, (support.x,))
+    embedding = theta["embedding"] if learner.distance == "cosine" else theta
+    z = functional_call(body, embedding, (support.x,))
     means = torch.stack([z[support.y == n].mean(0) for n in range(learner.num_ways)])
-    return [-((functional_call(body, theta, (query.x,))[:, None] - means) ** 2).sum(-1)]
+    asked = functional_call(body, embedding, (query.x,))[:, None]
+    if learner.distance == "cosine":
+        return [theta["scale"] * F.cosine_similarity(asked, means, dim=-1)]
+    return [-((asked - means) ** 2).sum(-1)]
 
 
 WRITTEN_OUT = {"MAML": maml_outputs, "ProtoNet": protonet_outputs}

@@ -221,9 +221,9 @@ PHASES = {
     "composing": ("metarun.config.compose.composed", 1),
     "measuring": ("metarun.execution.choosing._milliseconds", 2),
     "compiling": ("metarun.execution.compiled.lowered", 1),
-    "training": ("metarun.execution.execution.Execution.mean_grad", 8),
-    "validating": ("metarun.evaluation.scoring.evaluate", 3),
-    "testing": ("metarun.evaluation.scoring.evaluate", 5),
+    "training": ("metarun.execution.execution.Execution.mean_grad", 10),
+    "validating": ("metarun.evaluation.whole.score_episodes", 3),
+    "testing": ("metarun.evaluation.whole.score_episodes", 5),
 }
 
 
