@@ -1,9 +1,14 @@
 """What a run says of its scores at the end: what they are worth, and what they depend on."""
 
+import numpy as np
 import pytest
+import torch
 
 from metarun.config.experiment import Experiment
-from metarun.evaluation.estimates import Estimate
+from metarun.evaluation.estimates import Estimate, estimate
+from metarun.evaluation.intervals import half_width
+from metarun.evaluation.records import EpisodeScores
+from metarun.evaluation.whole import Evaluation
 from metarun.output.summary import conditions, summary
 from tests.composing import experiment
 
@@ -18,10 +23,22 @@ def prototypes() -> Experiment:
     return experiment("task=prototypes")
 
 
-def last_line(x: Experiment, trained: tuple[float, float], untrained: tuple[float, float]) -> str:
+def values(mean: float, ci95: float, period: int, n: int = 608) -> np.ndarray:
+    """Scores of n episodes with that mean and interval; those of periods 1, 2, 4, ... do not correlate."""
+    deviation = ci95 / half_width(1.0, n) * np.sqrt((n - 1) / n)
+    return mean + deviation * (1 - 2 * (np.arange(n) // period % 2))
+
+
+def evaluation(x: Experiment, trained: np.ndarray, untrained: np.ndarray) -> Evaluation:
+    """What has these scores in each episode."""
     name = x.task.spec.objective.score_name
-    scores = {name: Estimate(*trained, 600), f"baseline_{name}": Estimate(*untrained, 600)}
-    return summary(x, scores, 100).splitlines()[-1]
+    scores = {name: trained, f"baseline_{name}": untrained}
+    told = {key: estimate(torch.from_numpy(found)) for key, found in scores.items()}
+    return Evaluation(told, episodes=[EpisodeScores("test", scores)])
+
+
+def last_line(x: Experiment, trained: tuple[float, float], untrained: tuple[float, float]) -> str:
+    return summary(x, evaluation(x, values(*trained, 1), values(*untrained, 2)), 100).splitlines()[-1]
 
 
 def test_the_summary_tells_the_score_without_training_and_what_gets_it(prototypes, sinusoid):
@@ -44,6 +61,14 @@ def test_the_last_line_says_where_training_did_not_help(prototypes, sinusoid, tr
     assert last_line(sinusoid, (1 - trained, 0.03), (0.5, 0.04)) == f"training did not help: {said}"
 
 
+def test_training_is_compared_with_its_baseline_episode_by_episode(prototypes):
+    """One point better in every episode, of which some are far harder than others."""
+    hard = values(0.5, 0.04, 1)
+    assert "did not help" not in summary(prototypes, evaluation(prototypes, hard + 0.01, hard), 100)
+    said = summary(prototypes, evaluation(prototypes, hard + values(-0.01, 0.001, 2), hard), 100)
+    assert said.splitlines()[-1] == "training did not help: training made it worse by 0.0100 +- 0.0010"
+
+
 def test_a_score_beyond_the_interval_is_no_complaint(prototypes):
     assert "did not help" not in last_line(prototypes, (0.56, 0.03), (0.5, 0.04))
 
@@ -57,20 +82,20 @@ def test_a_score_beyond_the_interval_is_no_complaint(prototypes):
     ],
 )
 def test_a_run_that_ends_with_its_start_says_so(prototypes, untrained, said):
-    scores = {"accuracy": Estimate(0.45, 0.03, 600), "baseline_accuracy": Estimate(untrained, 0.04, 600)}
+    found = evaluation(prototypes, values(0.45, 0.03, 1), values(untrained, 0.04, 2))
     expected = f"training did not help: the best checkpoint is the start{said}"
-    assert summary(prototypes, scores, 0).splitlines()[-1] == expected
+    assert summary(prototypes, found, 0).splitlines()[-1] == expected
 
 
 def test_a_start_without_a_baseline_is_said_too(sinusoid):
-    assert summary(sinusoid, {"mse": Estimate(1.0, 0.1, 600)}, 0).splitlines() == [
+    assert summary(sinusoid, Evaluation({"mse": Estimate(1.0, 0.1, 600)}), 0).splitlines() == [
         "test/mse = 1.0000 +- 0.1000 (95% CI, 600 tasks)",
         "training did not help: the best checkpoint is the start",
     ]
 
 
 def test_scores_without_a_baseline_are_no_complaint(sinusoid):
-    assert summary(sinusoid, {"mse": Estimate(1.0, 0.1, 600)}, 100).splitlines() == [
+    assert summary(sinusoid, Evaluation({"mse": Estimate(1.0, 0.1, 600)}), 100).splitlines() == [
         "test/mse = 1.0000 +- 0.1000 (95% CI, 600 tasks)"
     ]
 
@@ -83,9 +108,14 @@ def test_over_tasks_elsewhere_the_mean_is_compared_with_the_mean_without_trainin
         "harmonics/mse": Estimate(4, 0.1, 10),
     }
     scores |= {"sinusoid/baseline_mse": Estimate(3, 0.3, 10), "harmonics/baseline_mse": Estimate(1, 0.4, 10)}
-    lines = summary(x, scores, 100).splitlines()
+    of_each = {"sinusoid": (values(1, 0.1, 1), values(3, 0.3, 2)), "harmonics": (values(4, 0.1, 4), values(1, 0.4, 8))}
+    parts = [
+        EpisodeScores("test", {"mse": trained, "baseline_mse": untrained}, task=name)
+        for name, (trained, untrained) in of_each.items()
+    ]
+    lines = summary(x, Evaluation(scores, episodes=parts), 100).splitlines()
     assert "without any training (ridge regression of the support): 2.0000 +- 0.2500" in lines
-    assert lines[-1] == "training did not help: training made it worse by 0.5000 +- 0.2693"
+    assert lines[-1] == "training did not help: training made it worse by 0.5000 +- 0.2598"  # sqrt(0.27) / 2
 
 
 def test_batch_norm_over_queries_is_said_with_their_number():

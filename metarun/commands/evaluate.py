@@ -49,7 +49,7 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     over = {f"{split}/{name}": evaluation.over[name] for name in shown if name in evaluation.over}
     show(title, ("metric", "mean"), {f"{split}/{name}": score for name, score in shown.items()}, digits=4, over=over)
     training: Any = OmegaConf.to_container(read_config(run.folder.path / "config.yaml").task)
-    for line in conditions(experiment, split, training) + verdict(experiment, scores, run.step):
+    for line in conditions(experiment, split, training) + verdict(experiment, evaluation, run.step):
         print(line)
     content |= {"seconds": time.time() - started}
     where = run.write(name_of(overrides, split, checkpoint), content, evaluation)

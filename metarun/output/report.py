@@ -182,7 +182,7 @@ class Reporter:
         write_results(self.folder.path / "results.json", content, evaluation)
         self.latest = {f"test/{self.score}": scores[self.score].mean}
         values = {f"test/{name}": estimate.mean for name, estimate in scores.items()}
-        self.summary = summary(experiment, scores, step, evaluation.over)
+        self.summary = summary(experiment, evaluation, step)
         self.tell(lambda sink: sink.note(self.summary))
         self.tell(lambda sink: sink.test(experiment.steps, values))
         if f"{self.score}_step_1" in scores:

@@ -5,11 +5,15 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+import torch
+
 from metarun.config.experiment import Experiment
 from metarun.evaluation.baselines import baseline_name
-from metarun.evaluation.estimates import Estimate, mean_of
+from metarun.evaluation.estimates import Estimate, estimate, mean_of
 from metarun.evaluation.eval_mode import modules_of
 from metarun.evaluation.intervals import Over
+from metarun.evaluation.whole import Evaluation
 from metarun.models.norm_state import norms
 from metarun.output.terminal import plain
 
@@ -30,9 +34,9 @@ def condensed(scores: dict[str, Estimate]) -> dict[str, Estimate]:
     return {name: score for name, score in scores.items() if step_of(name) in (*STEPS_SHOWN, last)}
 
 
-def summary(experiment: Experiment, scores: dict[str, Estimate], step: int, over: Mapping[str, Over] = NOWHERE) -> str:
+def summary(experiment: Experiment, evaluation: Evaluation, step: int) -> str:
     """The final scores, of the checkpoint of ``step``, those without training and elsewhere, and what they depend on."""
-    name = experiment.task.spec.objective.score_name
+    name, scores, over = experiment.task.spec.objective.score_name, evaluation.scores, evaluation.over
     final = scores[name]
     lines = [f"test/{name} = {final.mean:.4f} +- {final.ci95:.4f} (95% CI, {final.n} tasks){_over(over.get(name))}"]
     for other in experiment.suite.elsewhere:
@@ -45,7 +49,7 @@ def summary(experiment: Experiment, scores: dict[str, Estimate], step: int, over
     curve = {step_of(key): score.mean for key, score in condensed(scores).items() if key.startswith(steps)}
     if curve:
         lines.append(f"after adaptation step {plain({f'{k}:': value for k, value in curve.items()})}")
-    return "\n".join([*lines, *conditions(experiment, "test"), *verdict(experiment, scores, step)])
+    return "\n".join([*lines, *conditions(experiment, "test"), *verdict(experiment, evaluation, step)])
 
 
 def _over(over: Over | None) -> str:
@@ -71,17 +75,26 @@ def without_training(experiment: Experiment, scores: dict[str, Estimate]) -> tup
     return ", ".join(found), mean_of([estimate for estimates in found.values() for estimate in estimates])
 
 
-def verdict(experiment: Experiment, scores: dict[str, Estimate], step: int) -> list[str]:
+def gain_of_training(experiment: Experiment, evaluation: Evaluation) -> Estimate:
+    """By how much the score is better than that without training, episode by episode; over tasks elsewhere the mean."""
+    objective, gains = experiment.task.spec.objective, []
+    for part in evaluation.episodes:
+        key, _ = baseline_name(
+            experiment.suite.elsewhere.get(part.task, experiment.suite.own).task, objective.score_name
+        )
+        gains.append(part.all[objective.score_name] - part.all[key])
+    gain = torch.from_numpy(np.mean(gains, 0))
+    return estimate(gain if objective.higher_is_better else -gain)
+
+
+def verdict(experiment: Experiment, evaluation: Evaluation, step: int) -> list[str]:
     """A line where training did not help: where the checkpoint, of ``step``, is the start, or its score is not above that
-    without training by more than their interval."""
-    found = without_training(experiment, scores)
+    without training by more than the interval of their difference."""
+    found = without_training(experiment, evaluation.scores)
     start = ["training did not help: the best checkpoint is the start"] * (step == 0)
     if found is None:
         return start
-    objective = experiment.task.spec.objective
-    final, baseline = scores[objective.score_name], found[1]
-    gain = (final.mean - baseline.mean) * (1 if objective.higher_is_better else -1)
-    interval = math.hypot(final.ci95, baseline.ci95)  # of a difference, as if other episodes had given the two
+    gain, interval, _ = gain_of_training(experiment, evaluation)
     if start and gain < -interval:
         return [f"{start[0]}, and {found[0]} would be better by {-gain:.4f} +- {interval:.4f}"]
     if start or gain > interval:
