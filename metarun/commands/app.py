@@ -62,6 +62,26 @@ def evaluate(
     evaluate_run(run, overrides or [], split, checkpoint, folders)
 
 
+@app.command()
+def explain(
+    run: Annotated[Path, typer.Argument(help="the run's folder")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="task.num_shots=5 evaluation.inner_steps=10 ...")
+    ] = None,
+    split: Annotated[str, typer.Option(help="test, val or train")] = "test",
+    tasks: Annotated[int | None, typer.Option(help="their number; default 100")] = None,
+    checkpoint: Annotated[str, typer.Option(help="best or last")] = "best",
+    to: Annotated[Path | None, typer.Option(help="a folder for the files; default RUN/explanations/NAME")] = None,
+    config_dir: ConfigDir = [],  # noqa: B006
+    allow: Allow = [],  # noqa: B006
+) -> None:
+    """Say what a finished run's adaptation does: to the layers, losses, gradients, confidence and mistakes."""
+    folders = _prepared_process(config_dir, allow)
+    from metarun.commands.explain import explain_run
+
+    explain_run(run, overrides or [], split, tasks, checkpoint, to, folders)
+
+
 @data.command("list")
 def list_(
     overrides: Annotated[list[str] | None, typer.Argument(help="data_root=DIR")] = None,

@@ -33,7 +33,7 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     if split not in ("train", "val", "test"):
         raise ConfigError([f"--split is {split!r}; use train, val or test."])
     run = trained(path, overrides, checkpoint, config_dirs)
-    experiment, started = _for_split(run.experiment, split), time.time()
+    experiment, started = for_split(run.experiment, split), time.time()
     experiment.suite.require(split)
     subject = experiment.subject(run.theta, split, experiment.num_test_tasks, run.execution)
     with calibrated(experiment.learner, run.theta, run.training_task, run.execution):
@@ -56,7 +56,7 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     print(f"results: {as_shown(where)}")
 
 
-def _for_split(experiment: Experiment, split: str) -> Experiment:
+def for_split(experiment: Experiment, split: str) -> Experiment:
     """The experiment as it is for validation and test; for training tasks with these alone, and the ways that they have."""
     if split != "train":
         return experiment

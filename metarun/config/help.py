@@ -15,6 +15,7 @@ COMMANDS = {
     "rerun": "run the same configuration again: are its numbers the same, bit by bit, or what differs?",
     "tensorboard": "start TensorBoard on a run or a folder of runs: metarun tensorboard DIR --port 6007",
     "evaluate": "score a finished run again, with other steps, shots, ways or data",
+    "explain": "what adaptation does, in figures and a page: layers, losses, gradients, calibration, mistakes",
     "predict": "adapt a finished run's model to your labelled examples, and predict others",
     "export": "write a finished run's weights, and a program that adapts and predicts without metarun",
     "control": "let a finished run's model control unknown systems: return after K transitions seen",

@@ -20,10 +20,7 @@ class TensorBoard(Sink):
     def __init__(self, folder: Path, resume_step: int, score: str = "") -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # TensorBoard reads a run's files in the order of the second in their names
-        parts = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")]
-        seconds = [int(part) for part in parts if part.isdecimal()]  # others are not TensorBoard's
-        time.sleep(min(1.0, max(0.0, max(seconds, default=0) + 1 - time.time())))
+        _wait_for_a_later_name(folder)
         self.writer = SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else 0)
         names = [f"test/{score}", f"val/{score}", "val/query_loss", "train/query_loss"] if score else []
         self.columns = dict.fromkeys(names, 0.0)
@@ -87,3 +84,20 @@ class TensorBoard(Sink):
     def _add(self, summary: Any) -> None:
         assert self.writer.file_writer is not None  # None only after close()
         self.writer.file_writer.add_summary(summary)
+
+
+def add_figures(folder: Path, figures: dict[str, Any], step: int) -> None:
+    """Show figures of matplotlib beside what a run has told, in an event file of their own; nothing is purged."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    _wait_for_a_later_name(folder)
+    with SummaryWriter(str(folder)) as writer:
+        for name, figure in figures.items():
+            writer.add_figure(name, figure, step)
+
+
+def _wait_for_a_later_name(folder: Path) -> None:
+    """Wait until a new event file is read last: TensorBoard reads them in the order of the second in their names."""
+    parts = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")]
+    seconds = [int(part) for part in parts if part.isdecimal()]  # others are not TensorBoard's
+    time.sleep(min(1.0, max(0.0, max(seconds, default=0) + 1 - time.time())))

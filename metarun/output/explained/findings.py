@@ -1,0 +1,89 @@
+"""The main findings of an explanation, as a table of a few rows."""
+
+from typing import Any
+
+from metarun.output.tables import Score, Table
+
+BODY = "body"
+
+
+def findings(parts: dict[str, Any], score: str) -> Table:
+    """What was found, a row each: a mean with its interval over tasks where there is one."""
+    rows = [
+        *_of_steps(parts["steps"]["rows"], score),
+        *_of_layers(parts.get("layers", {}).get("rows", [])),
+        *_of_gradients(parts),
+        *_of_predictions(parts),
+        *(
+            (f"{end} episode", f"{parts['episodes'][end]['episode']}: {score} {parts['episodes'][end]['score']:.4g}")
+            for end in ("best", "worst")
+        ),
+    ]
+    return Table(("what", "found"), rows)
+
+
+def score_of(estimate: dict[str, Any]) -> Score:
+    """An estimate of the JSON file as a cell."""
+    return Score(estimate["mean"], estimate["ci95"], estimate["n"])
+
+
+def _of_steps(rows: list[dict[str, Any]], score: str) -> list[tuple[str, Any]]:
+    last = rows[-1]
+    after = f"after {len(rows) - 1} steps" if len(rows) > 1 else "after adaptation"
+    found: list[tuple[str, Any]] = []
+    if len(rows) > 1:
+        found.append((f"{score} before adaptation", score_of(rows[0][f"query_{score}"])))
+    found.append((f"{score} {after}", score_of(last[f"query_{score}"])))
+    if len(rows) > 1:
+        first, end = rows[0]["support_loss"]["mean"], last["support_loss"]["mean"]
+        found.append(("support loss", f"{first:.4g} -> {end:.4g}"))
+    first, end = rows[0]["query_loss"]["mean"], last["query_loss"]["mean"]
+    found.append(("query loss", f"{first:.4g} -> {end:.4g}" if len(rows) > 1 else f"{end:.4g}"))
+    return found
+
+
+def _of_layers(rows: list[dict[str, Any]]) -> list[tuple[str, Any]]:
+    """The layers that change most and least, and whose outputs do; of the body what its features do."""
+    single = [row for row in rows if row["layer"] != BODY]
+    moved = [row for row in single if row["change"] and row["change"]["mean"] is not None]
+    seen = [row for row in single if row["cka"] and row["cka"]["mean"] is not None]
+    found: list[tuple[str, Any]] = []
+    if moved:
+        far, near = (choose(moved, key=lambda row: row["change"]["mean"]) for choose in (max, min))
+        found.append(("layer that changes most", f"{far['layer']}: by {far['change']['mean']:.3g} of its length"))
+        found.append(("layer that changes least", f"{near['layer']}: by {near['change']['mean']:.3g}"))
+    if seen:
+        other = min(seen, key=lambda row: row["cka"]["mean"])
+        found.append(("outputs least alike (CKA)", f"{other['layer']}: {other['cka']['mean']:.3g}"))
+    found += [
+        ("features of the body (CKA)", score_of(row["cka"])) for row in rows if row["layer"] == BODY and row["cka"]
+    ]
+    return found
+
+
+def _of_gradients(parts: dict[str, Any]) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    if "gradient_alignment" in parts:
+        found.append(("cosine of support and query gradients", score_of(parts["gradient_alignment"]["cosine"])))
+    if "tasks_alignment" in parts:
+        part = parts["tasks_alignment"]
+        words = f"{part['mean']:.3g} on average; {part['share_above_zero']:.0%} of the pairs above 0"
+        found.append((f"cosine of {part['num_tasks']} tasks' meta-gradients", words))
+    return found
+
+
+def _of_predictions(parts: dict[str, Any]) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    part = parts.get("calibration", {"kind": ""})
+    if part["kind"] == "classes":
+        found.append(("expected calibration error", f"{part['error']:.3f}"))
+    if part["kind"] == "intervals":
+        within = part["coverage"][part["levels"].index(0.95)]
+        found.append(("targets within 95% intervals", f"{within:.1%}"))
+    if part["kind"] == "residuals":
+        found.append(("residuals", f"mean {part['bias']:.3g}, root mean square {part['rmse']:.3g}"))
+    if parts.get("confusion", {}).get("pairs"):
+        worst = parts["confusion"]["pairs"][0]
+        words = f"{worst['true']} for {worst['taken']}: {worst['times']} of {worst['number']}"
+        found.append(("most frequent mistake", words))
+    return found
