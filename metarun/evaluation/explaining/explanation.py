@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarun.core import Episode, Params
+from metarun.core import Episode, MetaLearner, Params
 from metarun.errors import refuse_divergence
 from metarun.evaluation.estimates import estimate
 from metarun.evaluation.eval_mode import fixed_draws
@@ -25,7 +25,7 @@ from metarun.evaluation.explaining.numbers import (
     recalled,
     reliability,
 )
-from metarun.evaluation.explaining.observed import Observed, observe, takes_steps
+from metarun.evaluation.explaining.observed import BODY, Observed, observe, takes_steps
 from metarun.evaluation.explaining.of_one import curve, embedding
 from metarun.evaluation.scoring import Subject
 from metarun.execution.execution import Execution, MetaLoss
@@ -102,6 +102,7 @@ def layers(subject: Subject, seen: Sequence[Observed]) -> dict[str, Any] | str:
     rows = [
         {
             "layer": name,
+            "kind": kind_of(subject.learner, name),
             "parameters": seen[0].sizes.get(name),
             "change": told(one.change[name] for one in seen) if name in seen[0].change else None,
             "cka": told(one.similarity[name] for one in seen) if name in seen[0].similarity else None,
@@ -109,6 +110,13 @@ def layers(subject: Subject, seen: Sequence[Observed]) -> dict[str, Any] | str:
         for name in names
     ]
     return {"rows": rows}
+
+
+def kind_of(learner: MetaLearner, layer: str) -> str | None:
+    """The class of a layer of the base learner; None of the whole body, and of what is none of its layers."""
+    net = getattr(learner, "base_learner", None)
+    modules = {} if net is None or layer == BODY else dict(net.named_modules())
+    return type(modules[layer]).__name__ if layer in modules else None
 
 
 def steps(seen: Sequence[Observed]) -> dict[str, Any]:

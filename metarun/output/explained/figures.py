@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from metarun.output.explained.findings import named
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -50,7 +52,7 @@ def layers(part: dict[str, Any]) -> "Figure":
         panel.barh(places[shown], means[shown], xerr=whiskers, color=AFTER, height=0.65, error_kw={"lw": 1})
         panel.set_title(title, fontsize=10, loc="left")
         panel.grid(axis="x", alpha=0.3)
-    panels[0].set_yticks(places, [row["layer"] for row in rows], fontsize=8, parse_math=False)
+    panels[0].set_yticks(places, [named(row) for row in rows], fontsize=8, parse_math=False)
     panels[0].invert_yaxis()
     panels[1].set_xlim(0, 1.02)
     return figure
@@ -63,7 +65,8 @@ def steps(part: dict[str, Any], score: str) -> "Figure | None":
     rows = part["rows"]
     if len(rows) < 2:
         return None
-    names = [name for name in ("loss", score) if f"query_{name}" in rows[0]]
+    same = all(row["query_loss"] == row[f"query_{score}"] for row in rows)  # the score is the loss
+    names = ["loss"] if same else ["loss", score]
     figure, panels = _panels(len(names), 4.5 * len(names), 3.2)
     for panel, name in zip(panels, names, strict=True):
         for which, color in (("support", SUPPORT), ("query", QUERY)):
@@ -83,7 +86,8 @@ def tasks_alignment(part: dict[str, Any]) -> "Figure":
     figure, (panel,) = _panels(1, 4.6, 3.8)
     image = panel.imshow(np.array(part["matrix"], float), vmin=-1, vmax=1, cmap="RdBu")
     figure.colorbar(image, ax=panel, label="cosine")
-    panel.set(xlabel="training task", ylabel="training task")
+    ticks = range(0, len(part["matrix"]), 5)
+    panel.set(xlabel="training task", ylabel="training task", xticks=ticks, yticks=ticks)
     return figure
 
 
@@ -92,7 +96,8 @@ def gradient_alignment(part: dict[str, Any]) -> "Figure":
     figure, (panel,) = _panels(1, 4.6, 3)
     panel.hist(part["values"], bins=np.linspace(-1, 1, 41), color=AFTER)
     panel.axvline(0, color="0.4", linewidth=0.8)
-    panel.set(xlabel="cosine of a task's support and query gradients", ylabel="tasks", xlim=(-1, 1))
+    panel.set(xlabel="cosine of a task's support and query gradients", ylabel="tasks")
+    panel.set(xlim=(-1, 1), xticks=(-1, -0.5, 0, 0.5, 1))
     return figure
 
 
@@ -110,7 +115,7 @@ def _reliability(part: dict[str, Any]) -> "Figure":
     panel.plot(np.array(part["confidence"], float), np.array(part["accuracy"], float), ".", color=SUPPORT)
     panel.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     panel.set_title(f"expected calibration error {part['error']:.3f}", fontsize=10, loc="left")
-    panel.legend(frameon=False, fontsize=8)
+    panel.legend(frameon=False, fontsize=8, loc="upper left")
     counts.bar(middles, part["counts"], width=0.9 / bins, color="0.6")
     counts.set(xlabel="confidence", ylabel="queries", xlim=(0, 1))
     return figure
@@ -142,15 +147,17 @@ def confusion(part: dict[str, Any]) -> "Figure | None":
     """Bars of the most frequent mistakes and of the hardest classes; None where there is no mistake."""
     if not part["pairs"]:
         return None
-    pairs = [(f"{_short(p['true'])} → {_short(p['taken'])}", p["times"] / p["number"]) for p in part["pairs"]]
-    hardest = [(_short(c["class"]), c["right"] / c["number"]) for c in part["hardest"]]
+    pairs = [(f"{_short(p['true'])} → {_short(p['taken'])}", p["times"], p["number"]) for p in part["pairs"]]
+    hardest = [(_short(c["class"]), c["right"], c["number"]) for c in part["hardest"]]
     figure, panels = _panels(2, 11, 0.3 * max(len(pairs), len(hardest)) + 1.1)
     titles = ("share mistaken (class → taken for)", "share recognised (hardest classes)")
     for panel, values, color, title in zip(panels, (pairs, hardest), (SUPPORT, AFTER), titles, strict=True):
-        panel.barh(range(len(values)), [value for _, value in values], color=color, height=0.65)
-        panel.set_yticks(range(len(values)), [name for name, _ in values], fontsize=8, parse_math=False)
+        panel.barh(range(len(values)), [times / number for _, times, number in values], color=color, height=0.65)
+        panel.set_yticks(range(len(values)), [name for name, *_ in values], fontsize=8, parse_math=False)
+        for row, (_, times, number) in enumerate(values):
+            panel.text(times / number + 0.01, row, f"{times} of {number}", fontsize=8, va="center")
         panel.set_title(title, fontsize=10, loc="left")
-        panel.set_xlim(0, 1)
+        panel.set(xlim=(0, 1.15), xticks=(0, 0.25, 0.5, 0.75, 1))
         panel.invert_yaxis()
         panel.grid(axis="x", alpha=0.3)
     return figure

@@ -27,6 +27,13 @@ def score_of(estimate: dict[str, Any]) -> Score:
     return Score(estimate["mean"], estimate["ci95"], estimate["n"])
 
 
+def named(row: dict[str, Any]) -> str:
+    """The name of a layer for people."""
+    if row["layer"] == BODY:
+        return "body, as a whole"
+    return f"{row['layer']} ({row['kind']})" if row["kind"] else str(row["layer"])
+
+
 def _of_steps(rows: list[dict[str, Any]], score: str) -> list[tuple[str, Any]]:
     last = rows[-1]
     after = f"after {len(rows) - 1} steps" if len(rows) > 1 else "after adaptation"
@@ -50,11 +57,11 @@ def _of_layers(rows: list[dict[str, Any]]) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     if moved:
         far, near = (choose(moved, key=lambda row: row["change"]["mean"]) for choose in (max, min))
-        found.append(("layer that changes most", f"{far['layer']}: by {far['change']['mean']:.3g} of its length"))
-        found.append(("layer that changes least", f"{near['layer']}: by {near['change']['mean']:.3g}"))
+        found.append(("layer that changes most", f"{named(far)}: by {far['change']['mean']:.3g} of its length"))
+        found.append(("layer that changes least", f"{named(near)}: by {near['change']['mean']:.3g}"))
     if seen:
         other = min(seen, key=lambda row: row["cka"]["mean"])
-        found.append(("outputs least alike (CKA)", f"{other['layer']}: {other['cka']['mean']:.3g}"))
+        found.append(("outputs least alike (CKA)", f"{named(other)}: {other['cka']['mean']:.3g}"))
     found += [
         ("features of the body (CKA)", score_of(row["cka"])) for row in rows if row["layer"] == BODY and row["cka"]
     ]
@@ -67,7 +74,7 @@ def _of_gradients(parts: dict[str, Any]) -> list[tuple[str, Any]]:
         found.append(("cosine of support and query gradients", score_of(parts["gradient_alignment"]["cosine"])))
     if "tasks_alignment" in parts:
         part = parts["tasks_alignment"]
-        words = f"{part['mean']:.3g} on average; {part['share_above_zero']:.0%} of the pairs above 0"
+        words = f"{part['mean']:.2f} on average; {part['share_above_zero']:.0%} of the pairs above 0"
         found.append((f"cosine of {part['num_tasks']} tasks' meta-gradients", words))
     return found
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from metarun.output.explained.findings import score_of
+from metarun.output.explained.findings import named, score_of
 from metarun.output.tables import Table, text_of
 
 SECTIONS = {  # by part: its heading, and how it is read
@@ -53,8 +53,9 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 h1 { font-size: 1.5rem; margin-bottom: .2rem }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .3rem; border-top: 1px solid #ddd; padding-top: 1.2rem }
 p { margin: .3rem 0 .8rem }
-.facts, .absent, summary { color: #666 }
-img { max-width: 100%; height: auto; display: block; margin: .5rem 0 }
+figure { margin: .5rem 0 }
+figcaption, .facts, .absent, summary { color: #666 }
+img { max-width: 100%; height: auto; display: block }
 table { border-collapse: collapse; margin: .6rem 0; display: block; overflow-x: auto }
 th, td { padding: .2rem 1rem .2rem 0; text-align: left; border-bottom: 1px solid #eee }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
@@ -63,7 +64,7 @@ summary { cursor: pointer }
 
 
 def page(content: Mapping[str, Any], main: Table, pictures: Mapping[str, Sequence[tuple[str, bytes]]]) -> str:
-    """The page of what explain.json has. ``pictures``: by part, PNG files with a caption each."""
+    """The page of what explain.json has. ``pictures``: by part, PNG files with their names."""
     title = f"{content['learner']} on {content['task']}: what adaptation does"
     overrides = f" with {' '.join(content['overrides'])}" if content["overrides"] else ""
     facts = (
@@ -84,15 +85,25 @@ def _section(name: str, content: Mapping[str, Any], pictures: Sequence[tuple[str
     if name in content["left_out"]:
         body = f'<p class="absent">Left out: {escape(content["left_out"][name])}.</p>'
     else:
-        drawn = "\n".join(
-            f'<img alt="{escape(caption)}" title="{escape(caption)}" src="data:image/png;base64,'
-            f'{base64.b64encode(png).decode()}">'
-            for caption, png in pictures
-        )
+        drawn = "\n".join(_picture(heading, _caption(picture, content), png) for picture, png in pictures)
         tables = TABLES[name](content["parts"][name]) if name in TABLES else None
         numbers = f"<details><summary>Numbers</summary>\n{_table(tables)}\n</details>" if tables else ""
         body = f"<p>{escape(how)}</p>\n{drawn}\n{numbers}"
     return f'<section id="{name}">\n<h2>{escape(heading)}</h2>\n{body}\n</section>'
+
+
+def _caption(name: str, content: Mapping[str, Any]) -> str:
+    """What stands under the picture of an episode."""
+    if name not in ("best", "worst"):
+        return ""
+    shown = content["parts"]["episodes"][name]
+    return f"{name}: episode {shown['episode']}, {content['score']} {shown['score']:.4g}"
+
+
+def _picture(heading: str, caption: str, png: bytes) -> str:
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    image = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return f'<figure><img alt="{escape(caption or heading)}" src="{image}">{below}</figure>'
 
 
 def _table(table: Table) -> str:
@@ -112,7 +123,7 @@ def _optional(estimate: Mapping[str, Any] | None) -> Any:
 
 
 def _layers(part: Mapping[str, Any]) -> Table:
-    cells = [(r["layer"], r["parameters"], _optional(r["change"]), _optional(r["cka"])) for r in part["rows"]]
+    cells = [(named(r), r["parameters"], _optional(r["change"]), _optional(r["cka"])) for r in part["rows"]]
     return Table(("layer", "parameters", "relative change", "CKA"), cells)
 
 
