@@ -86,7 +86,9 @@ def _subject(run: Trained, split: str, tasks: int | None) -> Subject:
     """The learner on the first ``tasks`` of the split: of the run's task, or of the first that it is evaluated on."""
     experiment = for_split(run.experiment, split)
     experiment.suite.require(split)
-    scored = experiment.suite.first
+    scored, names = experiment.suite.first, list(experiment.suite.elsewhere)
+    if len(names) > 1:
+        print(f"explained on {names[0]}, the first task of {', '.join(names)}; for another: evaluation.task={names[1]}")
     most = scored.task.spec.num_test_tasks if split == "test" else None
     if most is not None and (tasks or 0) > most:
         raise ConfigError([f"--tasks is {tasks}, but the test set has {most} episodes; use at most {most}."])

@@ -89,9 +89,7 @@ def told(values: Iterable[float]) -> dict[str, Any]:
 
 def no_steps(subject: Subject) -> str:
     """Why something of inner steps is left out."""
-    return (
-        f"{type(subject.learner).__name__} takes no inner steps: its network is the same before and after the support"
-    )
+    return f"{type(subject.learner).__name__} takes no inner steps, before and after which it could be compared"
 
 
 def layers(subject: Subject, seen: Sequence[Observed]) -> dict[str, Any] | str:
