@@ -96,6 +96,7 @@ def gradient_alignment(part: dict[str, Any]) -> "Figure":
     figure, (panel,) = _panels(1, 4.6, 3)
     panel.hist(part["values"], bins=np.linspace(-1, 1, 41), color=AFTER)
     panel.axvline(0, color="0.4", linewidth=0.8)
+    panel.yaxis.get_major_locator().set_params(integer=True)
     panel.set(xlabel="cosine of a task's support and query gradients", ylabel="tasks")
     panel.set(xlim=(-1, 1), xticks=(-1, -0.5, 0, 0.5, 1))
     return figure
@@ -111,7 +112,7 @@ def _reliability(part: dict[str, Any]) -> "Figure":
     bins = len(part["counts"])
     middles = (np.arange(bins) + 0.5) / bins
     panel.bar(middles, np.array(part["accuracy"], float), width=0.9 / bins, color=AFTER, label="accuracy")
-    panel.plot([0, 1], [0, 1], color="0.4", linestyle="--", linewidth=1, label="calibrated")
+    panel.plot([0, 1], [0, 1], color="0.4", linestyle="--", linewidth=1, zorder=3, label="calibrated")
     panel.plot(np.array(part["confidence"], float), np.array(part["accuracy"], float), ".", color=SUPPORT)
     panel.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     panel.set_title(f"expected calibration error {part['error']:.3f}", fontsize=10, loc="left")
