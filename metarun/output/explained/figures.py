@@ -183,7 +183,7 @@ def embedding(part: dict[str, Any]) -> "Figure":
             panel.scatter(x, y, s=size, c=labels[which], edgecolors=edge, marker="o", label=which, **colors)
         panel.set_title(f"{name} adaptation" if len(moments) > 1 else "features", fontsize=10, loc="left")
         panel.set(xticks=[], yticks=[])
-    panels[0].legend(frameon=False, fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 

@@ -36,7 +36,7 @@ def named(row: dict[str, Any]) -> str:
 
 def _of_steps(rows: list[dict[str, Any]], score: str) -> list[tuple[str, Any]]:
     last = rows[-1]
-    after = f"after {len(rows) - 1} steps" if len(rows) > 1 else "after adaptation"
+    after = f"after {len(rows) - 1} step{'s' * (len(rows) > 2)}" if len(rows) > 1 else "after adaptation"
     found: list[tuple[str, Any]] = []
     if len(rows) > 1:
         found.append((f"{score} before adaptation", score_of(rows[0][f"query_{score}"])))

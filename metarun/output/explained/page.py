@@ -87,7 +87,11 @@ def _section(name: str, content: Mapping[str, Any], pictures: Sequence[tuple[str
     else:
         drawn = "\n".join(_picture(heading, _caption(picture, content), png) for picture, png in pictures)
         tables = TABLES[name](content["parts"][name]) if name in TABLES else None
-        numbers = f"<details><summary>Numbers</summary>\n{_table(tables)}\n</details>" if tables else ""
+        numbers = (
+            f"<details{'' if pictures else ' open'}><summary>Numbers</summary>\n{_table(tables)}\n</details>"
+            if tables
+            else ""
+        )
         body = f"<p>{escape(how)}</p>\n{drawn}\n{numbers}"
     return f'<section id="{name}">\n<h2>{escape(heading)}</h2>\n{body}\n</section>'
 
