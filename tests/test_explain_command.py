@@ -213,6 +213,12 @@ def test_other_steps_and_another_split_are_explained_by_overrides_and_options():
     assert (content["split"], content["overrides"]) == ("train", ["evaluation.inner_steps=3"])
 
 
+def test_of_several_evaluation_tasks_the_first_is_explained_and_named():
+    content, printed, _ = explained("maml", "evaluation.task=[harmonics,step_functions]")
+    assert content["task"] == "harmonics" and "MAML on harmonics: 4 test tasks" in printed
+    assert "explained on harmonics, the first task of harmonics, step_functions" in printed
+
+
 # ---- the page ----
 
 
