@@ -53,7 +53,7 @@ FORBIDDEN = [
     ("", lambda name: room(name) == "commands", "nothing is below a command; move what is shared to another room"),
 ]
 WITHOUT_TORCH = [f"config.{name}" for name in ("compose", "targets", "schema", "help", "trust")]
-WITHOUT_TORCH += [f"evaluation.{name}" for name in ("intervals", "records")]
+WITHOUT_TORCH += [f"evaluation.{name}" for name in ("intervals", "records", "student")]
 WITHOUT_TORCH += ["files", "errors", "annotations", "paths", "process", "commands.main", "commands.app"]
 WITHOUT_TORCH += [
     "config.choices",

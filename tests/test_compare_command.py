@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metarun.output.paired import higher_is_better, holm, of_strata, of_values, quantile, two_sided, win_rate
+from metarun.evaluation.student import student_t, two_sided
+from metarun.output.paired import higher_is_better, holm, of_strata, of_values, win_rate
 from tests.kept_runs import keep
 from tests.running import metarun
 
@@ -66,7 +67,7 @@ def test_p_values_are_those_of_the_closed_forms_of_student_s_t():
 
 def test_the_quantiles_are_those_of_the_tables():
     known = {1: 12.7062047, 2: 4.30265273, 5: 2.57058184, 19: 2.09302405, 599: 1.96393225}
-    assert {df: quantile(df) for df in known} == pytest.approx(known, rel=1e-8)
+    assert {df: student_t(df) for df in known} == pytest.approx(known, rel=1e-8)
 
 
 def test_a_p_value_is_below_5_percent_exactly_where_the_interval_leaves_out_zero():
@@ -101,11 +102,17 @@ def test_holm_corrects_p_values_step_by_step():
 
 
 def test_a_win_is_more_accuracy_or_less_error_and_equal_counts_half():
-    assert win_rate([0.1, 0.0, -0.2, 0.3], "accuracy") == 0.625
-    assert win_rate([0.1, 0.0, -0.2, 0.3], "mse") == 0.375
-    assert [higher_is_better(name) for name in ("accuracy", "return", "query_loss", "mae_dose", "cross_entropy")] == [
-        *(True, True, False, False, False)
-    ]
+    assert win_rate([0.1, 0.0, -0.2, 0.3], higher_is_better("accuracy", {})) == 0.625
+    assert win_rate([0.1, 0.0, -0.2, 0.3], higher_is_better("mse", {})) == 0.375
+    assert [
+        higher_is_better(name, {}) for name in ("accuracy", "return", "query_loss", "mae_dose", "cross_entropy")
+    ] == [*(True, True, False, False, False)]
+
+
+def test_which_scores_are_better_is_what_the_results_say_and_else_their_names():
+    reward_loss = {"score": {"name": "reward_loss", "higher_is_better": True}}
+    assert higher_is_better("reward_loss", reward_loss) and not higher_is_better("query_loss", reward_loss)
+    assert not higher_is_better("reward_loss", {"score": "damaged"})
 
 
 # ---- two runs ----

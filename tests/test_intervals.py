@@ -8,7 +8,8 @@ import torch
 from scipy.stats import t
 
 from metarun.evaluation.estimates import estimate, mean_of
-from metarun.evaluation.intervals import LARGE, half_width, over, student_t
+from metarun.evaluation.intervals import half_width, over
+from metarun.evaluation.student import LARGE, student_t
 
 REPEATS = 400  # simulated test sets; the standard error of a coverage of 95% is 1.1%
 

@@ -81,6 +81,12 @@ def test_numbers_that_are_not_finite_are_null_which_any_reader_of_json_can_read(
     }
 
 
+def test_results_say_which_score_is_the_tasks_own_and_whether_more_is_better(runs):
+    told = {name: read(runs[name] / "results.json")["protocol"]["score"] for name in ("classes", "sinusoid")}
+    assert told["classes"] == {"name": "accuracy", "higher_is_better": True}
+    assert told["sinusoid"] == {"name": "mse", "higher_is_better": False}
+
+
 # ---- episodes ----
 
 

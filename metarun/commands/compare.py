@@ -11,7 +11,7 @@ from typing import Any
 from metarun.commands.runs import NO_VALUE, filters_in, passes, value_of
 from metarun.errors import listed, wrong_command
 from metarun.output.ledger import runs_in
-from metarun.output.paired import Difference, higher_is_better, holm, of_strata, of_values, win_rate
+from metarun.output.paired import Difference, holm, of_strata, of_values, win_rate
 from metarun.output.scored import Scored, shared, why_none, without_episodes
 from metarun.output.tables import Score, Table, plain, refuse_other_formats, show, text_of
 
@@ -108,7 +108,7 @@ def compared(one: Group, other: Group, score: str, notes: list[str]) -> Pair | N
     if not strata:
         return None
     over_seeds = of_values([fmean(differences) for differences in strata])
-    wins = fmean(win_rate(differences, score) for differences in strata)
+    wins = fmean(win_rate(differences, couples[0][0].higher(score)) for differences in strata)
     return Pair(one.name, other.name, over_seeds, of_strata(strata), wins)
 
 
@@ -116,7 +116,7 @@ def told(groups: list[Group], pairs: list[Pair], score: str, notes: list[str], b
     """Print all of it in the format."""
     over = ("seeds", "episodes") if by else ("episodes",)
     tables = [of_groups(groups, score, over), of_pairs(pairs, score, over)]
-    better = "higher" if higher_is_better(score) else "lower"
+    better = "higher" if next(iter(groups[0].members.values())).higher(score) else "lower"
     notes = [*notes, f"win rate: how often the first is better ({better} {score}) on an episode; equal ones count half"]
     if len(pairs) > 1:
         notes.append(f"Holm's p values are corrected for {len(pairs)} comparisons: report these")

@@ -5,14 +5,11 @@ n episodes, C classes (or tasks of a table) that they were drawn from
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
-COVERAGE = 0.95
-NORMAL = 1.959963984540054  # the quantile of a normal distribution that leaves 2.5% above it
-LARGE = 10_000  # degrees of freedom from which the first term of an expansion around NORMAL is exact to 1e-7
+from metarun.evaluation.student import student_t
 
 
 class Over(NamedTuple):
@@ -29,28 +26,6 @@ class Over(NamedTuple):
 def half_width(deviation: float, n: int) -> float:
     """Of the mean of n independent values with that standard deviation (of a sample); infinite for a single one."""
     return student_t(n - 1) * deviation / math.sqrt(n) if n > 1 else math.inf
-
-
-@cache
-def student_t(df: int) -> float:
-    """The value that Student's t with ``df`` degrees of freedom exceeds with probability 2.5%, to 1e-7."""
-    if df > LARGE:  # Abramowitz and Stegun 26.7.5
-        return NORMAL + (NORMAL**3 + NORMAL) / (4 * df)
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        angle = (low + high) / 2
-        low, high = (angle, high) if _within(angle, df) < COVERAGE else (low, angle)
-    return math.sqrt(df) * math.tan(low)
-
-
-def _within(angle: float, df: int) -> float:
-    """P(|t| < sqrt(df) tan(angle)): the finite sums 26.7.3 and 26.7.4 of Abramowitz and Stegun."""
-    odd, square = df % 2, math.cos(angle) ** 2
-    term, total = math.cos(angle) ** odd, 0.0
-    for k in range(odd, df - 1, 2):
-        total += term
-        term *= square * (k + 1) / (k + 2)
-    return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
 
 
 def over(kind: str, values: Mapping[str, np.ndarray], members: Sequence[Sequence[str]]) -> dict[str, Over]:

@@ -5,11 +5,11 @@ of 95% leaves out 0. A rank test would answer another question, of medians, and 
 """
 
 import math
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from statistics import fmean, variance
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from metarun.evaluation.student import student_t, two_sided
 from metarun.output.tables import Score
 
 LOWER_IS_BETTER = ("loss", "mse", "mae", "error", "nll", "entropy", "sum_of_squares")  # in the name of a score
@@ -22,8 +22,12 @@ class Difference(NamedTuple):
     p: float | None  # None where one value says nothing of how sure it is
 
 
-def higher_is_better(name: str) -> bool:
-    """Whether more of the score ``name`` is better, as its name says."""
+def higher_is_better(name: str, protocol: Mapping[str, Any]) -> bool:
+    """Whether more of the score ``name`` is better: as the ``protocol`` of a results.json says of the task's own score; of
+    others, and where an earlier version of metarun wrote it, as the name says."""
+    told = protocol.get("score")
+    if isinstance(told, dict) and told.get("name") == name and isinstance(told.get("higher_is_better"), bool):
+        return told["higher_is_better"]
     return not any(word in name for word in LOWER_IS_BETTER)
 
 
@@ -48,12 +52,12 @@ def _by_student(mean: float, error: float | None, df: int, n: int) -> Difference
     if error is None:
         return Difference(Score(mean, None, n), None)
     p = two_sided(mean / error, df) if error > 0 else float(mean == 0)
-    return Difference(Score(mean, quantile(df) * error, n), p)
+    return Difference(Score(mean, student_t(df) * error, n), p)
 
 
-def win_rate(differences: Sequence[float], name: str) -> float:
-    """The share of episodes on which the first is better by the score ``name``; equal ones count half."""
-    sign = 1 if higher_is_better(name) else -1
+def win_rate(differences: Sequence[float], higher: bool) -> float:
+    """The share of episodes on which the first is better: ``higher``, or lower; equal ones count half."""
+    sign = 1 if higher else -1
     return fmean(0.5 + 0.5 * ((sign * value > 0) - (sign * value < 0)) for value in differences)
 
 
@@ -66,35 +70,3 @@ def holm(ps: Sequence[float | None]) -> list[float | None]:
         largest = max(largest, min(1.0, (len(order) - rank) * (ps[i] or 0.0)))
         corrected[i] = largest
     return corrected
-
-
-def two_sided(t: float, df: int) -> float:
-    """The probability of a value of Student's t at least as far from 0 as ``t``."""
-    return incomplete_beta(df / (df + t * t), df / 2, 0.5)
-
-
-@cache
-def quantile(df: int) -> float:
-    """The value that Student's t exceeds, in absolute value, with probability 5%."""
-    low, high = 0.0, 1.0
-    while two_sided(high, df) > 0.05:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if two_sided(middle, df) > 0.05 else (low, middle)
-    return high
-
-
-def incomplete_beta(x: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function I_x(a, b), by the continued fraction 8.17.22 of https://dlmf.nist.gov."""
-    if x in (0.0, 1.0):
-        return x
-    if x > (a + 1) / (a + b + 2):  # where the fraction of the other side is the quick one
-        return 1 - incomplete_beta(1 - x, b, a)
-    front = a * math.log(x) + b * math.log1p(-x) + math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
-    fraction = 1.0
-    for m in range(200, 0, -1):  # from its end
-        odd = -(a + m - 1) * (a + b + m - 1) * x / ((a + 2 * m - 2) * (a + 2 * m - 1))
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        fraction = 1 + odd / (1 + even / fraction)
-    return math.exp(front) / (a * fraction)

@@ -22,7 +22,9 @@ def results(
 ) -> dict[str, Any]:
     """Every metric of a split with its intervals, beside the protocol; ``source`` says which, and of which checkpoint."""
     split, num_tasks, suite = source["split"], experiment.num_test_tasks, experiment.suite
-    protocol = {**experiment.protocol, **source, "num_tasks": num_tasks}
+    objective = experiment.task.spec.objective
+    own = {"name": objective.score_name, "higher_is_better": objective.higher_is_better}
+    protocol = {**experiment.protocol, **source, "num_tasks": num_tasks, "score": own}
     if suite.elsewhere:
         protocol["tasks"] = {
             name: {"task": s.node, "data": s.task.fingerprint(), "manifest": manifest(s.task, split, num_tasks)}

@@ -7,6 +7,7 @@ from typing import Any
 
 from metarun.output.kept import json_lines, json_object, number
 from metarun.output.ledger import Run
+from metarun.output.paired import higher_is_better
 
 EPISODES = "episodes.jsonl"
 OTHER_HASHES = "the hashes of their choices are others, as from another version of metarun"
@@ -42,10 +43,19 @@ class Scored:
         return {key: value for key, value in found.items() if value is not None}
 
     @property
+    def protocol(self) -> dict[str, Any]:
+        """What its results say of how they came about."""
+        protocol = self.results.get("protocol")
+        return protocol if isinstance(protocol, dict) else {}
+
+    def higher(self, name: str) -> bool:
+        """Whether more of the score ``name`` is better."""
+        return higher_is_better(name, self.protocol)
+
+    @property
     def data(self) -> Any:
         """What identifies the data that the episodes are of."""
-        protocol = self.results.get("protocol")
-        known = protocol if isinstance(protocol, dict) else {}
+        known = self.protocol
         tasks = known.get("tasks")
         elsewhere = {name: task.get("data") for name, task in tasks.items()} if isinstance(tasks, dict) else None
         return elsewhere or known.get("data") or self.run.facts.get("data")
