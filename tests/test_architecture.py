@@ -63,7 +63,7 @@ WITHOUT_TORCH += [
     "commands.runs",
     "commands.show",
 ]
-WITHOUT_TORCH += ["commands.diff", "commands.compare", "commands.tensorboard"]
+WITHOUT_TORCH += ["commands.diff", "commands.compare", "commands.tensorboard", "commands.report"]
 
 
 @cache

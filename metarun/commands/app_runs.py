@@ -67,6 +67,23 @@ def compare(
     compare_runs(words, by, score, evaluation, chosen)
 
 
+def report(
+    words: Annotated[
+        list[str], typer.Argument(metavar="DIR [KEY=VALUE ...]", help="the folder of the runs, and filters")
+    ],
+    by: Annotated[
+        str, typer.Option(metavar="KEY,...", help="what makes a group of seeds; default: all in which runs differ")
+    ] = "",
+    score: Annotated[str, typer.Option(help="accuracy, mse, query_loss ...; default: the tasks' own")] = "",
+    out: Annotated[str, typer.Option(metavar="DIR", help="where to write; default DIR/report")] = "",
+    chosen: Format = "table",
+) -> None:
+    """Write a page (HTML) and tables (Markdown, LaTeX, CSV) of the runs in a folder: means over seeds, curves, cost."""
+    from metarun.commands.report import report_on
+
+    report_on(words, by, score, out, chosen)
+
+
 def rerun(
     run: Annotated[Path, typer.Argument(help="the run's folder")],
     run_dir: Annotated[str | None, typer.Option("--run-dir", help="the new run's folder; default RUN-rerun")] = None,
@@ -86,6 +103,6 @@ def rerun(
 
 def register(app: typer.Typer) -> None:
     """Add these commands to ``app``."""
-    for command in (runs, show, diff, compare, rerun):
+    for command in (runs, show, diff, compare, report, rerun):
         app.command()(command)
     app.command(context_settings={"ignore_unknown_options": True})(tensorboard)

@@ -10,7 +10,7 @@ from typing import Any
 from metarun.commands.runs import age, note
 from metarun.config.choices import options_of
 from metarun.errors import ConfigError
-from metarun.output.kept import flat, json_lines, number, text_lines
+from metarun.output.kept import flat, number, text_lines
 from metarun.output.ledger import Run, run_at, score_of, scores_in
 from metarun.output.tables import Score, Table, plain, refuse_other_formats, show, text_of
 
@@ -153,8 +153,7 @@ def _later(run: Run) -> Iterator[tuple[str, Any]]:
 
 def warnings(run: Run) -> list[str]:
     """The alarms that the run kept, and the lines of its log that warn of something, without their times; each once."""
-    alarms = [row for row in json_lines(run.path / "alarms.jsonl") if {"step", "text"} <= row.keys()]
-    told = [f"alarm at step {alarm['step']}: {alarm['text']}" for alarm in alarms]
+    told = [f"alarm at step {alarm['step']}: {alarm['text']}" for alarm in run.alarms()]
     lines = [re.sub(r"^[\d-]{10} [\d:]{8}  ", "", line) for line in text_lines(run.path / "log.txt")]
     return list(dict.fromkeys([*told, *(line for line in lines if WARNINGS.match(line))]))
 

@@ -12,6 +12,7 @@ COMMANDS = {
     "show": "say what a run is: protocol, scores, adaptation curve, cost, and what differs from the defaults",
     "diff": "say in what two runs differ: settings, data, versions, commit, machine and scores",
     "compare": "compare runs, or groups of seeds, on the same test episodes: difference, interval, win rate, p",
+    "report": "a page and tables of the runs in a folder: means over seeds, differences, curves, cost",
     "rerun": "run the same configuration again: are its numbers the same, bit by bit, or what differs?",
     "tensorboard": "start TensorBoard on a run or a folder of runs: metarun tensorboard DIR --port 6007",
     "evaluate": "score a finished run again, with other steps, shots, ways or data",

@@ -130,6 +130,10 @@ class Run:
         """The lines of metrics.jsonl; without those that a killed run cut short."""
         return json_lines(self.path / "metrics.jsonl")
 
+    def alarms(self) -> list[dict[str, Any]]:
+        """What alarms.jsonl says: step, alarm and text of each."""
+        return [row for row in json_lines(self.path / "alarms.jsonl") if {"step", "text"} <= row.keys()]
+
     def evaluations(self) -> dict[str, dict[str, Any]]:
         """What later evaluations left, by the names of their files; a damaged one is empty."""
         found = sorted((self.path / "evaluations").glob("*.json"))

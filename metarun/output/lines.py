@@ -1,0 +1,85 @@
+"""Drawings of scores as SVG for a page: lines with bands, each with its own colour and marker."""
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from html import escape
+from itertools import cycle
+from typing import Any, NamedTuple
+
+from metarun.output.tables import Score
+
+# the colours of Okabe and Ito, which those who see few colours can tell apart
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
+WIDEST = 80  # letters of a row of the legend
+FONTS = "system-ui, 'Liberation Sans', 'DejaVu Sans', sans-serif"
+
+
+class Line(NamedTuple):
+    """Scores over x, with a band as wide as their intervals; ``thin`` are the single runs behind them, drawn pale."""
+
+    name: str
+    points: dict[float, Score]
+    thin: Sequence[dict[float, float]] = ()
+
+
+class Axes(NamedTuple):
+    """What a drawing is of, and what its axes mean, with units."""
+
+    title: str
+    x: str
+    y: str
+    levels: dict[str, float]  # what has one value at every x
+
+
+def drawn(lines: Sequence[Line], axes: Axes, name: str) -> str:
+    """An SVG that can stand among others in a page: its identifiers begin with ``name``."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    text = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif", "font.size": 10}):
+        names = [line.name for line in lines] + list(axes.levels)
+        columns = max(1, min(4, WIDEST // max(map(len, names))))
+        picture = Figure(figsize=(7, 3.8 + 0.22 * math.ceil(len(names) / columns)), layout="constrained")
+        _draw(picture.add_subplot(), lines, axes)
+        picture.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+        picture.savefig(text, format="svg", metadata={"Date": None})
+    return _inlined(text.getvalue(), axes.title, name)
+
+
+def _draw(panel: Any, lines: Sequence[Line], axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    styles = cycle(zip(COLOURS, MARKERS, strict=True))
+    for line, (colour, marker) in zip(lines, styles, strict=False):
+        for run in line.thin:
+            panel.plot(list(run), list(run.values()), color=colour, alpha=0.3, linewidth=0.9)
+        xs, means = list(line.points), [score.mean for score in line.points.values()]
+        widths = [score.ci95 or 0.0 for score in line.points.values()]
+        if any(widths):
+            low, high = ([m + sign * w for m, w in zip(means, widths, strict=True)] for sign in (-1, 1))
+            panel.fill_between(xs, low, high, color=colour, alpha=0.13, linewidth=0)
+        panel.plot(xs, means, color=colour, marker=marker, markersize=5, linewidth=1.8, label=line.name)
+    for (label, value), (colour, _) in zip(axes.levels.items(), styles, strict=False):
+        panel.axhline(value, color=colour, linestyle="--", linewidth=1.4, label=label)
+    places = {x for line in lines for x in line.points}
+    if all(float(x).is_integer() for x in places):
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    panel.set(xlabel=axes.x, ylabel=axes.y, title=axes.title)
+    panel.grid(alpha=0.25)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _inlined(text: str, title: str, name: str) -> str:
+    """The <svg> element of a file: a picture with a title for those who hear it, in the fonts of the page."""
+    svg = text[text.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'((?:xlink:)?href="#|url\(#)', rf"\1{name}-", svg)
+    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", rf"font: \1px {FONTS}", svg)
+    svg = re.sub(r"font-family: [^;\"]*", f"font-family: {FONTS}", svg)
+    label = f'<svg role="img" aria-labelledby="{name}-title"'
+    return svg.replace("<svg", label, 1).replace(">", f'>\n<title id="{name}-title">{escape(title)}</title>', 1).strip()
