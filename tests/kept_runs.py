@@ -4,10 +4,12 @@ import json
 import platform
 import time
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
 
+EPISODES = 600
 LEARNERS = {
     "maml": {"_target_": "metarun.meta_learners.maml.MAML", "inner_lr": 0.01, "inner_steps": 1},
     "protonet": {"_target_": "metarun.meta_learners.protonet.ProtoNet", "distance": "euclidean"},
@@ -73,6 +75,22 @@ def keep(path: Path, score: float | None = 0.9, state: str = "completed", ago: f
     rows = [{"step": 50, "train/accuracy": 0.7}, {"step": 50, "val/accuracy": 0.8, "val/accuracy_ci95": 0.01}]
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def episodes(path: Path, values: Any, seed: int = 0, score: str = "accuracy", **more: Any) -> Path:
+    """Write the scores of a run's episodes, drawn under a seed."""
+    rows = [
+        {"episode": i, "split": "test", "hash": f"{seed}-{i}", "scores": {score: value, "query_loss": 1.0}, **more}
+        for i, value in enumerate(values)
+    ]
+    (path / "episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def made(path: Path, values: Any, **settings: Any) -> Path:
+    """A run with these scores of its test episodes."""
+    values = [float(value) for value in values]
+    return episodes(keep(path, score=fmean(values), **settings), values, settings.get("seed", 0))
 
 
 def mean(value: float) -> dict[str, Any]:

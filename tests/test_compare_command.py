@@ -11,25 +11,8 @@ import pytest
 
 from metarun.evaluation.student import student_t, two_sided
 from metarun.output.paired import higher_is_better, holm, of_strata, of_values, win_rate
-from tests.kept_runs import keep
+from tests.kept_runs import EPISODES, episodes, keep, made
 from tests.running import metarun
-
-EPISODES = 600
-
-
-def episodes(path: Path, values, seed: int = 0, score: str = "accuracy", **more: object) -> Path:
-    """Write the scores of a run's episodes, drawn under a seed."""
-    rows = [
-        {"episode": i, "split": "test", "hash": f"{seed}-{i}", "scores": {score: value, "query_loss": 1.0}, **more}
-        for i, value in enumerate(values)
-    ]
-    (path / "episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def made(path: Path, values, **settings) -> Path:
-    values = [float(value) for value in values]
-    return episodes(keep(path, score=float(np.mean(values)), **settings), values, settings.get("seed", 0))
 
 
 def told(*words) -> dict:

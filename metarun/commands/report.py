@@ -39,6 +39,11 @@ class Findings:
         return next((s.higher(self.score) for row in self.rows for s in (*row.counted.values(), *row.others)), True)
 
     @property
+    def names(self) -> list[str]:
+        """Those of the groups."""
+        return [row.name for row in self.rows]
+
+    @property
     def seeds(self) -> list[int | None]:
         """Those of any run."""
         found = {run.seed for row in self.rows for run in row.runs}
@@ -53,7 +58,7 @@ class Findings:
     def means(self) -> Table:
         """A row for each group: its seeds, those that are missing, and the mean with each of its intervals."""
         name, over = f"test/{self.score}", ["seeds"] if self.several else []
-        missing = [row.missing(self.seeds) for row in self.rows]
+        missing = [row.missing(self.seeds, self.score) for row in self.rows]
         kinds = [k for k in ("classes", "tasks") if any(row.over_others(name, k) for row in self.rows)]
         columns = ["group", "seeds", *(["missing seeds"] if any(missing) else [])]
         columns += [f"{self.score} over {each}" for each in (*over, "episodes", *kinds)]
@@ -85,7 +90,7 @@ class Findings:
             found += [f"{s.name} ({row.name}) does not count: {why_left_out(s, self.score)}" for s in row.others]
             early = [s for s in row.counted.values() if s.run.state != "completed"]
             found += [f"{s.name} ({row.name}) counts with a score of before: it is {s.run.state}" for s in early]
-            gone = [str(seed) for seed, state in row.missing(self.seeds).items() if state == "no run"]
+            gone = [str(seed) for seed, state in row.missing(self.seeds, self.score).items() if state == "no run"]
             found += [f"{row.name} has no run of seed {listed(gone)}, which others have"] if gone else []
         if len({frozenset(row.counted) for row in self.rows if row.counted}) > 1:
             found.append("the groups' means are over different seeds; differences are taken on those that both have")

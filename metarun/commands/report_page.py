@@ -57,12 +57,12 @@ def _adaptation(findings: "Findings") -> Section:
     """The score after each step, and how soon it is reached; learners without steps are levels."""
     score, rows = findings.score, findings.rows
     lines = list(parts.adaptation(rows, score))
-    drawn_rows = {line.name for line in lines}
-    means = {row.name: row.over_seeds(f"test/{score}") for row in rows if row.name not in drawn_rows}
-    levels = {f"{name} (no steps)": mean.mean for name, mean in means.items() if mean}
     if not lines:
         return Section("Adaptation", [])
-    axes = Axes("Score against adaptation step", "adaptation steps on the support", f"test {score}", levels)
+    means = {row.name: row.over_seeds(f"test/{score}") for row in rows if row.name not in {line.name for line in lines}}
+    levels = [(name, mean.mean) for name, mean in means.items() if mean]
+    x, y = "adaptation steps on the support", f"test {score}"
+    axes = Axes("Score against adaptation step", x, y, findings.names, levels, "no steps")
     caption = f"Mean over seeds after 0, 1, ... steps. {BANDS}"
     speed = parts.speed(rows, score)
     told = [table_part(speed, "speed")] if speed.rows else []
@@ -78,7 +78,7 @@ def _learning(findings: "Findings") -> Section:
     lines = list(parts.learning(findings.rows, findings.score))
     if not lines:
         return Section("Training", [])
-    axes = Axes("Validation by training step", "training steps", f"validation {findings.score}", {})
+    axes = Axes("Validation by training step", "training steps", f"validation {findings.score}", findings.names)
     caption = f"Pale lines: single runs, also those that do not count; bold: mean of those that do. {BANDS}"
     return Section("Training", _curves(lines, axes, "training", caption))
 
@@ -88,7 +88,8 @@ def _shots(findings: "Findings") -> Section:
     lines = list(parts.shots(findings.rows, findings.score, findings.keys))
     if not lines:
         return Section("Shots", [])
-    axes = Axes("Score against shots", "labelled examples of each class (shots)", f"test {findings.score}", {})
+    x, y = "labelled examples of each class or task (shots)", f"test {findings.score}"
+    axes = Axes("Score against shots", x, y, [*findings.names, *(line.name for line in lines)])
     caption = f"By metarun evaluate RUN task.num_shots=K, or by runs trained with as many. {BANDS}"
     return Section("Shots", _curves(lines, axes, "shots", caption))
 

@@ -62,9 +62,9 @@ class Row:
             return None
         return Score(fmean(result["mean"] for result in told), fmean(known), told[0].get(f"num_{kind}"))
 
-    def missing(self, seeds: Sequence[Any]) -> dict[Any, str]:
+    def missing(self, seeds: Sequence[Any], score: str) -> dict[Any, str]:
         """Of these seeds those that do not count, each with what became of it."""
-        states = {scored.run.seed: scored.run.state for scored in self.others}
+        states = {scored.run.seed: scored.run.state.replace("completed", f"no {score}") for scored in self.others}
         return {seed: states.get(seed, "no run") for seed in seeds if seed not in self.counted}
 
 

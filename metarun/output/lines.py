@@ -5,14 +5,13 @@ import math
 import re
 from collections.abc import Sequence
 from html import escape
-from itertools import cycle
 from typing import Any, NamedTuple
 
 from metarun.output.tables import Score
 
 # the colours of Okabe and Ito, which those who see few colours can tell apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX"
+MARKERS = "osD^vP"  # one fewer than colours, so that both together repeat late
 WIDEST = 80  # letters of a row of the legend
 FONTS = "system-ui, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 
@@ -31,7 +30,9 @@ class Axes(NamedTuple):
     title: str
     x: str
     y: str
-    levels: dict[str, float]  # what has one value at every x
+    names: Sequence[str]  # of all lines of a page, which gives each the same colour everywhere
+    levels: Sequence[tuple[str, float]] = ()  # what has one value at every x, and the word for why
+    level: str = ""
 
 
 def drawn(lines: Sequence[Line], axes: Axes, name: str) -> str:
@@ -41,7 +42,7 @@ def drawn(lines: Sequence[Line], axes: Axes, name: str) -> str:
 
     text = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif", "font.size": 10}):
-        names = [line.name for line in lines] + list(axes.levels)
+        names = [line.name for line in lines] + [f"{name} ({axes.level})" for name, _ in axes.levels]
         columns = max(1, min(4, WIDEST // max(map(len, names))))
         picture = Figure(figsize=(7, 3.8 + 0.22 * math.ceil(len(names) / columns)), layout="constrained")
         _draw(picture.add_subplot(), lines, axes)
@@ -53,8 +54,8 @@ def drawn(lines: Sequence[Line], axes: Axes, name: str) -> str:
 def _draw(panel: Any, lines: Sequence[Line], axes: Axes) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    styles = cycle(zip(COLOURS, MARKERS, strict=True))
-    for line, (colour, marker) in zip(lines, styles, strict=False):
+    for line in lines:
+        colour, marker = _style(line.name, axes)
         for run in line.thin:
             panel.plot(list(run), list(run.values()), color=colour, alpha=0.3, linewidth=0.9)
         xs, means = list(line.points), [score.mean for score in line.points.values()]
@@ -63,14 +64,19 @@ def _draw(panel: Any, lines: Sequence[Line], axes: Axes) -> None:
             low, high = ([m + sign * w for m, w in zip(means, widths, strict=True)] for sign in (-1, 1))
             panel.fill_between(xs, low, high, color=colour, alpha=0.13, linewidth=0)
         panel.plot(xs, means, color=colour, marker=marker, markersize=5, linewidth=1.8, label=line.name)
-    for (label, value), (colour, _) in zip(axes.levels.items(), styles, strict=False):
-        panel.axhline(value, color=colour, linestyle="--", linewidth=1.4, label=label)
+    for name, value in axes.levels:
+        panel.axhline(value, color=_style(name, axes)[0], linestyle="--", linewidth=1.4, label=f"{name} ({axes.level})")
     places = {x for line in lines for x in line.points}
     if all(float(x).is_integer() for x in places):
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     panel.set(xlabel=axes.x, ylabel=axes.y, title=axes.title)
     panel.grid(alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)
+
+
+def _style(name: str, axes: Axes) -> tuple[str, str]:
+    place = axes.names.index(name) if name in axes.names else len(axes.names)
+    return COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
 
 
 def _inlined(text: str, title: str, name: str) -> str:

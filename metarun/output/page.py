@@ -86,7 +86,7 @@ def page(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
 
 
 def _anchor(title: str) -> str:
-    return "-".join("".join(letter if letter.isalnum() else " " for letter in title.lower()).split())
+    return "about-" + "-".join("".join(letter if letter.isalnum() else " " for letter in title.lower()).split())
 
 
 def table_part(table: Table, name: str) -> str:
