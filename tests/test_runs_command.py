@@ -151,6 +151,6 @@ def test_a_thousand_runs_are_listed_in_a_moment(tmp_path):
         keep(tmp_path / f"{number % 20}" / f"{number}", score=number / 1000, seed=number)
     start = time.monotonic()
     outcome = process("runs", ".", "--sort=-score", cwd=tmp_path)
-    assert time.monotonic() - start < 20  # 1.3 s on an idle machine
+    assert time.monotonic() - start < 20  # 1.4 s of processor time; others may share it
     assert outcome.code == 0 and len(outcome.out.splitlines()) == 1004
     assert "0.999" in outcome.out.splitlines()[3]

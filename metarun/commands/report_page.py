@@ -1,30 +1,28 @@
 """The page of ``metarun report``: its sections, in the order in which they are read."""
 
+import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
+from metarun import __version__
 from metarun.commands import report_parts as parts
+from metarun.commands.report_findings import Findings, explained
 from metarun.output.lines import Axes, Line, drawn
 from metarun.output.page import Section, bullets, figure, folded, notice, page, paragraph, table_part
 from metarun.output.tables import Table
 
-if TYPE_CHECKING:
-    from metarun.commands.report import Findings
-
 BANDS = "Bands: 95% over seeds (Student's t); of a group with one seed, over its episodes."
 
 
-def html(findings: "Findings") -> str:
+def html(findings: Findings) -> str:
     """The whole page."""
-    from metarun.commands.report import explained, stamp
-
     differences, notes = findings.paired
     count = sum(len(row.counted) for row in findings.rows)
     total = sum(len(row.runs) for row in findings.rows)
+    made = f"made by metarun {__version__} on {time.strftime('%Y-%m-%d %H:%M %Z')}"
     better = "higher" if findings.higher else "lower"
     said = f"{count} of {total} runs count, in {len(findings.rows)} groups by {', '.join(findings.keys)}; "
     lead = [
-        paragraph(f"{said}{better} {findings.score} is better; {stamp()}.", "soft"),
+        paragraph(f"{said}{better} {findings.score} is better; {made}.", "soft"),
         notice("Before you read the means:", findings.caveats),
     ]
     results = Section("Scores", [table_part(findings.means, "scores"), bullets(explained(findings))])
@@ -53,7 +51,7 @@ def _curves(lines: Sequence[Line], axes: Axes, name: str, caption: str) -> list[
     return [figure(drawn(lines, axes, name), caption), folded("The numbers", numbers)]
 
 
-def _adaptation(findings: "Findings") -> Section:
+def _adaptation(findings: Findings) -> Section:
     """The score after each step, and how soon it is reached; learners without steps are levels."""
     score, rows = findings.score, findings.rows
     lines = list(parts.adaptation(rows, score))
@@ -73,7 +71,7 @@ def _adaptation(findings: "Findings") -> Section:
     return Section("Adaptation", [*_curves(lines, axes, "adaptation", caption), *told])
 
 
-def _learning(findings: "Findings") -> Section:
+def _learning(findings: Findings) -> Section:
     """The validation score by training step."""
     lines = list(parts.learning(findings.rows, findings.score))
     if not lines:
@@ -83,7 +81,7 @@ def _learning(findings: "Findings") -> Section:
     return Section("Training", _curves(lines, axes, "training", caption))
 
 
-def _shots(findings: "Findings") -> Section:
+def _shots(findings: Findings) -> Section:
     """The score against the shots of the test, where there are several."""
     lines = list(parts.shots(findings.rows, findings.score, findings.keys))
     if not lines:
@@ -94,7 +92,7 @@ def _shots(findings: "Findings") -> Section:
     return Section("Shots", _curves(lines, axes, "shots", caption))
 
 
-def _cost(findings: "Findings") -> Iterator[str]:
+def _cost(findings: Findings) -> Iterator[str]:
     table = parts.cost(findings.rows)
     if len(table.columns) > 1:
         yield table_part(table, "cost")
@@ -102,7 +100,7 @@ def _cost(findings: "Findings") -> Iterator[str]:
         yield paragraph(text, "soft")
 
 
-def _differences(findings: "Findings") -> Iterator[str]:
+def _differences(findings: Findings) -> Iterator[str]:
     table = parts.differences(findings.rows)
     if table.rows:
         yield paragraph("Settings, data, code and machine that are not the same everywhere; '-': not there.", "soft")

@@ -15,9 +15,9 @@ from metarun.output.tables import Score, Table, text_of
 
 COSTS = {
     "parameters": "parameters of theta",
-    "step_flops": "FLOPs of a training step",
-    "adaptation_flops": "FLOPs of an adaptation",
-    "prediction_flops": "FLOPs of a prediction",
+    "step_flops": "training step, MFLOPs",
+    "adaptation_flops": "adaptation, MFLOPs",
+    "prediction_flops": "prediction, MFLOPs",
     "step_ms": "training step, ms",
     "adaptation_ms": "adaptation, ms",
     "peak_memory_mb": "peak memory, MB",
@@ -118,7 +118,8 @@ def _cost_of(run: Run, key: str) -> float | None:
     told = run.results.get("complexity")
     value = told.get(key) if isinstance(told, dict) else None
     score = score_of(value)
-    return score.mean if score else number(value)
+    cost = score.mean if score else number(value)
+    return cost / 1e6 if cost is not None and key.endswith("_flops") else cost
 
 
 def _mean(row: Row, value_of: Callable[[Run], float | None]) -> float | None:

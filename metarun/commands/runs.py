@@ -118,8 +118,8 @@ def in_order(runs: list[Run], key: str, descending: bool) -> list[Run]:
         numeric = isinstance(value, (int, float))
         return not numeric, value if numeric else str(value)
 
+    absent = [run for run in runs if value_of(run, key) in (NO_VALUE, None)]
     there = [run for run in runs if value_of(run, key) not in (NO_VALUE, None)]
-    absent = [run for run in runs if run not in there]
     return sorted(there, key=rank, reverse=descending) + absent
 
 

@@ -24,8 +24,8 @@ thead th { background: var(--tint); border-bottom: 2px solid var(--line); vertic
 .number { text-align: right; white-space: nowrap; }
 tbody tr:hover { background: var(--tint); }
 th button { all: unset; cursor: pointer; font-weight: 600; } th button:focus-visible { outline: 2px solid var(--link); }
-th button::after { content: " \\2195"; color: #9aa5b3; } th[aria-sort=ascending] button::after { content: " \\2191"; }
-th[aria-sort=descending] button::after { content: " \\2193"; }
+th button::after { content: "\\a0\\2195"; color: #9aa5b3; } th[aria-sort=ascending] button::after { content: "\\a0\\2191"; }
+th[aria-sort=descending] button::after { content: "\\a0\\2193"; }
 figure { margin: 1rem 0; } figure svg { width: 100%; max-width: 46rem; height: auto; }
 .notice { border-left: 4px solid #d98200; background: #fff8ec; padding: .5rem 1rem; max-width: 52rem; }
 .notice ul { margin: .3rem 0; } summary { cursor: pointer; color: var(--link); }

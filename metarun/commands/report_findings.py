@@ -1,0 +1,101 @@
+"""What the runs of a folder found: the tables of a report, and what a reader must know of them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+
+from metarun.commands import report_parts as parts
+from metarun.commands.compare import Group, compared, of_pairs
+from metarun.commands.report_rows import Row, why_left_out
+from metarun.errors import listed
+from metarun.output.scored import without_episodes
+from metarun.output.tables import Table
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the runs of a folder found, as tables."""
+
+    title: str
+    score: str
+    keys: Sequence[str]
+    rows: Sequence[Row]
+    notes: Sequence[str]  # of runs that stand in no row
+
+    @cached_property
+    def higher(self) -> bool:
+        """Whether more of the score is better."""
+        return next((s.higher(self.score) for row in self.rows for s in (*row.counted.values(), *row.others)), True)
+
+    @property
+    def names(self) -> list[str]:
+        """Those of the groups."""
+        return [row.name for row in self.rows]
+
+    @property
+    def seeds(self) -> list[int | None]:
+        """Those of any run."""
+        found = {run.seed for row in self.rows for run in row.runs}
+        return sorted(found, key=lambda seed: (seed is None, seed or 0))
+
+    @cached_property
+    def several(self) -> bool:
+        """Whether any row has several seeds, so that there is something to say over seeds."""
+        return any(len(row.counted) > 1 for row in self.rows)
+
+    @cached_property
+    def means(self) -> Table:
+        """A row for each group: its seeds, those that are missing, and the mean with each of its intervals."""
+        name, over = f"test/{self.score}", ["seeds"] if self.several else []
+        missing = [row.missing(self.seeds, self.score) for row in self.rows]
+        kinds = [k for k in ("classes", "tasks") if any(row.over_others(name, k) for row in self.rows)]
+        columns = ["group", "seeds", *(["missing seeds"] if any(missing) else [])]
+        columns += [f"{self.score} over {each}" for each in (*over, "episodes", *kinds)]
+        cells = []
+        for row, gone in zip(self.rows, missing, strict=True):
+            absent = [", ".join(f"{seed} ({state})" for seed, state in gone.items())] if any(missing) else []
+            intervals = [*([row.over_seeds(name)] if over else []), row.over_episodes(name)]
+            intervals += [row.over_others(name, kind) for kind in kinds]
+            cells.append([row.name, ", ".join(map(str, sorted(row.counted, key=str))), *absent, *intervals])
+        return Table(columns, cells, f"{self.score} in the final test")
+
+    @cached_property
+    def paired(self) -> tuple[Table | None, list[str]]:
+        """The differences on the same episodes, and notes on them."""
+        counted = [scored for row in self.rows for scored in row.counted.values()]
+        lost = {scored.name: reason for scored, reason in without_episodes(counted, self.score)}
+        notes = [f"{name} is left out of the paired differences: {reason}" for name, reason in lost.items()]
+        kept = [Group(row.name, {k: s for k, s in row.counted.items() if s.name not in lost}) for row in self.rows]
+        couples = combinations([group for group in kept if group.members], 2)
+        pairs = [pair for one, other in couples if (pair := compared(one, other, self.score, notes))]
+        over = ("seeds", "episodes") if self.several else ("episodes",)
+        return (of_pairs(pairs, self.score, over) if pairs else None), notes
+
+    @property
+    def caveats(self) -> list[str]:
+        """What a reader must know before the table: what is missing, failed or unequal."""
+        found = list(self.notes)
+        for row in self.rows:
+            found += [f"{s.name} ({row.name}) does not count: {why_left_out(s, self.score)}" for s in row.others]
+            early = [s for s in row.counted.values() if s.run.state != "completed"]
+            found += [f"{s.name} ({row.name}) counts with a score of before: it is {s.run.state}" for s in early]
+            gone = [str(seed) for seed, state in row.missing(self.seeds, self.score).items() if state == "no run"]
+            found += [f"{row.name} has no run of seed {listed(gone)}, which others have"] if gone else []
+        if len({frozenset(row.counted) for row in self.rows if row.counted}) > 1:
+            found.append("the groups' means are over different seeds; differences are taken on those that both have")
+        return [*found, *parts.unequal(self.rows, self.keys)]
+
+
+def explained(findings: Findings) -> Iterator[str]:
+    """What the intervals of the tables mean."""
+    if findings.several:
+        yield "over seeds: 95% by Student's t over the seeds' means; how sure the mean is for other trainings"
+    yield "over episodes: 95% for these trained runs on other episodes of the same test classes or tasks"
+    if any(column.endswith((" over classes", " over tasks")) for column in findings.means.columns):
+        yield "over classes or tasks: 95% on others than those of the test, which all seeds share; the mean of theirs"
+    if findings.paired[0]:
+        more = "higher" if findings.higher else "lower"
+        yield f"differences: the first less the second, on the same episodes; {more} {findings.score} is better"
+        if "Holm's p over episodes" in findings.paired[0].columns:
+            yield f"Holm's p values are corrected for {len(findings.paired[0].rows)} comparisons: report these"
