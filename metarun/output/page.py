@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from metarun.output.tables import Score, Table, text_of
 
+SHORT = 40  # letters of a heading that stays on one line
 STYLE = """
 :root { color-scheme: light; --ink: #1d2530; --soft: #5b6675; --line: #d9dee5; --tint: #f5f7fa; --link: #0b5cad; }
 * { box-sizing: border-box; }
@@ -21,7 +22,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 caption { text-align: left; padding-bottom: .4rem; }
 th, td { padding: .35rem .8rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 thead th { background: var(--tint); border-bottom: 2px solid var(--line); vertical-align: bottom; }
-.number { text-align: right; white-space: nowrap; }
+.number { text-align: right; white-space: nowrap; } th.short { white-space: nowrap; }
 tbody tr:hover { background: var(--tint); }
 th button { all: unset; cursor: pointer; font-weight: 600; } th button:focus-visible { outline: 2px solid var(--link); }
 th button::after { content: "\\a0\\2195"; color: #9aa5b3; } th[aria-sort=ascending] button::after { content: "\\a0\\2191"; }
@@ -91,17 +92,20 @@ def _anchor(title: str) -> str:
 
 def table_part(table: Table, name: str) -> str:
     """A table whose rows a click on a heading sorts; ``name`` identifies it. Numbers stand in full in ``data-value``."""
-    sides = [' class="number"' if table.of_numbers(number) else "" for number in range(len(table.columns))]
-    heads = "".join(
-        f'<th scope="col"{side}><button type="button">{escape(text_of(column))}</button></th>'
-        for column, side in zip(table.columns, sides, strict=True)
-    )
+    numbers = [table.of_numbers(place) for place in range(len(table.columns))]
+    sides = [' class="number"' if of_numbers else "" for of_numbers in numbers]
+    heads = "".join(map(_head, table.columns, numbers))
     rows = "\n".join(f"<tr>{''.join(map(_cell, row, sides))}</tr>" for row in table.rows)
     caption = f"<caption>{escape(table.title)}</caption>\n" if table.title else ""
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(table.title or name)}">'
         f'<table id="{name}">\n{caption}<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>'
     )
+
+
+def _head(column: str, of_numbers: bool) -> str:
+    kinds = " ".join([*(["number"] if of_numbers else []), *(["short"] if len(column) < SHORT else [])])
+    return f'<th scope="col" class="{kinds}"><button type="button">{escape(text_of(column))}</button></th>'
 
 
 def _cell(cell: Any, side: str) -> str:
