@@ -289,6 +289,37 @@ def test_the_same_run_again_counts_once_and_is_named(tmp_path):
     assert "first is left out: second is the same again, and later" in page.items
 
 
+@pytest.mark.parametrize("odd", [{}, {"a": 1}, [], ["x"], None, 5, "text", True, {"mean": None}])
+def test_no_value_of_another_kind_breaks_a_report(odd, tmp_path):
+    keep(tmp_path / "runs" / "whole", seed=1)
+    path = keep(tmp_path / "runs" / "odd")
+    (path / "evaluations").mkdir()
+    speed = {"area": mean(0.6), "change": mean(0.5), "steps_to_90_percent": 1}
+    later = {"test/accuracy": mean(0.9), "overrides": ["task.num_shots=5"], "protocol": {"task": {"num_shots": 5}}}
+    write(path / "evaluations" / "later.json", later)
+    write(path / "alarms.jsonl", {"step": 1, "text": "x"})
+    write(path / "results.json", {**read(path / "results.json"), "learning_speed": {"accuracy": speed}})
+    outer, inner = (lambda content: dict.fromkeys(content, odd)), (lambda content: inside(content, odd))
+    small = ("status.json", "run.json", "alarms.jsonl")
+    for names, damage in (
+        (small, outer),
+        (["results.json"], outer),
+        (["results.json", "evaluations/later.json"], inner),
+    ):
+        kept = {name: (path / name).read_bytes() for name in names}
+        for name, content in kept.items():
+            write(path / name, damage(json.loads(content)))
+        outcome = metarun("report", tmp_path / "runs", f"--out={tmp_path / 'report'}")
+        assert outcome.code in (0, 2) and "Traceback" not in outcome.text, (names, outcome.text)
+        for name, content in kept.items():
+            (path / name).write_bytes(content)
+
+
+def inside(content: dict[str, Any], odd: Any) -> dict[str, Any]:
+    """The values within the values replaced."""
+    return {key: dict.fromkeys(value, odd) if isinstance(value, dict) else odd for key, value in content.items()}
+
+
 def test_alarms_stand_in_the_report(tmp_path):
     run = keep(tmp_path / "maml0")
     (run / "alarms.jsonl").write_text('{"step": 50, "alarm": "at_chance", "text": "as guessing"}\n{"step": 6')

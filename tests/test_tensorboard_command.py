@@ -63,6 +63,13 @@ def test_the_settings_of_every_run_are_columns_which_say_whether_they_differ(log
     assert kinds == {"seed": "DATA_TYPE_FLOAT64", "meta_learner": "DATA_TYPE_STRING", "size": "DATA_TYPE_STRING"}
 
 
+def test_settings_that_are_no_numbers_can_be_chosen_by_the_values_that_runs_have(logged):
+    _, settings = columns(logged)
+    learners = [value.string_value for value in settings["meta_learner"].domain_discrete.values]
+    assert learners == ["MAML", "ProtoNet"]
+    assert len(settings["size"].domain_discrete.values) == 2 and not settings["seed"].domain_discrete.values
+
+
 def test_a_single_run_keeps_the_columns_that_it_told(logged):
     scores, settings = columns(logged / "sines")
     assert scores == ["test/mse", "val/mse", "val/query_loss", "train/query_loss"]

@@ -79,7 +79,10 @@ def _settings(experiments: list[Any], values: dict[str, list[Any]]) -> Iterator[
         kind = types.pop() if len(types) == 1 else api_pb2.DATA_TYPE_STRING
         found = values.get(name, [])
         differs = len(set(map(str, found))) > 1 or 0 < len(found) < len(experiments)
-        yield api_pb2.HParamInfo(name=name, type=kind, differs=differs)
+        info = api_pb2.HParamInfo(name=name, type=kind, differs=differs)
+        if kind != api_pb2.DATA_TYPE_FLOAT64:  # a box to tick for each value; the page complains where it knows none
+            info.domain_discrete.values.extend(value for _, value in sorted({str(v): v for v in found}.items()))
+        yield info
 
 
 def _values(found: Series) -> dict[str, list[Any]]:
