@@ -123,7 +123,7 @@ def commands(page: Path) -> list[str]:
     lines = [line.strip() for line in (*blocks.splitlines(), *re.findall(r"^    (metarun .*)$", text, re.M))]
     within = re.findall(r"(?<!`)`(metarun(?: [^`\n]*(?:\n[^`\n]+)?)?)`(?!`)", text)
     found = [
-        line for line in (*lines, *map(" ".join, map(str.split, within))) if re.match(r"metarun\b(?! *[:(])", line)
+        line for line in (*lines, *map(" ".join, map(str.split, within))) if re.match(r"metarun\b(?! *[:(]|\.)", line)
     ]
     return sorted({re.sub(r"\s+# .*", "", line) for line in found})
 
