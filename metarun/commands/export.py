@@ -106,9 +106,9 @@ def _write_weights(path: Path, tree: Params, facts: dict[str, str]) -> None:
         torch.save(tensors, path.with_suffix(".pt"))
         print(f"{path.name}.pt is a file of torch: for safetensors pip install 'metarun[export]'.")
         return
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    save_file(tensors, path.with_suffix(".safetensors"), {"format": "pt", **facts})
+    path.with_suffix(".safetensors").write_bytes(save(tensors, {"format": "pt", **facts}))
 
 
 def _write_program(
