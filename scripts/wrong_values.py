@@ -46,10 +46,11 @@ SIGNED = ("x_range",)  # what may be below zero
 # By kind of setting: what stands after the equals sign, and whether it is nonsense there for sure.
 STRANGERS = ("''", "abc", "[]", "{}", "{a: 1}", LONG, "'é漢😀'", "'\"'", "'\\''", "[[1]]", "'[red]x[/nope]'")
 NOT_FINITE = ("nan", "inf", "-inf")
-NUMBERS = (*NOT_FINITE, "-1", "1e300", "-1e300", "10000000000000000000000000")
+NUMBERS = (*NOT_FINITE, "-1", "1e300", "-1e300")
+LARGE = "10000000000000000000000000"  # beyond every integer, and not beyond every length of a gradient
 NONSENSE = {
     "float": (*NUMBERS, *STRANGERS, "true", "[0.1]", "'0.1'", "null", "-0.5"),
-    "int": (*NUMBERS, *STRANGERS, "true", "[1]", "3.5", "null", "-5", "1e3"),
+    "int": (*NUMBERS, LARGE, *STRANGERS, "true", "[1]", "3.5", "null", "-5", "1e3"),
     "bool": ("abc", "''", "[]", "{}", "nan", "null", "'é漢😀'", "[true]", LONG),
     "choice": (*STRANGERS, "5", "nan", "true", "-1", "null"),
     "text": ("[]", "{}", "5", "nan", "true", "[a]", "null"),
@@ -64,7 +65,7 @@ NONSENSE = {
 }  # fmt: skip
 # What may or may not be right; it must be taken or refused, and nothing else.
 DOUBTFUL = {
-    "float": ("0", "'${seed}'", "1e-300", "2000000000"),
+    "float": ("0", "'${seed}'", "1e-300", "2000000000", LARGE),
     "int": ("0", "'${seed}'", "2000000000", "1"),
     "bool": ("1", "'true'", "'${tf32}'", "false", "true"),
     "choice": ("'${dtype}'", "'${seed}'"),
