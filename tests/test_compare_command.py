@@ -61,6 +61,22 @@ def test_a_p_value_is_below_5_percent_exactly_where_the_interval_leaves_out_zero
             assert (p < 0.05) == (abs(score.mean) > score.ci95)
 
 
+def test_pairs_find_a_point_between_600_episodes_that_unpaired_intervals_do_not():
+    """Two learners of which one is a point better; episodes differ by ten points, and each learner adds three of its own."""
+    rng, paired, unpaired = np.random.default_rng(3), [], []
+    for _ in range(200):
+        episodes = rng.normal(0.8, 0.10, 600)
+        first, second = (episodes + rng.normal(shift, 0.03, 600) for shift in (0.01, 0.0))
+        difference, (a, _), (b, _) = (
+            of_values(list(first - second)).score,
+            of_values(list(first)),
+            of_values(list(second)),
+        )
+        paired.append(difference.mean > difference.ci95)
+        unpaired.append(a.mean - b.mean > np.hypot(a.ci95, b.ci95))
+    assert np.mean(paired) > 0.99 and np.mean(unpaired) < 0.6
+
+
 def test_the_interval_of_few_seeds_covers_the_truth_as_often_as_it_says():
     rng = np.random.default_rng(1)
     inside = [abs(score.mean) <= score.ci95 for score, _ in (of_values(list(rng.normal(0, 1, 3))) for _ in range(2000))]

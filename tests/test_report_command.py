@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
+from metarun.commands.report_parts import shots_needed
 from metarun.commands.report_rows import Row
 from metarun.output.ledger import run_at
+from metarun.output.lines import Line
 from metarun.output.scored import Scored
+from metarun.output.tables import Score
 from tests import browser
 from tests.kept_runs import keep, made, mean, write
 from tests.running import environment, metarun, read
@@ -205,9 +208,19 @@ def test_score_against_shots_is_of_evaluations_that_change_the_shots_alone(tmp_p
             content = {"test/accuracy": mean(0.7 + 0.01 * shots), "protocol": protocol}
             content["overrides"] = [f"task.num_shots={shots}", *overrides]
             write(run / "evaluations" / f"{shots}.json", content)
-    rows = reported(tmp_path).rows("shots-numbers", "value")
+    page = reported(tmp_path)
+    rows = page.rows("shots-numbers", "value")
     found = {row["labelled examples of each class or task (shots)"]: float(row["maml"]) for row in rows}
     assert found == pytest.approx({"1": 0.65, "5": 0.75, "10": 0.8})
+    (needed,) = page.rows("shots-needed")
+    assert needed == {"group": "maml", "shots measured": "1, 5, 10", "shots to 90% of the gain": "10"}
+
+
+def test_shots_needed_are_the_fewest_with_90_percent_of_the_gain():
+    better = Line("accuracy", {1.0: Score(0.4), 2.0: Score(0.55), 5.0: Score(0.77), 10.0: Score(0.8)})
+    lower = Line("mse", {1.0: Score(4.0), 2.0: Score(1.1), 5.0: Score(1.0)})
+    level = Line("level", {1.0: Score(0.5), 5.0: Score(0.5)})
+    assert [row[-1] for row in shots_needed([better, lower, level]).rows] == [5.0, 2.0, None]
 
 
 def test_runs_trained_with_several_shots_make_a_curve(tmp_path):

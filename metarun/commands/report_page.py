@@ -89,7 +89,8 @@ def _shots(findings: Findings) -> Section:
     x, y = "labelled examples of each class or task (shots)", f"test {findings.score}"
     axes = Axes("Score against shots", x, y, [*findings.names, *(line.name for line in lines)])
     caption = f"By metarun evaluate RUN task.num_shots=K, or by runs trained with as many. {BANDS}"
-    return Section("Shots", _curves(lines, axes, "shots", caption))
+    needed = table_part(parts.shots_needed(lines), "shots-needed")
+    return Section("Shots", [*_curves(lines, axes, "shots", caption), needed])
 
 
 def _cost(findings: Findings) -> Iterator[str]:

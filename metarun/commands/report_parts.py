@@ -80,6 +80,18 @@ def shots(rows: Sequence[Row], score: str, keys: Sequence[str]) -> Iterator[Line
         )
 
 
+def shots_needed(lines: Sequence[Line]) -> Table:
+    """The fewest of the measured shots at which a curve has made 90% of its way from the fewest to the most."""
+    cells = []
+    for line in lines:
+        places = sorted(line.points)
+        means = [line.points[place].mean for place in places]
+        gain = means[-1] - means[0]
+        enough = [place for place, mean in zip(places, means, strict=True) if gain and (mean - means[0]) / gain >= 0.9]
+        cells.append([line.name, ", ".join(f"{place:g}" for place in places), min(enough, default=None)])
+    return Table(["group", "shots measured", "shots to 90% of the gain"], cells)
+
+
 def _shots_of(scored: Scored, score: str) -> Iterator[tuple[float, Score]]:
     """Shots and score of the final test, and of the evaluations that changed the shots alone."""
     name, run = f"test/{score}", scored.run
