@@ -134,7 +134,11 @@ MISTAKES = {
     "a size that torch refuses": ([*LAYER, "+base_learner.in_features=-1"], "base_learner: "),
     "a size below zero": ([*IMAGES, "base_learner=relation_conv", "base_learner.channels=-1"], "channels is -1, but must"),
     "no shots": (["task.num_shots=0"], "task.num_shots is 0, but an episode needs at least 1. Set it to 1 or more"),
-    "an optimizer's refusal": (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
+    "a negative rate": (["optimizer.lr=-1"], "optimizer.lr is -1, but must be 0 or more"),
+    "an optimizer's refusal": (
+        ["optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=true"],
+        "optimizer: Nesterov momentum requires a momentum and zero dampening",
+    ),
     "missing data": (["task=omniglot", "data_root=nowhere"], "To download there: metarun ... task.download=true"),
     "a missing config folder": (["--config-dir=nowhere"], "--config-dir nowhere: there is no such folder"),
     "the shell as a target": (["task._target_=os.system"], "'os.system' is outside the modules that a config may name"),
@@ -179,7 +183,7 @@ def test_every_mistake_is_in_one_list():
 
 def test_what_only_building_shows_is_in_one_list_too():
     outcome = metarun("steps=0", "task.num_shots=0", "optimizer.lr=-1", "execution=vmapped", "execution.chunk=0")
-    refused(outcome, "4 problems", "steps is 0", "shots", "Invalid learning rate", "execution.chunk is 0")
+    refused(outcome, "4 problems", "steps is 0", "shots", "optimizer.lr is", "execution.chunk is 0")
 
 
 @pytest.mark.parametrize(("sizes", "message"), [

@@ -82,6 +82,11 @@ OURS: dict[str, Range] = {  # by the last word of a key
     "chunk": Range(most=COUNT.most, why=HELD),
 }
 TORCHS: dict[str, Range] = {
+    "lr": AT_LEAST_0,
+    "weight_decay": AT_LEAST_0,
+    "momentum": AT_LEAST_0,
+    "eps": AT_LEAST_0,
+    "betas": Range(0, 1, below=True, why="they are shares"),
     "gamma": ABOVE_0,
     "eta_min": AT_LEAST_0,
     "milestones": TIMES,
