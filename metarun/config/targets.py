@@ -92,7 +92,7 @@ def locate(path: str, base: type = object) -> Callable[..., Any]:
     if not callable(target) or not _below(getattr(target, "__module__", None) or "", allowed):
         raise ValueError(refusal)
     wanted = f" Here it must be a class derived from {base.__name__}." if base is not object else ""
-    if inspect.isclass(target) and (not issubclass(target, base) or target is base or inspect.isabstract(target)):
+    if inspect.isclass(target) and (not issubclass(target, base) or inspect.isabstract(target)):
         raise ValueError(f"{refusal}{wanted}")
     if known and not (_is_ours(target, base) if _below(module_name, OURS) else _is_torchs(target, base)):
         raise ValueError(f"{refusal}{wanted}")
@@ -127,7 +127,7 @@ def _is_torchs(target: Any, base: type) -> bool:
 
     if inspect.isclass(target):
         kinds = (torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
-        return issubclass(target, kinds) or _is_transform(target)
+        return (issubclass(target, kinds) and target not in kinds) or _is_transform(target)
     return (
         issubclass(torch.nn.Module, base)
         and target.__module__.startswith("torchvision.models.")
