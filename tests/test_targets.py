@@ -46,14 +46,15 @@ def private(path: str) -> bool:
 
 
 def of_torch(path: str, value: object) -> bool:
-    """The rule of the documentation, spelled again: kinds of modules, optimizers, schedulers, transforms, models of the list."""
+    """The rule of the documentation, spelled again: kinds of module, optimizer, scheduler, transforms, listed models."""
     if private(path) or not str(value.__module__).startswith(TORCHS):
         return False
     if inspect.isclass(value):
         kinds = (nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
         old = value.__module__ == "torchvision.transforms.transforms" and value.__name__ not in ("InterpolationMode",)
         return not inspect.isabstract(value) and (
-            (issubclass(value, kinds) and value not in kinds) or (old and value.__name__ in torchvision.transforms.transforms.__all__)
+            (issubclass(value, kinds) and value not in kinds)
+            or (old and value.__name__ in torchvision.transforms.transforms.__all__)
         )
     return value in MODELS
 
