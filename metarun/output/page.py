@@ -28,6 +28,7 @@ th button { all: unset; cursor: pointer; font-weight: 600; } th button:focus-vis
 th button::after { content: "\\a0\\2195"; color: #9aa5b3; } th[aria-sort=ascending] button::after { content: "\\a0\\2191"; }
 th[aria-sort=descending] button::after { content: "\\a0\\2193"; }
 figure { margin: 1rem 0; } figure svg { width: 100%; max-width: 46rem; height: auto; }
+figure img { max-width: 100%; height: auto; display: block; }
 .notice { border-left: 4px solid #d98200; background: #fff8ec; padding: .5rem 1rem; max-width: 52rem; }
 .notice ul { margin: .3rem 0; } summary { cursor: pointer; color: var(--link); }
 @media (max-width: 40rem) { body { padding: 1rem .75rem 3rem; } th, td { padding: .3rem .5rem; } }
@@ -46,18 +47,28 @@ for (const head of document.querySelectorAll("th > button")) head.addEventListen
 
 
 class Section(NamedTuple):
-    """A part of a page with its heading; ``parts`` are HTML."""
+    """A part of a page with its heading; ``parts`` are HTML. ``name`` identifies it, or else its heading does."""
 
     title: str
     parts: Sequence[str]
+    name: str = ""
+
+    @property
+    def anchor(self) -> str:
+        """What a link leads to."""
+        return self.name or _anchor(self.title)
 
 
-def page(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
-    """The whole file; sections without parts are left out. ``lead`` is HTML, ``title`` text."""
+def page(title: str, lead: Sequence[str], sections: Sequence[Section], interactive: bool = True) -> str:
+    """The whole file; sections without parts are left out. ``lead`` is HTML, ``title`` text.
+
+    ``interactive``: with links to the sections, and a script that sorts tables.
+    """
     shown = [section for section in sections if any(section.parts)]
-    links = " ".join(f'<a href="#{_anchor(section.title)}">{escape(section.title)}</a>' for section in shown)
+    links = " ".join(f'<a href="#{section.anchor}">{escape(section.title)}</a>' for section in shown)
+    nav = f'<nav aria-label="Sections">{links}</nav>\n' if interactive else ""
     body = "\n".join(
-        f'<section id="{_anchor(section.title)}">\n<h2>{escape(section.title)}</h2>\n'
+        f'<section id="{section.anchor}">\n<h2>{escape(section.title)}</h2>\n'
         + "\n".join(filter(None, section.parts))
         + "\n</section>"
         for section in shown
@@ -75,12 +86,11 @@ def page(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
 <header>
 <h1>{escape(title)}</h1>
 {chr(10).join(filter(None, lead))}
-<nav aria-label="Sections">{links}</nav>
-</header>
+{nav}</header>
 <main>
 {body}
 </main>
-<script>{SCRIPT}</script>
+{f"<script>{SCRIPT}</script>" if interactive else ""}
 </body>
 </html>
 """
@@ -90,11 +100,12 @@ def _anchor(title: str) -> str:
     return "about-" + "-".join("".join(letter if letter.isalnum() else " " for letter in title.lower()).split())
 
 
-def table_part(table: Table, name: str) -> str:
-    """A table whose rows a click on a heading sorts; ``name`` identifies it. Numbers stand in full in ``data-value``."""
+def table_part(table: Table, name: str, interactive: bool = True) -> str:
+    """A table, ``interactive`` if a click on a heading sorts its rows; ``name`` identifies it. Numbers stand in full in
+    ``data-value``."""
     numbers = [table.of_numbers(place) for place in range(len(table.columns))]
     sides = [' class="number"' if of_numbers else "" for of_numbers in numbers]
-    heads = "".join(map(_head, table.columns, numbers))
+    heads = "".join(_head(*column, interactive) for column in zip(table.columns, numbers, strict=True))
     rows = "\n".join(f"<tr>{''.join(map(_cell, row, sides))}</tr>" for row in table.rows)
     caption = f"<caption>{escape(table.title)}</caption>\n" if table.title else ""
     return (
@@ -103,9 +114,11 @@ def table_part(table: Table, name: str) -> str:
     )
 
 
-def _head(column: str, of_numbers: bool) -> str:
+def _head(column: str, of_numbers: bool, interactive: bool) -> str:
     kinds = " ".join([*(["number"] if of_numbers else []), *(["short"] if len(column) < SHORT else [])])
-    return f'<th scope="col" class="{kinds}"><button type="button">{escape(text_of(column))}</button></th>'
+    text = escape(text_of(column))
+    shown = f'<button type="button">{text}</button>' if interactive else text
+    return f'<th scope="col" class="{kinds}">{shown}</th>'
 
 
 def _cell(cell: Any, side: str) -> str:
@@ -137,6 +150,7 @@ def folded(heading: str, inside: str) -> str:
     return f"<details><summary>{escape(heading)}</summary>\n{inside}\n</details>" if inside else ""
 
 
-def figure(svg: str, caption: str) -> str:
-    """A drawing with a line below it."""
-    return f"<figure>\n{svg}\n<figcaption>{escape(caption)}</figcaption>\n</figure>"
+def figure(drawing: str, caption: str) -> str:
+    """A drawing, as HTML, with a line below it where there is one to say."""
+    below = f"<figcaption>{escape(caption)}</figcaption>\n" if caption else ""
+    return f"<figure>\n{drawing}\n{below}</figure>"

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from metarun.output.tables import Score, Table
+from metarun.output.ledger import score_of
+from metarun.output.tables import Table
 
 BODY = "body"
 
@@ -20,11 +21,6 @@ def findings(parts: dict[str, Any], score: str) -> Table:
         ),
     ]
     return Table(("what", "found"), rows)
-
-
-def score_of(estimate: dict[str, Any]) -> Score:
-    """An estimate of the JSON file as a cell."""
-    return Score(estimate["mean"], estimate["ci95"], estimate["n"])
 
 
 def named(row: dict[str, Any]) -> str:

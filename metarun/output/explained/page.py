@@ -5,8 +5,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from metarun.output.explained.findings import named, score_of
-from metarun.output.tables import Table, text_of
+from metarun.output.explained.findings import named
+from metarun.output.ledger import score_of
+from metarun.output.page import Section, figure, folded, paragraph, table_part
+from metarun.output.page import page as whole_page
+from metarun.output.tables import Table
 
 SECTIONS = {  # by part: its heading, and how it is read
     "layers": (
@@ -47,20 +50,6 @@ SECTIONS = {  # by part: its heading, and how it is read
     ),
     "episodes": ("The best and the worst episode", "By the score of the queries after adaptation."),
 }
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222;
-  background: #fff }
-h1 { font-size: 1.5rem; margin-bottom: .2rem }
-h2 { font-size: 1.15rem; margin: 2.2rem 0 .3rem; border-top: 1px solid #ddd; padding-top: 1.2rem }
-p { margin: .3rem 0 .8rem }
-figure { margin: .5rem 0 }
-figcaption, .facts, .absent, summary { color: #666 }
-img { max-width: 100%; height: auto; display: block }
-table { border-collapse: collapse; margin: .6rem 0; display: block; overflow-x: auto }
-th, td { padding: .2rem 1rem .2rem 0; text-align: left; border-bottom: 1px solid #eee }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
-summary { cursor: pointer }
-"""
 
 
 def page(content: Mapping[str, Any], main: Table, pictures: Mapping[str, Sequence[tuple[str, bytes]]]) -> str:
@@ -71,29 +60,20 @@ def page(content: Mapping[str, Any], main: Table, pictures: Mapping[str, Sequenc
         f"{content['run']}, {content['checkpoint']} checkpoint of step {content['checkpoint_step']}, {content['num_tasks']} "
         f"{content['split']} tasks{overrides}"
     )
-    sections = "\n".join(_section(name, content, pictures.get(name, ())) for name in SECTIONS)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
-        f'<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n<p class="facts">{escape(facts)}</p>\n'
-        f"{_table(main)}\n{sections}\n</body>\n</html>\n"
-    )
+    lead = [paragraph(facts, "soft"), table_part(main, "findings", interactive=False)]
+    sections = [_section(name, content, pictures.get(name, ())) for name in SECTIONS]
+    return whole_page(title, lead, sections, interactive=False)
 
 
-def _section(name: str, content: Mapping[str, Any], pictures: Sequence[tuple[str, bytes]]) -> str:
+def _section(name: str, content: Mapping[str, Any], pictures: Sequence[tuple[str, bytes]]) -> Section:
     heading, how = SECTIONS[name]
     if name in content["left_out"]:
-        body = f'<p class="absent">Left out: {escape(content["left_out"][name])}.</p>'
-    else:
-        drawn = "\n".join(_picture(heading, _caption(picture, content), png) for picture, png in pictures)
-        tables = TABLES[name](content["parts"][name]) if name in TABLES else None
-        numbers = (
-            f"<details{'' if pictures else ' open'}><summary>Numbers</summary>\n{_table(tables)}\n</details>"
-            if tables
-            else ""
-        )
-        body = f"<p>{escape(how)}</p>\n{drawn}\n{numbers}"
-    return f'<section id="{name}">\n<h2>{escape(heading)}</h2>\n{body}\n</section>'
+        return Section(heading, [paragraph(f"Left out: {content['left_out'][name]}.", "soft")], name)
+    parts = [paragraph(how), *(_picture(heading, _caption(picture, content), png) for picture, png in pictures)]
+    if name in TABLES:
+        numbers = table_part(TABLES[name](content["parts"][name]), f"{name}-numbers", interactive=False)
+        parts.append(folded("Numbers", numbers) if pictures else numbers)
+    return Section(heading, parts, name)
 
 
 def _caption(name: str, content: Mapping[str, Any]) -> str:
@@ -105,29 +85,12 @@ def _caption(name: str, content: Mapping[str, Any]) -> str:
 
 
 def _picture(heading: str, caption: str, png: bytes) -> str:
-    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     image = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return f'<figure><img alt="{escape(caption or heading)}" src="{image}">{below}</figure>'
-
-
-def _table(table: Table) -> str:
-    kinds = [' class="number"' if table.of_numbers(column) else "" for column in range(len(table.columns))]
-    head = "".join(f"<th{kind}>{escape(name)}</th>" for name, kind in zip(table.columns, kinds, strict=True))
-    rows = "\n".join(
-        "<tr>"
-        + "".join(f"<td{kind}>{escape(text_of(cell, ' ± '))}</td>" for cell, kind in zip(row, kinds, strict=True))
-        + "</tr>"
-        for row in table.rows
-    )
-    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
-
-
-def _optional(estimate: Mapping[str, Any] | None) -> Any:
-    return None if estimate is None or estimate["mean"] is None else score_of(dict(estimate))
+    return figure(f'<img alt="{escape(caption or heading)}" src="{image}">', caption)
 
 
 def _layers(part: Mapping[str, Any]) -> Table:
-    cells = [(named(r), r["parameters"], _optional(r["change"]), _optional(r["cka"])) for r in part["rows"]]
+    cells = [(named(r), r["parameters"], score_of(r["change"]), score_of(r["cka"])) for r in part["rows"]]
     return Table(("layer", "parameters", "relative change", "CKA"), cells)
 
 
@@ -135,7 +98,7 @@ def _steps(part: Mapping[str, Any]) -> Table:
     names = list(part["rows"][0])
     return Table(
         ("step", *(name.replace("_", " ") for name in names)),
-        [(str(k), *(_optional(row[name]) for name in names)) for k, row in enumerate(part["rows"])],
+        [(str(k), *(score_of(row[name]) for name in names)) for k, row in enumerate(part["rows"])],
     )
 
 
