@@ -1,5 +1,6 @@
-"""What a logger keeps in the run folder to go on with, and pictures as services take them."""
+"""What loggers share: what they keep in the run folder to go on with, and how services take numbers and pictures."""
 
+import importlib
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from metarun.files import read_json, write_json
+from metarun.output.sink import Sink
 
 
 def kept_id(folder: Path, service: str, make: Callable[[], str]) -> str:
@@ -22,6 +24,24 @@ def kept_id(folder: Path, service: str, make: Callable[[], str]) -> str:
         known[service] = make()
         write_json(path, known)
     return known[service]
+
+
+class LogsToARun(Sink):
+    """A logger whose ``package`` has a run that takes numbers and the package's images by ``log``."""
+
+    run: Any
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self.run.log(values, step=step)
+
+    def image(self, name: str, grid: Tensor, step: int) -> None:
+        self._picture(name, picture(grid), step)
+
+    def figure(self, name: str, figure: Any, step: int) -> None:
+        self._picture(name, picture_of_figure(figure), step)
+
+    def _picture(self, name: str, shown: Image.Image, step: int) -> None:
+        self.run.log({name: importlib.import_module(self.package).Image(shown)}, step=step)
 
 
 def picture(grid: Tensor) -> Image.Image:

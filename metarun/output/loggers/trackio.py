@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from torch import Tensor
 
-from metarun.output.loggers.kept import picture, picture_of_figure
-from metarun.output.sink import Sink
+from metarun.output.loggers.kept import LogsToARun
 
 ELSEWHERE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")  # by which an environment chooses a server
 
 
-class Trackio(Sink):
+class Trackio(LogsToARun):
     """A run of the ``project``, in a folder of this run. A resumed run writes it anew.
 
     trackio reads its folder's name once, when it is imported: a second run of the same process that wants another is
@@ -36,7 +34,6 @@ class Trackio(Sink):
         if str(trackio.TRACKIO_DIR) != str(place):
             raise ValueError(f"this process writes to {trackio.TRACKIO_DIR} already; one with trackio holds one run.")
         self.project, self.name = project, folder.name
-        self.run: Any = None
 
     def begun(self, config: str, headline: dict[str, Any]) -> None:
         import trackio
@@ -50,20 +47,6 @@ class Trackio(Sink):
                 auto_log_cpu=False,
                 auto_log_gpu=False,
             )
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        self.run.log(values, step=step)
-
-    def image(self, name: str, grid: Tensor, step: int) -> None:
-        self._picture(name, picture(grid), step)
-
-    def figure(self, name: str, figure: Any, step: int) -> None:
-        self._picture(name, picture_of_figure(figure), step)
-
-    def _picture(self, name: str, shown: Any, step: int) -> None:
-        import trackio
-
-        self.run.log({name: trackio.Image(shown)}, step=step)
 
     def ended(self, state: str) -> None:
         import trackio

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from torch import Tensor
 
-from metarun.output.loggers.kept import kept_id, picture, picture_of_figure
-from metarun.output.sink import Sink
+from metarun.output.loggers.kept import LogsToARun, kept_id
 
 
-class WandB(Sink):
+class WandB(LogsToARun):
     """A run of the ``project``, with its configuration, curves, pictures and test scores.
 
     What lies offline cannot be continued: a resumed run is told anew, by the same id, in the place of the old files. Online
@@ -41,20 +39,6 @@ class WandB(Sink):
 
     def begun(self, config: str, headline: dict[str, Any]) -> None:
         self.run.config.update(yaml.safe_load(config), allow_val_change=True)
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        self.run.log(values, step=step)
-
-    def image(self, name: str, grid: Tensor, step: int) -> None:
-        self._picture(name, picture(grid), step)
-
-    def figure(self, name: str, figure: Any, step: int) -> None:
-        self._picture(name, picture_of_figure(figure), step)
-
-    def _picture(self, name: str, shown: Any, step: int) -> None:
-        import wandb
-
-        self.run.log({name: wandb.Image(shown)}, step=step)
 
     def ended(self, state: str) -> None:
         self.run.finish(exit_code=0 if state == "completed" else 1)
