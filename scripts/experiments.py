@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 sys.path.insert(0, str(Path(__file__).parent))
 import receipt
+from published import write_page
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, PAGE = ROOT / "configs", ROOT / "docs" / "experiments.md"
@@ -127,16 +128,5 @@ def page() -> str:
     return receipt.with_ages(text, PAGE)
 
 
-def main() -> None:
-    if sys.argv[1:] == ["--check"]:
-        # how old a receipt is changes with the code, and receipt.py --tables writes it
-        found, made = (receipt.AGES.sub("", text) for text in (PAGE.read_text() if PAGE.is_file() else "", page()))
-        sys.exit(0 if found == made else f"{PAGE} is old: python scripts/experiments.py")
-    if sys.argv[1:]:
-        sys.exit(__doc__)
-    PAGE.write_text(page())
-    print(PAGE)
-
-
 if __name__ == "__main__":
-    main()
+    write_page(__doc__, PAGE, page)

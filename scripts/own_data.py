@@ -11,7 +11,6 @@ Needs CLINC150, Banking77, Omniglot and CIFAR-100 in METARUN_DATA. A data set of
 from a part of what is published there; the commands are those of docs/your_own_data.md, section by section.
 """
 
-import argparse
 import csv
 import json
 import os
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
+from published import place_of_runs
 from receipt import RECEIPTS, receipt
 
 PAGE = RECEIPTS.parent / "your_own_data.md"
@@ -198,19 +198,9 @@ def filled(text: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("place", metavar="DIR", nargs="?", type=Path, help="the folder of the data and runs")
-    parser.add_argument("words", metavar="WORD", nargs="*", help="run only the commands whose names hold all of them")
-    parser.add_argument("--publish", action="store_true", help="run nothing, write into docs/")
-    args = parser.parse_args(argv)
-    if args.place is None and not args.publish:
-        parser.error("give the DIR of the runs, or --publish to write the table of the receipt into docs/.")
-    if args.publish:
-        if args.place:
-            keep(args.place)
-        PAGE.write_text(filled(PAGE.read_text()))
+    args = place_of_runs(argv, __doc__, "runs", keep, PAGE, filled)
+    if args is None:
         return
-    args.place.mkdir(parents=True, exist_ok=True)
     os.chdir(args.place)
     for name, (data, overrides) in commands().items():
         if set(args.words) <= set(name.split("-")) and not Path(name, "results.json").is_file():

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).parent))
+from published import write_page
+
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, PAGE = ROOT / "configs", ROOT / "docs" / "settings.md"
 GROUPS = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution", "evaluation", "logger")
@@ -82,14 +85,5 @@ def page() -> str:
     return "\n".join(parts).rstrip("\n") + "\n"
 
 
-def main() -> None:
-    if sys.argv[1:] == ["--check"]:
-        sys.exit(0 if PAGE.is_file() and PAGE.read_text() == page() else f"{PAGE} is old: python scripts/settings.py")
-    if sys.argv[1:]:
-        sys.exit(__doc__)
-    PAGE.write_text(page())
-    print(PAGE)
-
-
 if __name__ == "__main__":
-    main()
+    write_page(__doc__, PAGE, page)

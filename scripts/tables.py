@@ -16,7 +16,6 @@ validation episodes choose their degree and penalty:
     mixed effects   y = (beta + b) . [1, x, ..., x^n] + noise, b ~ N(0, D); beta, D and noise by maximum likelihood (EM)
 """
 
-import argparse
 import csv
 import json
 import math
@@ -32,6 +31,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 import expiry
+from published import place_of_runs
 from receipt import HARDWARE, RECEIPTS
 
 PAGE = RECEIPTS.parent / "regression.md"
@@ -252,19 +252,9 @@ def keep(place: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("place", metavar="DIR", nargs="?", type=Path, help="the folder of the tables and cells")
-    parser.add_argument("words", metavar="WORD", nargs="*", help="run only the cells whose names hold all of them")
-    parser.add_argument("--publish", action="store_true", help="run nothing, write into docs/")
-    args = parser.parse_args(argv)
-    if args.place is None and not args.publish:
-        parser.error("give the DIR of the cells, or --publish to write the table of the receipt into docs/.")
-    if args.publish:
-        if args.place:
-            keep(args.place)
-        PAGE.write_text(filled(PAGE.read_text()))
+    args = place_of_runs(argv, __doc__, "cells", keep, PAGE, filled)
+    if args is None:
         return
-    args.place.mkdir(parents=True, exist_ok=True)
     for name in TABLES:
         write_table(name, args.place)
         for column in ("controls", *LEARNERS):

@@ -1,0 +1,44 @@
+"""The command lines of the scripts that write into docs/."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import receipt
+
+
+def write_page(doc: str, path: Path, page: Callable[[], str]) -> None:
+    """The script ``[--check]`` of a whole page: write it, or exit with code 1 where it is not what would be written."""
+    if sys.argv[1:] == ["--check"]:
+        # how old a receipt is changes with the code, and receipt.py --tables writes it
+        found, made = (receipt.AGES.sub("", text) for text in (path.read_text() if path.is_file() else "", page()))
+        sys.exit(0 if found == made else f"{path} is old: python scripts/{path.stem}.py")
+    if sys.argv[1:]:
+        sys.exit(doc)
+    path.write_text(page())
+    print(path)
+
+
+def place_of_runs(
+    argv: list[str] | None, doc: str, what: str, keep: Callable[[Path], None], page: Path, filled: Callable[[str], str]
+) -> argparse.Namespace | None:
+    """The script ``[DIR] [WORD ...] [--publish]`` of runs and their table: the folder ``place``, made, and the ``words``.
+
+    None after --publish, which keeps a receipt of the runs in DIR, where one is named, and fills the table of the page.
+    ``what`` lies in DIR, and is chosen by its name.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("place", metavar="DIR", nargs="?", type=Path, help=f"the folder of the data and {what}")
+    parser.add_argument("words", metavar="WORD", nargs="*", help=f"run only the {what} whose names hold all of them")
+    parser.add_argument("--publish", action="store_true", help="run nothing, write into docs/")
+    args = parser.parse_args(argv)
+    if args.place is None and not args.publish:
+        parser.error(f"give the DIR of the {what}, or --publish to write the table of the receipt into docs/.")
+    if args.publish:
+        if args.place:
+            keep(args.place)
+        page.write_text(filled(page.read_text()))
+        return None
+    args.place.mkdir(parents=True, exist_ok=True)
+    return args
