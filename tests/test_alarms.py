@@ -18,8 +18,8 @@ from metarun.output.alarms import (
     inner_loss_rises,
     overfitting,
     poor_statistics,
-    read_alarms,
 )
+from metarun.output.kept import read_alarms
 from metarun.output.metrics import written
 from tests.composing import experiment, train
 from tests.running import TINY, checkpoint, identical, killed, metarun, process

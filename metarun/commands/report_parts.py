@@ -47,18 +47,11 @@ def adaptation(rows: Sequence[Row], score: str) -> Iterator[Line]:
 def learning(rows: Sequence[Row], score: str) -> Iterator[Line]:
     """The validation score by training step: the mean of the runs that count, and each run, also those that do not."""
     for row in rows:
-        curves = {run.path: validations(run, score) for run in row.runs}
+        curves = {run.path: run.validations(score) for run in row.runs}
         counted = [curve for scored in row.counted.values() if (curve := curves[scored.run.path])]
         thin = [{step: value.mean for step, value in curve.items()} for curve in curves.values() if curve]
         if thin:
             yield Line(row.name, over(counted), thin)
-
-
-def validations(run: Run, score: str) -> dict[float, Score]:
-    """The validation score by training step, as the log has it."""
-    name = f"val/{score}"
-    rows = [(number(row.get("step")), number(row.get(name)), number(row.get(f"{name}_ci95"))) for row in run.metrics()]
-    return {step: Score(mean, ci95) for step, mean, ci95 in rows if step is not None and mean is not None}
 
 
 def shots(rows: Sequence[Row], score: str, keys: Sequence[str]) -> Iterator[Line]:
@@ -188,7 +181,7 @@ def all_runs(rows: Sequence[Row], score: str) -> Table:
         for scored in (*row.counted.values(), *row.others):
             run = scored.run
             best = number(run.status.get(f"best_val/{score}"))
-            seen = [value.mean for value in validations(run, score).values()] if best is None else []
+            seen = [value.mean for value in run.validations(score).values()] if best is None else []
             shown = Score(best) if best is not None else None
             if seen:
                 shown = Score((max if scored.higher(score) else min)(seen))

@@ -58,7 +58,7 @@ def parts_of(run: Run) -> Parts:
         "scores": {name: score for name, score in run.scores.items() if "_step_" not in name},
         **dict(_over_others(run)),
         "curve": {str(step): score for step, score in enumerate(run.curve(f"test/{run.score_name}"))},
-        "validation": _validations(run),
+        "validation": {str(step): score for step, score in run.validations(run.score_name).items()},
         "learning speed": flat(_mapping(run.results.get("learning_speed"))),
         "cost": {
             name: score_of(value) or value
@@ -71,13 +71,6 @@ def parts_of(run: Run) -> Parts:
         "warnings": {str(count): line for count, line in enumerate(warnings(run), 1)},
         "damaged": {text.partition(": ")[0]: text.partition(": ")[2] for text in (*run.damaged, *_cut(run))},
     }
-
-
-def _validations(run: Run) -> dict[str, Score]:
-    """The validation score by training step, as the log has it."""
-    name = f"val/{run.score_name}"
-    rows = [(row.get("step"), number(row.get(name)), number(row.get(f"{name}_ci95"))) for row in run.metrics()]
-    return {str(step): Score(mean, ci95) for step, mean, ci95 in rows if mean is not None}
 
 
 def _cut(run: Run) -> Iterator[str]:

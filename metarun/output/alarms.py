@@ -5,10 +5,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from metarun.evaluation.signs import Effect, Gradient, Signs
 from metarun.files import write_atomically
+from metarun.output.kept import read_alarms
 from metarun.output.sink import Sink
 
 EARLY_STEPS, EARLY_SHARE = 100, 0.2  # of a run, in which it need not have learned anything yet
@@ -81,19 +81,6 @@ class Alarms(Sink):
 
     def _keep(self) -> None:
         write_atomically(self.path, "".join(json.dumps(alarm) + "\n" for alarm in self.told).encode())
-
-
-def read_alarms(path: Path) -> list[dict[str, Any]]:
-    """The alarms of a run, from its alarms.jsonl: step, name and text of each; none where there is no such file."""
-    found = []
-    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
-        try:
-            alarm = json.loads(line)
-            if type(alarm["step"]) is int and isinstance(alarm["alarm"], str) and isinstance(alarm["text"], str):
-                found.append(alarm)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue
-    return found
 
 
 def early(facts: Facts, step: int) -> bool:

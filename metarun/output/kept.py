@@ -93,6 +93,12 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def read_alarms(path: Path) -> list[dict[str, Any]]:
+    """The alarms of a run, from its alarms.jsonl: step, name and text of each; none where there is no such file."""
+    kinds = {"step": int, "alarm": str, "text": str}
+    return [row for row in json_lines(path) if all(type(row.get(key)) is kind for key, kind in kinds.items())]
+
+
 def number(value: Any) -> float | None:
     """``value`` where it is a finite number."""
     fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

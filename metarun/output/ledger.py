@@ -16,7 +16,16 @@ from typing import Any
 from metarun.config.choices import option_of
 from metarun.errors import shortened, wrong_command
 from metarun.output.folder import STATES, place, short_hash
-from metarun.output.kept import configuration, in_use, json_lines, json_object, moment, number, text_lines
+from metarun.output.kept import (
+    configuration,
+    in_use,
+    json_lines,
+    json_object,
+    moment,
+    number,
+    read_alarms,
+    text_lines,
+)
 from metarun.output.tables import Score
 
 RUN_FILES = {"run.json", "overrides.yaml", "results.json", "checkpoints", "output.txt"}  # beside config.yaml
@@ -130,9 +139,17 @@ class Run:
         """The lines of metrics.jsonl; without those that a killed run cut short."""
         return json_lines(self.path / "metrics.jsonl")
 
+    def validations(self, score: str) -> dict[float, Score]:
+        """The validation score by training step, as the log has it."""
+        name = f"val/{score}"
+        rows = [
+            (number(row.get("step")), number(row.get(name)), number(row.get(f"{name}_ci95"))) for row in self.metrics()
+        ]
+        return {step: Score(mean, ci95) for step, mean, ci95 in rows if step is not None and mean is not None}
+
     def alarms(self) -> list[dict[str, Any]]:
         """What alarms.jsonl says: step, alarm and text of each."""
-        return [row for row in json_lines(self.path / "alarms.jsonl") if {"step", "text"} <= row.keys()]
+        return read_alarms(self.path / "alarms.jsonl")
 
     def evaluations(self) -> dict[str, dict[str, Any]]:
         """What later evaluations left, by the names of their files; a damaged one is empty."""

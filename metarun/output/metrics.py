@@ -9,17 +9,15 @@ import torch
 from torch import Tensor
 
 from metarun.files import write_atomically
+from metarun.output.kept import json_lines
 from metarun.output.sink import Sink
 
 
 def written(path: Path) -> Iterator[tuple[int, dict[str, float]]]:
     """The lines of a metrics.jsonl: step, and values by name. Those that are damaged are left out."""
-    for line in path.read_text(errors="replace").splitlines():
-        try:
-            row = json.loads(line)
+    for row in json_lines(path):  # the last line of a killed run can be cut short
+        if "step" in row:
             yield row["step"], {name: value for name, value in row.items() if name != "step"}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            continue  # the last line of a killed run can be cut short
 
 
 class MetricsFile(Sink):
