@@ -208,6 +208,11 @@ def hyperparameters(learner: MetaLearner) -> set[str]:
     return {field.name for field in fields(learner)}  # type: ignore[arg-type]
 
 
+def takes_steps(learner: MetaLearner) -> bool:
+    """Whether the learner adapts by steps, of which it takes one or more."""
+    return "inner_steps" in hyperparameters(learner) and getattr(learner, "inner_steps", 0) > 0
+
+
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     """The module's parameters that ask for a gradient, by name: those that theta holds and inner loops move."""
     return {name: p for name, p in module.named_parameters() if p.requires_grad}

@@ -69,10 +69,9 @@ def leave_curves(runs: Sequence[tuple[list[str], RunFolder]], folder: Path) -> l
     write_json(folder / f"{NAME}.json", content)
     drawn = figure(content)
     drawn.savefig(folder / f"{NAME}.png", dpi=130)
-    from torch.utils.tensorboard import SummaryWriter
+    from metarun.output.loggers.tensorboard import add_figures  # torch is loaded after the sweep
 
-    with SummaryWriter(str(folder / NAME)) as writer:
-        writer.add_figure(NAME, drawn, 0)
+    add_figures(folder / NAME, {NAME: drawn}, 0)
     left_out = [f"not in the curve: {', '.join(content['missing'])}"] if content["missing"] else []
     return [f"data efficiency: {folder / NAME}.png and .json", *left_out]
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metarun.core import Batch, Episode, FewShotLearner, Params, TaskDistribution, hyperparameters
+from metarun.core import Batch, Episode, FewShotLearner, Params, TaskDistribution, takes_steps
 from metarun.evaluation.calibration import CALIBRATION_TASKS
 from metarun.evaluation.episodes import tasks_at_a_time
 from metarun.evaluation.eval_mode import eval_mode, fixed_draws, modules_of
@@ -65,7 +65,7 @@ def signs_of(subject: Subject, meta_loss: MetaLoss, training: TaskDistribution, 
 def effect_of_adaptation(subject: Subject, episodes: Episode) -> Effect | None:
     """What the inner steps do to the losses; None of a learner that takes none."""
     learner = subject.learner
-    if getattr(learner, "inner_steps", 0) < 1 or "inner_steps" not in hyperparameters(learner):
+    if not takes_steps(learner):
         return None
     unadapted = replace(learner, inner_steps=0)  # type: ignore[type-var]
 

@@ -10,9 +10,27 @@ import numpy as np
 
 from metarun.core import Draw
 from metarun.counter import uniform, uniform_at, without_replacement
-from metarun.tasks.episodes import ClassPool, EpisodeSize
+from metarun.tasks.episodes import ClassPool, EpisodeSize, draw_examples, ordered
 
 ATTEMPTS = 100  # draws of an episode, of which the first that keeps all groups apart is taken
+
+
+def draw_in_order(
+    seed: int,
+    stream: str,
+    indices: Sequence[int] | np.ndarray,
+    size: EpisodeSize,
+    pool: ClassPool,
+    grouped: "GroupedPool | None",
+) -> Draw:
+    """Classes [B, N], support [B, N, K] and query [B, N, Q] of ``pool``, with their orders; of the examples of ``grouped``
+    no two of one group, where there are groups."""
+    if grouped is None:
+        u = uniform(seed, stream, np.asarray(indices), size.num_ways * (1 + size.num_shots + size.num_queries))
+        draw = draw_examples(u, pool, size)
+    else:
+        draw = grouped.draw(seed, stream, indices, size)
+    return ordered(draw, seed, stream, indices)
 
 
 @dataclass(frozen=True)

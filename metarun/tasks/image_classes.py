@@ -21,12 +21,10 @@ from metarun.tasks.episodes import (
     ClassPool,
     EpisodeSize,
     class_spec,
-    draw_examples,
-    ordered,
     pool_problems,
     sizes_by_split,
 )
-from metarun.tasks.groups import GroupedPool
+from metarun.tasks.groups import GroupedPool, draw_in_order
 from metarun.tasks.image_files import Ranges
 from metarun.tasks.image_reader import ImageReader, square_reader
 from metarun.tasks.images import image_batch, pixels_on, show_classes
@@ -151,14 +149,8 @@ class ImageClasses(PreparedTask):
         return draw
 
     def _examples(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
-        ways, shots, queries = size = self.sizes[split]
-        stream = f"{self.name}/{split}"
-        if self.grouped:
-            draw = self.grouped[split].draw(self.seed, stream, indices, size)
-        else:
-            u = uniform(self.seed, stream, np.asarray(indices), ways * (1 + shots + queries))
-            draw = draw_examples(u, self.pools[split], size)
-        return ordered(draw, self.seed, stream, indices)
+        pool, grouped = self.pools[split], self.grouped.get(split)
+        return draw_in_order(self.seed, f"{self.name}/{split}", indices, self.sizes[split], pool, grouped)
 
     def _choices(self, part: str, draw: Draw, indices: Sequence[int] | np.ndarray) -> Draw:
         """The augmentation's choices for the images draw[part] in their order: [B, N * K, ...]."""

@@ -17,19 +17,16 @@ import torch
 from torch import Tensor
 
 from metarun.core import Batch, Draw, Episode
-from metarun.counter import uniform
 from metarun.tasks.encoded_texts import TextFeatures
 from metarun.tasks.episodes import (
     ClassPool,
     EpisodeSize,
     check_pools,
     class_spec,
-    draw_examples,
-    ordered,
     rows_of,
     sizes_by_split,
 )
-from metarun.tasks.groups import GroupedPool
+from metarun.tasks.groups import GroupedPool, draw_in_order
 from metarun.tasks.sources import PreparedTask, task_from
 from metarun.tasks.splits import SPLITS, Split, by_shares, split_classes, split_digest, thinned
 from metarun.tasks.store import Prepared, Source
@@ -139,14 +136,8 @@ class TextClasses(PreparedTask):
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
         """Numbers of classes [B, N] and of sentences, support [B, N, K] and query [B, N, Q], with their orders."""
-        ways, shots, queries = size = self.sizes[split]
-        stream = f"{self.name}/{split}"
-        if self.grouped:
-            draw = self.grouped[split].draw(self.seed, stream, indices, size)
-        else:
-            u = uniform(self.seed, stream, np.asarray(indices), ways * (1 + shots + queries))
-            draw = draw_examples(u, self.pools[split], size)
-        return ordered(draw, self.seed, stream, indices)
+        pool, grouped = self.pools[split], self.grouped.get(split)
+        return draw_in_order(self.seed, f"{self.name}/{split}", indices, self.sizes[split], pool, grouped)
 
     def episodes(self, draw: Draw) -> Episode:
         classes = torch.from_numpy(draw["classes"]).to(self.device)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarun.core import Episode, MetaLearner, Params
+from metarun.core import Episode, MetaLearner, Params, takes_steps
 from metarun.errors import refuse_divergence
 from metarun.evaluation.estimates import estimate
 from metarun.evaluation.eval_mode import fixed_draws
@@ -25,7 +25,7 @@ from metarun.evaluation.explaining.numbers import (
     recalled,
     reliability,
 )
-from metarun.evaluation.explaining.observed import BODY, Observed, observe, takes_steps
+from metarun.evaluation.explaining.observed import BODY, Observed, observe
 from metarun.evaluation.explaining.of_one import curve, embedding
 from metarun.evaluation.scoring import Subject
 from metarun.execution.execution import Execution, MetaLoss

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metarun.core import Batch, Episode, FewShotLearner, MetaLearner, Params, hyperparameters
+from metarun.core import Batch, Episode, FewShotLearner, MetaLearner, Params, takes_steps
 from metarun.evaluation.eval_mode import eval_mode, modules_of
 from metarun.evaluation.explaining.numbers import linear_cka, relative_change
 from metarun.evaluation.scoring import Subject
@@ -45,11 +45,6 @@ class Observed:
     similarity: dict[str, float]
     alignment: float | None
     predictions: Predictions | None
-
-
-def takes_steps(learner: MetaLearner) -> bool:
-    """Whether the learner adapts by steps, of which it takes one or more."""
-    return "inner_steps" in hyperparameters(learner) and getattr(learner, "inner_steps", 0) > 0
 
 
 def observe(subject: Subject) -> Iterator[Observed]:
