@@ -24,6 +24,12 @@ def config_dir() -> Path:
     )
 
 
+def cards_dir() -> Path:
+    """The folder of the cards that come with metarun: ``docs/results`` of the checkout, or the copy in the package."""
+    checkout = PACKAGE.parent
+    return checkout / "docs" / "results" if (checkout / "pyproject.toml").is_file() else PACKAGE / "results"
+
+
 def as_shown(path: Path) -> str:
     """A path as it is shown: relative to the current folder where it lies in it, for absolute ones wrap in a terminal."""
     here = Path.cwd()

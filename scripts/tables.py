@@ -30,9 +30,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-import expiry
 from published import place_of_runs
 from receipt import HARDWARE, RECEIPTS
+
+from metarun.reproduce import dependence
 
 PAGE = RECEIPTS.parent / "regression.md"
 KEPT = RECEIPTS / "tables.json"
@@ -247,7 +248,10 @@ def keep(place: Path) -> None:
     command = "python scripts/tables.py DIR"
     date = min(run["history"][0]["started"][:10] for run in facts)
     kept = {"command": command, "commit": commits.pop(), "date": date}
-    kept |= {"hardware": {name: facts[0]["hardware"][name] for name in HARDWARE}, "depends_on": expiry.today(command)}
+    kept |= {
+        "hardware": {name: facts[0]["hardware"][name] for name in HARDWARE},
+        "depends_on": dependence.today(command),
+    }
     KEPT.write_text(json.dumps(kept | {"results": scores(place)}, indent=1) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""A claim has a receipt: the README's table is what the receipts say."""
+"""A claim has a receipt, or a card (test_cards.py), which grows old with its code."""
 
 import importlib.util
 import json
@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from metarun.reproduce import dependence
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,12 +25,6 @@ def script(name):
 
 receipt, matrix, language, control = map(script, ("receipt", "matrix", "language", "control"))
 own_data = script("own_data")
-expiry = receipt.expiry
-
-
-def test_the_readme_shows_the_table_that_the_receipts_give():
-    text = (ROOT / "README.md").read_text()
-    assert receipt.with_table(text) == text
 
 
 def test_every_receipt_names_its_command_and_commit_and_no_path_of_a_machine():
@@ -74,7 +70,7 @@ def test_the_page_of_language_shows_its_receipts_and_every_cell_is_its_own_comma
     cells = language.cells()
     assert len({tuple(overrides) for overrides in cells.values()}) == len(cells) == 48
     for name, kept in json.loads(language.KEPT.read_text()).items():
-        if not expiry.is_outdated(kept):  # the page says which ones are older than the code and its defaults
+        if not dependence.is_outdated(kept):  # the page says which ones are older than the code and its defaults
             assert kept["command"] == " ".join(["metarun", *cells[name]])
 
 
@@ -122,16 +118,6 @@ def test_a_page_says_how_old_the_receipts_are_that_it_shows(page):
     assert receipt.with_ages(text, page) == text, "run: python scripts/receipt.py --tables"
 
 
-def test_the_header_of_an_experiment_says_what_its_receipt_says():
-    for path in sorted((ROOT / "configs" / "experiment").glob("*.yaml")):
-        header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("# "))
-        found = re.search(r"commit (\w+), docs/receipts/(\w+)\.json", header)
-        if found and found[2].removesuffix("_full") in receipt.PAPERS:
-            kept = json.loads((receipt.RECEIPTS / f"{found[2]}.json").read_text())
-            assert kept["commit"].startswith(found[1]), path.name
-            assert receipt.score(kept["results"]).rpartition(" (")[0] in header, path.name
-
-
 SOURCE = '''"""A module."""
 
 # a comment
@@ -150,15 +136,15 @@ NAME = f"{half(1)!r:>8} # none"
 def test_comments_docstrings_and_layout_are_not_what_a_run_depends_on():
     other = SOURCE.replace("# a comment\n", "").replace('"""Half of x."""', "r'''Another\n    one.'''\n")
     other = other.replace('"""A module."""', '"""Ein Modul: \u00e4."""').replace("x / 2  # of", "x /   2  # or")
-    assert expiry.essence(other) == expiry.essence(SOURCE)
-    assert "#none" in expiry.essence(SOURCE) and "comment" not in expiry.essence(SOURCE)
-    assert expiry.essence(SOURCE.replace("x / 2", "x / 3")) != expiry.essence(SOURCE)
+    assert dependence.essence(other) == dependence.essence(SOURCE)
+    assert "#none" in dependence.essence(SOURCE) and "comment" not in dependence.essence(SOURCE)
+    assert dependence.essence(SOURCE.replace("x / 2", "x / 3")) != dependence.essence(SOURCE)
 
 
 def test_a_run_depends_on_its_task_learner_network_and_loop_and_on_no_others():
-    config = expiry.composed(("experiment=protonet_omniglot_5w1s",))
-    modules = {target.rpartition(".")[0] for target in expiry.targets(config) if target.startswith("metarun.")}
-    reached = expiry.reached({*expiry.START, *modules}, None)
+    config = dependence.composed(("experiment=protonet_omniglot_5w1s",))
+    modules = {target.rpartition(".")[0] for target in dependence.targets(config) if target.startswith("metarun.")}
+    reached = dependence.reached({*dependence.START, *modules}, None)
     for used in (
         "training/runner",
         "execution/update",
@@ -184,7 +170,7 @@ def test_a_run_depends_on_its_task_learner_network_and_loop_and_on_no_others():
 @pytest.fixture
 def edited(monkeypatch):
     """A function that changes how the source of a module reads today."""
-    plain, changes = expiry.text_of, {}
+    plain, changes = dependence.text_of, {}
     monkeypatch.setattr(expiry, "text_of", lambda path, commit: changes.get(path) or plain(path, commit))
     return changes.__setitem__
 
@@ -195,30 +181,28 @@ def edited(monkeypatch):
 ])  # fmt: skip
 def test_a_receipt_is_outdated_once_code_has_changed_that_its_run_depends_on(module, expires, edited):
     command = "metarun experiment=maml_sinusoid"
-    kept = {"command": command, "depends_on": expiry.today(command)}
-    assert not expiry.is_outdated(kept)
+    kept = {"command": command, "depends_on": dependence.today(command)}
+    assert not dependence.is_outdated(kept)
     path = f"metarun/{module}.py"
-    edited(path, expiry.text_of(path, None) + "\nNEW = 1\n")
-    assert expiry.is_outdated(kept) == expires
+    edited(path, dependence.text_of(path, None) + "\nNEW = 1\n")
+    assert dependence.is_outdated(kept) == expires
 
 
 def test_a_receipt_is_outdated_once_its_command_means_another_configuration_or_none():
     command = "metarun experiment=maml_sinusoid"
-    now = expiry.today(command)
-    assert expiry.is_outdated({"command": f"{command} optimizer.lr=0.5", "depends_on": now})
-    assert expiry.is_outdated({"command": "metarun experiment=gone", "depends_on": now})
-    assert expiry.is_outdated({"command": command})
+    now = dependence.today(command)
+    assert dependence.is_outdated({"command": f"{command} optimizer.lr=0.5", "depends_on": now})
+    assert dependence.is_outdated({"command": "metarun experiment=gone", "depends_on": now})
+    assert dependence.is_outdated({"command": command})
     elsewhere = f"{command} device=cpu log_every=7 run_dir=x"
-    assert not expiry.is_outdated({"command": elsewhere, "depends_on": now})
+    assert not dependence.is_outdated({"command": elsewhere, "depends_on": now})
 
 
-def test_outdated_receipts_are_listed_and_left_out_of_the_readme(monkeypatch, capsys):
-    monkeypatch.setattr(receipt, "age_of", lambda name: receipt.OLD if name == "maml_sinusoid" else "")
+def test_outdated_receipts_are_listed(monkeypatch, capsys):
+    monkeypatch.setattr(receipt, "age_of", lambda name: receipt.OLD if name == "tables" else "")
     monkeypatch.setattr(sys, "argv", ["receipt.py", "--outdated"])
     receipt.main()
-    assert capsys.readouterr().out == "maml_sinusoid: older than the code\n"
-    rows = receipt.table()
-    assert "`metarun experiment=maml_sinusoid`" not in rows and "changed since: [maml_sinusoid]" in rows
+    assert capsys.readouterr().out == "tables: older than the code\n"
 
 
 # ---- what the scripts write, and when ----

@@ -82,6 +82,27 @@ def explain(
     explain_run(run, overrides or [], split, tasks, checkpoint, to, folders)
 
 
+@app.command()
+def reproduce(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME ...] [KEY=VALUE ...]", help="maml/omniglot/5w1s ..., task.download=true ..."),
+    ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="say which figures there are; run nothing")] = False,
+    paper: Annotated[str, typer.Option(help="only of this paper, as in the names: maml")] = "",
+    within: Annotated[str, typer.Option(metavar="TIME", help="only what was measured to take less: 2h, 90m")] = "",
+    seeds: Annotated[int, typer.Option(help="runs, of seeds 0, 1, ...")] = 1,
+    budget: Annotated[str, typer.Option(metavar="TIME", help="stop training then; the same command goes on")] = "",
+    to: Annotated[Path, typer.Option(help="the folder of the runs and cards")] = Path("runs/reproduce"),
+    chosen: Annotated[str, typer.Option("--format", help="of --list: table, json, csv, md or latex")] = "table",
+) -> None:
+    """Repeat a paper's training and test, continue it where it stands, and say how far the figure is from the paper's."""
+    _prepared_process([], [])
+    from metarun.commands.reproduce import Wanted, reproduce
+
+    raise typer.Exit(reproduce(words or [], Wanted(listed, paper, within, seeds, budget, to, chosen)))
+
+
 @data.command("list")
 def list_(
     overrides: Annotated[list[str] | None, typer.Argument(help="data_root=DIR")] = None,

@@ -59,6 +59,12 @@ def entries(overrides: list[str], folders: list[Path]) -> Iterator[Entry]:
         yield Entry(name, _kind(cfg.task._target_), *_state(name, cfg))
 
 
+def state_of(name: str, cfg: DictConfig) -> str:
+    """The state of a task's data; where they are absent, also what to do."""
+    state, what = _state(name, cfg)
+    return f"{state}: {what}" if state == "absent" else state
+
+
 def _kind(target: str) -> str:
     """The first line about a target (of a function's docstring, or of a class's module), up to a stop or colon."""
     found = locate(target, TaskDistribution)

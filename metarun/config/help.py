@@ -15,6 +15,7 @@ COMMANDS = {
     "report": "a page and tables of the runs in a folder: means over seeds, differences, curves, cost",
     "rerun": "run the same configuration again: are its numbers the same, bit by bit, or what differs?",
     "tensorboard": "start TensorBoard on a run or a folder of runs: metarun tensorboard DIR --port 6007",
+    "reproduce": "a paper's figure beside ours: --list says which; NAME trains, tests by its protocol, writes a card",
     "evaluate": "score a finished run again, with other steps, shots, ways or data",
     "explain": "what adaptation does, in figures and a page: layers, losses, gradients, calibration, mistakes",
     "predict": "adapt a finished run's model to your labelled examples, and predict others",

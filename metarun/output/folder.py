@@ -178,7 +178,10 @@ class RunFolder:
 
     def describe(self, overrides: list[str], **facts: Any) -> None:
         """Write run.json (who, what, where, when), git.diff and freeze.txt; a resumed run adds to its history."""
-        history = [*self.facts().get("history", []), {"started": _now(), "argv": sys.argv, "overrides": overrides}]
+        before = self.facts().get("history", [])
+        if before and isinstance(before[-1], dict):  # so that pauses do not count as time of the run
+            before[-1].setdefault("ended", self.read_status().get("updated"))
+        history = [*before, {"started": _now(), "argv": sys.argv, "overrides": overrides}]
         write_json(
             self.path / "run.json",
             {"metarun": __version__, **facts, "hardware": hardware(), **self._git(), "history": history},

@@ -1,6 +1,6 @@
-"""What a receipt depends on: the modules that its run computed with, and its configuration.
+"""What a number depends on: the modules that its run computed with, and its configuration.
 
-A receipt keeps a digest of both. Where today's differ, the number may be another one, and the receipt is outdated. Comments,
+A card or receipt keeps a digest of both. Where today's differ, the number may be another one, and it is outdated. Comments,
 docstrings and layout do not count, nor do the modules in ``TELL``.
 """
 
@@ -10,14 +10,13 @@ import io
 import json
 import re
 import subprocess
-import sys
 import tokenize
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 START = ("metarun.training.runner", "metarun.evaluation.scoring")
 # Rooms and modules that check, tell, write or draw, and decide on no number of a run.
 TELL: tuple[str, ...] = ("commands", "drawing", "errors", "files", "paths", "process", "training/signals")
@@ -40,7 +39,17 @@ def digests(config: dict[str, Any], commit: str | None) -> dict[str, str]:
     kept = {key: value for key, value in config.items() if key not in OF_THE_MACHINE}
     modules = {target.rpartition(".")[0] for target in targets(config) if target.startswith("metarun.")}
     files = {path: text_of(path, commit) for path in sorted(reached({*START, *modules}, commit))}
-    return {"code": digest(files), "config": hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()}
+    return {"code": digest(files), "config": _hash(kept)}
+
+
+def digest_of_config(config: Any) -> str:
+    """Of what of a configuration decides on its run's numbers, but for the last digits that an execution has of its own."""
+    kept = {key: value for key, value in plain(config).items() if key not in OF_THE_MACHINE | {"execution"}}
+    return _hash(kept)
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def targets(node: Any) -> set[str]:
@@ -63,11 +72,13 @@ def reached(modules: set[str], commit: str | None) -> set[str]:
 
 
 def tells(path: str) -> bool:
+    """Whether a module decides on no number of a run."""
     name = path.removeprefix("metarun/").removesuffix(".py")
     return any(name == told or name.startswith(f"{told}/") for told in TELL)
 
 
 def path_of(module: str, there: set[str]) -> str | None:
+    """The path of a module among those that are there."""
     base = module.replace(".", "/")
     return next((path for path in (f"{base}.py", f"{base}/__init__.py") if path in there), None)
 
@@ -102,11 +113,13 @@ Place = tuple[int, int]  # line from 1, column in characters
 
 
 def comments(text: str) -> list[tuple[Place, Place]]:
+    """Where the comments of a source begin and end."""
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     return [(token.start, token.end) for token in tokens if token.type == tokenize.COMMENT]
 
 
 def docstrings(text: str) -> list[tuple[Place, Place]]:
+    """Where its docstrings do."""
     found, lines = [], text.splitlines()
 
     def place(line: int, offset: int) -> Place:  # ast counts bytes
@@ -132,26 +145,25 @@ def tracked(commit: str | None) -> tuple[str, ...]:
 
 @cache
 def text_of(path: str, commit: str | None) -> str:
+    """A source at ``commit``, or as it lies here."""
     return (ROOT / path).read_text() if commit is None else git("show", f"{commit}:{path}")
 
 
 def git(*words: str) -> str:
+    """What git says of this checkout; raises CalledProcessError where it does not know."""
     return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout
 
 
 @cache
 def composed(overrides: tuple[str, ...]) -> dict[str, Any]:
     """The resolved configuration of a command line. Raises ConfigError where it is no longer one."""
-    sys.path.insert(0, str(ROOT))
-    try:
-        from metarun.config.compose import composed as by_hydra
+    from metarun.config.compose import composed as by_hydra
 
-        return plain(by_hydra(list(overrides), []))
-    finally:
-        sys.path.remove(str(ROOT))
+    return plain(by_hydra(list(overrides), []))
 
 
 def plain(config: Any) -> dict[str, Any]:
+    """A configuration with its references resolved."""
     from omegaconf import OmegaConf
 
     return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]

@@ -1,0 +1,212 @@
+"""``metarun reproduce``: which published figures can be repeated, and how ours stand beside them."""
+
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metarun.config.compose import composed
+from metarun.errors import Interrupted, wrong_command
+from metarun.files import read_json
+from metarun.output.tables import Score, Table, refuse_other_formats, show
+from metarun.paths import as_shown, cards_dir
+from metarun.reproduce import card
+from metarun.reproduce.registry import Target, target, targets, task_of
+from metarun.reproduce.running import (
+    OF_THE_PLACE,
+    evaluated,
+    protocols,
+    refuse_another,
+    seeds_of,
+    train,
+)
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+TIME = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The options of the command, as they were given."""
+
+    listed: bool
+    paper: str
+    within: str
+    seeds: int
+    budget: str
+    to: Path
+    chosen: str
+
+
+def reproduce(words: list[str], wanted: Wanted) -> int:
+    """List the targets, or let those named in ``words`` run and write their cards; the exit code."""
+    refuse_other_formats(wanted.chosen)
+    names, place = [w for w in words if "=" not in w], [w for w in words if "=" in w]
+    if wanted.listed:
+        if names:
+            raise wrong_command(f"--list stands without names; leave out {' '.join(names)}, or say --paper PAPER.")
+        list_targets(wanted, place)
+        return 0
+    if wanted.within or wanted.paper:
+        raise wrong_command("--paper and --within go with --list.")
+    _refuse(names, place, wanted)
+    until = time.time() + seconds_in(wanted.budget, "--budget") if wanted.budget else None
+    for name in names:
+        try:
+            one(target(name), place, wanted, until)
+        except Interrupted as error:
+            why = "the budget is used up" if until is not None and time.time() >= until else "stopped"
+            print(f"\n{why}; the same command goes on where {name} stands", file=sys.stderr)
+            return error.exit_code
+    return 0
+
+
+def _refuse(names: list[str], place: list[str], wanted: Wanted) -> None:
+    """Raise ConfigError for all that is wrong with the command, before anything runs."""
+    problems = [] if names else ["name what to reproduce, such as maml/sinusoid/5s. See: metarun reproduce --list"]
+    others = [
+        text for text in place if not text.startswith(tuple(f"{key}{end}" for key in OF_THE_PLACE for end in "=."))
+    ]
+    problems += [
+        f"{text} would reproduce something else; beside a name stand {', '.join(OF_THE_PLACE)}. For a run of yours: "
+        f"metarun {' '.join(target(names[0]).words or ()) if names else 'experiment=NAME'} {text}"
+        for text in others
+    ]
+    if wanted.seeds < 1:
+        problems.append(f"--seeds is {wanted.seeds}, but must be 1 or more.")
+    if problems:
+        raise wrong_command(*problems)
+    for name in names:
+        if target(name).words is None:
+            raise wrong_command(f"{name} is listed alone: metarun has no preset that trains it as the paper does.")
+
+
+def one(target: Target, place: Sequence[str], wanted: Wanted, until: float | None) -> None:
+    """Train and test the runs of one target, write its card, and print what it says."""
+    seeds = seeds_of(target, wanted.to, wanted.seeds)
+    for seed in seeds:
+        refuse_another(seed, place)
+    for seed in seeds:
+        print(f"{target.id}, seed {seed.number}: metarun {' '.join(seed.words)}   in {as_shown(seed.path)}", flush=True)
+        train(seed, place, until)
+    log = wanted.to / target.folder / "evaluations.txt"
+    number = sum(len(protocols(seed)) for seed in seeds)
+    print(f"testing by the paper's protocol and by the common one: {number} evaluations", flush=True)
+    content = card.card(seeds, lambda seed, overrides: evaluated(seed, overrides, log))
+    where = wanted.to / target.paper.name / f"{target.key.replace('/', '_')}.json"
+    card.write(where, content)
+    show(of_card(target, content))
+    print("\n".join(said(target, content)))
+    print(f"card: {as_shown(where)}")
+
+
+def of_card(target: Target, content: dict[str, Any]) -> Table:
+    """The figures of a card as a table."""
+    rows = []
+    for figure in content["figures"]:
+        ours, paper = figure["ours"], figure["paper"]
+        theirs = None if paper["value"] is None else Score(paper["value"], paper["interval"])
+        over_seeds = None if ours["over_seeds"] is None else round(ours["over_seeds"], 4)
+        difference = Score(*figure["difference"].values()) if "difference" in figure else None
+        rows.append(
+            (figure["name"], Score(ours["mean"], ours["ci95"]), over_seeds, theirs, difference, figure["verdict"])
+        )
+    unit = "in percent" if target.scale == 100 else ""
+    title = f"{target.title}: {target.score} {unit}, 95% over {content['figures'][0]['ours']['tasks']} episodes"
+    columns = ("figure", "metarun", "+- over seeds", target.paper.cited_as, "difference", "verdict")
+    return Table(columns, rows, title)
+
+
+def said(target: Target, content: dict[str, Any]) -> Iterator[str]:
+    """What else a reader of the figures has to know."""
+    if target.differs:
+        yield "differs from the paper's protocol: " + "; ".join(target.differs)
+    if content["verdict"] == "missed":
+        yield f"missed: {target.cause or 'cause unknown'}"
+    if any(figure["paper"]["read"] not in ("paper", "code") for figure in content["figures"]):
+        yield "not judged: nobody here has read the source of such a figure"
+
+
+def list_targets(wanted: Wanted, place: Sequence[str]) -> None:
+    """Print what can be run, what it takes, whether its data are there, and what our cards say."""
+    known = [t for t in targets().values() if not wanted.paper or t.paper.name == wanted.paper]
+    if not known:
+        papers = ", ".join(dict.fromkeys(t.paper.name for t in targets().values()))
+        raise wrong_command(f"--paper is {wanted.paper!r}; use {papers}.")
+    most = seconds_in(wanted.within, "--within") if wanted.within else None
+    cards = {t.id: card_of(t) for t in known}
+    if most is not None:
+        known = [t for t in known if 0 < cost(cards[t.id]) <= most]
+    states = data_states({task_of(t.words) for t in known if t.words is not None}, place)
+    rows = [row(t, cards[t.id], states) for t in known]
+    columns = ("name", "paper's figures", "time for a seed", "data", "our card")
+    show(Table(columns, rows, "published results: metarun reproduce NAME"), wanted.chosen)
+    if wanted.within:
+        print(
+            f"those that took less than {wanted.within} here; others, and those never run, are not shown",
+            file=sys.stderr,
+        )
+
+
+def row(target: Target, kept: dict[str, Any], states: dict[str, str]) -> tuple[Any, ...]:
+    """A target's line."""
+    marks = {"paper": "", "code": "", "quoted": " (quoted)", "unread": " (unread)"}
+    figures = ", ".join(
+        f"{figure.name}: {Score(figure.value, figure.interval).text()}{marks[figure.read]}"
+        for figure in target.figures
+        if figure.value is not None
+    )
+    if target.words is None:
+        return (target.id, figures, None, None, "no preset of ours")
+    said = ", ".join(
+        f"{Score(f['ours']['mean'], f['ours']['ci95']).text()} {f['verdict']}" for f in kept.get("figures", ())
+    )
+    taken = cost(kept)
+    return (
+        target.id,
+        figures,
+        shortly(taken) if taken else "not measured",
+        states[task_of(target.words)],
+        said or None,
+    )
+
+
+def card_of(target: Target) -> dict[str, Any]:
+    """The card that comes with metarun; empty where there is none."""
+    path = cards_dir() / target.paper.name / f"{target.key.replace('/', '_')}.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def cost(kept: dict[str, Any]) -> float:
+    """The seconds that a seed took, by a card; 0 where there is none."""
+    runs = kept.get("runs", ())
+    return sum(run["seconds"] for run in runs) / len(runs) if runs else 0.0
+
+
+def data_states(tasks: set[str], place: Sequence[str]) -> dict[str, str]:
+    """Whether the data of each task are there: ready, raw files found, generated, or what to do."""
+    from metarun.commands.data import state_of
+
+    where = [text for text in place if text.startswith("data_root=")]
+    return {name: state_of(name, composed([f"task={name}", *where], [])) for name in sorted(tasks)}
+
+
+def seconds_in(text: str, option: str) -> float:
+    """The seconds of a time such as 90m, 2h or 1h30m."""
+    if not TIME.fullmatch(text):
+        raise wrong_command(f"{option} is {text!r}; a time is a number with its unit: 30s, 90m, 2h, 1h30m.")
+    return sum(float(number) * UNITS[unit] for number, unit in re.findall(r"([\d.]+)([smhd])", text))
+
+
+def shortly(seconds: float) -> str:
+    """A time in its largest unit, for people."""
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -1,0 +1,166 @@
+"""A card: what a target's runs showed, beside the paper's figures. Nothing in it is written by hand.
+
+id, command               the target, and the words that make the card again
+verdict                   the worst of the figures that are judged
+figures                   each with the paper's value, ours, the difference with its interval, and the verdict
+common                    metarun's own protocol: for each seed, norm and number of queries, the score at each step
+runs                      of each seed: command, commit, date, seconds, machine, learning curve, what it depends on
+"""
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from metarun import __version__
+from metarun.files import read_json, write_json
+from metarun.output.kept import moment
+from metarun.output.ledger import Run, run_at, scores_in
+from metarun.output.tables import Score
+from metarun.reproduce import dependence
+from metarun.reproduce.registry import Figure, Target
+from metarun.reproduce.running import Seed, common_protocols
+from metarun.reproduce.verdict import measured, of_all, verdict, width_of_difference
+
+VERSION = 1
+MACHINE = ("system", "python", "torch", "cpus", "threads", "gpu")
+OF_THE_MACHINE = ("run_dir=", "data_root=", "resume=")
+Evaluated = Callable[[Seed, Sequence[str]], dict[str, Any]]
+
+
+def card(seeds: Sequence[Seed], evaluated: Evaluated) -> dict[str, Any]:
+    """The card of one target, whose runs have all ended. ``evaluated(seed, overrides)``: the results of an evaluation."""
+    target = seeds[0].target
+    figures = [of_figure(target, figure, seeds, evaluated) for figure in target.figures]
+    judged = [figure["verdict"] for figure in figures if figure["verdict"] != "not judged"]
+    number = f" --seeds {len(seeds)}" if len(seeds) > 1 else ""
+    return {
+        "version": VERSION,
+        "id": target.id,
+        "command": f"metarun reproduce {target.id}{number}",
+        "metarun": __version__,
+        "score": target.score,
+        "verdict": of_all(judged),
+        "figures": figures,
+        "common": [row for seed in seeds for row in common(target, seed, evaluated)],
+        "runs": [of_run(seed) for seed in seeds],
+    }
+
+
+def of_figure(target: Target, figure: Figure, seeds: Sequence[Seed], evaluated: Evaluated) -> dict[str, Any]:
+    """One figure of the paper beside ours."""
+    each = []
+    for seed in seeds:
+        results = evaluated(seed, figure.evaluate) if figure.evaluate else read_json(seed.path / "results.json")
+        score = score_at(target, results, figure.step)
+        protocol = results["protocol"]
+        width = target.scale * (score.ci95 or 0.0)
+        each.append(
+            {
+                "seed": seed.number,
+                "mean": target.in_its_units(score.mean),
+                "ci95": width,
+                "tasks": protocol["num_tasks"],
+                "episodes": protocol.get("manifest"),
+            }
+        )
+    ours = measured([(row["mean"], row["ci95"], row["tasks"], str(row["episodes"])) for row in each])
+    words = " ".join(["metarun evaluate RUN", *figure.evaluate]) if figure.evaluate else None
+    found: dict[str, Any] = {
+        "name": figure.name,
+        "paper": {key: getattr(figure, key) for key in ("value", "interval", "interval_is", "where", "read")},
+        "ours": {**asdict(ours), "seeds": each, "step": figure.step, "evaluated_by": words},
+        "verdict": verdict(target, figure, ours),
+    }
+    if figure.value is not None:
+        difference = {"mean": ours.mean - figure.value, "ci95": width_of_difference(ours, figure)}
+        found["difference"] = difference
+    return found
+
+
+def score_at(target: Target, results: dict[str, Any], step: int | None) -> Score:
+    """The target's score in a results.json, after ``step`` adaptation steps (None: as the test has it)."""
+    name = "accuracy" if target.score == "error" else target.score
+    return scores_in(results)[f"test/{name}" if step is None else f"test/{name}_step_{step}"]
+
+
+def common(target: Target, seed: Seed, evaluated: Evaluated) -> list[dict[str, Any]]:
+    """What metarun's common protocol gives for one seed: the score after each adaptation step, or the one there is."""
+    rows = []
+    for overrides in common_protocols(seed.path, target):
+        results = evaluated(seed, overrides)
+        protocol = results["protocol"]
+        last = score_at(target, results, None)
+        steps: list[float] = []
+        while f"test/{'accuracy' if target.score == 'error' else target.score}_step_{len(steps)}" in results:
+            steps.append(target.in_its_units(score_at(target, results, len(steps)).mean))
+        rows.append(
+            {
+                "seed": seed.number,
+                "norm": protocol["base_learner"].get("batch_norm"),
+                "queries": protocol["task"]["num_queries"],
+                "tasks": protocol["num_tasks"],
+                "mean": target.in_its_units(last.mean),
+                "ci95": target.scale * (last.ci95 or 0.0),
+                "steps": steps,
+                "episodes": protocol.get("manifest"),
+                "evaluated_by": " ".join(["metarun evaluate RUN", *overrides]),
+            }
+        )
+    return rows
+
+
+def of_run(seed: Seed) -> dict[str, Any]:
+    """What is kept of one run: nothing that tells of the machine's paths or name."""
+    run = run_at(seed.path)
+    history, commit = run.history, run.code.get("commit")
+    validations = run.validations(run.score_name).items()
+    return {
+        "seed": seed.number,
+        "command": command_of(history),
+        "commit": commit,
+        "dirty": bool(run.code.get("dirty")),
+        "date": history[0]["started"][:10],
+        "seconds": round(seconds_of(run)),
+        "continued": len(history) - 1,
+        "steps": run.config["steps"],
+        "execution": run.machine.get("execution"),
+        "machine": {name: run.machine.get(name) for name in MACHINE},
+        "curve": [[int(step), seed.target.in_its_units(score.mean)] for step, score in validations],
+        "depends_on": _digests(run.path, commit),
+    }
+
+
+def command_of(history: list[dict[str, Any]]) -> str:
+    """The command that makes the run in one go: as it began, with what it was told when it was continued, more steps say."""
+    words = {text.partition("=")[0]: text for part in history for text in part["overrides"]}
+    return " ".join(["metarun", *(text for text in words.values() if not text.startswith(OF_THE_MACHINE))])
+
+
+def seconds_of(run: Run) -> float:
+    """How long the run took: the sum of its parts where it was continued, as far as it tells when each ended."""
+    parts = [(moment(part.get("started")), moment(part.get("ended"))) for part in run.history]
+    begun, ends = [start for start, _ in parts], [end for _, end in parts[:-1]] + [run.updated]
+    return sum(end - start for start, end in zip(begun, ends, strict=True) if start is not None and end is not None)
+
+
+def _digests(run: Path, commit: str | None) -> dict[str, str] | None:
+    """What the run depends on; None where the code is no checkout's."""
+    if commit is None:
+        return None
+    try:
+        return dependence.digests(dependence.saved(run / "config.yaml"), commit)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write a card; raises ValueError where it tells of the machine."""
+    text = json.dumps(content)
+    if found := re.search(r'"/(?!\()|=/|~/', text):
+        raise ValueError(f"the card would hold a path of this machine: {text[found.start() : found.start() + 60]}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, content)

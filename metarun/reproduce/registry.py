@@ -1,0 +1,167 @@
+"""The registry of published results: ``metarun/published/*.yaml``, one file a paper.
+
+A target is what one training reproduces, such as maml/omniglot/5w1s (file maml.yaml, key omniglot/5w1s); its figures are
+what the paper prints of it. Accuracies and errors in percent stand as the paper has them.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from metarun.errors import did_you_mean, wrong_command
+from metarun.paths import PACKAGE, config_dir
+
+PUBLISHED = PACKAGE / "published"
+READ = ("paper", "code")  # whose text was read: only such figures are judged; others are quoted, or unread
+LOWER_IS_BETTER = ("mse", "error", "query_loss")
+IN_PERCENT = ("accuracy", "error")
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where figures are from. ``name``: of its file."""
+
+    name: str
+    cited_as: str
+    title: str
+    source: str
+    code: str | None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number that a paper prints. ``interval``: the half width, which is what ``interval_is`` says."""
+
+    name: str
+    value: float | None  # None: the paper draws a curve
+    interval: float | None
+    interval_is: str
+    where: str  # table and row
+    read: str  # paper | code | quoted | unread
+    step: int | None = None  # the adaptation step of our curve that is meant; None: the score of the test
+    evaluate: tuple[str, ...] = ()  # overrides of ``metarun evaluate`` for the paper's protocol; none: the test's
+
+    @property
+    def is_target(self) -> bool:
+        """Whether it can be reproduced: there is a number, and its source was read."""
+        return self.value is not None and self.read in READ
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """What others measured who ran it again."""
+
+    who: str
+    figure: str
+    value: float
+    interval: float | None
+    source: str
+    read: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one training reproduces."""
+
+    paper: Paper
+    key: str
+    title: str
+    benchmark: str
+    command: tuple[str, ...] | None  # words of ``metarun ...`` that train it; None: no preset of ours does
+    trained_as: str | None  # the key of the target of this paper whose training it shares
+    score: str
+    protocol: dict[str, Any]  # the paper's
+    differs: tuple[str, ...]  # how our run's protocol differs from it
+    figures: tuple[Figure, ...]
+    reruns: tuple[Rerun, ...]
+    cause: str | None  # why ours misses the figure, where that was found
+
+    @property
+    def id(self) -> str:
+        """PAPER/KEY, as the command line names it."""
+        return f"{self.paper.name}/{self.key}"
+
+    @property
+    def words(self) -> tuple[str, ...] | None:
+        """The words that train it, its own or those of the target whose training it shares."""
+        return targets()[f"{self.paper.name}/{self.trained_as}"].words if self.trained_as else self.command
+
+    @property
+    def folder(self) -> Path:
+        """Where its runs lie, below the folder of all: those of the target whose training it shares."""
+        return Path(self.paper.name, (self.trained_as or self.key).replace("/", "_"))
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Of its score."""
+        return self.score not in LOWER_IS_BETTER
+
+    def in_its_units(self, mean: float) -> float:
+        """A score of ours as the paper prints it; an error is what an accuracy leaves."""
+        value = 1 - mean if self.score == "error" else mean
+        return 100 * value if self.score in IN_PERCENT else value
+
+    @property
+    def scale(self) -> float:
+        """What an interval of ours is multiplied by, to be in the paper's units."""
+        return 100.0 if self.score in IN_PERCENT else 1.0
+
+
+@cache
+def targets() -> dict[str, Target]:
+    """Every target by its id, in the order of the files."""
+    return {target.id: target for path in sorted(PUBLISHED.glob("*.yaml")) for target in targets_in(path)}
+
+
+def targets_in(path: Path) -> Iterator[Target]:
+    """The targets of a paper's file."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    entries = content.pop("targets")
+    paper = Paper(path.stem, **content)
+    for key, entry in entries.items():
+        figures = tuple(
+            Figure(**{**figure, "evaluate": tuple(figure.get("evaluate", ()))}) for figure in entry.pop("figures")
+        )
+        reruns = tuple(Rerun(**rerun) for rerun in entry.pop("reruns"))
+        command, differs = entry.pop("command", None), tuple(entry.pop("differs"))
+        entry.setdefault("trained_as", None)
+        yield Target(
+            paper,
+            key,
+            command=None if command is None else tuple(command),
+            differs=differs,
+            figures=figures,
+            reruns=reruns,
+            **entry,
+        )
+
+
+def target(name: str) -> Target:
+    """The target with that id; raises ConfigError where there is none."""
+    known = targets()
+    if name not in known:
+        rule = f"{name} is no published result that metarun knows{did_you_mean(name, known)}"
+        raise wrong_command(f"{rule}. See: metarun reproduce --list")
+    return known[name]
+
+
+def task_of(words: tuple[str, ...]) -> str:
+    """The option of the group ``task`` that a command line chooses, read from the experiment's file without Hydra."""
+    chosen = next((word.partition("=")[2] for word in words if word.startswith("task=")), None)
+    if chosen:
+        return chosen
+    experiment = next((word.partition("=")[2] for word in words if word.startswith("experiment=")), None)
+    return _task_of_experiment(experiment) if experiment else "sinusoid"
+
+
+def _task_of_experiment(name: str) -> str:
+    text = (config_dir() / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
+    if found := re.search(r"^ +- override /task: (\w+)", text, re.M):
+        return found[1]
+    begins = re.search(r"^ +- (\w+) *(?:#.*)?$", text, re.M)
+    return _task_of_experiment(begins[1]) if begins else "sinusoid"

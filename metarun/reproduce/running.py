@@ -1,0 +1,162 @@
+"""The runs of a target: trained in processes of their own, each continued where it stands, then tested as papers do."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metarun.config.compose import assigned, composed, read_config
+from metarun.errors import ConfigError, Interrupted, MetarunError
+from metarun.files import read_json
+from metarun.output.folder import RunFolder
+from metarun.reproduce.dependence import digest_of_config
+from metarun.reproduce.registry import Target
+from metarun.training.signals import stopping_signals
+
+OF_THE_PLACE = ("data_root", "device", "execution", "task.download", "log_every")  # what may be said beside a target
+COMMON_QUERIES, COMMON_TASKS = 15, 600  # of metarun's own protocol
+
+
+@dataclass(frozen=True)
+class Seed:
+    """One run of a target."""
+
+    target: Target
+    number: int
+    path: Path
+
+    @property
+    def words(self) -> list[str]:
+        """The command line that trains it, without where it runs."""
+        return [*(self.target.words or ()), f"seed={self.number}"]
+
+    def state(self) -> str:
+        """completed, running, interrupted ..., or unknown where it has not begun."""
+        return RunFolder(self.path).read_status()["state"]
+
+
+def seeds_of(target: Target, root: Path, number: int) -> list[Seed]:
+    """The runs of a target with seeds 0 ... ``number`` - 1."""
+    return [Seed(target, seed, root / target.folder / f"seed{seed}") for seed in range(number)]
+
+
+def refuse_another(seed: Seed, place: Sequence[str]) -> None:
+    """Raise ConfigError where the seed's folder holds a run of another configuration, and where the data are absent."""
+    now = composed([*seed.words, *place], [])
+    if not (seed.path / "config.yaml").is_file():
+        return
+    if digest_of_config(read_config(seed.path / "config.yaml")) != digest_of_config(now):
+        rule = "holds a run of other settings than today's command"
+        raise ConfigError([f"{seed.path} {rule}. Move it away, or choose another folder: --to DIR."])
+
+
+def train(seed: Seed, place: Sequence[str], until: float | None) -> None:
+    """Let the run end, from where it stands.
+
+    Raises Interrupted where a signal or the budget, which ends at the time ``until``, stopped it with a checkpoint, and
+    MetarunError with its exit code where it failed.
+    """
+    if seed.state() == "completed":
+        return
+    words = [*seed.words, *place, assigned("run_dir", seed.path.resolve()), "resume=auto"]
+    end_with_this = _end_with(os.getpid())
+    process = subprocess.Popen([sys.executable, "-m", "metarun", *words], preexec_fn=end_with_this)  # noqa: PLW1509
+    with _passing_signals_to(process):
+        try:
+            process.wait(None if until is None else max(0.0, until - time.time()))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+    code = process.returncode
+    if code in (128 + number for number in stopping_signals()):
+        raise Interrupted(code - 128)
+    if code != 0:
+        failure = MetarunError(f"the run in {seed.path} ended with exit code {code}; its message stands above.")
+        failure.exit_code = code if 0 < code < 128 else 1
+        raise failure
+
+
+def _end_with(parent: int) -> Any:
+    """What a child does before it starts, so that it gets SIGTERM, and writes a checkpoint, when its parent is killed."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def prepare() -> None:
+        prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(128 + signal.SIGTERM)
+
+    return prepare
+
+
+@contextlib.contextmanager
+def _passing_signals_to(process: subprocess.Popen) -> Iterator[None]:
+    """SIGTERM and SIGHUP go on to the process, which has Ctrl-C from the terminal itself; nothing else ends this one."""
+
+    def pass_on(signum: int, frame: Any) -> None:
+        if signum != signal.SIGINT:
+            process.send_signal(signum)
+
+    before = {signum: signal.signal(signum, pass_on) for signum in stopping_signals()}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def protocols(seed: Seed) -> list[tuple[str, ...]]:
+    """The overrides of every evaluation that the seed's run is given: the paper's, then metarun's common ones.
+
+    The common protocol has 600 test tasks, as many queries as shots and 15, and, where the network has batch norms, both
+    statistics of the query batch (transductive) and others (inductive: those of training, or of the support).
+    """
+    papers = [figure.evaluate for figure in seed.target.figures if figure.evaluate]
+    return list(dict.fromkeys([*papers, *common_protocols(seed.path, seed.target)]))
+
+
+def common_protocols(run: Path, target: Target) -> list[tuple[str, ...]]:
+    """The overrides of metarun's common protocol for a run; none for a task whose test has a fixed form."""
+    cfg: Any = read_config(run / "config.yaml")
+    if not isinstance(cfg.task.get("num_queries"), int) or "num_shots" not in cfg.task:
+        return []
+    own = next((figure.evaluate for figure in target.figures if figure.evaluate), ())
+    said = [text for text in own if text.startswith(("task.num_ways=", "task.num_shots="))] if target.trained_as else []
+    shots = next((int(text.split("=")[1]) for text in said if "num_shots" in text), cfg.task.num_shots)
+    norm = cfg.base_learner.get("batch_norm")
+    norms = [f"base_learner.batch_norm={name}" for name in ("transductive", inductive(norm))] if norm else [""]
+    numbers = dict.fromkeys((shots, COMMON_QUERIES))
+    tasks = f"evaluation.num_tasks={COMMON_TASKS}"
+    return [
+        tuple(filter(None, (*said, f"task.num_queries={queries}", name, tasks)))
+        for name in norms
+        for queries in numbers
+    ]
+
+
+def inductive(norm: str) -> str:
+    """The statistics that take nothing from the queries, of a network that was trained with ``norm``."""
+    return "running" if norm == "running" else "support"
+
+
+def evaluated(seed: Seed, overrides: Sequence[str], log: Path) -> dict[str, Any]:
+    """What ``metarun evaluate RUN OVERRIDES`` leaves, from its file where the run's model is still that one's."""
+    from metarun.commands.evaluate import evaluate_run, name_of
+
+    where = seed.path / "evaluations" / f"{name_of(list(overrides), 'test', 'best')}.json"
+    step = read_json(seed.path / "results.json")["protocol"]["checkpoint_step"]
+    if where.is_file():
+        kept = read_json(where)
+        if kept["protocol"]["checkpoint_step"] == step:
+            return kept
+    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        evaluate_run(seed.path, list(overrides), "test", "best", [])
+    return read_json(where)

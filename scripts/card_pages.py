@@ -1,0 +1,302 @@
+"""What is written from cards: a page for each, leaderboards, an index, README's table, and the headers of presets."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metarun.commands.reproduce import cost, shortly
+from metarun.output.tables import Score
+from metarun.reproduce.registry import Target
+
+POINTS = 8  # of a learning curve on a page
+OLDER = "older than the code"
+PROTOCOL = ("ways", "shots", "queries", "tasks", "inner_steps", "transductive", "split", "backbone", "training")
+INDEX = """# Results
+
+Papers' figures beside ours. A card is written by `metarun reproduce NAME`, which trains the paper's setting at its full
+length, tests it by the paper's protocol and by metarun's common one, and judges by rule; nothing in it is written by hand.
+These pages are written from the cards by `python scripts/cards.py --pages`.
+
+- *reproduced*: the paper's figure lies inside our 95% interval over test episodes, or ours is within the paper's interval;
+- *close*: within one point of percent; of errors that are no percentage, within a tenth of the paper's figure;
+- *better*: farther away, on the good side; *missed*: on the bad side, with the cause if it was found;
+- *not judged*: the paper prints no number, or nobody here has read its source.
+
+`metarun reproduce --list` has every published figure that metarun knows of, with its time and whether the data are there.
+"""
+
+
+class Shown(NamedTuple):
+    """A card, its target, and whether its code has changed since."""
+
+    target: Target
+    card: dict[str, Any]
+    outdated: bool
+
+
+class Row(NamedTuple):
+    """One figure of a card as pages show it."""
+
+    name: str
+    ours: str
+    over_seeds: str
+    paper: str
+    difference: str
+    verdict: str
+    rerun: str
+
+
+def rows(one: Shown) -> Iterator[Row]:
+    """The figures of a card."""
+    for figure in one.card["figures"]:
+        ours, paper = figure["ours"], figure["paper"]
+        spread = "" if ours["over_seeds"] is None else f"{Score(0, ours['over_seeds']).text().split(' +- ')[1]}"
+        theirs = "" if paper["value"] is None else number(paper["value"], paper["interval"])
+        difference = Score(*figure["difference"].values()).text() if "difference" in figure else ""
+        again = [rerun for rerun in one.target.reruns if rerun.figure == figure["name"]]
+        best = f"{number(again[0].value, again[0].interval)} ([{again[0].who}]({again[0].source}))" if again else ""
+        ours_text = Score(ours["mean"], ours["ci95"]).text()
+        yield Row(figure["name"], ours_text, spread, theirs, difference, figure["verdict"], best)
+
+
+def number(value: float, interval: float | None) -> str:
+    """A paper's figure with the digits that it has there."""
+    return f"{value:g}" if interval is None else f"{value:g} +- {interval:g}"
+
+
+def table(columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table; an empty one where there is no line."""
+    texts = ["| " + " | ".join("" if cell is None else str(cell) for cell in line) + " |" for line in (columns, *lines)]
+    return "\n".join([texts[0], "|---" * len(columns) + "|", *texts[1:]])
+
+
+def unit(target: Target) -> str:
+    return f"{target.score}, percent" if target.scale == 100 else target.score
+
+
+def seeds_text(card: dict[str, Any]) -> str:
+    k = len(card["runs"])
+    return f"{k} seeds" if k > 1 else "1 seed"
+
+
+def verdict_of(one: Shown) -> str:
+    """The verdict on a target, with the cause of a miss and the age of the card."""
+    said = one.card["verdict"]
+    if said == "missed":
+        said += f": {one.target.cause or 'cause unknown'}"
+    return said + f" ({OLDER})" * one.outdated
+
+
+def of_card(one: Shown) -> str:
+    """The page of a card."""
+    target, card = one.target, one.card
+    paper = target.paper
+    own = f"{target.key.replace('/', '_')}.json"
+    parts = [
+        f"# {target.title}",
+        f"[{paper.cited_as}]({paper.source}): *{paper.title}*. Card: [{own}]({own}), made by `{card['command']}`.",
+        f"**{verdict_of(one)[:1].upper()}{verdict_of(one)[1:]}.**",
+        "## Beside the paper",
+        f"{unit(target).capitalize()}. Ours: mean over {seeds_text(card)} with its 95% interval over "
+        f"{card['figures'][0]['ours']['tasks']} test episodes a seed.",
+        table(
+            (
+                "figure",
+                "metarun",
+                "+- over seeds",
+                "paper",
+                "what its interval is",
+                "where",
+                "read",
+                "difference",
+                "verdict",
+            ),
+            [
+                (*row[:4], f["paper"]["interval_is"], f["paper"]["where"], f["paper"]["read"], *row[4:6])
+                for row, f in zip(rows(one), card["figures"], strict=True)
+            ],
+        ),
+        *again_by_others(one),
+        "The paper's protocol:",
+        table(
+            ("setting", "value"),
+            [(name, target.protocol[name]) for name in PROTOCOL if target.protocol.get(name) is not None],
+        ),
+        differences(target),
+        *common(card),
+        *curve(card),
+        "## Runs",
+        table(
+            ("seed", "command", "commit", "date", "time", "execution", "machine"),
+            [
+                (
+                    r["seed"],
+                    f"`{r['command']}`",
+                    r["commit"][:7],
+                    r["date"],
+                    shortly(r["seconds"]) + (f" in {r['continued'] + 1} parts" if r["continued"] else ""),
+                    r["execution"],
+                    r["machine"]["gpu"] or f"{r['machine']['cpus']} CPU cores, {r['machine']['threads']} used",
+                )
+                for r in card["runs"]
+            ],
+        ),
+        "Times are upper bounds: the machine was shared.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def again_by_others(one: Shown) -> list[str]:
+    if not one.target.reruns:
+        return []
+    lines = [(r.figure, number(r.value, r.interval), f"[{r.who}]({r.source})", r.read) for r in one.target.reruns]
+    return ["Run again by others:", table(("figure", "value", "who", "read"), lines)]
+
+
+def differences(target: Target) -> str:
+    if not target.differs:
+        return "Ours differs from it in nothing that is known."
+    return "Ours differs from it:\n\n" + "\n".join(f"- {text}" for text in target.differs)
+
+
+def common(card: dict[str, Any]) -> list[str]:
+    """metarun's common protocol: a line for each seed, norm and number of queries."""
+    if not card["common"]:
+        return []
+    steps = max(len(line["steps"]) for line in card["common"])
+    shown = sorted({k for k in (0, 1, 2, 3, 5, 10, 20, 50) if k < steps} | ({steps - 1} if steps else set()))
+    lines = [
+        (
+            line["seed"],
+            *((line["norm"],) if any(r["norm"] for r in card["common"]) else ()),
+            line["queries"],
+            Score(line["mean"], line["ci95"]).text(),
+            *(f"{line['steps'][k]:.4g}" for k in shown),
+        )
+        for line in card["common"]
+    ]
+    norm = ("batch norm",) if any(r["norm"] for r in card["common"]) else ()
+    head = ("seed", *norm, "queries", "score", *(f"step {k}" for k in shown))
+    text = f"{card['common'][0]['tasks']} test tasks; 95% interval over them."
+    if norm:
+        text += " `transductive`: statistics of the query batch; `support` and `running`: nothing of the queries."
+    return ["## By metarun's common protocol", text, table(head, lines)]
+
+
+def curve(card: dict[str, Any]) -> list[str]:
+    """The validation score of each seed at some steps of the training."""
+    steps = [step for step, _ in card["runs"][0]["curve"]]
+    if len(steps) < 2:
+        return []
+    chosen = sorted({steps[round(i * (len(steps) - 1) / (POINTS - 1))] for i in range(POINTS)})
+    lines = [
+        (run["seed"], *(f"{dict(map(tuple, run['curve'])).get(step, float('nan')):.4g}" for step in chosen))
+        for run in card["runs"]
+    ]
+    return ["## Learning curve", "On validation episodes, by training step.", table(("seed", *chosen), lines)]
+
+
+def leaderboard(benchmark: str, shown: Sequence[Shown], others: Sequence[Target]) -> str:
+    """The page of a benchmark: every card of it, the best first, and the published figures that have none."""
+    first = shown[0].target
+
+    def best(one: Shown) -> float:
+        mean = one.card["figures"][0]["ours"]["mean"]
+        return -mean if one.target.higher_is_better else mean
+
+    lines = []
+    for one in sorted(shown, key=best):
+        where = f"{one.target.paper.name}/{one.target.key.replace('/', '_')}.md"
+        own, p = one.card["common"], one.target.protocol
+        inductive = [line for line in own if line["norm"] in ("support", "running") and line["queries"] == 15]
+        for row in rows(one):
+            lines.append(
+                (
+                    f"[{one.target.title}]({where})",
+                    row.name,
+                    row.ours,
+                    row.over_seeds,
+                    row.paper,
+                    row.verdict + " (older)" * one.outdated,
+                    f"{inductive[0]['mean']:.4g}" if inductive else "",
+                    *(p.get(key) for key in ("queries", "tasks", "transductive", "backbone", "training")),
+                )
+            )
+    columns = ("method", "figure", "metarun", "+- over seeds", "paper", "verdict", "inductive, 15 queries")
+    parts = [
+        f"# {benchmark}",
+        f"{unit(first).capitalize()}. The columns from *queries* on are the paper's protocol; on the site a click on a "
+        "column's head sorts.",
+        table((*columns, "queries", "tasks", "transductive", "backbone", "training"), lines),
+    ]
+    figures = [
+        (
+            f"{t.title} ({t.paper.cited_as})",
+            f.name,
+            number(f.value, f.interval),
+            f.read,
+            "no" if t.words is None else "yes",
+        )
+        for t in others
+        for f in t.figures
+        if f.value is not None
+    ]
+    if figures:
+        head = ("method", "figure", "paper", "read", "metarun can run it")
+        parts += ["## Published, without a card here", table(head, figures)]
+    return "\n\n".join(parts) + "\n"
+
+
+def table_of_readme(shown: Sequence[Shown]) -> str:
+    """metarun, the paper, the best independent re-run, and the verdict; a row for each figure that is judged."""
+    lines = []
+    for one in shown:
+        where = f"docs/results/{one.target.paper.name}/{one.target.key.replace('/', '_')}.md"
+        for row in rows(one):
+            title = f"[{one.target.title}]({where})" + (f", {row.name}" if len(one.card["figures"]) > 1 else "")
+            seeds = f" ({row.over_seeds} over {seeds_text(one.card)})" if row.over_seeds else ""
+            verdict = f"**{row.verdict}**" if row.verdict == "missed" else row.verdict
+            paper = f"{row.paper} ({one.target.paper.cited_as})" if row.paper else ""
+            lines.append((title, row.ours + seeds, paper, row.rerun, verdict + f", {OLDER}" * one.outdated))
+    return table(("", "metarun", "paper", "best independent re-run", "verdict"), lines)
+
+
+def index(shown: Sequence[Shown]) -> str:
+    """The first page: all cards, by benchmark."""
+    lines = []
+    for one in sorted(shown, key=lambda one: (one.target.benchmark, one.target.id)):
+        benchmark, taken = one.target.benchmark, cost(one.card)
+        where = f"{one.target.paper.name}/{one.target.key.replace('/', '_')}.md"
+        for row in rows(one):
+            lines.append(
+                (
+                    f"[{benchmark}]({benchmark.replace('/', '_')}.md)",
+                    f"[{one.target.title}]({where})",
+                    row.name,
+                    row.ours,
+                    row.paper,
+                    row.verdict + " (older)" * one.outdated,
+                    len(one.card["runs"]),
+                    shortly(taken),
+                )
+            )
+    columns = ("benchmark", "method", "figure", "metarun", "paper", "verdict", "seeds", "time for a seed")
+    return INDEX + "\n" + table(columns, lines) + "\n"
+
+
+def header(one: Shown) -> str:
+    """The first comment lines of the preset that a card is of."""
+    name = one.target.words[0].removeprefix("experiment=")  # type: ignore[index]
+    run = one.card["runs"][-1]
+    machine = run["machine"]["gpu"] or "one CPU core"
+    ours, theirs = (
+        ", ".join(f"{row.name}: {getattr(row, which)}" for row in rows(one) if getattr(row, which))
+        for which in ("ours", "paper")
+    )
+    source = f"{one.target.paper.cited_as}, {one.card['figures'][0]['paper']['where']}"
+    where = Path("docs/results", one.target.paper.name, f"{one.target.key.replace('/', '_')}.json")
+    return (
+        f"# metarun experiment={name}        {shortly(cost(one.card))} on {machine}\n"
+        f"# expect: test {unit(one.target)}: {ours}; paper: {theirs} ({source}): {one.card['verdict']}\n"
+        f"# last verified: {run['date']}, commit {run['commit'][:12]}, {where.as_posix()}\n"
+    )

@@ -1,0 +1,151 @@
+"""The cards of docs/results, and all that is written from them.
+
+    python scripts/cards.py CARD.json ...    takes cards in that `metarun reproduce` wrote, and writes the pages anew
+    python scripts/cards.py --pages          writes the pages, README's table and the presets' headers anew
+    python scripts/cards.py --check          exit code 1 where one of them is not what would be written
+    python scripts/cards.py --outdated       lists the cards whose code or configuration has changed since
+    python scripts/cards.py --same ID [STEPS]     trains and tests a card's command for a few steps with the code of its
+                                             commit and with today's; equal bit by bit, the card stands for today's
+
+It refuses a card of a shortened run, and one whose code had uncommitted changes or is no commit's.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+import card_pages
+import same
+
+from metarun.files import write_json
+from metarun.reproduce import dependence
+from metarun.reproduce.registry import Target, targets
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- results: written by scripts/cards.py --pages -->", "<!-- end of results -->"
+HEADER = re.compile(
+    r"# metarun experiment=\S+.*\n(?:#.*\n)*?# last verified: .*\n|# metarun experiment=\S+.*\n# expect: .*\n(?!# last)"
+)
+
+
+def path_of(target: Target) -> Path:
+    return RESULTS / target.paper.name / f"{target.key.replace('/', '_')}.json"
+
+
+@cache
+def cards() -> dict[str, dict[str, Any]]:
+    """Every card by its id."""
+    return {t.id: json.loads(path_of(t).read_text()) for t in targets().values() if path_of(t).is_file()}
+
+
+def take_in(path: Path) -> None:
+    """Keep a card that ``metarun reproduce`` wrote; raises SystemExit where it proves nothing."""
+    content = json.loads(path.read_text())
+    known = targets().get(content.get("id"))
+    if known is None or known.words is None:
+        sys.exit(f"{path} is the card of no target of metarun/published.")
+    for run in content["runs"]:
+        if run["dirty"] or not run["commit"] or not run["depends_on"]:
+            sys.exit(f"{path}: seed {run['seed']} ran code that no commit holds; run it again from a clean checkout.")
+        words = [word for word in run["command"].split()[1:] if not word.startswith(("execution.", "device="))]
+        if sorted(words) != sorted([*known.words, f"seed={run['seed']}"]):
+            sys.exit(f"{path}: seed {run['seed']} was {run['command']}, not metarun {' '.join(known.words)}.")
+    path_of(known).parent.mkdir(parents=True, exist_ok=True)
+    write_json(path_of(known), content)
+    print(path_of(known))
+
+
+@cache
+def is_outdated(name: str) -> bool:
+    """Whether the code or the configuration of one of a card's runs has changed since."""
+    first_of_each = {json.dumps(run["depends_on"]["code"]): run for run in reversed(cards()[name]["runs"])}
+    return any(map(dependence.is_outdated, first_of_each.values()))
+
+
+def pages() -> dict[Path, str]:
+    """Every page that is written from the cards, and its text."""
+    shown = {name: card_pages.Shown(targets()[name], content, is_outdated(name)) for name, content in cards().items()}
+    written = {path_of(one.target).with_suffix(".md"): card_pages.of_card(one) for one in shown.values()}
+    for benchmark in sorted({one.target.benchmark for one in shown.values()}):
+        those = [one for one in shown.values() if one.target.benchmark == benchmark]
+        others = [t for t in targets().values() if t.benchmark == benchmark and t.id not in shown]
+        written[RESULTS / f"{benchmark.replace('/', '_')}.md"] = card_pages.leaderboard(benchmark, those, others)
+    written[RESULTS / "index.md"] = card_pages.index(list(shown.values()))
+    before, rest = README.read_text().split(BEGIN)
+    table = card_pages.table_of_readme(list(shown.values()))
+    written[README] = f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}"
+    return written | dict(headers(shown.values()))
+
+
+def headers(shown: Any) -> Iterator[tuple[Path, str]]:
+    """The files of the experiments that a card is of, with a header that says what it says."""
+    for one in shown:
+        words = one.target.words
+        if len(words) == 1 and one.target.command:
+            path = ROOT / "configs" / "experiment" / f"{words[0].removeprefix('experiment=')}.yaml"
+            found = HEADER.search(path.read_text())
+            if found is None:
+                sys.exit(f"{path}: its header has not the lines 'metarun experiment=', 'expect:' and 'last verified:'.")
+            yield path, path.read_text().replace(found[0], card_pages.header(one), 1)
+
+
+def write_all() -> None:
+    written = pages()
+    for old in {*RESULTS.glob("*.md"), *RESULTS.glob("*/*.md")} - set(written):
+        old.unlink()
+    for path, text in written.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def old_pages() -> list[str]:
+    """The pages that are not what would be written now, but for how old the cards are."""
+    return [str(path) for path, text in pages().items() if not path.is_file() or path.read_text() != text]
+
+
+def confirm(name: str, steps: int) -> None:
+    """Let a card stand for today's code, if ``steps`` steps and a small test are bit by bit those of its commit's."""
+    content = cards()[name]
+    for commit in dict.fromkeys(run["commit"] for run in content["runs"]):
+        run = next(run for run in content["runs"] if run["commit"] == commit)
+        same.refuse_unless_same(run["command"], commit, steps, name)
+    for run in content["runs"]:
+        run["depends_on"] = dependence.today(run["command"])
+        run["same_at"] = {"commit": dependence.git("rev-parse", "HEAD").strip(), "steps": steps}
+    write_json(path_of(targets()[name]), content)
+    print(
+        f"{name}: the same at {dependence.git('rev-parse', '--short', 'HEAD').strip()} for {steps} steps and their test"
+    )
+
+
+def main() -> None:
+    words = sys.argv[1:]
+    act: dict[str, Callable[[], Any]] = {
+        "--pages": write_all,
+        "--check": lambda: sys.exit(
+            "\n".join([*old_pages(), "are old: python scripts/cards.py --pages"]) if old_pages() else 0
+        ),
+        "--outdated": lambda: print("\n".join(filter(is_outdated, cards())) or "every card is as new as its code"),
+    }
+    if len(words) == 1 and words[0] in act:
+        act[words[0]]()
+    elif words[:1] == ["--same"] and len(words) in (2, 3) and words[1] in cards():
+        confirm(words[1], int(words[2]) if len(words) == 3 else 20)
+    elif words and not words[0].startswith("-"):
+        for word in words:
+            take_in(Path(word))
+        cards.cache_clear()
+        write_all()
+    else:
+        sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""``metarun reproduce``: the verdict by rule, what is refused, and runs that are killed, stopped and continued."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from metarun.commands.reproduce import Wanted, reproduce, seconds_in
+from metarun.errors import ConfigError, MetarunError
+from metarun.output.ledger import read
+from metarun.reproduce import registry, running
+from metarun.reproduce.registry import Figure, task_of
+from metarun.reproduce.verdict import Measured, measured, of_all, verdict
+from tests.running import metarun
+
+TINY = [
+    "execution=looped",
+    "execution.threads=1",
+    "steps=40",
+    "meta_batch_size=2",
+    "evaluation.every=20",
+    "evaluation.num_val_tasks=2",
+    "evaluation.num_tasks=4",
+]
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A function that puts one paper's targets in the place of the registry."""
+
+    def put(**targets: dict) -> None:
+        folder = tmp_path / "published"
+        folder.mkdir(exist_ok=True)
+        told = {"cited_as": "A et al.", "title": "T", "source": "https://x", "code": None, "targets": targets}
+        (folder / "paper.yaml").write_text(yaml.safe_dump(told))
+        monkeypatch.setattr(registry, "PUBLISHED", folder)
+        registry.targets.cache_clear()
+
+    yield put
+    registry.targets.cache_clear()
+
+
+def wait_for(condition, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def told(command: list[str] | None = None, **others) -> dict:
+    """A target of a paper that prints 1.0 of sine waves after one step."""
+    figure = {"name": "1 step", "value": 1.0, "interval": None, "interval_is": "not printed", "where": "Table 1"}
+    target = {
+        "title": "Sine waves",
+        "benchmark": "sinusoid",
+        "command": TINY if command is None else command,
+        "score": "mse",
+        "protocol": {"shots": 10},
+        "differs": [],
+        "figures": [{**figure, "read": "paper", "step": 1}],
+        "reruns": [],
+        "cause": None,
+    }
+    return target | others
+
+
+def wanted(to: Path, **others) -> Wanted:
+    return Wanted(
+        **{"listed": False, "paper": "", "within": "", "seeds": 1, "budget": "", "to": to, "chosen": "table"} | others
+    )
+
+
+# ---- the rule ----
+
+
+def target(score: str) -> registry.Target:
+    return registry.Target(None, "k", "t", "b", (), None, score, {}, (), (), (), None)  # type: ignore[arg-type]
+
+
+def figure(value: float | None, interval: float | None = None, read: str = "paper") -> Figure:
+    return Figure("f", value, interval, "95% over tasks", "Table 1", read)
+
+
+@pytest.mark.parametrize(("score", "ours", "ci95", "paper", "verdict_"), [
+    ("accuracy", 98.4, 0.5, figure(98.7), "reproduced"),            # inside our interval
+    ("accuracy", 98.1, 0.2, figure(98.7, 0.7), "reproduced"),       # within the paper's
+    ("accuracy", 97.8, 0.2, figure(98.7, 0.4), "close"),            # within a point
+    ("accuracy", 97.6, 0.2, figure(98.7, 0.4), "missed"),
+    ("accuracy", 99.9, 0.1, figure(98.7), "better"),
+    ("mse", 0.72, 0.03, figure(0.67), "close"),                     # within a tenth
+    ("mse", 0.75, 0.03, figure(0.67), "missed"),
+    ("mse", 0.50, 0.03, figure(0.67), "better"),                    # of errors the low ones are good
+    ("accuracy", 98.7, 0.4, figure(98.7, read="unread"), "not judged"),
+    ("accuracy", 98.7, 0.4, figure(98.7, read="quoted"), "not judged"),
+    ("accuracy", 98.7, 0.4, figure(None), "not judged"),
+])  # fmt: skip
+def test_a_verdict_follows_the_rule(score, ours, ci95, paper, verdict_):
+    assert verdict(target(score), paper, Measured(ours, ci95, 600, None)) == verdict_
+
+
+def test_the_verdict_on_a_target_is_the_worst_of_its_figures():
+    assert of_all(["reproduced", "close", "better"]) == "close"
+    assert of_all([]) == "not judged"
+
+
+def test_intervals_over_episodes_and_over_seeds_are_kept_apart():
+    apart = measured([(1.0, 0.3, 600, "a"), (2.0, 0.4, 600, "b")])
+    assert apart.mean == 1.5 and apart.ci95 == pytest.approx(0.25)  # sqrt(0.3 ** 2 + 0.4 ** 2) / 2
+    assert apart.over_seeds == pytest.approx(12.7062 * 0.5, rel=1e-4)  # t of one degree of freedom, deviation 2 ** -0.5
+    assert measured([(1.0, 0.3, 600, "a"), (2.0, 0.4, 600, "a")]).ci95 == pytest.approx(0.35)  # the same episodes
+    assert measured([(1.0, 0.3, 600, "a")]).over_seeds is None
+
+
+def test_errors_in_percent_are_what_accuracies_leave():
+    assert target("error").in_its_units(0.895) == pytest.approx(10.5)
+    assert target("accuracy").in_its_units(0.895) == pytest.approx(89.5)
+    assert target("mse").in_its_units(0.895) == 0.895
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    ([], "name what to reproduce"),
+    (["maml/sinusoid/5"], "did you mean 'maml/sinusoid/5s'?"),
+    (["maml/sinusoid/5s", "steps=10"], "steps=10 would reproduce something else"),
+    (["maml/sinusoid/5s", "--seeds=0"], "--seeds is 0"),
+    (["maml/sinusoid/5s", "--budget=90"], "30s, 90m, 2h, 1h30m"),
+    (["maml/sinusoid/5s", "--within=2h"], "--paper and --within go with --list"),
+    (["--list", "--paper=mml"], "--paper is 'mml'"),
+    (["--list", "maml"], "--list stands without names"),
+])  # fmt: skip
+def test_a_wrong_command_is_refused_with_the_fix_before_anything_runs(words, said, tmp_path):
+    outcome = metarun("reproduce", *words, f"--to={tmp_path / 'runs'}")
+    assert outcome.code == 2 and said in " ".join(outcome.err.split())
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_target_without_a_preset_is_listed_alone(published, tmp_path):
+    published(only=told() | {"command": None})
+    with pytest.raises(ConfigError, match="metarun has no preset"):
+        reproduce(["paper/only"], wanted(tmp_path))
+
+
+def test_a_target_whose_data_are_missing_says_what_to_fetch_and_exits_with_2(published, tmp_path, capfd):
+    published(images=told(["task=omniglot", "base_learner=conv4", *TINY]))
+    with pytest.raises(MetarunError) as failure:
+        reproduce(["paper/images", f"data_root={tmp_path / 'none'}"], wanted(tmp_path / "runs"))
+    assert failure.value.exit_code == 2
+    assert "task.download=true" in capfd.readouterr().err
+
+
+def test_a_time_is_a_number_with_its_unit():
+    assert [seconds_in(text, "--budget") for text in ("30s", "90m", "1h30m", "0.5h")] == [30, 5400, 5400, 1800]
+
+
+def test_a_folder_that_holds_a_run_of_other_settings_is_refused(published, tmp_path):
+    published(sine=told())
+    path = tmp_path / "paper" / "sine" / "seed0"
+    assert metarun(*TINY, "steps=2", "seed=0", "optimizer.lr=0.5", f"run_dir={path}").code == 0
+    with pytest.raises(ConfigError, match="holds a run of other settings"):
+        reproduce(["paper/sine"], wanted(tmp_path))
+
+
+# ---- the list ----
+
+
+def test_the_list_says_figures_time_data_and_our_card_and_runs_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outcome = metarun("reproduce", "--list", "--paper=maml", "--format=json")
+    assert outcome.code == 0, outcome.err
+    rows = {row["name"]: row for row in json.loads(outcome.out)}
+    assert rows["maml/sinusoid/5s"]["data"] == "generated"
+    assert "1 step: 0.67" in rows["maml/sinusoid/5s"]["paper's figures"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_task_of_a_command_is_that_of_its_experiment_and_of_those_that_begins_with():
+    assert task_of(("experiment=fomaml_omniglot_5w1s",)) == "omniglot"
+    assert task_of(("experiment=maml_sinusoid", "task=quadratics")) == "quadratics"
+    assert task_of(("steps=3",)) == "sinusoid"
+
+
+# ---- whole, killed, stopped ----
+
+
+def card_in(folder: Path) -> dict:
+    return json.loads((folder / "paper" / "sine.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The card of two seeds that nothing disturbed, and what was printed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    put = pytest.MonkeyPatch()
+    place = folder / "published"
+    place.mkdir()
+    content = {"cited_as": "A et al.", "title": "T", "source": "https://x", "code": None, "targets": {"sine": told()}}
+    (place / "paper.yaml").write_text(yaml.safe_dump(content))
+    put.setattr(registry, "PUBLISHED", place)
+    registry.targets.cache_clear()
+    assert reproduce(["paper/sine"], wanted(folder, seeds=2)) == 0
+    put.undo()
+    registry.targets.cache_clear()
+    return card_in(folder), read(folder / "paper" / "sine" / "seed0")
+
+
+def test_a_card_holds_both_protocols_the_curve_and_the_commands(undisturbed):
+    card, run = undisturbed
+    assert card["command"] == "metarun reproduce paper/sine --seeds 2"
+    assert [one["command"] for one in card["runs"]] == [f"metarun {' '.join(TINY)} seed={seed}" for seed in (0, 1)]
+    (shown,) = card["figures"]
+    assert [one["mean"] for one in shown["ours"]["seeds"]][0] == run.scores["test/mse_step_1"].mean
+    assert shown["ours"]["mean"] == pytest.approx(sum(one["mean"] for one in shown["ours"]["seeds"]) / 2)
+    assert shown["difference"]["mean"] == shown["ours"]["mean"] - 1.0
+    assert [(row["seed"], row["queries"]) for row in card["common"]] == [(0, 5), (0, 15), (1, 5), (1, 15)]
+    assert all(len(row["steps"]) == 2 and row["tasks"] == 600 for row in card["common"])  # after 0 and 1 inner steps
+    assert [step for step, _ in card["runs"][0]["curve"]] == [0, 20, 40]
+
+
+def numbers(card: dict) -> list:
+    """All that two cards of the same settings share of seed 0, bit by bit."""
+    seeds = [figure["ours"]["seeds"][0] for figure in card["figures"]]
+    return [seeds, [row for row in card["common"] if row["seed"] == 0], card["runs"][0]["curve"]]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_one_killed_half_way_is_continued_by_the_same_command(published, undisturbed, tmp_path):
+    published(sine=told())
+    run = tmp_path / "paper" / "sine" / "seed0"
+    pid = os.fork()
+    if pid == 0:
+        try:
+            reproduce(["paper/sine"], wanted(tmp_path))
+        finally:
+            os._exit(0)
+    wait_for(lambda: (run / "checkpoints" / "best.pt").is_file(), 60)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    wait_for(lambda: running.RunFolder(run).read_status()["state"] != "running", 60)
+    assert reproduce(["paper/sine"], wanted(tmp_path)) == 0
+    assert numbers(card_in(tmp_path)) == numbers(undisturbed[0])
+
+
+def test_a_budget_stops_the_training_and_the_same_command_goes_on(published, undisturbed, tmp_path, capsys):
+    published(sine=told())
+    assert reproduce(["paper/sine"], wanted(tmp_path, budget="0.1s")) == 128 + signal.SIGTERM
+    assert "the budget is used up; the same command goes on" in capsys.readouterr().err
+    assert not (tmp_path / "paper" / "sine.json").exists()
+    assert reproduce(["paper/sine"], wanted(tmp_path)) == 0
+    assert numbers(card_in(tmp_path)) == numbers(undisturbed[0])
+    began = time.monotonic()
+    assert reproduce(["paper/sine"], wanted(tmp_path)) == 0  # all is there
+    assert time.monotonic() - began < 20
