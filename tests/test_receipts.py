@@ -171,7 +171,7 @@ def test_a_run_depends_on_its_task_learner_network_and_loop_and_on_no_others():
 def edited(monkeypatch):
     """A function that changes how the source of a module reads today."""
     plain, changes = dependence.text_of, {}
-    monkeypatch.setattr(expiry, "text_of", lambda path, commit: changes.get(path) or plain(path, commit))
+    monkeypatch.setattr(dependence, "text_of", lambda path, commit: changes.get(path) or plain(path, commit))
     return changes.__setitem__
 
 

@@ -214,7 +214,7 @@ def test_a_card_holds_both_protocols_the_curve_and_the_commands(undisturbed):
     assert card["command"] == "metarun reproduce paper/sine --seeds 2"
     assert [one["command"] for one in card["runs"]] == [f"metarun {' '.join(TINY)} seed={seed}" for seed in (0, 1)]
     (shown,) = card["figures"]
-    assert [one["mean"] for one in shown["ours"]["seeds"]][0] == run.scores["test/mse_step_1"].mean
+    assert shown["ours"]["seeds"][0]["mean"] == run.scores["test/mse_step_1"].mean
     assert shown["ours"]["mean"] == pytest.approx(sum(one["mean"] for one in shown["ours"]["seeds"]) / 2)
     assert shown["difference"]["mean"] == shown["ours"]["mean"] - 1.0
     assert [(row["seed"], row["queries"]) for row in card["common"]] == [(0, 5), (0, 15), (1, 5), (1, 15)]
@@ -238,7 +238,7 @@ def test_one_killed_half_way_is_continued_by_the_same_command(published, undistu
             reproduce(["paper/sine"], wanted(tmp_path))
         finally:
             os._exit(0)
-    wait_for(lambda: (run / "checkpoints" / "best.pt").is_file(), 60)
+    wait_for((run / "checkpoints" / "best.pt").is_file, 60)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     wait_for(lambda: running.RunFolder(run).read_status()["state"] != "running", 60)

@@ -74,12 +74,12 @@ def train(seed: Seed, place: Sequence[str], until: float | None) -> None:
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGTERM)
             process.wait()
-    code = process.returncode
+    code = process.returncode if process.returncode >= 0 else 128 - process.returncode  # it had not begun to listen
     if code in (128 + number for number in stopping_signals()):
         raise Interrupted(code - 128)
     if code != 0:
         failure = MetarunError(f"the run in {seed.path} ended with exit code {code}; its message stands above.")
-        failure.exit_code = code if 0 < code < 128 else 1
+        failure.exit_code = code if code < 128 else 1
         raise failure
 
 
