@@ -21,12 +21,14 @@ def wheel(tmp_path_factory) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def test_the_wheel_holds_every_config_and_module_and_no_tests(wheel):
+def test_the_wheel_holds_every_config_module_and_published_result_and_no_tests(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
     configs = {f"metarun/{path.relative_to(ROOT).as_posix()}" for path in ROOT.glob("configs/**/*.yaml")}
     modules = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("metarun/**/*.py")}
     assert "metarun/configs/config.yaml" in configs
-    assert configs | modules <= held
+    published = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("metarun/published/*.yaml")}
+    assert "metarun/published/maml.yaml" in published
+    assert configs | modules | published <= held
     assert not [name for name in held if name.split("/")[0] in ("tests", "scripts", "configs")]
 
 

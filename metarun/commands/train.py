@@ -188,7 +188,8 @@ def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
         folder.mark("running", step=resume_step, steps=experiment.steps)
         report = Reporter(folder, experiment, text, resume_step)
         report.say(f"run folder: {folder.shown}" + f"  (continued at step {resume_step})" * bool(resume_step))
-        for note in [*experiment.notes, *nobody_chose(job.overrides, experiment.task.spec.input_shape)]:
+        unchosen = [] if job.continues else nobody_chose(job.overrides, experiment.task.spec.input_shape)
+        for note in [*experiment.notes, *unchosen]:
             report.say(note)
         evaluation = _guarded(experiment, report, resume_step, stop)
     report.finished()
