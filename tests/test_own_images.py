@@ -38,6 +38,11 @@ def run(photos, tmp_path) -> Path:
     return tmp_path / "run"
 
 
+def test_a_resumed_run_is_not_told_that_nobody_chose_its_network(run):
+    outcome = metarun(f"resume={run}", "steps=4")
+    assert outcome.code == 0 and "none was chosen" not in outcome.text
+
+
 @pytest.mark.parametrize("classes", [["yew"], ["larch", "pine", "yew"]])
 def test_a_folder_of_test_classes_alone_is_evaluated_where_it_has_enough(run, tmp_path, classes):
     new = write(tmp_path / "new", classes)

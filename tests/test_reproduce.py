@@ -70,7 +70,17 @@ def told(command: list[str] | None = None, **others) -> dict:
 
 def wanted(to: Path, **others) -> Wanted:
     return Wanted(
-        **{"listed": False, "paper": "", "within": "", "seeds": 1, "budget": "", "to": to, "chosen": "table"} | others
+        **{
+            "listed": False,
+            "all_of_them": False,
+            "paper": "",
+            "within": "",
+            "seeds": 1,
+            "budget": "",
+            "to": to,
+            "chosen": "table",
+        }
+        | others
     )
 
 
@@ -130,7 +140,7 @@ def test_errors_in_percent_are_what_accuracies_leave():
     (["maml/sinusoid/5s", "steps=10"], "steps=10 would reproduce something else"),
     (["maml/sinusoid/5s", "--seeds=0"], "--seeds is 0"),
     (["maml/sinusoid/5s", "--budget=90"], "30s, 90m, 2h, 1h30m"),
-    (["maml/sinusoid/5s", "--within=2h"], "--paper and --within go with --list"),
+    (["maml/sinusoid/5s", "--within=2h"], "--paper, --within and --all go with --list"),
     (["--list", "--paper=mml"], "--paper is 'mml'"),
     (["--list", "maml"], "--list stands without names"),
 ])  # fmt: skip

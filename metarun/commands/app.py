@@ -83,12 +83,13 @@ def explain(
 
 
 @app.command()
-def reproduce(
+def reproduce(  # noqa: PLR0913, PLR0917
     words: Annotated[
         list[str] | None,
         typer.Argument(metavar="[NAME ...] [KEY=VALUE ...]", help="maml/omniglot/5w1s ..., task.download=true ..."),
     ] = None,
     listed: Annotated[bool, typer.Option("--list", help="say which figures there are; run nothing")] = False,
+    all_of_them: Annotated[bool, typer.Option("--all", help="also those that no preset of ours trains")] = False,
     paper: Annotated[str, typer.Option(help="only of this paper, as in the names: maml")] = "",
     within: Annotated[str, typer.Option(metavar="TIME", help="only what was measured to take less: 2h, 90m")] = "",
     seeds: Annotated[int, typer.Option(help="runs, of seeds 0, 1, ...")] = 1,
@@ -100,7 +101,7 @@ def reproduce(
     _prepared_process([], [])
     from metarun.commands.reproduce import Wanted, reproduce
 
-    raise typer.Exit(reproduce(words or [], Wanted(listed, paper, within, seeds, budget, to, chosen)))
+    raise typer.Exit(reproduce(words or [], Wanted(listed, all_of_them, paper, within, seeds, budget, to, chosen)))
 
 
 @data.command("list")

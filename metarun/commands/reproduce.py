@@ -1,5 +1,6 @@
 """``metarun reproduce``: which published figures can be repeated, and how ours stand beside them."""
 
+import contextlib
 import re
 import sys
 import time
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from metarun.commands.evaluate import evaluate_run, name_of
 from metarun.config.compose import composed
 from metarun.errors import Interrupted, wrong_command
 from metarun.files import read_json
@@ -17,7 +19,7 @@ from metarun.reproduce import card
 from metarun.reproduce.registry import Target, target, targets, task_of
 from metarun.reproduce.running import (
     OF_THE_PLACE,
-    evaluated,
+    Seed,
     protocols,
     refuse_another,
     seeds_of,
@@ -33,6 +35,7 @@ class Wanted:
     """The options of the command, as they were given."""
 
     listed: bool
+    all_of_them: bool
     paper: str
     within: str
     seeds: int
@@ -50,8 +53,8 @@ def reproduce(words: list[str], wanted: Wanted) -> int:
             raise wrong_command(f"--list stands without names; leave out {' '.join(names)}, or say --paper PAPER.")
         list_targets(wanted, place)
         return 0
-    if wanted.within or wanted.paper:
-        raise wrong_command("--paper and --within go with --list.")
+    if wanted.within or wanted.paper or wanted.all_of_them:
+        raise wrong_command("--paper, --within and --all go with --list.")
     _refuse(names, place, wanted)
     until = time.time() + seconds_in(wanted.budget, "--budget") if wanted.budget else None
     for name in names:
@@ -103,6 +106,19 @@ def one(target: Target, place: Sequence[str], wanted: Wanted, until: float | Non
     print(f"card: {as_shown(where)}")
 
 
+def evaluated(seed: Seed, overrides: Sequence[str], log: Path) -> dict[str, Any]:
+    """What ``metarun evaluate RUN OVERRIDES`` leaves, from its file where the run's model is still that one's."""
+    where = seed.path / "evaluations" / f"{name_of(list(overrides), 'test', 'best')}.json"
+    step = read_json(seed.path / "results.json")["protocol"]["checkpoint_step"]
+    if where.is_file():
+        kept = read_json(where)
+        if kept["protocol"]["checkpoint_step"] == step:
+            return kept
+    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        evaluate_run(seed.path, list(overrides), "test", "best", [])
+    return read_json(where)
+
+
 def of_card(target: Target, content: dict[str, Any]) -> Table:
     """The figures of a card as a table."""
     rows = []
@@ -140,8 +156,9 @@ def list_targets(wanted: Wanted, place: Sequence[str]) -> None:
     cards = {t.id: card_of(t) for t in known}
     if most is not None:
         known = [t for t in known if 0 < cost(cards[t.id]) <= most]
-    states = data_states({task_of(t.words) for t in known if t.words is not None}, place)
-    rows = [row(t, cards[t.id], states) for t in known]
+    shown = [t for t in known if wanted.all_of_them or t.words is not None]
+    states = data_states({task_of(t.words) for t in shown if t.words is not None}, place)
+    rows = [row(t, cards[t.id], states) for t in shown]
     columns = ("name", "paper's figures", "time for a seed", "data", "our card")
     show(Table(columns, rows, "published results: metarun reproduce NAME"), wanted.chosen)
     if wanted.within:

@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import os
-import platform
 import re
 import shlex
 import shutil
@@ -12,14 +11,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
 from metarun import __version__
 from metarun.errors import ConfigError, MetarunError, shortened
 from metarun.files import read_json, write_atomically, write_json
+from metarun.output.machine import hardware, installed
 from metarun.paths import as_shown
 
 try:
@@ -221,28 +219,6 @@ def _locked(file: IO[bytes]) -> bool:
         if error.errno not in NO_LOCKS:
             raise
     return True
-
-
-@cache
-def installed() -> str:
-    """The installed packages and their versions, a line each. Reading them takes most of a second."""
-    named = ((d.name, d.version) for d in metadata.distributions())
-    return "".join(f"{name}=={version}\n" for name, version in sorted(named))
-
-
-def hardware() -> dict[str, Any]:
-    """The machine, and the Python and torch on it, as run.json keeps them."""
-    import torch  # kept out of the import of this module: listing runs must not cost seconds
-
-    return {
-        "host": platform.node(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
 
 
 def _damaged(path: Path) -> str:

@@ -14,7 +14,6 @@ from typing import Any
 
 from metarun.config.compose import assigned, composed, read_config
 from metarun.errors import ConfigError, Interrupted, MetarunError
-from metarun.files import read_json
 from metarun.output.folder import RunFolder
 from metarun.reproduce.dependence import digest_of_config
 from metarun.reproduce.registry import Target
@@ -145,18 +144,3 @@ def common_protocols(run: Path, target: Target) -> list[tuple[str, ...]]:
 def inductive(norm: str) -> str:
     """The statistics that take nothing from the queries, of a network that was trained with ``norm``."""
     return "running" if norm == "running" else "support"
-
-
-def evaluated(seed: Seed, overrides: Sequence[str], log: Path) -> dict[str, Any]:
-    """What ``metarun evaluate RUN OVERRIDES`` leaves, from its file where the run's model is still that one's."""
-    from metarun.commands.evaluate import evaluate_run, name_of
-
-    where = seed.path / "evaluations" / f"{name_of(list(overrides), 'test', 'best')}.json"
-    step = read_json(seed.path / "results.json")["protocol"]["checkpoint_step"]
-    if where.is_file():
-        kept = read_json(where)
-        if kept["protocol"]["checkpoint_step"] == step:
-            return kept
-    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
-        evaluate_run(seed.path, list(overrides), "test", "best", [])
-    return read_json(where)
