@@ -84,6 +84,9 @@ def verdict_of(one: Shown) -> str:
     said = one.card["verdict"]
     if said == "missed":
         said += f": {one.target.cause or 'cause unknown'}"
+    if said == "not judged":
+        drawn = all(figure["paper"]["value"] is None for figure in one.card["figures"])
+        said += ": the paper draws a curve" if drawn else ": nobody here has read the figure in its source"
     return said + f" ({OLDER})" * one.outdated
 
 
@@ -97,7 +100,7 @@ def of_card(one: Shown) -> str:
         f"[{paper.cited_as}]({paper.source}): *{paper.title}*. Card: [{own}]({own}), made by `{card['command']}`.",
         f"**{verdict_of(one)[:1].upper()}{verdict_of(one)[1:]}.**",
         "## Beside the paper",
-        f"{unit(target).capitalize()}. Ours: mean over {seeds_text(card)} with its 95% interval over "
+        f"Score: {unit(target)}. Ours: mean over {seeds_text(card)} with its 95% interval over "
         f"{card['figures'][0]['ours']['tasks']} test episodes a seed.",
         table(
             (
@@ -225,7 +228,7 @@ def leaderboard(benchmark: str, shown: Sequence[Shown], others: Sequence[Target]
     columns = ("method", "figure", "metarun", "+- over seeds", "paper", "verdict", "inductive, 15 queries")
     parts = [
         f"# {benchmark}",
-        f"{unit(first).capitalize()}. The columns from *queries* on are the paper's protocol; on the site a click on a "
+        f"Score: {unit(first)}. The columns from *queries* on are the paper's protocol; on the site a click on a "
         "column's head sorts.",
         table((*columns, "queries", "tasks", "transductive", "backbone", "training"), lines),
     ]
@@ -248,17 +251,27 @@ def leaderboard(benchmark: str, shown: Sequence[Shown], others: Sequence[Target]
 
 
 def table_of_readme(shown: Sequence[Shown]) -> str:
-    """metarun, the paper, the best independent re-run, and the verdict; a row for each figure that is judged."""
+    """metarun, the paper, the best independent re-run, and the verdict: a row for each target that is judged."""
     lines = []
     for one in shown:
+        if one.card["verdict"] == "not judged":
+            continue
         where = f"docs/results/{one.target.paper.name}/{one.target.key.replace('/', '_')}.md"
-        for row in rows(one):
-            title = f"[{one.target.title}]({where})" + (f", {row.name}" if len(one.card["figures"]) > 1 else "")
-            seeds = f" ({row.over_seeds} over {seeds_text(one.card)})" if row.over_seeds else ""
-            verdict = f"**{row.verdict}**" if row.verdict == "missed" else row.verdict
-            paper = f"{row.paper} ({one.target.paper.cited_as})" if row.paper else ""
-            lines.append((title, row.ours + seeds, paper, row.rerun, verdict + f", {OLDER}" * one.outdated))
-    return table(("", "metarun", "paper", "best independent re-run", "verdict"), lines)
+        found = list(rows(one))
+        paper = f"{together(found, 'paper')} ({one.target.paper.cited_as})"
+        again = "; ".join(dict.fromkeys(row.rerun for row in found if row.rerun))
+        verdict = one.card["verdict"] + f", {OLDER}" * one.outdated
+        verdict = f"**{verdict}**" if one.card["verdict"] == "missed" else verdict
+        lines.append((f"[{one.target.title}]({where})", together(found, "ours"), paper, again, verdict))
+    others = sum(one.card["verdict"] == "not judged" for one in shown)
+    more = f"\n\n{others} more [results](docs/results/index.md) stand beside figures that nobody here has read in their source."
+    return table(("", "metarun", "paper", "best independent re-run", "verdict"), lines) + more * bool(others)
+
+
+def together(found: Sequence[Row], column: str) -> str:
+    """A column of all the figures of a card in one cell, each with its name where there are several."""
+    cells = [(row.name, getattr(row, column)) for row in found if getattr(row, column)]
+    return "; ".join(f"{name}: {cell}" if len(found) > 1 else cell for name, cell in cells)
 
 
 def index(shown: Sequence[Shown]) -> str:

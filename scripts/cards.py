@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import card_pages
 import same
 
+from metarun.config.compose import composed
 from metarun.files import write_json
 from metarun.reproduce import dependence
 from metarun.reproduce.registry import Target, targets
@@ -45,6 +46,14 @@ def cards() -> dict[str, dict[str, Any]]:
     return {t.id: json.loads(path_of(t).read_text()) for t in targets().values() if path_of(t).is_file()}
 
 
+def refuse_another_command(run: dict[str, Any], known: Target) -> None:
+    """Raise SystemExit unless a run of a card was of the target's settings, however its command wrote them."""
+    own, whole = ([*words, f"seed={run['seed']}"] for words in (run["command"].split()[1:], known.words or ()))
+    digests = [dependence.digest_of_config(composed(list(dict.fromkeys(words)), [])) for words in (own, whole)]
+    if digests[0] != digests[1]:
+        sys.exit(f"seed {run['seed']} was {run['command']}, not metarun {' '.join(known.words or ())}.")
+
+
 def take_in(path: Path) -> None:
     """Keep a card that ``metarun reproduce`` wrote; raises SystemExit where it proves nothing."""
     content = json.loads(path.read_text())
@@ -54,9 +63,7 @@ def take_in(path: Path) -> None:
     for run in content["runs"]:
         if run["dirty"] or not run["commit"] or not run["depends_on"]:
             sys.exit(f"{path}: seed {run['seed']} ran code that no commit holds; run it again from a clean checkout.")
-        words = [word for word in run["command"].split()[1:] if not word.startswith(("execution.", "device="))]
-        if sorted(words) != sorted([*known.words, f"seed={run['seed']}"]):
-            sys.exit(f"{path}: seed {run['seed']} was {run['command']}, not metarun {' '.join(known.words)}.")
+        refuse_another_command(run, known)
     path_of(known).parent.mkdir(parents=True, exist_ok=True)
     write_json(path_of(known), content)
     print(path_of(known))

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, PAGE = ROOT / "configs", ROOT / "docs" / "experiments.md"
 COMMAND = re.compile(r"# metarun experiment=(?P<name>[\w/]+) ?(?P<more>.*?)(?: {4,}(?P<note>.*))?$", re.M)
 EXPECT = re.compile(r"# expect: (?P<all>.*(?:\n#   .*)*)")
-RECEIPT = re.compile(r"docs/(receipts/(\w+)\.json)")
+RECEIPT = re.compile(r"docs/((?:receipts|results/\w+)/(\w+)\.json)")
 NOT_MEASURED = "not measured here yet"
 HEAD = """# Experiments
 
@@ -105,7 +105,7 @@ def row(x: Experiment) -> str:
     reached, _, paper = x.expect.partition("; paper: ")
     reached = "" if reached.startswith(NOT_MEASURED) else reached
     paper = paper or x.expect.partition("paper: ")[2]
-    reached = reached.removeprefix("test accuracy in percent ")
+    reached = re.sub(r"^test accuracy(?: in percent|, percent:) ", "", reached)
     time = x.note.partition("; docs/")[0]
     task = x.chosen.get("task", "sinusoid")
     learner = x.chosen.get("meta_learner", "maml")
@@ -122,7 +122,7 @@ def page() -> str:
     columns = ("experiment", "learner", "network", "task", "data", "steps", "time", "reached", "paper")
     rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *(row(x) for x in found if x.expect)]
     budgets = [f"| `{x.name}` `{x.more}` | {x.note} |" for x in found if not x.expect]
-    shown = " ".join(sorted({name for x in found for name in re.findall(r"\[(\w+)\]", x.receipt)}))
+    shown = " ".join(sorted({name for x in found for name in re.findall(r"receipts/(\w+)\.json", x.receipt)}))
     ages = f"<!-- receipts: {shown} -->\n<!-- end of receipts -->\n\n"
     text = HEAD + ages + "\n".join(rows) + "\n" + BUDGETS + "\n".join(budgets) + "\n"
     return receipt.with_ages(text, PAGE)

@@ -189,7 +189,7 @@ def test_the_list_says_figures_time_data_and_our_card_and_runs_nothing(tmp_path,
     assert not list(tmp_path.iterdir())
 
 
-def test_the_task_of_a_command_is_that_of_its_experiment_and_of_those_that_begins_with():
+def test_the_task_of_a_command_is_that_of_its_experiment_and_of_what_that_begins_with():
     assert task_of(("experiment=fomaml_omniglot_5w1s",)) == "omniglot"
     assert task_of(("experiment=maml_sinusoid", "task=quadratics")) == "quadratics"
     assert task_of(("steps=3",)) == "sinusoid"

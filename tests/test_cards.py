@@ -1,0 +1,106 @@
+"""Every figure of ours has a card or a receipt, and every page shows what these say."""
+
+import json
+import math
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from metarun.reproduce import dependence
+from metarun.reproduce.registry import targets
+from tests.test_receipts import ROOT, script
+
+cards = script("cards")
+FULL = 20  # cards of trainings at their full length, at the least
+
+
+def test_every_page_table_and_header_is_what_the_cards_give():
+    assert cards.old_pages() == [], "run: python scripts/cards.py --pages"
+
+
+def test_there_are_cards_of_at_least_twenty_trainings_at_full_length():
+    assert len(cards.cards()) >= FULL
+
+
+@pytest.mark.parametrize("name", list(cards.cards()))
+def test_a_card_is_of_a_whole_run_of_its_targets_command_and_tells_no_path(name):
+    card, target = cards.cards()[name], targets()[name]
+    assert card["id"] == name and card["command"].startswith(f"metarun reproduce {name}")
+    for run in card["runs"]:
+        cards.refuse_another_command(run, target)
+        assert re.fullmatch(r"[0-9a-f]{40}", run["commit"]) and not run["dirty"]
+        assert run["curve"][-1][0] == run["steps"]
+    assert not re.search(r'"/(?!\()|=/|~/', json.dumps(card))
+
+
+@pytest.mark.parametrize("name", list(cards.cards()))
+def test_a_verdict_of_a_card_follows_from_its_numbers_and_the_registry(name):
+    from metarun.reproduce.verdict import Measured, verdict
+
+    card, target = cards.cards()[name], targets()[name]
+    assert [figure["name"] for figure in card["figures"]] == [figure.name for figure in target.figures]
+    for shown, figure in zip(card["figures"], target.figures, strict=True):
+        ours = shown["ours"]
+        assert shown["paper"]["value"] == figure.value and shown["paper"]["read"] == figure.read
+        measured = Measured(ours["mean"], ours["ci95"], ours["tasks"], ours["over_seeds"])
+        assert shown["verdict"] == verdict(target, figure, measured)
+        assert ours["mean"] == pytest.approx(sum(s["mean"] for s in ours["seeds"]) / len(ours["seeds"]))
+
+
+# ---- figures on pages ----
+
+FIGURE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?) (?:\+-|±) (\d+(?:\.\d+)?)")
+HISTORY = ("CHANGELOG.md",)  # what was measured then
+
+
+def pairs(node) -> set[tuple[float, float]]:
+    """Every mean with its interval in a card, a receipt or the registry."""
+    if isinstance(node, dict):
+        own = {
+            (abs(float(node[mean])), float(node[width]))
+            for mean, width in (("mean", "ci95"), ("mean", "over_seeds"), ("value", "interval"))
+            if isinstance(node.get(mean), (int, float)) and isinstance(node.get(width), (int, float))
+        }
+        wider = {
+            (abs(float(node["mean"])), float(value))
+            for key, value in node.items()
+            if key.startswith("ci95_over") and isinstance(value, (int, float)) and node.get("mean") is not None
+        }
+        return own.union(wider, *map(pairs, node.values()))
+    return set().union(*map(pairs, node)) if isinstance(node, list) else set()
+
+
+@pytest.fixture(scope="module")
+def known() -> list[tuple[float, float]]:
+    kept = [*(ROOT / "docs" / "results").glob("*/*.json"), *(ROOT / "docs" / "receipts").glob("*.json")]
+    found = set().union(*(pairs(json.loads(path.read_text())) for path in kept))
+    for target in targets().values():
+        found |= {(f.value, f.interval) for f in target.figures if f.value is not None and f.interval is not None}
+        found |= {(r.value, r.interval) for r in target.reruns if r.interval is not None}
+    return sorted(found)
+
+
+def shows(printed: tuple[str, str], mean: float, width: float) -> bool:
+    """Whether a number and its interval are these, in the digits that are printed, as they are or in percent."""
+    digits = [len(text.partition(".")[2]) for text in printed]
+    return any(
+        all(
+            math.isclose(float(text), scale * value, abs_tol=0.5000001 * 10.0**-d)
+            for text, value, d in zip(printed, (mean, width), digits, strict=True)
+        )
+        for scale in (1, 100)
+    )
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in HISTORY], ids=lambda page: page.stem)
+def test_every_figure_with_its_interval_on_a_page_has_a_card_or_a_receipt(page, known):
+    text = page.read_text()
+    without = [
+        m[0] for m in FIGURE.finditer(text) if not any(shows((m[1], m[2]), mean, width) for mean, width in known)
+    ]
+    assert without == [], f"{page.name} shows figures that no card, receipt or source in metarun/published has"
