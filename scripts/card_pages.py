@@ -264,7 +264,7 @@ def table_of_readme(shown: Sequence[Shown]) -> str:
         verdict = f"**{verdict}**" if one.card["verdict"] == "missed" else verdict
         lines.append((f"[{one.target.title}]({where})", together(found, "ours"), paper, again, verdict))
     others = sum(one.card["verdict"] == "not judged" for one in shown)
-    more = f"\n\n{others} more [results](docs/results/index.md) stand beside figures that nobody here has read in their source."
+    more = f"\n\n{others} more [results](docs/results/index.md) stand beside figures whose source nobody here has read."
     return table(("", "metarun", "paper", "best independent re-run", "verdict"), lines) + more * bool(others)
 
 

@@ -49,8 +49,8 @@ def cards() -> dict[str, dict[str, Any]]:
 def refuse_another_command(run: dict[str, Any], known: Target) -> None:
     """Raise SystemExit unless a run of a card was of the target's settings, however its command wrote them."""
     own, whole = ([*words, f"seed={run['seed']}"] for words in (run["command"].split()[1:], known.words or ()))
-    digests = [dependence.digest_of_config(composed(list(dict.fromkeys(words)), [])) for words in (own, whole)]
-    if digests[0] != digests[1]:
+    settings = [dependence.of_numbers(composed(list(dict.fromkeys(words)), [])) for words in (own, whole)]
+    if settings[0] != settings[1]:
         sys.exit(f"seed {run['seed']} was {run['command']}, not metarun {' '.join(known.words or ())}.")
 
 

@@ -42,10 +42,9 @@ def digests(config: dict[str, Any], commit: str | None) -> dict[str, str]:
     return {"code": digest(files), "config": _hash(kept)}
 
 
-def digest_of_config(config: Any) -> str:
-    """Of what of a configuration decides on its run's numbers, but for the last digits that an execution has of its own."""
-    kept = {key: value for key, value in plain(config).items() if key not in OF_THE_MACHINE | {"execution"}}
-    return _hash(kept)
+def of_numbers(config: Any) -> dict[str, Any]:
+    """What of a configuration decides on its run's numbers, but for the last digits that an execution has of its own."""
+    return {key: value for key, value in plain(config).items() if key not in OF_THE_MACHINE | {"execution"}}
 
 
 def _hash(content: Any) -> str:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metarun.config.compose import assigned, composed, read_config
+from metarun.config.checks import flat
+from metarun.config.compose import assigned, composed, override_key, read_config
 from metarun.errors import ConfigError, Interrupted, MetarunError
 from metarun.output.folder import RunFolder
-from metarun.reproduce.dependence import digest_of_config
+from metarun.reproduce import dependence
 from metarun.reproduce.registry import Target
 from metarun.training.signals import stopping_signals
 
@@ -49,10 +50,15 @@ def seeds_of(target: Target, root: Path, number: int) -> list[Seed]:
 def refuse_another(seed: Seed, place: Sequence[str]) -> None:
     """Raise ConfigError where the seed's folder holds a run of another configuration, and where the data are absent."""
     now = composed([*seed.words, *place], [])
-    if not (seed.path / "config.yaml").is_file():
+    path = seed.path / "config.yaml"
+    if not path.is_file():
         return
-    if digest_of_config(read_config(seed.path / "config.yaml")) != digest_of_config(now):
-        rule = "holds a run of other settings than today's command"
+    old, new = (flat(dependence.of_numbers(config)) for config in (read_config(path), now))
+    said = {override_key(word) for word in seed.words}
+    # settings that metarun did not have then are at their defaults now, which change nothing
+    other = [key for key in {**old, **new} if (key in old or key in said) and old.get(key) != new.get(key)]
+    if other:
+        rule = f"holds a run whose {other[0]} is {old.get(other[0])!r}, not {new.get(other[0])!r}"
         raise ConfigError([f"{seed.path} {rule}. Move it away, or choose another folder: --to DIR."])
 
 
