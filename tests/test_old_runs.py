@@ -32,6 +32,15 @@ def test_it_goes_on_to_where_the_earlier_metarun_went(run):
     assert read(run / "results.json")["test/mse"]["mean"] == pytest.approx(AFTER_8, rel=1e-9)
 
 
+def test_its_own_command_goes_on_with_it_though_settings_have_been_added_since(run):
+    told = ["device=cpu", "dtype=float64", "meta_batch_size=2", "log_every=2", "steps=8", "execution.threads=1"]
+    told += ["base_learner.hidden=[8]", "task.num_queries=5", "task.train_num_shots=10", "task.train_num_queries=10"]
+    told += ["evaluation.every=3", "evaluation.num_val_tasks=4", "evaluation.num_tasks=6"]
+    outcome = metarun(*told, f"run_dir={run}", "resume=auto")
+    assert outcome.code == 0, outcome.text
+    assert read(run / "results.json")["test/mse"]["mean"] == pytest.approx(AFTER_8, rel=1e-9)
+
+
 @pytest.mark.parametrize("name", ["Auto", "Looped", "Vmapped"])
 def test_the_executions_of_saved_configs_are_found_where_they_were(name):
     assert locate(f"metarun.execution.{name}", Execution).__name__ == name

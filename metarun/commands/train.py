@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun.config.build import build
-from metarun.config.checks import flat, missing_packages
+from metarun.config.checks import changed_settings, flat, missing_packages
 from metarun.config.compose import assigned, nobody_chose, override_key, read_config, with_value
 from metarun.config.experiment import Experiment
 from metarun.errors import CheckpointError, ConfigError, Diverged, Interrupted, MetarunError
@@ -66,7 +66,7 @@ def plan(cfg: DictConfig, overrides: list[str]) -> Job:
         raise ConfigError(
             [f"run_dir {folder.path} already holds a run. Continue it with resume=auto, or choose another folder."]
         )
-    _refuse_changes(cfg, folder)
+    _refuse_changes(cfg, folder, set(map(override_key, overrides)))
     return Job(cfg, overrides, folder, continues=True)
 
 
@@ -102,14 +102,14 @@ def _continued(folder: RunFolder, overrides: list[str]) -> Job:
     return Job(cfg, overrides, folder, continues=True)
 
 
-def _refuse_changes(cfg: DictConfig, folder: RunFolder) -> None:
+def _refuse_changes(cfg: DictConfig, folder: RunFolder, said: set[str]) -> None:
     """``resume=auto`` with a configuration that is not the run's."""
     both: Any = [OmegaConf.to_container(c, resolve=True) for c in (read_config(folder.path / "config.yaml"), cfg)]
     old, new = map(flat, both)
     rows = [
         f"{key} was {old.get(key)!r} in {folder.path} and is {new.get(key)!r} now; a resumed run keeps its configuration."
-        for key in sorted({*old, *new})
-        if key not in (*CHANGEABLE, *PLACE) and old.get(key) != new.get(key)
+        for key in changed_settings(old, new, said)
+        if key not in (*CHANGEABLE, *PLACE)
     ]
     if rows:
         raise ConfigError(rows)

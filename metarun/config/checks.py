@@ -64,6 +64,20 @@ def flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
+def changed_settings(old: dict[str, Any], new: dict[str, Any], said: set[str]) -> list[str]:
+    """The keys by which two flat configurations differ, but for settings that metarun did not have when the old one was
+    kept: those that no override ``said`` are at their defaults in the new one, under which everything is as it was."""
+    shared = [key for key in sorted({*old, *new}) if key in old or key in said]
+    return [key for key in shared if _where_it_is(old.get(key)) != _where_it_is(new.get(key))]
+
+
+def _where_it_is(value: Any) -> Any:
+    """A setting; of a class of metarun its room and name, for modules move within a room."""
+    if isinstance(value, str) and value.startswith("metarun.") and value.count(".") >= 2:
+        return value.split(".")[1], value.rpartition(".")[2]
+    return value
+
+
 def place_problems(plain: dict[str, Any]) -> list[str]:
     """Problems of ``dtype`` and ``device``, without which nothing can be built."""
     problems = (

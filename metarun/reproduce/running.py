@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metarun.config.checks import flat
+from metarun.config.checks import changed_settings, flat
 from metarun.config.compose import assigned, composed, override_key, read_config
 from metarun.errors import ConfigError, Interrupted, MetarunError
 from metarun.output.folder import RunFolder
@@ -54,9 +54,7 @@ def refuse_another(seed: Seed, place: Sequence[str]) -> None:
     if not path.is_file():
         return
     old, new = (flat(dependence.of_numbers(config)) for config in (read_config(path), now))
-    said = {override_key(word) for word in seed.words}
-    # settings that metarun did not have then are at their defaults now, which change nothing
-    other = [key for key in {**old, **new} if (key in old or key in said) and old.get(key) != new.get(key)]
+    other = changed_settings(old, new, set(map(override_key, seed.words)))
     if other:
         rule = f"holds a run whose {other[0]} is {old.get(other[0])!r}, not {new.get(other[0])!r}"
         raise ConfigError([f"{seed.path} {rule}. Move it away, or choose another folder: --to DIR."])
