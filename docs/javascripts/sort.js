@@ -1,12 +1,16 @@
-// A table is sorted by a click on a cell of its head, or by Enter or the space bar there: numbers as numbers
+// A table with a column of numbers, or of eight rows, is sorted by a click on a cell of its head, or by Enter or the space bar there: numbers as numbers
 // ("98.7 +- 0.4" by its first), words as words, empty cells last. The second time turns the order round.
 const number = text => parseFloat(text.match(/[-+]?(\d*\.)?\d+(e[-+]?\d+)?/i)?.[0])
 const textOf = (row, column) => row.cells[column]?.textContent.trim() ?? ""
 
+function isNumeric(rows, column) {
+  const texts = rows.map(row => textOf(row, column)).filter(Boolean)
+  return texts.filter(text => /^[^a-z]{0,2}\d/i.test(text)).length > texts.length / 2
+}
+
 function sortTable(table, column, sign) {
   const rows = [...table.tBodies[0].rows]
-  const texts = rows.map(row => textOf(row, column)).filter(Boolean)
-  const numeric = texts.filter(text => /^[^a-z]{0,2}\d/i.test(text)).length > texts.length / 2
+  const numeric = isNumeric(rows, column)
   const empty = text => !text || (numeric && isNaN(number(text)))
   rows.sort((first, second) => {
     const [a, b] = [textOf(first, column), textOf(second, column)]
@@ -18,7 +22,8 @@ function sortTable(table, column, sign) {
 
 for (const table of document.querySelectorAll(".md-typeset table:not([class])")) {
   const heads = [...(table.tHead?.rows[0]?.cells ?? [])]
-  if (table.tBodies[0]?.rows.length < 3) continue
+  const rows = [...(table.tBodies[0]?.rows ?? [])]
+  if (rows.length < 8 && !(rows.length > 2 && heads.some((_, column) => isNumeric(rows, column)))) continue
   heads.forEach((head, column) => {
     if (!head.textContent.trim()) return
     head.tabIndex = 0
