@@ -15,33 +15,26 @@ TINY = [
     *["device=cpu", "steps=2", "meta_batch_size=2", "log_every=1", "evaluation.every=2", "evaluation.num_val_tasks=2"],
     *["evaluation.num_tasks=4", "execution=looped", "execution.compile=false"],
 ]
-TINIER = {  # of a command, by its first word: what makes it small
-    "evaluate": ["evaluation.num_tasks=4"],
-    "explain": ["--tasks", "2"],
-}
+SMALL_IMAGES = ["task.size=28", "base_learner.channels=4"]
 CANNOT = ("tensorboard", "doctor", "experiment=NAME", "evaluate RUN")  # a server; a machine; words to fill in
-    "tensorboard",
-    "doctor",
-    "resume=runs/stopped",
-    "experiment=NAME",
-    "evaluate RUN",
-)  # a server; other machines; nobody's
 PAGES = ["quick_start", "tutorial_first_run", "tutorial_resume", "tutorial_own_algorithm", "your_own_data"]
 
 
-def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "docs" / f"{page}.md").read_text(), re.M | re.S)
+def blocks(page: str, *languages: str) -> list[str]:
+    """The page's blocks of code in one of these languages; "" is none."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / "docs" / f"{page}.md").read_text(), re.M | re.S)
+    return [text for language, text in found if language in languages]
 
 
 def commands(page: str) -> list[list[str]]:
     """The command lines of metarun in the page's blocks, as lists of words, in their order."""
-    lines = "".join(blocks(page, "")).replace("\\\n", " ").splitlines()
-    found = [shlex.split(line.removeprefix("$ "), comments=True) for line in lines]
-    return [[word for word in words[1:] if word != "&"] for words in found if words[:1] == ["metarun"]]
+    lines = [line.removeprefix("$ ") for line in "".join(blocks(page, "")).replace("\\\n", " ").splitlines()]
+    found = [shlex.split(line, comments=True) for line in lines if line.startswith("metarun ")]
+    return [[word for word in words[1:] if word != "&"] for words in found]
 
 
 def what_a_reader_has(folder: Path) -> None:
-    """What the pages speak of, in the current folder: photos, sentences, the table and the algorithm that two of them make."""
+    """What the pages speak of, in the current folder: photos, sentences, and the table and algorithm that two make."""
     for i in range(10):
         (folder / "photos" / f"class{i}").mkdir(parents=True)
         for j in range(20):
@@ -50,18 +43,21 @@ def what_a_reader_has(folder: Path) -> None:
     shutil.copy(ROOT / "tests" / "outside" / "requests.jsonl", folder)
     exec(blocks("your_own_data", "python")[0], {})  # writes growth.csv
     names = ["sign_maml.py", "meta_learner/sign_maml.yaml", "line.py", "task/line.yaml"]
-    for name, text in zip(names, blocks("tutorial_own_algorithm", "(?:python|yaml)"), strict=True):
+    for name, text in zip(names, blocks("tutorial_own_algorithm", "python", "yaml"), strict=True):
         (folder / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "mine" / name).write_text(text)
 
 
 def tiny(words: list[str]) -> list[str]:
     """The words of a command line, and then what makes it small."""
+    if words[0] == "explain":
+        return [*shlex.split(re.sub(r" --tasks \d+", "", " ".join(words))), "--tasks", "2"]
     if words[0] in COMMANDS:
-        return [*words, *TINIER.get(words[0], [])]
+        return [*words, *["evaluation.num_tasks=4"] * (words[0] == "evaluate")]
     if any(re.match(r"resume=(?!auto)", word) for word in words):
         return [word if not word.startswith("steps=") else "steps=4" for word in words]
-    return [*words, *(word for word in TINY if "execution=vmapped" not in words or word != "execution=looped")]
+    images = SMALL_IMAGES if "task=image_folder" in words else []
+    return [*words, *images, *(word for word in TINY if "execution=vmapped" not in words or word != "execution=looped")]
 
 
 @pytest.mark.parametrize("page", PAGES)
