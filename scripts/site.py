@@ -77,8 +77,11 @@ def source(path: str) -> str:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Lead the links of a page to pages of the site."""
+    """Lead the links of a page to pages of the site; the ages of its receipts in small print."""
     name = page.file.src_uri
+    if page.parent is None:
+        page.meta["hide"] = ["navigation"]  # it would name this page alone
+    markdown = markdown.replace("\n<!-- end of receipts -->", "\n{: .receipts }")
     parts = CODE.split(markdown)
     parts[::2] = [LINK.sub(lambda m: m["begin"] + inside(name, m["path"]) + (m["anchor"] or ""), p) for p in parts[::2]]
     return "".join(parts)
