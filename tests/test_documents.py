@@ -116,6 +116,14 @@ def test_the_page_of_settings_has_every_setting_of_a_run():
         assert sorted(key for key in keys if f"| `{key}` |" not in page and "planner" not in key) == []
 
 
+def test_every_setting_has_its_type_default_and_meaning():
+    rows = re.findall(r"^\| `.*$", (ROOT / "docs" / "settings.md").read_text(), re.M)
+    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
+    assert len(rows) > 400 and {len(row) for row in cells} == {5}
+    assert [row[0] for row in cells if not all(row[:4])] == []
+    assert len([row for row in cells if row[4]]) > 60  # sources, of those that are from a paper or its code
+
+
 def commands(page: Path) -> list[str]:
     """The command lines of metarun in a page's blocks of code and in its words set as code."""
     text = page.read_text()

@@ -30,7 +30,7 @@ def commands(page: str) -> list[list[str]]:
     """The command lines of metarun in the page's blocks, as lists of words, in their order."""
     lines = [line.removeprefix("$ ") for line in "".join(blocks(page, "")).replace("\\\n", " ").splitlines()]
     found = [shlex.split(line, comments=True) for line in lines if line.startswith("metarun ")]
-    return [[word for word in words[1:] if word != "&"] for words in found]
+    return [words[1:] for words in found]
 
 
 def what_a_reader_has(folder: Path) -> None:
