@@ -36,6 +36,8 @@ MEANINGS = {  # of names that mean the same wherever they stand; a comment may s
     "inner_steps": "inner steps of a task",
     "first_order": "leave the second derivatives out",
     "num_context": "context parameters",
+    "families": "kinds of curves, one drawn for each task",
+    "clusters_per_class": "Gaussians of a class",
     "proximal": "weight of the pull to theta",
     "svm_bound": "bound of the dual's weights",
 }
