@@ -28,7 +28,8 @@ LINE = re.compile(r"""( *)([\w/]+): *((?:"[^"]*"|'[^']*'|[^#'"])*?) *(?:#+ *(.*)
 COMMENT = re.compile(r" *#+ *(.*)")
 LEFT_OUT = ("_target_", "_partial_", "defaults", "hydra")
 SOURCE = re.compile(  # a clause of a comment that says where the value is from
-    r"[A-Z][\w'-]+(?:, [A-Z]\w+)*(?: et al\.| and [A-Z]\w+)? \d{4}\b|released|(?:the )?same\b(?! images| for)|our choice|ours$"
+    r"[A-Z][\w'-]+(?:, [A-Z]\w+)*(?: et al\.| and [A-Z]\w+)? \d{4}\b|released|(?:the )?same\b(?! images| for)"
+    r"|our choice|ours$"
     r"|(?:paper|the paper|the code)\b|appendix [A-Z]|\d+ epochs there|the design article|as MAML|\d\.\d$|the presets take"
 )
 MEANINGS = {  # of names that mean the same wherever they stand; a comment may say more
