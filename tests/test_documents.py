@@ -20,12 +20,12 @@ from metarun.config.help import COMMANDS
 from metarun.errors import ConfigError
 from tests.running import ROOT
 
-SIGN_MAML, LINE = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
+SIGN_MAML, LINE = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "tutorial_own_algorithm.md").read_text(), re.S)
 
 
 @pytest.mark.skipif(shutil.which("ruff") is None, reason="needs ruff: pip install -e '.[dev]'")
 @pytest.mark.parametrize(("path", "text"), [("meta_learners/sign_maml.py", SIGN_MAML), ("tasks/line.py", LINE)])
-def test_the_examples_of_contributing_pass_its_check_line(path, text):
+def test_the_examples_of_the_tutorial_pass_the_check_line_of_contributing(path, text):
     for command in (["ruff", "check"], ["ruff", "format", "--check"]):
         words = [*command, "--stdin-filename", f"metarun/{path}", "-"]
         checked = subprocess.run(words, input=text, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -52,7 +52,7 @@ def test_a_page_names_files_and_links_that_there_are(page):
         for name in re.findall(r"(?:\w+/)*\w+\.py\b|configs/[\w/]+\.yaml", text)
         if name.rpartition("/")[2] not in READERS
     }
-    if page.stem in ("fidelity", "settings"):  # they name files of other projects
+    if page.stem in ("equations", "fidelity", "settings"):  # they name files of other projects
         named = {name for name in named if name.startswith(("metarun/", "configs/"))}
     assert [name for name in sorted(named) if not any(path.endswith(f"/{name}") for path in FILES)] == []
     links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
@@ -101,7 +101,7 @@ def test_the_index_leads_to_every_page_and_readme_to_the_index():
     assert "(docs/index.md)" in (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["experiments", "settings"])
+@pytest.mark.parametrize("name", ["equations", "experiments", "settings"])
 def test_a_page_that_a_script_writes_is_what_it_would_write_now(name):
     command = [sys.executable, f"scripts/{name}.py", "--check"]
     checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -116,11 +116,22 @@ def test_the_page_of_settings_has_every_setting_of_a_run():
         assert sorted(key for key in keys if f"| `{key}` |" not in page and "planner" not in key) == []
 
 
+def test_every_setting_has_its_type_default_and_meaning():
+    rows = re.findall(r"^\| `.*$", (ROOT / "docs" / "settings.md").read_text(), re.M)
+    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
+    assert len(rows) > 400 and {len(row) for row in cells} == {5}
+    assert [row[0] for row in cells if not all(row[:4])] == []
+    assert len([row for row in cells if row[4]]) > 60  # sources, of those that are from a paper or its code
+
+
 def commands(page: Path) -> list[str]:
     """The command lines of metarun in a page's blocks of code and in its words set as code."""
     text = page.read_text()
     blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S)).replace("\\\n", " ")
-    lines = [line.strip() for line in (*blocks.splitlines(), *re.findall(r"^    (metarun .*)$", text, re.M))]
+    lines = [
+        line.strip().removeprefix("$ ")
+        for line in (*blocks.splitlines(), *re.findall(r"^    (metarun .*)$", text, re.M))
+    ]
     within = re.findall(r"(?<!`)`(metarun(?: [^`\n]*(?:\n[^`\n]+)?)?)`(?!`)", text)
     found = [
         line for line in (*lines, *map(" ".join, map(str.split, within))) if re.match(r"metarun\b(?! *[:(]|\.)", line)

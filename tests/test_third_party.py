@@ -1,5 +1,6 @@
 """A learner, a task and a base learner of somebody else, in a folder outside the package, run with no edit of metarun."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -65,7 +66,7 @@ FILES = {
     "base_learner/polynomial.yaml": "_target_: {module}.Polynomial\ndegree: 2\n",
     "meta_learner/shrink.yaml": "_target_: {module}.Shrink\nfactor: 0.5\n",
 }
-CONTRIBUTING = Path(__file__).resolve().parents[1] / "CONTRIBUTING.md"
+TUTORIAL = Path(__file__).resolve().parents[1] / "docs" / "tutorial_own_algorithm.md"
 GROUPS = ["task=line", "base_learner=polynomial", "meta_learner=shrink"]
 BUDGET = [text for text in TINY if not text.startswith(("base_learner", "task"))]
 
@@ -141,11 +142,10 @@ def test_a_crash_of_an_outsider_s_code_shows_the_traceback_and_is_noted(folder, 
     assert "factro" in read(run / "status.json")["error"]
 
 
-def test_the_examples_of_contributing_run_as_they_are_printed(tmp_path):
-    learner, task = (block.split("```")[0] for block in CONTRIBUTING.read_text().split("```python\n")[1:])
-    yaml = CONTRIBUTING.read_text().split("```yaml\n")[1].split("```")[0].replace("metarun.meta_learners.", "")
-    files = {"sign_maml.py": learner, "line.py": task, "meta_learner/sign_maml.yaml": yaml}
-    files["task/line.yaml"] = "_target_: line.Line\nnum_shots: 5\nnum_queries: 10\n"
+def test_the_examples_of_the_tutorial_run_as_they_are_printed(tmp_path):
+    names = ["sign_maml.py", "meta_learner/sign_maml.yaml", "line.py", "task/line.yaml"]
+    blocks = re.findall(r"```(?:python|yaml)\n(.*?)```", TUTORIAL.read_text(), re.S)
+    files = dict(zip(names, blocks, strict=True))
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)

@@ -116,7 +116,7 @@ def _is_ours(target: Any, base: type) -> bool:
         return not issubclass(target, BaseException)
     from metarun.core import TaskDistribution  # torch, which this module does without until a config is checked
 
-    made = _hints(target).get("return")
+    made = types_of(target).get("return")
     return inspect.isclass(made) and issubclass(made, TaskDistribution) and issubclass(made, base)
 
 
@@ -153,7 +153,7 @@ def _is_transform(target: type) -> bool:
 
 def base_of(target: Callable[..., Any], name: str) -> type:
     """The class that ``target`` expects as its argument ``name``, by its annotation; object where that does not say."""
-    annotation = _hints(target).get(name)
+    annotation = types_of(target).get(name)
     options = [option for option in typing.get_args(annotation) or [annotation] if option is not type(None)]
     return options[0] if len(options) == 1 and inspect.isclass(options[0]) else object
 
@@ -164,7 +164,7 @@ def problems_of_call(
     """What is wrong with calling ``target`` with ``arguments``, beside those ``given`` in code; ``key`` names the node."""
     parameters = inspect.signature(target).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    hints = _hints(target)
+    hints = types_of(target)
     own = [name for name in parameters if name not in given]
     owner = target.__module__.split(".", maxsplit=1)[0]
     problems = []
@@ -181,7 +181,7 @@ def problems_of_call(
         elif name in hints and not isinstance(value, Part) and not conforms(value, hints[name]):  # a part is made later
             choice = f" To choose the {key} write {key}={value}." if value in options(key) else ""
             choice += f" Write {key}/{name}={value}." if value in options(f"{key}/{name}") else ""
-            expected = _readable(hints[name])
+            expected = readable_type(hints[name])
             held = shortened(repr(value))
             problems.append(f"{key}.{name} is {held} ({type(value).__name__}), but must be {expected}.{choice}")
         else:
@@ -193,7 +193,7 @@ def problems_of_call(
     return problems
 
 
-def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+def types_of(target: Callable[..., Any]) -> dict[str, Any]:
     """The types of a callable's arguments: by its annotations, or, where they do not resolve, one by one."""
     try:
         return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
@@ -212,17 +212,18 @@ def _hint(parameter: inspect.Parameter, target: Callable[..., Any]) -> Any:
         return by_default.get(type(parameter.default))
 
 
-def _readable(annotation: Any) -> str:
+def readable_type(annotation: Any) -> str:
+    """The type in words, as messages and the page of settings have it."""
     if typing.get_origin(annotation) is typing.Literal:
         return " or ".join(repr(arg) for arg in typing.get_args(annotation))
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         written = [arg for arg in typing.get_args(annotation) if getattr(arg, "__name__", "") != "Tensor"]
-        return " or ".join(_readable(arg) for arg in written)  # and no YAML holds a tensor
+        return " or ".join(readable_type(arg) for arg in written)  # and no YAML holds a tensor
     if annotation is type(None):
         return "null"
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if inspect.isclass(origin) and issubclass(origin, Mapping):
         return "a mapping"
     if inspect.isclass(origin) and issubclass(origin, Iterable):
-        return f"a list of {' and '.join(_readable(arg) for arg in args if arg is not ...)}"
+        return f"a list of {' and '.join(readable_type(arg) for arg in args if arg is not ...)}"
     return annotation.__name__ if inspect.isclass(annotation) and not args else str(annotation)

@@ -1,0 +1,77 @@
+"""The commands of the quick start and of the tutorials are run, page by page and in their order, with a tiny budget."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from metarun.config.help import COMMANDS
+from tests.running import ROOT, metarun, sweep
+
+TINY = [
+    *["device=cpu", "steps=2", "meta_batch_size=2", "log_every=1", "evaluation.every=2", "evaluation.num_val_tasks=2"],
+    *["evaluation.num_tasks=4", "execution=looped", "execution.compile=false"],
+]
+SMALL_IMAGES = ["task.size=28", "base_learner.channels=4"]
+CANNOT = ("tensorboard", "doctor", "experiment=NAME", "evaluate RUN")  # a server; a machine; words to fill in
+PAGES = ["quick_start", "tutorial_first_run", "tutorial_resume", "tutorial_own_algorithm", "your_own_data"]
+
+
+def blocks(page: str, *languages: str) -> list[str]:
+    """The page's blocks of code in one of these languages; "" is none."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / "docs" / f"{page}.md").read_text(), re.M | re.S)
+    return [text for language, text in found if language in languages]
+
+
+def commands(page: str) -> list[list[str]]:
+    """The command lines of metarun in the page's blocks, as lists of words, in their order."""
+    lines = [line.removeprefix("$ ") for line in "".join(blocks(page, "")).replace("\\\n", " ").splitlines()]
+    found = [shlex.split(line, comments=True) for line in lines if line.startswith("metarun ")]
+    return [words[1:] for words in found]
+
+
+def what_a_reader_has(folder: Path) -> None:
+    """What the pages speak of, in the current folder: photos, sentences, and the table and algorithm that two make."""
+    for i in range(10):
+        (folder / "photos" / f"class{i}").mkdir(parents=True)
+        for j in range(20):
+            colour = (25 * i, 12 * j, (37 * i + 11 * j) % 256)
+            Image.new("RGB", (84, 84), colour).save(folder / "photos" / f"class{i}" / f"burst{j}_{i}.png")
+    shutil.copy(ROOT / "tests" / "outside" / "requests.jsonl", folder)
+    exec(blocks("your_own_data", "python")[0], {})  # writes growth.csv
+    names = ["sign_maml.py", "meta_learner/sign_maml.yaml", "line.py", "task/line.yaml"]
+    for name, text in zip(names, blocks("tutorial_own_algorithm", "python", "yaml"), strict=True):
+        (folder / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "mine" / name).write_text(text)
+
+
+def tiny(words: list[str]) -> list[str]:
+    """The words of a command line, and then what makes it small."""
+    if words[0] == "explain":
+        return [*shlex.split(re.sub(r" --tasks \d+", "", " ".join(words))), "--tasks", "2"]
+    if words[0] in COMMANDS:
+        return [*words, *["evaluation.num_tasks=4"] * (words[0] == "evaluate")]
+    if any(re.match(r"resume=(?!auto)", word) for word in words):
+        return [word if not word.startswith("steps=") else "steps=4" for word in words]
+    images = SMALL_IMAGES if "task=image_folder" in words else []
+    return [*words, *images, *(word for word in TINY if "execution=vmapped" not in words or word != "execution=looped")]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("METARUN_DATA", str(tmp_path / "data"))
+    what_a_reader_has(tmp_path)
+    ran = 0
+    for words in commands(page):
+        line = " ".join(words)
+        if not words or "..." in words or any(part in line for part in CANNOT):
+            continue
+        small = tiny(words)
+        done = sweep(*(word for word in small if word != "-m")) if "-m" in words else metarun(*small)
+        assert done.code == 0, f"metarun {' '.join(small)}\n{done.text}"
+        ran += 1
+    assert ran > 2
