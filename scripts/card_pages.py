@@ -65,9 +65,11 @@ def number(value: float, interval: float | None) -> str:
 
 
 def table(columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table; an empty one where there is no line."""
-    texts = ["| " + " | ".join("" if cell is None else str(cell) for cell in line) + " |" for line in (columns, *lines)]
-    return "\n".join([texts[0], "|---" * len(columns) + "|", *texts[1:]])
+    """A Markdown table without the columns that hold nothing."""
+    texts = [["" if cell is None else str(cell) for cell in line] for line in lines]
+    kept = [i for i in range(len(columns)) if any(line[i] for line in texts)] or list(range(len(columns)))
+    rows = ["| " + " | ".join(line[i] for i in kept) + " |" for line in ([*map(str, columns)], *texts)]
+    return "\n".join([rows[0], "|---" * len(kept) + "|", *rows[1:]])
 
 
 def unit(target: Target) -> str:
@@ -228,8 +230,8 @@ def leaderboard(benchmark: str, shown: Sequence[Shown], others: Sequence[Target]
     columns = ("method", "figure", "metarun", "+- over seeds", "paper", "verdict", "inductive, 15 queries")
     parts = [
         f"# {benchmark}",
-        f"Score: {unit(first)}. The columns from *queries* on are the paper's protocol; on the site a click on a "
-        "column's head sorts.",
+        f"Score: {unit(first)}. The last columns, from the queries on, are the paper's protocol. On the site a click "
+        "on a column's head sorts.",
         table((*columns, "queries", "tasks", "transductive", "backbone", "training"), lines),
     ]
     figures = [
