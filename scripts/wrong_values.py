@@ -120,7 +120,9 @@ class Setting:
             "." not in self.key and self.kind == "text" and text in ("5", "nan", "true")
         ):  # a text of the root may be unquoted
             return True
-        word = {"null": "None", "true": "bool", "[]": "Sequence", "[1]": "Sequence[int]", "{a: 1}": "Mapping"}.get(text)
+        if text == "null":  # Python writes "Literal[...] | None" as Optional
+            return "None" in self.said or "Optional" in self.said
+        word = {"true": "bool", "[]": "Sequence", "[1]": "Sequence[int]", "{a: 1}": "Mapping"}.get(text)
         return word is not None and word in self.said
 
 
