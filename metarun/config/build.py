@@ -34,12 +34,16 @@ from metarun.tasks.store import Source
 
 
 def build(cfg: DictConfig, fitted: dict[str, Any] | None = None) -> Experiment:
-    """Check everything, then build it; ``fitted``: by the run's task. Raises ConfigError with every problem found."""
+    """Check everything, then build it; ``fitted``: by the run's task. Raises ConfigError with every problem found.
+
+    Tasks of ``evaluation.task`` are measured as the training task is: by ``fitted``, or what it fits now.
+    """
     plain, calls, problems = _checked(cfg)
     if place_problems(plain):
         raise ConfigError(problems)
     given = _given_task(plain)
     task = attempt(problems, "task", calls.get("task"), **given, fitted=fitted)
+    given["fitted"] = fitted or (task.fitted() if task else None)
     elsewhere = {key: attempt(problems, key, calls.get(key), **given) for key in named_nodes(plain, "task")}
     execution = attempt(problems, "execution", calls.get("execution"))
     for key in named_nodes(plain, "evaluator"):
