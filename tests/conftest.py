@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small kernels on a busy machine wait for each other
+os.fsync = lambda descriptor: None  # a run waits for the disk 26 times, and no test cuts the power
 
 
 @pytest.fixture(scope="session")

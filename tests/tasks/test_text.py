@@ -561,7 +561,13 @@ def test_a_text_preset_starts_at_the_frozen_features_or_next_to_them(name, tmp_p
 
 
 RUN = ["task=text_jsonl", f"task.path={FILE}", "meta_learner=protonet", "device=cpu", "execution=looped", "steps=4"]
-RUN += ["evaluation.every=2", "evaluation.num_val_tasks=4", "evaluation.num_tasks=20", "meta_batch_size=2"]
+RUN += [
+    "evaluation.every=2",
+    "evaluation.num_val_tasks=4",
+    "evaluation.num_tasks=20",
+    "meta_batch_size=2",
+    "logger=none",
+]
 BAG = ["base_learner=embedding_bag", "base_learner.width=8"]
 
 
