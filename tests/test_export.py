@@ -132,6 +132,20 @@ def test_the_model_card_has_the_scores_with_their_intervals_and_the_protocol(tmp
     assert all(f"`{file.name}`" in card for file in (tmp_path / "exported").iterdir() if file.name != "README.md")
 
 
+def test_no_exported_text_names_a_folder_of_this_machine(tmp_path):
+    exported("table", tmp_path / "exported")
+    config = yaml.safe_load((run("table") / "config.yaml").read_text())
+    path = Path(config["task"]["path"])
+    assert path.is_absolute()
+    for name in ("README.md", "config.yaml"):
+        text = (tmp_path / "exported" / name).read_text()
+        assert path.name in text and str(path.parent) not in text and str(tmp_path) not in text
+    kept = yaml.safe_load((tmp_path / "exported" / "config.yaml").read_text())
+    assert kept["task"].pop("path") == path.name and kept["meta_learner"] == config["meta_learner"]
+    del config["task"]["path"]
+    assert kept["task"] == config["task"]
+
+
 def test_a_model_that_cannot_be_traced_is_exported_without_a_program(tmp_path, monkeypatch):
     from metarun.applied import exporting
 
