@@ -114,6 +114,8 @@ class Setting:
 
     def _allows(self, text: str) -> bool:
         """Whether the annotation has a place for what is nonsense for most settings of the kind."""
+        if text == "'0.1'" and "." not in self.key:  # the schema of the root reads it as a number
+            return True
         if text.startswith("-") and self.key.rpartition(".")[2] in SIGNED:
             return True
         if (

@@ -34,16 +34,13 @@ from metarun.tasks.store import Source
 
 
 def build(cfg: DictConfig, fitted: dict[str, Any] | None = None) -> Experiment:
-    """Check everything, then build it; ``fitted``: by the run's task. Raises ConfigError with every problem found.
-
-    Tasks of ``evaluation.task`` are measured as the training task is: by ``fitted``, or what it fits now.
-    """
+    """Check everything, then build it; ``fitted``: by the run's task. Raises ConfigError with every problem found."""
     plain, calls, problems = _checked(cfg)
     if place_problems(plain):
         raise ConfigError(problems)
     given = _given_task(plain)
     task = attempt(problems, "task", calls.get("task"), **given, fitted=fitted)
-    given["fitted"] = fitted or (task.fitted() if task else None)
+    given["fitted"] = fitted or (task and task.fitted())  # theta knows the training task's units alone
     elsewhere = {key: attempt(problems, key, calls.get(key), **given) for key in named_nodes(plain, "task")}
     execution = attempt(problems, "execution", calls.get("execution"))
     for key in named_nodes(plain, "evaluator"):
@@ -133,12 +130,8 @@ def device_of(name: str) -> torch.device:
 
 def _given_task(plain: dict[str, Any]) -> dict[str, Any]:
     dtype, device = getattr(torch, plain["dtype"]), device_of(plain["device"])
-    return {
-        "seed": plain["seed"],
-        "device": device,
-        "dtype": dtype,
-        "data_root": os.path.expanduser(plain["data_root"]),
-    }
+    data_root = os.path.expanduser(plain["data_root"])
+    return {"seed": plain["seed"], "device": device, "dtype": dtype, "data_root": data_root}
 
 
 def _assemble(
