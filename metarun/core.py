@@ -89,8 +89,8 @@ class TaskDistribution(ABC):
     def fitted(self) -> dict[str, Any]:
         """What was found out on the training tasks and is used on others, as means and a vocabulary, as JSON can hold it.
 
-        A run keeps it, and gives it as the argument ``fitted`` to the task that it is evaluated on, which then takes these
-        values instead of its own. Nothing, where not overridden.
+        A run keeps it, and gives it as the argument ``fitted`` to the tasks that it is evaluated on, which then take these
+        values instead of their own. Nothing, where not overridden.
         """
         return {}
 

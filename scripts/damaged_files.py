@@ -57,6 +57,8 @@ class OwnData:
             "task=text_jsonl": (f"task.path={at}/sentences.jsonl",),
             "task=csv_regression": (f"task.path={at}/table.csv", *columns),
             "experiment=protonet_text": (f"task.path={at}/sentences.jsonl",),
+            "experiment=maml_text": (f"task.path={at}/sentences.jsonl",),
+            "experiment=table": (f"task.path={at}/table.csv", *columns),
         }
         return (*files[choice], f"data_root={folder or self.folder}/prepared") if choice in files else ()
 

@@ -114,13 +114,17 @@ class Setting:
 
     def _allows(self, text: str) -> bool:
         """Whether the annotation has a place for what is nonsense for most settings of the kind."""
+        if text == "'0.1'" and "." not in self.key:  # the schema of the root reads it as a number
+            return True
         if text.startswith("-") and self.key.rpartition(".")[2] in SIGNED:
             return True
         if (
             "." not in self.key and self.kind == "text" and text in ("5", "nan", "true")
         ):  # a text of the root may be unquoted
             return True
-        word = {"null": "None", "true": "bool", "[]": "Sequence", "[1]": "Sequence[int]", "{a: 1}": "Mapping"}.get(text)
+        if text == "null":  # Python writes "Literal[...] | None" as Optional
+            return "None" in self.said or "Optional" in self.said
+        word = {"true": "bool", "[]": "Sequence", "[1]": "Sequence[int]", "{a: 1}": "Mapping"}.get(text)
         return word is not None and word in self.said
 
 

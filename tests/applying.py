@@ -13,7 +13,7 @@ from tests.running import metarun
 
 BUDGET = [
     *["device=cpu", "execution=looped", "steps=2", "meta_batch_size=1", "evaluation.every=2"],
-    *["evaluation.num_val_tasks=2", "evaluation.num_tasks=2"],
+    *["evaluation.num_val_tasks=2", "evaluation.num_tasks=2", "logger=none"],
 ]
 SIZE = 12  # pixels of a side, as the networks see images
 IMAGES = [

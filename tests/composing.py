@@ -20,7 +20,7 @@ from metarun.config.trust import trust
 __all__ = ["OUTSIDE", "built", "compose", "experiment", "last_of_each", "options", "outsider", "train"]
 
 OUTSIDE = Path(__file__).parent / "outside"
-CHEAP = ["device=cpu", "dtype=float64", "execution=looped"]
+CHEAP = ["device=cpu", "dtype=float64", "execution=looped", "logger=none"]
 
 
 @contextmanager

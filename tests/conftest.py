@@ -1,11 +1,20 @@
 """Fixtures for the whole suite."""
 
+import gc
 import os
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small kernels on a busy machine wait for each other
+os.fsync = lambda descriptor: None  # a run waits for the disk 26 times, and no test cuts the power
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported and collected out of Python's garbage collections, a twentieth of the processor time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from metarun.output.alarms import (
 from metarun.output.kept import read_alarms
 from metarun.output.metrics import written
 from tests.composing import experiment, train
-from tests.running import TINY, checkpoint, identical, killed, metarun, process
+from tests.running import TINY, checkpoint, identical, killed, metarun
 
 CLASSES = Facts("accuracy", True, num_ways=5, steps=1000, episodes_a_line=40, alike=True)
 ERRORS = Facts("mse", False, num_ways=None, steps=1000, episodes_a_line=40, alike=True)
@@ -91,9 +91,9 @@ def test_looking_for_alarms_changes_no_bit_of_a_run(learner, tmp_path, monkeypat
 
 def test_a_killed_and_resumed_run_has_the_alarms_of_a_whole_one(tmp_path):
     settings = [*TINY, "meta_learner.inner_lr=1e-9"]
-    assert process(*settings, f"run_dir={tmp_path / 'whole'}", cwd=tmp_path).code == 0
+    assert metarun(*settings, f"run_dir={tmp_path / 'whole'}").code == 0
     killed("between two checkpoints", *settings, f"run_dir={tmp_path / 'run'}", cwd=tmp_path)
-    assert process(f"resume={tmp_path / 'run'}", cwd=tmp_path).code == 0
+    assert metarun(f"resume={tmp_path / 'run'}").code == 0
     assert read_alarms(tmp_path / "run" / "alarms.jsonl") == read_alarms(tmp_path / "whole" / "alarms.jsonl")
     assert alarms(tmp_path / "run") == ["adaptation_changes_nothing"]
 

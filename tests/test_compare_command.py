@@ -204,6 +204,48 @@ def test_episodes_of_several_tasks_are_told_apart(tmp_path):
     assert (difference["n"], difference["mean"]) == (2, pytest.approx(-0.5))
 
 
+# ---- several evaluation tasks ----
+
+
+@pytest.fixture
+def two_tasks(tmp_path) -> Path:
+    """Two runs on a task where the first is better by 0.1, and on one of twice as many episodes where it is worse by 0.3."""
+    rng = np.random.default_rng(0)
+    for name, gains in (("one", (0.1, -0.3)), ("other", (0.0, 0.0))):
+        lines = []
+        for task, count, gain, level in (("near", 50, gains[0], 0.8), ("far", 100, gains[1], 0.5)):
+            values = level + gain + rng.normal(0, 0.01, count)
+            path = episodes(keep(tmp_path / name), [float(value) for value in values], task=task)
+            lines.append((path / "episodes.jsonl").read_text())
+        (path / "episodes.jsonl").write_text("".join(lines))
+    return tmp_path
+
+
+def test_evaluation_tasks_are_kept_apart_and_count_alike(two_tasks):
+    shown = told(two_tasks)
+    (pair,) = shown["differences"]
+    sign = 1 if pair["first"] == "one" else -1
+    assert sign * pair["difference over episodes"]["mean"] == pytest.approx(-0.1, abs=0.005)
+    # what differs between the tasks is no noise of the episodes
+    error = 0.01 * math.sqrt(2) * math.hypot(1 / math.sqrt(50), 1 / math.sqrt(100)) / 2
+    assert pair["difference over episodes"]["ci95"] == pytest.approx(1.98 * error, rel=0.2)
+    assert pair["win rate"] == pytest.approx(0.5)
+    means = {row["run"]: row["accuracy over episodes"]["mean"] for row in shown["scores"]}
+    assert means == pytest.approx({"one": 0.55, "other": 0.65}, abs=0.005)
+    assert any("is the mean over the evaluation tasks near, far, which count alike" in note for note in shown["notes"])
+
+
+def test_one_evaluation_task_is_compared_by_its_name_before_the_score(two_tasks):
+    shown = told(two_tasks, "--score=near/accuracy")
+    (pair,) = shown["differences"]
+    sign = 1 if pair["first"] == "one" else -1
+    difference = pair["difference over episodes"]
+    assert (sign * difference["mean"], difference["n"]) == (pytest.approx(0.1, abs=0.01), 50)
+    assert not any("count alike" in note for note in shown["notes"])
+    outcome = metarun("compare", two_tasks, "--score=nowhere/accuracy")
+    assert outcome.code == 2 and "no score nowhere/accuracy" in outcome.err
+
+
 # ---- groups of seeds ----
 
 

@@ -19,6 +19,7 @@ TINY = [
         "evaluation.every=2",
     ],
     *["evaluation.num_val_tasks=2", "evaluation.num_tasks=2", "task=cart_pole", "task.control_steps=4"],
+    "logger=none",
     *["task.planner.horizon=3", "task.planner.population=8", "task.planner.num_elites=2"],
 ]
 

@@ -195,6 +195,75 @@ def test_resized_images_are_torchvisions_and_the_draw_is_the_tasks():
     assert resized(grey, (1, 16, 16), False) is grey
 
 
+# ---- what is fitted in training ----
+
+GROWTH = "subject,dose,response\n" + "".join(f"s{s},{s + r},{s * r}\n" for s in range(10) for r in range(12))
+COLUMNS = {"task_column": "subject", "input_columns": "[dose]", "output_columns": "[response]"}
+
+
+def table(key: str, path: Path) -> list[str]:
+    """The settings of a table at the place ``key``."""
+    return [f"{key}.path='{path}'", *(f"{key}.{name}={value}" for name, value in COLUMNS.items())]
+
+
+@pytest.fixture
+def tables(tmp_path) -> list[str]:
+    """A run on one table with another of larger doses to test on."""
+    larger = [line.split(",") for line in GROWTH.splitlines()[1:]]
+    rows = [f"new {subject},{5 * int(dose)},{response}" for subject, dose, response in larger]
+    for name, text in (("own", GROWTH), ("new", "\n".join([GROWTH.splitlines()[0], *rows]))):
+        (tmp_path / f"{name}.csv").write_text(text)
+    own = ["task=csv_regression", *table("task", tmp_path / "own.csv")]
+    return [*own, "evaluation.task={new: csv_regression}", *table("evaluation.task.new", tmp_path / "new.csv")]
+
+
+def test_another_table_is_measured_by_the_means_of_the_training(tables):
+    x = experiment(*tables)
+    own, new = x.task, x.suite.elsewhere["new"].task
+    assert new.fitted() == own.fitted()
+    assert torch.equal(new.y, own.y)
+    (scale,) = own.fitted()["inputs"]
+    of_dose = torch.tensor([5.0 * (s + r) for s in range(10) for r in range(12)])
+    torch.testing.assert_close(new.x[:, 0], (of_dose.double() - scale["mean"][0]) / scale["deviation"][0])
+
+
+def test_a_finished_run_measures_another_table_as_its_training_did(tables, tmp_path):
+    run, other = tmp_path / "run", tmp_path / "other"
+    assert metarun(*tables, *BUDGET, f"run_dir={run}").code == 0
+    own = [text for text in tables if not text.startswith("evaluation.task")]
+    assert metarun(*own, *BUDGET, f"run_dir={other}").code == 0
+    # with no training task it has no means of its own; of both runs the last theta, for the best was chosen elsewhere
+    elsewhere = [*tables[len(own) :], "evaluation.task.new.split={test: all}", "--checkpoint=last"]
+    half = tmp_path / "half.csv"  # of other means, by which nothing may be measured
+    half.write_text("\n".join(GROWTH.splitlines()[:61]))
+    for folder, task in ((run, []), (other, []), (other, [f"task.path='{half}'"])):
+        outcome = metarun("evaluate", folder, *task, *elsewhere)
+        assert outcome.code == 0, outcome.text
+    found = [read(path)["test/new/mse"] for folder in (run, other) for path in (folder / "evaluations").glob("*.json")]
+    assert len(found) == 3 and all(score == found[0] for score in found)
+
+
+@pytest.mark.parametrize(("features", "base"), [("hashed", "residual"), ("tokens", "embedding_bag")])
+def test_other_sentences_are_encoded_by_what_was_fitted_in_training(features, base, tmp_path):
+    lines = (Path(__file__).parent / "outside" / "requests.jsonl").read_text().splitlines()
+    (tmp_path / "own.jsonl").write_text("\n".join(lines[::2]))
+    (tmp_path / "new.jsonl").write_text("\n".join(lines))
+    words = [
+        "meta_learner=protonet",
+        f"base_learner={base}",
+        f"data_root={tmp_path}",
+        "evaluation.task={new: text_jsonl}",
+    ]
+    words += ["task=text_jsonl", f"task/features={features}", f"task/features@evaluation.task.new.features={features}"]
+    for key, name in (("task", "own"), ("evaluation.task.new", "new")):
+        words += [f"{key}.path='{tmp_path / name}.jsonl'", f"{key}.num_ways=2", f"{key}.num_queries=3"]
+    x = experiment(*words)
+    own, new = x.task, x.suite.elsewhere["new"].task
+    assert new.fitted() == own.fitted()
+    rows = torch.tensor([new.text_set.texts.index(text) for text in own.text_set.texts])
+    assert torch.equal(new.encoded.take(rows), own.encoded.take(torch.arange(len(rows))))
+
+
 # ---- mistakes ----
 
 MISTAKES = {

@@ -14,7 +14,7 @@ from metarun.evaluation.episodes import manifest
 from metarun.output.folder import RunFolder
 from metarun.tasks.splits import thinned, train_share
 from tests.composing import OUTSIDE, experiment
-from tests.running import metarun, process, read
+from tests.running import metarun, read, sweep
 
 TABLE = [
     *("task=csv_regression", f"task.path={OUTSIDE / 'measurements.csv'}", "task.task_column=subject"),
@@ -135,14 +135,14 @@ def test_runs_without_a_score_are_named_and_not_averaged_away(tmp_path):
 
 
 def test_a_sweep_over_shares_leaves_the_curve_of_its_runs(tmp_path):
-    words = ["-m", "evaluation=data_efficiency", "evaluation.train_fractions=[0.5,1.0]", *TABLE, *BUDGET]
+    words = ["evaluation=data_efficiency", "evaluation.train_fractions=[0.5,1.0]", *TABLE, *BUDGET]
     words += [
         "base_learner.hidden=[4]",
         "execution=looped",
         "meta_learner.inner_steps=1",
         f"sweep_dir={tmp_path / 'sweep'}",
     ]
-    done = process(*words, "jobs=2", cwd=tmp_path)
+    done = sweep(*words, "jobs=2")
     assert done.code == 0, done.text
     content = read(tmp_path / "sweep" / "data_efficiency.json")
     found = {p["train_fraction"]: p["mean"] for p in content["curves"][0]["points"]}

@@ -10,7 +10,7 @@ from tests.running import OUTSIDE, metarun, metrics, read, scores
 
 BUDGET = [
     *["device=cpu", "steps=4", "meta_batch_size=2", "base_learner.hidden=[8]", "evaluation.every=2"],
-    *["evaluation.num_val_tasks=4", "evaluation.num_tasks=6"],
+    *["evaluation.num_val_tasks=4", "evaluation.num_tasks=6", "logger=none"],
 ]
 RUNS = {
     "maml": ["meta_learner=maml", "meta_learner.inner_steps=2", "evaluation.inner_steps=4"],

@@ -1,8 +1,10 @@
 """``metarun.load``: a finished run as a model in Python, and as scikit-learn's estimators."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +12,11 @@ import torch
 from PIL import Image
 
 import metarun
+from metarun.applied import calibrated
 from metarun.errors import ConfigError, DataError
+from metarun.evaluation.calibration import running_norms
 from metarun.tasks.store import load_prepared
+from metarun.trees import tree_map
 from tests.applying import SIZE, data, drawings, run, sentence
 from tests.running import environment
 
@@ -41,6 +46,54 @@ def test_loading_and_predicting_leave_draws_and_threads_as_they_were(photos):
     torch.manual_seed(5)
     metarun.load(folder).adapt(x, y).predict(queries)
     assert torch.equal(torch.rand(3), expected) and torch.get_num_threads() == threads
+
+
+def statistics(folder: Path, *overrides: str) -> list[torch.Tensor]:
+    """Mean and variance of each ``running`` norm of a model that is loaded."""
+    layers = running_norms(metarun.load(folder, *overrides).run.experiment.learner).values()
+    return [tensor for layer in layers for tensor in (layer.mean, layer.var)]
+
+
+@pytest.fixture
+def calibrations(monkeypatch) -> list[str]:
+    """Grows by one with each calibration."""
+    found: list[str] = []
+    original = calibrated.calibrate
+    monkeypatch.setattr(calibrated, "calibrate", lambda *given: [found.append("once"), original(*given)])
+    return found
+
+
+def test_running_norms_are_calibrated_once_and_the_same_bits_are_used_again(tmp_path, calibrations):
+    folder = Path(shutil.copytree(run("running norms"), tmp_path / "run"))
+    (folder / "checkpoints" / "norms.pt").unlink(missing_ok=True)
+    first, again = statistics(folder), statistics(folder)
+    assert len(calibrations) == 1
+    assert len(first) > 0 and all(len(tensor) > 0 for tensor in first)
+    (folder / "checkpoints" / "norms.pt").unlink()
+    anew = statistics(folder)
+    assert len(calibrations) == 2
+    assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(first, again, anew, strict=True))
+
+
+@pytest.mark.parametrize("change", ["theta", "episodes", "code", "damage", "own code"])
+def test_running_norms_are_calibrated_again_where_anything_is_another(change, tmp_path, calibrations, monkeypatch):
+    folder = Path(shutil.copytree(run("running norms"), tmp_path / "run"))
+    statistics(folder)
+    del calibrations[:]
+    best, kept, overrides = folder / "checkpoints" / "best.pt", folder / "checkpoints" / "norms.pt", []
+    if change == "theta":
+        state = torch.load(best, weights_only=True)
+        torch.save(state | {"theta": tree_map(lambda leaf: leaf + 0.01, state["theta"])}, best)
+    elif change == "episodes":
+        overrides = ["seed=5"]
+    elif change == "code":
+        monkeypatch.setattr(calibrated, "code_digest", lambda: "another")
+    elif change == "damage":
+        kept.write_bytes(kept.read_bytes()[:100])
+    else:
+        monkeypatch.setattr(calibrated, "VERSIONED", ("torch",))
+    statistics(folder, *overrides)
+    assert calibrations == ["once"]
 
 
 def test_a_model_knows_the_classes_it_is_adapted_to_by_the_users_names(photos):

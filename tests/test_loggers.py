@@ -6,6 +6,7 @@ import re
 import shutil
 import sqlite3
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,21 @@ import yaml
 from metarun.output.loggers.kept import kept_id
 from metarun.output.sink import Sink
 from tests.composing import compose, experiment, options, train
-from tests.running import OUTSIDE, ROOT, TINY, checkpoint, identical, killed, metarun, metrics, process, read, state
+from tests.running import (
+    OUTSIDE,
+    ROOT,
+    TINY,
+    Outcome,
+    apart,
+    checkpoint,
+    identical,
+    killed,
+    metarun,
+    metrics,
+    process,
+    read,
+    state,
+)
 
 OLD = Path(__file__).parent / "outside" / "runs" / "sinusoid"
 Points = dict[tuple[str, int], float]
@@ -98,6 +113,11 @@ def need(name: str) -> None:
         pytest.importorskip(name, reason=f"{name} is not installed")
 
 
+def beside(name: str) -> Callable[..., Outcome]:
+    """What runs a command in another process; services want one that nothing was forked from."""
+    return process if name in SERVICES else apart
+
+
 def assert_told(run: Path, name: str) -> None:
     """The service has the numbers of metrics.jsonl, each once; those of one step may be written together."""
     found, expected = READERS[name](run), logged(run)
@@ -109,7 +129,7 @@ def assert_told(run: Path, name: str) -> None:
 def test_a_logger_says_what_metrics_jsonl_says(name, tmp_path):
     need(name)
     run = tmp_path / "a run #1"  # as no service would name it
-    outcome = process(*TINY, f"logger={name}", f"run_dir='{run}'", cwd=tmp_path)
+    outcome = beside(name)(*TINY, f"logger={name}", f"run_dir='{run}'", cwd=tmp_path)
     assert outcome.code == 0, outcome.text
     assert_told(run, name)
     assert "test/mse" in {key for key, _ in READERS[name](run)}
@@ -123,7 +143,7 @@ def test_a_killed_and_resumed_run_is_told_once_and_under_the_same_name(name, tmp
     run = tmp_path / "run"
     killed("between two checkpoints", *TINY, f"logger={name}", f"run_dir={run}", cwd=tmp_path)
     before = read(run / "loggers.json") if name in ("wandb", "mlflow") else {}
-    outcome = process(f"resume={run}", cwd=tmp_path)
+    outcome = beside(name)(f"resume={run}", cwd=tmp_path)
     assert outcome.code == 0, outcome.text
     assert_told(run, name)
     assert not before or read(run / "loggers.json") == before
@@ -269,7 +289,7 @@ def test_every_option_of_the_group_makes_a_sink(name):
 
 def test_help_and_cfg_list_the_loggers(tmp_path):
     assert "csv, mlflow, none, tensorboard, trackio, wandb" in metarun("--help").out
-    shown = process("--cfg", "job", "logger=[csv,wandb]", "logger.wandb.project=mine", cwd=tmp_path).out
+    shown = apart("--cfg", "job", "logger=[csv,wandb]", "logger.wandb.project=mine", cwd=tmp_path).out
     assert yaml.safe_load(shown)["logger"]["wandb"]["project"] == "mine"
 
 

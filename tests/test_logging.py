@@ -39,7 +39,7 @@ from metarun.training.signals import StopRequest
 from tests.composing import experiment, train
 
 TEXTS = ["task=prototypes", "steps=6", "log_every=2", "meta_batch_size=2", "seed=3", "evaluation.every=3"]
-TEXTS += ["evaluation.num_val_tasks=3", "evaluation.num_tasks=4", "evaluation.inner_steps=2"]
+TEXTS += ["evaluation.num_val_tasks=3", "evaluation.num_tasks=4", "evaluation.inner_steps=2", "logger=tensorboard"]
 
 
 class Run:

@@ -26,6 +26,8 @@ MISTAKES = {
     "a name too long for a file": ([f"run_dir={LONG}"], "no folder can have this name (File name too long)"),
     "a name too long for an option": (["task=" + "x" * 5000], "there is no task called 'xxx"),
     "a group that is no text": (["task='${seed}'"], "task='${seed}': Error resolving interpolation"),
+    "a number in a list of options": (["logger=[0,0]"], "logger=[0,0]: 0 is no name of an option; write logger=[NAME"),
+    "a list in a list of options": (["experiment=[[smoke]]"], "experiment=[[smoke]]: ['smoke'] is no name of an option"),
     "a mapping for a mapping": (["rates={a:b}"], "rates takes no new keys in this way; write +rates.NAME=VALUE"),
     "a part without a plus": (["rates.head=10"], "write +rates.head=10"),
     "an override without a key": (["+=3"], "cannot be read as KEY=VALUE"),

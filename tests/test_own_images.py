@@ -12,7 +12,8 @@ RUN = [
     *["task=image_folder", "task.size=16", "task.num_shots=1", "task.num_queries=1", "base_learner=conv4"],
     *["base_learner.channels=4", "base_learner.batch_norm=running", "base_learner.downsample=max_pool"],
     *["meta_learner=protonet", "device=cpu", "execution=looped", "steps=2", "meta_batch_size=2", "evaluation.every=2"],
-    *["evaluation.num_tasks=4", "evaluation.num_val_tasks=4", "task.split={train:1,val:1,test:1}"],
+    *["evaluation.num_tasks=4", "evaluation.num_val_tasks=4", "logger=none"],
+    "task.split={train:1,val:1,test:1}",
 ]
 SPLIT = "task.split={train:[ash,birch],val:[cedar,elm],test:[fir,oak]}"
 

@@ -565,7 +565,7 @@ def test_a_part_that_inner_steps_move_must_not_be_frozen_as_a_whole():
 
 
 BUDGET = ["device=cpu", "steps=4", "meta_batch_size=2", "task.num_queries=3", "evaluation.every=2"]
-BUDGET += ["evaluation.num_val_tasks=3", "evaluation.num_tasks=4", OUTSIDE]
+BUDGET += ["evaluation.num_val_tasks=3", "evaluation.num_tasks=4", "logger=none", OUTSIDE]
 
 
 def test_a_run_says_what_it_replaced_and_why_it_loops(tmp_path):

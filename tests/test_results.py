@@ -32,7 +32,7 @@ CLASSES = [
     *("task=text_jsonl", f"task.path={OUTSIDE / 'requests.jsonl'}", "task.num_ways=2", "task.num_queries=2"),
     *("task.split={train: 3, val: 3, test: 4}", "meta_learner=protonet"),
 ]
-SMALL = ["base_learner.hidden=[6]", "execution=looped"]
+SMALL = ["base_learner.hidden=[6]", "execution=looped", "logger=none"]
 KINDS = {
     "sinusoid": ["meta_learner.inner_steps=2", *SMALL],
     "table": [*TABLE, "meta_learner.inner_steps=1", *SMALL],

@@ -1,5 +1,6 @@
 """What lies beside exported weights: a model card with its scores, and a program that needs no metarun."""
 
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -29,6 +30,9 @@ for part in query_x.split(QUERIES):  # the program takes exactly as many: the la
     parts.append(program(support_x, support_y, filled)[0][: len(part)])
 print(np.array2string(torch.cat(parts).detach().numpy(), precision=6, suppress_small=True))  # {what}
 '''
+
+
+PLACES = ("path", "data_root", "run_dir", "sweep_dir")  # settings that name a file or a folder
 
 
 def example_of(model: Model, inputs: Inputs, classes: list[str] | None) -> str:
@@ -107,10 +111,20 @@ def _yaml(content: Any) -> str:
     return yaml.dump(content, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120)
 
 
+def shareable(node: Any, key: str = "") -> Any:
+    """The settings with the bare names of files and folders: where they lie on this machine is nobody else's business."""
+    if isinstance(node, dict):
+        return {name: shareable(value, name) for name, value in node.items()}
+    if isinstance(node, list):
+        return [shareable(value, key) for value in node]
+    named = isinstance(node, str) and (key in PLACES or node.startswith("~") or Path(node).is_absolute())
+    return Path(node).name if named else node
+
+
 def _score_lines(scores: dict[str, Any], protocol: dict[str, Any]) -> list[str]:
     if not scores:
         return ["The run has no test scores yet.\n"]
     rows = [f"| {key} | {value['mean']:.4f} | {value['ci95']:.4f} | {value['n']} |" for key, value in scores.items()]
     table = ["| score | mean | 95% interval, +- | episodes |", "|---|---|---|---|", *rows, ""]
     lines = ["## Scores on tasks that training has not seen\n", *table, "Protocol:\n", "```"]
-    return [*lines, _yaml(protocol).rstrip(), "```", ""]
+    return [*lines, _yaml(shareable(protocol)).rstrip(), "```", ""]

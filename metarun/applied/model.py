@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from metarun.applied.adapted import Adapted, AdaptedClassifier, AdaptedRegressor
+from metarun.applied.calibrated import calibrate_once
 from metarun.applied.trained import Trained, trained
 from metarun.config.compose import assigned
 from metarun.config.trust import trust
 from metarun.core import Batch, FewShotLearner, Params, hyperparameters
 from metarun.counter import uniform
 from metarun.errors import ConfigError, DataError, listed
-from metarun.evaluation.calibration import calibrate
 from metarun.evaluation.eval_mode import eval_mode, modules_of
 from metarun.execution.execution import Looped, generators_kept
 from metarun.models.norm_state import norms
@@ -66,7 +66,7 @@ def model_of(run: Trained) -> "Model":
                 f"{run.folder.path}: {type(learner).__name__} learns no labelled examples, so there is nothing to predict."
             ]
         )
-    calibrate(run.experiment.learner, run.theta, run.training_task, run.execution)
+    calibrate_once(run)
     dtype = next(leaf.dtype for leaf in tree_leaves(run.theta))
     reader = task.reader() or ArrayReader(task.spec, run.experiment.device, dtype)
     return Model(run, learner, reader)

@@ -24,9 +24,10 @@ class Group:
     members: dict[Any, Scored]
 
     def summary(self, score: str) -> tuple[Score, Score]:
-        """The mean with its interval over seeds, and with that over the episodes of these seeds."""
-        values = [list(member.scores(score).values()) for member in self.members.values()]
-        return of_values([fmean(each) for each in values]).score, of_strata(values).score
+        """The mean with its interval over seeds, and with that over the episodes of these seeds; evaluation tasks count
+        alike, however many episodes they have."""
+        values = [list(member.by_task(score).values()) for member in self.members.values()]
+        return of_values([fmean(map(fmean, tasks)) for tasks in values]).score, of_strata(_flat(values)).score
 
 
 @dataclass(frozen=True)
@@ -96,20 +97,37 @@ def compared(one: Group, other: Group, score: str, notes: list[str]) -> Pair | N
     couples = list(zip(one.members.values(), other.members.values(), strict=True)) if single else couples
     if alone := one.members.keys() ^ other.members.keys() if not single else set():
         notes.append(f"{one.name} and {other.name}: seeds {listed([str(s) for s in alone])} are in one of them alone")
-    strata = []
+    of_seeds = []
     for a, b in couples:
-        differences = shared(a, b, score)
-        counts = len(a.scores(score)), len(b.scores(score))
+        differences = list(shared(a, b, score).values())
+        count, counts = sum(map(len, differences)), (len(a.scores(score)), len(b.scores(score)))
         if not differences:
             notes.append(f"{a.name} and {b.name} share no episode: {why_none(a, b)}")
-        elif len(differences) < max(counts):
-            notes.append(f"{a.name} and {b.name} share {len(differences)} of {counts[0]} and {counts[1]} episodes")
-        strata += [differences] if differences else []
-    if not strata:
+        elif count < max(counts):
+            notes.append(f"{a.name} and {b.name} share {count} of {counts[0]} and {counts[1]} episodes")
+        of_seeds += [differences] if differences else []
+    if not of_seeds:
         return None
-    over_seeds = of_values([fmean(differences) for differences in strata])
+    over_seeds = of_values([fmean(map(fmean, tasks)) for tasks in of_seeds])
+    strata = _flat(of_seeds)
     wins = fmean(win_rate(differences, couples[0][0].higher(score)) for differences in strata)
     return Pair(one.name, other.name, over_seeds, of_strata(strata), wins)
+
+
+def _flat(of_seeds: list[list[list[float]]]) -> list[list[float]]:
+    """The episodes of each task of each seed."""
+    return [episodes for tasks in of_seeds for episodes in tasks]
+
+
+def _note_of_tasks(groups: list[Group], score: str) -> list[str]:
+    """What the score is a mean of, where episodes are of several evaluation tasks."""
+    tasks = dict.fromkeys(
+        task for group in groups for member in group.members.values() for task in member.by_task(score)
+    )
+    if len(tasks) < 2:
+        return []
+    one = f"for one of them alone --score {next(iter(tasks))}/{score}"
+    return [f"{score} is the mean over the evaluation tasks {listed(list(tasks))}, which count alike; {one}"]
 
 
 def told(groups: list[Group], pairs: list[Pair], score: str, notes: list[str], by: str, chosen: str) -> None:
@@ -117,7 +135,8 @@ def told(groups: list[Group], pairs: list[Pair], score: str, notes: list[str], b
     over = ("seeds", "episodes") if by else ("episodes",)
     tables = [of_groups(groups, score, over), of_pairs(pairs, score, over)]
     better = "higher" if next(iter(groups[0].members.values())).higher(score) else "lower"
-    notes = [*notes, f"win rate: how often the first is better ({better} {score}) on an episode; equal ones count half"]
+    notes += _note_of_tasks(groups, score)
+    notes.append(f"win rate: how often the first is better ({better} {score}) on an episode; equal ones count half")
     if len(pairs) > 1:
         notes.append(f"Holm's p values are corrected for {len(pairs)} comparisons: report these")
     if chosen == "json":

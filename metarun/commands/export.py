@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 
-from metarun.applied.card import card_of, example_of
+from metarun.applied.card import card_of, example_of, shareable
 from metarun.applied.exporting import Inputs, NoProgram, flat_tensors, program_of
 from metarun.applied.model import Model, model_of
 from metarun.applied.trained import trained
@@ -28,7 +29,7 @@ TITLES = {
     "program.pt2": "adapting and predicting as one program: torch.export.load needs no metarun",
     "example.py": "how the program is used, in about 20 lines",
     "episode.npz": "the support and the queries that were given, as the program takes them",
-    "config.yaml": "all settings of the training",
+    "config.yaml": "all settings of the training, files by their bare names",
     FITTED: "what was fitted on the training tasks: means and deviations, or a vocabulary",
 }
 
@@ -55,9 +56,10 @@ def export_run(
             support_x, support_y, query_x = (v.cpu().numpy() for v in (*inputs.support, inputs.query_x))
             np.savez(folder / "episode.npz", support_x=support_x, support_y=support_y, query_x=query_x)
         _write_program(folder, model, learner, inputs, classes)
-        for name in ("config.yaml", FITTED):
-            if (model.run.folder.path / name).is_file():
-                shutil.copyfile(model.run.folder.path / name, folder / name)
+        config = yaml.safe_load((model.run.folder.path / "config.yaml").read_text(encoding="utf-8"))
+        (folder / "config.yaml").write_text(yaml.safe_dump(shareable(config), sort_keys=False), encoding="utf-8")
+        if (model.run.folder.path / FITTED).is_file():
+            shutil.copyfile(model.run.folder.path / FITTED, folder / FITTED)
         _write_card(folder, model)
         names = sorted(file.name for file in folder.iterdir())
     for name in names:

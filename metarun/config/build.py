@@ -40,6 +40,7 @@ def build(cfg: DictConfig, fitted: dict[str, Any] | None = None) -> Experiment:
         raise ConfigError(problems)
     given = _given_task(plain)
     task = attempt(problems, "task", calls.get("task"), **given, fitted=fitted)
+    given["fitted"] = fitted or (task and task.fitted())  # theta knows the training task's units alone
     elsewhere = {key: attempt(problems, key, calls.get(key), **given) for key in named_nodes(plain, "task")}
     execution = attempt(problems, "execution", calls.get("execution"))
     for key in named_nodes(plain, "evaluator"):
@@ -129,12 +130,8 @@ def device_of(name: str) -> torch.device:
 
 def _given_task(plain: dict[str, Any]) -> dict[str, Any]:
     dtype, device = getattr(torch, plain["dtype"]), device_of(plain["device"])
-    return {
-        "seed": plain["seed"],
-        "device": device,
-        "dtype": dtype,
-        "data_root": os.path.expanduser(plain["data_root"]),
-    }
+    data_root = os.path.expanduser(plain["data_root"])
+    return {"seed": plain["seed"], "device": device, "dtype": dtype, "data_root": data_root}
 
 
 def _assemble(

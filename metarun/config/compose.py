@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarun.config.explain import explained, no_such_option, option_names, said
 from metarun.config.names import names_as_text
-from metarun.config.overrides import override_problems
+from metarun.config.overrides import override_problems, without_names
 from metarun.config.schema import Config
 from metarun.config.yaml_files import refuse_bombs
 from metarun.errors import ConfigError, shortened
@@ -57,6 +57,8 @@ def composed(overrides: list[str], extra_config_dirs: list[Path]) -> DictConfig:
     with initialize_config_dir(str(config_dir()), version_base="1.3", job_name="metarun"):
         prefix = hydra_arguments(extra_config_dirs)
         problems = without_effect(overrides) + override_problems(readable(overrides))
+        if problems:  # Hydra would stumble over lists of what is no name
+            overrides = [text for text in overrides if not without_names(readable([text]))]
         overrides, found = with_evaluation_tasks(overrides, extra_config_dirs)
         problems += found
         try:

@@ -3,6 +3,7 @@
 import math
 import shlex
 from collections import defaultdict
+from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 
@@ -19,8 +20,23 @@ INSTEAD = {  # of Hydra's settings, by how they begin
 
 
 def override_problems(overrides: list[Override]) -> list[str]:
-    """What is wrong with overrides that Hydra can read: given twice, or without effect."""
-    return [*given_twice(overrides), *without_effect_on_a_run(overrides)]
+    """What is wrong with overrides that Hydra can read: no names of options, given twice, or without effect."""
+    return [*without_names(overrides), *given_twice(overrides), *without_effect_on_a_run(overrides)]
+
+
+def without_names(overrides: list[Override]) -> list[str]:
+    """The lists of options that hold something else than names."""
+    return [
+        f"{written(override)}: {strangers[0]!r} is no name of an option; write {override.key_or_group}=[NAME,NAME]."
+        for override in overrides
+        if (strangers := [name for name in names_of(override) if not isinstance(name, str)])
+    ]
+
+
+def names_of(override: Override) -> list[Any]:
+    """What an override of a key that takes several options lists; nothing of other overrides."""
+    value = override.value() if override.key_or_group in ("experiment", "evaluation.task", "logger") else None
+    return value if isinstance(value, list) else []
 
 
 def given_twice(overrides: list[Override]) -> list[str]:
@@ -34,9 +50,8 @@ def given_twice(overrides: list[Override]) -> list[str]:
         if len(given) > 1
     ]
     for override in overrides:
-        value = override.value() if override.key_or_group in ("experiment", "evaluation.task", "logger") else None
-        names = value if isinstance(value, list) else []
-        if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+        names = [name for name in names_of(override) if isinstance(name, str)]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
             problems.append(f"{written(override)}: it names {', '.join(twice)} twice; once is enough.")
     return problems
 

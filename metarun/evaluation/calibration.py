@@ -22,6 +22,12 @@ def calibrates(learner: MetaLearner) -> bool:
     return any(norms(network, "running") for network in modules_of(learner))
 
 
+def running_norms(learner: MetaLearner) -> dict[str, BatchNorm]:
+    """The batch norms in mode ``running`` of the learner's networks, by number of the network and name."""
+    networks = enumerate(modules_of(learner))
+    return {f"{i}.{name}": m for i, net in networks for name, m in norms(net, "running").items()}
+
+
 @contextmanager
 def calibrated(learner: MetaLearner, theta: Params, task: TaskDistribution, execution: Execution) -> Iterator[None]:
     """A context where batch norms in mode ``running`` use the statistics that ``calibrate`` gives them."""
@@ -40,9 +46,7 @@ def calibrate(learner: MetaLearner, theta: Params, task: TaskDistribution, execu
     They are a function of theta alone ("precise" batch norm, Wu and Johnson 2021, https://arxiv.org/abs/2105.07576)
     rather than an average over past thetas, so there is no state to checkpoint and training stays pure.
     """
-    layers = {
-        f"{i}.{name}": m for i, net in enumerate(modules_of(learner)) for name, m in norms(net, "running").items()
-    }
+    layers = running_norms(learner)
 
     def seen(theta: Params, episode: Episode) -> dict[str, Any]:
         phi = learner.adapt(theta, episode.support)

@@ -38,9 +38,14 @@ class Scored:
         return [row for row in json_lines(self.run.path / inside) if isinstance(row.get("scores"), dict)]
 
     def scores(self, name: str) -> dict[Key, float]:
-        """The score ``name`` of each episode that has one which is finite."""
-        found = {_key(row): number(row["scores"].get(name)) for row in self.episodes}
-        return {key: value for key, value in found.items() if value is not None}
+        """The score ``name`` of each episode that has one which is finite; TASK/NAME: of those of one evaluation task."""
+        task, _, own = name.rpartition("/")
+        found = {_key(row): number(row["scores"].get(own)) for row in self.episodes}
+        return {key: value for key, value in found.items() if value is not None and task in ("", key[0])}
+
+    def by_task(self, name: str) -> dict[str, list[float]]:
+        """The same for each evaluation task apart; under "" without any."""
+        return _by_task(self.scores(name))
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -50,7 +55,7 @@ class Scored:
 
     def higher(self, name: str) -> bool:
         """Whether more of the score ``name`` is better."""
-        return higher_is_better(name, self.protocol)
+        return higher_is_better(name.rpartition("/")[2], self.protocol)
 
     @property
     def data(self) -> Any:
@@ -75,12 +80,20 @@ def _key(row: dict[str, Any]) -> Key:
     return str(row.get("task") or ""), int(number(row.get("episode")) or 0), str(row.get("hash"))
 
 
-def shared(one: Scored, other: Scored, name: str) -> list[float]:
-    """The differences of the score ``name`` on the episodes that both have; none where these are of other data."""
+def _by_task(scores: dict[Key, float]) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for key, value in scores.items():
+        found.setdefault(key[0], []).append(value)
+    return found
+
+
+def shared(one: Scored, other: Scored, name: str) -> dict[str, list[float]]:
+    """The differences of the score ``name`` on the episodes that both have, for each evaluation task apart; none where these
+    are of other data."""
     if one.data != other.data:
-        return []
+        return {}
     first, second = one.scores(name), other.scores(name)
-    return [value - second[key] for key, value in first.items() if key in second]
+    return _by_task({key: value - second[key] for key, value in first.items() if key in second})
 
 
 def why_none(one: Scored, other: Scored) -> str:

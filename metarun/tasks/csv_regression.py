@@ -100,7 +100,7 @@ class CSVRegression(TaskDistribution):
             logger.info("%s", note)
 
     def _fits_of(self, fitted: Mapping[str, Any]) -> tuple[list[Fit], list[Fit]] | None:
-        if not fitted:
+        if "inputs" not in fitted:  # nothing, or what a run on sentences fitted
             return None
         inputs = from_plain(fitted["inputs"], self.input_columns, self.log_columns, "task.input_columns")
         return inputs, from_plain(fitted["outputs"], self.output_columns, self.log_columns, "task.output_columns")

@@ -34,6 +34,8 @@ NUM_STANDARD_TASKS = 256  # training tasks whose transitions give the mean and d
 class SystemIdentification(TaskDistribution):
     """Episodes of transitions of a system.
 
+    The query rows of a motion stand in the order of time, for a rollout goes along it: on purpose, order says here what
+    comes next. A network with a state along the batch could read a row's answer from the one behind it.
     ``planner`` and ``control_steps`` are for ``metarun control RUN``: how it plans, and the steps of an episode.
     """
 

@@ -22,7 +22,7 @@ from metarun.errors import DataError, MissingDataError
 from metarun.evaluation.baselines import FrozenBaseline
 from metarun.evaluation.episodes import manifest
 from metarun.evaluation.scoring import Subject, evaluate
-from metarun.evaluation.suite import baseline_of
+from metarun.evaluation.suite import baseline_of, check_words
 from metarun.execution.execution import Looped, Vmapped
 from metarun.tasks.published import Published
 from metarun.tasks.store import Source
@@ -561,7 +561,13 @@ def test_a_text_preset_starts_at_the_frozen_features_or_next_to_them(name, tmp_p
 
 
 RUN = ["task=text_jsonl", f"task.path={FILE}", "meta_learner=protonet", "device=cpu", "execution=looped", "steps=4"]
-RUN += ["evaluation.every=2", "evaluation.num_val_tasks=4", "evaluation.num_tasks=20", "meta_batch_size=2"]
+RUN += [
+    "evaluation.every=2",
+    "evaluation.num_val_tasks=4",
+    "evaluation.num_tasks=20",
+    "meta_batch_size=2",
+    "logger=none",
+]
 BAG = ["base_learner=embedding_bag", "base_learner.width=8"]
 
 
@@ -595,15 +601,27 @@ def test_a_run_resumed_on_the_command_line_ends_as_one_never_stopped(tmp_path):
     assert scores(tmp_path / "half") == scores(tmp_path / "whole")
 
 
-def test_numbers_of_words_are_scored_only_on_a_task_with_the_same_numbers(tmp_path):
-    words = [*RUN, *BAG, "task/features=tokens", f"data_root={tmp_path}", f"evaluation.task.text_jsonl.path={FILE}"]
-    words += ["evaluation.task=text_jsonl", "task/features@evaluation.task.text_jsonl.features=tokens"]
-    refused = metarun(*words, "evaluation.task.text_jsonl.split_seed=1", f"run_dir={tmp_path / 'other'}")
+def test_words_have_the_numbers_of_the_training_on_an_evaluation_task(tmp_path):
+    other = "evaluation.task.text_jsonl"
+    words = [*RUN, *BAG, "task/features=tokens", f"data_root={tmp_path}", f"{other}.path={FILE}"]
+    words += ["evaluation.task=text_jsonl", f"task/features@{other}.features=tokens"]
+    refused = metarun(*words, f"{other}.features.min_count=3", f"run_dir={tmp_path / 'other'}")
     assert refused.code == 2
-    assert "evaluation.task.text_jsonl: it numbers its words by its own training classes" in refused.err
+    assert f"{other}.features are " in refused.err and "but the run was trained on " in refused.err
     assert not (tmp_path / "other").exists()
-    outcome = metarun(*words, "evaluation.task.text_jsonl.num_shots=1", f"run_dir={tmp_path / 'same'}")
-    assert outcome.code == 0, outcome.err
+    for name, changed in (("same", f"{other}.num_shots=1"), ("split", f"{other}.split_seed=1")):
+        outcome = metarun(*words, changed, f"run_dir={tmp_path / name}")
+        assert outcome.code == 0, outcome.err
+
+
+def test_a_task_that_numbers_its_words_otherwise_is_refused(root):
+    training = task(root, features=TOKENS).spec
+    check_words("evaluation.task.far", training, training)
+    check_words("evaluation.task.far", task(root).spec, training)
+    with pytest.raises(
+        ValueError, match=r"it numbers its words by its own .*task/features@evaluation\.task\.far\.features"
+    ):
+        check_words("evaluation.task.far", replace(training, vocabulary="others"), training)
 
 
 def test_an_evaluation_shows_the_frozen_score_too(tmp_path):
