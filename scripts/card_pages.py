@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from metarun.commands.reproduce import cost, shortly
 from metarun.output.tables import Score
-from metarun.reproduce.registry import Target
+from metarun.reproduce.registry import Figure, Target
+from metarun.reproduce.verdict import Measured, verdict
 
 POINTS = 8  # of a learning curve on a page
 OLDER = "older than the code"
@@ -56,7 +57,18 @@ def rows(one: Shown) -> Iterator[Row]:
         again = [rerun for rerun in one.target.reruns if rerun.figure == figure["name"]]
         best = f"{number(again[0].value, again[0].interval)} ([{again[0].who}]({again[0].source}))" if again else ""
         ours_text = Score(ours["mean"], ours["ci95"]).text()
-        yield Row(figure["name"], ours_text, spread, theirs, difference, figure["verdict"], best)
+        judged = figure["verdict"] + as_quoted(one.target, figure)
+        yield Row(figure["name"], ours_text, spread, theirs, difference, judged, best)
+
+
+def as_quoted(target: Target, figure: dict[str, Any]) -> str:
+    """What the rule says of a figure that was read where it is quoted; nothing of others."""
+    paper, ours = figure["paper"], figure["ours"]
+    if paper["read"] != "quoted" or paper["value"] is None:
+        return ""
+    told = Figure(figure["name"], **{**paper, "read": "paper"})
+    found = verdict(target, told, Measured(ours["mean"], ours["ci95"], ours["tasks"], ours["over_seeds"]))
+    return f"; as quoted: {found}"
 
 
 def number(value: float, interval: float | None) -> str:
@@ -253,20 +265,26 @@ def leaderboard(benchmark: str, shown: Sequence[Shown], others: Sequence[Target]
 
 
 def table_of_readme(shown: Sequence[Shown]) -> str:
-    """metarun, the paper, the best independent re-run, and the verdict: a row for each target that is judged."""
-    lines = []
+    """metarun, the paper, the best independent re-run, and the verdict: a row for each target that somebody has read, in
+    its source or where it is quoted."""
+    lines, others = [], 0
     for one in shown:
-        if one.card["verdict"] == "not judged":
+        if not any(figure["paper"]["read"] != "unread" and figure["paper"]["value"] for figure in one.card["figures"]):
+            others += 1
             continue
         where = f"docs/results/{one.target.paper.name}/{one.target.key.replace('/', '_')}.md"
         found = list(rows(one))
         paper = f"{together(found, 'paper')} ({one.target.paper.cited_as})"
         again = "; ".join(dict.fromkeys(row.rerun for row in found if row.rerun))
-        verdict = one.card["verdict"] + f", {OLDER}" * one.outdated
-        verdict = f"**{verdict}**" if one.card["verdict"] == "missed" else verdict
-        lines.append((f"[{one.target.title}]({where})", together(found, "ours"), paper, again, verdict))
-    others = sum(one.card["verdict"] == "not judged" for one in shown)
-    more = f"\n\n{others} more [results](docs/results/index.md) stand beside figures whose source nobody here has read."
+        said = one.card["verdict"]
+        if said == "not judged":
+            said += "".join(dict.fromkeys(row.verdict.removeprefix(said) for row in found))
+        said += f", {OLDER}" * one.outdated
+        said = f"**{said}**" if one.card["verdict"] == "missed" else said
+        lines.append((f"[{one.target.title}]({where})", together(found, "ours"), paper, again, said))
+    more = (
+        f"\n\n{others} more [results](docs/results/index.md) stand beside curves, or figures that nobody here has read."
+    )
     return table(("", "metarun", "paper", "best independent re-run", "verdict"), lines) + more * bool(others)
 
 
