@@ -119,7 +119,13 @@ def test_without_config_dir_the_options_are_unknown_and_the_targets_refused(fold
 
 def test_allow_lets_a_config_name_an_installed_package(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(outsiders(tmp_path / "installed", "outsiders_package"))
-    mine = ["~task.train_num_shots", "~task.train_num_queries", "~task.query_grid", "task.num_shots=3"]
+    mine = [
+        "~task.train_num_shots",
+        "~task.train_num_queries",
+        "~task.query_grid",
+        "~task.frequency",
+        "task.num_shots=3",
+    ]
     command = ["task._target_=outsiders_package.Line", *mine, *TINY, f"run_dir={tmp_path / 'run'}"]
     assert metarun(*command).code == 2
     assert "outsiders_package" not in sys.modules, "a refused target is not imported"

@@ -1,6 +1,7 @@
-"""Sine waves: y = amplitude * sin(x - phase), the regression family of the MAML paper.
+"""Sine waves: y = amplitude * sin(frequency x - phase), the regression family of the MAML paper.
 
     amplitude ~ U[0.1, 5], phase ~ U[0, pi], x ~ U[-5, 5]; a task is one wave        Finn et al. 2017, section 5.1
+    frequency 1 there; U[0.8, 1.2] in Li et al. 2017 (Meta-SGD, section 4.1)
 
 The paper trains on 10 points a task and tests the same model on 5, 10 and 20 (``train_num_shots`` against ``num_shots``).
 """
@@ -24,6 +25,7 @@ class Sinusoid(TaskDistribution):
     """Regression of a number; K = num_shots support and Q = num_queries query points a task, each x [K, 1], y [K, 1].
 
     ``query_grid``: validation and test queries lie evenly over [-5, 5] (CAVIA's protocol) instead of at random.
+    ``frequency``: drawn between these two for each task. Raises ValueError unless they are in order, and above 0.
     """
 
     spec = TaskSpec(input_shape=(1,), num_outputs=1, objective=SQUARED_ERROR)
@@ -35,11 +37,15 @@ class Sinusoid(TaskDistribution):
         train_num_shots: int | None,
         train_num_queries: int | None,
         query_grid: bool,
+        frequency: Sequence[float],
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
         self.sizes = sizes_by_split(PointSize(num_shots, num_queries), train_num_shots, train_num_queries)
+        if len(frequency) != 2 or not 0 < frequency[0] <= frequency[1]:
+            raise ValueError(f"task.frequency is {list(frequency)}; two numbers above 0, the smaller one first.")
+        self.frequency = float(frequency[0]), float(frequency[1])
         self.query_grid, self.seed, self.device, self.dtype = query_grid, seed, device, dtype
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
@@ -49,18 +55,22 @@ class Sinusoid(TaskDistribution):
         if self.query_grid and split != "train":
             x[:, shots:] = np.linspace(-5, 5, queries)
         amplitude, phase = 0.1 + 4.9 * u[:, 0], np.pi * u[:, 1]
-        return {"amplitude": amplitude, "phase": phase, "support_x": x[:, :shots], "query_x": x[:, shots:]}
+        low, high = self.frequency
+        share = uniform(self.seed, f"sinusoid/frequency/{split}", np.asarray(indices), 1)[:, 0]
+        waves = {"amplitude": amplitude, "phase": phase, "frequency": low + (high - low) * share}
+        return {**waves, "support_x": x[:, :shots], "query_x": x[:, shots:]}
 
     def episodes(self, draw: Draw) -> Episode:
         def batch(x: np.ndarray) -> Batch:
-            y = draw["amplitude"][:, None] * np.sin(x - draw["phase"][:, None])
+            y = draw["amplitude"][:, None] * np.sin(draw["frequency"][:, None] * x - draw["phase"][:, None])
             both = torch.from_numpy(np.stack([x, y])).to(self.device, self.dtype)[..., None]
             return Batch(both[0], both[1])
 
         return Episode(batch(draw["support_x"]), batch(draw["query_x"]))
 
     def fingerprint(self) -> str:
-        return "sinusoid: amplitude [0.1, 5], phase [0, pi], x [-5, 5]"
+        frequency = "" if self.frequency == (1.0, 1.0) else f", frequency {list(self.frequency)}"
+        return f"sinusoid: amplitude [0.1, 5], phase [0, pi], x [-5, 5]{frequency}"
 
     def show(self, split: str, indices: Sequence[int]) -> "Figure":
         """The waves of some episodes, with their support points."""

@@ -12,6 +12,7 @@ def sinusoid(**changed) -> Sinusoid:
         "train_num_shots": None,
         "train_num_queries": None,
         "query_grid": False,
+        "frequency": [1.0, 1.0],
         "seed": 0,
         "device": torch.device("cpu"),
         "dtype": torch.float64,
@@ -37,6 +38,24 @@ def test_amplitudes_phases_and_inputs_fill_the_ranges_of_the_paper():
         assert high - 0.01 * (high - low) < values.max() <= high
         deviation = (high - low) / np.sqrt(12 * values.size)  # of the mean of a uniform sample
         assert abs(values.mean() - (low + high) / 2) < 5 * deviation
+
+
+def test_frequencies_fill_their_range_and_change_nothing_else_of_a_wave():
+    plain, wide = (sinusoid(frequency=frequency).draw("test", range(2000)) for frequency in ([1, 1], [0.8, 1.2]))
+    assert (plain["frequency"] == 1).all()
+    assert 0.8 <= wide["frequency"].min() < 0.81 and 1.19 < wide["frequency"].max() <= 1.2
+    assert all((plain[name] == wide[name]).all() for name in plain if name != "frequency")
+    task = sinusoid(frequency=[0.8, 1.2])
+    draw, support = task.draw("test", [5]), task.sample("test", [5]).support
+    expected = draw["amplitude"] * np.sin(draw["frequency"] * support.x[0, :, 0].numpy() - draw["phase"])
+    np.testing.assert_allclose(support.y[0, :, 0].numpy(), expected, rtol=0, atol=1e-14)
+    assert task.fingerprint() != sinusoid().fingerprint()
+
+
+@pytest.mark.parametrize("frequency", [[1.2, 0.8], [0.0, 1.0], [-1.0, 1.0], [1.0], []])
+def test_frequencies_out_of_order_or_not_above_0_are_refused(frequency):
+    with pytest.raises(ValueError, match="two numbers above 0, the smaller one first"):
+        sinusoid(frequency=frequency)
 
 
 def test_an_episode_is_the_same_alone_in_company_and_in_any_order():
