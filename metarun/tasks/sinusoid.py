@@ -30,7 +30,7 @@ class Sinusoid(TaskDistribution):
 
     spec = TaskSpec(input_shape=(1,), num_outputs=1, objective=SQUARED_ERROR)
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917
         self,
         num_shots: int,
         num_queries: int,
