@@ -37,10 +37,10 @@ class Sinusoid(TaskDistribution):
         train_num_shots: int | None,
         train_num_queries: int | None,
         query_grid: bool,
-        frequency: Sequence[float],
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
+        frequency: Sequence[float] = (1.0, 1.0),  # runs of an earlier metarun do not say it
     ) -> None:
         self.sizes = sizes_by_split(PointSize(num_shots, num_queries), train_num_shots, train_num_queries)
         if len(frequency) != 2 or not 0 < frequency[0] <= frequency[1]:
