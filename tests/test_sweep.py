@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from metarun.commands.slots import Slots, usable_cpus
-from metarun.commands.sweep import _combinations, _job_folder, _varying
+from metarun.sweep.grammar import combinations
+from metarun.sweep.plan import planned
+from metarun.sweep.slots import Slots, usable_cpus
 from tests.composing import last_of_each
 from tests.running import TINY, environment, metarun, read, state, sweep
 
 LEARNER = """
-import os, signal
+import os, signal, sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -31,7 +32,7 @@ class Faulty(FewShotLearner):
     fault: Literal["none", "crash", "kill", "refuse"]
 
     def __post_init__(self):
-        if self.fault == "refuse" and self.sick:
+        if self.fault == "refuse" and self.sick and "resume=auto" in sys.argv:  # in the run alone, not when it is checked
             raise ValueError("meta_learner.fault is 'refuse', and so it does.")
 
     @property
@@ -78,8 +79,13 @@ def sweeps(folder, tmp_path_factory):
     return place / "sweep", sick, results, healed
 
 
+def runs_of(sweep: Path) -> list[Path]:
+    """The run folders of a sweep."""
+    return sorted(path for path in sweep.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
 def job(sweep: Path, fault: str) -> Path:
-    return next(path for path in sweep.iterdir() if f"fault-{fault}" in path.name)
+    return next(path for path in runs_of(sweep) if f"fault-{fault}" in path.name)
 
 
 def test_one_failing_run_stops_no_other_and_the_exit_code_says_that_some_failed(sweeps):
@@ -110,12 +116,11 @@ def test_the_same_sweep_again_keeps_what_is_completed_and_continues_the_rest(swe
     assert "4 of 4 runs completed" in healed.out
     assert re.search(r"fault=none: completed before, kept", healed.err)
     assert (job(sweep, "none") / "results.json").read_bytes() == results[job(sweep, "none")]
-    assert len(list(sweep.iterdir())) == 4
+    assert len(runs_of(sweep)) == 4
 
 
 def named(*overrides: str) -> list[str]:
-    jobs = _combinations(list(overrides))
-    return [_job_folder(Path("none"), job, shown).path.name for job, shown in zip(jobs, _varying(jobs), strict=True)]
+    return [job.folder.path.name for job in planned(list(overrides), [], Path("none"), build=False)]
 
 
 def test_run_folders_have_readable_distinct_names():
@@ -136,14 +141,15 @@ def test_a_name_shows_what_differs_and_not_what_all_runs_share():
 
 
 def test_a_combination_given_twice_is_one_run():
-    assert _combinations(["seed=0,1,0", "steps=5"]) == [["seed=0", "steps=5"], ["seed=1", "steps=5"]]
+    assert combinations(["seed=0,1,0", "steps=5"]) == [["seed=0", "steps=5"], ["seed=1", "steps=5"]]
     assert named("seed=0,0") == named("seed=0")
 
 
 def test_a_sweep_with_more_values_finds_the_folders_that_it_has(tmp_path):
-    first = _job_folder(tmp_path, ["seed=0", "steps=5"], ["seed=0", "steps=5"])
-    first.create()
-    assert _job_folder(tmp_path, ["steps=5", "seed=0"], ["seed=0"]).path == first.path
+    (first,) = planned(["seed=0", "steps=5"], [], tmp_path, build=False)
+    first.folder.create()
+    more = planned(["steps=5", "seed=0,1"], [], tmp_path, build=False)
+    assert more[0].folder.path == first.folder.path != more[1].folder.path
 
 
 def test_a_mistake_in_the_command_is_told_before_the_first_run_starts(tmp_path):
@@ -180,7 +186,7 @@ def test_sigterm_stops_every_run_of_the_sweep_which_can_be_continued(tmp_path):
     assert "same sweep_dir continues it" in err
     assert len(pids) == 2 and not any(map(alive, pids))
     assert [state(path.parent) for path in sweep.glob("*/status.json")] == ["interrupted"] * 2
-    assert all((path / "checkpoints" / "last.pt").is_file() for path in sweep.iterdir())
+    assert all((path / "checkpoints" / "last.pt").is_file() for path in runs_of(sweep))
 
 
 def test_jobs_at_the_same_time_get_different_gpus_and_an_equal_share_of_the_cores(monkeypatch):
