@@ -14,7 +14,7 @@ from metarun.sweep.grammar import combinations
 from metarun.sweep.plan import planned
 from metarun.sweep.slots import Slots, usable_cpus
 from tests.composing import last_of_each
-from tests.running import TINY, environment, metarun, read, state, sweep
+from tests.running import TINY, begun_sweep, environment, metarun, read, state, sweep
 
 LEARNER = """
 import os, signal, sys
@@ -187,6 +187,32 @@ def test_sigterm_stops_every_run_of_the_sweep_which_can_be_continued(tmp_path):
     assert len(pids) == 2 and not any(map(alive, pids))
     assert [state(path.parent) for path in sweep.glob("*/status.json")] == ["interrupted"] * 2
     assert all((path / "checkpoints" / "last.pt").is_file() for path in runs_of(sweep))
+
+
+def test_a_parent_that_is_killed_leaves_no_orphan_and_its_jobs_a_checkpoint(tmp_path):
+    sweep = tmp_path / "sweep"
+    texts = [*TINY, "steps=1000000", "evaluation.every=1000000", "seed=0,1", "jobs=2", f"sweep_dir={sweep}"]
+    parent = begun_sweep(*texts)
+    deadline = time.monotonic() + 90
+    while sum(bool(path.read_text()) for path in sweep.glob("*/metrics.jsonl")) < 2:
+        assert parent.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    pids = [read(path)["pid"] for path in sweep.glob("*/status.json")]
+    parent.kill()
+    while any(map(alive, pids)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert [state(run) for run in runs_of(sweep)] == ["interrupted"] * 2
+    assert all((run / "checkpoints" / "last.pt").is_file() for run in runs_of(sweep))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the trial looks at /proc")
+def test_a_sweep_killed_at_random_with_several_parents_ends_as_one_left_alone(tmp_path):
+    script = Path(__file__).resolve().parents[1] / "scripts" / "sweep_trial.py"
+    short = ["--runs", "4", "--parents", "2", "--disturbances", "4", "--steps", "40"]
+    words = [sys.executable, str(script), str(tmp_path / "trial"), *short]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_jobs_at_the_same_time_get_different_gpus_and_an_equal_share_of_the_cores(monkeypatch):

@@ -26,9 +26,8 @@ def planned(overrides: list[str], config_dirs: Sequence[Path], sweep: Path, buil
     """
     texts = combinations(overrides, config_dirs)
     shown, shared = varying(texts), frozenset.intersection(*map(frozenset, texts))
-    compared = {key for names in shown for key in (text.partition("=")[0].split(".")[0] for text in names)} & {
-        *NO_EFFECT
-    }
+    compared = {text.lstrip("+~").partition("=")[0].split(".")[0] for names in shown for text in names}
+    compared = compared & {*NO_EFFECT} if len(texts) > 1 else set()
     compose, checked, folders = Composer(config_dirs), Checked(build), Folders(sweep)
     mistakes: dict[str, list[str]] = defaultdict(list)
     jobs: dict[str, Job] = {}
