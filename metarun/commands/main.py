@@ -76,7 +76,7 @@ def hydra_style(arguments: list[str]) -> int:
     if options.multirun:
         from metarun.commands.sweep import sweep
 
-        return sweep(rest, folders, [*(f"--config-dir={path}" for path in folders), *allowed], options.dry)
+        return sweep(rest, folders, [*(f"--config-dir={path}" for path in folders), *allowed], options.dry, main)
     refuse_misplaced([*rest, *["--dry"] * options.dry])
     if any(text.startswith("-") for text in rest):
         return hydra_only(rest, folders)

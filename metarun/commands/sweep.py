@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from metarun.commands.data_efficiency import leave_curves, spread
-from metarun.config.compose import hydra_arguments, override_key, readable, register_schema, with_evaluation_tasks
+from metarun.config.compose import (
+    composed,
+    hydra_arguments,
+    override_key,
+    readable,
+    register_schema,
+    with_evaluation_tasks,
+)
 from metarun.config.help import SWEEP_KEYS
 from metarun.config.overrides import given_twice
 from metarun.errors import ConfigError
@@ -24,13 +31,14 @@ from metarun.sweep.slots import Slots
 
 NOT_IN_A_SWEEP = ("run_dir", "resume")  # every run has a folder of its own, and continues it
 MEANS = {"jobs": "the runs at a time", "retries": "the attempts after the first"}
+Main = Callable[[list[str]], None]  # of a command line; ends in SystemExit
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def sweep(arguments: list[str], config_dirs: list[Path], flags: list[str], dry: bool = False) -> int:
+def sweep(arguments: list[str], config_dirs: list[Path], flags: list[str], dry: bool, main: Main) -> int:
     """Run every combination that ``arguments`` span; exit code 0 if all completed, 1 if some did not.
 
-    ``flags`` stand before the overrides of each run; ``dry``: only list the runs.
+    ``flags`` stand before the overrides of each run; ``dry``: only list the runs; ``main``: what a run's process does.
     """
     if any(text.startswith(("hydra/launcher=", "hydra/sweeper=")) for text in arguments):
         return _by_hydra(arguments, config_dirs)
@@ -39,7 +47,7 @@ def sweep(arguments: list[str], config_dirs: list[Path], flags: list[str], dry: 
     folder = place(own.get("sweep_dir", str(Path("runs", new_name("sweep")))), "sweep_dir")
     spanned = spread(rest, config_dirs)
     combinations(spanned, config_dirs)  # its mistakes are told before anything is loaded
-    with _launcher(slots, dry) as launcher:
+    with _launcher(slots, None if dry else main) as launcher:
         from metarun.sweep.plan import planned
         from metarun.sweep.record import recorded
         from metarun.sweep.view import View, dry_table, final_table
@@ -95,17 +103,19 @@ def _limits(own: dict[str, str]) -> Limits:
 
 
 @contextmanager
-def _launcher(slots: Slots, dry: bool) -> Iterator[Callable[[], Launcher]]:
+def _launcher(slots: Slots, main: Main | None) -> Iterator[Callable[[], Launcher]]:
     """A function that gives what starts the runs. Where it can be, that is forked now, before anything is computed here."""
     prepare()
     made: list[Launcher] = []
-    if can_fork() and not dry:
+    if main and can_fork():
         os.environ.update(slots.threads())
         gc.disable()  # nothing that is imported is ever freed
+        import torch._dynamo  # noqa: F401 (as checking a configuration does, and every run)
+
         import metarun.commands.train  # noqa: F401 (what every run imports)
 
+        composed([], [])  # Hydra reads its grammar
         gc.enable()
-        from metarun.commands.main import main
         from metarun.sweep.preloaded import Preloaded
 
         made.append(Preloaded.forked(main))

@@ -19,14 +19,13 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import IO, Any, NoReturn
 
-from metarun.config.compose import composed
 from metarun.config.targets import plugins
 from metarun.errors import MetarunError
 from metarun.output.folder import installed
 from metarun.paths import PACKAGE
 
 Main = Callable[[list[str]], None]  # of the command line; ends in SystemExit
-LATE = ("torch._dynamo", "torch.utils.tensorboard", "tensorboard.plugins.hparams.summary_v2", "matplotlib.pyplot")
+LATE = ("torch.utils.tensorboard", "tensorboard.plugins.hparams.summary_v2", "matplotlib.pyplot")
 SIGNALS = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"))
 MOST_BYTES = 1 << 20  # of a message
 POLL_SECONDS = 0.1
@@ -156,12 +155,15 @@ def preload() -> None:
     gc.disable()  # nothing of it is ever freed
     for name in LATE:
         import_module(name)
+    from matplotlib.figure import Figure
     from PIL import Image
 
     Image.preinit()
+    figure = Figure()
+    figure.add_subplot().set_title("fonts are looked up once")
+    figure.savefig(os.devnull, format="png")
     installed()
     plugins()
-    composed([], [])
     gc.freeze()  # what is shared stays shared
     gc.enable()
 
