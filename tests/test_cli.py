@@ -211,7 +211,7 @@ def test_a_folder_that_holds_a_run_is_not_written_over(run):
 
 
 @pytest.mark.parametrize(("override", "message"), [
-    ("seed=3", "seed=3: a resumed run keeps its configuration; only steps, device, data_root, log_every may change"),
+    ("seed=3", "seed=3: a resumed run keeps its configuration; only steps, device, data_root, log_every, checkpoint_minutes may change"),
     ("steps=abc", "could not be converted to Integer"),
     ("steps=1,2", "several values are a sweep"),
     ("run_dir=x", "says already where the run is"),
