@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from unittest import mock
@@ -10,13 +12,13 @@ import pytest
 
 from metarun.config.compose import composed
 from metarun.config.trust import trust
-from metarun.errors import ConfigError
+from metarun.errors import ConfigError, MetarunError
 from metarun.sweep import identity as identity_module
 from metarun.sweep.composing import Composer
 from metarun.sweep.grammar import combinations
 from metarun.sweep.plan import planned
 from metarun.sweep.record import recorded
-from tests.running import metarun, read
+from tests.running import environment, metarun, read
 
 NOWHERE = Path("none")
 
@@ -220,3 +222,37 @@ def test_the_command_of_a_run_can_be_typed_and_names_folders_and_trust(tmp_path)
     (job,) = plan("seed=0", sweep=tmp_path / "a b")
     flags = [f"--config-dir={tmp_path}", "--allow=somebody"]
     assert job.command(flags) == [*flags, "seed=0", f"run_dir='{job.folder.path}'", "resume=auto"]
+
+
+def test_a_sweep_folder_that_cannot_be_written_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(MetarunError, match="cannot write to the sweep's folder"):
+        recorded(tmp_path / "file" / "sweep", plan("seed=0", sweep=tmp_path), [])
+
+
+def test_a_dry_run_of_one_of_hydras_launchers_is_refused():
+    outcome = metarun("-m", "--dry", "seed=0,1", "hydra/launcher=basic")
+    assert outcome.code == 2 and "--dry" in outcome.err
+
+
+PRELOADS = """
+import torch
+
+asked = []
+for owner, name in ((torch.cuda, "is_available"), (torch.cuda, "device_count"), (torch._C, "_cuda_getDeviceCount")):
+    if hasattr(owner, name):
+        setattr(owner, name, lambda *_, name=name: asked.append(name) or 0)
+import torch._dynamo, metarun.commands.train
+from metarun.config.compose import composed
+from metarun.sweep.preloaded import preload
+composed([], [])
+preload()
+print(asked)
+"""
+
+
+def test_nothing_asks_for_gpus_before_runs_are_forked_for_they_do_not_survive_it():
+    done = subprocess.run(
+        [sys.executable, "-c", PRELOADS], capture_output=True, text=True, check=True, env=environment()
+    )
+    assert done.stdout == "[]\n"

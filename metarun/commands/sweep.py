@@ -41,6 +41,10 @@ def sweep(arguments: list[str], config_dirs: list[Path], flags: list[str], dry: 
     ``flags`` stand before the overrides of each run; ``dry``: only list the runs; ``main``: what a run's process does.
     """
     if any(text.startswith(("hydra/launcher=", "hydra/sweeper=")) for text in arguments):
+        if dry:
+            raise ConfigError(
+                ["--dry lists the runs of metarun's own launcher; leave out hydra/launcher and hydra/sweeper."]
+            )
         return _by_hydra(arguments, config_dirs)
     own, rest = _divided(arguments)
     slots, limits = Slots(_whole("jobs", own.get("jobs", "1"), 1)), _limits(own)

@@ -106,9 +106,7 @@ class Drain:
         """Whether nobody has the job, and it is not over; notes what it is otherwise."""
         status = job.folder.read_status()
         if status["state"] == "completed":
-            self._over(
-                job, "completed before, kept" if not job.tries and job.state == "waiting" else "completed elsewhere"
-            )
+            self._over(job, "completed elsewhere" if self._is_news(status) else "completed before, kept")
         elif busy(job.folder.path):
             if job.state != "elsewhere":
                 job.state = "elsewhere"

@@ -67,7 +67,8 @@ class Preloaded:
     def start(self, arguments: list[str], environment: dict[str, str], output: IO[bytes], slot: IO[bytes]) -> int:
         """Fork a job, and return its process. It prints into ``output``, and keeps ``slot`` open as long as it lives."""
         self.used = True
-        message = {"start": arguments, "environment": environment, "folder": os.getcwd()}
+        changed = {name: value for name, value in environment.items() if os.environ.get(name) != value}
+        message = {"start": arguments, "environment": changed, "folder": os.getcwd()}
         self._ask(message, output.fileno(), slot.fileno())
         while "started" not in (answer := self._answer()):
             self._note(answer)
@@ -179,7 +180,6 @@ def become(asked: dict[str, Any], files: list[int], lifeline: int, silenced: Seq
     sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, "w" if n else "r", closefd=False) for n in range(3))
     os.close(nothing)
     os.close(files[0])
-    os.environ.clear()
     os.environ.update(asked["environment"])
     os.chdir(asked["folder"])
     sys.argv = [str(PACKAGE / "__main__.py"), *asked["start"]]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metarun import __version__
+from metarun.errors import MetarunError
 from metarun.files import read_json, write_json
 from metarun.output.lock import locked
 from metarun.sweep.identity import code, other_code
@@ -18,9 +19,15 @@ NAME = "sweep.json"
 
 def recorded(sweep: Path, jobs: Sequence[Job], config_dirs: Sequence[Path]) -> list[str]:
     """Write what ``jobs`` are into the sweep's folder, beside those of earlier calls; warnings about what they find."""
-    sweep.mkdir(parents=True, exist_ok=True)
-    with _alone(sweep):
-        return _recorded(sweep / NAME, jobs, code(config_dirs))
+    try:
+        sweep.mkdir(parents=True, exist_ok=True)
+        with _alone(sweep):
+            return _recorded(sweep / NAME, jobs, code(config_dirs))
+    except OSError as error:
+        raise MetarunError(
+            f"cannot write to the sweep's folder {sweep} ({error.strerror}). Choose another with sweep_dir=PATH, or make "
+            "this one writable."
+        ) from error
 
 
 def _recorded(path: Path, jobs: Sequence[Job], now: dict[str, Any]) -> list[str]:
