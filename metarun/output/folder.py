@@ -207,8 +207,6 @@ class RunFolder:
             return {"git": None}
 
 
-
-
 def _damaged(path: Path) -> str:
     return f"{path} is damaged. Remove it: the run goes on, but forgets its history and which data it began with."
 

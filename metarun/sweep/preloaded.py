@@ -21,7 +21,7 @@ from typing import IO, Any, NoReturn
 
 from metarun.config.targets import plugins
 from metarun.errors import MetarunError
-from metarun.output.folder import installed
+from metarun.output.machine import installed
 from metarun.paths import PACKAGE
 
 Main = Callable[[list[str]], None]  # of the command line; ends in SystemExit
