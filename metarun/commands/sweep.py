@@ -111,7 +111,7 @@ def _launcher(slots: Slots, main: Main | None) -> Iterator[Callable[[], Launcher
     """A function that gives what starts the runs. Where it can be, that is forked now, before anything is computed here."""
     prepare()
     made: list[Launcher] = []
-    if main and can_fork():
+    if can_fork():
         os.environ.update(slots.threads())
         gc.disable()  # nothing that is imported is ever freed
         import torch._dynamo  # noqa: F401 (as checking a configuration does, and every run)
@@ -119,10 +119,12 @@ def _launcher(slots: Slots, main: Main | None) -> Iterator[Callable[[], Launcher
         import metarun.commands.train  # noqa: F401 (what every run imports)
 
         composed([], [])  # Hydra reads its grammar
+        gc.freeze()
         gc.enable()
-        from metarun.sweep.preloaded import Preloaded
+        if main:
+            from metarun.sweep.preloaded import Preloaded
 
-        made.append(Preloaded.forked(main))
+            made.append(Preloaded.forked(main))
 
     def launcher() -> Launcher:
         if not made:
