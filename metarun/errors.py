@@ -1,14 +1,19 @@
 """Errors that are a message to the user: no traceback, an exit code of their own."""
 
+import copyreg
 import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 class MetarunError(Exception):
     """Something the user can act on. ``exit_code``: 1 the run failed, 2 wrong input, 3 diverged, 128 + n signal n."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _without_init(self)
 
 
 class ConfigError(MetarunError):
@@ -48,7 +53,7 @@ def refuse_divergence(values: Mapping[str, float], step: int, seed: int) -> None
 
 
 class Interrupted(MetarunError):
-    """SIGTERM or Ctrl-C, taken at a safe point."""
+    """A signal that stops a run, taken at a safe point."""
 
     def __init__(self, signum: int) -> None:
         self.exit_code = 128 + signum
@@ -75,6 +80,9 @@ def shortened(text: str, most: int = 120) -> str:
 class DataError(ValueError):
     """A data file is not what it should be, or cannot be written."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _without_init(self)
+
 
 class DataProblems(DataError):
     """All that was found wrong with a data set, each a message of its own."""
@@ -99,6 +107,12 @@ class Faults:
         """Raise DataProblems with all of it, if there is any."""
         if self.found:
             raise DataProblems([_fault(place, whats, cure) for (place, cure), whats in self.found.items()])
+
+
+def _without_init(error: Exception) -> tuple[Any, ...]:
+    """How ``error`` is pickled, as launchers do that hand it to another process: its ``__init__`` takes other arguments
+    than the message, so it is not called again."""
+    return copyreg.__newobj__, (type(error), *error.args), vars(error)  # type: ignore[attr-defined]
 
 
 def _fault(place: str, whats: list[str], cure: str) -> str:

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -91,15 +91,23 @@ def apart(*arguments: object, cwd: Path) -> Outcome:
 
 
 def sweep(*arguments: str) -> Outcome:
-    """``metarun -m ARGUMENTS`` in this process, and its runs in forked ones, which saves each of them its imports."""
-    with mock.patch("metarun.commands.sweep.subprocess", mock.Mock(Popen=_forked_run)):
-        return metarun("-m", *arguments)
+    """``metarun -m ARGUMENTS`` in a process of its own, as ``begun_sweep`` begins it."""
+    job = begun_sweep(*arguments)
+    out, err = job.communicate(timeout=300)
+    return Outcome(int(job.returncode or 0), out, err)
 
 
-def _forked_run(command: list[str], stdout: IO[str], env: dict[str, str], **_: Any) -> Forked:
-    assert command[:3] == [sys.executable, "-m", "metarun"]
-    argv, printed = ["metarun", *command[3:]], Path(stdout.name)
-    return Forked("tests.running.whole_command", [], argv, Path.cwd(), environment(**env), (printed, printed))
+def begun_sweep(*arguments: str) -> Forked:
+    """A process of ``metarun -m ARGUMENTS`` that has torch loaded and has computed nothing, so that it may fork its runs."""
+    folder = Path(tempfile.mkdtemp()) / "here"
+    folder.mkdir()
+    return forked("whole_sweep", argv=["-m", *arguments], cwd=folder)
+
+
+def whole_sweep() -> None:
+    """The sweep of this process's command line."""
+    with mock.patch("metarun.commands.sweep.can_fork", lambda: True):
+        main(sys.argv[1:])
 
 
 def process(*arguments: str, cwd: Path) -> Outcome:

@@ -144,6 +144,16 @@ def test_what_answers_before_a_run_begins_does_not_load_torch(name):
             waiting += ours(module, late=False)
 
 
+def test_what_every_run_imports_does_not_load_torchvision():
+    reached, waiting = set(), ["commands.train"]
+    while waiting:
+        if (module := waiting.pop()) not in reached:
+            reached.add(module)
+            found = [full for full in imports(modules()[module], late=False) if room(full) == "torchvision"]
+            assert not found, f"metarun.{module} imports torchvision, which takes seconds: import it in the function."
+            waiting += ours(module, late=False)
+
+
 @pytest.mark.parametrize("name", [name for name in modules() if name])
 def test_a_file_can_be_read_in_one_sitting(name):
     assert len(modules()[name].read_text().splitlines()) <= 250, "split it: the section with a comment above it first"

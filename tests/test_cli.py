@@ -32,6 +32,9 @@ def run(tmp_path_factory):
     return folder
 
 
+MAY_CHANGE = ("steps", "device", "data_root", "log_every", "checkpoint_minutes")
+
+
 def test_help_imports_neither_torch_nor_hydra_and_takes_a_moment(tmp_path):
     script = (
         "import sys\nfrom metarun.commands.main import main\ntry:\n    main(['--help'])\nexcept SystemExit as end:\n"
@@ -211,7 +214,7 @@ def test_a_folder_that_holds_a_run_is_not_written_over(run):
 
 
 @pytest.mark.parametrize(("override", "message"), [
-    ("seed=3", "seed=3: a resumed run keeps its configuration; only steps, device, data_root, log_every may change"),
+    ("seed=3", f"seed=3: a resumed run keeps its configuration; only {', '.join(MAY_CHANGE)} may change"),
     ("steps=abc", "could not be converted to Integer"),
     ("steps=1,2", "several values are a sweep"),
     ("run_dir=x", "says already where the run is"),

@@ -134,7 +134,7 @@ def test_two_other_tasks_are_two_overrides_of_hydra(run, tmp_path):
 
 
 def test_a_sweep_goes_over_them(tmp_path):
-    outcome = sweep(*PROTOTYPES, "evaluation.task=prototypes,[prototypes]", *BUDGET, f"sweep_dir={tmp_path}")
+    outcome = sweep(*PROTOTYPES, "evaluation.task=prototypes,[prototypes],null", *BUDGET, f"sweep_dir={tmp_path}")
     assert outcome.code == 0, outcome.text
     assert len([path for path in tmp_path.iterdir() if (path / "results.json").is_file()]) == 2
 

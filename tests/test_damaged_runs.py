@@ -13,7 +13,7 @@ import torch
 
 from metarun import files
 from metarun.errors import CheckpointError
-from metarun.output import folder as folder_module
+from metarun.output import lock
 from metarun.output.checkpoint import like, load, refuse_damage, restoring
 from metarun.output.folder import RunFolder
 from metarun.trees import tree_map
@@ -277,11 +277,11 @@ def test_a_disk_that_fails_to_flush_is_still_an_error(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(folder_module.fcntl is None, reason="Windows has no such locks")
+@pytest.mark.skipif(lock.fcntl is None, reason="Windows has no such locks")
 def test_a_run_works_where_the_file_system_has_no_locks(tmp_path, monkeypatch):
     def refuse(file: object, operation: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(folder_module.fcntl, "flock", refuse)
+    monkeypatch.setattr(lock.fcntl, "flock", refuse)
     with RunFolder(tmp_path / "run").claimed():
         assert (tmp_path / "run" / "checkpoints").is_dir()

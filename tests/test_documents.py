@@ -13,11 +13,11 @@ import pytest
 import typer
 
 from metarun.commands.app import app
-from metarun.commands.sweep import _combinations
 from metarun.config.compose import composed
 from metarun.config.explain import keys_of
 from metarun.config.help import COMMANDS
 from metarun.errors import ConfigError
+from metarun.sweep.grammar import combinations
 from tests.running import ROOT
 
 SIGN_MAML, LINE = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "tutorial_own_algorithm.md").read_text(), re.S)
@@ -156,7 +156,7 @@ OF_THE_READER = (
     "KEY",
     "WORDS",
 )
-ALONE = ("jobs=", "sweep_dir=", "hydra/")
+ALONE = ("jobs=", "sweep_dir=", "retries=", "timeout=", "--dry", "hydra/")
 
 
 def problem_of(line: str) -> str:
@@ -175,7 +175,7 @@ def problem_of(line: str) -> str:
     words = [word for word in words if word not in ("--cfg", "job", "--resolve", "--package", "task")]
     try:
         sweep = "-m" in shlex.split(line)
-        for overrides in _combinations(words) if sweep else [words]:
+        for overrides in combinations(words) if sweep else [words]:
             composed(overrides, [])
     except ConfigError as error:
         return f"{line}: {error}"

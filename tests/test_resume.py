@@ -60,6 +60,14 @@ def test_a_run_killed_at_any_point_and_resumed_is_as_if_never_stopped(point, who
     assert_as_if_never_stopped(run, whole)
 
 
+def test_checkpoints_by_the_clock_lose_no_step_and_change_no_number(whole, tmp_path):
+    run = tmp_path / "run"
+    killed("between two checkpoints", *TINY, "checkpoint_minutes=1e-6", f"run_dir={run}", cwd=tmp_path)
+    assert checkpoint(run, "last")["step"] == 8  # and not 5, of the last validation
+    assert metarun(f"resume={run}", "checkpoint_minutes=null").code == 0
+    assert_as_if_never_stopped(run, whole)
+
+
 def test_a_run_killed_again_and_again_is_as_if_never_stopped(whole, tmp_path):
     run = tmp_path / "run"
     for point in ("while best.pt is written", "during a validation"):

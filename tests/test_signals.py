@@ -87,6 +87,8 @@ def whole(tmp_path_factory) -> Path:
     *((phase, "in_python", signal.SIGTERM) for phase in PHASES if phase != "composing"),
     ("training", "in_python", signal.SIGINT),
     ("training", "in_python", signal.SIGHUP),
+    ("training", "in_python", signal.SIGUSR1),
+    ("training", "in_python", signal.SIGUSR2),
     ("training", "in_torch", signal.SIGTERM),
     ("validating", "in_torch", signal.SIGHUP),
 ])  # fmt: skip

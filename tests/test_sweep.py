@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from metarun.commands.slots import Slots, usable_cpus
-from metarun.commands.sweep import _combinations, _job_folder, _varying
+from metarun.sweep.grammar import combinations
+from metarun.sweep.plan import planned
+from metarun.sweep.slots import Slots, usable_cpus
 from tests.composing import last_of_each
-from tests.running import TINY, environment, metarun, read, state, sweep
+from tests.running import TINY, begun_sweep, environment, metarun, read, state, sweep
 
 LEARNER = """
-import os, signal
+import os, signal, sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -31,7 +32,7 @@ class Faulty(FewShotLearner):
     fault: Literal["none", "crash", "kill", "refuse"]
 
     def __post_init__(self):
-        if self.fault == "refuse" and self.sick:
+        if self.fault == "refuse" and self.sick and "resume=auto" in sys.argv:  # in the run alone, not when it is checked
             raise ValueError("meta_learner.fault is 'refuse', and so it does.")
 
     @property
@@ -78,8 +79,13 @@ def sweeps(folder, tmp_path_factory):
     return place / "sweep", sick, results, healed
 
 
+def runs_of(sweep: Path) -> list[Path]:
+    """The run folders of a sweep."""
+    return sorted(path for path in sweep.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
 def job(sweep: Path, fault: str) -> Path:
-    return next(path for path in sweep.iterdir() if f"fault-{fault}" in path.name)
+    return next(path for path in runs_of(sweep) if f"fault-{fault}" in path.name)
 
 
 def test_one_failing_run_stops_no_other_and_the_exit_code_says_that_some_failed(sweeps):
@@ -110,12 +116,11 @@ def test_the_same_sweep_again_keeps_what_is_completed_and_continues_the_rest(swe
     assert "4 of 4 runs completed" in healed.out
     assert re.search(r"fault=none: completed before, kept", healed.err)
     assert (job(sweep, "none") / "results.json").read_bytes() == results[job(sweep, "none")]
-    assert len(list(sweep.iterdir())) == 4
+    assert len(runs_of(sweep)) == 4
 
 
 def named(*overrides: str) -> list[str]:
-    jobs = _combinations(list(overrides))
-    return [_job_folder(Path("none"), job, shown).path.name for job, shown in zip(jobs, _varying(jobs), strict=True)]
+    return [job.folder.path.name for job in planned(list(overrides), [], Path("none"), build=False)]
 
 
 def test_run_folders_have_readable_distinct_names():
@@ -136,14 +141,15 @@ def test_a_name_shows_what_differs_and_not_what_all_runs_share():
 
 
 def test_a_combination_given_twice_is_one_run():
-    assert _combinations(["seed=0,1,0", "steps=5"]) == [["seed=0", "steps=5"], ["seed=1", "steps=5"]]
+    assert combinations(["seed=0,1,0", "steps=5"]) == [["seed=0", "steps=5"], ["seed=1", "steps=5"]]
     assert named("seed=0,0") == named("seed=0")
 
 
 def test_a_sweep_with_more_values_finds_the_folders_that_it_has(tmp_path):
-    first = _job_folder(tmp_path, ["seed=0", "steps=5"], ["seed=0", "steps=5"])
-    first.create()
-    assert _job_folder(tmp_path, ["steps=5", "seed=0"], ["seed=0"]).path == first.path
+    (first,) = planned(["seed=0", "steps=5"], [], tmp_path, build=False)
+    first.folder.create()
+    more = planned(["steps=5", "seed=0,1"], [], tmp_path, build=False)
+    assert more[0].folder.path == first.folder.path != more[1].folder.path
 
 
 def test_a_mistake_in_the_command_is_told_before_the_first_run_starts(tmp_path):
@@ -180,7 +186,33 @@ def test_sigterm_stops_every_run_of_the_sweep_which_can_be_continued(tmp_path):
     assert "same sweep_dir continues it" in err
     assert len(pids) == 2 and not any(map(alive, pids))
     assert [state(path.parent) for path in sweep.glob("*/status.json")] == ["interrupted"] * 2
-    assert all((path / "checkpoints" / "last.pt").is_file() for path in sweep.iterdir())
+    assert all((path / "checkpoints" / "last.pt").is_file() for path in runs_of(sweep))
+
+
+def test_a_parent_that_is_killed_leaves_no_orphan_and_its_jobs_a_checkpoint(tmp_path):
+    sweep = tmp_path / "sweep"
+    texts = [*TINY, "steps=1000000", "evaluation.every=1000000", "seed=0,1", "jobs=2", f"sweep_dir={sweep}"]
+    parent = begun_sweep(*texts)
+    deadline = time.monotonic() + 90
+    while sum(bool(path.read_text()) for path in sweep.glob("*/metrics.jsonl")) < 2:
+        assert parent.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    pids = [read(path)["pid"] for path in sweep.glob("*/status.json")]
+    parent.kill()
+    while any(map(alive, pids)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert [state(run) for run in runs_of(sweep)] == ["interrupted"] * 2
+    assert all((run / "checkpoints" / "last.pt").is_file() for run in runs_of(sweep))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the trial looks at /proc")
+def test_a_sweep_killed_at_random_with_several_parents_ends_as_one_left_alone(tmp_path):
+    script = Path(__file__).resolve().parents[1] / "scripts" / "sweep_trial.py"
+    short = ["--runs", "4", "--parents", "2", "--disturbances", "4", "--steps", "40"]
+    words = [sys.executable, str(script), str(tmp_path / "trial"), *short]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_jobs_at_the_same_time_get_different_gpus_and_an_equal_share_of_the_cores(monkeypatch):

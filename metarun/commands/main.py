@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 CONFIGS, INFOS = ("job", "hydra", "all"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 SHELLS, COMPLETIONS = ("bash", "fish", "zsh"), ("install", "uninstall", "query")
 OPTIONS = (
-    *("--help", "--version", "--multirun", "--config-dir", "--allow"),
+    *("--help", "--version", "--multirun", "--dry", "--config-dir", "--allow"),
     *("--cfg", "--package", "--resolve", "--info", "--hydra-help", "--shell-completion"),
 )
 
@@ -72,22 +72,23 @@ def hydra_style(arguments: list[str]) -> int:
     if options.version:
         print(f"metarun {__version__}")
         return 0
-    folders = trust(options.config_dir, options.allow)
+    folders, allowed = trust(options.config_dir, options.allow), [f"--allow={name}" for name in options.allow]
     if options.multirun:
         from metarun.commands.sweep import sweep
 
-        return sweep(rest, folders)
-    refuse_misplaced(rest)
+        return sweep(rest, folders, [*(f"--config-dir={path}" for path in folders), *allowed], options.dry, main)
+    refuse_misplaced([*rest, *["--dry"] * options.dry])
     if any(text.startswith("-") for text in rest):
         return hydra_only(rest, folders)
-    flags = [*(f"--config-dir={name}" for name in options.config_dir), *(f"--allow={name}" for name in options.allow)]
-    return single(rest, folders, flags)
+    return single(rest, folders, [*(f"--config-dir={name}" for name in options.config_dir), *allowed])
 
 
 def refuse_misplaced(rest: list[str]) -> None:
     """Words that mean something elsewhere on the command line."""
     problems = [
-        f"{text}: goes with a sweep: metarun -m {text} ..." for text in rest if text.split("=")[0] in SWEEP_KEYS
+        f"{text}: goes with a sweep: metarun -m {text} ..."
+        for text in rest
+        if text.split("=")[0] in (*SWEEP_KEYS, "--dry")
     ]
     problems += [f"{text}: the command comes first: metarun {text} ..." for text in rest if text in COMMANDS]
     if problems:
@@ -100,6 +101,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--version", action="store_true")
     parser.add_argument("--multirun", "-m", action="store_true")
+    parser.add_argument("--dry", action="store_true")
     parser.add_argument("--config-dir", "-cd", action="append", default=[])
     parser.add_argument("--allow", action="append", default=[])
     return parser.parse_known_args(arguments)

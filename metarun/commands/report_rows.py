@@ -22,7 +22,10 @@ CHOSEN = (
     "scheduler",
 )  # groups whose options make rows of a report
 # settings that decide no score, or are the seed
-WITHOUT_WEIGHT = ("seed", "run_dir", "resume", "data_root", "log_every", "profile", "device", "logger", "execution")
+WITHOUT_WEIGHT = (
+    *("seed", "run_dir", "resume", "data_root", "log_every", "checkpoint_minutes", "profile", "device"),
+    *("logger", "execution"),
+)
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,16 @@
 """``metarun -m``: one run for each combination, each in a process of its own, so that none can take another down."""
 
-import shlex
-import signal
-import subprocess
+import gc
+import os
+import re
 import sys
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from rich.table import Table
+from typing import Any
 
 from metarun.commands.data_efficiency import leave_curves, spread
-from metarun.commands.slots import Slots
 from metarun.config.compose import (
-    assigned,
     composed,
     hydra_arguments,
     override_key,
@@ -26,36 +19,63 @@ from metarun.config.compose import (
     with_evaluation_tasks,
 )
 from metarun.config.help import SWEEP_KEYS
-from metarun.config.names import names_as_text
-from metarun.config.overrides import given_twice, refuse_sweeps_without_end
-from metarun.errors import ConfigError, shortened
-from metarun.output.folder import RunFolder, new_name, place, short_hash, slug, tensorboard_command
-from metarun.output.tables import table_console
+from metarun.config.overrides import given_twice
+from metarun.errors import ConfigError
+from metarun.output.folder import new_name, place
 from metarun.paths import as_shown, config_dir
-from metarun.training.signals import stopping_signals
+from metarun.process import prepare
+from metarun.sweep.drain import Drain, Launching, Limits
+from metarun.sweep.grammar import combinations
+from metarun.sweep.launcher import Launcher, Separate
+from metarun.sweep.slots import Slots
 
-POLL_SECONDS = 0.1
 NOT_IN_A_SWEEP = ("run_dir", "resume")  # every run has a folder of its own, and continues it
+MEANS = {"jobs": "the runs at a time", "retries": "the attempts after the first"}
+Main = Callable[[list[str]], None]  # of a command line; ends in SystemExit
+UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-@dataclass
-class Job:
-    """One run of a sweep, its process, and what became of it."""
+def sweep(arguments: list[str], config_dirs: list[Path], flags: list[str], dry: bool, main: Main) -> int:
+    """Run every combination that ``arguments`` span; exit code 0 if all completed, 1 if some did not.
 
-    overrides: list[str]
-    name: str  # what tells it from the other jobs
-    folder: RunFolder
-    process: subprocess.Popen | None = None
-    code: int | None = None
-    slot: int = 0
-    began: float = 0.0
-    seconds: float = 0.0
-
-
-def sweep(arguments: list[str], config_dirs: list[Path]) -> int:
-    """Run every combination that ``arguments`` span; exit code 0 if all completed, 1 if some did not."""
+    ``flags`` stand before the overrides of each run; ``dry``: only list the runs; ``main``: what a run's process does.
+    """
     if any(text.startswith(("hydra/launcher=", "hydra/sweeper=")) for text in arguments):
+        if dry:
+            raise ConfigError(
+                ["--dry lists the runs of metarun's own launcher; leave out hydra/launcher and hydra/sweeper."]
+            )
         return _by_hydra(arguments, config_dirs)
+    own, rest = _divided(arguments)
+    slots, limits = Slots(_whole("jobs", own.get("jobs", "1"), 1)), _limits(own)
+    folder = place(own.get("sweep_dir", str(Path("runs", new_name("sweep")))), "sweep_dir")
+    spanned = spread(rest, config_dirs)
+    combinations(spanned, config_dirs)  # its mistakes are told before anything is loaded
+    with _launcher(slots, None if dry else main) as launcher:
+        from metarun.sweep.plan import planned
+        from metarun.sweep.record import recorded
+        from metarun.sweep.view import View, dry_table, final_table
+
+        jobs = planned(spanned, config_dirs, folder)
+        if dry:
+            dry_table(jobs, folder)
+            return 0
+        for warning in recorded(folder, jobs, config_dirs):
+            print(f"metarun: {warning}", file=sys.stderr)
+        print(f"sweep of {len(jobs)} runs: {as_shown(folder)}", file=sys.stderr)
+        with View(len(jobs)) as view:
+            signum = Drain(jobs, folder, Launching(slots, launcher(), flags), limits, view).run()
+        if signum is not None:
+            print("sweep stopped; the same command with the same sweep_dir continues it", file=sys.stderr)
+            return 128 + signum
+        completed = final_table(jobs, folder)
+        if spanned != rest:
+            print("\n".join(leave_curves([(job.overrides, job.folder) for job in jobs], folder)))
+    return 0 if completed == len(jobs) else 1
+
+
+def _divided(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
+    """What is the sweep's own, by its keys, and the overrides of its runs. Raises ConfigError for what has no place."""
     wrong = [text for text in arguments if text.startswith("-") or text.split("=")[0] in NOT_IN_A_SWEEP]
     if wrong:
         raise ConfigError(
@@ -67,157 +87,68 @@ def sweep(arguments: list[str], config_dirs: list[Path]) -> int:
     if problems := given_twice(readable(arguments)):
         raise ConfigError(problems)
     own = dict(text.split("=", 1) for text in arguments if text.startswith(tuple(f"{name}=" for name in SWEEP_KEYS)))
-    rest = [text for text in arguments if text.partition("=")[0] not in own]
-    folder = place(own.get("sweep_dir", str(Path("runs", new_name("sweep")))), "sweep_dir")
-    slots = Slots(_number_of_jobs(own.get("jobs", "1")))
-    plan = spread(rest, config_dirs)
-    combinations = _combinations(plan)
-    jobs = [
-        Job(overrides, " ".join(shown) or "defaults", _job_folder(folder, overrides, shown))
-        for overrides, shown in zip(combinations, _varying(combinations), strict=True)
-    ]
-    _check(jobs, config_dirs)
-    print(f"sweep of {len(jobs)} runs: {as_shown(folder)}", file=sys.stderr)
-    _run_all(jobs, slots, [f"--config-dir={path}" for path in config_dirs])
-    code = _report(jobs, folder)
-    if plan != rest:
-        print("\n".join(leave_curves([(job.overrides, job.folder) for job in jobs], folder)))
-    return code
+    return own, [text for text in arguments if text.partition("=")[0] not in own]
 
 
-def _number_of_jobs(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ConfigError([f"jobs={text}: must be a whole number of 1 or more, the runs at a time."])
+def _whole(key: str, text: str, least: int) -> int:
+    if not (text.isascii() and text.isdecimal()) or int(text) < least:
+        raise ConfigError([f"{key}={text}: must be a whole number of {least} or more, {MEANS[key]}."])
     return int(text)
 
 
-def _combinations(overrides: list[str]) -> list[list[str]]:
-    """Each combination once, in the order of its first: two jobs must not share a folder."""
+def _limits(own: dict[str, str]) -> Limits:
+    retries, text = _whole("retries", own.get("retries", "0"), 0), own.get("timeout")
+    if text is None:
+        return Limits(retries)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text, re.ASCII)
+    if not found or not float(found[1]):
+        raise ConfigError([f"timeout={text}: must be the time that an attempt may take: 90, 90s, 30m, 12h or 2d."])
+    return Limits(retries, float(found[1]) * UNITS[found[2]])
+
+
+@contextmanager
+def _launcher(slots: Slots, main: Main | None) -> Iterator[Callable[[], Launcher]]:
+    """A function that gives what starts the runs. Where it can be, that is forked now, before anything is computed here."""
+    prepare()
+    made: list[Launcher] = []
+    if can_fork():
+        os.environ.update(slots.threads())
+        gc.disable()  # nothing that is imported is ever freed
+        import torch._dynamo  # noqa: F401 (as checking a configuration does, and every run)
+
+        import metarun.commands.train  # noqa: F401 (what every run imports)
+
+        composed([], [])  # Hydra reads its grammar
+        gc.freeze()
+        gc.enable()
+        if main:
+            from metarun.sweep.preloaded import Preloaded
+
+            made.append(Preloaded.forked(main))
+
+    def launcher() -> Launcher:
+        if not made:
+            made.append(_made(slots))
+        return made[0]
+
     try:
-        parsed = OverridesParser.create().parse_overrides([*map(names_as_text, overrides)])
-        refuse_sweeps_without_end(parsed)
-        jobs = [tuple(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
-        return [list(job) for job in dict.fromkeys(jobs)]
-    except (HydraException, AssertionError) as error:
-        raise ConfigError([shortened(" ".join(str(error).split()) or "an override has no key", 300)]) from None
+        yield launcher
+    finally:
+        for it in made:
+            it.close()
 
 
-def _varying(combinations: list[list[str]]) -> list[list[str]]:
-    """The overrides of each combination that not all combinations share; all of them where there is only one."""
-    if len(combinations) == 1:
-        return combinations
-    shared = set.intersection(*map(set, combinations))
-    return [[text for text in overrides if text not in shared] for overrides in combinations]
+def can_fork() -> bool:
+    """Whether jobs may be forked from this very process: nobody has loaded torch, whose threads do not survive a fork."""
+    return sys.platform.startswith("linux") and "torch" not in sys.modules
 
 
-def _job_folder(sweep: Path, overrides: list[str], shown: list[str]) -> RunFolder:
-    """Named by the overrides ``shown`` and a hash of all: the same sweep run again, or one with more values, finds the
-    folders that it has and their results."""
-    number = short_hash(sorted(overrides))
-    there = next((path for path in sweep.glob(f"*-{number}") if path.is_dir()), None)
-    return RunFolder(there or sweep / f"{slug('_'.join(shown) or 'defaults')}-{number}")
+def _made(slots: Slots) -> Launcher:
+    if not sys.platform.startswith("linux"):
+        return Separate()
+    from metarun.sweep.preloaded import Preloaded
 
-
-def _check(jobs: list[Job], config_dirs: list[Path]) -> None:
-    """Every mistake that can be seen without building anything or reading data, before the first job starts."""
-    from metarun.config.build import check
-
-    problems: dict[str, None] = {}
-    for job in jobs:
-        try:
-            problems |= dict.fromkeys(check(composed(job.overrides, config_dirs)))
-        except ConfigError as error:
-            problems |= dict.fromkeys(error.problems)
-    if problems:
-        raise ConfigError(list(problems))
-
-
-def _run_all(jobs: list[Job], slots: Slots, flags: list[str]) -> None:
-    """Run at most ``slots.jobs`` processes at a time; a signal is passed on to them and starts no more."""
-    stop: list[int] = []
-    for signum in stopping_signals():
-        signal.signal(signum, lambda number, frame: stop.append(number))
-    waiting = list(enumerate(jobs))
-    running: list[Job] = []
-    passed_on = 0
-    while running or (waiting and not stop):
-        while waiting and len(running) < slots.jobs and not stop:
-            number, job = waiting.pop(0)
-            if job.folder.read_status()["state"] == "completed":
-                job.code = 0
-                print(f"[{number + 1}/{len(jobs)}] {job.name}: completed before, kept", file=sys.stderr)
-                continue
-            job.slot = min(set(range(slots.jobs)) - {other.slot for other in running})
-            _start(job, number, len(jobs), slots, flags)
-            running.append(job)
-        for number in stop[passed_on:]:
-            for job in running:
-                job.process.send_signal(number)  # type: ignore[union-attr]
-        passed_on = len(stop)
-        running = [job for job in running if not _ended(job, jobs)]
-        time.sleep(POLL_SECONDS)
-    if stop:
-        print("sweep stopped; the same command with the same sweep_dir continues it", file=sys.stderr)
-        sys.exit(128 + stop[0])
-
-
-def _start(job: Job, number: int, total: int, slots: Slots, flags: list[str]) -> None:
-    job.folder.create()
-    folder = assigned("run_dir", job.folder.path)
-    command = [sys.executable, "-m", "metarun", *flags, *job.overrides, folder, "resume=auto"]
-    print(f"[{number + 1}/{total}] {job.name}: started", file=sys.stderr)
-    job.began = time.monotonic()
-    with (job.folder.path / "output.txt").open("a") as output:
-        output.write(f"$ {shlex.join(command)}\n")
-        output.flush()
-        job.process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=slots.environment(job.slot),
-            start_new_session=True,  # Ctrl-C reaches the parent alone, which passes it on
-        )
-
-
-def _ended(job: Job, jobs: list[Job]) -> bool:
-    assert job.process is not None
-    job.code = job.process.poll()
-    if job.code is None:
-        return False
-    job.seconds = time.monotonic() - job.began
-    outcomes = {0: "completed", 129: "interrupted", 130: "interrupted", 143: "interrupted"}
-    outcome = outcomes.get(job.code, f"failed, exit code {job.code}")
-    print(f"[{jobs.index(job) + 1}/{len(jobs)}] {job.name}: {outcome} after {job.seconds:.0f} s", file=sys.stderr)
-    return True
-
-
-def _report(jobs: list[Job], folder: Path) -> int:
-    """The final table: every job, its score or the reason it has none."""
-    table = Table(title=f"{sum(job.code == 0 for job in jobs)} of {len(jobs)} runs completed")
-    for column in ("run", "state", "score", "seconds", "why"):
-        table.add_column(column, overflow="fold")
-    for job in jobs:
-        status = job.folder.read_status()
-        score = next((f"{name} {value:.4g}" for name, value in status.items() if name.startswith("test/")), "")
-        state = (
-            "completed" if job.code == 0 else status["state"].replace("unknown", "failed").replace("running", "died")
-        )
-        table.add_row(job.name, state, score, f"{job.seconds:.0f}", "" if job.code == 0 else "\n".join(_why(job)))
-    table_console(160).print(table)
-    print(f"runs:        {as_shown(folder)}\ntensorboard: {tensorboard_command(folder)}")
-    return 0 if all(job.code == 0 for job in jobs) else 1
-
-
-def _why(job: Job) -> Iterator[str]:
-    """The message in a failed job's output: from the last line that metarun began, or else its last line."""
-    if job.code is not None and job.code < 0:
-        yield f"killed by signal {-job.code}"
-        return
-    lines = (job.folder.path / "output.txt").read_text(errors="replace").splitlines()
-    start = max((i for i, line in enumerate(lines) if line.startswith("metarun: ")), default=len(lines) - 1)
-    before = [lines[start - 1]] if "did not expect" in lines[start] else []
-    yield from (line.removeprefix("metarun: ") for line in (before or lines[start:]))
+    return Preloaded.fresh("metarun.commands.workers", {**os.environ, **slots.threads()})
 
 
 def _by_hydra(arguments: list[str], config_dirs: list[Path]) -> int:
@@ -237,13 +168,17 @@ def hydra_job(cfg):  # type: ignore[no-untyped-def]
     """One job under a Hydra launcher; returns the best validation score, which a Hydra sweeper may optimise."""
     import torch
     from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
 
     from metarun.commands.train import Job as Training
     from metarun.commands.train import run
     from metarun.output.checkpoint import load
+    from metarun.sweep.identity import identity
+    from metarun.sweep.job import Folders
 
     hydra_config = HydraConfig.get()
     overrides = [text for text in hydra_config.overrides.task if override_key(text) not in ("run_dir", "resume")]
-    folder = _job_folder(Path(hydra_config.sweep.dir).resolve(), overrides, overrides)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    folder = Folders(Path(hydra_config.sweep.dir).resolve()).of(identity(config), overrides)
     run(Training(cfg, overrides, folder, continues=folder.holds_a_run))
     return load(folder.checkpoints / "best.pt", torch.device("cpu"))["best"]["value"]

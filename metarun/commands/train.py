@@ -10,12 +10,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metarun.config.build import build
-from metarun.config.checks import changed_settings, flat, missing_packages
+from metarun.config.checks import changed_settings, flat
 from metarun.config.compose import assigned, nobody_chose, override_key, read_config, with_value
 from metarun.config.experiment import Experiment
+from metarun.config.ready import ready
 from metarun.errors import CheckpointError, ConfigError, Diverged, Interrupted, MetarunError
-from metarun.evaluation.suite import missing
 from metarun.evaluation.whole import Evaluation
 from metarun.files import read_json, write_atomically
 from metarun.output.checkpoint import load, restoring
@@ -24,7 +23,8 @@ from metarun.output.report import Reporter
 from metarun.training.runner import Runner
 from metarun.training.signals import StopRequest
 
-CHANGEABLE = ("steps", "device", "data_root", "log_every")  # what a resumed run may have other than it began
+# what a resumed run may have other than it began
+CHANGEABLE = ("steps", "device", "data_root", "log_every", "checkpoint_minutes")
 PLACE = ("resume", "run_dir")
 PLANNED = ("T_max", "total_iters", "total_steps")  # lengths of schedules; a step_size can equal steps by chance
 STATE_OF = {Diverged: "diverged", Interrupted: "interrupted"}
@@ -118,14 +118,11 @@ def _refuse_changes(cfg: DictConfig, folder: RunFolder, said: set[str]) -> None:
 def run(job: Job) -> float:
     """Run the job to its end; returns the mean test score. Raises MetarunError, after noting it in status.json."""
     try:
-        experiment = build(job.cfg, job.folder.fitted() if job.continues else None)
+        experiment = ready(job.cfg, job.folder.fitted() if job.continues else None)
     except ConfigError as error:
         if job.continues:
             raise ConfigError(error.problems, where=str(job.folder.path / "config.yaml")) from error
         raise
-    if problems := missing("task", experiment.task, ["train"]) + missing_packages(experiment.loggers):
-        raise ConfigError(problems)
-    experiment.suite.require("val", "test")
     try:
         with job.folder.claimed():
             resume_step = _steps_made(job.folder, experiment) if job.continues else 0

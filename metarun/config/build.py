@@ -32,6 +32,8 @@ from metarun.evaluation.suite import Scored, Suite, learner_for, scored_elsewher
 from metarun.execution.execution import Eager
 from metarun.tasks.store import Source
 
+AS_THEY_ARE = ("seed", "steps", "meta_batch_size", "log_every", "checkpoint_minutes", "profile")  # of the root
+
 
 def build(cfg: DictConfig, fitted: dict[str, Any] | None = None) -> Experiment:
     """Check everything, then build it; ``fitted``: by the run's task. Raises ConfigError with every problem found."""
@@ -202,11 +204,7 @@ def _experiment(
         rates=flat(plain["rates"]),
         clip=_clipper(plain["clip_norm"], plain["clip_value"]),
         device=device_of(plain["device"]),
-        seed=plain["seed"],
-        steps=plain["steps"],
-        meta_batch_size=plain["meta_batch_size"],
-        log_every=plain["log_every"],
-        profile=plain["profile"],
+        **{key: plain[key] for key in AS_THEY_ARE},
         every=evaluation["every"],
         num_val_tasks=evaluation["num_val_tasks"],
         num_test_tasks=evaluation["num_tasks"] if scored else min(evaluation["num_tasks"], own),

@@ -1,6 +1,9 @@
 """The objects and numbers of one run."""
 
+import math
+import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +15,8 @@ from metarun.errors import ConfigError
 from metarun.evaluation.eval_mode import modules_of
 from metarun.evaluation.scoring import Evaluator, Subject
 from metarun.evaluation.suite import Suite
-from metarun.execution.execution import Eager, Execution
+from metarun.execution.execution import Changes, Eager, Execution
+from metarun.models.dropout import dropping, drops
 from metarun.output.sink import Sink
 from metarun.trees import leaf_names, tree_leaves
 
@@ -38,6 +42,7 @@ class Experiment:
     steps: int
     meta_batch_size: int
     log_every: int
+    checkpoint_minutes: float | None
     profile: bool
     every: int
     num_val_tasks: int
@@ -46,6 +51,20 @@ class Experiment:
     protocol: dict[str, Any]  # what a reader of the score must know
     headline: dict[str, Any]  # what TensorBoard's HParams page shows
     notes: list[str] = field(default_factory=list)  # what building did to networks of somebody else, and why
+
+    def next_checkpoint(self) -> float:
+        """When the next checkpoint by the clock is due, if none is written before, as time.monotonic() counts."""
+        return time.monotonic() + 60 * (self.checkpoint_minutes or math.inf)
+
+    def changes(self) -> Changes:
+        """How often a training step computes something else: by an annealed learner, or new draws of its dropout."""
+        first, last = self.learner.at(0), self.learner.at(self.steps)
+        each_step = first != self.learner.at(1) or drops(modules_of(first))
+        return "always" if each_step else "seldom" if first != last else "never"
+
+    def dropping(self, step: int) -> AbstractContextManager[None]:
+        """A context in which the networks' dropout is that of a training step."""
+        return dropping(modules_of(self.learner), self.seed, step)
 
     def subject(self, theta: Params, split: str, num_tasks: int, execution: Execution) -> Subject:
         """The learner of evaluation with ``theta``, on the first episodes of a split of the training task."""

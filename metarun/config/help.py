@@ -32,19 +32,20 @@ EXAMPLES = {
 }
 NOTES = {
     "Values, changed by key (KEY=VALUE)": "seed, steps, meta_batch_size, device, dtype, tf32, data_root, run_dir, resume, "
-    "log_every, profile, clip_norm, clip_value, and those of the groups: task.num_shots, meta_learner.inner_lr, "
-    "optimizer.lr, ...",
+    "log_every, checkpoint_minutes, profile, clip_norm, clip_value, and those of the groups: task.num_shots, "
+    "meta_learner.inner_lr, optimizer.lr, ...",
     "All values of a run, without starting it": "metarun --cfg job [KEY=VALUE ...]",
     "Sweep": "metarun -m KEY=A,B ...; jobs=N runs N at a time; sweep_dir=DIR is where they lie: the same command with the "
-    "same DIR keeps what is completed and continues the rest; evaluation=data_efficiency is one over shares of the "
-    "training classes, and draws the curve",
+    "same DIR keeps what is completed and continues the rest; --dry only lists the runs; retries=N tries again what a "
+    "signal ended or what found no memory; timeout=12h is the time of an attempt; evaluation=data_efficiency is a sweep "
+    "over shares of the training classes, and draws the curve",
     "Continue": "metarun resume=runs/DATE/RUN",
-    "Stop": "Ctrl-C, SIGTERM or SIGHUP writes a checkpoint first",
+    "Stop": "Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2 writes a checkpoint first",
     "Your own": "--config-dir DIR adds a folder of YAML groups (and Python modules beside them); --allow PACKAGE lets a "
     "config name classes of an installed package",
 }
 WIDTH = 100  # columns at most, and where there is no terminal
-SWEEP_KEYS = ("sweep_dir", "jobs")  # set beside -m
+SWEEP_KEYS = ("sweep_dir", "jobs", "retries", "timeout")  # set beside -m
 ORDER = (
     "task",
     "base_learner",

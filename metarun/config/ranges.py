@@ -58,6 +58,7 @@ OF_THE_ROOT: dict[str, Range] = {
     "steps": TIMES,
     "meta_batch_size": COUNT,
     "log_every": TIMES,
+    "checkpoint_minutes": replace(ABOVE_0, instead=", or null: at validations alone"),
     "clip_norm": replace(ABOVE_0, instead=", or null for no clipping"),
     "clip_value": replace(ABOVE_0, instead=", or null for no clipping"),
     "evaluation.every": TIMES,

@@ -34,6 +34,7 @@ class Config:
     run_dir: str | None = None
     resume: str | None = None
     log_every: int = 20
+    checkpoint_minutes: float | None = 10
     profile: bool = False
     clip_norm: float | None = None
     clip_value: float | None = None

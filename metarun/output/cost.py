@@ -3,10 +3,8 @@
 from typing import Any
 
 from metarun.config.experiment import Experiment
-from metarun.evaluation.eval_mode import modules_of
 from metarun.evaluation.flops import flops_of_evaluation, flops_of_training
 from metarun.evaluation.scoring import Complexity, Subject
-from metarun.models.dropout import dropping
 from metarun.output.results import numbers
 
 
@@ -18,13 +16,13 @@ def cost_of_evaluation(experiment: Experiment, subject: Subject) -> dict[str, An
 
 def cost_of_run(experiment: Experiment, subject: Subject) -> dict[str, Any]:
     """The same with the operations of the last training step."""
-    step, modules = max(0, experiment.steps - 1), modules_of(experiment.learner)
+    step = max(0, experiment.steps - 1)
     training = flops_of_training(
         experiment.learner.at(step),
         subject.theta,
         experiment.task,
         experiment.meta_batch_size,
-        dropping(modules, experiment.seed, step),
+        experiment.dropping(step),
     )
     evaluation = cost_of_evaluation(experiment, subject)
     notes = [note for part in (evaluation, training) for note in part.get("notes", [])]

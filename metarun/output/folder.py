@@ -1,6 +1,5 @@
 """The folder of one run: its name, what produced it, and what became of it."""
 
-import errno
 import hashlib
 import os
 import re
@@ -12,22 +11,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from metarun import __version__
 from metarun.errors import ConfigError, MetarunError, shortened
 from metarun.files import read_json, write_atomically, write_json
+from metarun.output.lock import claim
 from metarun.output.machine import hardware, installed
 from metarun.paths import as_shown
 
-try:
-    import fcntl
-except ImportError:  # Windows: there two processes in one run folder are not noticed
-    fcntl = None  # type: ignore[assignment]
-
 HEARTBEAT_SECONDS = 5.0
 STATES = ("running", "completed", "failed", "interrupted", "diverged")
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # of a file system that knows none
 FITTED = "fitted.json"
 
 
@@ -78,6 +72,7 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.last_beat = 0.0
+        self.began = time.monotonic()  # as if all attempts had followed each other
         self.status: dict[str, Any] = {}
 
     @property
@@ -100,15 +95,18 @@ class RunFolder:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Create the folder and hold it; raises MetarunError while another process does. The system frees it at death."""
+        """Create the folder and hold it; raises MetarunError while another process does."""
         self.create()
-        with (self.path / ".lock").open("ab") as file:
-            if not _locked(file):
-                pid = self.read_status().get("pid", "unknown")
+        with claim(self.path) as ours:
+            before = self.read_status()
+            if not ours:
+                pid = before.get("pid", "unknown")
                 raise MetarunError(
                     f"the run {self.path} is in progress (process {pid}). Wait for it, or choose another run_dir."
                 )
             self._sweep_up()
+            spent = before.get("seconds", 0.0)
+            self.began = time.monotonic() - (spent if isinstance(spent, (int, float)) else 0.0)
             yield
 
     def _sweep_up(self) -> None:
@@ -131,9 +129,11 @@ class RunFolder:
         return status if whole else {"state": "unknown"}
 
     def mark(self, state: str, **details: Any) -> None:
-        """Write status.json: running, completed, failed, interrupted or diverged, with the time and what is known."""
+        """Write status.json: running, completed, failed, interrupted or diverged, with the time, the seconds that the run
+        has taken in all its attempts, and what is known."""
         self.last_beat = time.monotonic()
-        self.status = {"state": state, "updated": _now(), "pid": os.getpid(), **details}
+        seconds = round(self.last_beat - self.began, 1)
+        self.status = {"state": state, "updated": _now(), "pid": os.getpid(), "seconds": seconds, **details}
         write_json(self.path / "status.json", self.status)
 
     def beat(self, **details: Any) -> None:
@@ -205,20 +205,6 @@ class RunFolder:
             return {"git": {"commit": commit, "dirty": bool(diff or added), "untracked": added}}
         except (OSError, subprocess.CalledProcessError):
             return {"git": None}
-
-
-def _locked(file: IO[bytes]) -> bool:
-    """Whether this process holds the lock on ``file``, or there is none to be had: then two processes are not noticed."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-    return True
 
 
 def _damaged(path: Path) -> str:

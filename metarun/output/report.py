@@ -16,13 +16,11 @@ from metarun.config.targets import raised
 from metarun.core import Batch
 from metarun.errors import ConfigError
 from metarun.evaluation.estimates import Estimate
-from metarun.evaluation.eval_mode import modules_of
 from metarun.evaluation.scoring import Subject
 from metarun.evaluation.signs import Signs, signs_of
 from metarun.evaluation.whole import Evaluation
 from metarun.execution.choice import Choice
 from metarun.execution.failures import memory_errors
-from metarun.models.dropout import dropping
 from metarun.output.alarms import Alarms, Facts
 from metarun.output.cost import cost_of_run
 from metarun.output.figures import adaptation_curve, episode_grid
@@ -147,8 +145,11 @@ class Reporter:
         experiment = self.experiment
         loss, batch = experiment.learner.at(step).meta_loss, experiment.meta_batch_size
         self.signs = None
-        as_in_training = dropping(modules_of(experiment.learner), experiment.seed, step)
-        with suppress(torch.OutOfMemoryError), memory_errors(), as_in_training:  # no memory to spare: no signs
+        with (
+            suppress(torch.OutOfMemoryError),
+            memory_errors(),
+            experiment.dropping(step),
+        ):  # no memory to spare: no signs
             self.signs = signs_of(subject.on(experiment.suite.first), loss, experiment.task, batch)
 
     def _facts(self) -> Facts:

@@ -22,7 +22,8 @@ START = ("metarun.training.runner", "metarun.evaluation.scoring")
 TELL: tuple[str, ...] = ("commands", "drawing", "errors", "files", "paths", "process", "training/signals")
 TELL += tuple(f"config/{name}" for name in ("checks", "compose", "help", "schema", "targets", "trust"))
 TELL += tuple(f"output/{name}" for name in ("figures", "folder", "metrics", "profiling", "report", "sink", "terminal"))
-OF_THE_MACHINE = {"data_root", "device", "log_every", "profile", "resume", "run_dir"}  # keys of a configuration
+# keys of a configuration
+OF_THE_MACHINE = {"checkpoint_minutes", "data_root", "device", "log_every", "profile", "resume", "run_dir"}
 
 
 def today(command: str) -> dict[str, str]:

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from metarun.core import Draw
 
@@ -108,4 +107,8 @@ def blend(x: Tensor, other: Tensor, factor: Tensor) -> Tensor:
 
 def grey(x: Tensor) -> Tensor:
     """Grey images [R, 1, H, W] of x [R, 1 or 3, H, W]."""
-    return x if x.shape[1] == 1 else rgb_to_grayscale(x)
+    if x.shape[1] == 1:
+        return x
+    from torchvision.transforms.v2.functional import rgb_to_grayscale  # it takes seconds to load
+
+    return rgb_to_grayscale(x)

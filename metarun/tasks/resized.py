@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
-from torchvision.transforms.v2.functional import resize, rgb_to_grayscale
 
 from metarun.core import Batch, Draw, Episode, Origin, TaskDistribution
 from metarun.drawing import picture
@@ -41,6 +40,8 @@ class Resized(TaskDistribution):
 
     def resized(self, x: Tensor) -> Tensor:
         """Images [B, S, channels, height, width] of the task's shape in the shape of ``spec``."""
+        from torchvision.transforms.v2.functional import resize, rgb_to_grayscale  # it takes seconds to load
+
         channels, *size = self.spec.input_shape
         if channels < x.shape[2]:
             x = rgb_to_grayscale(x)

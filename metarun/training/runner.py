@@ -1,7 +1,8 @@
 """The meta-training loop: sample, mean meta-gradient, step; validate at the start and now and then; test at the end."""
 
+import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -12,16 +13,14 @@ from metarun.config.experiment import Experiment, optimizer_of
 from metarun.core import Metrics
 from metarun.errors import Interrupted, refuse_divergence
 from metarun.evaluation.calibration import calibrated
-from metarun.evaluation.eval_mode import modules_of
 from metarun.evaluation.scoring import Subject
 from metarun.evaluation.whole import Evaluation, evaluate_all
 from metarun.execution.choice import Choice
 from metarun.execution.choosing import choose_execution
 from metarun.execution.decorated import GraphFailed
-from metarun.execution.execution import Changes, Execution, Workload
+from metarun.execution.execution import Execution, Workload
 from metarun.execution.failures import memory_errors, out_of_memory
 from metarun.execution.update import Update, dense
-from metarun.models.dropout import dropping, drops
 from metarun.output import checkpoint
 from metarun.output.metrics import Log, Means
 from metarun.output.profiling import profile_span
@@ -45,6 +44,7 @@ class Runner:
         self.execution: Execution = experiment.execution
         self.step = self.validated = 0
         self.best: dict[str, float] = {}
+        self.keep_at = experiment.next_checkpoint()
         self.means = Means()
         self.unwritten: Log | None = None
         self.generator_before: torch.Tensor | None = None  # what is computed now
@@ -73,11 +73,15 @@ class Runner:
         raise told
 
     def interrupted(self) -> None:
+        """Undo the draws of what was broken off, and keep the rest."""
+        if self.generator_before is not None:
+            torch.set_rng_state(self.generator_before)
+        self.keep_step()
+
+    def keep_step(self) -> None:
         """Write what is not written yet, and a checkpoint from which the run goes on as if never stopped."""
         self.write_log()
         refuse_divergence(self.means.read(), self.step, self.experiment.seed)
-        if self.generator_before is not None:
-            torch.set_rng_state(self.generator_before)
         self.save("last")
 
     @contextmanager
@@ -110,6 +114,8 @@ class Runner:
                 with profile_span("episodes", experiment.profile), self.breakable():
                     episodes = next(batches)
                 self.train_step(episodes)
+                if time.monotonic() > self.keep_at:
+                    self.keep_step()
 
     def train_step(self, episodes: Any) -> None:
         """Take one step on these episodes, and log it where that is due."""
@@ -131,7 +137,7 @@ class Runner:
         loss_fn, not_made, too_large = self.experiment.learner.at(self.step).meta_loss, [], ""
         while True:
             try:
-                with self.breakable(), self.dropping(), memory_errors():
+                with self.breakable(), self.experiment.dropping(self.step), memory_errors():
                     metrics = self.execution.train_step(loss_fn, self.theta, episodes, self.update)
                 break
             except torch.OutOfMemoryError:
@@ -210,20 +216,13 @@ class Runner:
             self.execution = choice.execution
             self.report.busy("" if self.execution is self.execution.eager else "compiling")  # by the first step
             return
-        experiment, learner, steps = self.experiment, self.experiment.learner, self.experiment.steps
-        first = learner.at(0)
-        each_step = first != learner.at(1) or drops(modules_of(first))
-        changes: Changes = "always" if each_step else "seldom" if first != learner.at(steps) else "never"
-        with self.breakable(), self.dropping():
+        experiment, loss = self.experiment, self.experiment.learner.at(0).meta_loss
+        with self.breakable(), self.experiment.dropping(self.step):
             episodes = experiment.task.sample("train", range(experiment.meta_batch_size))
-            work = Workload(first.meta_loss, self.theta, episodes, self.update, steps, changes)
+            work = Workload(loss, self.theta, episodes, self.update, experiment.steps, experiment.changes())
             choice = choose_execution(experiment.execution, work, self.stop.obey, self.report.busy)
         self.adopt(choice)
         return_freed_memory()  # of what was measured and takes more: 2 GB beside 0.5 for mini-ImageNet's meta-gradient
-
-    def dropping(self) -> AbstractContextManager[None]:
-        """A context in which the networks' dropout is that of the current step."""
-        return dropping(modules_of(self.experiment.learner), self.experiment.seed, self.step)
 
     def adopt(self, choice: Choice) -> None:
         """Go on with the execution that was chosen, and report the choice."""
@@ -236,6 +235,7 @@ class Runner:
         state |= {"means": self.means.state(), "optimizer": self.optimizer.state_dict()}
         state |= {"scheduler": self.scheduler.state_dict(), "generators": checkpoint.generators()}
         checkpoint.save(self.report.folder.checkpoints / f"{name}.pt", state)
+        self.keep_at = self.experiment.next_checkpoint()
 
     def restore(self, name: str) -> None:
         """Take everything from a checkpoint: a run continued from here is bit-identical to one never stopped."""

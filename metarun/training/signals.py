@@ -1,4 +1,4 @@
-"""SIGTERM, SIGHUP and Ctrl-C: taken between two steps where that is soon, else what can be computed again is broken off."""
+"""SIGTERM and its like: taken between two steps where that is soon, else what can be computed again is broken off."""
 
 import os
 import signal
@@ -111,9 +111,10 @@ class StopRequest:
 
 
 def stopping_signals() -> list[signal.Signals]:
-    """SIGTERM, SIGINT and, where the system has it and nohup has not silenced it, SIGHUP."""
-    hangup = [signal.SIGHUP] if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
-    return [signal.SIGTERM, signal.SIGINT, *hangup]
+    """SIGTERM, SIGINT and, where the system has them and nobody (nohup, say) has silenced them, SIGHUP, SIGUSR1 and
+    SIGUSR2, by which clusters announce that a job's time ends."""
+    others = [getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+    return [signal.SIGTERM, signal.SIGINT, *(n for n in others if signal.getsignal(n) != signal.SIG_IGN)]
 
 
 def _byte(reading: int) -> int | None:

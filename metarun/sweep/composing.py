@@ -1,0 +1,51 @@
+"""The configurations of many jobs: composed once where jobs differ in values alone, and a value changed for each."""
+
+import re
+from collections.abc import Collection, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from metarun.config.compose import REFUSALS, composed, parsed, without_effect
+from metarun.config.names import names_as_text
+from metarun.errors import ConfigError
+
+ROOT = ("seed", "steps", "meta_batch_size", "dtype", "device", "clip_norm", "clip_value", "log_every")
+VALUE = re.compile(rf"((?!hydra\.|evaluation\.task)\w+(\.\w+)+|{'|'.join(ROOT)})=.*", re.DOTALL)
+
+
+class Composer:
+    """Composes configurations, and remembers those that differ from others in values alone."""
+
+    def __init__(self, config_dirs: Sequence[Path]) -> None:
+        self.config_dirs = list(config_dirs)
+        self.bases: dict[tuple[str, ...], DictConfig] = {}
+
+    def __call__(self, overrides: list[str], shared: Collection[str]) -> DictConfig:
+        """The configuration of ``overrides``, of which all jobs have ``shared``. Raises ConfigError with every mistake."""
+        values = [text for text in overrides if text not in shared and VALUE.fullmatch(text)]
+        others = tuple(text for text in overrides if text not in values)
+        try:
+            if others not in self.bases:
+                self.bases[others] = composed(list(others), self.config_dirs)
+            return _changed(self.bases[others], values)
+        except (ConfigError, *REFUSALS):  # which may be of values that stand in each other's way: told as of a run
+            return composed(overrides, self.config_dirs)
+
+
+def _changed(base: DictConfig, values: list[str]) -> DictConfig:
+    if without_effect(values):
+        raise ConfigError(without_effect(values))
+    cfg = base.copy()
+    for text in values:
+        key, value = _read(text)
+        OmegaConf.update(cfg, key, value, merge=True)  # as Hydra does, and refused where the key is not there
+    return cfg
+
+
+@cache
+def _read(text: str) -> tuple[str, Any]:
+    override = parsed(names_as_text(text))
+    return override.key_or_group, override.value()

@@ -1,0 +1,198 @@
+"""Run the jobs of a sweep that nobody has run, some at a time. Any number of processes may do so at once in one sweep."""
+
+import re
+import shlex
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any, NamedTuple
+
+from metarun.output.kept import moment
+from metarun.output.lock import busy
+from metarun.sweep.job import Job
+from metarun.sweep.launcher import Launcher
+from metarun.sweep.slots import Slots
+from metarun.sweep.view import View
+from metarun.training.signals import stopping_signals
+
+POLL_SECONDS = 0.05
+LOOK_SECONDS = 1.0  # between two looks at what other processes do
+GRACE_SECONDS = 30.0  # for a checkpoint, after which a job whose time is over is killed
+NO_MEMORY = re.compile(r"\Aout of memory|\b(?:OutOf)?MemoryError\b")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How often a job that was killed, or found no memory, is tried again; seconds that an attempt may take."""
+
+    retries: int = 0
+    timeout: float | None = None
+
+
+class Launching(NamedTuple):
+    """How jobs are started: at which places, by what, and with which flags before their overrides."""
+
+    slots: Slots
+    launcher: Launcher
+    flags: list[str]
+
+
+class Drain:
+    """Starts jobs until each is completed or has failed, or a signal comes."""
+
+    def __init__(self, jobs: Sequence[Job], sweep: Path, launching: Launching, limits: Limits, view: View) -> None:
+        self.jobs, self.sweep, self.limits, self.view = list(jobs), sweep, limits, view
+        self.slots, self.launcher, self.flags = launching
+        self.waiting = list(jobs)  # of nobody, or of another process
+        self.running: list[Job] = []
+        self.stop: list[int] = []  # signals
+        self.passed_on = 0
+        self.began_at, self.looked = time.time(), float("-inf")
+
+    def run(self) -> int | None:
+        """Run the jobs; the signal that stopped it, or None."""
+        with self._listening():
+            while self.running or (self.waiting and not self.stop):
+                self._pass_on()
+                for job in list(self.running):
+                    if (code := self.launcher.ended(job.pid)) is not None:
+                        self._ended(job, code)
+                if not self.stop:
+                    self._look()
+                    self._start()
+                self.view.show(self.jobs)
+                time.sleep(POLL_SECONDS)
+        return self.stop[0] if self.stop else None
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        def note(number: int, frame: FrameType | None) -> None:
+            self.stop.append(number)
+
+        before: dict[int, Any] = {number: signal.signal(number, note) for number in stopping_signals()}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _pass_on(self) -> None:
+        """Pass signals on to the jobs, and end those whose time is over."""
+        for number in self.stop[self.passed_on :]:
+            for job in self.running:
+                self.launcher.signal(job.pid, number)
+        self.passed_on = len(self.stop)
+        now = time.monotonic()
+        for job in self.running if self.limits.timeout else []:
+            if job.told_to_stop is None and now - job.began > (self.limits.timeout or 0):
+                job.told_to_stop = now
+                self.launcher.signal(job.pid, signal.SIGTERM)
+            elif job.told_to_stop is not None and now - job.told_to_stop > GRACE_SECONDS:
+                self.launcher.signal(job.pid, signal.SIGKILL)
+
+    def _look(self) -> None:
+        """Find out what has become of the jobs that are not ours: completed, failed or taken by other processes, or free."""
+        if time.monotonic() - self.looked < max(LOOK_SECONDS, 0.002 * len(self.waiting)):
+            return
+        for job in list(self.waiting):
+            self._is_free(job)
+        self.looked = time.monotonic()
+
+    def _is_free(self, job: Job) -> bool:
+        """Whether nobody has the job, and it is not over; notes what it is otherwise."""
+        status = job.folder.read_status()
+        if status["state"] == "completed":
+            self._over(job, "completed elsewhere" if self._is_news(status) else "completed before, kept")
+        elif busy(job.folder.path):
+            if job.state != "elsewhere":
+                job.state = "elsewhere"
+                self.view.tell(job, "in progress in another process, waited for")
+            return False
+        elif status["state"] in ("failed", "diverged") and self._is_news(status):
+            self._over(job, f"{status['state']} elsewhere")
+        else:
+            job.state = "waiting"
+            return True
+        return False
+
+    def _is_news(self, status: dict[str, Any]) -> bool:
+        """Whether another process wrote this status since this one began."""
+        return (moment(status.get("updated")) or 0) >= self.began_at + 1 and status.get("pid") not in {
+            job.pid for job in self.jobs
+        }
+
+    def _start(self) -> None:
+        """Start as many jobs as there are places, and nobody has."""
+        while len(self.running) < self.slots.jobs and any(job.state == "waiting" for job in self.waiting):
+            if (taken := self.slots.take(self.sweep, {job.slot for job in self.running})) is None:
+                return
+            with taken[1] as file:
+                free = (job for job in list(self.waiting) if job.state == "waiting" and self._is_free(job))
+                if (job := next(free, None)) is None:
+                    return
+                self._begin(job, taken[0], file)
+
+    def _begin(self, job: Job, slot: int, file: IO[bytes]) -> None:
+        command = job.command(self.flags)
+        job.folder.create()
+        with (job.folder.path / "output.txt").open("ab") as output:
+            output.write(f"$ {shlex.join(['python', '-m', 'metarun', *command])}\n".encode())
+            output.flush()
+            job.begin(self.launcher.start(command, self.slots.environment(slot), output, file), slot)
+        self.waiting.remove(job)
+        self.running.append(job)
+        self.view.tell(job, "started" if job.tries == 1 else f"started again, attempt {job.tries}")
+
+    def _ended(self, job: Job, code: int) -> None:
+        """Note what became of a job of ours: its folder counts, the exit code says why."""
+        self.running.remove(job)
+        job.code = code
+        status = job.folder.read_status()
+        seconds = time.monotonic() - job.began
+        if status["state"] == "completed":
+            self._over(job, f"completed after {seconds:.0f} s")
+        elif code == 1 and self._was_taken(job, status):
+            job.tries -= 1
+            self._wait(job)
+        elif job.told_to_stop is not None:
+            self._over(job, f"stopped, its time of {self.limits.timeout:g} s is over")
+        elif not self.stop and job.tries <= self.limits.retries and (why := _worth_another(job, status)):
+            self.view.tell(job, f"{why} after {seconds:.0f} s; to be tried again")
+            self._wait(job)
+        else:
+            self._over(job, f"{_said(code)} after {seconds:.0f} s")
+
+    def _wait(self, job: Job) -> None:
+        job.state, job.slot = "waiting", -1
+        self.waiting.append(job)
+
+    def _was_taken(self, job: Job, status: dict[str, Any]) -> bool:
+        """Whether the job ended because another process had begun it at the same moment."""
+        others = status.get("pid") not in (None, job.pid) and (moment(status.get("updated")) or 0) >= job.began_at - 1
+        return others or busy(job.folder.path)
+
+    def _over(self, job: Job, outcome: str) -> None:
+        if job in self.waiting:
+            self.waiting.remove(job)
+        job.state, job.outcome, job.slot = "ended", outcome, -1
+        self.view.tell(job, outcome)
+
+
+def _worth_another(job: Job, status: dict[str, Any]) -> str:
+    """Why another attempt may succeed: a signal that nobody here sent, or no memory; empty where it would fail again."""
+    assert job.code is not None
+    if job.code < 0 or job.code > 128:
+        return f"ended by signal {-job.code if job.code < 0 else job.code - 128}"
+    said = str(status.get("error", "")) if job.code == 1 and status.get("pid") == job.pid else ""
+    return "out of memory" if NO_MEMORY.search(said) else ""
+
+
+def _said(code: int) -> str:
+    """What an exit code says of a job that is not completed."""
+    if code > 128 and code - 128 in map(int, signal.Signals):
+        return "interrupted"
+    return f"killed by signal {-code}" if code < 0 else f"failed, exit code {code}"

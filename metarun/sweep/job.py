@@ -1,0 +1,95 @@
+"""One run of a sweep: what it is, its folder, and what has become of it."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from metarun.config.compose import assigned
+from metarun.output.folder import RunFolder, slug
+from metarun.output.lock import busy
+from metarun.sweep.identity import DIGITS
+
+MOST_LETTERS = 80  # of the readable part of a folder's name
+
+
+@dataclass
+class Job:
+    """One run of a sweep."""
+
+    overrides: list[str]
+    name: str  # what tells it from the other jobs
+    config: dict[str, Any]  # composed and resolved
+    identity: str  # a hash of what its numbers depend on
+    folder: RunFolder
+    number: int = 0  # its place in the sweep, from 1
+    state: str = "waiting"  # waiting | running: by this process | elsewhere: by another | ended
+    outcome: str = ""  # how it ended
+    pid: int = 0
+    code: int | None = None
+    slot: int = -1
+    began: float = 0.0  # of this attempt, by time.monotonic()
+    began_at: float = 0.0  # the same by time.time()
+    tries: int = 0
+    told_to_stop: float | None = None  # when its time was over
+    steps_seen: tuple[float, int] | None = field(default=None, repr=False)  # when, and which, of this attempt
+
+    @property
+    def completed(self) -> bool:
+        """Whether its folder says that it is."""
+        return self.folder.read_status()["state"] == "completed"
+
+    @property
+    def seconds(self) -> float:
+        """What it has taken in all its attempts."""
+        seconds = self.folder.read_status().get("seconds")
+        return seconds if isinstance(seconds, (int, float)) else 0.0
+
+    def command(self, flags: list[str]) -> list[str]:
+        """The arguments of ``python -m metarun`` that begin or continue it, whoever starts it."""
+        return [*flags, *self.overrides, assigned("run_dir", self.folder.path), "resume=auto"]
+
+    def begin(self, pid: int, slot: int) -> None:
+        """Note that it was started."""
+        self.state, self.pid, self.slot, self.code, self.told_to_stop = "running", pid, slot, None, None
+        self.began, self.began_at, self.steps_seen = time.monotonic(), time.time(), None
+        self.tries += 1
+
+    def describe(self) -> str:
+        """Its state as a table has it."""
+        if self.completed:
+            return "completed"
+        if busy(self.folder.path):
+            return "running"
+        state = self.folder.read_status()["state"]
+        tried = self.code is not None or (self.folder.path / "output.txt").exists()
+        return {"running": "died", "unknown": "failed" if tried else "not begun"}.get(state, state)
+
+    def why(self) -> Iterator[str]:
+        """Why it did not complete: the message in its output from the last line that metarun began, or its last line."""
+        if self.code is not None and self.code < 0:
+            yield f"killed by signal {-self.code}"
+            return
+        try:
+            lines = (self.folder.path / "output.txt").read_text(errors="replace").splitlines()
+        except OSError:
+            return
+        start = max((i for i, line in enumerate(lines) if line.startswith("metarun: ")), default=len(lines) - 1)
+        before = [lines[start - 1]] if "did not expect" in lines[start] else []
+        yield from (line.removeprefix("metarun: ") for line in (before or lines[start:]))
+
+
+class Folders:
+    """The folders of a sweep: a run has one by its identity, whatever its overrides and the other runs are."""
+
+    def __init__(self, sweep: Path) -> None:
+        self.sweep = sweep
+        there = sorted(path.name for path in sweep.iterdir() if path.is_dir()) if sweep.is_dir() else []
+        self.there = {name.rpartition("-")[2]: name for name in there}
+
+    def of(self, identity: str, shown: list[str]) -> RunFolder:
+        """The folder of a run: the one that it has, or one named by the overrides ``shown``."""
+        digits = identity[:DIGITS]
+        readable = slug("_".join(shown) or "defaults")[:MOST_LETTERS]
+        return RunFolder(self.sweep / self.there.get(digits, f"{readable}-{digits}"))

@@ -1,0 +1,87 @@
+"""The jobs of a sweep: each composed, checked and built once before any starts, with all mistakes in one list."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import track
+
+from metarun.errors import ConfigError, listed
+from metarun.sweep.composing import Composer
+from metarun.sweep.grammar import combinations, varying
+from metarun.sweep.identity import NO_EFFECT, identity
+from metarun.sweep.job import Folders, Job
+
+LONG = 20  # jobs, of which a terminal shows the progress
+
+
+def planned(overrides: list[str], config_dirs: Sequence[Path], sweep: Path, build: bool = True) -> list[Job]:
+    """The jobs that ``overrides`` span, each run once. Raises ConfigError with the mistakes of all.
+
+    ``build``: also what shows only when a run's objects are built, once for each kind, on the CPU.
+    """
+    texts = combinations(overrides, config_dirs)
+    shown, shared = varying(texts), frozenset.intersection(*map(frozenset, texts))
+    compared = {text.lstrip("+~").partition("=")[0].split(".")[0] for names in shown for text in names}
+    compared = compared & {*NO_EFFECT} if len(texts) > 1 else set()
+    compose, checked, folders = Composer(config_dirs), Checked(build), Folders(sweep)
+    mistakes: dict[str, list[str]] = defaultdict(list)
+    jobs: dict[str, Job] = {}
+    for job_overrides, names in _with_progress(list(zip(texts, shown, strict=True))):
+        name = " ".join(names) or "defaults"
+        try:
+            config = checked(compose(job_overrides, shared))
+        except ConfigError as error:
+            for problem in error.problems:
+                mistakes[problem].append(name)
+        else:
+            own = identity(config, compared)
+            job = Job(job_overrides, name, config, own, folders.of(own, names), number=len(jobs) + 1)
+            jobs.setdefault(own, job)
+    if mistakes:
+        raise ConfigError([_told(problem, names, len(texts)) for problem, names in mistakes.items()])
+    return list(jobs.values())
+
+
+def _told(problem: str, names: list[str], total: int) -> str:
+    """A mistake, once, with the runs that it concerns where it does not concern all."""
+    return problem if len(names) == total else f"{problem} (in {listed(names, most=3)})"
+
+
+def _with_progress(jobs: list[Any]) -> Iterable[Any]:
+    console = Console(stderr=True)
+    return track(
+        jobs, "checking the runs", console=console, transient=True, disable=len(jobs) < LONG or not console.is_terminal
+    )
+
+
+class Checked:
+    """Finds what is wrong with configurations; those that differ in their seed alone are built once."""
+
+    def __init__(self, build: bool) -> None:
+        self.build = build
+        self.known: dict[str, list[str]] = {}
+
+    def __call__(self, cfg: DictConfig) -> dict[str, Any]:
+        """The plain values of a configuration, which is used up. Raises ConfigError with its problems."""
+        from metarun.config.build import check
+        from metarun.config.ready import ready
+
+        if problems := check(cfg):
+            raise ConfigError(problems)
+        config: Any = OmegaConf.to_container(cfg, resolve=True)
+        cfg.seed, cfg.device, cfg.tf32 = 0, "cpu", False  # a GPU is for the jobs
+        kind = json.dumps({**config, "seed": 0, "device": "cpu", "tf32": False}, sort_keys=True, default=str)
+        if self.build and kind not in self.known:
+            try:
+                ready(cfg)
+                self.known[kind] = []
+            except ConfigError as error:
+                self.known[kind] = error.problems
+        if self.known.get(kind):
+            raise ConfigError(self.known[kind])
+        return config

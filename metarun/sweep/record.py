@@ -1,0 +1,69 @@
+"""``sweep.json``: what a sweep is made of, for people and for programs."""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from metarun import __version__
+from metarun.errors import MetarunError
+from metarun.files import read_json, write_json
+from metarun.output.lock import locked
+from metarun.sweep.identity import code, other_code
+from metarun.sweep.job import Job
+
+NAME = "sweep.json"
+
+
+def recorded(sweep: Path, jobs: Sequence[Job], config_dirs: Sequence[Path]) -> list[str]:
+    """Write what ``jobs`` are into the sweep's folder, beside those of earlier calls; warnings about what they find."""
+    try:
+        sweep.mkdir(parents=True, exist_ok=True)
+        with _alone(sweep):
+            return _recorded(sweep / NAME, jobs, code(config_dirs))
+    except OSError as error:
+        raise MetarunError(
+            f"cannot write to the sweep's folder {sweep} ({error.strerror}). Choose another with sweep_dir=PATH, or make "
+            "this one writable."
+        ) from error
+
+
+def _recorded(path: Path, jobs: Sequence[Job], now: dict[str, Any]) -> list[str]:
+    warnings = []
+    try:
+        before = read_json(path) if path.exists() else {}
+        rows = {row["hash"]: row for row in before.get("jobs", [])}
+    except (ValueError, KeyError, TypeError):
+        warnings.append(f"{path} is damaged; it is written anew, and the runs are found by their folders")
+        before, rows = {}, {}
+    if any(job.completed for job in jobs) and (changed := other_code(before.get("code"), now)):
+        warnings.append(
+            f"{changed}: completed runs are kept as they are. For runs of one code choose another sweep_dir."
+        )
+    rows |= {
+        job.identity: {
+            "name": job.name,
+            "folder": job.folder.path.name,
+            "overrides": job.overrides,
+            "hash": job.identity,
+            "config": job.config,
+        }
+        for job in jobs
+    }
+    history = [
+        *before.get("history", []),
+        {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "argv": sys.argv, "code": now},
+    ]
+    content = {"version": 1, "metarun": __version__, "code": before.get("code") or now, "history": history}
+    write_json(path, {**content, "jobs": list(rows.values())})
+    return warnings
+
+
+@contextmanager
+def _alone(sweep: Path) -> Iterator[None]:
+    """A context in which no other process of this sweep writes."""
+    with (sweep / ".lock").open("ab") as file:
+        locked(file, tries=200)
+        yield
