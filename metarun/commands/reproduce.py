@@ -130,8 +130,8 @@ def of_card(target: Target, content: dict[str, Any]) -> Table:
         rows.append(
             (figure["name"], Score(ours["mean"], ours["ci95"]), over_seeds, theirs, difference, figure["verdict"])
         )
-    unit = "in percent" if target.scale == 100 else ""
-    title = f"{target.title}: {target.score} {unit}, 95% over {content['figures'][0]['ours']['tasks']} episodes"
+    unit = " in percent" if target.scale == 100 else ""
+    title = f"{target.title}: {target.score}{unit}, 95% over {content['figures'][0]['ours']['tasks']} episodes"
     columns = ("figure", "metarun", "+- over seeds", target.paper.cited_as, "difference", "verdict")
     return Table(columns, rows, title)
 
