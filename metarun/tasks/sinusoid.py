@@ -55,14 +55,18 @@ class Sinusoid(TaskDistribution):
         if self.query_grid and split != "train":
             x[:, shots:] = np.linspace(-5, 5, queries)
         amplitude, phase = 0.1 + 4.9 * u[:, 0], np.pi * u[:, 1]
-        low, high = self.frequency
-        share = uniform(self.seed, f"sinusoid/frequency/{split}", np.asarray(indices), 1)[:, 0]
-        waves = {"amplitude": amplitude, "phase": phase, "frequency": low + (high - low) * share}
+        waves = {"amplitude": amplitude, "phase": phase}
+        if self.frequency != (1.0, 1.0):  # a draw is what it was before there were others
+            low, high = self.frequency
+            share = uniform(self.seed, f"sinusoid/frequency/{split}", np.asarray(indices), 1)[:, 0]
+            waves["frequency"] = low + (high - low) * share
         return {**waves, "support_x": x[:, :shots], "query_x": x[:, shots:]}
 
     def episodes(self, draw: Draw) -> Episode:
+        frequency = draw.get("frequency", np.ones_like(draw["phase"]))
+
         def batch(x: np.ndarray) -> Batch:
-            y = draw["amplitude"][:, None] * np.sin(draw["frequency"][:, None] * x - draw["phase"][:, None])
+            y = draw["amplitude"][:, None] * np.sin(frequency[:, None] * x - draw["phase"][:, None])
             both = torch.from_numpy(np.stack([x, y])).to(self.device, self.dtype)[..., None]
             return Batch(both[0], both[1])
 
