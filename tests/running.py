@@ -90,17 +90,18 @@ def apart(*arguments: object, cwd: Path) -> Outcome:
     return Outcome(int(job.returncode or 0), out, err)
 
 
-def sweep(*arguments: str) -> Outcome:
+def sweep(*arguments: str, cwd: Path | None = None) -> Outcome:
     """``metarun -m ARGUMENTS`` in a process of its own, as ``begun_sweep`` begins it."""
-    job = begun_sweep(*arguments)
+    job = begun_sweep(*arguments, cwd=cwd)
     out, err = job.communicate(timeout=300)
     return Outcome(int(job.returncode or 0), out, err)
 
 
-def begun_sweep(*arguments: str) -> Forked:
-    """A process of ``metarun -m ARGUMENTS`` that has torch loaded and has computed nothing, so that it may fork its runs."""
-    folder = Path(tempfile.mkdtemp()) / "here"
-    folder.mkdir()
+def begun_sweep(*arguments: str, cwd: Path | None = None) -> Forked:
+    """A process of ``metarun -m ARGUMENTS`` that has torch loaded and has computed nothing, so that it may fork its runs;
+    in a new folder, where none is given."""
+    folder = cwd or Path(tempfile.mkdtemp()) / "here"
+    folder.mkdir(exist_ok=True)
     return forked("whole_sweep", argv=["-m", *arguments], cwd=folder)
 
 

@@ -172,7 +172,7 @@ def test_a_folder_that_holds_a_run_of_other_settings_is_refused(published, tmp_p
     published(sine=told())
     path = tmp_path / "paper" / "sine" / "seed0"
     assert metarun(*TINY, "steps=2", "seed=0", "optimizer.lr=0.5", f"run_dir={path}").code == 0
-    with pytest.raises(ConfigError, match="holds a run whose optimizer.lr is 0.5, not 0.001"):
+    with pytest.raises(ConfigError, match=r"holds a run whose optimizer\.lr is 0\.5, not 0\.001"):
         reproduce(["paper/sine"], wanted(tmp_path))
 
 

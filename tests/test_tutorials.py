@@ -71,7 +71,7 @@ def test_the_commands_of_a_page_run_one_after_the_other(page, tmp_path, monkeypa
         if not words or "..." in words or any(part in line for part in CANNOT):
             continue
         small = tiny(words)
-        done = sweep(*(word for word in small if word != "-m")) if "-m" in words else metarun(*small)
+        done = sweep(*(word for word in small if word != "-m"), cwd=tmp_path) if "-m" in words else metarun(*small)
         assert done.code == 0, f"metarun {' '.join(small)}\n{done.text}"
         ran += 1
     assert ran > 2
