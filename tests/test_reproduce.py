@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from metarun.commands.reproduce import Wanted, reproduce, seconds_in
-from metarun.errors import ConfigError, MetarunError
+from metarun.errors import ConfigError, Diverged, MetarunError
 from metarun.output.ledger import read
 from metarun.reproduce import registry, running
+from metarun.reproduce.card import score_at
 from metarun.reproduce.registry import Figure, task_of
 from metarun.reproduce.verdict import Measured, measured, of_all, verdict
 from tests.running import metarun
@@ -174,6 +175,12 @@ def test_a_folder_that_holds_a_run_of_other_settings_is_refused(published, tmp_p
     assert metarun(*TINY, "steps=2", "seed=0", "optimizer.lr=0.5", f"run_dir={path}").code == 0
     with pytest.raises(ConfigError, match=r"holds a run whose optimizer\.lr is 0\.5, not 0\.001"):
         reproduce(["paper/sine"], wanted(tmp_path))
+
+
+def test_a_test_that_diverged_in_an_episode_makes_no_card():
+    results = {"test/mse": {"mean": None, "ci95": None, "n": 600}, "protocol": {"seed": 1}}
+    with pytest.raises(Diverged, match=r"test/mse of seed 1 is no finite number"):
+        score_at(registry.targets()["maml/sinusoid/5s"], results, None)
 
 
 # ---- the list ----

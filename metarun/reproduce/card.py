@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from metarun import __version__
+from metarun.errors import Diverged
 from metarun.files import read_json, write_json
 from metarun.output.kept import moment
 from metarun.output.ledger import Run, run_at, scores_in
@@ -82,9 +83,19 @@ def of_figure(target: Target, figure: Figure, seeds: Sequence[Seed], evaluated: 
 
 
 def score_at(target: Target, results: dict[str, Any], step: int | None) -> Score:
-    """The target's score in a results.json, after ``step`` adaptation steps (None: as the test has it)."""
-    name = "accuracy" if target.score == "error" else target.score
-    return scores_in(results)[f"test/{name}" if step is None else f"test/{name}_step_{step}"]
+    """The target's score in a results.json, after ``step`` adaptation steps (None: as the test has it).
+
+    Raises Diverged where it is no finite number, for a mean without the episodes that diverged would flatter.
+    """
+    score = "accuracy" if target.score == "error" else target.score
+    name = f"test/{score}" if step is None else f"test/{score}_step_{step}"
+    found = scores_in(results).get(name)
+    if found is None:
+        seed = results["protocol"]["seed"]
+        raise Diverged(
+            f"{target.id}: {name} of seed {seed} is no finite number: adaptation diverges in a test episode."
+        )
+    return found
 
 
 def common(target: Target, seed: Seed, evaluated: Evaluated) -> list[dict[str, Any]]:
