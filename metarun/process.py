@@ -80,3 +80,14 @@ def return_freed_memory() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+
+
+def started_together() -> int:
+    """The number of processes that torchrun has started for one run, of which this is one; 1 where it has not."""
+    given = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ)
+    return int(os.environ["WORLD_SIZE"]) if given else 1
+
+
+def started_rank() -> int:
+    """The number of this process among those, from 0."""
+    return int(os.environ["RANK"]) if started_together() > 1 else 0

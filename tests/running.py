@@ -199,6 +199,25 @@ def die_at(point: str) -> None:
     run_until(target, number, how, match)
 
 
+def killed_at(target: str, number: str) -> None:
+    """The command line of this process, which kills itself as call ``number`` of the function ``target`` begins."""
+    run_until(target, int(number), die)
+
+
+def stopped_at(target: str, number: str) -> None:
+    """The same, where it sends itself SIGTERM."""
+    run_until(target, int(number), lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def exhausted_at(target: str, number: str) -> None:
+    """The same, where it finds no memory."""
+
+    def exhausted(*_: Any) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    run_until(target, int(number), exhausted)
+
+
 def run_until(target: str, number: int, action: Callable[..., Any], match: str = "") -> None:
     """The command line of this process; call ``number`` of the function ``target`` begins with ``action``."""
     import metarun.training.runner  # noqa: F401 (so that there is something to patch)

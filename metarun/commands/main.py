@@ -12,6 +12,7 @@ from metarun import __version__
 from metarun.config.help import COMMANDS, SWEEP_KEYS, help_text
 from metarun.config.trust import trust
 from metarun.errors import ConfigError, Interrupted, MetarunError, did_you_mean
+from metarun.process import prepare, started_rank, started_together
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -36,12 +37,24 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point of ``metarun`` and ``python -m metarun``; always ends in SystemExit."""
     arguments = sys.argv[1:] if argv is None else argv
     if arguments and arguments[0] in COMMANDS:
-        from metarun.commands.app import app
-
-        code = guarded(lambda: app(arguments))
+        code = guarded(lambda: command(arguments))
     else:
         code = guarded(lambda: hydra_style(arguments))
     sys.exit(code)
+
+
+def command(arguments: list[str]) -> int:
+    """Do what a sub-command asks for; its exit code."""
+    refuse_torchrun(arguments[0])
+    from metarun.commands.app import app
+
+    return app(arguments)
+
+
+def refuse_torchrun(word: str) -> None:
+    """Raise ConfigError where torchrun has started several processes for what is no single run."""
+    if started_together() > 1:
+        raise ConfigError([f"torchrun shares out a single run; start metarun {word} without it."])
 
 
 def guarded(action) -> int:  # type: ignore[no-untyped-def]
@@ -74,6 +87,7 @@ def hydra_style(arguments: list[str]) -> int:
         return 0
     folders, allowed = trust(options.config_dir, options.allow), [f"--allow={name}" for name in options.allow]
     if options.multirun:
+        refuse_torchrun("-m")
         from metarun.commands.sweep import sweep
 
         return sweep(rest, folders, [*(f"--config-dir={path}" for path in folders), *allowed], options.dry, main)
@@ -107,12 +121,26 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args(arguments)
 
 
+def with_devices(overrides: list[str]) -> list[str]:
+    """The overrides, with the number of processes that torchrun has started."""
+    count, said = started_together(), [text for text in overrides if text.startswith("devices=")]
+    if count == 1 or said == [f"devices={count}"]:
+        return overrides
+    if said:
+        raise ConfigError([f"{said[0]}: torchrun has started {count} processes; leave out devices."])
+    return [*overrides, f"devices={count}"]
+
+
 def single(overrides: list[str], folders: list[Path], flags: list[str]) -> int:
     """One run."""
     from metarun.config.compose import assigned, composed
-    from metarun.process import prepare
 
     prepare()
+    if started_rank() > 0:
+        from metarun.commands.follow import follow
+
+        return follow()
+    overrides = with_devices(overrides)
     cfg = composed(overrides, folders)
     from metarun.commands.train import plan, run  # torch is imported here, after the command line has been understood
 

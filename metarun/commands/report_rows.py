@@ -23,8 +23,8 @@ CHOSEN = (
 )  # groups whose options make rows of a report
 # settings that decide no score, or are the seed
 WITHOUT_WEIGHT = (
-    *("seed", "run_dir", "resume", "data_root", "log_every", "checkpoint_minutes", "profile", "device"),
-    *("logger", "execution"),
+    *("seed", "run_dir", "resume", "data_root", "log_every", "checkpoint_minutes", "profile", "device", "devices"),
+    *("exact", "logger", "execution"),
 )
 
 

@@ -20,11 +20,12 @@ from metarun.files import read_json, write_atomically
 from metarun.output.checkpoint import load, restoring
 from metarun.output.folder import RunFolder, new_name, place
 from metarun.output.report import Reporter
+from metarun.training.processes import leading, refuse_devices
 from metarun.training.runner import Runner
 from metarun.training.signals import StopRequest
 
 # what a resumed run may have other than it began
-CHANGEABLE = ("steps", "device", "data_root", "log_every", "checkpoint_minutes")
+CHANGEABLE = ("steps", "device", "devices", "data_root", "log_every", "checkpoint_minutes")
 PLACE = ("resume", "run_dir")
 PLANNED = ("T_max", "total_iters", "total_steps")  # lengths of schedules; a step_size can equal steps by chance
 STATE_OF = {Diverged: "diverged", Interrupted: "interrupted"}
@@ -123,6 +124,7 @@ def run(job: Job) -> float:
         if job.continues:
             raise ConfigError(error.problems, where=str(job.folder.path / "config.yaml")) from error
         raise
+    refuse_devices(job.cfg.device, experiment.devices, experiment.exact, begins=not job.continues)
     try:
         with job.folder.claimed():
             resume_step = _steps_made(job.folder, experiment) if job.continues else 0
@@ -188,14 +190,15 @@ def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
         unchosen = [] if job.continues else nobody_chose(job.overrides, experiment.task.spec.input_shape)
         for note in [*experiment.notes, *unchosen]:
             report.say(note)
-        evaluation = _guarded(experiment, report, resume_step, stop)
+        begin = {"text": text, "fitted": experiment.task.fitted(), "step": resume_step, "folder": folder.path}
+        evaluation = _guarded(experiment, report, begin, stop)
     report.finished()
     return evaluation.scores[experiment.task.spec.objective.score_name].mean
 
 
-def _guarded(experiment: Experiment, report: Reporter, resume_step: int, stop: StopRequest) -> Evaluation:
+def _guarded(experiment: Experiment, report: Reporter, begin: dict[str, Any], stop: StopRequest) -> Evaluation:
     """Run, and whatever happens close the logs and write down how it ended."""
-    state, error_text, runner = "failed", "", None
+    state, error_text, runner, resume_step = "failed", "", None, begin["step"]
 
     def last_words(signum: int) -> None:
         """Save what there is of a run that is stopped while torch computes and Python does not come to its turn."""
@@ -209,14 +212,15 @@ def _guarded(experiment: Experiment, report: Reporter, resume_step: int, stop: S
 
     stop.last_words = last_words
     try:
-        with stop.breakable():
-            runner = Runner(experiment, report, stop)
-        if resume_step:
-            with restoring(report.folder.checkpoints / "last.pt"):
-                runner.restore("last")
-        evaluation = runner.run()
-        state = "completed"
-        return evaluation
+        with leading(experiment, begin, stop) as devices:
+            with stop.breakable():
+                runner = Runner(experiment, report, stop, devices)
+            if resume_step:
+                with restoring(report.folder.checkpoints / "last.pt"):
+                    runner.restore("last")
+            evaluation = runner.run()
+            state = "completed"
+            return evaluation
     except MetarunError as error:
         state, error_text = STATE_OF.get(type(error), "failed"), str(error)
         raise

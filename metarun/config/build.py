@@ -30,9 +30,10 @@ from metarun.evaluation.baselines import BASELINES
 from metarun.evaluation.eval_mode import modules_of
 from metarun.evaluation.suite import Scored, Suite, learner_for, scored_elsewhere
 from metarun.execution.execution import Eager
+from metarun.execution.sharded import divided
 from metarun.tasks.store import Source
 
-AS_THEY_ARE = ("seed", "steps", "meta_batch_size", "log_every", "checkpoint_minutes", "profile")  # of the root
+AS_THEY_ARE = ("seed", "steps", "meta_batch_size", "log_every", "checkpoint_minutes", "profile", "devices", "exact")
 
 
 def build(cfg: DictConfig, fitted: dict[str, Any] | None = None) -> Experiment:
@@ -168,6 +169,7 @@ def _assemble(
         notes += exact(module)  # of a second network; the base learner's layers are exact by now
         module.to(device, getattr(torch, plain["dtype"]))
     execution, why = suited(execution, learner, task, plain["steps"])
+    execution = divided(execution, plain["meta_batch_size"], plain["devices"])
     notes += why
     scored = scored_elsewhere(elsewhere, task, learner, plain["evaluation"])
     experiment = _experiment(plain, calls, task, learner, scored, execution)

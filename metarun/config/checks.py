@@ -16,7 +16,7 @@ from metarun.config.targets import Part
 from metarun.core import MetaLearner, TaskDistribution, hyperparameters
 from metarun.errors import did_you_mean
 
-NUMBERS = ("seed", "steps", "meta_batch_size", "log_every", "checkpoint_minutes", "clip_norm", "clip_value")
+NUMBERS = ("seed", "steps", "devices", "meta_batch_size", "log_every", "checkpoint_minutes", "clip_norm", "clip_value")
 OF_EVALUATION = ("every", "num_val_tasks", "num_tasks", "inner_steps")
 
 

@@ -44,6 +44,8 @@ class Experiment:
     log_every: int
     checkpoint_minutes: float | None
     profile: bool
+    devices: int
+    exact: bool
     every: int
     num_val_tasks: int
     num_test_tasks: int

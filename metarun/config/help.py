@@ -31,9 +31,9 @@ EXAMPLES = {
     "metarun -m seed=0,1,2 meta_learner=maml,anil": "a sweep: one run for each combination",
 }
 NOTES = {
-    "Values, changed by key (KEY=VALUE)": "seed, steps, meta_batch_size, device, dtype, tf32, data_root, run_dir, resume, "
-    "log_every, checkpoint_minutes, profile, clip_norm, clip_value, and those of the groups: task.num_shots, "
-    "meta_learner.inner_lr, optimizer.lr, ...",
+    "Values, changed by key (KEY=VALUE)": "seed, steps, meta_batch_size, device, devices, exact, dtype, tf32, data_root, "
+    "run_dir, resume, log_every, checkpoint_minutes, profile, clip_norm, clip_value, and those of the groups: "
+    "task.num_shots, meta_learner.inner_lr, optimizer.lr, ...",
     "All values of a run, without starting it": "metarun --cfg job [KEY=VALUE ...]",
     "Sweep": "metarun -m KEY=A,B ...; jobs=N runs N at a time; sweep_dir=DIR is where they lie: the same command with the "
     "same DIR keeps what is completed and continues the rest; --dry only lists the runs; retries=N tries again what a "

@@ -56,6 +56,7 @@ INNER_STEPS = Range(0, 100_000, why="memory grows with each")
 OF_THE_ROOT: dict[str, Range] = {
     "seed": Range(0, LARGEST_INT, why="torch's generators take 64 bits"),
     "steps": TIMES,
+    "devices": Range(1, 4096, why="no run has more"),
     "meta_batch_size": COUNT,
     "log_every": TIMES,
     "checkpoint_minutes": replace(ABOVE_0, instead=", or null: at validations alone"),

@@ -28,6 +28,8 @@ class Config:
     steps: int = 1000
     meta_batch_size: int = 4
     device: str = "auto"
+    devices: int = 1
+    exact: bool = True
     dtype: str = "float32"
     tf32: bool = False
     data_root: str = ""

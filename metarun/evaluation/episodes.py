@@ -14,9 +14,14 @@ CPU_ELEMENTS, GPU_ELEMENTS = 2**20, 2**24  # 25 tasks of 60 ways took Conv-4 7 G
 
 def chunks(task: TaskDistribution, split: str, num_tasks: int) -> Iterator[Episode]:
     """Episodes 0 ... ``num_tasks`` - 1 of a split, a chunk at a time."""
+    for indices in chunks_of(task, split, num_tasks):
+        yield task.sample(split, indices)
+
+
+def chunks_of(task: TaskDistribution, split: str, num_tasks: int) -> list[range]:
+    """The numbers of the episodes in each of the ``chunks``."""
     size = tasks_at_a_time(task.sample(split, [0]))
-    for start in range(0, num_tasks, size):
-        yield task.sample(split, range(start, min(start + size, num_tasks)))
+    return [range(start, min(start + size, num_tasks)) for start in range(0, num_tasks, size)]
 
 
 def tasks_at_a_time(one: Episode) -> int:

@@ -4,13 +4,14 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from metarun.core import Episode, MetaLearner, Metrics, Params, TaskDistribution, hyperparameters
-from metarun.evaluation.episodes import chunks
+from metarun.evaluation.episodes import chunks_of
 from metarun.evaluation.estimates import Estimate, estimate
 from metarun.evaluation.eval_mode import eval_mode
 from metarun.evaluation.records import STEP
@@ -86,12 +87,15 @@ def score_episodes(subject: Subject, evaluators: Sequence[Evaluator] = (), curve
         phis = learner.trajectory(theta, episode.support, learner.inner_steps)  # type: ignore[attr-defined]
         return [score(phi, episode) for phi in phis]
 
-    rows: list[list[Metrics]] = []
     mapped = HalvingMap(subject.execution)
+
+    def rows_of(indices: range) -> list[list[Metrics]]:
+        subject.between()
+        return mapped(scores, subject.theta, subject.task.sample(subject.split, indices))
+
     with eval_mode(learner):
-        for chunk in chunks(subject.task, subject.split, subject.num_tasks):
-            subject.between()
-            rows += mapped(scores, subject.theta, chunk)
+        numbers = chunks_of(subject.task, subject.split, subject.num_tasks)
+        rows = list(chain.from_iterable(subject.execution.spread(numbers, rows_of)))
     if not rows:
         raise ValueError("there are no episodes to evaluate on.")
     steps = [{name: torch.cat([row[k][name] for row in rows]) for name in rows[0][k]} for k in range(len(rows[0]))]

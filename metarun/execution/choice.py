@@ -13,6 +13,7 @@ from metarun.errors import MetarunError
 from metarun.execution.compiled import Compiled
 from metarun.execution.cuda_graph import CudaGraphed
 from metarun.execution.execution import Eager, Execution, Looped, Vmapped
+from metarun.execution.sharded import Sharded
 from metarun.files import write_json
 
 KINDS: dict[str, type[Execution]] = {kind.__name__: kind for kind in (Looped, Vmapped, Compiled, CudaGraphed)}
@@ -60,6 +61,8 @@ class Choice:
 
 def _plain(value: Any) -> Any:
     """``value`` for JSON: of an execution its kind and, by name, the fields that make it equal to another."""
+    if isinstance(value, Sharded):
+        value = value.inner  # a run can go on with another number of devices
     if not isinstance(value, Execution):
         return value
     settings = {setting.name: _plain(getattr(value, setting.name)) for setting in fields(value) if setting.compare}  # type: ignore[arg-type]

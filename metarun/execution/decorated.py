@@ -30,6 +30,9 @@ class GraphCache:
     def __init__(self) -> None:
         self.graphs: list[tuple[tuple[Any, ...], Graph]] = []  # a list, for a learner in a key may have no hash
 
+    def __reduce__(self) -> Any:
+        return GraphCache, ()  # a graph is of the process that made it
+
     def graph(self, function: tuple[Any, ...], leaves: list[Tensor], make: Callable[[], Graph]) -> Graph:
         """The graph of what ``function`` names, for tensors like ``leaves``; the first call for it is ``make``."""
         key = (*function, *((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in leaves))

@@ -1,7 +1,7 @@
 """How a function of one task is run over a batch of tasks, and a training step with it, as they stand: without a graph."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -75,6 +75,10 @@ class Execution(ABC):
     @abstractmethod
     def describe(self) -> str:
         """A short name, for people."""
+
+    def spread(self, jobs: Sequence[Any], work: Callable[[Any], Any]) -> list[Any]:
+        """``work(job)`` of each, in their order."""
+        return [work(job) for job in jobs]
 
     def mean_grad(self, loss_fn: MetaLoss, theta: Params, episodes: Episode) -> tuple[Params, Metrics]:
         """Mean over tasks of the gradient of ``loss_fn`` with respect to theta, and of its metrics."""

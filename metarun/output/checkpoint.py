@@ -60,6 +60,13 @@ def restoring(path: Path) -> Iterator[None]:
         raise _damaged(path, error) from error
 
 
+@torch.no_grad()
+def copy(theta: Any, leaves: list[Tensor]) -> None:
+    """Give a run's ``leaves`` the values of ``theta``; raises ValueError where it is another's."""
+    for p, saved in zip(leaves, tree_leaves(theta), strict=True):
+        p.copy_(like(saved, p))
+
+
 def like(saved: Tensor, leaf: Tensor) -> Tensor:
     """``saved``, which is to be copied into ``leaf``; raises ValueError for another shape, which torch would expand."""
     if saved.shape != leaf.shape:

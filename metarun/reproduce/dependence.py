@@ -23,7 +23,8 @@ TELL: tuple[str, ...] = ("commands", "drawing", "errors", "files", "paths", "pro
 TELL += tuple(f"config/{name}" for name in ("checks", "compose", "help", "schema", "targets", "trust"))
 TELL += tuple(f"output/{name}" for name in ("figures", "folder", "metrics", "profiling", "report", "sink", "terminal"))
 # keys of a configuration
-OF_THE_MACHINE = {"checkpoint_minutes", "data_root", "device", "log_every", "profile", "resume", "run_dir"}
+OF_THE_MACHINE = {"checkpoint_minutes", "data_root", "device", "devices", "exact", "log_every", "profile", "resume"}
+OF_THE_MACHINE |= {"run_dir"}
 
 
 def today(command: str) -> dict[str, str]:

@@ -10,7 +10,8 @@ from typing import Any
 from metarun.paths import PACKAGE
 
 # of the root of a configuration: where and how a run is made, whose numbers are the same
-NO_EFFECT = ("run_dir", "resume", "device", "data_root", "log_every", "checkpoint_minutes", "profile", "logger")
+NO_EFFECT: tuple[str, ...] = ("run_dir", "resume", "device", "devices", "exact", "data_root", "log_every")
+NO_EFFECT += ("checkpoint_minutes", "profile", "logger")
 DIGITS = 8  # of an identity, in the name of a folder
 
 

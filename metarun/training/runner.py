@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,26 +17,28 @@ from metarun.evaluation.calibration import calibrated
 from metarun.evaluation.scoring import Subject
 from metarun.evaluation.whole import Evaluation, evaluate_all
 from metarun.execution.choice import Choice
-from metarun.execution.choosing import choose_execution
 from metarun.execution.decorated import GraphFailed
-from metarun.execution.execution import Execution, Workload
+from metarun.execution.devices import ALONE, Devices, PeerLost
+from metarun.execution.execution import Execution
 from metarun.execution.failures import memory_errors, out_of_memory
+from metarun.execution.sharded import around
 from metarun.execution.update import Update, dense
 from metarun.output import checkpoint
 from metarun.output.metrics import Log, Means
 from metarun.output.profiling import profile_span
 from metarun.output.report import Reporter
 from metarun.process import return_freed_memory
+from metarun.training.measuring import measured
 from metarun.training.signals import StopRequest
 from metarun.training.stream import meta_batches
-from metarun.trees import leaf_names, tree_flatten, tree_leaves, tree_map, tree_unflatten
+from metarun.trees import leaf_names, tree_flatten, tree_map, tree_unflatten
 
 
 class Runner:
-    """One run: its loop, and all the state that a checkpoint keeps."""
+    """One run: its loop, and all the state that a checkpoint keeps. On several ``devices`` each process has one."""
 
-    def __init__(self, experiment: Experiment, report: Reporter, stop: StopRequest) -> None:
-        self.experiment, self.report, self.stop = experiment, report, stop
+    def __init__(self, experiment: Experiment, report: Reporter, stop: StopRequest, devices: Devices = ALONE) -> None:
+        self.experiment, self.report, self.stop, self.devices = experiment, report, stop, devices
         theta = tree_map(lambda p: dense(p).detach().clone().requires_grad_(), experiment.theta_0)
         self.leaves, self.structure = tree_flatten(theta)
         self.optimizer = optimizer_of(experiment, self.leaves, leaf_names(self.theta))
@@ -60,8 +63,9 @@ class Runner:
             with memory_errors():
                 self.train()
                 return self.test()
-        except Interrupted:
-            self.interrupted()
+        except (Interrupted, PeerLost) as error:
+            if isinstance(error, Interrupted) or not self.leaves[0].is_cuda:  # a GPU may wait for who has gone
+                self.interrupted()
             raise
         except torch.OutOfMemoryError as error:
             told = out_of_memory(error, self.execution.eager.settings(), assigned("resume", self.report.folder.path))
@@ -101,16 +105,17 @@ class Runner:
     def train(self) -> None:
         """Train to the last step, with the validations that are due. Raises Interrupted, Diverged."""
         self.choose_execution()
-        experiment = self.experiment
+        experiment, size = self.experiment, self.experiment.meta_batch_size
+        own = self.devices.own(self.execution.parts(size))
         # closed whatever happens, or the thread that draws would live as long as an error's traceback
-        with closing(meta_batches(experiment.task, experiment.meta_batch_size, self.step, experiment.steps)) as batches:
+        with closing(meta_batches(experiment.task, size, self.step, experiment.steps, own)) as batches:
             while True:
                 due = self.step % experiment.every == 0 or self.step == experiment.steps
                 if due and (self.step == 0 or self.validated < self.step):
                     self.validate()
                 if self.step >= experiment.steps:
                     return
-                self.stop.obey()
+                self.stop.obey(self.devices.agreed)
                 with profile_span("episodes", experiment.profile), self.breakable():
                     episodes = next(batches)
                 self.train_step(episodes)
@@ -146,13 +151,13 @@ class Runner:
                     raise
             except GraphFailed as error:  # of a resumed run on another machine, say
                 not_made.append(str(error))
-                self.execution = self.execution.eager
+                self.execution = around(self.devices, self.execution.eager, self.experiment.meta_batch_size)
                 continue
             self.execution = other
             too_large = f"out of memory at step {self.step}; a run begins like this with {other.eager.settings()}"
             return_freed_memory()
         if notes := not_made + [too_large] * bool(too_large):
-            self.adopt(Choice(self.execution, notes=notes))
+            self.report.execution(Choice(self.execution, notes=notes))
         return metrics
 
     def log(self) -> Log:
@@ -171,6 +176,7 @@ class Runner:
     def validate(self) -> None:
         """Score the validation tasks, keep the best theta so far, which may be the start, and checkpoint."""
         self.report.busy("validating")
+        self.devices.refuse_difference(self.theta, self.step)
         self.write_log()
         self.unwritten = self.log()
         self.write_log()
@@ -192,7 +198,8 @@ class Runner:
 
     def test(self) -> Evaluation:
         """The final test: the theta that was best on validation tasks, on fixed held-out episodes."""
-        best = checkpoint.load(self.report.folder.checkpoints / "best.pt", self.experiment.device)
+        path = self.report.folder.checkpoints / "best.pt"
+        best = self.devices.from_first(lambda: checkpoint.load(path, self.experiment.device))
         self.report.testing(best["step"])
         subject = self.experiment.subject(best["theta"], "test", self.experiment.num_test_tasks, self.execution)
         evaluation = self.scores(subject, final=True)
@@ -201,7 +208,7 @@ class Runner:
 
     def scores(self, subject: Subject, final: bool) -> Evaluation:
         """The scores of ``subject`` on the suite; ``final``: with all that a test tells."""
-        experiment, subject = self.experiment, replace(subject, between=self.stop.obey)
+        experiment, subject = self.experiment, replace(subject, between=partial(self.stop.obey, self.devices.agreed))
         with self.breakable(), calibrated(experiment.learner, subject.theta, experiment.task, self.execution):
             if not final:
                 self.report.examine(subject, self.step)
@@ -209,40 +216,33 @@ class Runner:
 
     def choose_execution(self) -> None:
         """Let ``execution=auto`` measure once; a resumed run keeps the choice of its beginning."""
-        path = self.report.folder.path / "execution.json"
-        if path.is_file():
-            choice = Choice.read(path, like=self.experiment.execution)
-            torch.set_num_threads(choice.threads)
-            self.execution = choice.execution
-            self.report.busy("" if self.execution is self.execution.eager else "compiling")  # by the first step
-            return
-        experiment, loss = self.experiment, self.experiment.learner.at(0).meta_loss
-        with self.breakable(), self.experiment.dropping(self.step):
-            episodes = experiment.task.sample("train", range(experiment.meta_batch_size))
-            work = Workload(loss, self.theta, episodes, self.update, experiment.steps, experiment.changes())
-            choice = choose_execution(experiment.execution, work, self.stop.obey, self.report.busy)
-        self.adopt(choice)
-        return_freed_memory()  # of what was measured and takes more: 2 GB beside 0.5 for mini-ImageNet's meta-gradient
-
-    def adopt(self, choice: Choice) -> None:
-        """Go on with the execution that was chosen, and report the choice."""
-        self.execution = choice.execution
-        self.report.execution(choice)
+        experiment, path = self.experiment, self.report.folder.path / "execution.json"
+        kept = path.is_file()
+        measure = partial(measured, experiment, self.theta, self.update, self.stop.obey, self.report.busy)
+        with self.breakable(), experiment.dropping(self.step):
+            choice = self.devices.from_first(lambda: Choice.read(path, experiment.execution) if kept else measure())
+        torch.set_num_threads(choice.threads)
+        self.execution = around(self.devices, choice.execution, experiment.meta_batch_size)
+        if kept:
+            self.report.busy("" if choice.execution is choice.execution.eager else "compiling")  # by the first step
+        else:
+            self.report.execution(choice)
+            return_freed_memory()  # of what was measured and takes more: 2 GB beside 0.5 for a mini-ImageNet meta-gradient
 
     def save(self, name: str) -> None:
-        """Write the checkpoint ``name`` (last or best), from which ``restore`` goes on."""
+        """Write the checkpoint ``name`` (last or best), from which ``restore`` goes on; the first process alone does."""
         state = {"format": 1, "theta": self.theta, "step": self.step, "validated": self.validated, "best": self.best}
         state |= {"means": self.means.state(), "optimizer": self.optimizer.state_dict()}
         state |= {"scheduler": self.scheduler.state_dict(), "generators": checkpoint.generators()}
-        checkpoint.save(self.report.folder.checkpoints / f"{name}.pt", state)
+        if self.devices.rank == 0:
+            checkpoint.save(self.report.folder.checkpoints / f"{name}.pt", state)
         self.keep_at = self.experiment.next_checkpoint()
 
     def restore(self, name: str) -> None:
         """Take everything from a checkpoint: a run continued from here is bit-identical to one never stopped."""
-        state = checkpoint.load(self.report.folder.checkpoints / f"{name}.pt", self.experiment.device)
-        with torch.no_grad():
-            for p, saved in zip(self.leaves, tree_leaves(state["theta"]), strict=True):
-                p.copy_(checkpoint.like(saved, p))
+        path = self.report.folder.checkpoints / f"{name}.pt"
+        state = self.devices.from_first(lambda: checkpoint.load(path, self.experiment.device))
+        checkpoint.copy(state["theta"], self.leaves)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.step, self.validated, self.best = state["step"], state["validated"], state["best"]

@@ -70,10 +70,11 @@ class StopRequest:
         with self.leaving:
             self.breakable_now = False
 
-    def obey(self) -> None:
-        """Raise Interrupted if a signal has come."""
-        if self.signum is not None:
-            raise Interrupted(self.signum)
+    def obey(self, agreed: Callable[[int], int] = int) -> None:
+        """Raise Interrupted if a signal has come; ``agreed`` gives that of another process of the run, so that all leave
+        at the same step."""
+        if signum := agreed(self.signum or 0):
+            raise Interrupted(signum)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         if self.overdue:  # sent by ``_watch``

@@ -1,6 +1,6 @@
 """Training episodes, drawn for several steps at once in a thread of their own."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
@@ -12,11 +12,20 @@ BLOCK_BYTES = 16 * 2**20  # of episodes drawn ahead: enough to amortise the draw
 GPU_BLOCK_BYTES = 256 * 2**20  # steps are shorter there, and each block waits for the CPU a few times
 
 
-def meta_batches(task: TaskDistribution, meta_batch_size: int, start: int, stop: int) -> Generator[Episode, None, None]:
-    """The meta-batches of steps ``start`` to ``stop``; step t holds the episodes t*B ... t*B + B - 1 of ``train``."""
+def meta_batches(
+    task: TaskDistribution, meta_batch_size: int, start: int, stop: int, parts: list[slice] | None = None
+) -> Generator[Episode, None, None]:
+    """The meta-batches of steps ``start`` to ``stop``; step t holds the episodes t*B ... t*B + B - 1 of ``train``, or of
+    these the ``parts``, which are one after another."""
     if start >= stop:
         return
-    first = task.sample("train", range(start * meta_batch_size, (start + 1) * meta_batch_size))
+    own = range(parts[0].start, parts[-1].stop) if parts else range(meta_batch_size)
+
+    def numbers(start: int, stop: int) -> Sequence[int]:
+        every = range(start * meta_batch_size, stop * meta_batch_size)
+        return every if len(own) == meta_batch_size else [i for i in every if i % meta_batch_size in own]
+
+    first = task.sample("train", numbers(start, start + 1))
     yield first
     leaves = tree_leaves(first)
     num_bytes, on_gpu = sum(leaf.nbytes for leaf in leaves), leaves[0].is_cuda
@@ -27,7 +36,7 @@ def meta_batches(task: TaskDistribution, meta_batch_size: int, start: int, stop:
 
     def sample(step: int) -> Episode:
         with torch.cuda.stream(aside):  # of None: no effect
-            episodes = task.sample("train", range(step * meta_batch_size, min(step + block, stop) * meta_batch_size))
+            episodes = task.sample("train", numbers(step, min(step + block, stop)))
         if aside is not None:
             aside.synchronize()
         return episodes
@@ -42,4 +51,4 @@ def meta_batches(task: TaskDistribution, meta_batch_size: int, start: int, stop:
             if step + block < stop:
                 pending = pool.submit(sample, step + block)
             for i in range(min(block, stop - step)):
-                yield slice_tasks(ready, slice(i * meta_batch_size, (i + 1) * meta_batch_size))
+                yield slice_tasks(ready, slice(i * len(own), (i + 1) * len(own)))

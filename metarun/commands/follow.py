@@ -1,0 +1,39 @@
+"""What a process does that is not the first of its run: the same steps, and nothing else."""
+
+import os
+import sys
+
+from omegaconf import OmegaConf
+
+from metarun.config.build import device_of
+from metarun.config.ready import ready
+from metarun.errors import Diverged, Interrupted, MetarunError
+from metarun.execution.devices import PeerLost
+from metarun.output.folder import RunFolder
+from metarun.output.silent import Silent
+from metarun.process import started_rank
+from metarun.training.processes import joined, told
+from metarun.training.runner import Runner
+from metarun.training.signals import StopRequest
+
+
+def follow() -> int:
+    """Take part in the run that the first process leads; the exit code. What ends all of them, the first one tells."""
+    begin, store = told()
+    cfg = OmegaConf.create(begin["text"])
+    if device_of(cfg.device).type == "cuda":
+        cfg.device = f"cuda:{os.environ['LOCAL_RANK']}"
+    experiment = ready(cfg, begin["fitted"])
+    stop = StopRequest()
+    try:
+        with stop.listening(), joined(store, started_rank(), experiment) as devices:
+            runner = Runner(experiment, Silent(RunFolder(begin["folder"])), stop, devices)  # type: ignore[arg-type]
+            if begin["step"]:
+                runner.restore("last")
+            runner.run()
+    except (PeerLost, Interrupted, Diverged) as error:
+        return error.exit_code
+    except MetarunError as error:
+        print(f"metarun (process {started_rank()}): {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
