@@ -2,8 +2,8 @@
 
 python scripts/devices_trial.py DIR [LEARNER ...] [steps=200]
 
-On CPUs; all learners of LEARNERS where none is named, about ten minutes of two cores. Exit code 0 where every run has the bits
-of one process. Linux alone.
+On CPUs; all learners of LEARNERS where none is named, about ten minutes of two cores. Exit code 0 where every run has the
+bits of one process. Linux alone.
 """
 
 import json

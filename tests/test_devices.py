@@ -182,7 +182,7 @@ def test_a_choice_is_measured_among_executions_whose_chunks_the_processes_divide
     assert divided(Auto(5, **given), 25, 5) == Auto(5, **given, cuda_graph=False)
     assert divided(Auto(13, **given), 25, 2) == Vmapped(13, **given, cuda_graph=False)  # and no loop over 25 tasks
     assert divided(Looped(**given), 25, 1) == Looped(**given)
-    with pytest.raises(ConfigError, match="which are 25"):
+    with pytest.raises(ConfigError, match=r"which are 25.*Set execution=vmapped execution\.chunk=13"):
         divided(Looped(**given), 25, 2)
 
 

@@ -13,7 +13,8 @@ from metarun.execution.cuda_graph import CudaGraphed
 from metarun.execution.decorated import Decorated
 from metarun.execution.devices import DRAWS, Devices, drawn
 from metarun.execution.execution import Chunked, Eager, Execution, MetaLoss
-from metarun.trees import slice_tasks
+from metarun.execution.update import Update
+from metarun.trees import slice_tasks, tree_leaves
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,15 @@ class Sharded(Decorated):
             return [self.inner.share(loss_fn, theta, slice_tasks(episodes, part), self.num_tasks) for part in within]
 
         return self.devices.total(self.devices.together(shares))
+
+    def train_step(self, loss_fn: MetaLoss, theta: Params, episodes: Episode, update: Update) -> Metrics:
+        gradient, metrics = self.mean_grad(loss_fn, theta, episodes)
+        if self.update_in_graph(update) and update.begun():
+            update.follow_rates()
+            self.apply(update, tree_leaves(gradient))
+        else:
+            update(tree_leaves(gradient))
+        return metrics
 
     def spread(self, jobs: Sequence[Any], work: Callable[[Any], Any]) -> list[Any]:
         devices, before = self.devices, drawn(self.devices.device)
@@ -70,8 +80,10 @@ def divided(execution: Eager, num_tasks: int, count: int) -> Eager:
         return execution if len(fitting) == len(execution.candidates()) else fitting[0]
     chunks = -(-num_tasks // chunk) if chunk else 1
     sizes = [size for size in range(1, num_tasks + 1) if -(-num_tasks // size) % count == 0]
-    # as large as may be, and of chunks of one size where there are
-    fixes = [f"execution.chunk={max(sizes, key=lambda size: (num_tasks % size == 0, size))}"] if sizes else []
+    each = -(-num_tasks // count)  # tasks of a process
+    best = max(sizes, key=lambda size: (num_tasks % size == 0, size <= each, size), default=None)
+    kind = "" if isinstance(execution, Chunked) else "execution=vmapped "
+    fixes = [f"{kind}execution.chunk={best}"] if best else []
     fixes += [f"devices={max(n for n in range(1, count + 1) if chunks % n == 0)}"]
     why = "execution.chunk is null: all tasks in one" if chunk is None else f"{num_tasks} tasks, {chunk} at a time"
     raise ConfigError(

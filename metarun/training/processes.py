@@ -77,6 +77,7 @@ def leading(experiment: Experiment, begin: dict[str, Any], stop: StopRequest) ->
             with suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE)
             process.kill()
+            process.wait()
 
 
 def told() -> tuple[dict[str, Any], "Store"]:
