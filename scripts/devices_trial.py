@@ -33,7 +33,10 @@ LEARNERS = {
     "maml_compiled": ["execution.compile=true"],
     "protonet": ["meta_learner=protonet", "task=mlp_problems"],
     "reptile": ["meta_learner=reptile"],
-    "maml_plus_plus": ["meta_learner=maml_plus_plus", "meta_learner.steps_per_epoch=20", "scheduler=cosine"],
+    "maml_plus_plus": [
+        *["meta_learner=maml_plus_plus", "meta_learner.inner_lr=0.01"],
+        *["meta_learner.steps_per_epoch=20", "scheduler=cosine"],
+    ],
     "es_maml": ["meta_learner=es_maml", "meta_learner.num_pairs=8"],
 }
 
