@@ -210,10 +210,11 @@ DAMAGED = [
     json.dumps({"execution": {"kind": "Compiled", "inner": {"kind": "Vmapped", "chunk": 0}}, "threads": 1}),
     json.dumps({"execution": {"kind": "Compiled", "inner": {"kind": "Looped"}, "whole": "no"}, "threads": 1}),
     json.dumps({"execution": {"kind": "CudaGraphed", "inner": 3}, "threads": 1}),
+    *("[" * 100_000, '{"execution": ' + '{"kind": "Compiled", "inner": ' * 900 + "1" + "}" * 901),
 ]
 
 
-@pytest.mark.parametrize("content", DAMAGED)
+@pytest.mark.parametrize("content", DAMAGED, ids=lambda content: content[:80])
 def test_a_damaged_choice_is_an_error_that_says_what_to_do(tmp_path, content):
     with pytest.raises(MetarunError, match=r"execution.json is damaged. Remove it: the run measures again"):
         Choice.read(written(tmp_path, content), like=Auto(None))

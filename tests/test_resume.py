@@ -242,7 +242,7 @@ def test_a_schedule_that_was_planned_to_the_end_cannot_be_trained_longer(tmp_pat
 def test_fewer_steps_than_were_made_are_refused(whole):
     outcome = metarun(f"resume={whole}", "steps=3")
     assert outcome.code == 2
-    assert "steps is 3, but the run has made 12 already" in outcome.err
+    assert f"steps is 3, but the run has made 12 already ({whole / 'checkpoints' / 'last.pt'})" in outcome.err
 
 
 def test_a_run_whose_step_size_happens_to_be_its_length_can_be_made_longer(tmp_path):

@@ -129,7 +129,8 @@ def run(job: Job) -> float:
         with job.folder.claimed():
             resume_step = _steps_made(job.folder, experiment) if job.continues else 0
             if resume_step > experiment.steps:
-                raise ConfigError([f"steps is {experiment.steps}, but the run has made {resume_step} already."])
+                made = f"{resume_step} already ({job.folder.checkpoints / 'last.pt'})"
+                raise ConfigError([f"steps is {experiment.steps}, but the run has made {made}."])
             if resume_step == experiment.steps and job.folder.read_status()["state"] == "completed":
                 return _nothing_to_do(job.folder, experiment)
             return _run(job, experiment, resume_step)

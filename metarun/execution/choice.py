@@ -1,6 +1,5 @@
 """What a run keeps of the execution that it chose."""
 
-import json
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,7 +13,7 @@ from metarun.execution.compiled import Compiled
 from metarun.execution.cuda_graph import CudaGraphed
 from metarun.execution.execution import Eager, Execution, Looped, Vmapped
 from metarun.execution.sharded import Sharded
-from metarun.files import write_json
+from metarun.files import read_json, write_json
 
 KINDS: dict[str, type[Execution]] = {kind.__name__: kind for kind in (Looped, Vmapped, Compiled, CudaGraphed)}
 # What stood in the files of earlier versions, such as vmapped_8_matmul_compiled_step; two of their convolutions are gone.
@@ -47,12 +46,12 @@ class Choice:
         if not path.is_file():
             return cls(like, threads=like.num_threads)
         try:
-            facts = json.loads(path.read_text())
+            facts = read_json(path)
             stored, threads = facts.get("execution"), facts["threads"]
             if not conforms(threads, int) or threads < 1:
                 raise ValueError(f"threads is {threads!r}")
             execution = _named(facts["chosen"], like) if stored is None else _execution(stored)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise MetarunError(
                 f"{path} is damaged. Remove it: the run measures again which execution is fastest."
             ) from error
