@@ -1,4 +1,4 @@
-"""The sub-commands that look at run folders, by typer. None of them but ``rerun`` imports torch."""
+"""The sub-commands that look at run folders, by typer. None of them but ``search`` and ``rerun`` imports torch."""
 
 from pathlib import Path
 from typing import Annotated
@@ -84,6 +84,30 @@ def report(
     report_on(words, by, score, out, chosen)
 
 
+def search(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DIR trials=N KEY=interval(A,B) ...", help="the folder, settings of the search, and runs"
+        ),
+    ],
+    dry: Annotated[bool, typer.Option("--dry", help="only check, and say what would be searched")] = False,
+    config_dir: Annotated[list[str], typer.Option(help="a further folder of YAML groups, trusted")] = [],  # noqa: B006
+    allow: Annotated[list[str], typer.Option(help="a package whose classes a config may name")] = [],  # noqa: B006
+) -> None:
+    """Search for the best values of settings by Optuna: trials by validation scores, the winner tested over fresh seeds.
+
+    Settings of the search: trials=N in all, sampler=tpe|random|cmaes|gp|qmc, sampler_seed=N, pruner=median|hyperband|none,
+    seeds=N fresh ones for the winner; jobs=, retries= and timeout= as of a sweep.
+    """
+    from metarun.commands.search import search
+    from metarun.config.trust import trust
+
+    folders = trust(config_dir, allow)
+    flags = [*(f"--config-dir={path}" for path in folders), *(f"--allow={name}" for name in allow)]
+    raise typer.Exit(search(words, folders, flags, dry))
+
+
 def rerun(
     run: Annotated[Path, typer.Argument(help="the run's folder")],
     run_dir: Annotated[str | None, typer.Option("--run-dir", help="the new run's folder; default RUN-rerun")] = None,
@@ -103,6 +127,6 @@ def rerun(
 
 def register(app: typer.Typer) -> None:
     """Add these commands to ``app``."""
-    for command in (runs, show, diff, compare, report, rerun):
+    for command in (runs, show, diff, compare, report, search, rerun):
         app.command()(command)
     app.command(context_settings={"ignore_unknown_options": True})(tensorboard)

@@ -34,6 +34,8 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
         raise ConfigError([f"--split is {split!r}; use train, val or test."])
     run = trained(path, overrides, checkpoint, config_dirs)
     experiment, started = for_split(run.experiment, split), time.time()
+    if not experiment.num_test_tasks:
+        raise ConfigError(["evaluation.num_tasks is 0: say how many episodes to score, evaluation.num_tasks=600, say."])
     experiment.suite.require(split)
     subject = experiment.subject(run.theta, split, experiment.num_test_tasks, run.execution)
     with calibrated(experiment.learner, run.theta, run.training_task, run.execution):

@@ -30,7 +30,13 @@ from metarun.sweep.launcher import Launcher, Separate
 from metarun.sweep.slots import Slots
 
 NOT_IN_A_SWEEP = ("run_dir", "resume")  # every run has a folder of its own, and continues it
-MEANS = {"jobs": "the runs at a time", "retries": "the attempts after the first"}
+MEANS = {
+    "jobs": "the runs at a time",
+    "retries": "the attempts after the first",
+    "trials": "all trials of the search, those of earlier calls too",
+    "seeds": "the fresh seeds over which the winner runs",
+    "sampler_seed": "the seed of what is proposed",
+}
 Main = Callable[[list[str]], None]  # of a command line; ends in SystemExit
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -47,7 +53,7 @@ def sweep(arguments: list[str], config_dirs: list[Path], flags: list[str], dry: 
             )
         return _by_hydra(arguments, config_dirs)
     own, rest = _divided(arguments)
-    slots, limits = Slots(_whole("jobs", own.get("jobs", "1"), 1)), _limits(own)
+    slots, limits = Slots(whole("jobs", own.get("jobs", "1"), 1)), limits_of(own)
     folder = place(own.get("sweep_dir", str(Path("runs", new_name("sweep")))), "sweep_dir")
     spanned = spread(rest, config_dirs)
     combinations(spanned, config_dirs)  # its mistakes are told before anything is loaded
@@ -90,14 +96,16 @@ def _divided(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
     return own, [text for text in arguments if text.partition("=")[0] not in own]
 
 
-def _whole(key: str, text: str, least: int) -> int:
+def whole(key: str, text: str, least: int) -> int:
+    """The number that a setting of the sweep has. Raises ConfigError where it is none, or below ``least``."""
     if not (text.isascii() and text.isdecimal()) or int(text) < least:
         raise ConfigError([f"{key}={text}: must be a whole number of {least} or more, {MEANS[key]}."])
     return int(text)
 
 
-def _limits(own: dict[str, str]) -> Limits:
-    retries, text = _whole("retries", own.get("retries", "0"), 0), own.get("timeout")
+def limits_of(own: dict[str, str]) -> Limits:
+    """What limits a run's attempts, by the sweep's own settings. Raises ConfigError."""
+    retries, text = whole("retries", own.get("retries", "0"), 0), own.get("timeout")
     if text is None:
         return Limits(retries)
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text, re.ASCII)
@@ -128,7 +136,7 @@ def _launcher(slots: Slots, main: Main | None) -> Iterator[Callable[[], Launcher
 
     def launcher() -> Launcher:
         if not made:
-            made.append(_made(slots))
+            made.append(fresh(slots))
         return made[0]
 
     try:
@@ -143,7 +151,8 @@ def can_fork() -> bool:
     return sys.platform.startswith("linux") and "torch" not in sys.modules
 
 
-def _made(slots: Slots) -> Launcher:
+def fresh(slots: Slots) -> Launcher:
+    """What starts runs, where it cannot be forked from this process: one that this begins, or each run for itself."""
     if not sys.platform.startswith("linux"):
         return Separate()
     from metarun.sweep.preloaded import Preloaded

@@ -117,7 +117,8 @@ def _refuse_changes(cfg: DictConfig, folder: RunFolder, said: set[str]) -> None:
 
 
 def run(job: Job) -> float:
-    """Run the job to its end; returns the mean test score. Raises MetarunError, after noting it in status.json."""
+    """Run the job to its end; returns the mean test score, or without a test the best validation score. Raises
+    MetarunError, after noting it in status.json."""
     try:
         experiment = ready(job.cfg, job.folder.fitted() if job.continues else None)
     except ConfigError as error:
@@ -159,9 +160,12 @@ def _steps_made(folder: RunFolder, experiment: Experiment) -> int:
 
 
 def _nothing_to_do(folder: RunFolder, experiment: Experiment) -> float:
-    name = f"test/{experiment.task.spec.objective.score_name}"
+    own = experiment.task.spec.objective.score_name
+    if not experiment.num_test_tasks:
+        print(f"the run {folder.path} is complete; it has no final test (evaluation.num_tasks=0)")
+        return folder.read_status().get(f"best_val/{own}", float("nan"))
     try:
-        score = read_json(folder.path / "results.json")[name]
+        score = read_json(folder.path / "results.json")[f"test/{own}"]
         mean, ci95 = (float("nan") if score[key] is None else float(score[key]) for key in ("mean", "ci95"))
     except (ValueError, KeyError, TypeError) as error:
         raise MetarunError(
@@ -194,10 +198,10 @@ def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
         begin = {"text": text, "fitted": experiment.task.fitted(), "step": resume_step, "folder": folder.path}
         evaluation = _guarded(experiment, report, begin, stop)
     report.finished()
-    return evaluation.scores[experiment.task.spec.objective.score_name].mean
+    return evaluation.scores[report.score].mean if evaluation else report.latest[f"best_val/{report.score}"]
 
 
-def _guarded(experiment: Experiment, report: Reporter, begin: dict[str, Any], stop: StopRequest) -> Evaluation:
+def _guarded(experiment: Experiment, report: Reporter, begin: dict[str, Any], stop: StopRequest) -> Evaluation | None:
     """Run, and whatever happens close the logs and write down how it ended."""
     state, error_text, runner, resume_step = "failed", "", None, begin["step"]
 
@@ -219,7 +223,8 @@ def _guarded(experiment: Experiment, report: Reporter, begin: dict[str, Any], st
             if resume_step:
                 with restoring(report.folder.checkpoints / "last.pt"):
                     runner.restore("last")
-            evaluation = runner.run()
+            if (evaluation := runner.run()) is None:
+                report.untested(runner.best)
             state = "completed"
             return evaluation
     except MetarunError as error:

@@ -13,6 +13,7 @@ COMMANDS = {
     "diff": "say in what two runs differ: settings, data, versions, commit, machine and scores",
     "compare": "compare runs, or groups of seeds, on the same test episodes: difference, interval, win rate, p",
     "report": "a page and tables of the runs in a folder: means over seeds, differences, curves, cost",
+    "search": "search for the best values: metarun search DIR trials=50 optimizer.lr=interval(1e-4,1e-2)",
     "rerun": "run the same configuration again: are its numbers the same, bit by bit, or what differs?",
     "tensorboard": "start TensorBoard on a run or a folder of runs: metarun tensorboard DIR --port 6007",
     "reproduce": "a paper's figure beside ours: --list says which; NAME trains, tests by its protocol, writes a card",

@@ -19,7 +19,7 @@ LARGEST_FLOAT = 3.4028234e38  # of float32
 class Range:
     """The numbers from ``least`` to ``most``; ``above`` and ``below`` say that the ends are outside.
 
-    ``why`` there is a ``most``, and ``instead``: what else may stand there.
+    ``why`` there is a ``most``, and ``instead``: what else may stand there; ``or_zero``: 0 may, too.
     """
 
     least: float = -LARGEST_FLOAT
@@ -28,9 +28,12 @@ class Range:
     below: bool = False
     why: str = ""
     instead: str = ""
+    or_zero: bool = False
 
     def refusal(self, number: float) -> str | None:
         """What a number must be that is outside; None for one inside."""
+        if self.or_zero and number == 0:
+            return None
         if number < self.least or (self.above and number == self.least):
             return f"{f'above {self.least}' if self.above else f'{self.least} or more'}{self.instead}"
         if number > self.most or (self.below and number == self.most):
@@ -64,7 +67,7 @@ OF_THE_ROOT: dict[str, Range] = {
     "clip_value": replace(ABOVE_0, instead=", or null for no clipping"),
     "evaluation.every": TIMES,
     "evaluation.num_val_tasks": EPISODES,
-    "evaluation.num_tasks": EPISODES,
+    "evaluation.num_tasks": replace(EPISODES, instead=", or 0 for no final test", or_zero=True),
     "evaluation.inner_steps": replace(INNER_STEPS, instead=", or null: as in training"),
 }
 OURS: dict[str, Range] = {  # by the last word of a key

@@ -10,7 +10,7 @@ class EvaluationConfig:
 
     every: int = 500  # validation and checkpoint every so many steps
     num_val_tasks: int = 100
-    num_tasks: int = 600  # of the final test
+    num_tasks: int = 600  # of the final test; 0: there is none
     inner_steps: int | None = None  # adaptation steps at validation and test; null: as trained
     task: dict[str, Any] = field(
         default_factory=dict

@@ -21,7 +21,7 @@ from metarun.output.machine import hardware, installed
 from metarun.paths import as_shown
 
 HEARTBEAT_SECONDS = 5.0
-STATES = ("running", "completed", "failed", "interrupted", "diverged")
+STATES = ("running", "completed", "failed", "interrupted", "diverged", "pruned")
 FITTED = "fitted.json"
 
 
@@ -135,6 +135,11 @@ class RunFolder:
         seconds = round(self.last_beat - self.began, 1)
         self.status = {"state": state, "updated": _now(), "pid": os.getpid(), "seconds": seconds, **details}
         write_json(self.path / "status.json", self.status)
+
+    def mark_pruned(self) -> None:
+        """Note that a search stopped the run, which nobody holds any more; it can still be resumed."""
+        status = {name: value for name, value in self.read_status().items() if name != "error"}
+        write_json(self.path / "status.json", status | {"state": "pruned"})
 
     def beat(self, **details: Any) -> None:
         """The heartbeat of a running run, at most every few seconds."""

@@ -38,7 +38,7 @@ class Run:
     """What the folder of one run says."""
 
     path: Path
-    state: str  # running | completed | failed | interrupted | diverged | killed | unknown
+    state: str  # running | completed | failed | interrupted | diverged | pruned | killed | unknown
     status: dict[str, Any]  # status.json
     config: dict[str, Any]  # config.yaml
     settings: dict[str, Any]  # its values by dotted keys
@@ -198,7 +198,7 @@ def read(path: Path) -> Run:
         state = "unknown"
     if state == "running" and not _goes_on(path, status, facts):
         state = "killed"
-    tested = state == "completed" or os.path.lexists(path / "results.json")
+    tested = (state == "completed" and settings.get("evaluation.num_tasks") != 0) or os.path.lexists(path / "results.json")
     results = json_object(path / "results.json", damaged) if tested else {}
     return Run(path, state, status, config, settings, results, facts, tuple(damaged))
 

@@ -190,6 +190,12 @@ class Reporter:
             figure = adaptation_curve(scores, self.score, experiment.trained_steps)
             self.tell(lambda sink: sink.figure("adaptation", figure, experiment.steps))
 
+    def untested(self, best: dict[str, float]) -> None:
+        """The run ends without a final test; ``best`` has the best validation, as "value" and "step"."""
+        self.latest |= {f"best_val/{self.score}": best["value"]} if best else {}
+        told = f"best val/{self.score} = {best['value']:.4f} at step {best['step']}; " if best else ""
+        self.summary = f"{told}no final test (evaluation.num_tasks=0)"
+
     def _cost(self) -> dict[str, float]:
         """The median milliseconds of a training step, and the most memory that the process has held."""
         ends = list(self.step_ends)
@@ -204,7 +210,8 @@ class Reporter:
     def finished(self) -> None:
         """Say what was reached, where it lies and how to look at it."""
         print(self.summary)
-        print(f"results:     {as_shown(self.folder.path / 'results.json')}")
+        if self.experiment.num_test_tasks:
+            print(f"results:     {as_shown(self.folder.path / 'results.json')}")
         print(f"tensorboard: {tensorboard_command(self.folder.path)}")
 
     def close(self, state: str) -> None:

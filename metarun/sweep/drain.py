@@ -15,6 +15,7 @@ from metarun.output.kept import moment
 from metarun.output.lock import busy
 from metarun.sweep.job import Job
 from metarun.sweep.launcher import Launcher
+from metarun.sweep.leader import UNLED, Leader
 from metarun.sweep.slots import Slots
 from metarun.sweep.view import View
 from metarun.training.signals import stopping_signals
@@ -44,8 +45,16 @@ class Launching(NamedTuple):
 class Drain:
     """Starts jobs until each is completed or has failed, or a signal comes."""
 
-    def __init__(self, jobs: Sequence[Job], sweep: Path, launching: Launching, limits: Limits, view: View) -> None:
-        self.jobs, self.sweep, self.limits, self.view = list(jobs), sweep, limits, view
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        sweep: Path,
+        launching: Launching,
+        limits: Limits,
+        view: View,
+        leader: Leader = UNLED,
+    ) -> None:
+        self.jobs, self.sweep, self.limits, self.view, self.leader = list(jobs), sweep, limits, view, leader
         self.slots, self.launcher, self.flags = launching
         self.waiting = list(jobs)  # of nobody, or of another process
         self.running: list[Job] = []
@@ -56,12 +65,14 @@ class Drain:
     def run(self) -> int | None:
         """Run the jobs; the signal that stopped it, or None."""
         with self._listening():
+            self._fill()
             while self.running or (self.waiting and not self.stop):
                 self._pass_on()
                 for job in list(self.running):
                     if (code := self.launcher.ended(job.pid)) is not None:
                         self._ended(job, code)
                 if not self.stop:
+                    self._fill()
                     self._look()
                     self._start()
                 self.view.show(self.jobs)
@@ -86,13 +97,22 @@ class Drain:
             for job in self.running:
                 self.launcher.signal(job.pid, number)
         self.passed_on = len(self.stop)
-        now = time.monotonic()
-        for job in self.running if self.limits.timeout else []:
-            if job.told_to_stop is None and now - job.began > (self.limits.timeout or 0):
-                job.told_to_stop = now
-                self.launcher.signal(job.pid, signal.SIGTERM)
-            elif job.told_to_stop is not None and now - job.told_to_stop > GRACE_SECONDS:
+        now, timeout = time.monotonic(), self.limits.timeout
+        for job in self.running:
+            if job.told_to_stop is None:
+                over = timeout is not None and now - job.began > timeout
+                job.why_stopped = f"its time of {timeout:g} s is over" if over else self.leader.gives_up(job)
+                if job.why_stopped:
+                    job.told_to_stop = now
+                    self.launcher.signal(job.pid, signal.SIGTERM)
+            elif now - job.told_to_stop > GRACE_SECONDS:
                 self.launcher.signal(job.pid, signal.SIGKILL)
+
+    def _fill(self) -> None:
+        """Let the leader add jobs for the places that are free."""
+        while len(self.running) + len(self.waiting) < self.slots.jobs and (job := self.leader.more()):
+            self.jobs.append(job)
+            self.waiting.append(job)
 
     def _look(self) -> None:
         """Find out what has become of the jobs that are not ours: completed, failed or taken by other processes, or free."""
@@ -159,7 +179,7 @@ class Drain:
             job.tries -= 1
             self._wait(job)
         elif job.told_to_stop is not None:
-            self._over(job, f"stopped, its time of {self.limits.timeout:g} s is over")
+            self._over(job, f"stopped, {job.why_stopped}")
         elif not self.stop and job.tries <= self.limits.retries and (why := _worth_another(job, status)):
             self.view.tell(job, f"{why} after {seconds:.0f} s; to be tried again")
             self._wait(job)
@@ -180,6 +200,7 @@ class Drain:
             self.waiting.remove(job)
         job.state, job.outcome, job.slot = "ended", outcome, -1
         self.view.tell(job, outcome)
+        self.leader.over(job)
 
 
 def _worth_another(job: Job, status: dict[str, Any]) -> str:

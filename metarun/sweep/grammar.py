@@ -16,9 +16,9 @@ from metarun.errors import ConfigError, shortened
 
 def combinations(overrides: list[str], config_dirs: Sequence[Path] = ()) -> list[list[str]]:
     """The overrides of each run, in the order of their first mention, each combination once. Raises ConfigError."""
-    parsed = [_parsed(_without_glob(text, config_dirs)) for text in overrides]
-    refuse_sweeps_without_end(parsed)
-    jobs = product(*(_values(override) for override in parsed))
+    spanned = [understood(text, config_dirs) for text in overrides]
+    refuse_sweeps_without_end(spanned)
+    jobs = product(*(values(override) for override in spanned))
     return [list(job) for job in dict.fromkeys(jobs)]
 
 
@@ -30,14 +30,19 @@ def varying(jobs: list[list[str]]) -> list[list[str]]:
     return [[text for text in overrides if text not in shared] for overrides in jobs]
 
 
-def _values(override: Override) -> list[str]:
+def understood(text: str, config_dirs: Sequence[Path]) -> Override:
+    """An override, with names in the place of glob(...). Raises ConfigError."""
+    return _parsed(_without_glob(text, config_dirs))
+
+
+def values(override: Override) -> list[str]:
     """The override with each value that it spans."""
     value = override.value()
     if isinstance(value, IntervalSweep):
         raise ConfigError(
             [
                 f"{written(override)}: an interval has values without end; a sweep takes those that you name, by a "
-                "comma, choice(...) or range(...)."
+                "comma, choice(...) or range(...); metarun search chooses within an interval."
             ]
         )
     if not override.is_sweep_override():

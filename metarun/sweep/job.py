@@ -32,7 +32,8 @@ class Job:
     began: float = 0.0  # of this attempt, by time.monotonic()
     began_at: float = 0.0  # the same by time.time()
     tries: int = 0
-    told_to_stop: float | None = None  # when its time was over
+    told_to_stop: float | None = None  # when its time was over, or a search gave it up
+    why_stopped: str = ""
     steps_seen: tuple[float, int] | None = field(default=None, repr=False)  # when, and which, of this attempt
 
     @property
@@ -87,6 +88,10 @@ class Folders:
         self.sweep = sweep
         there = sorted(path.name for path in sweep.iterdir() if path.is_dir()) if sweep.is_dir() else []
         self.there = {name.rpartition("-")[2]: name for name in there}
+
+    def at(self, name: str) -> RunFolder:
+        """The folder of this name."""
+        return RunFolder(self.sweep / name)
 
     def of(self, identity: str, shown: list[str]) -> RunFolder:
         """The folder of a run: the one that it has, or one named by the overrides ``shown``."""

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +28,40 @@ def planned(overrides: list[str], config_dirs: Sequence[Path], sweep: Path, buil
     shown, shared = varying(texts), frozenset.intersection(*map(frozenset, texts))
     compared = {text.lstrip("+~").partition("=")[0].split(".")[0] for names in shown for text in names}
     compared = compared & {*NO_EFFECT} if len(texts) > 1 else set()
-    compose, checked, folders = Composer(config_dirs), Checked(build), Folders(sweep)
+    planner = Planner(config_dirs, sweep, shared, build)
     mistakes: dict[str, list[str]] = defaultdict(list)
     jobs: dict[str, Job] = {}
     for job_overrides, names in _with_progress(list(zip(texts, shown, strict=True))):
-        name = " ".join(names) or "defaults"
         try:
-            config = checked(compose(job_overrides, shared))
+            job = planner.job(job_overrides, names, compared)
         except ConfigError as error:
             for problem in error.problems:
-                mistakes[problem].append(name)
+                mistakes[problem].append(named(names))
         else:
-            own = identity(config, compared)
-            job = Job(job_overrides, name, config, own, folders.of(own, names), number=len(jobs) + 1)
-            jobs.setdefault(own, job)
+            job.number = len(jobs) + 1
+            jobs.setdefault(job.identity, job)
     if mistakes:
         raise ConfigError([_told(problem, names, len(texts)) for problem, names in mistakes.items()])
     return list(jobs.values())
+
+
+class Planner:
+    """Makes the jobs of one sweep: composes, checks and builds them; what they share is done once."""
+
+    def __init__(self, config_dirs: Sequence[Path], sweep: Path, shared: Collection[str], build: bool) -> None:
+        self.compose, self.checked, self.folders = Composer(config_dirs), Checked(build), Folders(sweep)
+        self.shared = shared  # the overrides that all jobs have
+
+    def job(self, overrides: list[str], shown: list[str], compared: Collection[str] = ()) -> Job:
+        """The job of ``overrides``, named by those that are ``shown``. Raises ConfigError with its problems."""
+        config = self.checked(self.compose(overrides, self.shared))
+        own = identity(config, compared)
+        return Job(overrides, named(shown), config, own, self.folders.of(own, shown))
+
+
+def named(shown: Sequence[str]) -> str:
+    """The name of the job that these overrides tell from the others."""
+    return " ".join(shown) or "defaults"
 
 
 def _told(problem: str, names: list[str], total: int) -> str:
@@ -65,6 +82,9 @@ class Checked:
     def __init__(self, build: bool) -> None:
         self.build = build
         self.known: dict[str, list[str]] = {}
+        self.scores: set[tuple[str, bool]] = (
+            set()
+        )  # of the tasks that were built: the name, and whether higher is better
 
     def __call__(self, cfg: DictConfig) -> dict[str, Any]:
         """The plain values of a configuration, which is used up. Raises ConfigError with its problems."""
@@ -78,7 +98,8 @@ class Checked:
         kind = json.dumps({**config, "seed": 0, "device": "cpu", "tf32": False}, sort_keys=True, default=str)
         if self.build and kind not in self.known:
             try:
-                ready(cfg)
+                objective = ready(cfg).task.spec.objective
+                self.scores.add((objective.score_name, objective.higher_is_better))
                 self.known[kind] = []
             except ConfigError as error:
                 self.known[kind] = error.problems

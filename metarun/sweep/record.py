@@ -17,12 +17,15 @@ from metarun.sweep.job import Job
 NAME = "sweep.json"
 
 
-def recorded(sweep: Path, jobs: Sequence[Job], config_dirs: Sequence[Path]) -> list[str]:
-    """Write what ``jobs`` are into the sweep's folder, beside those of earlier calls; warnings about what they find."""
+def recorded(sweep: Path, jobs: Sequence[Job], config_dirs: Sequence[Path], kept: bool = False) -> list[str]:
+    """Write what ``jobs`` are into the sweep's folder, beside those of earlier calls; warnings about what they find.
+
+    ``kept``: whether runs of earlier calls count, beside those of ``jobs``.
+    """
     try:
         sweep.mkdir(parents=True, exist_ok=True)
         with _alone(sweep):
-            return _recorded(sweep / NAME, jobs, code(config_dirs))
+            return _recorded(sweep / NAME, jobs, code(config_dirs), kept)
     except OSError as error:
         raise MetarunError(
             f"cannot write to the sweep's folder {sweep} ({error.strerror}). Choose another with sweep_dir=PATH, or make "
@@ -30,7 +33,7 @@ def recorded(sweep: Path, jobs: Sequence[Job], config_dirs: Sequence[Path]) -> l
         ) from error
 
 
-def _recorded(path: Path, jobs: Sequence[Job], now: dict[str, Any]) -> list[str]:
+def _recorded(path: Path, jobs: Sequence[Job], now: dict[str, Any], kept: bool) -> list[str]:
     warnings = []
     try:
         before = read_json(path) if path.exists() else {}
@@ -38,11 +41,31 @@ def _recorded(path: Path, jobs: Sequence[Job], now: dict[str, Any]) -> list[str]
     except (ValueError, KeyError, TypeError):
         warnings.append(f"{path} is damaged; it is written anew, and the runs are found by their folders")
         before, rows = {}, {}
-    if any(job.completed for job in jobs) and (changed := other_code(before.get("code"), now)):
+    if (kept or any(job.completed for job in jobs)) and (changed := other_code(before.get("code"), now)):
         warnings.append(
             f"{changed}: completed runs are kept as they are. For runs of one code choose another sweep_dir."
         )
-    rows |= {
+    rows |= _rows(jobs)
+    history = [
+        *before.get("history", []),
+        {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "argv": sys.argv, "code": now},
+    ]
+    content = {"version": 1, "metarun": __version__, "code": before.get("code") or now, "history": history}
+    write_json(path, {**content, "jobs": list(rows.values())})
+    return warnings
+
+
+def added(sweep: Path, job: Job) -> None:
+    """Write what a further job of a sweep is, whose beginning is ``recorded``."""
+    with _alone(sweep):
+        content = read_json(sweep / NAME)
+        rows = {row["hash"]: row for row in content["jobs"]} | _rows([job])
+        write_json(sweep / NAME, {**content, "jobs": list(rows.values())})
+
+
+def _rows(jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
+    """What is written of jobs, by their identities."""
+    return {
         job.identity: {
             "name": job.name,
             "folder": job.folder.path.name,
@@ -52,13 +75,6 @@ def _recorded(path: Path, jobs: Sequence[Job], now: dict[str, Any]) -> list[str]
         }
         for job in jobs
     }
-    history = [
-        *before.get("history", []),
-        {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "argv": sys.argv, "code": now},
-    ]
-    content = {"version": 1, "metarun": __version__, "code": before.get("code") or now, "history": history}
-    write_json(path, {**content, "jobs": list(rows.values())})
-    return warnings
 
 
 @contextmanager

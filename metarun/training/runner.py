@@ -57,12 +57,12 @@ class Runner:
         """The meta-parameters as the learner knows them, made of the leaves that the optimizer moves."""
         return tree_unflatten(self.leaves, self.structure)
 
-    def run(self) -> Evaluation:
-        """Train from where the run stands to its last step, then test the best theta. Raises Interrupted, Diverged."""
+    def run(self) -> Evaluation | None:
+        """Train to the last step, then test the best theta, if a test is asked for. Raises Interrupted, Diverged."""
         try:
             with memory_errors():
                 self.train()
-                return self.test()
+                return self.test() if self.experiment.num_test_tasks else None
         except (Interrupted, PeerLost) as error:
             if isinstance(error, Interrupted) or not self.leaves[0].is_cuda:  # a GPU may wait for who has gone
                 self.interrupted()

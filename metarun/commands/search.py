@@ -1,0 +1,207 @@
+"""``metarun search``: Optuna proposes values, bad trials are given up, the winner is tested over fresh seeds."""
+
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metarun.commands.search_words import Asked, understood
+from metarun.commands.sweep import fresh
+from metarun.config.compose import composed, override_key
+from metarun.errors import ConfigError, MetarunError
+from metarun.output.lock import claim
+from metarun.output.tables import Table, show
+from metarun.paths import as_shown
+from metarun.search import space
+from metarun.search.kept import WINNER, Found, Kept, found
+from metarun.search.study import Rules, Study
+from metarun.sweep.drain import Drain, Launching
+
+LOCK = ".search"  # a folder that is held by the one process that leads the search
+ROWS = 10  # of the last table, the best trials
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A search whose runs can begin: what it varies, what its trials share, and what is the same in all of them."""
+
+    space: list[space.Parameter]
+    shared: list[str]  # the words of the command line that vary nothing
+    of_trials: list[str]  # the same for trials, which make no final test
+    planner: Any
+    rules: Rules
+    score: str
+    config: Any  # of a trial
+
+
+def search(words: list[str], config_dirs: list[Path], flags: list[str], dry: bool) -> int:
+    """Search until there are as many trials as asked for, then run and test the winner; the exit code.
+
+    ``flags`` stand before the overrides of each run; ``dry``: only check and say what would be searched.
+    """
+    asked = understood(words)
+    begun = checked(asked, config_dirs)
+    for parameter in begun.space:
+        print(f"searches {parameter.key}: {parameter}", file=sys.stderr)
+    better = "highest" if begun.rules.higher else "lowest"
+    where = as_shown(asked.folder)
+    print(f"{asked.trials} trials for the {better} val/{begun.score}: {where}", file=sys.stderr)
+    if dry:
+        return 0
+    (asked.folder / LOCK).mkdir(parents=True, exist_ok=True)
+    with claim(asked.folder / LOCK) as ours:
+        if not ours:
+            raise MetarunError(
+                f"the search in {where} is led by another process. Wait for it; jobs=N runs N at a time."
+            )
+        launcher = fresh(asked.slots)
+        try:
+            return searched(asked, begun, config_dirs, Launching(asked.slots, launcher, flags))
+        finally:
+            launcher.close()
+
+
+def checked(asked: Asked, config_dirs: Sequence[Path]) -> Begun:
+    """The search, once runs at the ends of all intervals and with all choices have been built. Raises ConfigError."""
+    varied, shared = space.divided(asked.words, config_dirs)
+    from metarun.process import prepare
+
+    prepare()
+    from metarun.search.lead import NO_TEST
+    from metarun.sweep.plan import Planner
+
+    cfg = composed([*shared, *space.first_options(varied)], list(config_dirs))
+    found_space = space.parameters(varied, cfg)
+    of_trials = [*(text for text in shared if override_key(text) != "evaluation.num_tasks"), NO_TEST]
+    planner = Planner(config_dirs, asked.folder, {*of_trials}, build=True)
+    jobs = built(planner, of_trials, found_space)
+    if len(planner.checked.scores) != 1:
+        names = ", ".join(sorted(name for name, _ in planner.checked.scores))
+        raise ConfigError(
+            [f"the trials have different scores ({names}), which cannot be compared; search on one task."]
+        )
+    ((score, higher),) = planner.checked.scores
+    every, steps = min(job.config["evaluation"]["every"] for job in jobs), max(job.config["steps"] for job in jobs)
+    rules = Rules(asked.sampler, asked.pruner, asked.sampler_seed, higher, every, steps)
+    return Begun(found_space, shared, of_trials, planner, rules, score, jobs[0].config)
+
+
+def built(planner: Any, shared: list[str], parameters: Sequence[space.Parameter]) -> list[Any]:
+    """A job for each end or choice of each parameter, the others being at their first. Raises ConfigError."""
+    first = [f"{parameter.key}={parameter.ends()[0]}" for parameter in parameters]
+    combinations = {tuple(first): "all values"}
+    for place_, parameter in enumerate(parameters):
+        for end in parameter.ends():
+            text = f"{parameter.key}={end}"
+            combinations.setdefault((*first[:place_], text, *first[place_ + 1 :]), text)
+    jobs, mistakes = [], defaultdict(list)
+    for values, name in combinations.items():
+        try:
+            jobs.append(planner.job([*shared, *values], list(values)))
+        except ConfigError as error:
+            for problem in error.problems:
+                mistakes[problem].append(name)
+    if mistakes:
+        everywhere = len(combinations)
+        told = {problem: "" if len(names) == everywhere else f" (in {names[0]})" for problem, names in mistakes.items()}
+        raise ConfigError([f"{problem}{where}" for problem, where in told.items()])
+    return jobs
+
+
+def searched(asked: Asked, begun: Begun, config_dirs: Sequence[Path], launching: Launching) -> int:
+    """Run the trials that are not done, then the winner; the exit code."""
+    from metarun.search.lead import Lead, Plan
+    from metarun.sweep.record import recorded
+    from metarun.sweep.view import View
+
+    study, kept = Study(asked.folder, begun.rules), Kept(asked.folder)
+    refuse_another(study, begun, asked.folder)
+    for warning in recorded(asked.folder, [], config_dirs, kept=bool(study.trials)):
+        print(f"metarun: {warning}", file=sys.stderr)
+    direction = "maximize" if begun.rules.higher else "minimize"
+    words = {parameter.key: str(parameter) for parameter in begun.space}
+    kept.write(score=begun.score, direction=direction, space=words, sampler=asked.sampler, pruner=asked.pruner)
+    plan = Plan(begun.space, begun.of_trials, asked.trials, begun.score, begun.rules.higher)
+    with View(asked.trials) as view:
+        lead = Lead(study, begun.planner, plan, kept, view)
+        signum = Drain([], asked.folder, launching, asked.limits, view, lead).run()
+    kept.write(importance=study.importance())
+    if signum is not None:
+        print("search stopped; the same command continues it", file=sys.stderr)
+        return 128 + signum
+    result = found(asked.folder)
+    assert result is not None
+    tell(result)
+    best, unfinished = study.best(), [row for row in result.trials if row["state"] == "unfinished"]
+    if unfinished or best is None:
+        why = f"{len(unfinished)} trials were killed" if unfinished else "no trial is completed"
+        print(f"{why}, so there is no winner yet; the same command goes on with what is not done")
+        return 1
+    kept.write(winner=best.number)
+    code = winner(best, asked, begun, config_dirs, launching)
+    print(f"report:      metarun report {as_shown(asked.folder)}")
+    return code or int(any(row["state"] == "failed" for row in result.trials))
+
+
+def refuse_another(study: Study, begun: Begun, folder: Path) -> None:
+    """Raise ConfigError where the folder's search has other settings: trials would not be comparable."""
+    from metarun.sweep.identity import identity
+
+    now = {"space": {parameter.key: str(parameter) for parameter in begun.space}, "config": identity(begun.config)}
+    then = study.remembered(**now)
+    if changed := [name for name in now if then[name] != now[name]]:
+        what = {"space": "what varies", "config": "the settings of its trials"}[changed[0]]
+        raise ConfigError([f"{as_shown(folder)} holds another search: {what} differs. Choose another folder."])
+
+
+def tell(result: Found) -> None:
+    """Print the best trials, how many there are of each state, and what giving up has saved."""
+    keys = list(result.space)
+    rows = [
+        [row["trial"], row["state"], row["score"], row["step"], *(row["values"].get(key) for key in keys)]
+        for row in result.scored[:ROWS]
+    ]
+    show(
+        Table(
+            ["trial", "state", f"val/{result.score}", "step", *keys], rows, f"the best of {len(result.trials)} trials"
+        )
+    )
+    made, planned = result.steps
+    saved = f"; {made} of {planned} steps, {1 - made / planned:.0%} saved" if planned else ""
+    states = [row["state"] for row in result.trials]
+    print(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) + saved)
+    for row in result.trials:
+        if row["state"] == "failed":
+            print(f"trial {row['trial']} failed: {row['outcome']}")
+
+
+def winner(best: Any, asked: Asked, begun: Begun, config_dirs: Sequence[Path], launching: Launching) -> int:
+    """Run the best trial's values over fresh seeds, with the final test; the exit code."""
+    if not asked.seeds:
+        return 0
+    from metarun.sweep.plan import planned
+    from metarun.sweep.record import recorded
+    from metarun.sweep.view import View, final_table
+
+    seeds = range(begun.config["seed"] + 1, begun.config["seed"] + 1 + asked.seeds)
+    shared = [text for text in begun.shared if override_key(text) != "seed"]
+    values = best.user_attrs["overrides"]
+    folder = asked.folder / WINNER
+    print(f"winner: trial {best.number}, {' '.join(values)}; seeds {', '.join(map(str, seeds))}", file=sys.stderr)
+    jobs = planned([*shared, *values, f"seed={','.join(map(str, seeds))}"], config_dirs, folder)
+    recorded(folder, jobs, config_dirs)
+    with View(len(jobs)) as view:
+        signum = Drain(jobs, folder, launching, asked.limits, view).run()
+    if signum is not None:
+        print("search stopped; the same command continues it", file=sys.stderr)
+        return 128 + signum
+    completed = final_table(jobs, folder)
+    name = f"test/{begun.score}"
+    means = [score for job in jobs if isinstance(score := job.folder.read_status().get(name), float)]
+    if means:
+        from metarun.output.paired import of_values
+
+        print(f"winner: {name} = {of_values(means).score.text()} over {len(means)} fresh seeds")
+    return 0 if completed == len(jobs) else 1

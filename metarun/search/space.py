@@ -1,0 +1,130 @@
+"""What a search varies: overrides in Hydra's grammar, as parameters that an optimiser samples."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from omegaconf import DictConfig, OmegaConf
+
+from metarun.config.overrides import given_twice, refuse_sweeps_without_end, written
+from metarun.errors import ConfigError
+from metarun.sweep.grammar import understood, values
+from metarun.sweep.identity import NO_EFFECT
+
+LOG_RATIO = 10  # between the ends of an interval, from which on it is searched by its logarithm
+DIGITS = 6  # of a value, so that folders have names that can be read
+NO_CHOICE = dict.fromkeys(NO_EFFECT, "it has no effect on the scores")
+NO_CHOICE |= {"seed": "the best seed is luck; the winner runs over fresh ones, seeds=N"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some values, which have no order."""
+
+    key: str
+    options: tuple[str, ...]  # as they stand in an override
+
+    def sampled(self, trial: Any) -> str:
+        """The value of a trial of Optuna's, as it stands in an override."""
+        return trial.suggest_categorical(self.key, self.options)
+
+    def ends(self) -> tuple[str, ...]:
+        """The values at which it is checked that runs can begin."""
+        return self.options
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(self.options)}"
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A number from ``low`` to ``high``, in steps of ``step`` where that is not 0."""
+
+    key: str
+    low: float
+    high: float
+    step: float = 0.0
+    whole: bool = False
+    log: bool = False
+
+    def sampled(self, trial: Any) -> str:
+        """The value of a trial of Optuna's, as it stands in an override."""
+        if self.whole:
+            low, high, step = int(self.low), int(self.high), int(self.step) or 1
+            return str(trial.suggest_int(self.key, low, high, step=step, log=self.log))
+        return _text(trial.suggest_float(self.key, self.low, self.high, step=self.step or None, log=self.log))
+
+    def ends(self) -> tuple[str, ...]:
+        """The values at which it is checked that runs can begin."""
+        return tuple(str(int(end)) if self.whole else _text(end) for end in (self.low, self.high))
+
+    def __str__(self) -> str:
+        low, high = self.ends()
+        steps = f" in steps of {self.step:g}" if self.step else ""
+        return f"{'whole numbers ' if self.whole else ''}from {low} to {high}{steps}{', by its logarithm' * self.log}"
+
+
+Parameter = Choice | Numbers
+
+
+def _text(value: float) -> str:
+    return f"{value:.{DIGITS}g}"
+
+
+def divided(words: Sequence[str], config_dirs: Sequence[Path]) -> tuple[list[Override], list[str]]:
+    """The overrides that a search varies, and the texts of those that all trials share. Raises ConfigError."""
+    overrides = [understood(text, config_dirs) for text in words]
+    if problems := given_twice(overrides):
+        raise ConfigError(problems)
+    varied = [override for override in overrides if override.is_sweep_override()]
+    refuse_sweeps_without_end(varied)
+    if not varied:
+        raise ConfigError(["nothing varies: give a setting several values, optimizer.lr=interval(1e-4,1e-2), say."])
+    if problems := [problem for override in varied if (problem := _no_choice(override))]:
+        raise ConfigError(problems)
+    return varied, [written(override) for override in overrides if override not in varied]
+
+
+def _no_choice(override: Override) -> str:
+    """Why a search cannot decide about a setting; empty where it can."""
+    key = override.key_or_group
+    why = NO_CHOICE.get(key.split(".", maxsplit=1)[0], "")
+    if key.split(".")[0] == "evaluation" and key != "evaluation.inner_steps":
+        why = "trials are compared by their scores, so all are scored alike"
+    return f"{written(override)}: {why}. Give it one value." if why else ""
+
+
+def first_options(varied: Sequence[Override]) -> list[str]:
+    """A value of each override that names its values; intervals are left out."""
+    return [values(override)[0] for override in varied if not isinstance(override.value(), IntervalSweep)]
+
+
+def parameters(varied: Sequence[Override], cfg: DictConfig) -> list[Parameter]:
+    """What ``varied`` spans; intervals of settings that are whole numbers in ``cfg`` have whole numbers."""
+    return [_parameter(override, cfg) for override in varied]
+
+
+def _parameter(override: Override, cfg: DictConfig) -> Parameter:
+    key, value = override.get_key_element(), override.value()
+    if isinstance(value, IntervalSweep):
+        usual = OmegaConf.select(cfg, override.key_or_group)
+        return _interval(override, value, isinstance(usual, int) and not isinstance(usual, bool))
+    if isinstance(value, RangeSweep) and value.step > 0:
+        numbers = [*value.range()]  # some, or it would have been refused
+        whole = all(isinstance(number, int) for number in numbers)
+        return Numbers(key, numbers[0], numbers[-1], value.step, whole)
+    return Choice(key, tuple(dict.fromkeys(text.partition("=")[2] for text in values(override))))
+
+
+def _interval(override: Override, value: IntervalSweep, of_whole: bool) -> Numbers:
+    low, high = value.start, value.end
+    if low is None or high is None or not -math.inf < low < high < math.inf:
+        raise ConfigError([f"{written(override)}: write interval(LOW,HIGH) with finite numbers, the lower one first."])
+    if "log" in value.tags and low <= 0:
+        raise ConfigError([f"{written(override)}: by its logarithm, the ends of an interval must be above 0."])
+    log = "log" in value.tags or ("linear" not in value.tags and low > 0 and high / low >= LOG_RATIO)
+    whole = low == int(low) and high == int(high) and (of_whole or isinstance(low, int))
+    return Numbers(override.get_key_element(), low, high, whole=whole, log=log)

@@ -1,0 +1,169 @@
+"""The study of a search: Optuna proposes values, hears the scores, and judges which trials are not worth their time.
+
+Its journal in the search's folder is all that it remembers, so it goes on after any death. What it proposes depends on the
+seed, the number of the trial and the journal, so a search with one job at a time that was killed proposes what an
+undisturbed one does.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metarun.errors import MetarunError
+from metarun.search.space import Parameter
+
+JOURNAL = "study.journal"
+NAME = "search"
+SAMPLERS = ("tpe", "random", "cmaes", "gp", "qmc")
+PRUNERS = ("median", "hyperband", "none")
+NEEDED = "a search needs Optuna, which is not installed: pip install 'metarun[search]'"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How values are proposed and trials given up, by the names of Optuna's classes, and what is optimised."""
+
+    sampler: str
+    pruner: str
+    seed: int
+    higher: bool  # whether a higher score is better
+    every: int  # training steps between two validations
+    steps: int  # of the longest trial
+
+
+class Study:
+    """The trials of a search. Use it from one process at a time."""
+
+    def __init__(self, folder: Path, rules: Rules) -> None:
+        try:
+            import optuna
+        except ImportError as error:
+            raise MetarunError(NEEDED) from error
+        self.optuna, self.rules = optuna, rules
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        journal = folder / JOURNAL
+        _mend(journal)
+        lock = optuna.storages.journal.JournalFileOpenLock(str(journal))
+        self.storage = optuna.storages.JournalStorage(
+            optuna.storages.journal.JournalFileBackend(str(journal), lock_obj=lock)
+        )
+        self.study = optuna.create_study(
+            storage=self.storage,
+            study_name=NAME,
+            direction="maximize" if rules.higher else "minimize",
+            load_if_exists=True,
+            pruner=self._pruner(),
+        )
+
+    @property
+    def trials(self) -> list[Any]:
+        """All of them, as they stand."""
+        return self.study.get_trials(deepcopy=False)
+
+    def remembered(self, **facts: Any) -> dict[str, Any]:
+        """What was remembered first under these names; ``facts`` where nothing was."""
+        known = self.study.user_attrs
+        for name, value in facts.items():
+            if name not in known:
+                self.study.set_user_attr(name, value)
+        return {name: known.get(name, value) for name, value in facts.items()}
+
+    def ask(self) -> Any:
+        """A new trial; its values are proposed by ``values_of``."""
+        self.study.sampler = self._sampler(len(self.trials))
+        return self.study.ask()
+
+    def unfinished(self) -> list[Any]:
+        """The trials that an earlier process began and did not end."""
+        running = [trial.number for trial in self.trials if not trial.state.is_finished()]
+        number_of = self.storage.get_study_id_from_name(NAME)
+        found = []
+        for number in running:
+            self.study.sampler = self._sampler(number)
+            trial_id = self.storage.get_trial_id_from_study_id_trial_number(number_of, number)
+            found.append(self.optuna.trial.Trial(self.study, trial_id))
+        return found
+
+    def values_of(self, trial: Any, space: Sequence[Parameter]) -> list[str]:
+        """The overrides of a trial: those that it has, or else that are proposed now."""
+        self.study.sampler = self._sampler(trial.number)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that a sampler leaves some kinds of parameters to another one
+                return [f"{parameter.key}={parameter.sampled(trial)}" for parameter in space]
+        except ImportError as error:
+            raise MetarunError(f"sampler={self.rules.sampler}: {error}") from error
+
+    def hears(self, trial: Any, scores: dict[int, float], judge: bool) -> int | None:
+        """Report the validation ``scores`` by step; with ``judge`` the step at which the trial should be given up."""
+        known = self.trials[trial.number].intermediate_values
+        for step, score in sorted(scores.items()):
+            if step > max(known, default=0):
+                trial.report(score, step)
+                if judge and step < self.rules.steps and trial.should_prune():
+                    return step
+        return None
+
+    def completed(self, trial: Any, score: float) -> None:
+        """The trial ended with this score."""
+        self.study.tell(trial, score)
+
+    def given_up(self, trial: Any, why: str) -> None:
+        """The trial was stopped, or its loss was not finite: what it reported counts as bad."""
+        trial.set_user_attr("outcome", why)
+        self.study.tell(trial, state=self.optuna.trial.TrialState.PRUNED)
+
+    def failed(self, trial: Any, why: str) -> None:
+        """The trial tells nothing about its values."""
+        trial.set_user_attr("outcome", why)
+        self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
+
+    def is_finished(self, trial: Any) -> bool:
+        """Whether it was told how the trial ended."""
+        return self.trials[trial.number].state.is_finished()
+
+    def best(self) -> Any | None:
+        """The completed trial with the best score, the first of several; None where none is completed."""
+        done = [trial for trial in self.trials if trial.state == self.optuna.trial.TrialState.COMPLETE]
+        return (max if self.rules.higher else min)(done, key=lambda trial: trial.value, default=None)
+
+    def importance(self) -> dict[str, float]:
+        """The share of each parameter in what tells good trials from others, by PED-ANOVA; empty where that is unknown."""
+        evaluator = self.optuna.importance.PedAnovaImportanceEvaluator()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = self.optuna.importance.get_param_importances(self.study, evaluator=evaluator)
+        except (ValueError, RuntimeError, ZeroDivisionError):  # too few trials, or all alike
+            return {}
+        return {name: float(share) for name, share in found.items()}
+
+    def _sampler(self, number: int) -> Any:
+        """The sampler for the trial of this number; a sequence of quasi-random numbers is one for all."""
+        samplers, name = self.optuna.samplers, self.rules.sampler
+        seed = self.rules.seed if name == "qmc" else _seed(self.rules.seed, number)
+        made = {"random": samplers.RandomSampler, "cmaes": samplers.CmaEsSampler}
+        made |= {"gp": samplers.GPSampler, "qmc": samplers.QMCSampler}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Optuna calls experimental
+            return made[name](seed=seed) if name in made else samplers.TPESampler(seed=seed, constant_liar=True)
+
+    def _pruner(self) -> Any:
+        pruners, steps = self.optuna.pruners, self.rules.steps
+        if self.rules.pruner == "hyperband":
+            return pruners.HyperbandPruner(min_resource=min(self.rules.every, steps), max_resource=steps)
+        return pruners.NopPruner() if self.rules.pruner == "none" else pruners.MedianPruner()
+
+
+def _seed(seed: int, number: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:4], "big")
+
+
+def _mend(journal: Path) -> None:
+    """Remove what a process left that was killed while it wrote: a lock, and half a line."""
+    journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
+    if journal.is_file() and not (content := journal.read_bytes()).endswith(b"\n"):
+        journal.write_bytes(content[: content.rfind(b"\n") + 1])
