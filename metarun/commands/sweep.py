@@ -3,6 +3,7 @@
 import gc
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,6 +47,8 @@ def sweep(arguments: list[str], config_dirs: list[Path], flags: list[str], dry: 
 
     ``flags`` stand before the overrides of each run; ``dry``: only list the runs; ``main``: what a run's process does.
     """
+    if "hydra/sweeper=optuna" in arguments:
+        raise ConfigError([f"hydra/sweeper=optuna: write metarun search instead: {as_search(arguments)}"])
     if any(text.startswith(("hydra/launcher=", "hydra/sweeper=")) for text in arguments):
         if dry:
             raise ConfigError(
@@ -78,6 +81,19 @@ def sweep(arguments: list[str], config_dirs: list[Path], flags: list[str], dry: 
         if spanned != rest:
             print("\n".join(leave_curves([(job.overrides, job.folder) for job in jobs], folder)))
     return 0 if completed == len(jobs) else 1
+
+
+def as_search(arguments: list[str]) -> str:
+    """The command that searches as Hydra's Optuna sweeper was asked to; its plugin pins an Optuna of 2021."""
+    trials = {"hydra.sweeper.n_trials": "trials", "hydra.sweeper.n_jobs": "jobs"}
+    words = {"trials": "50"} | {trials[key]: value for key, value in _pairs(arguments) if key in trials}
+    rest = [text for text in arguments if not text.startswith(("hydra.", "hydra/", "sweep_dir=", "--", *words))]
+    folder = dict(_pairs(arguments)).get("sweep_dir", "DIR")
+    return shlex.join(["metarun", "search", folder, *(f"{key}={value}" for key, value in words.items()), *rest])
+
+
+def _pairs(arguments: list[str]) -> list[tuple[str, str]]:
+    return [(key, value) for key, _, value in (text.partition("=") for text in arguments)]
 
 
 def _divided(arguments: list[str]) -> tuple[dict[str, str], list[str]]:

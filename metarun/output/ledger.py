@@ -198,7 +198,9 @@ def read(path: Path) -> Run:
         state = "unknown"
     if state == "running" and not _goes_on(path, status, facts):
         state = "killed"
-    tested = (state == "completed" and settings.get("evaluation.num_tasks") != 0) or os.path.lexists(path / "results.json")
+    tested = (state == "completed" and settings.get("evaluation.num_tasks") != 0) or os.path.lexists(
+        path / "results.json"
+    )
     results = json_object(path / "results.json", damaged) if tested else {}
     return Run(path, state, status, config, settings, results, facts, tuple(damaged))
 

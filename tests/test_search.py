@@ -1,0 +1,376 @@
+"""metarun search: what is proposed and pruned, that trials see no test episode, and that a killed search goes on."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from metarun.commands.search_words import understood
+from metarun.config.compose import composed
+from metarun.errors import ConfigError
+from metarun.output.folder import RunFolder
+from metarun.output.ledger import run_at
+from metarun.search.kept import Kept, found
+from metarun.search.lead import NO_TEST, Lead, Plan
+from metarun.search.space import Choice, Numbers, divided, first_options, parameters
+from metarun.search.study import JOURNAL, Rules, Study
+from metarun.sweep.drain import Drain, Launching, Limits
+from metarun.sweep.plan import Planner
+from metarun.sweep.record import recorded
+from metarun.sweep.slots import Slots
+from metarun.sweep.view import View
+from tests.running import OUTSIDE, TINY, forked, metarun, read, state
+from tests.test_sweep_drain import Stage
+
+pytest.importorskip("optuna")
+TOLD_TASK = """
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from metarun.tasks.sinusoid import Sinusoid
+
+
+class Told(Sinusoid):
+    def draw(self, split, indices):
+        run = [word.partition("=")[2] for word in sys.argv if word.startswith("run_dir=")]
+        for folder in run:
+            with (Path(folder) / "read.txt").open("a") as file:
+                print(split, file=file)
+        return super().draw(split, indices)
+"""
+LR = "optimizer.lr=interval(1e-4,1e-1)"
+SMALL = [*TINY, "steps=10", "evaluation.every=5", "logger=none"]
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory) -> Path:
+    """A config folder with sine waves that write down of which split episodes are drawn."""
+    folder = tmp_path_factory.mktemp("told")
+    (folder / "task").mkdir()
+    (folder / "told.py").write_text(TOLD_TASK)
+    (folder / "task" / "told.yaml").write_text("defaults: [sinusoid]\n_target_: told.Told\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def searched(told, tmp_path_factory) -> tuple[Path, Any]:
+    """The folder of a search that ran undisturbed, and its outcome."""
+    folder = tmp_path_factory.mktemp("searched") / "search"
+    return folder, metarun("search", folder, *words(told))
+
+
+def words(told: Path) -> list[str]:
+    """Those of the search, after its folder."""
+    searched = ["trials=4", "seeds=2", LR, "meta_learner.inner_steps=choice(1,2)", "pruner=none"]
+    return [f"--config-dir={told}", *searched, "task=told", *SMALL]
+
+
+def trials_of(folder: Path) -> list[dict[str, Any]]:
+    return read(folder / "search.json").get("trials", []) if (folder / "search.json").is_file() else []
+
+
+# ---- whole searches ----
+
+
+def test_a_search_minimises_the_mean_squared_error(searched):
+    folder, outcome = searched
+    assert outcome.code == 0, outcome.text
+    kept = read(folder / "search.json")
+    assert kept["direction"] == "minimize" and "4 trials for the lowest val/mse" in outcome.err
+    scores = [row["score"] for row in kept["trials"]]
+    assert kept["winner"] == scores.index(min(scores)) and len(set(scores)) > 1
+
+
+def test_a_search_maximises_accuracy(tmp_path):
+    wanted = [OUTSIDE, "trials=3", "seeds=1", "task=prototypes", "meta_learner=protonet", *SMALL]
+    wanted = [word for word in wanted if not word.startswith("task.num_queries")]
+    outcome = metarun("search", tmp_path / "s", "optimizer.lr=interval(1e-5,1)", *wanted)
+    assert outcome.code == 0, outcome.text
+    kept = read(tmp_path / "s" / "search.json")
+    assert kept["direction"] == "maximize" and kept["score"] == "accuracy"
+    scores = [row["score"] for row in kept["trials"]]
+    assert kept["winner"] == scores.index(max(scores))
+
+
+def test_no_trial_reads_a_test_episode_and_the_winner_does(searched):
+    folder, _ = searched
+    for row in trials_of(folder):
+        run = folder / row["folder"]
+        assert set((run / "read.txt").read_text().split()) == {"train", "val"}
+        assert not (run / "results.json").exists() and state(run) == "completed" and not run_at(run).damaged
+    winners = list((folder / "winner").glob("seed-*"))
+    assert len(winners) == 2
+    for run in winners:
+        assert "test" in (run / "read.txt").read_text().split()
+
+
+def test_the_winner_runs_over_fresh_seeds_with_the_values_of_the_best_trial(searched):
+    folder, outcome = searched
+    kept = read(folder / "search.json")
+    values = kept["trials"][kept["winner"]]["values"]
+    runs = [run_at(path) for path in sorted((folder / "winner").glob("seed-*"))]
+    assert [run.seed for run in runs] == [1, 2]
+    assert all(run.settings["optimizer.lr"] == float(values["optimizer.lr"]) and run.score for run in runs)
+    assert "over 2 fresh seeds" in outcome.out
+
+
+def test_a_finished_search_keeps_all_of_it(searched, told):
+    folder, _ = searched
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("**/metrics.jsonl")}
+    again = metarun("search", folder, *words(told))
+    assert again.code == 0, again.text
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("**/metrics.jsonl")} == before and len(before) == 6
+
+
+def test_a_killed_search_goes_on_to_as_many_trials_as_asked_for(searched, told, tmp_path):
+    whole, folder = searched[0], tmp_path / "search"
+    job = forked("whole_command", argv=["search", folder, *words(told)], cwd=tmp_path)
+    deadline = time.monotonic() + 100
+    while len(trials_of(folder)) < 2 or not (folder / str(trials_of(folder)[1]["folder"]) / "metrics.jsonl").exists():
+        assert time.monotonic() < deadline and job.poll() is None
+        time.sleep(0.02)
+    os.kill(job.pid, signal.SIGKILL)
+    again = metarun("search", folder, *words(told))
+    assert again.code == 0, again.text
+    rows, expected = trials_of(folder), trials_of(whole)
+    assert [row["state"] for row in rows] == ["completed"] * 4
+    assert [(row["values"], row["score"]) for row in rows] == [(row["values"], row["score"]) for row in expected]
+
+
+def test_another_search_in_the_same_folder_is_refused(searched, told):
+    folder, _ = searched
+    other = metarun("search", folder, *words(told), "meta_learner.inner_steps=choice(1,2,3)", as_given=False)
+    assert other.code == 2 and "holds another search: what varies" in other.err
+    other = metarun("search", folder, *words(told), "meta_batch_size=3")
+    assert other.code == 2 and "the settings of its trials" in other.err
+
+
+def test_a_run_without_a_final_test_is_completed_and_can_be_scored_later(tmp_path):
+    run = tmp_path / "run"
+    assert metarun(*SMALL, NO_TEST, f"run_dir={run}").code == 0
+    assert state(run) == "completed" and "best_val/mse" in read(run / "status.json")
+    again = metarun(*SMALL, NO_TEST, f"run_dir={run}", "resume=auto")
+    assert again.code == 0 and "no final test" in again.out
+    refused = metarun("evaluate", run)
+    assert refused.code == 2 and "say how many episodes" in refused.err
+    assert metarun("evaluate", run, "evaluation.num_tasks=4").code == 0
+    assert metarun(*SMALL, "evaluation.num_tasks=1").code == 2
+
+
+# ---- pruning, by jobs that act by a script ----
+
+
+class Lines:
+    """A job that has written these validation scores at steps 0, 10, 20 ..., and goes on or completes."""
+
+    def __init__(self, *scores: float, goes_on: bool = False) -> None:
+        self.scores, self.goes_on = scores, goes_on
+
+    def __call__(self, folder: RunFolder, pid: int) -> int | None:
+        rows = [f'{{"step": {10 * n}, "val/mse": {score}}}\n' for n, score in enumerate(self.scores)]
+        (folder.path / "metrics.jsonl").write_text("".join(rows))
+        last = 10 * (len(self.scores) - 1)
+        folder.mark("interrupted" if self.goes_on else "completed", pid=pid, step=last, steps=40)
+        return None if self.goes_on else 0
+
+
+class Trials(Stage):
+    """Jobs that act one after the other, whatever their values are."""
+
+    def __init__(self, *acts: Any) -> None:
+        super().__init__({"resume=auto": list(acts)})
+
+
+def led(folder: Path, stage: Stage, total: int, **rules: Any) -> list[dict[str, Any]]:
+    """The trials of a search whose jobs act by ``stage``."""
+    told = Rules(
+        **{"sampler": "random", "pruner": "median", "seed": 0, "higher": False, "every": 10, "steps": 40, **rules}
+    )
+    space = [Numbers("optimizer.lr", 1e-4, 1e-1, log=True)]
+    shared = ["steps=40", "evaluation.every=10", NO_TEST]
+    folder.mkdir(exist_ok=True)
+    recorded(folder, [], [])
+    with View(total) as view:
+        plan = Plan(space, shared, total, "mse", told.higher)
+        lead = Lead(Study(folder, told), Planner([], folder, {*shared}, build=False), plan, Kept(folder), view)
+        Drain([], folder, Launching(Slots(1, gpus=[]), stage, []), Limits(), view, lead).run()
+    return trials_of(folder)
+
+
+GOOD, BAD = (5, 4, 3, 2, 1), (5, 9, 9)
+
+
+def test_a_trial_below_the_median_of_the_others_is_pruned_by_sigterm_and_can_go_on(tmp_path):
+    stage = Trials(*[Lines(*GOOD)] * 5, Lines(*BAD, goes_on=True), Lines(*GOOD))
+    rows = led(tmp_path / "s", stage, total=7)
+    assert [row["state"] for row in rows] == ["completed"] * 5 + ["pruned", "completed"]
+    assert stage.signals == [signal.SIGTERM]
+    run = tmp_path / "s" / rows[5]["folder"]
+    assert state(run) == "pruned" and (rows[5]["step"], rows[5]["steps"]) == (20, 40)
+
+
+def test_hyperband_prunes_and_no_pruner_does_not(tmp_path):
+    for pruner, most in (("hyperband", 8), ("none", 0)):
+        acts = [Lines(5, *[score] * 4) for score in range(8)]
+        pruned = [row["state"] for row in led(tmp_path / pruner, Trials(*acts), 8, pruner=pruner)].count("pruned")
+        assert (0 < pruned <= most) if most else pruned == 0
+
+
+def test_a_trial_whose_loss_is_not_finite_counts_as_bad_and_one_that_failed_tells_nothing(tmp_path):
+    def diverges(folder: RunFolder, pid: int) -> int:
+        folder.mark("diverged", pid=pid, step=3, steps=40)
+        return 3
+
+    def fails(folder: RunFolder, pid: int) -> int:
+        folder.mark("failed", pid=pid)
+        return 1
+
+    rows = led(tmp_path / "s", Trials(diverges, fails, Lines(*GOOD)), total=3)
+    assert rows[0]["outcome"] == "diverged"
+    assert [row["state"] for row in rows] == ["pruned", "failed", "completed"]
+
+
+def test_a_trial_that_was_killed_is_run_again_by_the_same_command(tmp_path):
+    def killed(folder: RunFolder, pid: int) -> int:
+        folder.mark("running", pid=pid)
+        return -9
+
+    (row, *_) = led(tmp_path / "s", Trials(killed, Lines(*GOOD)), total=2)
+    assert row["state"] == "unfinished"
+    rows = led(tmp_path / "s", Trials(Lines(*GOOD)), total=2)
+    assert [row["state"] for row in rows] == ["completed"] * 2
+
+
+def test_a_trial_pruned_just_before_the_search_died_is_marked_by_the_next_call(tmp_path):
+    stage = Trials(*[Lines(*GOOD)] * 5, Lines(*BAD, goes_on=True))
+    with mock.patch.object(RunFolder, "mark_pruned"):
+        rows = led(tmp_path / "s", stage, total=6)
+    run = tmp_path / "s" / rows[5]["folder"]
+    assert state(run) == "interrupted"
+    led(tmp_path / "s", Trials(), total=6)
+    assert state(run) == "pruned"
+
+
+def test_the_same_values_again_are_not_run_again(tmp_path):
+    folder, told = tmp_path / "s", Rules("random", "none", 0, False, 10, 40)
+    folder.mkdir()
+    recorded(folder, [], [])
+    plan = Plan([Choice("seed", ("1", "2"))], ["steps=40", NO_TEST], 8, "mse", False)
+    with View(8) as view:
+        lead = Lead(
+            Study(folder, told), Planner([], folder, {"steps=40", NO_TEST}, build=False), plan, Kept(folder), view
+        )
+        stage = Trials(*[Lines(*GOOD)] * 2)
+        Drain([], folder, Launching(Slots(1, gpus=[]), stage, []), Limits(), view, lead).run()
+    assert [row["state"] for row in trials_of(folder)] == ["completed"] * 8
+    assert len(stage.codes) == 2
+
+
+# ---- what is proposed ----
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "gp", "qmc"])
+def test_what_is_proposed_depends_on_seed_and_history_alone(sampler, tmp_path):
+    space = [Numbers("a", 1e-4, 1e-1, log=True), Numbers("b", 1, 9, whole=True)]
+
+    def proposals(folder: Path, number: int, seed: int = 0) -> list[list[str]]:
+        study = Study(folder, Rules(sampler, "none", seed, False, 1, 10))
+        for _ in range(number):
+            trial = study.ask()
+            study.completed(trial, float(study.values_of(trial, space)[0].partition("=")[2]))
+        return [[f"{key}={value}" for key, value in trial.params.items()] for trial in study.trials]
+
+    for name in ("whole", "broken", "other"):
+        (tmp_path / name).mkdir()
+    whole = proposals(tmp_path / "whole", 14)
+    proposals(tmp_path / "broken", 5)
+    assert proposals(tmp_path / "broken", 9) == whole
+    assert len({tuple(each) for each in whole}) > 10
+    assert proposals(tmp_path / "other", 3, seed=1) != whole[:3]
+
+
+def test_a_journal_that_was_cut_short_and_left_locked_is_mended(tmp_path):
+    space, rules = [Choice("a", ("1", "2"))], Rules("random", "none", 0, False, 1, 10)
+    study = Study(tmp_path, rules)
+    study.values_of(study.ask(), space)
+    with (tmp_path / JOURNAL).open("ab") as file:
+        file.write(b'{"op_code": 4, "wor')
+    (tmp_path / f"{JOURNAL}.lock").touch()
+    again = Study(tmp_path, rules)
+    (trial,) = again.unfinished()
+    again.completed(trial, 1.0)
+    assert again.best().value == 1.0 and not Study(tmp_path, rules).unfinished()
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("optimizer.lr=interval(1e-4,1e-2)", Numbers("optimizer.lr", 1e-4, 1e-2, log=True)),
+    ("optimizer.lr=interval(0.1,0.5)", Numbers("optimizer.lr", 0.1, 0.5)),
+    ("optimizer.lr=tag(linear,interval(1e-4,1e-2))", Numbers("optimizer.lr", 1e-4, 1e-2)),
+    ("optimizer.lr=tag(log,interval(0.1,0.5))", Numbers("optimizer.lr", 0.1, 0.5, log=True)),
+    ("meta_learner.inner_steps=interval(1,8)", Numbers("meta_learner.inner_steps", 1, 8, whole=True)),
+    ("clip_norm=interval(1,8)", Numbers("clip_norm", 1, 8)),
+    ("meta_learner.inner_steps=range(1,8,3)", Numbers("meta_learner.inner_steps", 1, 7, 3, whole=True)),
+    ("meta_learner=maml,anil", Choice("meta_learner", ("maml", "anil"))),
+    ("base_learner.hidden=[8],[4,4]", Choice("base_learner.hidden", ("[8]", "[4,4]"))),
+])  # fmt: skip
+def test_the_space_is_what_hydras_grammar_says(text, expected):
+    varied, shared = divided([text, "steps=5"], [])
+    (parameter,) = parameters(varied, composed([*shared, *first_options(varied)], []))
+    assert parameter == expected and shared == ["steps=5"]
+
+
+# ---- wrong input ----
+
+
+@pytest.mark.parametrize(("words", "expected"), [
+    (["trials=3"], "nothing varies"),
+    ([LR], "trials=50"),
+    (["trials=0", LR], "must be a whole number of 1 or more"),
+    (["trials=3", LR, "sampler=tpee"], "did you mean 'tpe'"),
+    (["trials=3", LR, "pruner=best"], "median, hyperband, none"),
+    (["trials=3", "seed=1,2"], "luck"),
+    (["trials=3", "evaluation.every=1,2"], "scored alike"),
+    (["trials=3", "optimizer.lr=interval(1,0.1)"], "the lower one first"),
+    (["trials=3", "optimizer.lr=tag(log,interval(0,1))"], "above 0"),
+    (["trials=3", "optimizer.lr=interval(-1,1)"], "optimizer.lr is -1"),
+    (["trials=3", LR, "sweep_dir=x"], "the folder stands first"),
+    (["trials=3", "meta_learner=maml,nothing"], "nothing"),
+])  # fmt: skip
+def test_what_a_search_does_not_take_is_told_before_anything_starts(words, expected, tmp_path):
+    outcome = metarun("search", tmp_path / "s", *words)
+    assert outcome.code == 2 and expected in outcome.err, outcome.text
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_folder_of_a_search_comes_first():
+    with pytest.raises(ConfigError, match="name the folder"):
+        understood(["trials=3", LR])
+
+
+def test_dry_says_what_would_be_searched_and_touches_nothing(tmp_path):
+    outcome = metarun("search", tmp_path / "s", "trials=3", LR, "--dry")
+    assert outcome.code == 0 and "from 0.0001 to 0.1, by its logarithm" in outcome.err
+    assert not (tmp_path / "s").exists()
+
+
+def test_hydras_optuna_sweeper_is_answered_with_the_command_that_searches():
+    outcome = metarun("-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=7", LR, "steps=5")
+    assert outcome.code == 2
+    assert f"metarun search DIR trials=7 '{LR}' steps=5" in outcome.err
+
+
+def test_without_optuna_a_search_says_what_to_install(tmp_path):
+    with mock.patch.dict("sys.modules", {"optuna": None}):
+        outcome = metarun("search", tmp_path / "s", "trials=3", LR, *SMALL)
+    assert outcome.code == 1 and "pip install 'metarun[search]'" in outcome.err
+
+
+def test_a_damaged_search_file_is_read_as_far_as_it_goes(tmp_path):
+    (tmp_path / "search.json").write_text('{"trials": [3, {"score": "x"}], "importance": []}')
+    search = found(tmp_path)
+    assert search is not None and search.scored == [] and search.steps == (0, 0)
