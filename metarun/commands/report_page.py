@@ -13,8 +13,8 @@ from metarun.output.tables import Table
 BANDS = "Bands: 95% over seeds (Student's t); of a group with one seed, over its episodes."
 
 
-def html(findings: Findings) -> str:
-    """The whole page."""
+def html(findings: Findings, search: Section) -> str:
+    """The whole page; ``search`` is what there is to tell of the search that made the runs."""
     differences, notes = findings.paired
     count = sum(len(row.counted) for row in findings.rows)
     total = sum(len(row.runs) for row in findings.rows)
@@ -28,6 +28,7 @@ def html(findings: Findings) -> str:
     results = Section("Scores", [table_part(findings.means, "scores"), bullets(explained(findings))])
     compared = [table_part(differences, "differences")] if differences else []
     sections = [
+        search,
         results,
         Section("Paired differences", [*compared, bullets(notes)]),
         _adaptation(findings),

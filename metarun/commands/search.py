@@ -122,7 +122,9 @@ def searched(asked: Asked, begun: Begun, config_dirs: Sequence[Path], launching:
         print(f"metarun: {warning}", file=sys.stderr)
     direction = "maximize" if begun.rules.higher else "minimize"
     words = {parameter.key: str(parameter) for parameter in begun.space}
-    kept.write(score=begun.score, direction=direction, space=words, sampler=asked.sampler, pruner=asked.pruner)
+    log = [parameter.key for parameter in begun.space if isinstance(parameter, space.Numbers) and parameter.log]
+    kept.write(score=begun.score, direction=direction, space=words, logarithmic=log)
+    kept.write(sampler=asked.sampler, sampler_seed=asked.sampler_seed, pruner=asked.pruner)
     plan = Plan(begun.space, begun.of_trials, asked.trials, begun.score, begun.rules.higher)
     with View(asked.trials) as view:
         lead = Lead(study, begun.planner, plan, kept, view)

@@ -3,7 +3,7 @@
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
@@ -36,19 +36,29 @@ class Axes(NamedTuple):
 
 
 def drawn(lines: Sequence[Line], axes: Axes, name: str) -> str:
-    """An SVG that can stand among others in a page: its identifiers begin with ``name``."""
+    """The lines as an SVG for a page, with a legend below."""
+    names = [line.name for line in lines] + [f"{name} ({axes.level})" for name, _ in axes.levels]
+    columns = max(1, min(4, WIDEST // max(map(len, names))))
+
+    def draw(picture: Any) -> None:
+        _draw(picture.add_subplot(), lines, axes)
+        picture.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+
+    return svg(draw, (7, 3.8 + 0.22 * math.ceil(len(names) / columns)), axes.title, name)
+
+
+def svg(draw: Callable[[Any], None], size: tuple[float, float], title: str, name: str) -> str:
+    """What ``draw`` draws on a figure of ``size`` inches, as an SVG that can stand among others in a page: its identifiers
+    begin with ``name``."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     text = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif", "font.size": 10}):
-        names = [line.name for line in lines] + [f"{name} ({axes.level})" for name, _ in axes.levels]
-        columns = max(1, min(4, WIDEST // max(map(len, names))))
-        picture = Figure(figsize=(7, 3.8 + 0.22 * math.ceil(len(names) / columns)), layout="constrained")
-        _draw(picture.add_subplot(), lines, axes)
-        picture.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+        picture = Figure(figsize=size, layout="constrained")
+        draw(picture)
         picture.savefig(text, format="svg", metadata={"Date": None})
-    return _inlined(text.getvalue(), axes.title, name)
+    return _inlined(text.getvalue(), title, name)
 
 
 def _draw(panel: Any, lines: Sequence[Line], axes: Axes) -> None:

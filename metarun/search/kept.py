@@ -34,6 +34,7 @@ class Found:
     space: dict[str, str]  # what each parameter may be, in words
     trials: list[dict[str, Any]]
     importance: dict[str, float] = field(default_factory=dict)
+    logarithmic: list[str] = field(default_factory=list)  # the parameters that are searched by their logarithm
 
     @property
     def scored(self) -> list[dict[str, Any]]:
@@ -65,4 +66,5 @@ def found(folder: Path) -> Found | None:
     space, importance = (facts[name] if isinstance(facts.get(name), dict) else {} for name in ("space", "importance"))
     words = {str(key): str(text) for key, text in space.items()}
     shares = {key: share for key, share in importance.items() if number(share) is not None}
-    return Found(str(facts.get("score") or "score"), facts.get("direction") != "minimize", words, rows, shares)
+    log = facts["logarithmic"] if isinstance(facts.get("logarithmic"), list) else []
+    return Found(str(facts.get("score") or "score"), facts.get("direction") != "minimize", words, rows, shares, log)
