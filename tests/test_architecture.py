@@ -64,6 +64,7 @@ WITHOUT_TORCH += [
     "commands.show",
 ]
 WITHOUT_TORCH += ["commands.diff", "commands.compare", "commands.tensorboard", "commands.report"]
+WITHOUT_TORCH += ["commands.search", "commands.report_search", "search.kept"]
 
 
 @cache

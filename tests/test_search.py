@@ -14,6 +14,7 @@ from metarun.config.compose import composed
 from metarun.errors import ConfigError
 from metarun.output.folder import RunFolder
 from metarun.output.ledger import run_at
+from metarun.output.searched import axis_of
 from metarun.search.kept import Kept, found
 from metarun.search.lead import NO_TEST, Lead, Plan
 from metarun.search.space import Choice, Numbers, divided, first_options, parameters
@@ -160,6 +161,39 @@ def test_a_run_without_a_final_test_is_completed_and_can_be_scored_later(tmp_pat
     assert refused.code == 2 and "say how many episodes" in refused.err
     assert metarun("evaluate", run, "evaluation.num_tasks=4").code == 0
     assert metarun(*SMALL, "evaluation.num_tasks=1").code == 2
+
+
+# ---- the report ----
+
+
+def test_the_report_of_a_search_has_importance_and_parallel_coordinates_and_the_winner(searched, tmp_path):
+    folder, _ = searched
+    kept = read(folder / "search.json")
+    outcome = metarun("report", folder, "--out", tmp_path)
+    assert outcome.code == 0, outcome.text
+    page = (tmp_path / "report.html").read_text()
+    assert "4 trials (4 completed) for the lowest val/mse" in page and "Parallel coordinates of the trials" in page
+    assert ("Importance of parameters" in page) == bool(kept["importance"])
+    assert "2 of 2 runs count" in page, "trials are no runs of the means"
+    assert all(row["values"]["optimizer.lr"] in page for row in kept["trials"])
+
+
+def test_the_axes_of_parallel_coordinates_are_in_the_order_of_their_values():
+    by_log = axis_of("lr", ["0.001", "0.1", "0.01"], log=True)
+    assert by_log.places == pytest.approx([0, 1, 0.5]) and set(by_log.ticks.values()) == {"0.001", "0.01", "0.1"}
+    names = axis_of("learner", ["maml", "anil", "maml"])
+    assert names.places == [1, 0, 1] and names.ticks == {0: "anil", 1: "maml"}
+    assert len(axis_of("score", list(range(20))).ticks) == 5
+    assert axis_of("score", [3.0, 3.0]).places == [0, 0]
+
+
+def test_the_importance_of_a_parameter_that_decides_is_near_one(tmp_path):
+    space = [Numbers("a", 0, 1), Numbers("b", 0, 1)]
+    study = Study(tmp_path, Rules("random", "none", 0, False, 1, 10))
+    for _ in range(60):
+        trial = study.ask()
+        study.completed(trial, float(study.values_of(trial, space)[0].partition("=")[2]))
+    assert study.importance()["a"] > 0.9
 
 
 # ---- pruning, by jobs that act by a script ----

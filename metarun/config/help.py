@@ -40,8 +40,8 @@ NOTES = {
     "same DIR keeps what is completed and continues the rest; --dry only lists the runs; retries=N tries again what a "
     "signal ended or what found no memory; timeout=12h is the time of an attempt; evaluation=data_efficiency is a sweep "
     "over shares of the training classes, and draws the curve",
-    "Search": "metarun search DIR trials=50 KEY=interval(A,B) KEY=choice(A,B): trials are scored on validation tasks, bad ones "
-    "are pruned, the winner is tested over fresh seeds; the same command goes on",
+    "Search": "metarun search DIR trials=50 KEY=interval(A,B) KEY=choice(A,B): trials are scored on validation tasks, bad "
+    "ones are pruned, the winner is tested over fresh seeds; the same command goes on",
     "Continue": "metarun resume=runs/DATE/RUN",
     "Stop": "Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2 writes a checkpoint first",
     "Your own": "--config-dir DIR adds a folder of YAML groups (and Python modules beside them); --allow PACKAGE lets a "
