@@ -14,6 +14,7 @@ from metarun.config.compose import composed
 from metarun.errors import ConfigError
 from metarun.output.folder import RunFolder
 from metarun.output.ledger import run_at
+from metarun.output.lock import claim
 from metarun.output.searched import axis_of
 from metarun.search.kept import Kept, found
 from metarun.search.lead import NO_TEST, Lead, Plan
@@ -163,10 +164,17 @@ def test_a_run_without_a_final_test_is_completed_and_can_be_scored_later(tmp_pat
     assert metarun(*SMALL, "evaluation.num_tasks=1").code == 2
 
 
+def test_a_search_that_another_process_leads_is_refused(searched, told):
+    folder, _ = searched
+    with claim(folder / ".search"):
+        outcome = metarun("search", folder, *words(told))
+    assert outcome.code == 1 and "is led by another process" in outcome.err
+
+
 # ---- the report ----
 
 
-def test_the_report_of_a_search_has_importance_and_parallel_coordinates_and_the_winner(searched, tmp_path):
+def test_the_report_of_a_search_shows_its_trials_and_the_scores_of_the_winner(searched, tmp_path):
     folder, _ = searched
     kept = read(folder / "search.json")
     outcome = metarun("report", folder, "--out", tmp_path)
@@ -255,7 +263,7 @@ def test_hyperband_prunes_and_no_pruner_does_not(tmp_path):
         assert (0 < pruned <= most) if most else pruned == 0
 
 
-def test_a_trial_whose_loss_is_not_finite_counts_as_bad_and_one_that_failed_tells_nothing(tmp_path):
+def test_a_trial_that_diverged_counts_as_bad_and_one_that_failed_tells_nothing(tmp_path):
     def diverges(folder: RunFolder, pid: int) -> int:
         folder.mark("diverged", pid=pid, step=3, steps=40)
         return 3
@@ -278,6 +286,18 @@ def test_a_trial_that_was_killed_is_run_again_by_the_same_command(tmp_path):
     assert row["state"] == "unfinished"
     rows = led(tmp_path / "s", Trials(Lines(*GOOD)), total=2)
     assert [row["state"] for row in rows] == ["completed"] * 2
+
+
+def test_a_trial_that_the_search_stopped_with_it_goes_on_by_the_same_command(tmp_path):
+    def stops(folder: RunFolder, pid: int) -> None:
+        Lines(*BAD, goes_on=True)(folder, pid)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stage = Trials(stops)
+    (row,) = led(tmp_path / "s", stage, total=2)
+    assert row["state"] == "unfinished" and stage.signals == [signal.SIGTERM]
+    rows = led(tmp_path / "s", Trials(Lines(*GOOD), Lines(*GOOD)), total=2)
+    assert [row["state"] for row in rows] == ["completed"] * 2 and rows[0]["values"] == row["values"]
 
 
 def test_a_trial_pruned_just_before_the_search_died_is_marked_by_the_next_call(tmp_path):

@@ -50,7 +50,10 @@ def search(words: list[str], config_dirs: list[Path], flags: list[str], dry: boo
     print(f"{asked.trials} trials for the {better} val/{begun.score}: {where}", file=sys.stderr)
     if dry:
         return 0
-    (asked.folder / LOCK).mkdir(parents=True, exist_ok=True)
+    try:
+        (asked.folder / LOCK).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MetarunError(f"cannot write to {where} ({error.strerror}). Choose another folder.") from error
     with claim(asked.folder / LOCK) as ours:
         if not ours:
             raise MetarunError(
