@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+DISK_REFUSALS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG),
+    *(errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG),  # something else is where a file belongs
+    *(errno.ESTALE, errno.ETIMEDOUT),  # of a network
+)
 CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what a file system answers that does not know the call
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from metarun.commands.report_findings import Findings, explained
 from metarun.commands.report_page import html
 from metarun.commands.report_rows import keys_of, rows_of
-from metarun.commands.report_search import section_of, without_trials
+from metarun.commands.report_search import NO_WINNER, section_of, table_of, texts_of, without_trials
 from metarun.commands.runs import passes, understood
 from metarun.errors import listed, shortened, wrong_command
 from metarun.files import write_atomically
-from metarun.output.ledger import runs_in
-from metarun.output.page import Section
+from metarun.output.ledger import Run, runs_in
 from metarun.output.scored import Scored
 from metarun.output.tables import as_csv, as_latex, as_markdown, refuse_other_formats, show
 from metarun.search.kept import found
@@ -30,17 +29,25 @@ def report_on(words: list[str], by: str, score: str, out: str, chosen: str) -> N
     kept = [run for run in runs_in(root) if all(passes(run, wanted) for wanted in filters)]
     if not kept:
         raise wrong_command(f"none of the runs in {root} passes the filter")
-    search = found(root)
+    folder, search = Path(out).expanduser() if out else root / FOLDER, found(root)
     kept = without_trials(kept, root, search)
+    if kept or not search:
+        findings = _findings(kept, by, score, root)
+        table, notes = findings.means, findings.caveats
+        texts = {"html": html(findings, section_of(search)), **dict(_texts(findings))}
+    else:
+        table, notes, texts = table_of(search), [NO_WINNER], texts_of(search, _title(root))
+    write({**texts, "csv": as_csv(table)}, folder)
+    show(table, chosen)
+    for line in (*notes, f"report: {folder / 'report.html'} (also .md, .tex and .csv)"):
+        print(line, file=sys.stdout if chosen == "table" else sys.stderr)
+
+
+def _findings(kept: Sequence[Run], by: str, score: str, root: Path) -> Findings:
     runs = [Scored(run, _name(run.path, root)) for run in kept]
     score = _score(runs, score)
     keys, notes = keys_of(kept, by), list[str]()
-    findings = Findings(_title(root), score, keys, rows_of(runs, keys, score, notes), notes)
-    folder = Path(out).expanduser() if out else root / FOLDER
-    write(findings, section_of(search), folder)
-    show(findings.means, chosen)
-    for line in (*findings.caveats, f"report: {folder / 'report.html'} (also .md, .tex and .csv)"):
-        print(line, file=sys.stdout if chosen == "table" else sys.stderr)
+    return Findings(_title(root), score, keys, rows_of(runs, keys, score, notes), notes)
 
 
 def _name(path: Path, root: Path) -> str:
@@ -61,12 +68,11 @@ def _score(runs: Sequence[Scored], wanted: str) -> str:
     return wanted or (own.most_common(1)[0][0] if own else "score")
 
 
-def write(findings: Findings, search: Section, folder: Path) -> None:
-    """Write report.html, .md, .tex and .csv into the folder. Raises ConfigError where the disk refuses."""
-    made = {"html": html(findings, search), "csv": as_csv(findings.means), **dict(_texts(findings))}
+def write(texts: dict[str, str], folder: Path) -> None:
+    """Write a report's texts, by their endings, into the folder. Raises ConfigError where the disk refuses."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for ending, text in made.items():
+        for ending, text in texts.items():
             write_atomically(folder / f"report.{ending}", text.encode())
     except OSError as error:
         fix = "Name a folder that can be written: --out DIR"

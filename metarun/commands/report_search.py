@@ -4,17 +4,32 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metarun.output.ledger import Run
-from metarun.output.page import Section, figure, folded, paragraph, table_part
+from metarun.output.page import Section, figure, folded, notice, page, paragraph, table_part
 from metarun.output.searched import axis_of, importance, parallel
-from metarun.output.tables import Table
-from metarun.search.kept import Found
+from metarun.output.tables import Table, as_latex, as_markdown
+from metarun.search.kept import WINNER, Found
+
+
+NO_WINNER = "no run has a final test yet: the search has no winner, or none that was run (seeds=0)"
 
 
 def without_trials(runs: Sequence[Run], root: Path, search: Found | None) -> list[Run]:
-    """The runs that are no trials of the search, for trials have no final test; all, where there are no others."""
-    trials = search.folders if search else set()
-    others = [run for run in runs if run.path.parent != root or run.path.name not in trials]
-    return others or list(runs)
+    """The runs that are no trials of the search, for trials have no final test, nor of one that was the winner earlier."""
+    if search is None:
+        return list(runs)
+    gone = {root / name for name in search.folders}
+    winners = {root / WINNER / name for name in search.winner_runs}
+    return [run for run in runs if run.path not in gone and (run.path.parent != root / WINNER or run.path in winners)]
+
+
+def texts_of(search: Found, title: str) -> dict[str, str]:
+    """The texts of the report of a search without a winner, by their endings."""
+    table = table_of(search)
+    return {
+        "html": page(title, [notice("Before you read the scores:", [NO_WINNER])], [section_of(search)]),
+        "md": f"{as_markdown(table)}\n{NO_WINNER}\n",
+        "tex": f"{as_latex(table)}\n% {NO_WINNER}\n",
+    }
 
 
 def section_of(search: Found | None) -> Section:
@@ -30,8 +45,10 @@ def section_of(search: Found | None) -> Section:
         values = {key: [row["values"].get(key) for row in rows] for key in keys}
         axes = [axis_of(key, values[key], key in search.logarithmic) for key in keys]
         axes.append(axis_of(f"val/{search.score}", [row["score"] for row in rows]))
-        drawing = parallel(axes, [row.get("state") == "completed" for row in rows], "parallel")
-        caption = "A line is a trial: orange the best, dark the better, dotted those that were given up."
+        drawing = parallel(axes, [row.get("state") == "completed" for row in rows], search.best, "parallel")
+        caption = (
+            "A line is a trial: orange the best of the completed, dark the better, dotted those that were given up."
+        )
         parts.append(figure(drawing, caption))
         parts.append(folded("All trials with a score", table_part(table_of(search), "trials")))
     return Section("Search", parts)
@@ -45,9 +62,10 @@ def said(search: Found) -> str:
     made, planned = search.steps
     saved = f" They made {made} of {planned} steps." if planned else ""
     better = "highest" if search.higher else "lowest"
+    below = "; the scores below are of the winner's runs, over fresh seeds" if search.winner_runs else ""
     return (
         f"{len(search.trials)} trials ({counts}) for the {better} val/{search.score} over: {space}.{saved} "
-        "Trials are scored on validation tasks alone; the scores below are of the winner's runs, over fresh seeds."
+        f"Trials are scored on validation tasks alone{below}."
     )
 
 

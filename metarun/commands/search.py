@@ -1,5 +1,7 @@
 """``metarun search``: Optuna proposes values, bad trials are given up, the winner is tested over fresh seeds."""
 
+import hashlib
+import json
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,13 +12,13 @@ from typing import Any
 from metarun.commands.search_words import Asked, understood
 from metarun.commands.sweep import fresh
 from metarun.config.compose import composed, override_key
-from metarun.errors import ConfigError, MetarunError
+from metarun.errors import ConfigError, MetarunError, listed
 from metarun.output.lock import claim
 from metarun.output.tables import Table, show
 from metarun.paths import as_shown
 from metarun.search import space
 from metarun.search.kept import WINNER, Found, Kept, found
-from metarun.search.study import Rules, Study
+from metarun.search.study import Rules, Study, refuse_missing
 from metarun.sweep.drain import Drain, Launching
 
 LOCK = ".search"  # a folder that is held by the one process that leads the search
@@ -34,6 +36,9 @@ class Begun:
     rules: Rules
     score: str
     config: Any  # of a trial
+    facts: dict[
+        str, Any
+    ]  # by which it is known: what varies, the settings of its trials, and a hash of all its options
 
 
 def search(words: list[str], config_dirs: list[Path], flags: list[str], dry: bool) -> int:
@@ -42,12 +47,16 @@ def search(words: list[str], config_dirs: list[Path], flags: list[str], dry: boo
     ``flags`` stand before the overrides of each run; ``dry``: only check and say what would be searched.
     """
     asked = understood(words)
+    refuse_missing(asked.sampler)
     begun = checked(asked, config_dirs)
     for parameter in begun.space:
         print(f"searches {parameter.key}: {parameter}", file=sys.stderr)
     better = "highest" if begun.rules.higher else "lowest"
     where = as_shown(asked.folder)
     print(f"{asked.trials} trials for the {better} val/{begun.score}: {where}", file=sys.stderr)
+    if (before := found(asked.folder)) is not None:
+        refuse_another(before.facts, begun.facts, asked.folder)
+        print(f"{len(before.trials)} trials of earlier calls count", file=sys.stderr)
     if dry:
         return 0
     try:
@@ -88,7 +97,22 @@ def checked(asked: Asked, config_dirs: Sequence[Path]) -> Begun:
     ((score, higher),) = planner.checked.scores
     every, steps = min(job.config["evaluation"]["every"] for job in jobs), max(job.config["steps"] for job in jobs)
     rules = Rules(asked.sampler, asked.pruner, asked.sampler_seed, higher, every, steps)
-    return Begun(found_space, shared, of_trials, planner, rules, score, jobs[0].config)
+    facts = known_by(found_space, jobs)
+    return Begun(found_space, shared, of_trials, planner, rules, score, jobs[0].config, facts)
+
+
+def known_by(parameters: Sequence[space.Parameter], jobs: Sequence[Any]) -> dict[str, Any]:
+    """What a search is known by; ``jobs`` are those that were built of it."""
+    from metarun.config.checks import flat
+    from metarun.sweep.identity import NO_EFFECT
+
+    settings = flat({key: value for key, value in jobs[0].config.items() if key not in NO_EFFECT})
+    options = hashlib.sha256(" ".join(sorted(job.identity for job in jobs)).encode()).hexdigest()
+    return {
+        "space": {parameter.key: str(parameter) for parameter in parameters},
+        "settings": json.loads(json.dumps(settings, default=str)),
+        "options": options,
+    }
 
 
 def built(planner: Any, shared: list[str], parameters: Sequence[space.Parameter]) -> list[Any]:
@@ -120,13 +144,12 @@ def searched(asked: Asked, begun: Begun, config_dirs: Sequence[Path], launching:
     from metarun.sweep.view import View
 
     study, kept = Study(asked.folder, begun.rules), Kept(asked.folder)
-    refuse_another(study, begun, asked.folder)
+    refuse_another(study.remembered(**begun.facts), begun.facts, asked.folder)
     for warning in recorded(asked.folder, [], config_dirs, kept=bool(study.trials)):
         print(f"metarun: {warning}", file=sys.stderr)
     direction = "maximize" if begun.rules.higher else "minimize"
-    words = {parameter.key: str(parameter) for parameter in begun.space}
     log = [parameter.key for parameter in begun.space if isinstance(parameter, space.Numbers) and parameter.log]
-    kept.write(score=begun.score, direction=direction, space=words, logarithmic=log)
+    kept.write(score=begun.score, direction=direction, logarithmic=log, **begun.facts)
     kept.write(sampler=asked.sampler, sampler_seed=asked.sampler_seed, pruner=asked.pruner)
     plan = Plan(begun.space, begun.of_trials, asked.trials, begun.score, begun.rules.higher)
     with View(asked.trials) as view:
@@ -145,20 +168,25 @@ def searched(asked: Asked, begun: Begun, config_dirs: Sequence[Path], launching:
         print(f"{why}, so there is no winner yet; the same command goes on with what is not done")
         return 1
     kept.write(winner=best.number)
-    code = winner(best, asked, begun, config_dirs, launching)
+    code = winner(best, asked, begun, config_dirs, launching, kept)
     print(f"report:      metarun report {as_shown(asked.folder)}")
     return code or int(any(row["state"] == "failed" for row in result.trials))
 
 
-def refuse_another(study: Study, begun: Begun, folder: Path) -> None:
-    """Raise ConfigError where the folder's search has other settings: trials would not be comparable."""
-    from metarun.sweep.identity import identity
-
-    now = {"space": {parameter.key: str(parameter) for parameter in begun.space}, "config": identity(begun.config)}
-    then = study.remembered(**now)
-    if changed := [name for name in now if then[name] != now[name]]:
-        what = {"space": "what varies", "config": "the settings of its trials"}[changed[0]]
-        raise ConfigError([f"{as_shown(folder)} holds another search: {what} differs. Choose another folder."])
+def refuse_another(then: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    """Raise ConfigError where the folder's search is known by other facts: its trials could not be compared."""
+    changed = []
+    for name in ("space", "settings"):
+        after = now[name]
+        before = told if isinstance(told := then.get(name), dict) else after
+        keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+        changed += [f"{key} was {before.get(key, 'not set')} and is {after.get(key, 'not set')}" for key in keys]
+    if not changed and then.get("options", now["options"]) != now["options"]:
+        changed = ["a YAML file of its options was edited"]
+    if changed:
+        raise ConfigError(
+            [f"{as_shown(folder)} holds another search: {listed(changed, most=3)}. Choose another folder."]
+        )
 
 
 def tell(result: Found) -> None:
@@ -182,7 +210,7 @@ def tell(result: Found) -> None:
             print(f"trial {row['trial']} failed: {row['outcome']}")
 
 
-def winner(best: Any, asked: Asked, begun: Begun, config_dirs: Sequence[Path], launching: Launching) -> int:
+def winner(best: Any, asked: Asked, begun: Begun, config_dirs: Sequence[Path], launching: Launching, kept: Kept) -> int:
     """Run the best trial's values over fresh seeds, with the final test; the exit code."""
     if not asked.seeds:
         return 0
@@ -197,6 +225,9 @@ def winner(best: Any, asked: Asked, begun: Begun, config_dirs: Sequence[Path], l
     print(f"winner: trial {best.number}, {' '.join(values)}; seeds {', '.join(map(str, seeds))}", file=sys.stderr)
     jobs = planned([*shared, *values, f"seed={','.join(map(str, seeds))}"], config_dirs, folder)
     recorded(folder, jobs, config_dirs)
+    kept.write(
+        winner_runs=[job.folder.path.name for job in jobs]
+    )  # the folder may hold those of an earlier winner, too
     with View(len(jobs)) as view:
         signum = Drain(jobs, folder, launching, asked.limits, view).run()
     if signum is not None:

@@ -1,6 +1,5 @@
 """Run one configuration: choose the folder, train, test, and say what became of it."""
 
-import errno
 import sys
 import traceback
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from metarun.config.experiment import Experiment
 from metarun.config.ready import ready
 from metarun.errors import CheckpointError, ConfigError, Diverged, Interrupted, MetarunError
 from metarun.evaluation.whole import Evaluation
-from metarun.files import read_json, write_atomically
+from metarun.files import DISK_REFUSALS, read_json, write_atomically
 from metarun.output.checkpoint import load, restoring
 from metarun.output.folder import RunFolder, new_name, place
 from metarun.output.report import Reporter
@@ -29,11 +28,6 @@ CHANGEABLE = ("steps", "device", "devices", "data_root", "log_every", "checkpoin
 PLACE = ("resume", "run_dir")
 PLANNED = ("T_max", "total_iters", "total_steps")  # lengths of schedules; a step_size can equal steps by chance
 STATE_OF = {Diverged: "diverged", Interrupted: "interrupted"}
-DISK_REFUSALS = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG),
-    *(errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG),  # something else is where a file belongs
-    *(errno.ESTALE, errno.ETIMEDOUT),  # of a network
-)
 
 
 @dataclass
@@ -117,8 +111,10 @@ def _refuse_changes(cfg: DictConfig, folder: RunFolder, said: set[str]) -> None:
 
 
 def run(job: Job) -> float:
-    """Run the job to its end; returns the mean test score, or without a test the best validation score. Raises
-    MetarunError, after noting it in status.json."""
+    """Run the job to its end; returns the mean test score, or without a test the best validation score.
+
+    Raises MetarunError, after noting it in status.json.
+    """
     try:
         experiment = ready(job.cfg, job.folder.fitted() if job.continues else None)
     except ConfigError as error:

@@ -15,6 +15,7 @@ INSTEAD = {  # of Hydra's settings, by how they begin
     "hydra.sweep.": "choose a sweep's folder by sweep_dir=PATH",
     "hydra.searchpath": "name a folder of your own by --config-dir DIR",
     "hydra/launcher": "it goes with a sweep: metarun -m hydra/launcher=NAME ...",
+    "hydra/sweeper=optuna": "metarun search DIR trials=50 KEY=interval(A,B) ... searches by Optuna",
     "hydra/sweeper": "it goes with a sweep: metarun -m hydra/sweeper=NAME ...",
 }
 
@@ -59,7 +60,7 @@ def given_twice(overrides: list[Override]) -> list[str]:
 def without_effect_on_a_run(overrides: list[Override]) -> list[str]:
     """The settings of Hydra's own: they are for programs that it starts, and it does not start metarun's runs."""
     return [
-        f"{written(override)}: Hydra's own settings have no effect on a run; {_instead(override.key_or_group)}."
+        f"{written(override)}: Hydra's own settings have no effect on a run; {_instead(written(override).lstrip('+~'))}."
         for override in overrides
         if of_hydra(override)
     ]

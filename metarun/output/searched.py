@@ -59,26 +59,31 @@ def _as_number(value: Any) -> float | None:
         return None
 
 
-def parallel(axes: Sequence[Axis], full: Sequence[bool], name: str) -> str:
-    """Parallel coordinates of trials, the best first; those that are not ``full`` were given up, and are dashed."""
+def parallel(axes: Sequence[Axis], full: Sequence[bool], best: int | None, name: str) -> str:
+    """Parallel coordinates of trials, the best score first; those that are not ``full`` were given up, and are dotted.
+
+    The trial at the place ``best`` is drawn on top.
+    """
     title = "Parallel coordinates of the trials"
 
     def draw(picture: Any) -> None:
         import matplotlib as mpl
 
         panel, colours, count = picture.add_subplot(), mpl.colormaps["cividis"], len(full)
-        for place in reversed(range(count)):  # the best on top
+        for place in sorted(range(count), key=lambda place: (place == best, -place)):
             heights = [axis.places[place] for axis in axes]
-            colour = COLOURS[1] if place == 0 else colours(place / max(1, count - 1))
+            colour = COLOURS[1] if place == best else colours(place / max(1, count - 1))
             style = "-" if full[place] else ":"
-            panel.plot(range(len(axes)), heights, style, color=colour, linewidth=2.4 if place == 0 else 1, alpha=0.85)
+            panel.plot(
+                range(len(axes)), heights, style, color=colour, linewidth=2.4 if place == best else 1, alpha=0.85
+            )
         for x, axis in enumerate(axes):
             panel.axvline(x, color="#5b6675", linewidth=0.8)
             for height, text in axis.ticks.items():
                 box = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 1}
                 told = {"textcoords": "offset points", "fontsize": 8, "va": "center", "bbox": box}
                 panel.annotate(text, (x, height), (4, 0), **told)
-        panel.set_xticks(range(len(axes)), [axis.title for axis in axes])
+        panel.set_xticks(range(len(axes)), [axis.title.replace(".", ".\n") for axis in axes])
         panel.set(yticks=[], ylim=(-0.05, 1.05), xlim=(-0.1, len(axes) - 0.7), title=title)
         panel.spines[:].set_visible(False)
 

@@ -35,6 +35,8 @@ class Found:
     trials: list[dict[str, Any]]
     importance: dict[str, float] = field(default_factory=dict)
     logarithmic: list[str] = field(default_factory=list)  # the parameters that are searched by their logarithm
+    winner_runs: list[str] = field(default_factory=list)  # the names of their folders in that of the winner
+    facts: dict[str, Any] = field(default_factory=dict)  # all that the file has
 
     @property
     def scored(self) -> list[dict[str, Any]]:
@@ -45,6 +47,11 @@ class Found:
         return sorted(rows, key=lambda row: -row["score"] if self.higher else row["score"])
 
     @property
+    def best(self) -> int | None:
+        """The place among ``scored`` of the best trial that went to its end."""
+        return next((place for place, row in enumerate(self.scored) if row.get("state") == "completed"), None)
+
+    @property
     def folders(self) -> set[str]:
         """The names of the folders of its trials."""
         return {str(row.get("folder")) for row in self.trials}
@@ -52,7 +59,8 @@ class Found:
     @property
     def steps(self) -> tuple[int, int]:
         """The training steps that trials have made, and those that they would have made without being given up."""
-        known = [row for row in self.trials if type(row.get("step")) is int and type(row.get("steps")) is int]
+        told = [row for row in self.trials if type(row.get("step")) is int and type(row.get("steps")) is int]
+        known = {row.get("folder"): row for row in told}.values()  # trials of the same values share a run
         return sum(row["step"] for row in known), sum(row["steps"] for row in known)
 
 
@@ -66,5 +74,6 @@ def found(folder: Path) -> Found | None:
     space, importance = (facts[name] if isinstance(facts.get(name), dict) else {} for name in ("space", "importance"))
     words = {str(key): str(text) for key, text in space.items()}
     shares = {key: share for key, share in importance.items() if number(share) is not None}
-    log = facts["logarithmic"] if isinstance(facts.get("logarithmic"), list) else []
-    return Found(str(facts.get("score") or "score"), facts.get("direction") != "minimize", words, rows, shares, log)
+    names = {key: facts[key] if isinstance(facts.get(key), list) else [] for key in ("logarithmic", "winner_runs")}
+    score, higher = str(facts.get("score") or "score"), facts.get("direction") != "minimize"
+    return Found(score, higher, words, rows, shares, **names, facts=facts)

@@ -78,11 +78,13 @@ class Lead:
         if size == followed.size:
             return ""
         followed.size = size
-        step = self.study.hears(followed.trials[0], self._validations(job), judge=True)
+        scores = self._validations(job)
+        step = self.study.hears(followed.trials[0], scores)
         if step is None:
             return ""
-        for trial in followed.trials:
-            self.study.hears(trial, self._validations(job), judge=False)
+        self.study.given_up(followed.trials[0], "pruned")
+        for trial in followed.trials[1:]:
+            self.study.hears(trial, {at: score for at, score in scores.items() if at <= step}, judge=False)
             self.study.given_up(trial, "pruned")
         return f"pruned at step {step}"
 
@@ -122,12 +124,15 @@ class Lead:
         if self.study.is_finished(trial):
             if state != "completed":
                 job.folder.mark_pruned()
-        elif state == "completed" and scores:
-            self.study.hears(trial, scores, judge=False)
-            self._completed(trial, job, self.plan.best(scores))
         elif state in SETTLED or job.why_stopped:
-            self.study.hears(trial, scores, judge=False)
-            self.study.given_up(trial, state if state in SETTLED else f"stopped, {job.why_stopped}")
+            step = self.study.hears(trial, scores)  # judged as if it had been followed: quick runs are pruned alike
+            if step is None and state == "completed" and scores:
+                self._completed(trial, job, self.plan.best(scores))
+            elif step is None:
+                self.study.given_up(trial, state if state in SETTLED else job.why_stopped)
+            else:
+                self.study.given_up(trial, "pruned")
+                self.view.tell(job, f"counts as pruned at step {step}")
         elif state == "failed" or job.code in (1, 2):
             self.study.failed(trial, "; ".join(job.why()) or job.outcome)
         self._tell()

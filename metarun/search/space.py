@@ -80,7 +80,8 @@ def divided(words: Sequence[str], config_dirs: Sequence[Path]) -> tuple[list[Ove
     if problems := given_twice(overrides):
         raise ConfigError(problems)
     varied = [override for override in overrides if override.is_sweep_override()]
-    refuse_sweeps_without_end(varied)
+    for override in varied:
+        refuse_sweeps_without_end([override])
     if not varied:
         raise ConfigError(["nothing varies: give a setting several values, optimizer.lr=interval(1e-4,1e-2), say."])
     if problems := [problem for override in varied if (problem := _no_choice(override))]:

@@ -9,17 +9,18 @@ import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from metarun.errors import MetarunError
+from metarun.errors import ConfigError, listed
 from metarun.search.space import Parameter
 
 JOURNAL = "study.journal"
 NAME = "search"
 SAMPLERS = ("tpe", "random", "cmaes", "gp", "qmc")
 PRUNERS = ("median", "hyperband", "none")
-NEEDED = "a search needs Optuna, which is not installed: pip install 'metarun[search]'"
+NEEDS = {"cmaes": ("cmaes",), "gp": ("scipy", "torch"), "qmc": ("scipy",)}  # samplers, beside Optuna itself
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,23 @@ class Rules:
     steps: int  # of the longest trial
 
 
+def refuse_missing(sampler: str) -> None:
+    """Raise ConfigError where a package that the search needs is not installed."""
+    missing = [name for name in ("optuna", *NEEDS.get(sampler, ())) if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            [
+                f"a search with sampler={sampler} needs {listed(missing)}, not installed here: pip install 'metarun[search]'."
+            ]
+        )
+
+
 class Study:
     """The trials of a search. Use it from one process at a time."""
 
     def __init__(self, folder: Path, rules: Rules) -> None:
-        try:
-            import optuna
-        except ImportError as error:
-            raise MetarunError(NEEDED) from error
+        import optuna
+
         self.optuna, self.rules = optuna, rules
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         journal = folder / JOURNAL
@@ -90,15 +100,16 @@ class Study:
     def values_of(self, trial: Any, space: Sequence[Parameter]) -> list[str]:
         """The overrides of a trial: those that it has, or else that are proposed now."""
         self.study.sampler = self._sampler(trial.number)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that a sampler leaves some kinds of parameters to another one
-                return [f"{parameter.key}={parameter.sampled(trial)}" for parameter in space]
-        except ImportError as error:
-            raise MetarunError(f"sampler={self.rules.sampler}: {error}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a sampler leaves some kinds of parameters to another one
+            return [f"{parameter.key}={parameter.sampled(trial)}" for parameter in space]
 
-    def hears(self, trial: Any, scores: dict[int, float], judge: bool) -> int | None:
-        """Report the validation ``scores`` by step; with ``judge`` the step at which the trial should be given up."""
+    def hears(self, trial: Any, scores: dict[int, float], judge: bool = True) -> int | None:
+        """Report the validation ``scores`` by step, up to that at which the trial should be given up, which is returned.
+
+        Each is judged in its turn, so that what a trial tells depends on its scores and not on how soon they are heard.
+        Without ``judge`` all are reported.
+        """
         known = self.trials[trial.number].intermediate_values
         for step, score in sorted(scores.items()):
             if step > max(known, default=0):

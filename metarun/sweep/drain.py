@@ -72,9 +72,9 @@ class Drain:
                     if (code := self.launcher.ended(job.pid)) is not None:
                         self._ended(job, code)
                 if not self.stop:
-                    self._fill()
                     self._look()
                     self._start()
+                    self._fill()  # last, for each of these may end a job
                 self.view.show(self.jobs)
                 time.sleep(POLL_SECONDS)
         return self.stop[0] if self.stop else None

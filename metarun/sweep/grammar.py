@@ -1,5 +1,6 @@
 """From the overrides of a sweep, in Hydra's grammar, to those of each run."""
 
+import re
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -68,6 +69,8 @@ def _parsed(text: str) -> Override:
     try:
         return OverridesParser.create().parse_override(names_as_text(text))
     except (HydraException, AssertionError) as error:
+        if re.search(r"\binterval\(", text):
+            raise ConfigError([f"{text}: write interval(LOW,HIGH) with two numbers, the lower one first."]) from None
         raise ConfigError(
             [shortened(" ".join(str(error).split()) or f"{text}: an override has no key.", 300)]
         ) from None
