@@ -1,0 +1,64 @@
+"""Search the same trials without a pruner and with each, and compare the steps that were made and the best scores.
+
+python scripts/search_trial.py DIR [WORD=VALUE ...]
+
+Words are those of `metarun search`; about ten minutes of one core with those of SHARED. The sampler proposes at random,
+so all three searches have the same trials, and what differs is pruning alone. Exit code 0 where each pruner saves a third of
+the steps or more, and its winner has the score that the search without one finds.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from metarun.search.kept import Found, found
+from metarun.search.study import PRUNERS
+
+SHARED = {
+    **{"trials": "30", "seeds": "0", "sampler": "random"},
+    **{"optimizer.lr": "interval(1e-4,3e-2)", "meta_learner.inner_lr": "interval(1e-3,3e-2)"},
+    **{"experiment": "maml_sinusoid", "steps": "160", "evaluation.every": "20", "evaluation.num_val_tasks": "50"},
+    **{"meta_batch_size": "10", "device": "cpu", "execution": "vmapped", "logger": "none"},
+}
+LEAST_SAVED = 1 / 3
+
+
+def searched(folder: Path, words: dict[str, str]) -> Found:
+    """The search of ``words`` in ``folder``, which is begun or goes on."""
+    command = ["search", str(folder), *(f"{key}={value}" for key, value in words.items())]
+    subprocess.run([sys.executable, "-m", "metarun", *command], check=True, stdout=subprocess.DEVNULL)
+    result = found(folder)
+    assert result is not None
+    return result
+
+
+def saved(result: Found) -> float:
+    """The share of the steps of all trials that pruning has saved."""
+    made, planned = result.steps
+    return 1 - made / planned
+
+
+def best(result: Found) -> float:
+    """The score of the winner."""
+    assert result.best is not None
+    return float(result.scored[result.best]["score"])
+
+
+def main(folder: Path, words: list[str]) -> int:
+    """Search with each pruner; print a line for each, and say whether pruning was worth it."""
+    shared = SHARED | dict(word.split("=", 1) for word in words)
+    results = {name: searched(folder / name, {**shared, "pruner": name}) for name in PRUNERS}
+    for name, result in results.items():
+        made, planned = result.steps
+        print(
+            f"pruner={name:10} {made} of {planned} steps, {saved(result):.0%} saved, best {result.score} {best(result):.4f}"
+        )
+    pruned = [result for name, result in results.items() if name != "none"]
+    enough = all(saved(result) >= LEAST_SAVED for result in pruned)
+    equal = all(best(result) == best(results["none"]) for result in pruned)
+    print(f"a third saved by each: {enough}; equal best scores: {equal}")
+    return 0 if enough and equal else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))
