@@ -1,14 +1,18 @@
 """metarun search: what is proposed and pruned, that trials see no test episode, and that a killed search goes on."""
 
 import os
+import shutil
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 from unittest import mock
 
 import pytest
 
+from metarun.commands.search import refuse_another
 from metarun.commands.search_words import understood
 from metarun.config.compose import composed
 from metarun.errors import ConfigError
@@ -147,9 +151,48 @@ def test_a_killed_search_goes_on_to_as_many_trials_as_asked_for(searched, told, 
 def test_another_search_in_the_same_folder_is_refused(searched, told):
     folder, _ = searched
     other = metarun("search", folder, *words(told), "meta_learner.inner_steps=choice(1,2,3)", as_given=False)
-    assert other.code == 2 and "holds another search: what varies" in other.err
-    other = metarun("search", folder, *words(told), "meta_batch_size=3")
-    assert other.code == 2 and "the settings of its trials" in other.err
+    assert other.code == 2
+    assert "holds another search: meta_learner.inner_steps was one of 1, 2 and is one of 1, 2, 3" in other.err
+    other = metarun("search", folder, *words(told), "meta_batch_size=3", "--dry")
+    assert other.code == 2 and "holds another search: meta_batch_size was 2 and is 3" in other.err
+
+
+def test_a_search_whose_options_were_edited_is_another_search():
+    then = {"space": {"a": "one of x, y"}, "settings": {"b": 1}, "options": "hash"}
+    with pytest.raises(ConfigError, match="a YAML file of its options was edited"):
+        refuse_another(then, {**then, "options": "another"}, Path("s"))
+    for damaged in ({}, {"space": 3, "settings": []}):
+        refuse_another(damaged, then, Path("s"))
+
+
+def test_a_search_killed_at_random_ends_with_exactly_as_many_trials_as_asked_for(told, tmp_path):
+    chance, folder, seen = Random(0), tmp_path / "search", set[int]()
+    command = ["search", folder, *words(told), "seeds=0", "jobs=2", "steps=40", "evaluation.every=10"]
+
+    def workers() -> set[int]:
+        found = [read(path) for path in folder.glob("*/status.json")]
+        return {status["pid"] for status in found if status["state"] == "running"} - seen
+
+    for kills_worker in (False, True, False):
+        job = forked("whole_command", argv=command, cwd=tmp_path)
+        deadline = time.monotonic() + 100
+        while job.poll() is None and not workers():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(chance.uniform(0, 0.6))
+        for pid in list(workers())[: int(kills_worker)]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(chance.uniform(0, 0.6))
+        seen |= workers()
+        with suppress(ProcessLookupError):
+            os.kill(job.pid, signal.SIGKILL)
+        assert len(trials_of(folder)) <= 4
+    again = metarun(*command)
+    assert again.code == 0, again.text
+    rows = trials_of(folder)
+    assert [(row["trial"], row["state"]) for row in rows] == [(number, "completed") for number in range(4)]
+    assert {path.parent.name for path in folder.glob("*/config.yaml")} == {row["folder"] for row in rows}
 
 
 def test_a_run_without_a_final_test_is_completed_and_can_be_scored_later(tmp_path):
@@ -204,6 +247,35 @@ def test_the_importance_of_a_parameter_that_decides_is_near_one(tmp_path):
     assert study.importance()["a"] > 0.9
 
 
+def test_of_a_winner_of_earlier_trials_the_report_says_nothing(searched, tmp_path):
+    folder = tmp_path / "search"
+    shutil.copytree(searched[0], folder)
+    (earlier, kept) = sorted(path.name for path in (folder / "winner").glob("seed-*"))
+    Kept(folder).write(winner_runs=[kept])
+    metarun("report", folder, "--out", tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert kept in page and earlier not in page and "1 of 1 runs count" in page
+
+
+def test_the_report_of_a_search_without_a_winner_is_of_its_trials(searched, tmp_path):
+    folder = tmp_path / "search"
+    shutil.copytree(searched[0], folder, ignore=shutil.ignore_patterns("winner"))
+    Kept(folder).write(winner_runs=[])
+    outcome = metarun("report", folder, "--format", "csv")
+    assert outcome.code == 0 and outcome.out.startswith("trial,state,val/mse"), outcome.text
+    page = (folder / "report" / "report.html").read_text()
+    assert "the search has no winner" in page and "Parallel coordinates" in page and "does not count" not in page
+    assert "fresh seeds" not in page and "the search has no winner" in (folder / "report" / "report.md").read_text()
+
+
+def test_the_best_of_the_drawing_is_a_completed_trial_and_shared_runs_count_once(tmp_path):
+    rows = [{"state": "pruned", "score": 1.0, "folder": "a", "step": 2, "steps": 9}]
+    rows += [{"state": "completed", "score": 2.0, "folder": "b", "step": 9, "steps": 9}] * 2
+    Kept(tmp_path).write(direction="minimize", trials=[{**row, "values": {"lr": "1"}} for row in rows])
+    search = found(tmp_path)
+    assert search is not None and search.best == 1 and search.steps == (11, 18)
+
+
 # ---- pruning, by jobs that act by a script ----
 
 
@@ -254,6 +326,23 @@ def test_a_trial_below_the_median_of_the_others_is_pruned_by_sigterm_and_can_go_
     assert stage.signals == [signal.SIGTERM]
     run = tmp_path / "s" / rows[5]["folder"]
     assert state(run) == "pruned" and (rows[5]["step"], rows[5]["steps"]) == (20, 40)
+
+
+def test_a_trial_is_pruned_by_its_scores_however_soon_it_ends(tmp_path):
+    rows = led(tmp_path / "s", Trials(*[Lines(*GOOD)] * 5, Lines(5, 1, 9, 9, 0), Lines(*GOOD)), total=7)
+    assert [row["state"] for row in rows] == ["completed"] * 7, "its best so far is not worse than the median"
+    rows = led(tmp_path / "t", Trials(*[Lines(*GOOD)] * 5, Lines(*BAD, 9, 0), Lines(*GOOD)), total=7)
+    assert rows[5]["state"] == "pruned" and rows[5]["score"] == 9
+
+
+def test_a_search_goes_on_after_a_trial_that_another_process_completed(tmp_path):
+    def completed(sweep: Path, job: Any) -> None:
+        job.folder.create()
+        Lines(*GOOD)(job.folder, 1)
+
+    with mock.patch("metarun.search.lead.added", completed):
+        rows = led(tmp_path / "s", Trials(), total=3)
+    assert [row["state"] for row in rows] == ["completed"] * 3
 
 
 def test_hyperband_prunes_and_no_pruner_does_not(tmp_path):
@@ -378,6 +467,11 @@ def test_the_space_is_what_hydras_grammar_says(text, expected):
     assert parameter == expected and shared == ["steps=5"]
 
 
+def test_a_search_may_span_more_values_than_a_sweep_has_runs():
+    varied, _ = divided(["steps=range(1,5000)", "meta_batch_size=range(1,5000)"], [])
+    assert len(varied) == 2
+
+
 # ---- wrong input ----
 
 
@@ -390,6 +484,7 @@ def test_the_space_is_what_hydras_grammar_says(text, expected):
     (["trials=3", "seed=1,2"], "luck"),
     (["trials=3", "evaluation.every=1,2"], "scored alike"),
     (["trials=3", "optimizer.lr=interval(1,0.1)"], "the lower one first"),
+    (["trials=3", "optimizer.lr=interval(0.1)"], "interval(LOW,HIGH)"),
     (["trials=3", "optimizer.lr=tag(log,interval(0,1))"], "above 0"),
     (["trials=3", "optimizer.lr=interval(-1,1)"], "optimizer.lr is -1"),
     (["trials=3", LR, "sweep_dir=x"], "the folder stands first"),
@@ -416,12 +511,17 @@ def test_hydras_optuna_sweeper_is_answered_with_the_command_that_searches():
     outcome = metarun("-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=7", LR, "steps=5")
     assert outcome.code == 2
     assert f"metarun search DIR trials=7 '{LR}' steps=5" in outcome.err
+    assert "metarun search DIR trials=50" in metarun("hydra/sweeper=optuna", "steps=5").err
 
 
 def test_without_optuna_a_search_says_what_to_install(tmp_path):
     with mock.patch.dict("sys.modules", {"optuna": None}):
         outcome = metarun("search", tmp_path / "s", "trials=3", LR, *SMALL)
-    assert outcome.code == 1 and "pip install 'metarun[search]'" in outcome.err
+    assert outcome.code == 2 and "needs optuna" in outcome.err and "pip install 'metarun[search]'" in outcome.err
+    with mock.patch.dict("sys.modules", {"cmaes": None}):
+        outcome = metarun("search", tmp_path / "s", "trials=3", LR, *SMALL, "sampler=cmaes")
+    assert outcome.code == 2 and "sampler=cmaes needs cmaes" in outcome.err
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_damaged_search_file_is_read_as_far_as_it_goes(tmp_path):

@@ -9,7 +9,6 @@ from metarun.output.searched import axis_of, importance, parallel
 from metarun.output.tables import Table, as_latex, as_markdown
 from metarun.search.kept import WINNER, Found
 
-
 NO_WINNER = "no run has a final test yet: the search has no winner, or none that was run (seeds=0)"
 
 

@@ -124,6 +124,8 @@ class Lead:
         if self.study.is_finished(trial):
             if state != "completed":
                 job.folder.mark_pruned()
+            else:
+                self.view.tell(job, "counts as pruned, though it ended before it was stopped")
         elif state in SETTLED or job.why_stopped:
             step = self.study.hears(trial, scores)  # judged as if it had been followed: quick runs are pruned alike
             if step is None and state == "completed" and scores:

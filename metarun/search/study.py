@@ -39,11 +39,8 @@ def refuse_missing(sampler: str) -> None:
     """Raise ConfigError where a package that the search needs is not installed."""
     missing = [name for name in ("optuna", *NEEDS.get(sampler, ())) if find_spec(name) is None]
     if missing:
-        raise ConfigError(
-            [
-                f"a search with sampler={sampler} needs {listed(missing)}, not installed here: pip install 'metarun[search]'."
-            ]
-        )
+        what = f"a search with sampler={sampler} needs {listed(missing)}, which is not installed"
+        raise ConfigError([f"{what}: pip install 'metarun[search]'."])
 
 
 class Study:
