@@ -16,8 +16,8 @@ from metarun.search.study import PRUNERS
 
 SHARED = {
     **{"trials": "30", "seeds": "0", "sampler": "random"},
-    **{"optimizer.lr": "interval(1e-4,3e-2)", "meta_learner.inner_lr": "interval(1e-3,3e-2)"},
-    **{"experiment": "maml_sinusoid", "steps": "160", "evaluation.every": "20", "evaluation.num_val_tasks": "50"},
+    **{"optimizer.lr": "interval(1e-4,1e-2)", "meta_learner.inner_steps": "choice(1,3,5)"},
+    **{"experiment": "maml_sinusoid", "steps": "400", "evaluation.every": "50", "evaluation.num_val_tasks": "100"},
     **{"meta_batch_size": "10", "device": "cpu", "execution": "vmapped", "logger": "none"},
 }
 LEAST_SAVED = 1 / 3

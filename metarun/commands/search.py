@@ -214,20 +214,21 @@ def winner(best: Any, asked: Asked, begun: Begun, config_dirs: Sequence[Path], l
     """Run the best trial's values over fresh seeds, with the final test; the exit code."""
     if not asked.seeds:
         return 0
-    from metarun.sweep.plan import planned
+    from metarun.sweep.plan import Planner
     from metarun.sweep.record import recorded
     from metarun.sweep.view import View, final_table
 
     seeds = range(begun.config["seed"] + 1, begun.config["seed"] + 1 + asked.seeds)
-    shared = [text for text in begun.shared if override_key(text) != "seed"]
     values = best.user_attrs["overrides"]
+    shared = [*(text for text in begun.shared if override_key(text) != "seed"), *values]
     folder = asked.folder / WINNER
     print(f"winner: trial {best.number}, {' '.join(values)}; seeds {', '.join(map(str, seeds))}", file=sys.stderr)
-    jobs = planned([*shared, *values, f"seed={','.join(map(str, seeds))}"], config_dirs, folder)
+    planner = Planner(config_dirs, folder, {*shared}, build=True)
+    jobs = [planner.job([*shared, f"seed={seed}"], [f"seed={seed}"]) for seed in seeds]
+    for number, job in enumerate(jobs, start=1):
+        job.number = number
     recorded(folder, jobs, config_dirs)
-    kept.write(
-        winner_runs=[job.folder.path.name for job in jobs]
-    )  # the folder may hold those of an earlier winner, too
+    kept.write(winner_runs=[job.folder.path.name for job in jobs])  # beside those of an earlier winner
     with View(len(jobs)) as view:
         signum = Drain(jobs, folder, launching, asked.limits, view).run()
     if signum is not None:
@@ -239,5 +240,5 @@ def winner(best: Any, asked: Asked, begun: Begun, config_dirs: Sequence[Path], l
     if means:
         from metarun.output.paired import of_values
 
-        print(f"winner: {name} = {of_values(means).score.text()} over {len(means)} fresh seeds")
+        print(f"winner: {name} = {of_values(means).score.text()} over {len(means)} fresh seed{'s' * (len(means) > 1)}")
     return 0 if completed == len(jobs) else 1
