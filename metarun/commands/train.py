@@ -111,10 +111,7 @@ def _refuse_changes(cfg: DictConfig, folder: RunFolder, said: set[str]) -> None:
 
 
 def run(job: Job) -> float:
-    """Run the job to its end; returns the mean test score, or without a test the best validation score.
-
-    Raises MetarunError, after noting it in status.json.
-    """
+    """Run the job to its end; returns its test score, or else its best validation. Raises MetarunError, once noted."""
     try:
         experiment = ready(job.cfg, job.folder.fitted() if job.continues else None)
     except ConfigError as error:
