@@ -328,6 +328,11 @@ def test_a_trial_below_the_median_of_the_others_is_pruned_by_sigterm_and_can_go_
     assert state(run) == "pruned" and (rows[5]["step"], rows[5]["steps"]) == (20, 40)
 
 
+def test_the_median_judges_nobody_in_the_first_quarter_of_the_steps(tmp_path):
+    rows = led(tmp_path / "s", Trials(*[Lines(*GOOD)] * 5, Lines(5, 9, 1, 1, 1)), total=6, every=5, steps=80)
+    assert [row["state"] for row in rows] == ["completed"] * 6
+
+
 def test_a_trial_is_pruned_by_its_scores_however_soon_it_ends(tmp_path):
     rows = led(tmp_path / "s", Trials(*[Lines(*GOOD)] * 5, Lines(5, 1, 9, 9, 0), Lines(*GOOD)), total=7)
     assert [row["state"] for row in rows] == ["completed"] * 7, "its best so far is not worse than the median"

@@ -19,6 +19,7 @@ from metarun.search.space import Parameter
 JOURNAL = "study.journal"
 NAME = "search"
 SAMPLERS = ("tpe", "random", "cmaes", "gp", "qmc")
+WARM_UP = 0.25  # of the steps of a trial, in which the median judges nobody: early curves of meta-learning cross
 PRUNERS = ("median", "hyperband", "none")
 NEEDS = {"cmaes": ("cmaes",), "gp": ("scipy", "torch"), "qmc": ("scipy",)}  # samplers, beside Optuna itself
 
@@ -163,7 +164,9 @@ class Study:
         pruners, steps = self.optuna.pruners, self.rules.steps
         if self.rules.pruner == "hyperband":
             return pruners.HyperbandPruner(min_resource=min(self.rules.every, steps), max_resource=steps)
-        return pruners.NopPruner() if self.rules.pruner == "none" else pruners.MedianPruner()
+        if self.rules.pruner == "none":
+            return pruners.NopPruner()
+        return pruners.MedianPruner(n_warmup_steps=int(steps * WARM_UP))
 
 
 def _seed(seed: int, number: int) -> int:
