@@ -23,14 +23,20 @@ if TYPE_CHECKING:
 
 Params = Any  # pytree of tensors
 Metrics = dict[str, Tensor]  # scalars
+BLOCK = 20  # validation and test episodes that share a size, one after another
+
 Draw = dict[str, np.ndarray]  # the random choices behind episodes; every array leads with the task axis [B, ...]
 
 
 class Batch(NamedTuple):
-    """Examples of one task: x [S, ...], y [S] (classes) or [S, ...] (targets)."""
+    """Examples of one task: x [S, ...], y [S] (classes) or [S, ...] (targets).
+
+    ``mask`` [S], bool: which rows are examples; an empty tuple where all are. Only learners that read masks see others.
+    """
 
     x: Tensor
     y: Tensor
+    mask: Any = ()
 
 
 class Episode(NamedTuple):
@@ -81,6 +87,14 @@ class TaskDistribution(ABC):
     @abstractmethod
     def episodes(self, draw: Draw) -> Episode:
         """The episodes behind a draw, on the run's device; leaves lead with the task axis [B, ...]."""
+
+    def at(self, split: str, number: int) -> "TaskDistribution":
+        """The distribution of meta-batch ``number`` of ``split``: itself, unless sizes vary or grow in training.
+
+        For "train" ``number`` is the step; for others it is ``index // BLOCK``, for so many episodes share a size. It must
+        depend on ``split``, ``number`` and the settings alone: that is what makes resuming exact.
+        """
+        return self
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -140,6 +154,7 @@ class MetaLearner(ABC):
 
     regresses: ClassVar[bool] = True  # learns tasks without classes, too
     any_ways: ClassVar[bool] = False  # training and evaluation may have different numbers of classes
+    reads_masks: ClassVar[bool] = False  # leaves rows out that ``Batch.mask`` says are no examples
     needs_train_classes: ClassVar[bool] = False  # learns only where training has a fixed set of classes
     outside_theta: ClassVar[tuple[str, ...]] = ()  # fields with networks whose parameters are not in theta, and stay
 

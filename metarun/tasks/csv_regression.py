@@ -194,7 +194,7 @@ class CSVRegression(TaskDistribution):
 
     def further_scores(self, learner: Any, phi: Params, episode: Episode) -> Metrics:
         """Mean absolute error of each output in its own unit, as ``mae_<column>``."""
-        x, y = episode.query
+        x, y = episode.query[:2]
         outputs, scales = learner.predict(phi, x), self.fits[1]
         error = (outputs - y).abs().mean(0) * y.new_tensor([scale.deviation[0] for scale in scales])
         scores = {f"mae_{name}": value for name, value in zip(self.output_columns, error.unbind(), strict=True)}

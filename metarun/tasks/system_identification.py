@@ -106,7 +106,7 @@ class SystemIdentification(TaskDistribution):
         after = self.system.step(parameters, before, action[..., 0, :])
         support = self._batch(before, action[..., 0, :], after)
         query = self._batch(states[..., :-1, :], actions, states[..., 1:, :])
-        return Episode(support, Batch(*(leaf.flatten(1, 2) for leaf in query)))
+        return Episode(support, Batch(*(leaf.flatten(1, 2) for leaf in query[:2])))
 
     def _batch(self, before: Tensor, action: Tensor, after: Tensor) -> Batch:
         x, y = self.encoding.inputs(before, action), self.encoding.outputs(before, after)
@@ -114,7 +114,7 @@ class SystemIdentification(TaskDistribution):
 
     def further_scores(self, learner: Any, phi: Params, episode: Episode) -> Metrics:
         """Error of the query motions as ``rollout_mse``, predicted from their first state and their actions."""
-        x, y = (leaf.unflatten(0, (-1, self.rollout_steps)) for leaf in episode.query)  # [R, H, ...]
+        x, y = (leaf.unflatten(0, (-1, self.rollout_steps)) for leaf in episode.query[:2])  # [R, H, ...]
         state, distances = self.encoding.state(x[:, 0]), []
         for t in range(self.rollout_steps):
             inputs = self.encoding.inputs(state, self.encoding.action(x[:, t]))

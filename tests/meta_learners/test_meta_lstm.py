@@ -68,7 +68,7 @@ def test_with_constant_gates_a_quadratic_has_the_closed_form_phi_and_meta_gradie
         by_f, by_i = z + f * by_f, -g + f * by_i
         z = f * z - i * g
     torch.testing.assert_close(learner.adapt(theta, Batch(x, y))["head.weight"].T, z, rtol=EXACT, atol=EXACT)
-    at_query = slope(z, *query)
+    at_query = slope(z, *query[:2])
     gradient = meta_gradient(learner, theta, Episode(Batch(x, y), query))
     torch.testing.assert_close(gradient["start"]["head.weight"].T, f**STEPS * at_query, rtol=EXACT, atol=EXACT)
     for name, gate, by_gate in (("forget.bias", f, by_f), ("input.bias", i, by_i)):

@@ -146,7 +146,7 @@ def test_quarter_turns_are_training_classes_of_their_own():
     draw = turned.draw("train", range(200))
     assert set(draw["classes"].ravel()) == set(range(16))
     store = pixels(torch.device("cpu"), turned.images.rows)
-    x, y = turned.episodes(draw).support  # [B, N * K, ...]
+    x, y = turned.episodes(draw).support[:2]  # [B, N * K, ...]
     for b in range(20):
         for n in range(2):
             c = draw["classes"][b, n]

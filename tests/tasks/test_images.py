@@ -300,7 +300,7 @@ def test_batches_stand_in_the_draws_order_and_are_scaled_to_the_unit_interval():
     pixels = torch.tensor([0, 51, 102, 255], dtype=torch.uint8)[:, None, None, None]
     images = np.array([[[0, 1], [2, 3]], [[3, 2], [1, 0]]])  # [B, N, K]
     draw = {"support": images, "support_order": np.array([[0, 1, 2, 3], [3, 0, 2, 1]])}
-    x, y = image_batch(OnDevice(pixels), draw, "support", np.zeros((2, 2), dtype=np.int64), torch.float64)
+    x, y, _ = image_batch(OnDevice(pixels), draw, "support", np.zeros((2, 2), dtype=np.int64), torch.float64)
     assert x.flatten(1).tolist() == [[0, 51 / 255, 102 / 255, 1], [0, 1, 51 / 255, 102 / 255]]
     assert x.shape == (2, 4, 1, 1, 1)
     assert y.tolist() == [[0, 0, 1, 1], [1, 0, 1, 0]]
@@ -310,7 +310,7 @@ def test_batches_stand_in_the_draws_order_and_are_scaled_to_the_unit_interval():
 def test_an_image_is_turned_as_its_class_is_wherever_it_stands():
     image = torch.arange(4, dtype=torch.uint8).view(1, 1, 2, 2)
     draw = {"query": np.zeros((1, 2, 2), dtype=np.int64), "query_order": np.array([[2, 0, 3, 1]])}
-    x, y = image_batch(OnDevice(image), draw, "query", np.array([[0, 1]]), torch.float64)
+    x, y, _ = image_batch(OnDevice(image), draw, "query", np.array([[0, 1]]), torch.float64)
     for row, label in zip(x[0], y[0].tolist(), strict=True):
         assert torch.equal(row, image[0].rot90(label, (-2, -1)).double() / 255)
 
