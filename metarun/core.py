@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 Params = Any  # pytree of tensors
 Metrics = dict[str, Tensor]  # scalars
-BLOCK = 20  # validation and test episodes that share a size, one after another
-
 Draw = dict[str, np.ndarray]  # the random choices behind episodes; every array leads with the task axis [B, ...]
 
 
@@ -67,6 +65,7 @@ class TaskSpec:
     objective: Objective
     num_ways: int | None = None  # classes of a validation or test episode; None where there are no classes
     train_num_ways: int | None = None  # classes of a training episode
+    fewest_ways: int | None = None  # where the numbers of classes vary, the lowest of all; those above are the highest
     num_test_tasks: int | None = None  # of a test set with a fixed number of episodes
     num_train_classes: int | None = None  # classes that training episodes are drawn from; None: no fixed number
     num_tokens: int | None = None  # inputs are integers below it; None: they are floats
@@ -91,8 +90,8 @@ class TaskDistribution(ABC):
     def at(self, split: str, number: int) -> "TaskDistribution":
         """The distribution of meta-batch ``number`` of ``split``: itself, unless sizes vary or grow in training.
 
-        For "train" ``number`` is the step; for others it is ``index // BLOCK``, for so many episodes share a size. It must
-        depend on ``split``, ``number`` and the settings alone: that is what makes resuming exact.
+        For "train" ``number`` is the step; else ``index // 20``, for so many episodes share a size. It must depend on
+        ``split``, ``number`` and the settings alone: that is what makes resuming exact.
         """
         return self
 

@@ -15,6 +15,7 @@ from metarun.config.schema import Config
 from metarun.config.targets import Part
 from metarun.core import MetaLearner, TaskDistribution, hyperparameters
 from metarun.errors import did_you_mean
+from metarun.evaluation.suite import ONE_NUMBER, varying_ways
 
 NUMBERS = ("seed", "steps", "devices", "meta_batch_size", "log_every", "checkpoint_minutes", "clip_norm", "clip_value")
 OF_EVALUATION = ("every", "num_val_tasks", "num_tasks", "inner_steps")
@@ -131,7 +132,10 @@ def learner_problems(task: TaskDistribution, learner: Callable[..., Any]) -> lis
     name, kind, problems = name_of(learner), type(task).__name__, []
     if task.spec.num_ways is None and not declared.regresses:
         problems.append(f"meta_learner: {name} classifies, but the task {kind} has no classes.")
-    if task.spec.num_ways != task.spec.train_num_ways and not declared.any_ways:
+    if task.spec.fewest_ways is not None and not declared.any_ways:
+        fixed = f"but the head of {name} has a fixed number. {ONE_NUMBER}"
+        problems.append(f"task: {varying_ways(task.spec)} (task.num_ways, task.train_num_ways), {fixed}")
+    elif task.spec.num_ways != task.spec.train_num_ways and not declared.any_ways:
         problems.append(
             f"task.train_num_ways is {task.spec.train_num_ways} and task.num_ways is {task.spec.num_ways}, but the head of "
             f"{name} has a fixed number of classes; leave task.train_num_ways at null."

@@ -139,7 +139,7 @@ class Runner:
 
     def update_theta(self, episodes: Any) -> Metrics:
         """A step along the mean meta-gradient; out of memory, with a smaller execution from then on."""
-        loss_fn, not_made, too_large = self.experiment.learner.at(self.step).meta_loss, [], ""
+        loss_fn, not_made, too_large = self.experiment.learner_of(self.step).meta_loss, [], ""
         while True:
             try:
                 with self.breakable(), self.experiment.dropping(self.step), memory_errors():

@@ -14,7 +14,7 @@ from metarun.core import Draw
 from metarun.counter import uniform
 from metarun.errors import ConfigError
 from metarun.tasks.augmentation import NONE, NUM_CHOICES, Augmentation
-from metarun.tasks.episodes import EpisodeSize
+from metarun.tasks.sizes import EpisodeSize
 from metarun.tasks.image_classes import ImageClasses, ImageData
 from metarun.tasks.images import pixels_on as pixels
 from metarun.tasks.store import Prepared

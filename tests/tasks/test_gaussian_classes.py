@@ -40,7 +40,7 @@ def test_support_and_query_are_one_problem_and_the_score_is_the_loss():
 @pytest.mark.parametrize("name", ["logistic_regression", "mlp_problems"])
 def test_gradient_descent_solves_the_problem_with_the_base_learner_that_it_is_for(name):
     """A line tells two Gaussians apart, and not four; a small network does better than the best line."""
-    (x, y), _, _ = problems(name).sample("test", range(20))
+    (x, y, _), _, _ = problems(name).sample("test", range(20))
 
     def least(width: int) -> float:
         torch.manual_seed(0)

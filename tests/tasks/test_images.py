@@ -16,8 +16,9 @@ import torch
 
 from metarun.counter import uniform
 from metarun.errors import DataError, DataProblems, MissingDataError
-from metarun.tasks.episodes import ClassPool, EpisodeSize, check_pools, check_positive, draw_examples
+from metarun.tasks.episodes import ClassPool, EpisodeSize, check_pools, draw_examples
 from metarun.tasks.images import Mapped, OnDevice, gather, image_batch, pixels_on
+from metarun.tasks.sizes import sizes_by_split
 from metarun.tasks.splits import SPLITS
 from metarun.tasks.store import ClassRows, Prepared, Source, exclusive, load_prepared
 
@@ -401,4 +402,4 @@ def test_every_class_that_is_too_small_is_named_and_how_many_classes_all_splits_
 def test_sizes_below_one_are_errors_that_name_the_key(size):
     key = EpisodeSize._fields[[value < 1 for value in size].index(True)]
     with pytest.raises(ValueError, match=f"task.{key} is {min(size)}"):
-        check_positive(EpisodeSize(*size), "task.")
+        sizes_by_split(EpisodeSize, size, None, None, None)

@@ -13,7 +13,7 @@ def linear(*overrides: str):
 
 
 def test_ridge_is_the_posterior_mean_by_conditioning_the_joint_gaussian():
-    (x, y), (query, _), _ = slice_tasks(linear("task.noise_std=0.5").sample("test", [0]), 0)
+    (x, y, _), (query, _, _), _ = slice_tasks(linear("task.noise_std=0.5").sample("test", [0]), 0)
     joint = x @ x.T + 0.25 * torch.eye(len(x))  # covariance of y; that of f(query) and y is query x'
     expected = query @ x.T @ torch.linalg.inv(joint) @ y
     torch.testing.assert_close(query @ ridge(x, y, 0.25), expected)
