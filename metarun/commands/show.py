@@ -10,6 +10,7 @@ from typing import Any
 from metarun.commands.runs import age, note
 from metarun.config.choices import options_of
 from metarun.errors import ConfigError
+from metarun.evaluation.records import SHOTS
 from metarun.output.kept import flat, number, text_lines
 from metarun.output.ledger import Run, run_at, score_of, scores_in
 from metarun.output.tables import Score, Table, plain, refuse_other_formats, show, text_of
@@ -55,7 +56,8 @@ def parts_of(run: Run) -> Parts:
     return {
         "run": _head(run),
         "protocol": {name: value for name, value in protocol.items() if not isinstance(value, dict)},
-        "scores": {name: score for name, score in run.scores.items() if "_step_" not in name},
+        "scores": {name: score for name, score in run.scores.items() if "_step_" not in name and SHOTS not in name},
+        "over shots": {name: score for name, score in run.scores.items() if SHOTS in name},
         **dict(_over_others(run)),
         "curve": {str(step): score for step, score in enumerate(run.curve(f"test/{run.score_name}"))},
         "validation": {str(step): score for step, score in run.validations(run.score_name).items()},

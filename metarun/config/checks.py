@@ -38,11 +38,20 @@ def problems_at_the_root(plain: dict[str, Any]) -> list[str]:
         problems.append("tf32=true has no effect without a CUDA device; set it to false.")
     if plain["evaluation"]["fit_images"] and not plain["evaluation"]["task"]:
         problems.append("evaluation.fit_images=true has no effect without evaluation.task; set it to false.")
+    problems += shots_problems(plain["evaluation"]["shots"])
     if plain["evaluation"]["train_fractions"] is not None:
         problems.append(
             "evaluation.train_fractions has no effect on a single run: add -m, or set task.train_fraction to one share."
         )
     return problems + place_problems(plain)
+
+
+def shots_problems(shots: list[int] | None) -> list[str]:
+    """What is wrong with ``evaluation.shots``."""
+    if shots is None or (shots and shots == sorted({*shots}) and shots[0] >= 1):
+        return []
+    fix = sorted({number for number in shots if number >= 1}) or [1, 5, 20]
+    return [f"evaluation.shots is {shots}, but must be numbers of 1 or more in ascending order: {fix}, say, or null."]
 
 
 def _problems_of_rates(rates: Any) -> list[str]:
