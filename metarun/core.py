@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metarun.objectives import Objective
+from metarun.objectives import Objective, of_examples
 from metarun.trees import tree_leaves
 
 if TYPE_CHECKING:
@@ -212,9 +212,9 @@ class FewShotLearner(MetaLearner):
         return self.predict(phi, x), None
 
     def query_loss(self, phi: Params, query: Batch) -> tuple[Tensor, Metrics]:
-        outputs = self.predict(phi, query.x)
-        loss = self.objective.loss(outputs, query.y)
-        return loss, {"query_loss": loss.detach(), self.objective.score_name: self.objective.score(outputs, query.y)}
+        outputs, objective = self.predict(phi, query.x), of_examples(self.objective, query.mask)
+        loss = objective.loss(outputs, query.y)
+        return loss, {"query_loss": loss.detach(), objective.score_name: objective.score(outputs, query.y)}
 
 
 def hyperparameters(learner: MetaLearner) -> set[str]:
