@@ -14,9 +14,9 @@ from metarun.core import Draw
 from metarun.counter import uniform
 from metarun.errors import ConfigError
 from metarun.tasks.augmentation import NONE, NUM_CHOICES, Augmentation
-from metarun.tasks.sizes import EpisodeSize
 from metarun.tasks.image_classes import ImageClasses, ImageData
 from metarun.tasks.images import pixels_on as pixels
+from metarun.tasks.sizes import EpisodeSize
 from metarun.tasks.store import Prepared
 from tests.composing import compose, experiment, options
 from tests.running import metarun, read
