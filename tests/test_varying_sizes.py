@@ -302,7 +302,7 @@ def test_wrong_numbers_of_shots_are_refused(wrong, tmp_path):
 
 
 def test_more_shots_than_the_classes_have_are_refused_before_the_first_step():
-    with pytest.raises(ConfigError, match="evaluation.shots holds 60, in place of task.num_shots: .*Lower their sum"):
+    with pytest.raises(ConfigError, match=r"evaluation.shots holds 60, in place of task.num_shots: .*Lower their sum"):
         experiment(*WORDS, "meta_learner=protonet", "task.num_queries=2", "evaluation.shots=[1,60]")
-    with pytest.raises(ConfigError, match="evaluation.shots has no effect on Quadratics"):
+    with pytest.raises(ConfigError, match=r"evaluation.shots has no effect on Quadratics"):
         experiment("task=quadratics", "base_learner=linear", "evaluation.shots=[1,2]")

@@ -44,7 +44,9 @@ def test_draws_have_the_kernels_covariance(kernel):
     task = process(kernel, *fixed, "task.num_queries=6", "task.num_shots=2")
     draw = task.draw("test", range(20000))
     support, query, _ = task.episodes(draw)
-    x, y = (torch.cat([a, b], 1)[..., 0] for a, b in zip(query[:2], support[:2], strict=True))  # [B, 8], in the order drawn
+    x, y = (
+        torch.cat([a, b], 1)[..., 0] for a, b in zip(query[:2], support[:2], strict=True)
+    )  # [B, 8], in the order drawn
     factor = torch.linalg.cholesky(task.covariance(draw, x))
     white = torch.linalg.solve_triangular(factor, y[..., None], upper=False)[..., 0]  # N(0, I), if the law is right
     assert white.mean(0).abs().max() < 5 / 20000**0.5
