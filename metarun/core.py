@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metarun.objectives import Objective
+from metarun.objectives import Objective, of_examples
 from metarun.trees import tree_leaves
 
 if TYPE_CHECKING:
@@ -27,10 +27,14 @@ Draw = dict[str, np.ndarray]  # the random choices behind episodes; every array 
 
 
 class Batch(NamedTuple):
-    """Examples of one task: x [S, ...], y [S] (classes) or [S, ...] (targets)."""
+    """Examples of one task: x [S, ...], y [S] (classes) or [S, ...] (targets).
+
+    ``mask`` [S], bool: which rows are examples; an empty tuple where all are. Only learners that read masks see others.
+    """
 
     x: Tensor
     y: Tensor
+    mask: Any = ()
 
 
 class Episode(NamedTuple):
@@ -61,6 +65,7 @@ class TaskSpec:
     objective: Objective
     num_ways: int | None = None  # classes of a validation or test episode; None where there are no classes
     train_num_ways: int | None = None  # classes of a training episode
+    fewest_ways: int | None = None  # where the numbers of classes vary, the lowest of all; those above are the highest
     num_test_tasks: int | None = None  # of a test set with a fixed number of episodes
     num_train_classes: int | None = None  # classes that training episodes are drawn from; None: no fixed number
     num_tokens: int | None = None  # inputs are integers below it; None: they are floats
@@ -81,6 +86,14 @@ class TaskDistribution(ABC):
     @abstractmethod
     def episodes(self, draw: Draw) -> Episode:
         """The episodes behind a draw, on the run's device; leaves lead with the task axis [B, ...]."""
+
+    def at(self, split: str, number: int) -> "TaskDistribution":
+        """The distribution of meta-batch ``number`` of ``split``: itself, unless sizes vary or grow in training.
+
+        For "train" ``number`` is the step; else ``index // 20``, for so many episodes share a size. It must depend on
+        ``split``, ``number`` and the settings alone: that is what makes resuming exact.
+        """
+        return self
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -140,6 +153,7 @@ class MetaLearner(ABC):
 
     regresses: ClassVar[bool] = True  # learns tasks without classes, too
     any_ways: ClassVar[bool] = False  # training and evaluation may have different numbers of classes
+    reads_masks: ClassVar[bool] = False  # leaves rows out that ``Batch.mask`` says are no examples
     needs_train_classes: ClassVar[bool] = False  # learns only where training has a fixed set of classes
     outside_theta: ClassVar[tuple[str, ...]] = ()  # fields with networks whose parameters are not in theta, and stay
 
@@ -198,9 +212,9 @@ class FewShotLearner(MetaLearner):
         return self.predict(phi, x), None
 
     def query_loss(self, phi: Params, query: Batch) -> tuple[Tensor, Metrics]:
-        outputs = self.predict(phi, query.x)
-        loss = self.objective.loss(outputs, query.y)
-        return loss, {"query_loss": loss.detach(), self.objective.score_name: self.objective.score(outputs, query.y)}
+        outputs, objective = self.predict(phi, query.x), of_examples(self.objective, query.mask)
+        loss = objective.loss(outputs, query.y)
+        return loss, {"query_loss": loss.detach(), objective.score_name: objective.score(outputs, query.y)}
 
 
 def hyperparameters(learner: MetaLearner) -> set[str]:

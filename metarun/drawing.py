@@ -33,7 +33,7 @@ def curves(
     columns = min(len(titles), COLUMNS)
     figure = Figure(figsize=(3.4 * columns, 2.6 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True).flat
-    for panel, title, *points in zip(panels, titles, *(leaf.cpu() for batch in episode[:2] for leaf in batch)):  # noqa: B905
+    for panel, title, *points in zip(panels, titles, *(leaf.cpu() for batch in episode[:2] for leaf in batch[:2])):  # noqa: B905
         support_x, support_y, query_x, query_y = (leaf[:, 0].double().numpy() for leaf in points)
         order, name = np.argsort(query_x), "the task" if joined else "query"
         panel.plot(query_x[order], query_y[order], "-" if joined else ".", color="C0", linewidth=1.2, label=name)
@@ -139,7 +139,7 @@ def numbers_figure(episodes: Episode, titles: Sequence[str]) -> Any:
     for b, title in enumerate(titles):
         for i, (part, batch) in enumerate((("support", episodes.support), ("query", episodes.query))):
             axes = grid[b][0 if single else i]
-            x, y = (leaf[b].reshape(len(leaf[b]), -1).cpu().numpy() for leaf in batch)  # [S, D], [S, O]
+            x, y = (leaf[b].reshape(len(leaf[b]), -1).cpu().numpy() for leaf in batch[:2])  # [S, D], [S, O]
             if single:
                 axes.plot(x, y, "o", markersize=6 - 3 * i, label=part)
                 axes.legend(frameon=False)

@@ -1,10 +1,13 @@
 """Losses and scores of supervised tasks."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.func import vmap
 
 
 @dataclass(frozen=True)
@@ -29,3 +32,20 @@ def detached_mse(outputs: Tensor, y: Tensor) -> Tensor:
 
 CROSS_ENTROPY = Objective(F.cross_entropy, accuracy, "accuracy", higher_is_better=True)
 SQUARED_ERROR = Objective(F.mse_loss, detached_mse, "mse", higher_is_better=False)
+
+
+def of_examples(objective: Objective, mask: Any) -> Objective:
+    """``objective`` as a mean over the rows that ``mask`` [S] has; itself where all are examples."""
+    if isinstance(mask, tuple):
+        return objective
+
+    def over(fn: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+        of_each = vmap(lambda output, target: fn(output[None], target[None]))
+        return lambda outputs, y: mean_of_rows(of_each(outputs, y), mask)
+
+    return replace(objective, loss=over(objective.loss), score=over(objective.score))
+
+
+def mean_of_rows(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean of those of ``values`` [S] that ``mask`` [S] has."""
+    return torch.where(mask, values, 0).sum() / mask.sum()

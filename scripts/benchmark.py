@@ -407,8 +407,8 @@ def jax_engine(work: Work, dtype: Any) -> Callable[[], list[Any]]:
     def task_loss(p: Any, support: Any, query: Any) -> Any:
         phi = p
         for _ in range(work.steps):
-            phi = jax.tree.map(lambda a, g: a - work.inner_lr * g, phi, jax.grad(loss)(phi, *support))
-        return loss(phi, *query)
+            phi = jax.tree.map(lambda a, g: a - work.inner_lr * g, phi, jax.grad(loss)(phi, *support[:2]))
+        return loss(phi, *query[:2])
 
     step = jax.jit(jax.grad(lambda p: jax.vmap(task_loss, in_axes=(None, 0, 0))(p, *data).mean()))
 

@@ -153,7 +153,7 @@ def controls(texts: list[str]) -> dict[str, float]:
 
     def error(predict: Predict, split: str, number: int) -> float:
         support, query, _ = task.sample(split, range(number))
-        episodes = zip(*(t.numpy()[..., 0] for t in (*support, *query)), strict=True)
+        episodes = zip(*(t.numpy()[..., 0] for t in (*support[:2], *query[:2])), strict=True)
         return float(np.mean([(predict(x, y, at) - true) ** 2 for x, y, at, true in episodes]))
 
     lines = [ridge(rows, degree, penalty) for degree in DEGREES for penalty in PENALTIES]

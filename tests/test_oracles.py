@@ -70,13 +70,13 @@ class Quadratic:
     @property
     def phi(self) -> Tensor:
         """w* + (I - lr H)^steps (theta - w*)."""
-        x, y = self.episode.support
+        x, y = self.episode.support[:2]
         minimum = torch.linalg.solve(x.T @ x, x.T @ y[:, 0])
         return minimum + self.jacobian @ (self.theta - minimum)
 
     @property
     def query_gradient(self) -> Tensor:
-        x, y = self.episode.query
+        x, y = self.episode.query[:2]
         return 2 / len(x) * x.T @ (x @ self.phi - y[:, 0])
 
 

@@ -7,6 +7,7 @@ import yaml
 
 from metarun.applied.exporting import Inputs
 from metarun.applied.model import Model
+from metarun.evaluation.records import SHOTS
 
 EXAMPLE = '''"""Adapt the exported model to labelled examples, and predict others. Needs torch and numpy, and no metarun.
 
@@ -59,7 +60,9 @@ def card_of(model: Model, results: dict[str, Any], files: dict[str, str]) -> str
     learner, target = type(model.learner).__name__, model.run.experiment.protocol["task"]["_target_"]
     name, kind = f"{learner} on {target.rpartition('.')[2]}", _kind(model)
     scores = {key.removeprefix("test/"): value for key, value in results.items() if key.startswith("test/")}
-    scores = {key: value for key, value in scores.items() if "_step_" not in key and "/" not in key}
+    scores = {
+        key: value for key, value in scores.items() if "_step_" not in key and SHOTS not in key and "/" not in key
+    }
     head: dict[str, Any] = {"library_name": "metarun", "tags": ["meta-learning", kind.replace(" ", "-"), learner]}
     if scores:
         head["model-index"] = [{"name": name, "results": [_result(model, scores)]}]

@@ -21,6 +21,7 @@ from metarun.config.targets import locate
 from metarun.core import TaskDistribution
 from metarun.drawing import picture
 from metarun.errors import ConfigError, DataError
+from metarun.evaluation.episodes import BLOCK
 from metarun.evaluation.suite import missing
 from metarun.output.tables import table_console
 from metarun.tasks.splits import SPLITS
@@ -131,10 +132,15 @@ def show(
         raise ConfigError(
             [f"--episode is {max(indices)}, but the last test episode of {name} is {last}; use 0 to {last}."]
         )
-    figure = picture(task, split, indices)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:  # ValueError: no such format
-        raise ConfigError([f"--out {path}: cannot be written: {error}."]) from error
-    print(f"wrote {path}")
+    batch = composed(overrides, folders).meta_batch_size if split == "train" else BLOCK
+    of_size: dict[TaskDistribution, list[int]] = {}
+    for index in indices:
+        of_size.setdefault(task.at(split, index // batch), []).append(index)
+    for number, (at, alike) in enumerate(of_size.items()):  # a figure holds episodes of one size
+        where = path.with_stem(f"{path.stem}-{alike[0]}") if number else path
+        try:
+            where.parent.mkdir(parents=True, exist_ok=True)
+            picture(at, split, alike).savefig(where, dpi=120)
+        except (OSError, ValueError) as error:  # ValueError: no such format
+            raise ConfigError([f"--out {where}: cannot be written: {error}."]) from error
+        print(f"wrote {where}")

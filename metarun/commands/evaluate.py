@@ -21,9 +21,10 @@ from metarun.evaluation.intervals import Over
 from metarun.evaluation.suite import Suite
 from metarun.evaluation.whole import evaluate_all
 from metarun.output.cost import cost_of_evaluation
+from metarun.output.figures import shots_curve
 from metarun.output.folder import short_hash, slug
 from metarun.output.results import results
-from metarun.output.summary import NOWHERE, condensed, conditions, verdict
+from metarun.output.summary import NOWHERE, condensed, conditions, curves_over_shots, names_over_shots, verdict
 from metarun.output.tables import table_console
 from metarun.paths import as_shown
 
@@ -56,6 +57,10 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     content |= {"seconds": time.time() - started}
     where = run.write(name_of(overrides, split, checkpoint), content, evaluation)
     print(f"results: {as_shown(where)}")
+    if names := [*curves_over_shots(scores, names_over_shots(experiment))]:
+        drawn = where.with_suffix(".png")
+        shots_curve(scores, names).savefig(drawn, dpi=130)
+        print(f"figure:  {as_shown(drawn)}")
 
 
 def for_split(experiment: Experiment, split: str) -> Experiment:

@@ -55,7 +55,8 @@ def parts_of(run: Run) -> Parts:
     return {
         "run": _head(run),
         "protocol": {name: value for name, value in protocol.items() if not isinstance(value, dict)},
-        "scores": {name: score for name, score in run.scores.items() if "_step_" not in name},
+        "scores": {name: score for name, score in run.scores.items() if "_step_" not in name and "_shots_" not in name},
+        "over shots": {name: score for name, score in run.scores.items() if "_shots_" in name},
         **dict(_over_others(run)),
         "curve": {str(step): score for step, score in enumerate(run.curve(f"test/{run.score_name}"))},
         "validation": {str(step): score for step, score in run.validations(run.score_name).items()},

@@ -28,6 +28,7 @@ from metarun.core import MetaLearner, TaskDistribution
 from metarun.errors import ConfigError
 from metarun.evaluation.baselines import BASELINES
 from metarun.evaluation.eval_mode import modules_of
+from metarun.evaluation.shots import OverShots, check_shots
 from metarun.evaluation.suite import Scored, Suite, learner_for, scored_elsewhere
 from metarun.execution.execution import Eager
 from metarun.execution.sharded import divided
@@ -171,6 +172,7 @@ def _assemble(
     execution, why = suited(execution, learner, task, plain["steps"])
     execution = divided(execution, plain["meta_batch_size"], plain["devices"])
     notes += why
+    check_shots([*elsewhere.values()] or [task], plain["evaluation"]["shots"])
     scored = scored_elsewhere(elsewhere, task, learner, plain["evaluation"])
     experiment = _experiment(plain, calls, task, learner, scored, execution)
     experiment.notes = notes
@@ -187,6 +189,7 @@ def _experiment(
     execution: Eager,
 ) -> Experiment:
     evaluation = plain["evaluation"]
+    over_shots = [OverShots(evaluation["shots"])] if evaluation["shots"] else []
     test_learner = learner_for(task, learner, evaluation["inner_steps"])
     test_steps = getattr(test_learner, "inner_steps", None)
     own = task.spec.num_test_tasks or evaluation["num_tasks"]
@@ -198,7 +201,7 @@ def _experiment(
         theta_0=take_theta(learner),
         test_learner=test_learner,
         suite=Suite(Scored(task, test_learner, plain["task"]), scored),
-        evaluators=[*BASELINES, *(calls[key]() for key in named_nodes(plain, "evaluator"))],
+        evaluators=[*BASELINES, *over_shots, *(calls[key]() for key in named_nodes(plain, "evaluator"))],
         optimizer=calls["optimizer"],
         scheduler=calls["scheduler"],
         execution=execution,

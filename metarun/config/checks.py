@@ -15,6 +15,7 @@ from metarun.config.schema import Config
 from metarun.config.targets import Part
 from metarun.core import MetaLearner, TaskDistribution, hyperparameters
 from metarun.errors import did_you_mean
+from metarun.evaluation.suite import ONE_NUMBER, varying_ways
 
 NUMBERS = ("seed", "steps", "devices", "meta_batch_size", "log_every", "checkpoint_minutes", "clip_norm", "clip_value")
 OF_EVALUATION = ("every", "num_val_tasks", "num_tasks", "inner_steps")
@@ -37,11 +38,20 @@ def problems_at_the_root(plain: dict[str, Any]) -> list[str]:
         problems.append("tf32=true has no effect without a CUDA device; set it to false.")
     if plain["evaluation"]["fit_images"] and not plain["evaluation"]["task"]:
         problems.append("evaluation.fit_images=true has no effect without evaluation.task; set it to false.")
+    problems += shots_problems(plain["evaluation"]["shots"])
     if plain["evaluation"]["train_fractions"] is not None:
         problems.append(
             "evaluation.train_fractions has no effect on a single run: add -m, or set task.train_fraction to one share."
         )
     return problems + place_problems(plain)
+
+
+def shots_problems(shots: list[int] | None) -> list[str]:
+    """What is wrong with ``evaluation.shots``."""
+    if shots is None or (shots and shots == sorted({*shots}) and shots[0] >= 1):
+        return []
+    fix = sorted({number for number in shots if number >= 1}) or [1, 5, 20]
+    return [f"evaluation.shots is {shots}, but must be numbers of 1 or more in ascending order: {fix}, say, or null."]
 
 
 def _problems_of_rates(rates: Any) -> list[str]:
@@ -131,7 +141,10 @@ def learner_problems(task: TaskDistribution, learner: Callable[..., Any]) -> lis
     name, kind, problems = name_of(learner), type(task).__name__, []
     if task.spec.num_ways is None and not declared.regresses:
         problems.append(f"meta_learner: {name} classifies, but the task {kind} has no classes.")
-    if task.spec.num_ways != task.spec.train_num_ways and not declared.any_ways:
+    if task.spec.fewest_ways is not None and not declared.any_ways:
+        fixed = f"but the head of {name} has a fixed number. {ONE_NUMBER}"
+        problems.append(f"task: {varying_ways(task.spec)} (task.num_ways, task.train_num_ways), {fixed}")
+    elif task.spec.num_ways != task.spec.train_num_ways and not declared.any_ways:
         problems.append(
             f"task.train_num_ways is {task.spec.train_num_ways} and task.num_ways is {task.spec.num_ways}, but the head of "
             f"{name} has a fixed number of classes; leave task.train_num_ways at null."

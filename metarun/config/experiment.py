@@ -14,7 +14,7 @@ from metarun.core import MetaLearner, Params, TaskDistribution, trainable
 from metarun.errors import ConfigError
 from metarun.evaluation.eval_mode import modules_of
 from metarun.evaluation.scoring import Evaluator, Subject
-from metarun.evaluation.suite import Suite
+from metarun.evaluation.suite import Suite, with_ways
 from metarun.execution.execution import Changes, Eager, Execution
 from metarun.models.dropout import dropping, drops
 from metarun.output.sink import Sink
@@ -63,6 +63,10 @@ class Experiment:
         first, last = self.learner.at(0), self.learner.at(self.steps)
         each_step = first != self.learner.at(1) or drops(modules_of(first))
         return "always" if each_step else "seldom" if first != last else "never"
+
+    def learner_of(self, step: int) -> MetaLearner:
+        """The learner of training step ``step``, with the ways of its episodes."""
+        return with_ways(self.learner.at(step), self.task.at("train", step), "train")
 
     def dropping(self, step: int) -> AbstractContextManager[None]:
         """A context in which the networks' dropout is that of a training step."""

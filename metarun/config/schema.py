@@ -17,6 +17,7 @@ class EvaluationConfig:
     )  # by name, what is validated and tested on; none: the training task
     fit_images: bool = False  # whether their images are made to have the training images' size and channels
     evaluator: dict[str, Any] = field(default_factory=dict)  # by name, what is scored beside what every run scores
+    shots: list[int] | None = None  # numbers of shots, for each of which the final test scores the same tasks again
     train_fractions: list[float] | None = None  # of a sweep: a run for each share of the training classes or tasks
 
 

@@ -30,6 +30,7 @@ OURS = (
     "metarun.execution",
     "metarun.output.loggers",
 )
+COUNTED = " Use a whole number, or two as [lowest, highest]: each meta-batch draws its own between them."
 ALLOWED = (*OURS, "torch.nn", "torch.optim", "torchvision.models", "torchvision.transforms")
 
 
@@ -181,6 +182,7 @@ def problems_of_call(
         elif name in hints and not isinstance(value, Part) and not conforms(value, hints[name]):  # a part is made later
             choice = f" To choose the {key} write {key}={value}." if value in options(key) else ""
             choice += f" Write {key}/{name}={value}." if value in options(f"{key}/{name}") else ""
+            choice += COUNTED if tuple[int, int] in typing.get_args(hints[name]) else ""
             expected = readable_type(hints[name])
             held = shortened(repr(value))
             problems.append(f"{key}.{name} is {held} ({type(value).__name__}), but must be {expected}.{choice}")

@@ -8,20 +8,43 @@ import numpy as np
 from metarun.core import Draw, Episode, TaskDistribution
 from metarun.trees import num_elements, tree_leaves
 
+BLOCK = 20  # episodes that share a size, one after another, where sizes vary
 CHUNK, GPU_CHUNK = 25, 200  # evaluation tasks at a time, or fewer where the numbers in them exceed these:
 CPU_ELEMENTS, GPU_ELEMENTS = 2**20, 2**24  # 25 tasks of 60 ways took Conv-4 7 GB, and no less time
 
 
+Chunk = tuple[TaskDistribution, range]  # numbers of episodes of one size, and the distribution that has this size
+
+
 def chunks(task: TaskDistribution, split: str, num_tasks: int) -> Iterator[Episode]:
     """Episodes 0 ... ``num_tasks`` - 1 of a split, a chunk at a time."""
-    for indices in chunks_of(task, split, num_tasks):
-        yield task.sample(split, indices)
+    return (at.sample(split, indices) for at, indices in chunks_of(task, split, num_tasks))
 
 
-def chunks_of(task: TaskDistribution, split: str, num_tasks: int) -> list[range]:
-    """The numbers of the episodes in each of the ``chunks``."""
+def chunks_of(task: TaskDistribution, split: str, num_tasks: int) -> list[Chunk]:
+    """Episodes 0 ... ``num_tasks`` - 1 of a split, in chunks that are evaluated at a time, each of one size."""
     size = tasks_at_a_time(task.sample(split, [0]))
-    return [range(start, min(start + size, num_tasks)) for start in range(0, num_tasks, size)]
+    return [
+        (at, indices[start : start + size])
+        for at, indices in by_size(task, split, num_tasks)
+        for start in range(0, len(indices), size)
+    ]
+
+
+def by_size(task: TaskDistribution, split: str, num_tasks: int) -> list[Chunk]:
+    """Episodes 0 ... ``num_tasks`` - 1 of a split, in the longest ranges that share a size."""
+    found: list[Chunk] = []
+    for start in range(0, num_tasks, BLOCK):
+        at, stop = task.at(split, start // BLOCK), min(start + BLOCK, num_tasks)
+        if found and found[-1][0] is at:
+            start = found.pop()[1].start  # noqa: PLW2901
+        found.append((at, range(start, stop)))
+    return found
+
+
+def block_of(task: TaskDistribution, split: str, index: int) -> TaskDistribution:
+    """The distribution that has the size of episode ``index`` of a split."""
+    return task.at(split, index // BLOCK)
 
 
 def tasks_at_a_time(one: Episode) -> int:
@@ -48,7 +71,8 @@ def _described(name: str, choices: np.ndarray) -> bytes:
 def manifest(task: TaskDistribution, split: str, num_tasks: int) -> str:
     """sha256 of the random choices behind episodes 0 ... ``num_tasks`` - 1: equal hash, equal episodes."""
     digest = hashlib.sha256()
-    draw = task.draw(split, range(num_tasks))
-    for name in sorted(draw):
-        digest.update(_described(name, draw[name]))
+    for at, indices in by_size(task, split, num_tasks):
+        draw = at.draw(split, indices)
+        for name in sorted(draw):
+            digest.update(_described(name, draw[name]))
     return digest.hexdigest()

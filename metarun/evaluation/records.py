@@ -16,6 +16,7 @@ import numpy as np
 from metarun.evaluation.intervals import Over, over
 
 STEP = "_step_"
+SHOTS = "_shots_"  # of scores over the number of support examples
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -11,11 +12,11 @@ import torch
 from torch import Tensor
 
 from metarun.core import Episode, MetaLearner, Metrics, Params, TaskDistribution, hyperparameters
-from metarun.evaluation.episodes import chunks_of
+from metarun.evaluation.episodes import Chunk, chunks_of
 from metarun.evaluation.estimates import Estimate, estimate
 from metarun.evaluation.eval_mode import eval_mode
 from metarun.evaluation.records import STEP
-from metarun.evaluation.suite import Scored
+from metarun.evaluation.suite import Scored, with_ways
 from metarun.execution.execution import Execution, Looped
 from metarun.execution.halving import HalvingMap
 from metarun.trees import num_elements, slice_tasks
@@ -74,28 +75,31 @@ def score_episodes(subject: Subject, evaluators: Sequence[Evaluator] = (), curve
 
     With ``curve`` also ``<name>_step_k`` for every adaptation step k.
     """
-    learner = subject.learner
+    learner, split = subject.learner, subject.split
     curve = curve and "inner_steps" in hyperparameters(learner)
 
-    def score(phi: Params, episode: Episode) -> Metrics:
-        _, metrics = learner.query_loss(phi, episode.query)
+    def score(subject: Subject, phi: Params, episode: Episode) -> Metrics:
+        _, metrics = subject.learner.query_loss(phi, episode.query)
         return metrics | {name: value for e in evaluators for name, value in e.scores(subject, phi, episode).items()}
 
-    def scores(theta: Params, episode: Episode) -> list[Metrics]:
+    def scores(subject: Subject, theta: Params, episode: Episode) -> list[Metrics]:
+        learner = subject.learner
         if not curve:
-            return [score(learner.adapt(theta, episode.support), episode)]
+            return [score(subject, learner.adapt(theta, episode.support), episode)]
         phis = learner.trajectory(theta, episode.support, learner.inner_steps)  # type: ignore[attr-defined]
-        return [score(phi, episode) for phi in phis]
+        return [score(subject, phi, episode) for phi in phis]
 
     mapped = HalvingMap(subject.execution)
 
-    def rows_of(indices: range) -> list[list[Metrics]]:
+    def rows_of(chunk: Chunk) -> list[list[Metrics]]:
         subject.between()
-        return mapped(scores, subject.theta, subject.task.sample(subject.split, indices))
+        task, indices = chunk
+        of_size = replace(subject, learner=with_ways(learner, task, split), task=task)
+        return mapped(partial(scores, of_size), subject.theta, task.sample(split, indices))
 
     with eval_mode(learner):
-        numbers = chunks_of(subject.task, subject.split, subject.num_tasks)
-        rows = list(chain.from_iterable(subject.execution.spread(numbers, rows_of)))
+        parts = chunks_of(subject.task, split, subject.num_tasks)
+        rows = list(chain.from_iterable(subject.execution.spread(parts, rows_of)))
     if not rows:
         raise ValueError("there are no episodes to evaluate on.")
     steps = [{name: torch.cat([row[k][name] for row in rows]) for name in rows[0][k]} for k in range(len(rows[0]))]

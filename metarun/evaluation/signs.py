@@ -73,7 +73,7 @@ def effect_of_adaptation(subject: Subject, episodes: Episode) -> Effect | None:
         phis = [each.adapt(theta, episode.support) for each in (unadapted, learner)]
         found = [learner.query_loss(phi, episode.query)[0] for phi in phis]
         if isinstance(learner, FewShotLearner) and isinstance(episode.support, Batch):
-            x, y = episode.support
+            x, y = episode.support[:2]
             found += [learner.objective.loss(learner.predict(phi, x), y) for phi in phis]
         return found
 

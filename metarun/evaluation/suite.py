@@ -62,6 +62,22 @@ def learner_for(task: TaskDistribution, learner: MetaLearner, inner_steps: int |
     return replace(learner, **changes)  # type: ignore[type-var]
 
 
+ONE_NUMBER = "Give one number of ways, or choose a learner for any number, as protonet."
+
+
+def varying_ways(task: TaskSpec) -> str:
+    """How many classes the episodes of ``task`` have, where that varies."""
+    return f"its episodes have {task.fewest_ways} to {max(task.num_ways or 0, task.train_num_ways or 0)} classes"
+
+
+def with_ways(learner: MetaLearner, task: TaskDistribution, split: str) -> MetaLearner:
+    """``learner`` with the ways of an episode of ``task``, where these vary: a learner for any number knows its theta's."""
+    if task.spec.fewest_ways is None or "num_ways" not in hyperparameters(learner):
+        return learner
+    ways = task.spec.train_num_ways if split == "train" else task.spec.num_ways
+    return replace(learner, num_ways=ways)  # type: ignore[type-var]
+
+
 def scored_elsewhere(
     tasks: dict[str, TaskDistribution], training: TaskDistribution, learner: MetaLearner, evaluation: dict[str, Any]
 ) -> dict[str, Scored]:
@@ -128,6 +144,10 @@ def check_outputs(key: str, task: TaskSpec, training: TaskSpec, learner: MetaLea
         )
     if learner.any_ways and task.num_ways is not None:
         return
+    if task.fewest_ways is not None:
+        raise ValueError(
+            f"{varying_ways(task)}, but the head of {type(learner).__name__} has a fixed number. {ONE_NUMBER}"
+        )
     if task.num_outputs != training.num_outputs:
         fix = "Choose a task with as many."
         if task.num_ways is not None:

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from metarun.core import Draw
-from metarun.evaluation.episodes import hashes
+from metarun.evaluation.episodes import by_size, hashes
 from metarun.evaluation.estimates import Estimate, estimate, mean_of
 from metarun.evaluation.intervals import Over
 from metarun.evaluation.records import EpisodeScores, mean_over_tasks
@@ -69,7 +68,9 @@ def _episodes(name: str, subject: Subject, evaluators: Sequence[Evaluator], fina
     if not final:
         return EpisodeScores(subject.split, values, task=name)
     apart = _plain({key: found for e in evaluators for key, found in e.episode_scores(subject).items()})
-    draw: Draw = subject.task.draw(subject.split, range(subject.num_tasks))
-    origin = subject.task.drawn_from(subject.split, draw)
-    kind, members = origin or ("", ())
-    return EpisodeScores(subject.split, values, apart, name, kind, members, hashes(draw))
+    draws = [at.draw(subject.split, of) for at, of in by_size(subject.task, subject.split, subject.num_tasks)]
+    origins = [origin for draw in draws if (origin := subject.task.drawn_from(subject.split, draw))]
+    kind = origins[0].kind if origins else ""
+    members = [names for origin in origins for names in origin.names]
+    codes = [code for draw in draws for code in hashes(draw)]
+    return EpisodeScores(subject.split, values, apart, name, kind, members, codes)

@@ -25,6 +25,7 @@ MEASURE_SECONDS = 0.4  # of repeated meta-gradients for each candidate, once war
 OTHER = 0.1  # relative; rounding beside kinks of ReLU and max-pooling makes a hundredth of a meta-gradient
 COMPILE_SECONDS = 40.0  # a shorter run is not even traced; a longer one is compiled where its graph is small enough
 RECORD_SECONDS = 5.0  # a shorter run does not earn back the seconds that recording on a GPU takes
+MOST_SIZES = 16  # of meta-batches, each of which needs a graph
 KERNELS_MS = 25.0  # on a CPU, a task that takes longer is spent in kernels that compiling does not speed up
 
 
@@ -59,7 +60,8 @@ def choose_execution(
     milliseconds = {c.describe(): min(ms for (other, _), ms in timings.items() if other == c) for c, _ in timings}
     choice = Choice(best, milliseconds | {best.describe(): timings[best, threads]}, [f"threads: {threads}"])
     choice.notes += [f"out of memory: {c.describe()}" for c in distinct if c.describe() not in milliseconds]
-    worth_recording = work.steps * timings[best, threads] / 1e3 > RECORD_SECONDS and work.changes == "never"
+    alone = work.changes == "never" and work.sizes == 1  # one recording does for the whole run
+    worth_recording = alone and work.steps * timings[best, threads] / 1e3 > RECORD_SECONDS
     if work.on_gpu and execution.cuda_graph and len(execution.candidates()) > 1 and worth_recording:
         for eager in distinct:
             if eager.describe() in milliseconds and len(eager.parts(work.num_tasks)) == 1:
@@ -103,8 +105,9 @@ def _consider_compiling(choice: Choice, eager: Eager, work: Workload, busy: Call
     budget = math.inf if asked else work.steps * milliseconds / 1e3 / 2
     # a CPU's fused optimizer is as quick outside the graph; on a GPU every launch counts
     whole = work.on_gpu and work.update is not None and work.update.traceable
-    forms = [Compiled(eager, whole=True, budget=budget)] * whole + [Compiled(eager, budget=budget)]
-    _try(choice, [CudaGraphed(form) for form in forms] if work.on_gpu and eager.cuda_graph else forms, work, asked)
+    forms = [Compiled(eager, whole, work.sizes, budget) for whole in ([True, False] if whole else [False])]
+    recorded = work.on_gpu and eager.cuda_graph and work.sizes == 1
+    _try(choice, [CudaGraphed(form) for form in forms] if recorded else forms, work, asked)
 
 
 def _why_not_to_compile(eager: Eager, work: Workload, milliseconds: float) -> str | None:
@@ -112,6 +115,11 @@ def _why_not_to_compile(eager: Eager, work: Workload, milliseconds: float) -> st
     seconds, a_task = work.steps * milliseconds / 1e3, milliseconds / work.num_tasks
     if work.changes == "always":
         return "the learner or its dropout draws numbers at every step, and a graph would repeat the first"
+    if work.sizes > MOST_SIZES:
+        return (
+            f"the meta-batches have {work.sizes} sizes, and a graph for each is more than {MOST_SIZES} graphs; narrow "
+            "the ranges of task.num_shots and others, or choose a learner that reads masks, as cnp"
+        )
     if eager.compile is True:
         return None
     reasons = {

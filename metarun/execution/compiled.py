@@ -18,11 +18,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from metarun.core import Episode, Metrics, Params
 from metarun.execution.decorated import Decorated, Graph, GraphCache, GraphFailed, dependencies
-from metarun.execution.execution import MetaLoss
+from metarun.execution.execution import Execution, MetaLoss
 from metarun.execution.update import Update
 from metarun.models.exact.layers import composing
 from metarun.trees import tree_flatten, tree_unflatten
 
+MOST_GRAPHS = 100  # of a run; what asks for more, asks for one at every step
 SECONDS_A_GRAPH, SECONDS_A_NODE = 10.0, 0.035  # to compile; measured on 2 cores, of graphs of 322 and 1149 nodes
 
 
@@ -31,6 +32,7 @@ class Compiled(Decorated):
     """``inner``, with its meta-gradient compiled, and with ``whole`` what follows it: clipping and the optimizer's step."""
 
     whole: bool = False
+    sizes: int = field(default=1, compare=False)  # of which graphs are to be made
     budget: float = field(default=math.inf, compare=False)  # seconds that compiling the graphs may take, by their size
     cache: GraphCache = field(default_factory=GraphCache, init=False, repr=False, compare=False)
 
@@ -62,9 +64,11 @@ class Compiled(Decorated):
 
     def _compiled(self, name: str, fn: Callable[..., Any], leaves: list[Tensor], structure: Any) -> Graph:
         try:
+            if len(self.cache.graphs) >= MOST_GRAPHS:
+                raise RuntimeError(f"there would be more than {MOST_GRAPHS} graphs, of as many shapes or learners")
             graph, out_structure = traced(fn, leaves, structure)
             seconds = SECONDS_A_GRAPH + len(graph.graph.nodes) * SECONDS_A_NODE
-            if seconds * (1 + len(self.cache.graphs)) > self.budget:
+            if seconds * max(self.sizes, 1 + len(self.cache.graphs)) > self.budget:
                 raise TimeoutError(f"compiling would take about {seconds:.0f} s, longer than it would save")
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # inductor's advice is for who wrote the code, not for who runs it
@@ -80,6 +84,13 @@ class Compiled(Decorated):
             return tree_unflatten(compiled(*leaves), out_structure)
 
         return call
+
+
+def compiles(execution: Execution) -> bool:
+    """Whether the execution makes a graph for each shape of meta-batches."""
+    while isinstance(execution, Decorated) and not isinstance(execution, Compiled):
+        execution = execution.inner
+    return isinstance(execution, Compiled)
 
 
 def traced(fn: Callable[..., Any], leaves: list[Tensor], structure: Any) -> tuple[torch.fx.GraphModule, Any]:

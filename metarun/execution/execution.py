@@ -27,7 +27,7 @@ class Workload:
     """What a run computes: the meta-gradient of ``loss_fn`` at ``theta`` on meta-batches like ``episodes``, ``steps`` times.
 
     ``update`` is what a step does with a meta-gradient. ``changes``: ``loss_fn`` is that of the first step, and may be
-    another at every step (fresh draws), or seldom (annealing).
+    another at every step (fresh draws), or seldom (annealing). ``sizes``: how many shapes the meta-batches have.
     """
 
     loss_fn: MetaLoss
@@ -36,6 +36,7 @@ class Workload:
     update: Update | None = None
     steps: int = 1
     changes: Changes = "never"
+    sizes: int = 1
 
     @property
     def num_tasks(self) -> int:

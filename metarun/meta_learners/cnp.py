@@ -32,6 +32,7 @@ from metarun.core import Batch, FewShotLearner, Metrics, Params, parameters_of
 from metarun.models.dense import dense, perceptron
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
+from metarun.objectives import mean_of_rows, of_examples
 
 HEADS = 8  # Kim et al. 2019, released code
 SMALLEST_DEVIATION = 0.1  # released code of both: 0.1 + 0.9 softplus keeps the likelihood bounded
@@ -49,6 +50,7 @@ class CNP(FewShotLearner):
     """
 
     any_ways = True
+    reads_masks = True
 
     input_shape: tuple[int, ...]
     num_outputs: int
@@ -90,6 +92,8 @@ class CNP(FewShotLearner):
         else:
             r = perceptron(theta["encoder"], z)
             members = F.one_hot(support.y, self.num_ways).to(z.dtype)
+        if isinstance(support.mask, Tensor):  # a padded row is a member of no group
+            members = members * support.mask[:, None]
         phi = {"body": with_support(body, theta["body"], support.x), "decoder": theta["decoder"]}
         if self.aggregation == "mean":
             examples = members.sum(0)[:, None].clamp(min=1)  # of none the representation is 0
@@ -129,11 +133,12 @@ class CNP(FewShotLearner):
             return super().query_loss(phi, query)
         mean, deviation = self.posterior(phi, query.x)
         surprise = ((query.y - mean) / deviation).square() / 2 + deviation.log() + math.log(2 * math.pi) / 2
-        loss = surprise.mean()
+        loss = mean_of_rows(surprise.mean(1), query.mask) if isinstance(query.mask, Tensor) else surprise.mean()
+        objective = of_examples(self.objective, query.mask)
         return loss, {
-            "query_loss": self.objective.loss(mean, query.y).detach(),
+            "query_loss": objective.loss(mean, query.y).detach(),
             "negative_log_likelihood": loss.detach(),
-            self.objective.score_name: self.objective.score(mean, query.y),
+            objective.score_name: objective.score(mean, query.y),
         }
 
 

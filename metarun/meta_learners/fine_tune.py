@@ -75,7 +75,7 @@ class FineTune(GradientLearner):
         return {"body": parameters_of(body_of(self.base_learner)), "head": parameters_of(head)}
 
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
-        (support_x, support_y), (query_x, query_y) = episode.support, episode.query
+        (support_x, support_y), (query_x, query_y) = episode.support[:2], episode.query[:2]
         y = torch.cat([support_y, query_y])
         if self.num_train_classes is not None:
             y = episode.classes[y]

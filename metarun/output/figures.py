@@ -12,6 +12,7 @@ from torch import Tensor
 from metarun.core import Batch, Episode
 from metarun.drawing import GAP, GREY, LINE, MAX_ROWS, WHITE
 from metarun.evaluation.estimates import Estimate
+from metarun.output.summary import curves_over_shots
 
 
 def episode_grid(episode: Episode, num_ways: int) -> Tensor:
@@ -51,4 +52,22 @@ def adaptation_curve(scores: dict[str, Estimate], name: str, trained_steps: int)
     axes.set(xlabel="adaptation steps", ylabel=name, title=f"{curve[0].n} tasks")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
+    return figure
+
+
+def shots_curve(scores: dict[str, Estimate], names: list[str]) -> Any:
+    """A matplotlib figure of ``curves_over_shots``, a panel for each score, with 95% confidence intervals."""
+    from matplotlib.figure import Figure
+
+    curves = curves_over_shots(scores, names)
+    figure = Figure(figsize=(4.6 * len(curves), 3.4), layout="constrained")
+    for axes, (name, curve) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+        means, widths = [e.mean for e in curve.values()], [e.ci95 for e in curve.values()]
+        axes.errorbar([*curve], means, widths, marker="o", markersize=4, capsize=3)
+        axes.set_xscale("log")
+        axes.set_xticks([*curve], [str(k) for k in curve])
+        axes.minorticks_off()
+        number = next(iter(curve.values())).n
+        axes.set(xlabel="shots", ylabel=name.replace("_", " "), title=f"{number} tasks, 95% confidence")
+        axes.grid(alpha=0.3)
     return figure

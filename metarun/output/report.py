@@ -23,13 +23,13 @@ from metarun.execution.choice import Choice
 from metarun.execution.failures import memory_errors
 from metarun.output.alarms import Alarms, Facts
 from metarun.output.cost import cost_of_run
-from metarun.output.figures import adaptation_curve, episode_grid
+from metarun.output.figures import adaptation_curve, episode_grid, shots_curve
 from metarun.output.folder import RunFolder, tensorboard_command
 from metarun.output.metrics import MetricsFile, written
 from metarun.output.profiling import StepProfiler, too_few
 from metarun.output.results import results, write_results
 from metarun.output.sink import Sink
-from metarun.output.summary import differences, summary
+from metarun.output.summary import curves_over_shots, differences, names_over_shots, summary
 from metarun.output.terminal import Ticker
 from metarun.paths import as_shown
 from metarun.process import peak_memory_mb
@@ -189,6 +189,10 @@ class Reporter:
         if f"{self.score}_step_1" in scores:
             figure = adaptation_curve(scores, self.score, experiment.trained_steps)
             self.tell(lambda sink: sink.figure("adaptation", figure, experiment.steps))
+        if names := [*curves_over_shots(scores, names_over_shots(experiment))]:
+            over_shots = shots_curve(scores, names)
+            over_shots.savefig(self.folder.path / "shots.png", dpi=130)
+            self.tell(lambda sink: sink.figure("shots", over_shots, experiment.steps))
 
     def untested(self, best: dict[str, float]) -> None:
         """The run ends without a final test; ``best`` has the best validation, as "value" and "step"."""

@@ -13,12 +13,14 @@ from metarun.evaluation.baselines import baseline_name
 from metarun.evaluation.estimates import Estimate, estimate, mean_of
 from metarun.evaluation.eval_mode import modules_of
 from metarun.evaluation.intervals import Over
+from metarun.evaluation.records import SHOTS
 from metarun.evaluation.whole import Evaluation
 from metarun.models.norm_state import norms
 from metarun.output.terminal import plain
 
 STEPS_SHOWN = (0, 1, 2, 3, 5, 10, 20, 50, 100, 200)  # of the adaptation curve
 NOWHERE: Mapping[str, Over] = MappingProxyType({})  # no interval over other classes is known
+LIKELIHOOD = "negative_log_likelihood"
 NAMES_SHOWN = 10  # test classes at most: so few that it matters which they are
 
 
@@ -32,6 +34,32 @@ def condensed(scores: dict[str, Estimate]) -> dict[str, Estimate]:
     """``scores`` with an adaptation curve of about ten steps, for the eye; results.json has them all."""
     last = max(map(step_of, scores))
     return {name: score for name, score in scores.items() if step_of(name) in (*STEPS_SHOWN, last)}
+
+
+def curves_over_shots(scores: dict[str, Estimate], names: list[str]) -> dict[str, dict[int, Estimate]]:
+    """By those of ``names`` that were scored over shots, the score for each number of them."""
+    found: dict[str, dict[int, Estimate]] = {name: {} for name in names}
+    for key, score in scores.items():
+        name, separator, shots = key.rpartition(SHOTS)
+        if separator and name in names:
+            found[name][int(shots)] = score
+    return {name: curve for name, curve in found.items() if curve}
+
+
+def names_over_shots(experiment: Experiment) -> list[str]:
+    """The scores that are shown over shots: the task's own and the likelihood, on each task that is scored."""
+    own = [experiment.task.spec.objective.score_name, LIKELIHOOD]
+    prefixes = [f"{name}/" for name in experiment.suite.elsewhere] or [""]
+    return [prefix + name for prefix in prefixes for name in own]
+
+
+def lines_over_shots(experiment: Experiment, scores: dict[str, Estimate]) -> list[str]:
+    """A line for each score over shots."""
+    curves = curves_over_shots(scores, names_over_shots(experiment))
+    return [
+        f"{name} over shots {plain({f'{k}:': score.mean for k, score in curve.items()})}"
+        for name, curve in curves.items()
+    ]
 
 
 def summary(experiment: Experiment, evaluation: Evaluation, step: int) -> str:
@@ -49,6 +77,7 @@ def summary(experiment: Experiment, evaluation: Evaluation, step: int) -> str:
     curve = {step_of(key): score.mean for key, score in condensed(scores).items() if key.startswith(steps)}
     if curve:
         lines.append(f"after adaptation step {plain({f'{k}:': value for k, value in curve.items()})}")
+    lines += lines_over_shots(experiment, scores)
     return "\n".join([*lines, *conditions(experiment, "test"), *verdict(experiment, evaluation, step)])
 
 

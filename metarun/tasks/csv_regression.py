@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from metarun.core import Batch, Draw, Episode, Metrics, Origin, Params, TaskDistribution, TaskSpec
+from metarun.core import Batch, Draw, Episode, Metrics, Origin, Params, TaskSpec
 from metarun.counter import uniform, without_replacement
 from metarun.errors import DataError, DataProblems, listed
 from metarun.objectives import SQUARED_ERROR
-from metarun.tasks.episodes import PointSize, sizes_by_split
 from metarun.tasks.measurements import Roles
+from metarun.tasks.sizes import Count, PointSize, Sized, Sizes, sizes_by_split
 from metarun.tasks.splits import SPLITS, train_share
 from metarun.tasks.table_columns import Column, Fit, Missing, encoded, fit, from_plain, names_of_inputs
 from metarun.tasks.table_reader import Columns, TableReader
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class CSVRegression(TaskDistribution):
+class CSVRegression(Sized):
     """Support x [K, inputs], y [K, outputs] and query x [Q, inputs], y [Q, outputs]: different rows of one task.
 
     With ``support`` "first" the K rows are the first of the task in the file, and queries are among the later ones.
@@ -56,10 +56,10 @@ class CSVRegression(TaskDistribution):
         val_share: float,
         test_share: float,
         split_seed: int,
-        num_shots: int,
-        num_queries: int,
-        train_num_shots: int | None,
-        train_num_queries: int | None,
+        num_shots: Count,
+        num_queries: Count,
+        train_num_shots: Count | None,
+        train_num_queries: Count | None,
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
@@ -74,7 +74,7 @@ class CSVRegression(TaskDistribution):
         train_fraction: float = 1.0,
     ) -> None:
         """Read the table, choose the splits, and measure all of it by the training tasks."""
-        self.sizes = sizes_by_split(PointSize(num_shots, num_queries), train_num_shots, train_num_queries)
+        self.sizes = sizes_by_split(PointSize, (num_shots, num_queries), train_num_shots, train_num_queries)
         self.path, self.separator, self.support = Path(path).expanduser(), separator, support
         self.input_columns, self.output_columns = list(input_columns), list(output_columns)
         self.task_column, self.log_columns, self.missing = task_column, log_columns, missing
@@ -94,7 +94,8 @@ class CSVRegression(TaskDistribution):
         self.split["train"] = [task for task in self.split["train"] if task in kept]
         self.splits = tuple(name for name in SPLITS if self.split[name])
         self.rows = {name: [rows[task] for task in tasks] for name, tasks in self.split.items()}
-        self._check_sizes("row" if groups is None else "group")
+        self.rows_are = "row" if groups is None else "group"
+        self._check_sizes()
         self._standardise(columns, fits)
         for note in self.notes:
             logger.info("%s", note)
@@ -111,30 +112,35 @@ class CSVRegression(TaskDistribution):
             why = "without a usable row" if min_rows is None else f"with fewer than {min_rows} rows"
             self.notes.append(f"tasks {why} are left out ({len(few)} of {len(of_task)}): {said}.")
 
-    def _check_sizes(self, of: str) -> None:
+    def lacks(self, sizes: Sizes[PointSize], split: str) -> list[str]:
+        return self._too_few(sizes, "task.", [split])
+
+    def _check_sizes(self) -> None:
         """Raise DataProblems where tasks have fewer rows, or groups of them, than an episode takes."""
-        problems = []
         same = self.sizes["train"] == self.sizes["test"]
         parts = {"task.": SPLITS} if same else {"task.train_": SPLITS[:1], "task.": SPLITS[1:]}
-        for prefix, splits in parts.items():
-            need = sum(self.sizes[splits[0]])
-            small = [
-                (len(rows), task, split)
-                for split in splits
-                for task, rows in zip(self.split[split], self.rows[split], strict=True)
-                if len(rows) < need
-            ]
-            if small:
-                least, task, split = min(small)
-                others = [f"{name} ({count})" for count, name, _ in sorted(small)[1:]]
-                also = f"; {len(others)} more have too few: {listed(others, most=20)}" if others else ""
-                problems.append(
-                    f"{prefix}num_shots + {prefix}num_queries is {need}, but the task {task!r} of the split {split!r} has "
-                    f"only {least} {of}s in {self.path}{also}. Lower their sum to at most {least}, or leave "
-                    f"{'these tasks' if others else 'that task'} out: task.min_rows={need}."
-                )
-        if problems:
+        if problems := [p for prefix, splits in parts.items() for p in self._too_few(self.sizes, prefix, splits)]:
             raise DataProblems(problems)
+
+    def _too_few(self, sizes: Sizes[PointSize], prefix: str, splits: Sequence[str]) -> list[str]:
+        """A message where tasks of these ``splits`` are too small for their size; ``prefix``: of the keys that say it."""
+        need = sum(sizes[splits[0]])
+        small = [
+            (len(rows), task, split)
+            for split in splits
+            for task, rows in zip(self.split[split], self.rows[split], strict=True)
+            if len(rows) < need
+        ]
+        if not small:
+            return []
+        least, task, split = min(small)
+        others = [f"{name} ({count})" for count, name, _ in sorted(small)[1:]]
+        also = f"; {len(others)} more have too few: {listed(others, most=20)}" if others else ""
+        return [
+            f"{prefix}num_shots + {prefix}num_queries is {need}, but the task {task!r} of the split {split!r} has "
+            f"only {least} {self.rows_are}s in {self.path}{also}. Lower their sum to at most {least}, or leave "
+            f"{'these tasks' if others else 'that task'} out: task.min_rows={need}."
+        ]
 
     def _standardise(
         self, columns: tuple[list[Column], list[Column]], fits: tuple[list[Fit], list[Fit]] | None
@@ -194,7 +200,7 @@ class CSVRegression(TaskDistribution):
 
     def further_scores(self, learner: Any, phi: Params, episode: Episode) -> Metrics:
         """Mean absolute error of each output in its own unit, as ``mae_<column>``."""
-        x, y = episode.query
+        x, y = episode.query[:2]
         outputs, scales = learner.predict(phi, x), self.fits[1]
         error = (outputs - y).abs().mean(0) * y.new_tensor([scale.deviation[0] for scale in scales])
         scores = {f"mae_{name}": value for name, value in zip(self.output_columns, error.unbind(), strict=True)}

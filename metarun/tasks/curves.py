@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from metarun.core import Batch, Draw, Episode, TaskDistribution, TaskSpec
+from metarun.core import Batch, Draw, Episode, TaskSpec
 from metarun.counter import normal
 from metarun.objectives import SQUARED_ERROR
-from metarun.tasks.episodes import PointSize, sizes_by_split, uniforms
+from metarun.tasks.episodes import uniforms
+from metarun.tasks.sizes import Count, PointSize, Sized, sizes_by_split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,7 +84,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-class Curves(TaskDistribution):
+class Curves(Sized):
     """Support x [K, 1], y [K, 1] and query x [Q, 1], y [Q, 1]; ``noise_std`` is that of every y, the query's too."""
 
     spec = TaskSpec(input_shape=(1,), num_outputs=1, objective=SQUARED_ERROR)
@@ -93,10 +94,10 @@ class Curves(TaskDistribution):
         families: Sequence[Literal["sine", "line", "quadratic", "tanh", "absolute", "harmonics", "step"]],
         inputs: Literal["uniform", "local"],
         noise_std: float,
-        num_shots: int,
-        num_queries: int,
-        train_num_shots: int | None,
-        train_num_queries: int | None,
+        num_shots: Count,
+        num_queries: Count,
+        train_num_shots: Count | None,
+        train_num_queries: Count | None,
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
@@ -107,7 +108,7 @@ class Curves(TaskDistribution):
             )
         if noise_std < 0:
             raise ValueError(f"task.noise_std is {noise_std}; use 0 or more.")
-        self.sizes = sizes_by_split(PointSize(num_shots, num_queries), train_num_shots, train_num_queries)
+        self.sizes = sizes_by_split(PointSize, (num_shots, num_queries), train_num_shots, train_num_queries)
         self.families, self.inputs, self.noise_std = tuple(families), inputs, noise_std
         self.seed, self.device, self.dtype = seed, device, dtype
 

@@ -1,11 +1,10 @@
-"""Episodes: their sizes, what they need of the classes they are drawn from, and the random choices.
+"""Episodes: what they need of the classes they are drawn from, and the random choices.
 
 N ways, K shots, Q queries, B episodes
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -13,43 +12,9 @@ from metarun.core import Draw, TaskSpec
 from metarun.counter import uniform, without_replacement
 from metarun.errors import DataProblems, listed
 from metarun.objectives import CROSS_ENTROPY
+from metarun.tasks.sizes import EpisodeSize, Sizes, with_ways
 
-
-class EpisodeSize(NamedTuple):
-    """N, K and Q of episodes over classes: classes in an episode, support and query examples of each."""
-
-    num_ways: int
-    num_shots: int
-    num_queries: int
-
-
-class PointSize(NamedTuple):
-    """K and Q of episodes without classes: support and query points."""
-
-    num_shots: int
-    num_queries: int
-
-
-Size = TypeVar("Size", EpisodeSize, PointSize)
 Shape = tuple[int, int]
-
-
-def sizes_by_split(test: Size, *training: int | None) -> dict[str, Size]:
-    """The size of each split's episodes: ``test``, for "train" with those of ``training`` that are not None.
-
-    Raises ValueError where a number is below 1.
-    """
-    train = type(test)(*(own if other is None else other for own, other in zip(test, training, strict=True)))
-    check_positive(test, "task.")
-    check_positive(train, "task.train_")
-    return {"train": train, "val": test, "test": test}
-
-
-def check_positive(size: EpisodeSize | PointSize, prefix: str) -> None:
-    """Raise ValueError unless all of ``size`` is; ``prefix`` and the field make the configuration key."""
-    for key, value in size._asdict().items():
-        if value < 1:
-            raise ValueError(f"{prefix}{key} is {value}, but an episode needs at least 1. Set it to 1 or more.")
 
 
 @dataclass(frozen=True)
@@ -72,26 +37,21 @@ class ClassPool:
         return ClassPool(names, np.repeat(self.first, times), np.repeat(self.count, times))
 
 
-def class_spec(input_shape: tuple[int, ...], sizes: dict[str, EpisodeSize], num_train_classes: int) -> TaskSpec:
+def class_spec(input_shape: tuple[int, ...], sizes: Sizes[EpisodeSize], num_train_classes: int) -> TaskSpec:
     """The spec of a task that is to tell the classes of an episode apart."""
-    num_ways = sizes["test"].num_ways
-    return TaskSpec(
-        input_shape=input_shape,
-        num_outputs=num_ways,
-        objective=CROSS_ENTROPY,
-        num_ways=num_ways,
-        train_num_ways=sizes["train"].num_ways,
-        num_train_classes=num_train_classes,
-    )
+    vary = any(size.num_ways != sizes[split].num_ways for split, size in sizes.smallest.items())
+    fewest = min(size.num_ways for size in sizes.smallest.values()) if vary else None
+    spec = TaskSpec(input_shape, 0, CROSS_ENTROPY, fewest_ways=fewest, num_train_classes=num_train_classes)
+    return with_ways(spec, sizes)
 
 
-def check_pools(pools: dict[str, ClassPool], sizes: dict[str, EpisodeSize], of: str = "example") -> None:
+def check_pools(pools: dict[str, ClassPool], sizes: Mapping[str, EpisodeSize], of: str = "example") -> None:
     """Raise DataProblems unless the pool of every split can fill episodes of its size; ``of``: what classes hold."""
     if problems := pool_problems(pools, sizes, of):
         raise DataProblems(problems)
 
 
-def pool_problems(pools: dict[str, ClassPool], sizes: dict[str, EpisodeSize], of: str = "example") -> list[str]:
+def pool_problems(pools: dict[str, ClassPool], sizes: Mapping[str, EpisodeSize], of: str = "example") -> list[str]:
     """All that the pools lack for episodes of these sizes; ``of``: what the classes hold, in the singular."""
     prefix_of = {split: "task." if sizes[split] == sizes["test"] else "task.train_" for split in pools}
     need, have = [sizes[split].num_ways for split in pools], sum(len(pool.names) for pool in pools.values())

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarun.core import Batch, Draw, Episode, TaskDistribution, TaskSpec
+from metarun.core import Batch, Draw, Episode, TaskSpec
 from metarun.counter import normal
 from metarun.objectives import SQUARED_ERROR
-from metarun.tasks.episodes import PointSize, sizes_by_split, uniforms
+from metarun.tasks.episodes import uniforms
+from metarun.tasks.sizes import Count, PointSize, Sized, sizes_by_split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +39,7 @@ STATIONARY: dict[str, Callable[[Tensor], Tensor]] = {  # of the distance over th
 }
 
 
-class GaussianProcess(TaskDistribution):
+class GaussianProcess(Sized):
     """Support x [K, 1], y [K, 1] and query x [Q, 1], y [Q, 1]."""
 
     spec = TaskSpec(input_shape=(1,), num_outputs=1, objective=SQUARED_ERROR)
@@ -51,10 +52,10 @@ class GaussianProcess(TaskDistribution):
         period: tuple[float, float] | None,
         noise_std: float,
         x_range: tuple[float, float],
-        num_shots: int,
-        num_queries: int,
-        train_num_shots: int | None,
-        train_num_queries: int | None,
+        num_shots: Count,
+        num_queries: Count,
+        train_num_shots: Count | None,
+        train_num_queries: Count | None,
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
@@ -69,7 +70,7 @@ class GaussianProcess(TaskDistribution):
             raise ValueError(
                 f"task.noise_std is {noise_std} and task.x_range {list(x_range)}; use 0 or more, and [lowest, highest]."
             )
-        self.sizes = sizes_by_split(PointSize(num_shots, num_queries), train_num_shots, train_num_queries)
+        self.sizes = sizes_by_split(PointSize, (num_shots, num_queries), train_num_shots, train_num_queries)
         self.kernel, self.ranges, self.noise_std, self.x_range = kernel, ranges, noise_std, x_range
         self.seed, self.device, self.dtype = seed, device, dtype
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from metarun.core import Draw
 from metarun.counter import uniform, uniform_at, without_replacement
-from metarun.tasks.episodes import ClassPool, EpisodeSize, draw_examples, ordered
+from metarun.tasks.episodes import ClassPool, draw_examples, ordered
+from metarun.tasks.sizes import EpisodeSize
 
 ATTEMPTS = 100  # draws of an episode, of which the first that keeps all groups apart is taken
 

@@ -19,15 +19,14 @@ from metarun.errors import DataProblems
 from metarun.tasks.augmentation import NUM_CHOICES, Augmentation
 from metarun.tasks.episodes import (
     ClassPool,
-    EpisodeSize,
     class_spec,
     pool_problems,
-    sizes_by_split,
 )
 from metarun.tasks.groups import GroupedPool, draw_in_order
 from metarun.tasks.image_files import Ranges
 from metarun.tasks.image_reader import ImageReader, square_reader
 from metarun.tasks.images import image_batch, pixels_on, show_classes
+from metarun.tasks.sizes import Count, EpisodeSize, Sized, Sizes, sizes_by_split
 from metarun.tasks.sources import PreparedTask, task_from
 from metarun.tasks.splits import SPLITS, split_digest, thinned
 from metarun.tasks.store import Prepared, Source
@@ -60,7 +59,7 @@ class ImageData:
         return replace(self, splits_of=lambda names: thinned(names, self.splits_of(names), fraction))
 
 
-class ImageClasses(PreparedTask):
+class ImageClasses(PreparedTask, Sized):
     """Episodes of images: x [B, N * K, channels, height, width] in [0, 1], y [B, N * K] (query set: N * Q).
 
     ``train_*`` replace the sizes of the split "train" where they are not None; ``augmentation`` changes its images.
@@ -70,20 +69,20 @@ class ImageClasses(PreparedTask):
         self,
         *,
         data: Callable[[], ImageData],
-        num_ways: int,
-        num_shots: int,
-        num_queries: int,
-        train_num_ways: int | None,
-        train_num_shots: int | None,
-        train_num_queries: int | None,
+        num_ways: Count,
+        num_shots: Count,
+        num_queries: Count,
+        train_num_ways: Count | None,
+        train_num_shots: Count | None,
+        train_num_queries: Count | None,
         augmentation: Augmentation,
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
         train_fraction: float = 1.0,  # runs of an earlier metarun do not say it
     ) -> None:
-        size = EpisodeSize(num_ways, num_shots, num_queries)
-        self.sizes = sizes_by_split(size, train_num_ways, train_num_shots, train_num_queries)
+        of_training = train_num_ways, train_num_shots, train_num_queries
+        self.sizes = sizes_by_split(EpisodeSize, (num_ways, num_shots, num_queries), *of_training)
         self.seed, self.device, self.dtype, self.augmentation = seed, device, dtype, augmentation
 
         named = data().thinned(train_fraction)
@@ -118,6 +117,11 @@ class ImageClasses(PreparedTask):
         filled = {split: pool for split, pool in pools.items() if pool.names or split in named.required}
         none = [] if filled else ["task.split leaves no class for any split."]
         return none + pool_problems(filled, self.sizes, "example" if named.groups is None else "group")
+
+    def lacks(self, sizes: Sizes[EpisodeSize], split: str) -> list[str]:
+        grouped = self.grouped.get(split)
+        pool, of = (grouped.classes, "group") if grouped else (self.pools[split], "example")
+        return pool_problems({split: pool}, sizes, of)
 
     @staticmethod
     def _pools_of(

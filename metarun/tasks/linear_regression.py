@@ -16,30 +16,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metarun.core import Batch, Draw, Episode, TaskDistribution, TaskSpec
+from metarun.core import Batch, Draw, Episode, TaskSpec
 from metarun.counter import normal
 from metarun.objectives import Objective
-from metarun.tasks.episodes import PointSize, sizes_by_split, uniforms
+from metarun.tasks.episodes import uniforms
+from metarun.tasks.sizes import Count, PointSize, Sized, sizes_by_split
 
 
-class LinearRegression(TaskDistribution):
+class LinearRegression(Sized):
     """Support x [K, d], y [K, 1]; query x [Q, d], y [Q, 1], with d = num_dims."""
 
     def __init__(  # noqa: PLR0913, PLR0917
         self,
         num_dims: int,
         noise_std: float,
-        num_shots: int,
-        num_queries: int,
-        train_num_shots: int | None,
-        train_num_queries: int | None,
+        num_shots: Count,
+        num_queries: Count,
+        train_num_shots: Count | None,
+        train_num_queries: Count | None,
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
         if num_dims < 1 or noise_std < 0:
             raise ValueError(f"task.num_dims is {num_dims} and noise_std {noise_std}; use 1 or more, and 0 or more.")
-        self.sizes = sizes_by_split(PointSize(num_shots, num_queries), train_num_shots, train_num_queries)
+        self.sizes = sizes_by_split(PointSize, (num_shots, num_queries), train_num_shots, train_num_queries)
         self.num_dims, self.noise_std = num_dims, noise_std
         self.seed, self.device, self.dtype = seed, device, dtype
 

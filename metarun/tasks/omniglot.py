@@ -14,16 +14,16 @@ from metarun.core import Draw, Episode
 from metarun.counter import uniform
 from metarun.tasks.episodes import (
     ClassPool,
-    EpisodeSize,
     check_pools,
     class_spec,
     draw_examples,
     ordered,
-    sizes_by_split,
+    pool_problems,
 )
 from metarun.tasks.image_reader import ImageReader
 from metarun.tasks.images import image_batch, pixels_on, show_classes
 from metarun.tasks.omniglot_files import OMNIGLOT, SIDE, Resize, Scheme, characters, drawing, splits_of
+from metarun.tasks.sizes import Count, EpisodeSize, Sized, Sizes, sizes_by_split
 from metarun.tasks.sources import PreparedTask
 from metarun.tasks.splits import train_share
 from metarun.tasks.store import Prepared, Source
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Rotations = Literal["none", "per_task", "per_episode", "as_classes"]
 
 
-class Omniglot(PreparedTask):
+class Omniglot(PreparedTask, Sized):
     """Handwritten characters 28 x 28: x [B, N * K, 1, 28, 28] in [0, 1], y [B, N * K] (query set: N * Q).
 
     ``train_*`` replace the sizes of the split "train" where they are not None. ``trainval``: "train" reads the classes
@@ -47,12 +47,12 @@ class Omniglot(PreparedTask):
     def __init__(  # noqa: PLR0913
         self,
         *,
-        num_ways: int,
-        num_shots: int,
-        num_queries: int,
-        train_num_ways: int | None,
-        train_num_shots: int | None,
-        train_num_queries: int | None,
+        num_ways: Count,
+        num_shots: Count,
+        num_queries: Count,
+        train_num_ways: Count | None,
+        train_num_shots: Count | None,
+        train_num_queries: Count | None,
         split: Scheme,
         trainval: bool,
         rotations: Rotations,
@@ -67,8 +67,8 @@ class Omniglot(PreparedTask):
         _check_choice("task.split", split, get_args(Scheme))
         _check_choice("task.rotations", rotations, get_args(Rotations))
         _check_choice("task.resize", resize, get_args(Resize))
-        size = EpisodeSize(num_ways, num_shots, num_queries)
-        self.sizes = sizes_by_split(size, train_num_ways, train_num_shots, train_num_queries)
+        of_training = train_num_ways, train_num_shots, train_num_queries
+        self.sizes = sizes_by_split(EpisodeSize, (num_ways, num_shots, num_queries), *of_training)
         self.split, self.trainval, self.rotations, self.resize = split, trainval, rotations, resize
         self.seed, self.device, self.dtype = seed, device, dtype
 
@@ -94,6 +94,9 @@ class Omniglot(PreparedTask):
             used = train_share(sorted(names), train_fraction) if split == "train" else names
             pools[split] = ClassPool.of(images.names, images.counts, [name in used for name in images.names])
         return pools
+
+    def lacks(self, sizes: Sizes[EpisodeSize], split: str) -> list[str]:
+        return pool_problems({split: self.pools[split]}, sizes)
 
     @staticmethod
     def sources(data_root: str, download: bool, resize: Resize = "lanczos") -> list[Source]:

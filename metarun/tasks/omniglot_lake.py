@@ -5,6 +5,7 @@ person, one of each. Training and validation episodes are of the background alph
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +18,7 @@ from metarun.tasks.image_reader import ImageReader
 from metarun.tasks.images import image_batch, pixels_on, show_classes
 from metarun.tasks.omniglot import Omniglot
 from metarun.tasks.omniglot_files import RUNS
+from metarun.tasks.sizes import Count
 from metarun.tasks.sources import PreparedTask
 from metarun.tasks.store import Source
 
@@ -35,10 +37,10 @@ class OmniglotLake(PreparedTask):
     def __init__(  # noqa: PLR0913
         self,
         *,
-        num_queries: int,
-        train_num_ways: int | None,
-        train_num_shots: int | None,
-        train_num_queries: int | None,
+        num_queries: Count,
+        train_num_ways: Count | None,
+        train_num_shots: Count | None,
+        train_num_queries: Count | None,
         trainval: bool,
         rotations: Literal["none", "per_task", "as_classes"],
         download: bool,
@@ -73,6 +75,15 @@ class OmniglotLake(PreparedTask):
     @staticmethod
     def sources(data_root: str, download: bool) -> list[Source]:
         return [*Omniglot.sources(data_root, download), RUNS.source(data_root, download)]
+
+    def at(self, split: str, number: int) -> "OmniglotLake":
+        background = self.background.at(split, number)
+        if split == "test" or background is self.background:
+            return self
+        other = copy(self)
+        other.background = background
+        other.spec = replace(background.spec, num_test_tasks=self.spec.num_test_tasks)
+        return other
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
         """The draw of Omniglot; of the test split classes [B, 20], support and query [B, 20, 1] are places in the runs."""

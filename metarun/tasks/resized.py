@@ -31,6 +31,10 @@ class Resized(TaskDistribution):
         self.task, self.spec = task, replace(task.spec, input_shape=input_shape)
         self.splits = task.splits
 
+    def at(self, split: str, number: int) -> "Resized":
+        task = self.task.at(split, number)
+        return self if task is self.task else Resized(task, self.spec.input_shape)
+
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
         return self.task.draw(split, indices)
 

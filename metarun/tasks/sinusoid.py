@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from metarun.core import Batch, Draw, Episode, TaskDistribution, TaskSpec
+from metarun.core import Batch, Draw, Episode, TaskSpec
 from metarun.counter import uniform
 from metarun.objectives import SQUARED_ERROR
-from metarun.tasks.episodes import PointSize, sizes_by_split
+from metarun.tasks.sizes import Count, PointSize, Sized, sizes_by_split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Sinusoid(TaskDistribution):
+class Sinusoid(Sized):
     """Regression of a number; K = num_shots support and Q = num_queries query points a task, each x [K, 1], y [K, 1].
 
     ``query_grid``: validation and test queries lie evenly over [-5, 5] (CAVIA's protocol) instead of at random.
@@ -32,17 +32,17 @@ class Sinusoid(TaskDistribution):
 
     def __init__(  # noqa: PLR0913, PLR0917
         self,
-        num_shots: int,
-        num_queries: int,
-        train_num_shots: int | None,
-        train_num_queries: int | None,
+        num_shots: Count,
+        num_queries: Count,
+        train_num_shots: Count | None,
+        train_num_queries: Count | None,
         query_grid: bool,
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
         frequency: Sequence[float] = (1.0, 1.0),  # runs of an earlier metarun do not say it
     ) -> None:
-        self.sizes = sizes_by_split(PointSize(num_shots, num_queries), train_num_shots, train_num_queries)
+        self.sizes = sizes_by_split(PointSize, (num_shots, num_queries), train_num_shots, train_num_queries)
         if len(frequency) != 2 or not 0 < frequency[0] <= frequency[1]:
             raise ValueError(f"task.frequency is {list(frequency)}; two numbers above 0, the smaller one first.")
         self.frequency = float(frequency[0]), float(frequency[1])

@@ -21,9 +21,10 @@ from torch import Tensor
 from metarun.control.encoding import Encoding
 from metarun.control.planner import CrossEntropy
 from metarun.control.system import System
-from metarun.core import Batch, Draw, Episode, Metrics, Params, TaskDistribution, TaskSpec
+from metarun.core import Batch, Draw, Episode, Metrics, Params, TaskSpec
 from metarun.objectives import SQUARED_ERROR
-from metarun.tasks.episodes import PointSize, sizes_by_split, uniforms
+from metarun.tasks.episodes import uniforms
+from metarun.tasks.sizes import Count, PointSize, Sized, sizes_by_split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 NUM_STANDARD_TASKS = 256  # training tasks whose transitions give the mean and deviation of the outputs
 
 
-class SystemIdentification(TaskDistribution):
+class SystemIdentification(Sized):
     """Episodes of transitions of a system.
 
     The query rows of a motion stand in the order of time, for a rollout goes along it: on purpose, order says here what
@@ -42,10 +43,10 @@ class SystemIdentification(TaskDistribution):
     def __init__(  # noqa: PLR0913, PLR0917
         self,
         system: System,
-        num_shots: int,
-        num_queries: int,
-        train_num_shots: int | None,
-        train_num_queries: int | None,
+        num_shots: Count,
+        num_queries: Count,
+        train_num_shots: Count | None,
+        train_num_queries: Count | None,
         rollout_steps: int,
         planner: CrossEntropy,
         control_steps: int,
@@ -53,8 +54,8 @@ class SystemIdentification(TaskDistribution):
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self.sizes = sizes_by_split(PointSize(num_shots, num_queries), train_num_shots, train_num_queries)
-        for size in self.sizes.values():
+        self.sizes = sizes_by_split(PointSize, (num_shots, num_queries), train_num_shots, train_num_queries)
+        for size in (*self.sizes.values(), *self.sizes.smallest.values()):
             if rollout_steps < 1 or size.num_queries % rollout_steps:
                 raise ValueError(
                     f"task.rollout_steps is {rollout_steps}, but the {size.num_queries} query transitions are motions of "
@@ -63,7 +64,8 @@ class SystemIdentification(TaskDistribution):
         if control_steps < 1:
             raise ValueError(f"task.control_steps is {control_steps}; use 1 or more.")
         self.system, self.planner = system, planner
-        self.rollout_steps, self.control_steps = rollout_steps, control_steps
+        self.rollout_steps = self.query_unit = rollout_steps
+        self.control_steps = control_steps
         self.seed, self.device, self.dtype = seed, device, dtype
         self.encoding = self.standardised()
         self.spec = TaskSpec((self.encoding.num_inputs,), len(system.angles), SQUARED_ERROR)
@@ -106,7 +108,7 @@ class SystemIdentification(TaskDistribution):
         after = self.system.step(parameters, before, action[..., 0, :])
         support = self._batch(before, action[..., 0, :], after)
         query = self._batch(states[..., :-1, :], actions, states[..., 1:, :])
-        return Episode(support, Batch(*(leaf.flatten(1, 2) for leaf in query)))
+        return Episode(support, Batch(*(leaf.flatten(1, 2) for leaf in query[:2])))
 
     def _batch(self, before: Tensor, action: Tensor, after: Tensor) -> Batch:
         x, y = self.encoding.inputs(before, action), self.encoding.outputs(before, after)
@@ -114,7 +116,7 @@ class SystemIdentification(TaskDistribution):
 
     def further_scores(self, learner: Any, phi: Params, episode: Episode) -> Metrics:
         """Error of the query motions as ``rollout_mse``, predicted from their first state and their actions."""
-        x, y = (leaf.unflatten(0, (-1, self.rollout_steps)) for leaf in episode.query)  # [R, H, ...]
+        x, y = (leaf.unflatten(0, (-1, self.rollout_steps)) for leaf in episode.query[:2])  # [R, H, ...]
         state, distances = self.encoding.state(x[:, 0]), []
         for t in range(self.rollout_steps):
             inputs = self.encoding.inputs(state, self.encoding.action(x[:, t]))

@@ -20,13 +20,13 @@ from metarun.core import Batch, Draw, Episode
 from metarun.tasks.encoded_texts import TextFeatures
 from metarun.tasks.episodes import (
     ClassPool,
-    EpisodeSize,
     check_pools,
     class_spec,
+    pool_problems,
     rows_of,
-    sizes_by_split,
 )
 from metarun.tasks.groups import GroupedPool, draw_in_order
+from metarun.tasks.sizes import Count, EpisodeSize, Sized, Sizes, sizes_by_split
 from metarun.tasks.sources import PreparedTask, task_from
 from metarun.tasks.splits import SPLITS, Split, by_shares, split_classes, split_digest, thinned
 from metarun.tasks.store import Prepared, Source
@@ -47,7 +47,7 @@ class TextData:
     fields: Fields = BY_NAME  # of the user's own file
 
 
-class TextClasses(PreparedTask):
+class TextClasses(PreparedTask, Sized):
     """Episodes of sentences, none twice: x [B, S, ...] as the features say, y [B, S] class-major (query set: N * Q).
 
     ``train_*`` replace the sizes of the split "train" where they are not None.
@@ -60,12 +60,12 @@ class TextClasses(PreparedTask):
         features: TextFeatures,
         split: Split,
         split_seed: int,
-        num_ways: int,
-        num_shots: int,
-        num_queries: int,
-        train_num_ways: int | None,
-        train_num_shots: int | None,
-        train_num_queries: int | None,
+        num_ways: Count,
+        num_shots: Count,
+        num_queries: Count,
+        train_num_ways: Count | None,
+        train_num_shots: Count | None,
+        train_num_queries: Count | None,
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
@@ -74,8 +74,8 @@ class TextClasses(PreparedTask):
         train_fraction: float = 1.0,  # runs of an earlier metarun do not say it
     ) -> None:
         """Read and encode the sentences; ``fitted``: vocabulary and word weights of a run, to be used for these."""
-        size = EpisodeSize(num_ways, num_shots, num_queries)
-        self.sizes = sizes_by_split(size, train_num_ways, train_num_shots, train_num_queries)
+        of_training = train_num_ways, train_num_shots, train_num_queries
+        self.sizes = sizes_by_split(EpisodeSize, (num_ways, num_shots, num_queries), *of_training)
         self.seed, self.device, self.dtype, self.features = seed, device, dtype, features
 
         named = data()
@@ -101,7 +101,12 @@ class TextClasses(PreparedTask):
             num_tokens=self.encoded.num_tokens,
             vocabulary=self.encoded.vocabulary,
         )
-        self.frozen = self.encoded.frozen(num_ways).to(device, dtype)
+        self.frozen = self.encoded.frozen(self.sizes["test"].num_ways).to(device, dtype)
+
+    def lacks(self, sizes: Sizes[EpisodeSize], split: str) -> list[str]:
+        grouped = self.grouped.get(split)
+        pool, of = (grouped.classes, "group") if grouped else (self.pools[split], "example")
+        return pool_problems({split: pool}, sizes, of)
 
     def _grouped(self, prepared: Prepared) -> dict[str, GroupedPool]:
         """The pools with the groups of their sentences; nothing where there are none."""

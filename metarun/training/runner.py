@@ -28,7 +28,7 @@ from metarun.output.metrics import Log, Means
 from metarun.output.profiling import profile_span
 from metarun.output.report import Reporter
 from metarun.process import return_freed_memory
-from metarun.training.measuring import measured
+from metarun.training.measuring import fitted, measured
 from metarun.training.signals import StopRequest
 from metarun.training.stream import meta_batches
 from metarun.trees import leaf_names, tree_flatten, tree_map, tree_unflatten
@@ -139,11 +139,12 @@ class Runner:
 
     def update_theta(self, episodes: Any) -> Metrics:
         """A step along the mean meta-gradient; out of memory, with a smaller execution from then on."""
-        loss_fn, not_made, too_large = self.experiment.learner.at(self.step).meta_loss, [], ""
+        loss_fn, not_made, too_large = self.experiment.learner_of(self.step).meta_loss, [], ""
         while True:
             try:
+                batch = fitted(self.experiment, self.execution, self.step, episodes)
                 with self.breakable(), self.experiment.dropping(self.step), memory_errors():
-                    metrics = self.execution.train_step(loss_fn, self.theta, episodes, self.update)
+                    metrics = self.execution.train_step(loss_fn, self.theta, batch, self.update)
                 break
             except torch.OutOfMemoryError:
                 other = self.execution.smaller(self.experiment.meta_batch_size)
@@ -167,8 +168,7 @@ class Runner:
     def write_log(self) -> None:
         """Write the log that is due, if one is."""
         if self.unwritten:
-            step, lr, means = self.unwritten
-            self.unwritten = None
+            (step, lr, means), self.unwritten = self.unwritten, None
             values = {f"train/{name}": value for name, value in means().items()}
             refuse_divergence(values, step, self.experiment.seed)
             self.report.training(step, values, lr)

@@ -93,7 +93,7 @@ def test_regression_is_the_gaussian_likelihood_of_a_plain_encoder_and_decoder(ag
     z = embed(episode.support.x)
     r = layers(weights["encoder"], torch.cat([z, episode.support.y], 1))
     surprise = []
-    for x, y in zip(*episode.query, strict=True):
+    for x, y in zip(*episode.query[:2], strict=True):
         q = embed(x[None])[0]
         mean, raw = layers(weights["decoder"], torch.cat([q, read(weights, z, r, q)]))
         surprise.append(-torch.distributions.Normal(mean, 0.1 + 0.9 * F.softplus(raw)).log_prob(y[0]))

@@ -89,7 +89,7 @@ def test_mean_and_deviation_are_those_of_scikit_learn(kernel_of, effects):
     mean, deviation = learner.posterior(phi, query.x)
     assert torch.equal(learner.predict(phi, query.x), mean)
     for output in range(OUTPUTS):
-        process, seen, noise = of_sklearn(learner, theta, output, *support)
+        process, seen, noise = of_sklearn(learner, theta, output, *support[:2])
         columns, prior = seen(query.x)
         expected, without_noise = process.predict(columns, return_std=True)
         np.testing.assert_allclose(mean[:, output], expected + prior, rtol=EXACT, atol=EXACT)

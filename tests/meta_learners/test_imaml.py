@@ -33,7 +33,7 @@ def on_quadratic(**changes: object) -> tuple[IMAML, dict, Episode]:
 
 def exact_minimum(theta: torch.Tensor, episode: Episode, proximal: float) -> tuple[torch.Tensor, torch.Tensor]:
     """The minimum of |Xw - y|^2 / S + proximal / 2 |w - theta|^2, and the Hessian of the first term."""
-    x, y = episode.support
+    x, y = episode.support[:2]
     a = 2 / len(x) * x.T @ x
     eye = torch.eye(len(theta)).to(theta)
     return torch.linalg.solve(a + proximal * eye, 2 / len(x) * x.T @ y[:, 0] + proximal * theta), a
@@ -49,7 +49,7 @@ def test_the_descent_ends_at_the_proximal_minimum_of_a_quadratic():
 def test_on_a_quadratic_the_meta_gradient_solves_i_plus_a_over_lambda_exactly(damping):
     learner, theta, episode = on_quadratic(cg_damping=damping)
     minimum, a = exact_minimum(theta["head.weight"][0], episode, PROXIMAL)
-    x, y = episode.query
+    x, y = episode.query[:2]
     query_gradient = 2 / len(x) * x.T @ (x @ minimum - y[:, 0])
     expected = torch.linalg.solve(torch.eye(4).double() + a / (PROXIMAL + damping), query_gradient)
     assert relative_error(meta_gradient(learner, theta, episode)["head.weight"][0], expected) < EXACT

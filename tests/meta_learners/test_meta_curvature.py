@@ -50,7 +50,7 @@ def test_on_a_quadratic_thetas_meta_gradient_is_by_the_preconditioned_jacobian(s
     learner = MetaCurvature(LinearModel(4).double(), SQUARED_ERROR, problem.lr, steps)
     theta = moved_off_the_identity(learner.init()) | {"base": {"head.weight": problem.theta[None]}}
     m = theta["curvature"]["head.weight"]["input"] * theta["curvature"]["head.weight"]["output"]
-    (x, y), (query_x, query_y), _ = problem.episode
+    (x, y, _), (query_x, query_y, _), _ = problem.episode
     hessian = 2 / len(x) * x.T @ x
     jacobian = torch.linalg.matrix_power(torch.eye(4).double() - problem.lr * m @ hessian, steps)
     minimum = torch.linalg.solve(x.T @ x, x.T @ y[:, 0])
@@ -66,7 +66,7 @@ def test_the_meta_gradient_is_that_of_a_plain_loop(base):
     learner = MetaCurvature(net, CROSS_ENTROPY, 0.3, 3)
     theta = moved_off_the_identity(learner.init())
     leaves = tree_map(lambda p: p.clone().requires_grad_(), theta)
-    (x, y), (query_x, query_y), _ = one_episode()
+    (x, y, _), (query_x, query_y, _), _ = one_episode()
     phi = dict(leaves["base"])
     for _ in range(3):
         loss = torch.nn.functional.cross_entropy(functional_call(net, phi, (x,)), y)

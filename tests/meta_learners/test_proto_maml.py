@@ -43,7 +43,7 @@ def test_the_meta_gradient_is_that_of_a_plain_loop_through_the_prototypes(base, 
     learner, theta = built(base, 3, first_order)
     body = learner.base_learner.body
     leaves = {name: p.clone().requires_grad_() for name, p in theta.items()}
-    (x, y), (query_x, query_y), _ = one_episode()
+    (x, y, _), (query_x, query_y, _), _ = one_episode()
     z = functional_call(body, leaves, (x,))
     c = torch.stack([z[y == n].mean(0) for n in range(WAYS)])
     phi = [*(p.clone() for p in leaves.values()), 2 * c, -c.pow(2).sum(1)]  # c is not the adapting body's
@@ -62,7 +62,7 @@ def test_the_meta_gradient_is_that_of_a_plain_loop_through_the_prototypes(base, 
 
 def test_renaming_the_classes_changes_neither_the_loss_nor_the_meta_gradient():
     learner, theta = built("mlp_transductive", 3)
-    (x, y), (query_x, query_y), _ = one_episode()
+    (x, y, _), (query_x, query_y, _), _ = one_episode()
     renamed = Episode(Batch(x, 1 - y), Batch(query_x, 1 - query_y))
     assert relative_error(meta_gradient(learner, theta, renamed), meta_gradient(learner, theta, one_episode())) < EXACT
 

@@ -39,7 +39,7 @@ def plain_mlp(p: dict, x: torch.Tensor, layers: tuple[str, ...]) -> torch.Tensor
 
 def test_the_meta_gradients_of_both_networks_are_those_of_a_plain_autograd_loop():
     learner, theta = built(2.0)
-    (x, y), (query_x, query_y), _ = one_episode()
+    (x, y, _), (query_x, query_y, _), _ = one_episode()
     theta = tree_map(lambda p: p.requires_grad_(), theta)
     says = plain_mlp(theta["teacher"], x, ("body.1",))[range(len(y)), y]
     weights = MAX / (1 + (MAX - 1) * torch.exp(-2.0 * says))

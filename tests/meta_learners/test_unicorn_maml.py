@@ -27,7 +27,7 @@ def built(base: str, steps: int, ways: int = WAYS, first_order: bool = False) ->
 
 def three_classes() -> Episode:
     """Images of one task under three names."""
-    (x, _), (query_x, _), _ = one_episode()
+    (x, _, _), (query_x, _, _), _ = one_episode()
     y = torch.tensor([0, 0, 1, 1, 2, 2])
     return Episode(Batch(x, y), Batch(query_x, y))
 
@@ -60,7 +60,7 @@ def test_the_meta_gradient_is_that_of_a_plain_loop(base, first_order):
     learner, theta = built(base, 3, first_order=first_order)
     body = learner.base_learner.body
     leaves = {name: p.clone().requires_grad_() for name, p in theta["body"].items()}
-    (x, y), (query_x, query_y), _ = one_episode()
+    (x, y, _), (query_x, query_y, _), _ = one_episode()
     phi = [*leaves.values(), torch.stack([theta["head"]] * WAYS).requires_grad_(), torch.zeros(WAYS).double()]
     phi[-1].requires_grad_()
 

@@ -37,7 +37,7 @@ def test_both_meta_gradients_on_a_quadratic_are_their_closed_forms(steps):
         "base": {"head.weight": problem.theta[None]},
         "warp": {"head.weight": torch.tensor([[t]], dtype=torch.float64)},
     }
-    (x, y), (query_x, query_y), _ = problem.episode
+    (x, y, _), (query_x, query_y, _), _ = problem.episode
     hessian, eye = 2 / len(x) * x.T @ x, torch.eye(4).double()
 
     def gradient(v: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ def test_points_have_the_means_and_covariances_that_were_drawn_and_their_classes
     task = problems("mlp_problems", "task.num_points=40000", "task.num_dims=2")
     draw = task.draw("test", [0])
     back = torch.from_numpy(draw["order"][0].argsort())
-    x, y = (leaf[:, back] for leaf in task.episodes(draw).support)
+    x, y = (leaf[:, back] for leaf in task.episodes(draw).support[:2])
     u, v = draw["u"][0, :24:2], draw["u"][0, 1:24:2]
     radius = np.sqrt(-2 * np.log1p(-u))
     numbers = np.stack([radius * np.cos(2 * np.pi * v), radius * np.sin(2 * np.pi * v)], -1).ravel()
@@ -40,7 +40,7 @@ def test_support_and_query_are_one_problem_and_the_score_is_the_loss():
 @pytest.mark.parametrize("name", ["logistic_regression", "mlp_problems"])
 def test_gradient_descent_solves_the_problem_with_the_base_learner_that_it_is_for(name):
     """A line tells two Gaussians apart, and not four; a small network does better than the best line."""
-    (x, y), _, _ = problems(name).sample("test", range(20))
+    (x, y, _), _, _ = problems(name).sample("test", range(20))
 
     def least(width: int) -> float:
         torch.manual_seed(0)

@@ -91,7 +91,7 @@ def test_training_sizes_apply_to_training_episodes_only(name):
 def test_episodes_have_the_dtype_of_the_run_and_finite_numbers(name):
     for dtype in ("float32", "float64"):
         episode = task_of(name, f"dtype={dtype}").sample("train", range(4))
-        floats = [t for batch in episode[:2] for t in batch if t.is_floating_point()]
+        floats = [t for batch in episode[:2] for t in batch[:2] if t.is_floating_point()]
         assert {t.dtype for t in floats} == {getattr(torch, dtype)}
         assert all(torch.isfinite(t).all() for t in floats)
 
@@ -123,7 +123,7 @@ def test_a_picture_has_a_panel_for_each_episode_with_its_support_points(name):
     assert len(shown) == 4
     support = task_of(name).sample("test", [5]).support
     x, y = shown[3].lines[1].get_data()
-    np.testing.assert_allclose(np.stack([x, y]), torch.cat(support, -1)[0].T.numpy(), atol=1e-9)
+    np.testing.assert_allclose(np.stack([x, y]), torch.cat(support[:2], -1)[0].T.numpy(), atol=1e-9)
 
 
 def test_sizes_below_one_are_refused():

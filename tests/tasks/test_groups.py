@@ -7,9 +7,10 @@ import pytest
 
 from metarun.counter import uniform, uniform_at
 from metarun.errors import DataError
-from metarun.tasks.episodes import ClassPool, EpisodeSize
+from metarun.tasks.episodes import ClassPool
 from metarun.tasks.groups import GroupedPool
 from metarun.tasks.image_folder import image_folder
+from metarun.tasks.sizes import EpisodeSize
 from tests.tasks.pictures_of import arguments, colour, limit, picture
 
 SIZE = EpisodeSize(2, 2, 2)

@@ -16,8 +16,9 @@ import torch
 
 from metarun.counter import uniform
 from metarun.errors import DataError, DataProblems, MissingDataError
-from metarun.tasks.episodes import ClassPool, EpisodeSize, check_pools, check_positive, draw_examples
+from metarun.tasks.episodes import ClassPool, EpisodeSize, check_pools, draw_examples
 from metarun.tasks.images import Mapped, OnDevice, gather, image_batch, pixels_on
+from metarun.tasks.sizes import sizes_by_split
 from metarun.tasks.splits import SPLITS
 from metarun.tasks.store import ClassRows, Prepared, Source, exclusive, load_prepared
 
@@ -300,7 +301,7 @@ def test_batches_stand_in_the_draws_order_and_are_scaled_to_the_unit_interval():
     pixels = torch.tensor([0, 51, 102, 255], dtype=torch.uint8)[:, None, None, None]
     images = np.array([[[0, 1], [2, 3]], [[3, 2], [1, 0]]])  # [B, N, K]
     draw = {"support": images, "support_order": np.array([[0, 1, 2, 3], [3, 0, 2, 1]])}
-    x, y = image_batch(OnDevice(pixels), draw, "support", np.zeros((2, 2), dtype=np.int64), torch.float64)
+    x, y, _ = image_batch(OnDevice(pixels), draw, "support", np.zeros((2, 2), dtype=np.int64), torch.float64)
     assert x.flatten(1).tolist() == [[0, 51 / 255, 102 / 255, 1], [0, 1, 51 / 255, 102 / 255]]
     assert x.shape == (2, 4, 1, 1, 1)
     assert y.tolist() == [[0, 0, 1, 1], [1, 0, 1, 0]]
@@ -310,7 +311,7 @@ def test_batches_stand_in_the_draws_order_and_are_scaled_to_the_unit_interval():
 def test_an_image_is_turned_as_its_class_is_wherever_it_stands():
     image = torch.arange(4, dtype=torch.uint8).view(1, 1, 2, 2)
     draw = {"query": np.zeros((1, 2, 2), dtype=np.int64), "query_order": np.array([[2, 0, 3, 1]])}
-    x, y = image_batch(OnDevice(image), draw, "query", np.array([[0, 1]]), torch.float64)
+    x, y, _ = image_batch(OnDevice(image), draw, "query", np.array([[0, 1]]), torch.float64)
     for row, label in zip(x[0], y[0].tolist(), strict=True):
         assert torch.equal(row, image[0].rot90(label, (-2, -1)).double() / 255)
 
@@ -401,4 +402,4 @@ def test_every_class_that_is_too_small_is_named_and_how_many_classes_all_splits_
 def test_sizes_below_one_are_errors_that_name_the_key(size):
     key = EpisodeSize._fields[[value < 1 for value in size].index(True)]
     with pytest.raises(ValueError, match=f"task.{key} is {min(size)}"):
-        check_positive(EpisodeSize(*size), "task.")
+        sizes_by_split(EpisodeSize, size, None, None, None)

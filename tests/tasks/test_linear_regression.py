@@ -13,7 +13,7 @@ def linear(*overrides: str):
 
 
 def test_ridge_is_the_posterior_mean_by_conditioning_the_joint_gaussian():
-    (x, y), (query, _), _ = slice_tasks(linear("task.noise_std=0.5").sample("test", [0]), 0)
+    (x, y, _), (query, _, _), _ = slice_tasks(linear("task.noise_std=0.5").sample("test", [0]), 0)
     joint = x @ x.T + 0.25 * torch.eye(len(x))  # covariance of y; that of f(query) and y is query x'
     expected = query @ x.T @ torch.linalg.inv(joint) @ y
     torch.testing.assert_close(query @ ridge(x, y, 0.25), expected)
@@ -21,7 +21,7 @@ def test_ridge_is_the_posterior_mean_by_conditioning_the_joint_gaussian():
 
 def test_weights_and_inputs_are_standard_normal_and_noise_has_its_deviation():
     task = linear("task.noise_std=0.5", "task.num_dims=4", "task.num_shots=30")
-    x, y = task.sample("test", range(2000)).support
+    x, y = task.sample("test", range(2000)).support[:2]
     w = torch.linalg.lstsq(x, y).solution[..., 0]
     residual = y - x @ w[..., None]
     assert abs(x.mean()) < 5 / x.numel() ** 0.5 and abs(x.var() - 1) < 5 * (2 / x.numel()) ** 0.5

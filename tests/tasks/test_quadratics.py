@@ -21,7 +21,7 @@ def test_normals_are_those_of_box_and_muller():
 
 @pytest.mark.parametrize(("entries", "mean", "deviation"), [("gaussian", 0, 1), ("uniform", 0.5, 12**-0.5)])
 def test_entries_of_w_and_y_have_their_laws_mean_and_deviation_and_no_correlation(entries, mean, deviation):
-    (x, y), _, _ = quadratics(entries=entries).sample("test", range(2000))
+    (x, y, _), _, _ = quadratics(entries=entries).sample("test", range(2000))
     rows = torch.cat([x, y], -1).flatten(1)  # [B, 110]
     standard = (rows - mean) / deviation
     assert standard.mean().abs() < 5 / standard.numel() ** 0.5
@@ -32,7 +32,7 @@ def test_entries_of_w_and_y_have_their_laws_mean_and_deviation_and_no_correlatio
 
 def test_the_loss_of_a_linear_base_learner_is_the_squared_distance_of_wz_and_y():
     task, net = quadratics(), Linear((10,), 1, 1.0).double()
-    (x, y), query, _ = task.sample("train", [3])
+    (x, y, _), query, _ = task.sample("train", [3])
     z = net.head.weight[0]
     expected = torch.linalg.vector_norm(x[0] @ z - y[0, :, 0]) ** 2
     torch.testing.assert_close(task.spec.objective.loss(net(x[0]), y[0]), expected)

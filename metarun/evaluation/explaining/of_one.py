@@ -9,6 +9,7 @@ from metarun.evaluation.eval_mode import eval_mode
 from metarun.evaluation.explaining.numbers import plane
 from metarun.evaluation.explaining.observed import BODY, episode_of, layers_of, phis_of
 from metarun.evaluation.scoring import Subject
+from metarun.trees import tree_map
 
 
 @torch.no_grad()
@@ -49,6 +50,6 @@ def curve(subject: Subject, index: int) -> dict[str, Any] | None:
         predicted = {name: learner.predict(phi, episode.query.x)[:, 0] for name, phi in ends.items()}
     order = episode.query.x[:, 0].argsort()
     shown: dict[str, Any] = {name: y[order].tolist() for name, y in predicted.items()}
-    for part, batch in (("support", episode.support), ("query", Batch(*(leaf[order] for leaf in episode.query)))):
+    for part, batch in (("support", episode.support), ("query", tree_map(lambda leaf: leaf[order], episode.query))):
         shown[part] = {"x": batch.x[:, 0].tolist(), "y": batch.y[:, 0].tolist()}
     return shown

@@ -1,0 +1,100 @@
+"""The score over the number of support examples: the same tasks and queries, with the first k examples of the support.
+
+B episodes, N ways, k shots, S support examples
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from metarun.core import Batch, Draw, Episode, TaskDistribution
+from metarun.errors import ConfigError
+from metarun.evaluation.records import SHOTS
+from metarun.evaluation.scoring import Evaluator, Subject, Values, score_episodes
+from metarun.tasks.resized import Resized
+from metarun.tasks.sizes import Sized
+
+
+@dataclass(frozen=True)
+class OverShots(Evaluator):
+    """``<name>_shots_k`` for each k of ``shots``: the metrics of the query loss after adaptation to k shots."""
+
+    shots: Sequence[int]
+
+    def episode_scores(self, subject: Subject) -> Values:
+        try:
+            most = with_shots(subject.task, subject.split, max(self.shots))
+        except ValueError as error:
+            raise ConfigError([str(error)]) from error
+        found: Values = {}
+        for k in self.shots:
+            values = score_episodes(replace(subject, task=FirstShots(most, k)))
+            found |= {f"{name}{SHOTS}{k}": of_episodes for name, of_episodes in values.items()}
+        return found
+
+
+class FirstShots(TaskDistribution):
+    """The episodes of ``task`` with the first ``num_shots`` of their support, in classes those of each class."""
+
+    def __init__(self, task: TaskDistribution, num_shots: int) -> None:
+        self.task, self.num_shots = task, num_shots
+        self.spec, self.splits = task.spec, task.splits
+
+    def at(self, split: str, number: int) -> "FirstShots":
+        task = self.task.at(split, number)
+        return self if task is self.task else FirstShots(task, self.num_shots)
+
+    def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
+        return self.task.draw(split, indices)
+
+    def episodes(self, draw: Draw) -> Episode:
+        episodes = self.task.episodes(draw)
+        first = first_of_classes if self.spec.num_ways is not None else first_points
+        return episodes._replace(support=first(episodes.support, self.num_shots))
+
+    def fingerprint(self) -> str:
+        return self.task.fingerprint()
+
+
+def first_points(support: Batch, num_shots: int) -> Batch:
+    """The first ``num_shots`` rows of x and y [B, S, ...]."""
+    return Batch(support.x[:, :num_shots], support.y[:, :num_shots])
+
+
+def first_of_classes(support: Batch, num_shots: int) -> Batch:
+    """The first ``num_shots`` rows of each class, in the order in which they stand; each class has as many or more."""
+    members = F.one_hot(support.y)  # [B, S, N]
+    rank = (members.cumsum(1) * members).sum(-1)  # [B, S], from 1
+    rows = (rank <= num_shots).nonzero()[:, 1].view(len(rank), -1)  # [B, N * k]
+    tasks = torch.arange(len(rows), device=rows.device)[:, None]
+    return Batch(support.x[tasks, rows], support.y[tasks, rows])
+
+
+def check_shots(tasks: Sequence[TaskDistribution], shots: Sequence[int] | None) -> None:
+    """Raise ConfigError unless the test episodes of all ``tasks`` can have so many shots."""
+    problems = []
+    for task in tasks if shots else ():
+        try:
+            with_shots(task, "test", max(shots or ()))
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError(problems)
+
+
+def with_shots(task: TaskDistribution, split: str, num_shots: int) -> TaskDistribution:
+    """``task`` with so many shots in ``split``. Raises ValueError where it cannot have them."""
+    if isinstance(task, Resized):
+        return Resized(with_shots(task.task, split, num_shots), task.spec.input_shape)
+    if not isinstance(task, Sized):
+        raise ValueError(
+            f"evaluation.shots has no effect on {type(task).__name__}: its episodes have a fixed number of examples. Set it "
+            "to null."
+        )
+    try:
+        return task.with_shots(split, num_shots)
+    except ValueError as error:
+        raise ValueError(f"evaluation.shots holds {num_shots}, in place of task.num_shots: {error}") from error
