@@ -9,7 +9,7 @@ N ways, K shots, Q queries
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -92,7 +92,7 @@ class Sized(TaskDistribution):
     seed: int
     query_unit: int = 1  # numbers of queries are multiples of it
 
-    def at(self, split: str, number: int) -> Self:
+    def at(self, split: str, number: int) -> "Sized":
         """The distribution of meta-batch ``number`` of ``split``: itself, or a copy of one size that shares its data.
 
         Equal sizes give the same copy.
@@ -111,7 +111,7 @@ class Sized(TaskDistribution):
             self.sizes.made[split, size] = self._with(split, self.sizes.with_size(split, size, size))
         return self.sizes.made[split, size]
 
-    def with_shots(self, split: str, num_shots: int) -> Self:
+    def with_shots(self, split: str, num_shots: int) -> "Sized":
         """The same with ``num_shots`` in ``split``; raises ValueError where the data have too few examples for it."""
         ends = (self.sizes[split], self.sizes.smallest[split])
         sizes = self.sizes.with_size(split, *(end._replace(num_shots=num_shots) for end in ends))
@@ -123,7 +123,7 @@ class Sized(TaskDistribution):
         """What the data lack for episodes of ``split`` of these sizes: nothing, where not overridden."""
         return []
 
-    def _with(self, split: str, sizes: Sizes[Any]) -> Self:
+    def _with(self, split: str, sizes: Sizes[Any]) -> "Sized":
         other = copy(self)
         other.sizes = sizes
         if isinstance(sizes[split], EpisodeSize):
