@@ -28,6 +28,7 @@ from metarun.core import MetaLearner, TaskDistribution
 from metarun.errors import ConfigError
 from metarun.evaluation.baselines import BASELINES
 from metarun.evaluation.eval_mode import modules_of
+from metarun.evaluation.references import References
 from metarun.evaluation.shots import OverShots, check_shots
 from metarun.evaluation.suite import Scored, Suite, learner_for, scored_elsewhere
 from metarun.execution.execution import Eager
