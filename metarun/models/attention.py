@@ -4,7 +4,7 @@
     norm first: h = x + attention(norm(x));   x <- h + W_2 act(W_1 norm(h))      (Xiong et al. 2020)
     norm last:  h = norm(x + attention(x));   x <- norm(h + W_2 act(W_1 h))      (Vaswani et al. 2017)
 
-``encode`` is the whole of it. ``remember`` also gives the keys and values of every layer, and ``read`` lets other rows
+``encode`` is the whole of it. ``remember`` gives the keys and values of every layer alone, and ``read`` lets other rows
 look at them: so a support set is computed once, and each query sees the support and no other query. A row that may not
 be seen changes nothing; it is padding. Behind layers with the norm first a ``norm`` of the outcome is usual.
 
@@ -80,7 +80,9 @@ def encode(
 
     ``seen`` says what row t sees, bool [T, T]; [T]: the same for all rows; None: everything. ``causal`` makes one.
     """
-    return remember(layers, x, seen, heads, norm_first, activation)[0]
+    for layer in layers:
+        x = _apply(layer, x, seen, heads, norm_first, activation)[0]
+    return x
 
 
 def remember(
@@ -90,18 +92,16 @@ def remember(
     heads: int,
     norm_first: bool = True,
     activation: Activation = F.gelu,
-) -> tuple[Tensor, Memory]:
-    """``encode``, and what ``read`` wants to know of these rows."""
-    memory: Memory = []
-    for layer in layers:
-
-        def attention(h: Tensor, layer: Params = layer) -> Tensor:
-            query, key, value = split(F.linear(h, **layer["qkv"]), h.shape[1] // heads).chunk(3)
-            memory.append((key, value))
-            return join(weights_of(similarity(query, key), seen) @ value)
-
-        x = residual(layer, x, attention, norm_first, activation)
-    return x, memory
+) -> Memory:
+    """What ``read`` wants to know of rows x [T, C] that ``encode`` would encode; of the last layer not more than that."""
+    memory = []
+    for layer in layers[:-1]:
+        x, seen_by_others = _apply(layer, x, seen, heads, norm_first, activation)
+        memory.append(seen_by_others)
+    h = norm(layers[-1]["norm_1"], x) if norm_first else x
+    weight, bias = (layers[-1]["qkv"][name][h.shape[1] :] for name in ("weight", "bias"))
+    key, value = split(F.linear(h, weight, bias), h.shape[1] // heads).chunk(2)
+    return [*memory, (key, value)]
 
 
 def read(
@@ -119,38 +119,37 @@ def read(
     does; without it, it does not, and needs one row or more to see.
     """
     for layer, (key, value) in zip(layers, memory, strict=True):
-
-        def attention(h: Tensor, layer: Params = layer, key: Tensor = key, value: Tensor = value) -> Tensor:
-            if not itself:
-                weight, bias = (layer["qkv"][name][: h.shape[1]] for name in ("weight", "bias"))
-                query = split(F.linear(h, weight, bias), key.shape[2])
-                return join(weights_of(similarity(query, key), seen) @ value)
+        h = norm(layer["norm_1"], x) if norm_first else x
+        if itself:
             query, own_key, own_value = split(F.linear(h, **layer["qkv"]), key.shape[2]).chunk(3)
-            own = (query * own_key).sum(-1, keepdim=True) / math.sqrt(own_key.shape[-1])  # [H, T, 1]
-            others = hidden(similarity(query, key), seen)
-            weights = torch.cat([others, own], -1).softmax(-1)
-            return join(weights[..., :-1] @ value + weights[..., -1:] * own_value)
-
-        x = residual(layer, x, attention, norm_first, activation)
+            own = (query * own_key).sum(-1, keepdim=True) / math.sqrt(key.shape[2])  # [H, T, 1]
+            weights = torch.cat([hidden(similarity(query, key), seen), own], -1).softmax(-1)
+            values = weights[..., :-1] @ value + weights[..., -1:] * own_value
+        else:
+            weight, bias = (layer["qkv"][name][: h.shape[1]] for name in ("weight", "bias"))
+            query = split(F.linear(h, weight, bias), key.shape[2])
+            values = weights_of(similarity(query, key), seen) @ value
+        x = residual(layer, x, join(values), norm_first, activation)
     return x
 
 
-def residual(
-    layer: Params, x: Tensor, attention: Callable[[Tensor], Tensor], norm_first: bool, activation: Activation
-) -> Tensor:
-    """Apply one layer to x [T, C], whose heads are read by ``attention``: [T, C]."""
+def _apply(
+    layer: Params, x: Tensor, seen: Tensor | None, heads: int, norm_first: bool, activation: Activation
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Rows after one layer, and its keys and values."""
+    h = norm(layer["norm_1"], x) if norm_first else x
+    query, key, value = split(F.linear(h, **layer["qkv"]), h.shape[1] // heads).chunk(3)
+    attended = join(weights_of(similarity(query, key), seen) @ value)
+    return residual(layer, x, attended, norm_first, activation), (key, value)
 
-    def attend(h: Tensor) -> Tensor:
-        return F.linear(attention(h), **layer["out"])
 
-    def perceptron(h: Tensor) -> Tensor:
-        return F.linear(activation(F.linear(h, **layer["expand"])), **layer["contract"])
-
-    if norm_first:
-        x = x + attend(norm(layer["norm_1"], x))
-        return x + perceptron(norm(layer["norm_2"], x))
-    x = norm(layer["norm_1"], x + attend(x))
-    return norm(layer["norm_2"], x + perceptron(x))
+def residual(layer: Params, x: Tensor, attended: Tensor, norm_first: bool, activation: Activation) -> Tensor:
+    """The rest of a layer, once the heads have been ``attended``: x [T, C] -> [T, C]."""
+    x = x + F.linear(attended, **layer["out"])
+    x = x if norm_first else norm(layer["norm_1"], x)
+    h = norm(layer["norm_2"], x) if norm_first else x
+    x = x + F.linear(activation(F.linear(h, **layer["expand"])), **layer["contract"])
+    return x if norm_first else norm(layer["norm_2"], x)
 
 
 def causal(length: int, like: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ def test_in_a_causal_sequence_a_later_row_moves_no_earlier_one(norm_first: bool)
 @pytest.mark.parametrize("itself", [True, False])
 def test_a_query_sees_the_support_and_no_other_query(norm_first: bool, itself: bool) -> None:
     theta, support, queries = layers(), rows(5), rows(3, seed=2)
-    memory = remember(theta, support, None, HEADS, norm_first)[1]
+    memory = remember(theta, support, None, HEADS, norm_first)
     together = read(theta, memory, queries, None, itself, norm_first)
     alone = torch.cat([read(theta, memory, q[None], None, itself, norm_first) for q in queries])
     torch.testing.assert_close(together, alone, atol=1e-12, rtol=1e-12)
@@ -88,7 +88,7 @@ def test_reading_a_memory_is_encoding_all_rows_with_a_mask(norm_first: bool, its
     seen[:, :5] = True
     seen[5:, 5:] = torch.eye(3, dtype=torch.bool) if itself else False
     together = encode(theta, torch.cat([support, queries]), seen, HEADS, norm_first)
-    encoded, memory = remember(theta, support, None, HEADS, norm_first)
+    encoded, memory = (compute(theta, support, None, HEADS, norm_first) for compute in (encode, remember))
     found = torch.cat([encoded, read(theta, memory, queries, None, itself, norm_first)])
     torch.testing.assert_close(found, together, atol=1e-12, rtol=1e-12)
 
@@ -99,9 +99,9 @@ def test_rows_that_may_not_be_seen_change_nothing(norm_first: bool, itself: bool
     theta, support, queries = layers(), rows(5), rows(3, seed=2)
     padded = torch.cat([support, 100 * rows(4, seed=3)])
     seen = torch.arange(9) < 5
-    encoded, memory = remember(theta, support, None, HEADS, norm_first)
-    padding, padded_memory = remember(theta, padded, seen, HEADS, norm_first)
-    torch.testing.assert_close(padding[:5], encoded, atol=1e-10, rtol=0)
+    encoded, memory = (compute(theta, support, None, HEADS, norm_first) for compute in (encode, remember))
+    padded_memory = remember(theta, padded, seen, HEADS, norm_first)
+    torch.testing.assert_close(encode(theta, padded, seen, HEADS, norm_first)[:5], encoded, atol=1e-10, rtol=0)
     torch.testing.assert_close(
         read(theta, padded_memory, queries, seen, itself, norm_first),
         read(theta, memory, queries, None, itself, norm_first),
@@ -113,7 +113,7 @@ def test_rows_that_may_not_be_seen_change_nothing(norm_first: bool, itself: bool
 def test_where_nothing_is_seen_a_query_that_sees_itself_is_a_sequence_of_one() -> None:
     theta, support, query = layers(), rows(5), rows(1, seed=2)
     nothing = torch.zeros(5, dtype=torch.bool)
-    memory = remember(theta, support, nothing, HEADS)[1]
+    memory = remember(theta, support, nothing, HEADS)
     assert all(part.isfinite().all() for pair in memory for part in pair)
     found = read(theta, memory, query, nothing)
     torch.testing.assert_close(found, encode(theta, query, None, HEADS), atol=1e-12, rtol=1e-12)
@@ -123,7 +123,7 @@ def test_where_nothing_is_seen_a_query_that_sees_itself_is_a_sequence_of_one() -
 def test_the_order_of_a_set_does_not_matter_to_its_readers(norm_first: bool) -> None:
     theta, support, queries = layers(), rows(5), rows(3, seed=2)
     outcomes = [
-        read(theta, remember(theta, s, None, HEADS, norm_first)[1], queries, None, True, norm_first)
+        read(theta, remember(theta, s, None, HEADS, norm_first), queries, None, True, norm_first)
         for s in (support, support.flip(0))
     ]
     torch.testing.assert_close(*outcomes, atol=1e-12, rtol=1e-12)
