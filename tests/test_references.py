@@ -9,6 +9,7 @@ from metarun.evaluation.references import REFERENCES, GreedyTree, lasso
 from metarun.evaluation.scoring import Subject
 from metarun.execution.execution import Looped
 from metarun.objectives import SQUARED_ERROR
+from metarun.output.summary import references_over_shots
 from tests.composing import experiment, train
 from tests.running import read
 
@@ -111,3 +112,21 @@ def test_results_of_a_run_hold_the_references_beside_the_score(tmp_path):
     results = read(tmp_path / "run" / "results.json")
     assert results["test/least_squares_mse_per_dimension"]["n"] == 12
     assert "val/least_squares_mse_per_dimension" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_references_are_scored_over_shots_on_the_episodes_of_the_learner(tmp_path):
+    few = ["task=linear_regression", "task.num_dims=3", "task.num_shots=4", "evaluation.num_tasks=6"]
+    run = [*few, "steps=1", "meta_batch_size=2", "evaluation.every=1", "evaluation.num_val_tasks=2"]
+    train(tmp_path / "run", *run, "evaluation.shots=[1,2,4]")
+    results = read(tmp_path / "run" / "results.json")
+    for k in (1, 2, 4):
+        task = experiment(*few, f"task.num_shots={k}").task
+        support, query = task.sample("test", range(6))[:2]
+        w = torch.linalg.pinv(support.x) @ support.y
+        scores = [task.spec.objective.score(x @ v, y) for x, v, y in zip(query.x, w, query.y, strict=True)]
+        found = results[f"test/least_squares_mse_per_dimension_shots_{k}"]["mean"]
+        assert found == pytest.approx(float(np.mean(scores)), abs=1e-5)
+    assert (tmp_path / "run" / "shots.png").is_file()
+    scores = {f"t/{name}_mse_shots_{k}": k for name in ("lasso", "nearest_3") for k in (1, 2)} | {"t/mse_shots_1": 0}
+    expected = {"lasso": {1: 1, 2: 2}, "nearest_3": {1: 1, 2: 2}}
+    assert references_over_shots(scores, "t/mse") == expected

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from metarun.core import Batch, Params
-from metarun.evaluation.baselines import Untrained
+from metarun.evaluation.baselines import FrozenBaseline, RawBaseline, Untrained
 from metarun.evaluation.scoring import Evaluator, Subject, Values, score_episodes
 from metarun.execution.execution import Vmapped
 from metarun.objectives import Objective
@@ -36,6 +36,9 @@ class References(Evaluator):
             scores = score_episodes(replace(subject, learner=learner, theta={}, execution=Vmapped(None)))
             values[f"{name}_{objective.score_name}"] = scores[objective.score_name]
         return values
+
+
+BASELINES = (FrozenBaseline(), RawBaseline(), References())
 
 
 @dataclass(frozen=True)

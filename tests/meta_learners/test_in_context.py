@@ -74,11 +74,10 @@ def plain(theta: Any, z: Tensor, labels: Tensor, heads: int) -> Tensor:
                 keys, values = ([one[i].chunk(heads)[head] for one in qkv[: t + 1]] for i in (1, 2))
                 weights = torch.stack([q @ k / math.sqrt(len(q)) for k in keys]).softmax(0)
                 read.append(sum(w * v for w, v in zip(weights, values, strict=True)))
-            h = h + layer["out"]["weight"] @ torch.cat(read) + layer["out"]["bias"]
-            hidden = F.gelu(
-                layer["expand"]["weight"] @ norm(layer["norm_2"], h) + layer["expand"]["bias"], approximate="tanh"
-            )
-            after.append(h + layer["contract"]["weight"] @ hidden + layer["contract"]["bias"])
+            attended = h + layer["out"]["weight"] @ torch.cat(read) + layer["out"]["bias"]
+            hidden = layer["expand"]["weight"] @ norm(layer["norm_2"], attended) + layer["expand"]["bias"]
+            hidden = F.gelu(hidden, approximate="tanh")
+            after.append(attended + layer["contract"]["weight"] @ hidden + layer["contract"]["bias"])
         places = after
     return theta["read_out"]["weight"] @ norm(theta["norm"], places[-1]) + theta["read_out"]["bias"]
 
