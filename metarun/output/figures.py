@@ -70,6 +70,8 @@ def shots_curve(scores: dict[str, Estimate], names: list[str]) -> Any:
         for method, other in references_over_shots(scores, name).items():
             axes.plot([*other], [e.mean for e in other.values()], "--", label=method.replace("_", " "))
             axes.legend(frameon=False)
+        if max(means) > 0:
+            axes.set_ylim(top=min(axes.get_ylim()[1], 5 * max(means)))  # a method may be far above
         axes.set_xscale("log")
         axes.set_xticks([*curve], [str(k) for k in curve])
         axes.minorticks_off()
