@@ -78,6 +78,7 @@ class TaskDistribution(ABC):
     spec: TaskSpec
     splits: tuple[str, ...] = ("train", "val", "test")  # those that have episodes
     frozen: nn.Module | None = None  # features without training, scored by their nearest class means at the final test
+    references: tuple[str, ...] = ()  # methods of ``evaluation/references.py`` that are scored at the final test, too
 
     @abstractmethod
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:

@@ -26,8 +26,8 @@ from metarun.config.experiment import Experiment, check_rates, take_theta
 from metarun.config.networks import exact, suited
 from metarun.core import MetaLearner, TaskDistribution
 from metarun.errors import ConfigError
-from metarun.evaluation.baselines import BASELINES
 from metarun.evaluation.eval_mode import modules_of
+from metarun.evaluation.references import BASELINES
 from metarun.evaluation.shots import OverShots, check_shots
 from metarun.evaluation.suite import Scored, Suite, learner_for, scored_elsewhere
 from metarun.execution.execution import Eager
@@ -189,7 +189,7 @@ def _experiment(
     execution: Eager,
 ) -> Experiment:
     evaluation = plain["evaluation"]
-    over_shots = [OverShots(evaluation["shots"])] if evaluation["shots"] else []
+    over_shots = [OverShots(evaluation["shots"], BASELINES)] if evaluation["shots"] else []
     test_learner = learner_for(task, learner, evaluation["inner_steps"])
     test_steps = getattr(test_learner, "inner_steps", None)
     own = task.spec.num_test_tasks or evaluation["num_tasks"]

@@ -42,9 +42,6 @@ class RawBaseline(Evaluator):
         return {f"baseline_{name}": score_episodes(raw)[name]}
 
 
-BASELINES = (FrozenBaseline(), RawBaseline())
-
-
 def raw_baseline(task: TaskDistribution, split: str) -> MetaLearner | None:
     """The method for raw inputs: class means where there are classes, ridge regression of vectors.
 

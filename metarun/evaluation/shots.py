@@ -20,9 +20,13 @@ from metarun.tasks.sizes import Sized
 
 @dataclass(frozen=True)
 class OverShots(Evaluator):
-    """``<name>_shots_k`` for each k of ``shots``: the metrics of the query loss after adaptation to k shots."""
+    """``<name>_shots_k`` for each k of ``shots``: the metrics of the query loss after adaptation to k shots.
+
+    ``beside``: what scores the same episodes in passes of its own, as methods without training.
+    """
 
     shots: Sequence[int]
+    beside: Sequence[Evaluator] = ()
 
     def episode_scores(self, subject: Subject) -> Values:
         try:
@@ -31,7 +35,10 @@ class OverShots(Evaluator):
             raise ConfigError([str(error)]) from error
         found: Values = {}
         for k in self.shots:
-            values = score_episodes(replace(subject, task=FirstShots(most, k)))
+            of_k = replace(subject, task=FirstShots(most, k))
+            values = score_episodes(of_k)
+            for evaluator in self.beside:
+                values |= evaluator.episode_scores(of_k)
             found |= {f"{name}{SHOTS}{k}": of_episodes for name, of_episodes in values.items()}
         return found
 
@@ -41,7 +48,7 @@ class FirstShots(TaskDistribution):
 
     def __init__(self, task: TaskDistribution, num_shots: int) -> None:
         self.task, self.num_shots = task, num_shots
-        self.spec, self.splits = task.spec, task.splits
+        self.spec, self.splits, self.frozen, self.references = task.spec, task.splits, task.frozen, task.references
 
     def at(self, split: str, number: int) -> "FirstShots":
         task = self.task.at(split, number)

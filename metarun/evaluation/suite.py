@@ -56,8 +56,12 @@ def baseline_of(task: TaskDistribution) -> MetaLearner | None:
 
 
 def learner_for(task: TaskDistribution, learner: MetaLearner, inner_steps: int | None) -> MetaLearner:
-    """``learner`` with the ways of validation and test of ``task``, and ``inner_steps`` where that is not None."""
-    changes = {"num_ways": task.spec.num_ways} if "num_ways" in hyperparameters(learner) else {}
+    """``learner`` with the ways of validation and test of ``task`` and its score, whose unit may be the task's own.
+
+    With ``inner_steps`` where that is not None.
+    """
+    of_task = {"num_ways": task.spec.num_ways, "objective": task.spec.objective}
+    changes = {name: value for name, value in of_task.items() if name in hyperparameters(learner)}
     changes |= {} if inner_steps is None else {"inner_steps": inner_steps}
     return replace(learner, **changes)  # type: ignore[type-var]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from metarun.core import Batch, Episode
 from metarun.drawing import GAP, GREY, LINE, MAX_ROWS, WHITE
 from metarun.evaluation.estimates import Estimate
-from metarun.output.summary import curves_over_shots
+from metarun.output.summary import curves_over_shots, references_over_shots
 
 
 def episode_grid(episode: Episode, num_ways: int) -> Tensor:
@@ -56,7 +56,10 @@ def adaptation_curve(scores: dict[str, Estimate], name: str, trained_steps: int)
 
 
 def shots_curve(scores: dict[str, Estimate], names: list[str]) -> Any:
-    """A matplotlib figure of ``curves_over_shots``, a panel for each score, with 95% confidence intervals."""
+    """A matplotlib figure of ``curves_over_shots``, a panel for each score, with 95% confidence intervals.
+
+    Dashed: methods without training, where the task has them scored beside.
+    """
     from matplotlib.figure import Figure
 
     curves = curves_over_shots(scores, names)
@@ -64,6 +67,11 @@ def shots_curve(scores: dict[str, Estimate], names: list[str]) -> Any:
     for axes, (name, curve) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
         means, widths = [e.mean for e in curve.values()], [e.ci95 for e in curve.values()]
         axes.errorbar([*curve], means, widths, marker="o", markersize=4, capsize=3)
+        for method, other in references_over_shots(scores, name).items():
+            axes.plot([*other], [e.mean for e in other.values()], "--", label=method.replace("_", " "))
+            axes.legend(frameon=False)
+        if max(means) > 0:
+            axes.set_ylim(top=min(axes.get_ylim()[1], 5 * max(means)))  # a method may be far above
         axes.set_xscale("log")
         axes.set_xticks([*curve], [str(k) for k in curve])
         axes.minorticks_off()

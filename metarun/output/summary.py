@@ -46,6 +46,16 @@ def curves_over_shots(scores: dict[str, Estimate], names: list[str]) -> dict[str
     return {name: curve for name, curve in found.items() if curve}
 
 
+def references_over_shots(scores: dict[str, Estimate], name: str) -> dict[str, dict[int, Estimate]]:
+    """By the method, the curves of those without training that were scored as ``name`` over shots."""
+    prefix, _, base = name.rpartition("/")
+    start, end = prefix + "/" * bool(prefix), f"_{base}"
+    heads = dict.fromkeys(key.rpartition(SHOTS)[0] for key in scores)
+    names = [head for head in heads if head.startswith(start) and head.endswith(end)]
+    curves = curves_over_shots(scores, names)
+    return {head.removeprefix(start).removesuffix(end): curve for head, curve in curves.items()}
+
+
 def names_over_shots(experiment: Experiment) -> list[str]:
     """The scores that are shown over shots: the task's own and the likelihood, on each task that is scored."""
     own = [experiment.task.spec.objective.score_name, LIKELIHOOD]
