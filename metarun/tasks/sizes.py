@@ -36,7 +36,7 @@ class PointSize(NamedTuple):
 
 
 Size = TypeVar("Size", bound=EpisodeSize | PointSize)
-Own = TypeVar("Own", bound="Sized")
+AnySized = TypeVar("AnySized", bound="Sized")
 
 
 class Sizes(dict[str, Size]):
@@ -93,7 +93,7 @@ class Sized(TaskDistribution):
     seed: int
     query_unit: int = 1  # numbers of queries are multiples of it
 
-    def at(self: Own, split: str, number: int) -> Own:
+    def at(self: AnySized, split: str, number: int) -> AnySized:
         """The distribution of meta-batch ``number`` of ``split``: itself, or a copy of one size that shares its data.
 
         Equal sizes give the same copy.
@@ -112,7 +112,7 @@ class Sized(TaskDistribution):
             self.sizes.made[split, size] = self._with(split, self.sizes.with_size(split, size, size))
         return self.sizes.made[split, size]
 
-    def with_shots(self: Own, split: str, num_shots: int) -> Own:
+    def with_shots(self: AnySized, split: str, num_shots: int) -> AnySized:
         """The same with ``num_shots`` in ``split``; raises ValueError where the data have too few examples for it."""
         ends = (self.sizes[split], self.sizes.smallest[split])
         sizes = self.sizes.with_size(split, *(end._replace(num_shots=num_shots) for end in ends))
@@ -124,7 +124,7 @@ class Sized(TaskDistribution):
         """What the data lack for episodes of ``split`` of these sizes: nothing, where not overridden."""
         return []
 
-    def _with(self: Own, split: str, sizes: Sizes[Any]) -> Own:
+    def _with(self: AnySized, split: str, sizes: Sizes[Any]) -> AnySized:
         other = copy(self)
         other.sizes = sizes
         if isinstance(sizes[split], EpisodeSize):
