@@ -29,6 +29,7 @@ OURS = (
     "metarun.meta_learners",
     "metarun.execution",
     "metarun.output.loggers",
+    "metarun.sweep.launchers",
 )
 ALLOWED = (*OURS, "torch.nn", "torch.optim", "torchvision.models", "torchvision.transforms")
 
