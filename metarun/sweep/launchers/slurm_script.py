@@ -15,7 +15,7 @@ HEAD = """#!/bin/bash
 """
 BODY = """
 status=$run/status.json
-printf '$ python -m metarun %s\\n' "${*@Q}" >> "$run/output.txt"
+printf '$ python -m metarun %s\\n' "${{*@Q}}" >> "$run/output.txt"
 trap 'told=1' TERM
 srun --ntasks=1 --cpus-per-task={cpus} {python} -m metarun "$@" >> "$run/output.txt" 2>&1
 code=$?
