@@ -4,8 +4,8 @@ python scripts/launchers_trial.py DIR [--launchers joblib submitit ray ray-clust
 
 Each launcher runs four runs, with a config folder of one's own beside metarun's, and its results are compared, bit by bit,
 with those of launcher=local. Then the sweep is begun again elsewhere, its process is killed (-9), and the runs have to end
-with a checkpoint; the same command goes on to the same results. ray-cluster starts Ray on this machine by itself and hands its
-address over. Exit code 0 where all of this holds. Linux alone.
+with a checkpoint; the same command goes on to the same results. For ray-cluster Ray is started by itself, and
+found by its address. Exit code 0 where all of this holds. Linux alone.
 """
 
 import argparse
@@ -22,14 +22,21 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 from sweep_trial import jobs_of, left_by
 
-ADDRESS = "127.0.0.1:26379"
+PORT = 26379  # of the Ray that is started by itself
 LAUNCHERS = {
     "joblib": ["launcher=joblib"],
     "submitit": ["launcher=submitit"],
     "ray": ["launcher=ray"],
-    "ray-cluster": ["launcher=ray", f"launcher.address={ADDRESS}"],
+    "ray-cluster": ["launcher=ray", "launcher.address=auto"],
 }
-BUDGET = ["device=cpu", "execution=looped", "meta_batch_size=4", "base_learner.hidden=[16]", "log_every=10", "logger={}"]
+BUDGET = [
+    "device=cpu",
+    "execution=looped",
+    "meta_batch_size=4",
+    "base_learner.hidden=[16]",
+    "log_every=10",
+    "logger={}",
+]
 BUDGET += ["task.num_queries=5", "evaluation.every=50", "evaluation.num_val_tasks=8", "evaluation.num_tasks=8"]
 
 
@@ -71,7 +78,9 @@ def problems(name: str, folder: Path, expected: dict[str, object]) -> list[str]:
         found.append(f"killed: {wrong}")
     again = subprocess.run(command(folder, rough, LAUNCHERS[name]), capture_output=True, text=True, check=False)
     if again.returncode or left_by(rough) != expected:
-        found.append(f"killed, then again: exit code {again.returncode}, or other results\n{again.stdout}{again.stderr}")
+        found.append(
+            f"killed, then again: exit code {again.returncode}, or other results\n{again.stdout}{again.stderr}"
+        )
     print(f"{name}: {'; '.join(found) or f'as launcher=local, {seconds:.0f} s'}", flush=True)
     return found
 
@@ -81,7 +90,13 @@ def cluster(name: str) -> Iterator[None]:
     """A Ray that runs by itself, where the launcher needs one."""
     ray = str(Path(sys.executable).with_name("ray"))
     if name == "ray-cluster":
-        begin = ["start", "--head", f"--port={ADDRESS.rpartition(':')[2]}", "--node-ip-address=127.0.0.1", "--num-cpus=2"]
+        begin = [
+            "start",
+            "--head",
+            f"--port={ADDRESS.rpartition(':')[2]}",
+            "--node-ip-address=127.0.0.1",
+            "--num-cpus=2",
+        ]
         subprocess.run([ray, *begin, "--include-dashboard=false"], check=True, capture_output=True)
     try:
         yield

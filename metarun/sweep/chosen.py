@@ -72,12 +72,14 @@ def in_our_words(arguments: Sequence[str]) -> list[str]:
 
 def chosen(words: Sequence[str], folders: Sequence[Path]) -> Way:
     """The way that ``words`` choose, launcher=local where they name none. Raises ConfigError with what is wrong."""
+    if odd := [text for text in words if re.match(rf"~|\+{GROUP}=", text)]:
+        raise ConfigError([f"{text}: write {GROUP}=NAME, or {GROUP}.KEY=VALUE to set a value of it." for text in odd])
     name = next((text.partition("=")[2] for text in words if text.startswith(f"{GROUP}=")), "local")
     cfg = OmegaConf.create({GROUP: _node(name, folders)})
     OmegaConf.set_struct(cfg, True)
     for text in words:
         if not text.startswith(f"{GROUP}="):
-            cfg = _with_value(cfg, text)
+            cfg = _with_value(cfg, text, name)
     node: Any = OmegaConf.to_container(cfg[GROUP], resolve=True)
     arguments = {key: value for key, value in node.items() if key != "_target_"}
     try:
@@ -111,8 +113,12 @@ def _node(name: str, folders: Sequence[Path]) -> DictConfig:
     return node
 
 
-def _with_value(cfg: DictConfig, text: str) -> DictConfig:
-    """``cfg`` with a value changed, or with ``+`` added."""
+def _with_value(cfg: DictConfig, text: str, name: str) -> DictConfig:
+    """``cfg`` with a value changed, or with ``+`` added. Raises ConfigError for what ``launcher=NAME`` does not have."""
+    key = text.lstrip("+").partition("=")[0].split(".")[1]
+    if key not in (known := [str(setting) for setting in cfg[GROUP] if setting != "_target_"]):
+        has = f"it has {', '.join(known)}" if known else "it has none; choose another by launcher=NAME"
+        raise ConfigError([f"{text}: {GROUP}={name} has no setting {key!r}{did_you_mean(key, known)}; {has}."])
     if not text.startswith("+"):
         return with_value(cfg, text)
     opened = cfg.copy()

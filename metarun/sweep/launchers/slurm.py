@@ -32,7 +32,7 @@ class Slurm(Way):
 
     partition: str | None
     account: str | None
-    time: str | None
+    time: str | int | None
     warning: int
     cpus: int
     gpus: int
@@ -45,7 +45,7 @@ class Slurm(Way):
 
     def __post_init__(self) -> None:
         problems = []
-        if self.time is not None and (limit := seconds_in(self.time)) is None:
+        if self.time is not None and (limit := seconds_in(str(self.time))) is None:
             problems.append(f"launcher.time={self.time}: must be the time that an attempt may take: {FORMS}.")
         elif self.time is not None and (limit or 0) <= self.warning:
             problems.append(
@@ -123,7 +123,7 @@ class Slurm(Way):
 
     def _options(self, path: Path, tasks: int, sweep: Sweep) -> list[str]:
         """The options of sbatch."""
-        minutes = -(-int(seconds_in(self.time) or 0) // 60) if self.time else None
+        minutes = -(-int(seconds_in(str(self.time)) or 0) // 60) if self.time else None
         values: dict[str, Any] = {
             "job-name": slug(f"metarun-{sweep.folder.name}"),
             "array": f"0-{tasks - 1}" + (f"%{sweep.most}" if sweep.most else ""),
