@@ -11,6 +11,7 @@ found by its address. Exit code 0 where all of this holds. Linux alone.
 import argparse
 import importlib.util
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -90,13 +91,8 @@ def cluster(name: str) -> Iterator[None]:
     """A Ray that runs by itself, where the launcher needs one."""
     ray = str(Path(sys.executable).with_name("ray"))
     if name == "ray-cluster":
-        begin = [
-            "start",
-            "--head",
-            f"--port={ADDRESS.rpartition(':')[2]}",
-            "--node-ip-address=127.0.0.1",
-            "--num-cpus=2",
-        ]
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}  # Ray's, and its clients'
+        begin = ["start", "--head", f"--port={PORT}", "--node-ip-address=127.0.0.1", "--num-cpus=2"]
         subprocess.run([ray, *begin, "--include-dashboard=false"], check=True, capture_output=True)
     try:
         yield
