@@ -97,7 +97,7 @@ def test_a_users_own_config_folder_can_hold_the_settings_of_a_cluster(tmp_path, 
     assert "#SBATCH --partition=ours\n" in (tmp_path / "sweep" / "slurm" / "1.sh").read_text()
 
 
-def test_the_same_command_submits_only_what_is_neither_done_nor_queued_nor_in_progress(tmp_path, cluster):
+def test_the_same_command_submits_what_is_not_done_not_queued_and_not_in_progress(tmp_path, cluster):
     sweep = tmp_path / "sweep"
     assert submitted(sweep).code == 0
     first, second, third, fourth = runs_of(sweep)
