@@ -42,7 +42,7 @@ def formula(family: str, u: np.ndarray, x: float) -> float:  # noqa: PLR0911 (on
 def test_targets_are_the_formula_of_the_family_at_the_inputs(family):
     task = curves(f"task.families=[{family}]", "task.noise_std=0")
     draw = task.draw("train", range(10))
-    for x, y in task.episodes(draw)[:2]:
+    for x, y, _ in task.episodes(draw)[:2]:
         for b in range(10):
             expected = [formula(family, draw["task"][b, 2:], value) for value in x[b, :, 0].tolist()]
             np.testing.assert_allclose(y[b, :, 0], expected, rtol=0, atol=1e-12)

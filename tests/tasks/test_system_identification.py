@@ -39,7 +39,7 @@ def test_transitions_follow_the_systems_own_dynamics_and_motions_are_continuous(
     draw = task.draw("val", range(3))
     support, query, _ = task.episodes(draw)
     encoding, parameters = task.encoding, task.parameters(draw)[:, None]
-    for x, y in (support, query):
+    for x, y, _ in (support, query):
         state = encoding.state(x)
         following = task.system.step(parameters, state, encoding.action(x))
         torch.testing.assert_close(y, encoding.outputs(state, following), rtol=1e-8, atol=1e-8)
