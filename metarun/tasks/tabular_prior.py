@@ -1,0 +1,176 @@
+"""Tables drawn from random structural causal models and networks: what a prior-fitted network is trained on.
+
+A table is a random network (``tabular_network``). Of ``causal`` tables the columns are any of its nodes, and the target is
+one more, before or after them; of the others the columns are the network's inputs, and the target is an output. Of
+``clusters`` tables the rows lie around centres, and the classes are those of the centres. Else classes are the target
+node between random thresholds, or the largest of several nodes. Columns are skewed, rounded or categories, values are
+missing; the columns are in random order, and zeros fill them up to the highest ``num_features``.
+
+Inputs and regression targets are standardised by the support rows, as a user's table can be. Every class of the query is
+in the support; classes are numbered without gaps.
+
+After Hollmann et al., ICLR 2023, https://arxiv.org/abs/2207.01848, whose released code has such a prior with sampled
+hyperparameters; the families, ranges and shares here are our own choice. B tables, R rows, F columns, N classes
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+
+from metarun.core import Batch, Draw, Episode, TaskDistribution, TaskSpec
+from metarun.objectives import CROSS_ENTROPY, SQUARED_ERROR
+from metarun.tasks import tabular_columns, tabular_network
+from metarun.tasks.episodes import PointSize, sizes_by_split
+from metarun.tasks.tabular_labels import label_shapes, labelled, shared_classes, standard_targets
+from metarun.tasks.tabular_network import MAX_CLUSTERS, REFERENCE, between, parted, whole
+
+CHOICES = (
+    *("features", "classes", "layers", "active", "causal", "clusters", "odd_causes", "spread", "imbalance", "sparsity"),
+    *("gain", "noise", "way", "flips", "skew", "categorical", "some", "missing", "rate", "reason", "which"),
+)
+
+
+class TabularPrior(TaskDistribution):
+    """Support x [K, F], y [K] (classes) or [K, 1] (targets), and so the query.
+
+    ``num_features``, ``num_classes`` and ``num_layers`` are [lowest, highest] of a table. ``causal``, ``clusters``,
+    ``categorical`` and ``missing`` are the shares of tables that are causal, in clusters, have categorical columns, and
+    lack values.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917
+        self,
+        kind: Literal["classification", "regression"],
+        num_features: tuple[int, int],
+        num_classes: tuple[int, int],
+        num_layers: tuple[int, int],
+        causal: float,
+        clusters: float,
+        categorical: float,
+        missing: float,
+        num_shots: int,
+        num_queries: int,
+        train_num_shots: int | None,
+        train_num_queries: int | None,
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.sizes = sizes_by_split(PointSize(num_shots, num_queries), train_num_shots, train_num_queries)
+        self.kind, self.ranges = kind, {"features": num_features, "classes": num_classes, "layers": num_layers}
+        self.shares = {"causal": causal, "clusters": clusters, "categorical": categorical, "missing": missing}
+        self.seed, self.device, self.dtype = seed, device, dtype
+        self._check()
+        classes = num_classes[1] if kind == "classification" else None
+        self.spec = TaskSpec(
+            input_shape=(num_features[1],),
+            num_outputs=classes or 1,
+            objective=CROSS_ENTROPY if classes else SQUARED_ERROR,
+            num_ways=classes,
+            train_num_ways=classes,
+        )
+        self.width = num_features[1] + (classes or 1)  # a layer has room for all columns and targets
+        sizes = num_layers[1], self.width
+        self.table_shapes = tabular_network.table_shapes(*sizes) | tabular_columns.column_shapes(num_features[1])
+        self.table_shapes |= label_shapes((num_layers[1] + 1) * self.width, classes or 1)
+        self.row_shapes = tabular_network.row_shapes(*sizes) | {"missing": (num_features[1],), "flip": (2,)}
+
+    def _check(self) -> None:
+        """Raise ValueError unless ranges and shares are possible."""
+        for name, (low, high) in self.ranges.items():
+            least, most = {"classes": (2, MAX_CLUSTERS // 2)}.get(name, (1, 1000))
+            if not least <= low <= high <= most:
+                raise ValueError(
+                    f"task.num_{name} is [{low}, {high}]; give [lowest, highest], both from {least} to {most}."
+                )
+        for name, share in self.shares.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"task.{name} is {share}; it is a share of the tables: use 0 to 1.")
+
+    def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
+        """Choices of a table as uniforms, and bits: of its mechanism, and of each row: reference, query, support."""
+        of_table, of_row = (
+            sum(int(np.prod(shape)) for shape in shapes.values()) for shapes in (self.table_shapes, self.row_shapes)
+        )
+        sizes = of_table, REFERENCE + sum(self.sizes[split]), of_row
+        draw = tabular_network.drawn(self.seed, f"tabular_prior/{split}", np.asarray(indices), len(CHOICES), sizes)
+        return {**draw, "queries": np.full(len(draw["choices"]), self.sizes[split].num_queries)}
+
+    def episodes(self, draw: Draw) -> Episode:
+        choice, table, rows = self._choices(draw), parted(draw["table"], self.table_shapes), None
+        rows = parted(draw["rows"], self.row_shapes)
+        cluster = tabular_network.clusters(choice, table, rows, choice["num_clusters"])
+        inputs = tabular_network.causes(choice, table, rows, choice["active"], cluster)
+        nodes = tabular_network.nodes(choice, table, rows, inputs)
+        x, targets = self._chosen(choice, table, nodes)
+        x, used = tabular_columns.with_gaps(
+            choice, rows, tabular_columns.warped(choice, table, x), choice["features"]
+        )
+        first = REFERENCE + draw["queries"][0]  # of the support
+        if self.kind == "regression":
+            y = standard_targets(choice, targets[..., 0], first)[..., None]
+        else:
+            y = labelled(choice, table, rows, targets, cluster)
+            order, y = shared_classes(y[:, REFERENCE:], first - REFERENCE)
+            x[:, REFERENCE:] = np.take_along_axis(x[:, REFERENCE:], order[..., None], 1)
+            y = np.concatenate([y[:, :1].repeat(REFERENCE, 1), y], 1)
+        x = tabular_columns.standard_columns(x, x[:, first:])
+        x = np.where(np.arange(x.shape[-1]) < used[:, None, None], x, 0.0)
+        return Episode(self._batch(x[:, first:], y[:, first:]), self._batch(x[:, REFERENCE:first], y[:, REFERENCE:first]))
+
+    def _batch(self, x: np.ndarray, y: np.ndarray) -> Batch:
+        inputs, targets = torch.from_numpy(x).to(self.device, self.dtype), torch.from_numpy(y).to(self.device)
+        return Batch(inputs, targets if self.kind == "classification" else targets.to(self.dtype))
+
+    def _choices(self, draw: Draw) -> Draw:
+        """The hyperparameters of each table [B] by name, of its uniforms."""
+        u = dict(zip(CHOICES, draw["choices"].T, strict=True))
+        low, high = self.ranges["classes"]
+        support = draw["rows"].shape[1] - REFERENCE - draw["queries"][0]
+        two = u["classes"] < 0.4
+        classes = np.where(two, low, low + np.floor((u["classes"] - 0.4) / 0.6 * (high - low + 1)))
+        classes = np.minimum(classes, max(low, support // 4)).astype(int)
+        clustered = u["clusters"] < self.shares["clusters"]
+        causal = u["causal"] < self.shares["causal"]
+        features = whole(u["features"], *self.ranges["features"])
+        active = np.where(causal | clustered, whole(u["active"], 2, max(self.width // 2, 2)), features)
+        per_class = 1 + (u["way"] * 997 % 1 < 0.3)
+        gaps = u["missing"] < self.shares["missing"]
+        return {
+            **{name: u[name] for name in ("odd_causes", "imbalance", "skew", "reason", "way")},
+            **{"features": features, "classes": classes, "clustered": clustered, "causal": causal | clustered},
+            "layers": np.floor(u["layers"] * (self.ranges["layers"][1] - self.ranges["layers"][0] + 1)).astype(int)
+            + self.ranges["layers"][0],
+            "active": np.minimum(active, self.width),
+            "num_clusters": np.where(clustered, classes * per_class, 1),
+            "spread": np.where(clustered, between(u["spread"], 0.4, 3), 0.0),
+            "sparsity": 0.95 * u["sparsity"],
+            "gain": between(u["gain"], 0.5, 4),
+            "noise": between(u["noise"], 0.01, 1),
+            "flips": np.where(u["flips"] < 0.5, 0, (u["flips"] - 0.5) * 0.3),
+            "categorical": np.where(u["categorical"] < self.shares["categorical"], u["some"], 0),
+            "missing": np.where(gaps, 0.3 * u["rate"], 0),
+            "which": u["which"],
+        }
+
+    def _chosen(self, choice: Draw, table: Draw, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The nodes [B, R, M] that are a table's columns [B, R, F], and those behind its target [B, R, N]."""
+        place = np.arange(nodes.shape[-1])
+        layer, causal = place // self.width, choice["causal"][:, None]
+        last = choice["layers"][:, None]
+        target = np.where(causal, (layer >= 1) & (layer <= last), layer == last)
+        key = tabular_network.uniforms(table["order"])
+        targets = np.argsort(np.where(target, key, 2), 1, kind="stable")[:, : self.spec.num_outputs]
+        cause = place < choice["active"][:, None]
+        column = np.where(causal, cause | ((layer >= 1) & (layer <= last)), cause)
+        np.put_along_axis(column, targets, False, 1)
+        columns = np.argsort(np.where(column, 1 - key, 2), 1, kind="stable")[:, : self.ranges["features"][1]]
+        picked = (np.take_along_axis(nodes, places[:, None], -1) for places in (columns, targets))
+        x, t = picked
+        return x, t
+
+    def fingerprint(self) -> str:
+        settings = {"kind": self.kind, **{name: list(pair) for name, pair in self.ranges.items()}, **self.shares}
+        return "tabular prior: " + ", ".join(f"{name} {value}" for name, value in settings.items())
