@@ -3,7 +3,7 @@
     h = h + W_o attention(norm(h), context);   h = h + W_2 GELU(W_1 norm(h))
 
 The context's keys and values of each layer are computed once (``read_context``) and serve any number of other rows
-(``read``). Norms come first (Xiong et al. 2020), and W_o and W_2 start at zero, so the untrained network is the identity.
+(``read``). Norms come first (Xiong et al. 2020), and W_o and W_2 start small, so the untrained network is nearly the identity.
 Vaswani et al., NeurIPS 2017, https://arxiv.org/abs/1706.03762. S context rows, R rows, C width, H heads
 """
 
@@ -17,6 +17,8 @@ from metarun.models.exact.layers import standardised
 
 Memory = list[tuple[Tensor, Tensor]]  # keys and values [H, S, C / H] of each layer
 
+SMALL = 0.1  # times the usual start, of what a layer adds
+
 
 def reader(width: int, depth: int, feedforward: int, like: Tensor) -> list[Params]:
     """theta_0: ``depth`` layers of attention and a perceptron of ``feedforward`` hidden units."""
@@ -29,7 +31,7 @@ def layer(width: int, feedforward: int, like: Tensor) -> Params:
     sizes |= {"expand": (width, feedforward), "contract": (feedforward, width)}
     weights = {name: dense(pair, like)[0] for name, pair in sizes.items()}
     for name in ("out", "contract"):
-        weights[name] = {key: torch.zeros_like(value) for key, value in weights[name].items()}
+        weights[name] = {key: SMALL * value for key, value in weights[name].items()}
     return {**weights, "attention_norm": norm(width, like), "perceptron_norm": norm(width, like)}
 
 

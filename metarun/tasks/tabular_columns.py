@@ -68,7 +68,7 @@ def with_gaps(choice: Draw, rows: Draw, x: np.ndarray, used: np.ndarray) -> tupl
     rate = choice["missing"][:, None, None]
     centre, scale = x[:, :REFERENCE].mean(1, keepdims=True), x[:, :REFERENCE].std(1, keepdims=True) + 1e-9
     slope = np.where(choice["reason"] < 0.5, 3.0, 0.0)[:, None, None]
-    chance = 2 * rate / (1 + np.exp(-slope * ((x - centre) / scale)))
+    chance = 2 * rate / (1 + np.exp(-slope * ((x - centre) / scale).clip(-CLIP, CLIP)))
     own = np.arange(x.shape[-1]) < used[:, None]
     gaps = (uniforms(rows["missing"]) < chance * choice["which"][:, None, None]) & own[:, None]
     x = np.where(gaps, np.nan, x)

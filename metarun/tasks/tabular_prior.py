@@ -26,6 +26,7 @@ from metarun.tasks.episodes import PointSize, sizes_by_split
 from metarun.tasks.tabular_labels import label_shapes, labelled, shared_classes, standard_targets
 from metarun.tasks.tabular_network import MAX_CLUSTERS, REFERENCE, between, parted, whole
 
+MAX_CAUSES = 12  # of a causal table: more of them, and no column says much of the target
 CHOICES = (
     *("features", "classes", "layers", "active", "causal", "clusters", "odd_causes", "spread", "imbalance", "sparsity"),
     *("gain", "noise", "way", "flips", "skew", "categorical", "some", "missing", "rate", "reason", "which"),
@@ -129,13 +130,12 @@ class TabularPrior(TaskDistribution):
         u = dict(zip(CHOICES, draw["choices"].T, strict=True))
         low, high = self.ranges["classes"]
         support = draw["rows"].shape[1] - REFERENCE - draw["queries"][0]
-        two = u["classes"] < 0.4
-        classes = np.where(two, low, low + np.floor((u["classes"] - 0.4) / 0.6 * (high - low + 1)))
-        classes = np.minimum(classes, max(low, support // 4)).astype(int)
+        classes = whole(((u["classes"] - 0.4) / 0.6).clip(0), low, high)  # four of ten have as few as can be
+        classes = np.minimum(classes, max(low, support // 4))
         clustered = u["clusters"] < self.shares["clusters"]
         causal = u["causal"] < self.shares["causal"]
         features = whole(u["features"], *self.ranges["features"])
-        active = np.where(causal | clustered, whole(u["active"], 2, max(self.width // 2, 2)), features)
+        active = np.where(causal | clustered, whole(u["active"], 1, min(self.width, MAX_CAUSES)), features)
         per_class = 1 + (u["way"] * 997 % 1 < 0.3)
         gaps = u["missing"] < self.shares["missing"]
         return {
@@ -145,11 +145,11 @@ class TabularPrior(TaskDistribution):
             + self.ranges["layers"][0],
             "active": np.minimum(active, self.width),
             "num_clusters": np.where(clustered, classes * per_class, 1),
-            "spread": np.where(clustered, between(u["spread"], 0.4, 3), 0.0),
+            "spread": np.where(clustered, between(u["spread"], 0.6, 4), 0.0),
             "sparsity": 0.95 * u["sparsity"],
-            "gain": between(u["gain"], 0.5, 4),
-            "noise": between(u["noise"], 0.01, 1),
-            "flips": np.where(u["flips"] < 0.5, 0, (u["flips"] - 0.5) * 0.3),
+            "gain": between(u["gain"], 0.5, 2.5),
+            "noise": between(u["noise"], 0.003, 0.4),
+            "flips": np.where(u["flips"] < 0.6, 0, (u["flips"] - 0.6) * 0.3),
             "categorical": np.where(u["categorical"] < self.shares["categorical"], u["some"], 0),
             "missing": np.where(gaps, 0.3 * u["rate"], 0),
             "which": u["which"],
