@@ -71,6 +71,7 @@ class TabularPrior(TaskDistribution):
             objective=CROSS_ENTROPY if classes else SQUARED_ERROR,
             num_ways=classes,
             train_num_ways=classes,
+            most_rows=max(size.num_shots for size in self.sizes.values()),
         )
         self.width = num_features[1] + (classes or 1)  # a layer has room for all columns and targets
         sizes = num_layers[1], self.width
