@@ -29,7 +29,7 @@ def standard_columns(x: np.ndarray, context: np.ndarray) -> np.ndarray:
 def column_shapes(num_features: int) -> Shapes:
     """What the columns of a table draw once."""
     return {
-        "kind": (4, num_features),
+        "kind": (5, num_features),
         "level": (MAX_LEVELS - 1, num_features),
         "code": (MAX_LEVELS, num_features),
     }
@@ -37,25 +37,25 @@ def column_shapes(num_features: int) -> Shapes:
 
 def warped(choice: Draw, table: Draw, x: np.ndarray) -> np.ndarray:
     """Columns x [B, R, F] as tables have them: some are skewed, some rounded, some are codes of categories."""
-    u = uniforms(table["kind"])  # [B, 4, F]
+    u = uniforms(table["kind"])  # [B, 5, F]
     skewed, rounded = u[:, 0] < 0.2, u[:, 0] > 0.85
     x = np.where(skewed[:, None], np.exp(0.3 + u[:, None, 1] * x.clip(-4, 4)), x)
     x = np.where(rounded[:, None], np.round(x * (1 + 3 * u[:, None, 1])), x)
     tables, columns = np.nonzero(u[:, 2] < choice["categorical"][:, None])
-    x[tables, :, columns] = _codes(u[:, 3], table, x, tables, columns)
+    x[tables, :, columns] = _codes(u[:, 3:], table, x, tables, columns)
     return x
 
 
 def _codes(u: np.ndarray, table: Draw, x: np.ndarray, tables: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """The categories [C, R] of C columns: x between random reference values, numbered in a random order or the right one."""
-    levels = 2 + np.floor((MAX_LEVELS - 1) * u[tables, columns] ** 2).astype(int)  # [C], few are likely
+    levels = 2 + np.floor((MAX_LEVELS - 1) * u[tables, 0, columns] ** 2).astype(int)  # [C], few are likely
     own = x[tables, :, columns]
     at = (uniforms(table["level"][tables, :, columns]) * REFERENCE).astype(int)  # [C, MAX_LEVELS - 1]
     bounds = np.take_along_axis(own, at, 1)
     used = np.arange(MAX_LEVELS - 1) < levels[:, None] - 1
     code = ((own[:, None] > bounds[..., None]) & used[..., None]).sum(1)
     shuffled = table["code"][tables, :, columns].argsort(1, kind="stable")
-    ordered = u[tables, columns] * 997 % 1 < 0.3
+    ordered = u[tables, 1, columns] < 0.3
     return np.where(ordered[:, None], code, np.take_along_axis(shuffled, code, 1))
 
 

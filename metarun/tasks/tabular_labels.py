@@ -9,9 +9,29 @@ from metarun.core import Draw
 from metarun.tasks.tabular_network import REFERENCE, Shapes, normals, uniforms
 
 
+TREES, DEPTH = 3, 3
+
+
 def label_shapes(num_nodes: int, num_classes: int) -> Shapes:
     """What the targets of a table draw once: an order of the nodes, and of classes their shares and order."""
-    return {"order": (num_nodes,), "share": (num_classes,), "class": (num_classes,)}
+    return {
+        **{"order": (num_nodes,), "share": (num_classes,), "class": (num_classes,)},
+        **{"split": (2, TREES, DEPTH), "leaf": (TREES, 2**DEPTH, num_classes)},
+    }
+
+
+def tree_targets(choice: Draw, table: Draw, x: np.ndarray) -> np.ndarray:
+    """Sums [B, R, N] of the leaves that rows reach in ``TREES`` trees, whose level asks all rows of one column x [B, R, F]."""
+    split = uniforms(table["split"])  # [B, 2, TREES, DEPTH]
+    column = (split[:, 0] * choice["features"][:, None, None]).astype(int).reshape(len(x), -1)
+    asked = np.take_along_axis(x, column[:, None], 2)  # [B, R, TREES * DEPTH]
+    at = (split[:, 1].reshape(len(x), 1, -1) * REFERENCE).astype(int)
+    right = asked > np.take_along_axis(asked[:, :REFERENCE], at, 1)
+    code = right.reshape(*x.shape[:2], TREES, DEPTH) @ (1 << np.arange(DEPTH))  # [B, R, TREES]
+    leaf = normals(table["leaf"])  # [B, TREES, 2 ** DEPTH, N]
+    return sum(np.take_along_axis(leaf[:, m], code[:, :, m, None], 1) for m in range(TREES)) / TREES**0.5
+
+
 
 
 def labelled(choice: Draw, table: Draw, rows: Draw, t: np.ndarray, cluster: np.ndarray) -> np.ndarray:
@@ -54,6 +74,6 @@ def shared_classes(y: np.ndarray, queries: int) -> tuple[np.ndarray, np.ndarray]
 
 def standard_targets(choice: Draw, t: np.ndarray, first: int) -> np.ndarray:
     """Targets t [B, R], some skewed, with the mean 0 and the deviation 1 on the rows from ``first`` on."""
-    t = np.where((choice["skew"] < 0.25)[:, None], np.exp(4 * choice["skew"][:, None] * t.clip(-4, 4)), t)
+    t = np.where((choice["skewed"] < 0.25)[:, None], np.exp(choice["skew"][:, None] * t.clip(-4, 4)), t)
     mean, deviation = t[:, first:].mean(1, keepdims=True), t[:, first:].std(1, keepdims=True)
     return (t - mean) / np.where(deviation > 1e-9, deviation, 1.0)

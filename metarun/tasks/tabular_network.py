@@ -85,7 +85,7 @@ def table_shapes(num_layers: int, width: int) -> Shapes:
         "kept": (*layer, width),
         "shift": layer,
         "noise": layer,
-        "cause": (2, width),
+        "cause": (3, width),
         "centres": (MAX_CLUSTERS, width),
         "shares": (MAX_CLUSTERS,),
         "activation": (num_layers,),
@@ -108,16 +108,16 @@ def clusters(choice: Draw, table: Draw, rows: Draw, number: np.ndarray) -> np.nd
 def causes(choice: Draw, table: Draw, rows: Draw, active: np.ndarray, cluster: np.ndarray) -> np.ndarray:
     """The inputs of the networks [B, R, H]: the first ``active`` [B] of each, again and again."""
     z, u = normals(rows["cause"]), uniforms(rows["cause"])
-    kind, level = (uniforms(table["cause"][:, k])[:, None] for k in range(2))
-    kind = np.where(kind < choice["odd_causes"][:, None, None], 1 + np.floor(kind * 997) % 4, 0)
+    odd, kind, level = (uniforms(table["cause"][:, k])[:, None] for k in range(3))
+    kind = np.where(odd < choice["odd_causes"][:, None, None], 1 + np.floor(4 * kind), 0)
     levels = 2 + np.floor(level * 5)
-    odd = [
+    others = [
         (u - 0.5) * 12**0.5,
         (np.floor(u * levels) - (levels - 1) / 2) / levels * 3,
         0.4 * z + np.sign(u - level),
         np.expm1(0.8 * z),
     ]
-    z = np.select([kind == k for k in range(1, 5)], odd, z)
+    z = np.select([kind == k for k in range(1, 5)], others, z)
     centres = choice["spread"][:, None, None] * normals(table["centres"])
     z = z + np.take_along_axis(centres, cluster[..., None], 1)
     return np.take_along_axis(z, (np.arange(z.shape[-1]) % active[:, None])[:, None], -1)

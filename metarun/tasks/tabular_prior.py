@@ -2,8 +2,9 @@
 
 A table is a random network (``tabular_network``). Of ``causal`` tables the columns are any of its nodes, and the target is
 one more, before or after them; of the others the columns are the network's inputs, and the target is an output. Of
-``clusters`` tables the rows lie around centres, and the classes are those of the centres. Else classes are the target
-node between random thresholds, or the largest of several nodes. Columns are skewed, rounded or categories, values are
+``clusters`` tables the rows lie around centres, and the classes are those of the centres; of ``trees`` tables of the rest
+the target is a sum of random decision trees of the columns. Else classes are the target node between random thresholds,
+or the largest of several nodes. Columns are skewed, rounded or categories, values are
 missing; the columns are in random order, and zeros fill them up to the highest ``num_features``.
 
 Inputs and regression targets are standardised by the support rows, as a user's table can be. Every class of the query is
@@ -18,27 +19,30 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from metarun.core import Batch, Draw, Episode, TaskDistribution, TaskSpec
+from metarun.core import Batch, Draw, Episode, TaskSpec
 from metarun.objectives import CROSS_ENTROPY, SQUARED_ERROR
 from metarun.tasks import tabular_columns, tabular_network
-from metarun.tasks.episodes import PointSize, sizes_by_split
-from metarun.tasks.tabular_labels import label_shapes, labelled, shared_classes, standard_targets
+from metarun.tasks.sizes import Count, PointSize, Sized, sizes_by_split
+from metarun.tasks.tabular_labels import label_shapes, labelled, shared_classes, standard_targets, tree_targets
 from metarun.tasks.tabular_network import MAX_CLUSTERS, REFERENCE, between, parted, whole
 
 MAX_CAUSES = 12  # of a causal table: more of them, and no column says much of the target
+AT_ONCE = 16  # tables
 CHOICES = (
-    *("features", "classes", "layers", "active", "causal", "clusters", "odd_causes", "spread", "imbalance", "sparsity"),
-    *("gain", "noise", "way", "flips", "skew", "categorical", "some", "missing", "rate", "reason", "which"),
+    *("features", "classes", "layers", "active", "causal", "clusters", "each", "odd_causes", "spread", "imbalance"),
+    *("sparsity", "gain", "noise", "trees", "way", "flips", "skew", "skewed", "categorical", "some", "missing"),
+    *("rate", "reason", "which"),
 )
 
 
-class TabularPrior(TaskDistribution):
+class TabularPrior(Sized):
     """Support x [K, F], y [K] (classes) or [K, 1] (targets), and so the query.
 
     ``num_features``, ``num_classes`` and ``num_layers`` are [lowest, highest] of a table. ``causal``, ``clusters``,
-    ``categorical`` and ``missing`` are the shares of tables that are causal, in clusters, have categorical columns, and
-    lack values.
+    ``trees``, ``categorical`` and ``missing`` are the shares of tables that are causal, in clusters, labelled by trees,
+    have categorical columns, and lack values.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917
@@ -49,19 +53,20 @@ class TabularPrior(TaskDistribution):
         num_layers: tuple[int, int],
         causal: float,
         clusters: float,
+        trees: float,
         categorical: float,
         missing: float,
-        num_shots: int,
-        num_queries: int,
-        train_num_shots: int | None,
-        train_num_queries: int | None,
+        num_shots: Count,
+        num_queries: Count,
+        train_num_shots: Count | None,
+        train_num_queries: Count | None,
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self.sizes = sizes_by_split(PointSize(num_shots, num_queries), train_num_shots, train_num_queries)
+        self.sizes = sizes_by_split(PointSize, (num_shots, num_queries), train_num_shots, train_num_queries)
         self.kind, self.ranges = kind, {"features": num_features, "classes": num_classes, "layers": num_layers}
-        self.shares = {"causal": causal, "clusters": clusters, "categorical": categorical, "missing": missing}
+        self.shares = {"causal": causal, "clusters": clusters, "trees": trees, "categorical": categorical, "missing": missing}
         self.seed, self.device, self.dtype = seed, device, dtype
         self._check()
         classes = num_classes[1] if kind == "classification" else None
@@ -101,12 +106,20 @@ class TabularPrior(TaskDistribution):
         return {**draw, "queries": np.full(len(draw["choices"]), self.sizes[split].num_queries)}
 
     def episodes(self, draw: Draw) -> Episode:
-        choice, table, rows = self._choices(draw), parted(draw["table"], self.table_shapes), None
-        rows = parted(draw["rows"], self.row_shapes)
+        parts = [range(k, min(k + AT_ONCE, len(draw["table"]))) for k in range(0, len(draw["table"]), AT_ONCE)]
+        made = [self._tables({name: values[part] for name, values in draw.items()}) for part in parts]
+        support, query = (Batch(*(torch.cat(leaves) for leaves in zip(*both, strict=True))) for both in zip(*made, strict=True))
+        return Episode(support, query)
+
+    def _tables(self, draw: Draw) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """The support and the query, each x and y, of some tables: all at once would not fit into the caches."""
+        choice = self._choices(draw)
+        table, rows = parted(draw["table"], self.table_shapes), parted(draw["rows"], self.row_shapes)
         cluster = tabular_network.clusters(choice, table, rows, choice["num_clusters"])
         inputs = tabular_network.causes(choice, table, rows, choice["active"], cluster)
         nodes = tabular_network.nodes(choice, table, rows, inputs)
         x, targets = self._chosen(choice, table, nodes)
+        targets = np.where(choice["trees"][:, None, None], tree_targets(choice, table, x), targets)
         x, used = tabular_columns.with_gaps(
             choice, rows, tabular_columns.warped(choice, table, x), choice["features"]
         )
@@ -120,11 +133,14 @@ class TabularPrior(TaskDistribution):
             y = np.concatenate([y[:, :1].repeat(REFERENCE, 1), y], 1)
         x = tabular_columns.standard_columns(x, x[:, first:])
         x = np.where(np.arange(x.shape[-1]) < used[:, None, None], x, 0.0)
-        return Episode(self._batch(x[:, first:], y[:, first:]), self._batch(x[:, REFERENCE:first], y[:, REFERENCE:first]))
+        parts = slice(first, None), slice(REFERENCE, first)
+        support, query = ((self._tensor(x[:, part]), self._tensor(y[:, part])) for part in parts)
+        return support, query
 
-    def _batch(self, x: np.ndarray, y: np.ndarray) -> Batch:
-        inputs, targets = torch.from_numpy(x).to(self.device, self.dtype), torch.from_numpy(y).to(self.device)
-        return Batch(inputs, targets if self.kind == "classification" else targets.to(self.dtype))
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        """On the run's device; classes stay whole numbers."""
+        tensor = torch.from_numpy(values)
+        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
 
     def _choices(self, draw: Draw) -> Draw:
         """The hyperparameters of each table [B] by name, of its uniforms."""
@@ -137,11 +153,12 @@ class TabularPrior(TaskDistribution):
         causal = u["causal"] < self.shares["causal"]
         features = whole(u["features"], *self.ranges["features"])
         active = np.where(causal | clustered, whole(u["active"], 1, min(self.width, MAX_CAUSES)), features)
-        per_class = 1 + (u["way"] * 997 % 1 < 0.3)
+        per_class = 1 + (u["each"] < 0.3)
         gaps = u["missing"] < self.shares["missing"]
         return {
-            **{name: u[name] for name in ("odd_causes", "imbalance", "skew", "reason", "way")},
+            **{name: u[name] for name in ("odd_causes", "imbalance", "skew", "skewed", "reason", "way")},
             **{"features": features, "classes": classes, "clustered": clustered, "causal": causal | clustered},
+            "trees": (u["trees"] < self.shares["trees"]) & ~clustered,
             "layers": np.floor(u["layers"] * (self.ranges["layers"][1] - self.ranges["layers"][0] + 1)).astype(int)
             + self.ranges["layers"][0],
             "active": np.minimum(active, self.width),
