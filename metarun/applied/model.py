@@ -89,6 +89,9 @@ class Model:
     learner: FewShotLearner
     reader: Reader
 
+    def __repr__(self) -> str:
+        return f"Model({str(self.run.folder.path)!r})"
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "Model":
         return self  # scikit-learn copies the settings of an estimator, and this holds the training data
 

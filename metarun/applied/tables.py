@@ -172,12 +172,13 @@ class TableClassifier(ClassifierMixin, TableEstimator):
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """The probability of each of ``classes_`` [Q, N]."""
-        found = [one.adapted.probabilities(x)[:, one.codes] for one, x in self._queries(X)]  # type: ignore[attr-defined]
+        found = [one.adapted.probabilities(x)[:, one.codes] for one, x in self._queries(X)]
         return np.mean(found, 0) if found else np.ones((len(self._numbers(X, reset=False)), 1))
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable class of each row [Q]."""
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        probabilities = self.predict_proba(X)
+        return self.classes_[probabilities.argmax(1)]
 
 
 class TableRegressor(RegressorMixin, TableEstimator):
