@@ -30,18 +30,27 @@ class Levels:
         return np.stack(found, 1)
 
 
+def may_have_texts(x: Any) -> bool:
+    """Whether ``x`` is a table whose columns may be of several types: a data frame, or an array [n, F] of objects."""
+    if hasattr(x, "iloc"):
+        return x.ndim == 2 and bool(x.shape[0]) and bool(x.shape[1])
+    return isinstance(x, np.ndarray) and x.dtype.kind in "OUS" and x.ndim == 2 and x.size > 0
+
+
 def columns(x: Any) -> list[np.ndarray]:
     """The columns of a data frame or an array, each an array [n]."""
     if hasattr(x, "iloc"):
         return [_of_series(x.iloc[:, k]) for k in range(x.shape[1])]
-    return list(np.asarray(x).T)
+    return [column for column in np.asarray(x).T]  # noqa: C416 (an array's rows have a type of their own)
 
 
 def _of_series(series: Any) -> np.ndarray:
     """A data frame's column as floats, or as objects where it holds anything else."""
     if series.dtype.kind in "biuf":
         return series.to_numpy(dtype=np.float64, na_value=np.nan)
-    return np.where(series.isna(), None, series.astype(object))
+    values: np.ndarray = series.astype(object).to_numpy(dtype=object, copy=True)
+    values[series.isna().to_numpy()] = None
+    return values
 
 
 def _levels(column: np.ndarray) -> tuple[str, ...] | None:
@@ -78,7 +87,7 @@ def with_indicators(x: np.ndarray, context: np.ndarray, room: int) -> np.ndarray
 
 
 def model_inputs(x: np.ndarray, context: np.ndarray, chosen: np.ndarray, size: int) -> np.ndarray:
-    """Inputs [n, D] of the model for rows ``x`` [n, F], with D = ``size``: the columns ``chosen``, standardised by ``context``."""
+    """Inputs [n, ``size``] of the model for rows ``x`` [n, F]: the columns ``chosen``, standardised by ``context``."""
     z = standard_columns(x[:, chosen], context[:, chosen])
     return np.pad(z, ((0, 0), (0, size - z.shape[1])))
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from metarun.applied.table_inputs import Levels, model_inputs, uniform_columns, with_indicators
+from metarun.applied.table_inputs import Levels, may_have_texts, model_inputs, uniform_columns, with_indicators
 from metarun.errors import DataError, MetarunError
 
 try:
@@ -30,7 +30,6 @@ except ImportError as error:
     raise MetarunError("estimators for tables need scikit-learn: pip install 'metarun[tables]'.") from error
 
 if TYPE_CHECKING:
-    from metarun.applied.adapted import Adapted
     from metarun.applied.model import Model
 
 
@@ -42,15 +41,13 @@ class Reading:
     columns: np.ndarray
     ranks: bool
     codes: np.ndarray
-    adapted: "Adapted"
+    adapted: Any  # an AdaptedClassifier or AdaptedRegressor
 
 
 class TableEstimator(BaseEstimator):
     """What both kinds share. ``max_rows`` None: as many as the model was trained on."""
 
-    def __init__(
-        self, model: "Model", num_orders: int = 4, max_rows: int | None = None, random_state: Any = 0
-    ) -> None:
+    def __init__(self, model: "Model", num_orders: int = 4, max_rows: int | None = None, random_state: Any = 0) -> None:
         self.model = model
         self.num_orders = num_orders
         self.max_rows = max_rows
@@ -63,18 +60,17 @@ class TableEstimator(BaseEstimator):
 
     def _numbers(self, X: Any, reset: bool) -> np.ndarray:
         """X as numbers [n, F]; ``reset``: its columns become those of this estimator."""
-        if hasattr(X, "iloc") or getattr(np.asarray(X) if not hasattr(X, "shape") else X, "dtype", None) == object:
-            if getattr(X, "ndim", 2) == 2 and X.shape[0] and X.shape[1]:
-                validate_data(self, X=X, reset=reset, skip_check_array=True)
-                if reset:
-                    self.levels_ = Levels.found(X)
-                X = self.levels_.numbers(X)
-                if np.isinf(X).any():
-                    raise DataError("X holds infinity; give finite numbers, and NaN where a value is missing.")
-                return X
-        x = validate_data(self, X=X, reset=reset, ensure_all_finite="allow-nan", dtype=np.float64)
+        if not may_have_texts(X):
+            x = validate_data(self, X=X, reset=reset, ensure_all_finite="allow-nan", dtype=np.float64)
+            if reset:
+                self.levels_ = Levels((None,) * x.shape[1])
+            return x
+        validate_data(self, X=X, reset=reset, skip_check_array=True)
         if reset:
-            self.levels_ = Levels((None,) * x.shape[1])
+            self.levels_ = Levels.found(X)
+        x = self.levels_.numbers(X)
+        if np.isinf(x).any():
+            raise DataError("X holds infinity; give finite numbers, and NaN where a value is missing.")
         return x
 
     def _read(self, x: np.ndarray, y: np.ndarray, num_classes: int) -> None:
@@ -96,7 +92,7 @@ class TableEstimator(BaseEstimator):
     ) -> Iterator[tuple[np.ndarray, np.ndarray, bool, np.ndarray]]:
         """Rows, columns, whether by ranks, and numbers of the classes, of each reading."""
         random = check_random_state(self.random_state)
-        most = self.max_rows or self.model.run.experiment.task.spec.most_rows
+        most = self.max_rows or self.model.run.experiment.task.spec.most_rows or len(y)
         parts = max(-(-len(varying) // size), 1)
         number = max(self.num_orders, parts * -(-self.num_orders // 2) if parts > 1 else 1)
         if parts > 1:
@@ -196,7 +192,7 @@ class TableRegressor(RegressorMixin, TableEstimator):
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """The mean of each target [Q]; with ``return_std`` also its deviation."""
-        found = [one.adapted.moments(x) for one, x in self._queries(X)]  # type: ignore[attr-defined]
+        found = [one.adapted.moments(x) for one, x in self._queries(X)]
         means = np.array([mean for mean, _ in found])
         mean = means.mean(0)
         centre = self.mean_ + self.deviation_ * mean

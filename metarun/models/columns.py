@@ -24,7 +24,9 @@ BASIS = 3  # functions of a value
 SHRINK = 1.0  # rows at zero that are added to each class's mean
 
 
-def row_encoder(columns: int, targets: int, width: int, hidden: int, penalties: Sequence[float], like: Tensor) -> Params:
+def row_encoder(
+    columns: int, targets: int, width: int, hidden: int, penalties: Sequence[float], like: Tensor
+) -> Params:
     """theta_0 of the encoder."""
     return {
         "column": dense([2 * targets + 6, hidden, hidden + 1], like),
@@ -83,7 +85,9 @@ def inverse_gram(x: Tensor, penalty: Tensor) -> Tensor:
     return torch.linalg.inv(x.T @ x + penalty * one)
 
 
-def fitted_columns(theta: Params, z: Tensor, t: Tensor, weight: Tensor, penalties: Sequence[float]) -> tuple[Params, Tensor]:
+def fitted_columns(
+    theta: Params, z: Tensor, t: Tensor, weight: Tensor, penalties: Sequence[float]
+) -> tuple[Params, Tensor]:
     """What other rows need of the context z [S, D], t [S, T], and the ridge outputs of its rows [S, P T]."""
     found, used = statistics(z, t, weight)
     column = perceptron(theta["column"], found)  # [D, H + 1]
@@ -100,7 +104,9 @@ def encoded_rows(theta: Params, fit: Params, z: Tensor, ridge: Tensor) -> Tensor
     basis = torch.stack([z, z.abs(), (2 * z).tanh()], -1)  # [R, D, BASIS]
     cells = F.gelu(F.linear(basis, **theta["cell"]) + fit["shift"])  # [R, D, H]
     cells = (cells * fit["scale"][:, None]).sum(1)
-    return F.linear(z * fit["gate"], theta["linear"]) + F.linear(cells, **theta["cells"]) + F.linear(ridge, theta["ridge"])
+    return (
+        F.linear(z * fit["gate"], theta["linear"]) + F.linear(cells, **theta["cells"]) + F.linear(ridge, theta["ridge"])
+    )
 
 
 def ridge_outputs(fit: Params, z: Tensor) -> Tensor:

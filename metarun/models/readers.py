@@ -3,7 +3,7 @@
     h = h + W_o attention(norm(h), context);   h = h + W_2 GELU(W_1 norm(h))
 
 The context's keys and values of each layer are computed once (``read_context``) and serve any number of other rows
-(``read``). Norms come first (Xiong et al. 2020), and W_o and W_2 start small, so the untrained network is nearly the identity.
+(``read``). Norms come first (Xiong et al. 2020), and W_o and W_2 start small: an untrained layer is nearly the identity.
 Vaswani et al., NeurIPS 2017, https://arxiv.org/abs/1706.03762. S context rows, R rows, C width, H heads
 """
 

@@ -29,20 +29,22 @@ def standard_columns(x: np.ndarray, context: np.ndarray) -> np.ndarray:
 def column_shapes(num_features: int) -> Shapes:
     """What the columns of a table draw once."""
     return {
-        "kind": (5, num_features),
+        "kind": (6, num_features),
         "level": (MAX_LEVELS - 1, num_features),
         "code": (MAX_LEVELS, num_features),
     }
 
 
 def warped(choice: Draw, table: Draw, x: np.ndarray) -> np.ndarray:
-    """Columns x [B, R, F] as tables have them: some are skewed, some rounded, some are codes of categories."""
-    u = uniforms(table["kind"])  # [B, 5, F]
-    skewed, rounded = u[:, 0] < 0.2, u[:, 0] > 0.85
-    x = np.where(skewed[:, None], np.exp(0.3 + u[:, None, 1] * x.clip(-4, 4)), x)
+    """Columns x [B, R, F] as tables have them: some are skewed, floored or rounded, some are codes of categories."""
+    u = uniforms(table["kind"])  # [B, 6, F]
+    floored, skewed, rounded = u[:, 0] < 0.15, (u[:, 0] > 0.1) & (u[:, 0] < 0.35), u[:, 0] > 0.85
+    floor = np.take_along_axis(x, (u[:, 2:3] * REFERENCE).astype(int), 1)  # [B, 1, F], so many rows have the same value
+    x = np.where(floored[:, None], np.maximum(x, floor), x)
+    x = np.where(skewed[:, None], np.exp((0.3 + 1.2 * u[:, None, 1]) * x.clip(-4, 4)), x)
     x = np.where(rounded[:, None], np.round(x * (1 + 3 * u[:, None, 1])), x)
-    tables, columns = np.nonzero(u[:, 2] < choice["categorical"][:, None])
-    x[tables, :, columns] = _codes(u[:, 3:], table, x, tables, columns)
+    tables, columns = np.nonzero(u[:, 3] < choice["categorical"][:, None])
+    x[tables, :, columns] = _codes(u[:, 4:], table, x, tables, columns)
     return x
 
 

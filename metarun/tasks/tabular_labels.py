@@ -8,7 +8,6 @@ import numpy as np
 from metarun.core import Draw
 from metarun.tasks.tabular_network import REFERENCE, Shapes, normals, uniforms
 
-
 TREES, DEPTH = 3, 3
 
 
@@ -21,7 +20,7 @@ def label_shapes(num_nodes: int, num_classes: int) -> Shapes:
 
 
 def tree_targets(choice: Draw, table: Draw, x: np.ndarray) -> np.ndarray:
-    """Sums [B, R, N] of the leaves that rows reach in ``TREES`` trees, whose level asks all rows of one column x [B, R, F]."""
+    """Sums [B, R, N] of the leaves that rows x [B, R, F] reach in ``TREES`` trees; a level asks all rows the same."""
     split = uniforms(table["split"])  # [B, 2, TREES, DEPTH]
     column = (split[:, 0] * choice["features"][:, None, None]).astype(int).reshape(len(x), -1)
     asked = np.take_along_axis(x, column[:, None], 2)  # [B, R, TREES * DEPTH]
@@ -30,8 +29,6 @@ def tree_targets(choice: Draw, table: Draw, x: np.ndarray) -> np.ndarray:
     code = right.reshape(*x.shape[:2], TREES, DEPTH) @ (1 << np.arange(DEPTH))  # [B, R, TREES]
     leaf = normals(table["leaf"])  # [B, TREES, 2 ** DEPTH, N]
     return sum(np.take_along_axis(leaf[:, m], code[:, :, m, None], 1) for m in range(TREES)) / TREES**0.5
-
-
 
 
 def labelled(choice: Draw, table: Draw, rows: Draw, t: np.ndarray, cluster: np.ndarray) -> np.ndarray:

@@ -62,8 +62,7 @@ def parted(bits: np.ndarray, shapes: Shapes) -> Draw:
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])
     parts = np.split(bits[..., : ends[-1]], ends[:-1], axis=-1)
     return {
-        name: part.reshape(*bits.shape[:-1], *shape)
-        for (name, shape), part in zip(shapes.items(), parts, strict=True)
+        name: part.reshape(*bits.shape[:-1], *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
     }
 
 

@@ -66,18 +66,21 @@ class TabularPrior(Sized):
     ) -> None:
         self.sizes = sizes_by_split(PointSize, (num_shots, num_queries), train_num_shots, train_num_queries)
         self.kind, self.ranges = kind, {"features": num_features, "classes": num_classes, "layers": num_layers}
-        self.shares = {"causal": causal, "clusters": clusters, "trees": trees, "categorical": categorical, "missing": missing}
+        self.shares = {
+            "causal": causal,
+            "clusters": clusters,
+            "trees": trees,
+            "categorical": categorical,
+            "missing": missing,
+        }
         self.seed, self.device, self.dtype = seed, device, dtype
         self._check()
         classes = num_classes[1] if kind == "classification" else None
-        self.spec = TaskSpec(
-            input_shape=(num_features[1],),
-            num_outputs=classes or 1,
-            objective=CROSS_ENTROPY if classes else SQUARED_ERROR,
-            num_ways=classes,
-            train_num_ways=classes,
-            most_rows=max(size.num_shots for size in self.sizes.values()),
+        objective, rows = (
+            CROSS_ENTROPY if classes else SQUARED_ERROR,
+            max(size.num_shots for size in self.sizes.values()),
         )
+        self.spec = TaskSpec((num_features[1],), classes or 1, objective, classes, classes, most_rows=rows)
         self.width = num_features[1] + (classes or 1)  # a layer has room for all columns and targets
         sizes = num_layers[1], self.width
         self.table_shapes = tabular_network.table_shapes(*sizes) | tabular_columns.column_shapes(num_features[1])
@@ -108,7 +111,9 @@ class TabularPrior(Sized):
     def episodes(self, draw: Draw) -> Episode:
         parts = [range(k, min(k + AT_ONCE, len(draw["table"]))) for k in range(0, len(draw["table"]), AT_ONCE)]
         made = [self._tables({name: values[part] for name, values in draw.items()}) for part in parts]
-        support, query = (Batch(*(torch.cat(leaves) for leaves in zip(*both, strict=True))) for both in zip(*made, strict=True))
+        support, query = (
+            Batch(*(torch.cat(leaves) for leaves in zip(*both, strict=True))) for both in zip(*made, strict=True)
+        )
         return Episode(support, query)
 
     def _tables(self, draw: Draw) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -120,9 +125,7 @@ class TabularPrior(Sized):
         nodes = tabular_network.nodes(choice, table, rows, inputs)
         x, targets = self._chosen(choice, table, nodes)
         targets = np.where(choice["trees"][:, None, None], tree_targets(choice, table, x), targets)
-        x, used = tabular_columns.with_gaps(
-            choice, rows, tabular_columns.warped(choice, table, x), choice["features"]
-        )
+        x, used = tabular_columns.with_gaps(choice, rows, tabular_columns.warped(choice, table, x), choice["features"])
         first = REFERENCE + draw["queries"][0]  # of the support
         if self.kind == "regression":
             y = standard_targets(choice, targets[..., 0], first)[..., None]

@@ -72,9 +72,7 @@ def test_rows_outside_the_mask_change_nothing(kind, penalties):
     mask = torch.arange(ROWS + 5) < ROWS
     order = torch.randperm(ROWS + 5)
     padded = Batch(more[0][order], more[1][order], mask[order])
-    same(
-        outputs(learner, theta, padded, episode.query.x), outputs(learner, theta, episode.support, episode.query.x)
-    )
+    same(outputs(learner, theta, padded, episode.query.x), outputs(learner, theta, episode.support, episode.query.x))
 
 
 @pytest.mark.parametrize("kind", KINDS)

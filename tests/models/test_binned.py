@@ -1,5 +1,7 @@
 """The binned density against numerical integrals. float64; the tolerance is that of the integral."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -19,10 +21,12 @@ def density(request: pytest.FixtureRequest) -> tuple[torch.Tensor, torch.Tensor]
 
 def integral(logits: torch.Tensor, borders: torch.Tensor, power: int) -> torch.Tensor:
     """Of y^power times the density, piece by piece: the middle rule between borders, and far into the tails."""
-    ends = torch.cat([borders[1:2] - 60 * (borders[1] - borders[0]), borders[1:-1], borders[-2:-1] + 60 * borders.diff()[-1]])
+    ends = torch.cat(
+        [borders[1:2] - 60 * (borders[1] - borders[0]), borders[1:-1], borders[-2:-1] + 60 * borders.diff()[-1]]
+    )
     total = torch.zeros(len(logits), dtype=torch.float64)
-    for low, high in zip(ends[:-1], ends[1:], strict=True):
-        edges = torch.linspace(float(low), float(high), 40001, dtype=torch.float64)
+    for low, high in pairwise(ends.tolist()):
+        edges = torch.linspace(low, high, 40001, dtype=torch.float64)
         y = (edges[1:] + edges[:-1]) / 2
         p = log_density(logits[:, None].expand(-1, len(y), -1), borders, y.expand(len(logits), -1)).exp()
         total += (p * y**power).sum(1) * (edges[1] - edges[0])

@@ -61,9 +61,9 @@ def test_tables_can_be_learned():
 
 def test_a_table_and_its_query_are_the_same_whatever_the_number_of_support_rows():
     few, many = (prior(*PLAIN, "task.kind=regression", f"task.num_shots={k}").sample("test", [5]) for k in (40, 80))
-    for a, b in ((few.query.x, many.query.x), (few.query.y, many.query.y)):
-        a, b = a[0, :, :1], b[0, :, :1]
-        standard = [(v - v.mean()) / v.std() for v in (a, b)]  # each was standardised by its own support
+    for pair in ((few.query.x, many.query.x), (few.query.y, many.query.y)):
+        own = (values[0, :, :1] for values in pair)
+        standard = [(v - v.mean()) / v.std() for v in own]  # each was standardised by its own support
         torch.testing.assert_close(*standard, rtol=0, atol=1e-9)
 
 
