@@ -148,9 +148,7 @@ def folds(y: np.ndarray, classifies: bool) -> list[tuple[np.ndarray, np.ndarray]
 def scores(model: Any, words: list[str]) -> Scores:
     """The score of each fold: accuracy, or R^2. The tables so far are printed."""
     kind = "classifier" if model.classifies else "regressor"
-    names = [
-        n for n in (CLASSES if model.classifies else NUMBERS) if not words or any(word in n for word in words)
-    ]
+    names = [n for n in (CLASSES if model.classifies else NUMBERS) if not words or any(word in n for word in words)]
     found: Scores = {}
     for name in names:
         x, y = table(name, kind)

@@ -9,6 +9,7 @@ from metarun.core import Draw
 from metarun.tasks.tabular_network import REFERENCE, Shapes, normals, uniforms
 
 TREES, DEPTH = 3, 3
+FURTHEST = 10.0  # deviations of a target: one of thousands would outweigh all others
 
 
 def label_shapes(num_nodes: int, num_classes: int) -> Shapes:
@@ -73,4 +74,4 @@ def standard_targets(choice: Draw, t: np.ndarray, first: int) -> np.ndarray:
     """Targets t [B, R], some skewed, with the mean 0 and the deviation 1 on the rows from ``first`` on."""
     t = np.where((choice["skewed"] < 0.25)[:, None], np.exp(choice["skew"][:, None] * t.clip(-4, 4)), t)
     mean, deviation = t[:, first:].mean(1, keepdims=True), t[:, first:].std(1, keepdims=True)
-    return (t - mean) / np.where(deviation > 1e-9, deviation, 1.0)
+    return ((t - mean) / np.where(deviation > 1e-9, deviation, 1.0)).clip(-FURTHEST, FURTHEST)

@@ -109,6 +109,14 @@ def test_standard_columns_read_only_the_context_and_leave_constant_ones_out():
     np.testing.assert_allclose(z, [[-1, 0, 0], [1, 0, 0], [0, 0, 0]])
 
 
+def test_the_borders_of_the_networks_bins_are_quantiles_of_the_priors_targets():
+    x = experiment("experiment=pfn_tables_regression")
+    y = torch.cat([x.task.at("train", step).sample("train", range(100)).query.y.flatten() for step in range(4)])
+    levels = torch.linspace(0, 1, len(x.learner.quantiles), dtype=torch.float64)[1:-1]  # type: ignore[attr-defined]
+    found = torch.tensor([(y < border).double().mean() for border in x.learner.quantiles[1:-1]])  # type: ignore[attr-defined]
+    assert (found - levels).abs().max() < 0.04  # 400 tables; the targets of one are alike
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
