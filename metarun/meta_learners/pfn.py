@@ -13,7 +13,7 @@ learner's head is not used and not trained.
 
 Unlike the papers: rows are made of statistics of their columns and of leave-one-out ridge regressions, where TabPFN has a
 linear map of x alone (``penalties=[]`` leaves out the regressions); norms come before attention and perceptrons; bins
-have ``quantiles`` as borders that are given, not taken from a sample at the start.
+have ``quantiles`` that are given as borders, not taken from a sample at the start.
 
 Mueller et al., ICLR 2022, https://arxiv.org/abs/2112.10510; Hollmann et al., ICLR 2023, https://arxiv.org/abs/2207.01848.
 Cost: one forward and backward pass, no inner loop; attention has S (S + Q) products a layer.
@@ -35,8 +35,9 @@ from metarun.models.dense import dense
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
 from metarun.models.readers import norm, normed, read, read_context, reader
+from metarun.objectives import mean_of_rows, of_examples
 
-ABSENT = -1e4  # a logit that leaves no probability, and no infinite loss either
+ABSENT = 30.0  # how far the logits of absent classes lie below all others: no probability, and no infinite loss either
 
 # S context rows, Q query rows, D features, C width, N classes, P targets, G bins
 
@@ -129,7 +130,8 @@ class PFN(FewShotLearner):
         logits = F.linear(normed(phi["norm"], read(phi["layers"], rows, phi["memory"], seen)), **phi["head"])
         if self.num_ways is None:
             return logits.unflatten(1, (self.num_outputs, self.bins))
-        return torch.where(phi["classes"], logits, ABSENT)
+        least = torch.where(phi["classes"], logits, torch.inf).amin(1, keepdim=True)
+        return torch.where(phi["classes"], logits, least.detach() - ABSENT)
 
     def predict(self, phi: Params, x: Tensor) -> Tensor:
         return self.outputs(phi, x) if self.num_ways is not None else self.posterior(phi, x)[0]
@@ -147,10 +149,11 @@ class PFN(FewShotLearner):
             return super().query_loss(phi, query)
         logits, y = self.outputs(phi, query.x), query.y.flatten(1)
         borders = self.borders(logits)
-        loss = -log_density(logits, borders, y).mean()
-        mean = moments(logits, borders)[0].detach()
+        surprise = -log_density(logits, borders, y)
+        loss = mean_of_rows(surprise.mean(1), query.mask) if isinstance(query.mask, Tensor) else surprise.mean()
+        mean, objective = moments(logits, borders)[0].detach(), of_examples(self.objective, query.mask)
         return loss, {
-            "query_loss": self.objective.loss(mean, y),
+            "query_loss": objective.loss(mean, y),
             "negative_log_likelihood": loss.detach(),
-            self.objective.score_name: self.objective.score(mean, y),
+            objective.score_name: objective.score(mean, y),
         }
