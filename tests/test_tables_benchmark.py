@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-import tables_benchmark as script  # noqa: E402
+import tables_benchmark as script
 
 
 def test_equal_means_share_their_rank():
@@ -32,6 +32,6 @@ def test_training_rows_are_cut_to_200_and_share_none_with_the_test_rows():
 
 
 def test_a_page_without_receipts_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(script, "KEPT", {kind: tmp_path / "none.json" for kind in script.KEPT})
+    monkeypatch.setattr(script, "KEPT", dict.fromkeys(script.KEPT, tmp_path / "none.json"))
     page = "<!-- classifier -->\nold\n<!-- end -->\n"
     assert script.filled(page) == "<!-- classifier -->\nNot measured yet.\n<!-- end -->\n"
