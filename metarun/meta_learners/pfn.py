@@ -29,12 +29,12 @@ from torch import Tensor
 from torch.func import functional_call
 
 from metarun.core import Batch, FewShotLearner, Metrics, Params, parameters_of
+from metarun.models.attention import norm, norm_weights, read, remember, transformer
 from metarun.models.binned import borders_of, log_density, moments
 from metarun.models.columns import encoded_rows, fitted_columns, ridge_outputs, row_encoder
 from metarun.models.dense import dense
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
-from metarun.models.readers import norm, normed, read, read_context, reader
 from metarun.objectives import mean_of_rows, of_examples
 
 ABSENT = 30.0  # how far the logits of absent classes lie below all others: no probability, and no infinite loss either
@@ -92,8 +92,8 @@ class PFN(FewShotLearner):
             "rows": row_encoder(features, self.num_targets, self.width, self.cells, self.penalties, like),
             "label": dense([self.num_targets, self.width], like)[0],
             "query": like.new_zeros(self.width).detach(),
-            "layers": reader(self.width, self.layers, self.feedforward, like),
-            "norm": norm(self.width, like),
+            "layers": transformer(self.width, self.layers, self.heads, self.feedforward, like),
+            "norm": norm_weights(self.width, like),
             "head": dense([self.width, outputs], like)[0],
         }
 
@@ -109,7 +109,7 @@ class PFN(FewShotLearner):
         return {
             "body": with_support(body, theta["body"], support.x),
             "fit": fit,
-            "memory": read_context(theta["layers"], rows, seen, self.heads),
+            "memory": remember(theta["layers"], rows, seen, self.heads),
             "seen": () if seen is None else seen,
             "classes": (t.abs().sum(0) > 0) if self.num_ways is not None else (),
             **{name: theta[name] for name in ("rows", "query", "layers", "norm", "head")},
@@ -127,7 +127,9 @@ class PFN(FewShotLearner):
         z = functional_call(body_of(self.base_learner), phi["body"], (x,))  # [Q, D]
         rows = encoded_rows(phi["rows"], phi["fit"], z, ridge_outputs(phi["fit"], z)) + phi["query"]
         seen = phi["seen"] if isinstance(phi["seen"], Tensor) else None
-        logits = F.linear(normed(phi["norm"], read(phi["layers"], rows, phi["memory"], seen)), **phi["head"])
+        logits = F.linear(
+            norm(phi["norm"], read(phi["layers"], phi["memory"], rows, seen, itself=False)), **phi["head"]
+        )
         if self.num_ways is None:
             return logits.unflatten(1, (self.num_outputs, self.bins))
         least = torch.where(phi["classes"], logits, torch.inf).amin(1, keepdim=True)
