@@ -23,7 +23,17 @@ from published import write_page
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, PAGE = ROOT / "configs", ROOT / "docs" / "settings.md"
-GROUPS = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution", "evaluation", "logger")
+GROUPS = (
+    "task",
+    "base_learner",
+    "meta_learner",
+    "optimizer",
+    "scheduler",
+    "execution",
+    "evaluation",
+    "logger",
+    "launcher",
+)
 LINE = re.compile(r"""( *)([\w/]+): *((?:"[^"]*"|'[^']*'|[^#'"])*?) *(?:#+ *(.*))?""")
 COMMENT = re.compile(r" *#+ *(.*)")
 LEFT_OUT = ("_target_", "_partial_", "defaults", "hydra")

@@ -112,7 +112,7 @@ def call_problems(cfg: DictConfig, group: str) -> list[str]:
 
 def test_the_groups_are_the_folders_of_the_config_tree():
     folders = {path.name for path in config_dir().iterdir() if path.is_dir() and any(path.glob("*.yaml"))}
-    assert folders == {*GROUPS, "evaluation", "experiment", "logger", "per_learner"}
+    assert folders == {*GROUPS, "evaluation", "experiment", "launcher", "logger", "per_learner"}
 
 
 @pytest.mark.parametrize(("group", "option"), [(group, name) for group in GROUPS for name in options(group)])

@@ -156,7 +156,7 @@ OF_THE_READER = (
     "KEY",
     "WORDS",
 )
-ALONE = ("jobs=", "sweep_dir=", "retries=", "timeout=", "--dry", "hydra/")
+ALONE = ("jobs=", "sweep_dir=", "retries=", "timeout=", "--dry", "hydra/", "launcher", "+launcher.")
 
 
 def problem_of(line: str) -> str:

@@ -60,6 +60,9 @@ class Stage:
         self.most = max(self.most, list(self.codes.values()).count(None))
         return pid
 
+    def process(self, started: int) -> int:
+        return started
+
     def signal(self, pid: int, number: int) -> None:
         self.signals.append(number)
         self.codes[pid] = 128 + number

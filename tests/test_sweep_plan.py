@@ -226,12 +226,13 @@ def test_the_command_of_a_run_can_be_typed_and_names_folders_and_trust(tmp_path)
 
 def test_a_sweep_folder_that_cannot_be_written_is_an_error_that_names_it(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(MetarunError, match="cannot write to the sweep's folder"):
+    with pytest.raises(MetarunError, match="cannot write to the sweep's folder") as caught:
         recorded(tmp_path / "file" / "sweep", plan("seed=0", sweep=tmp_path), [])
+    assert caught.value.exit_code == 2 and "sweep_dir=PATH" in str(caught.value)
 
 
-def test_a_dry_run_of_one_of_hydras_launchers_is_refused():
-    outcome = metarun("-m", "--dry", "seed=0,1", "hydra/launcher=basic")
+def test_a_dry_run_of_one_of_hydras_sweepers_is_refused():
+    outcome = metarun("-m", "--dry", "seed=0,1", "hydra/sweeper=basic")
     assert outcome.code == 2 and "--dry" in outcome.err
 
 

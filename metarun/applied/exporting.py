@@ -93,7 +93,7 @@ def _constants_out_of(graph: torch.fx.GraphModule) -> list[Tensor]:
 @torch.no_grad()
 def program_of(model: Model, learner: FewShotLearner, inputs: Inputs) -> torch.export.ExportedProgram:
     """The exported program; raises NoProgram where there is none, or its outputs are not those of metarun to 1e-5."""
-    function, arguments = adapting(learner, inputs.num_ways), (*inputs.support, inputs.query_x)
+    function, arguments = adapting(learner, inputs.num_ways), (*inputs.support[:2], inputs.query_x)
     leaves, structure = tree_flatten((model.run.theta, *arguments))
     with eval_mode(learner):
         expected = function(model.run.theta, *arguments)

@@ -19,7 +19,7 @@ from metarun.process import SPIN_COUNT, THRESHOLDS, keep_freed_memory
 
 GIB = 2**30
 NEEDED_DISK = 2 * GIB
-LAUNCHERS = {"joblib": "hydra-joblib-launcher", "submitit": "hydra-submitit-launcher", "ray": "hydra-ray-launcher"}
+LAUNCHERS = ("joblib", "submitit", "ray")  # named as the packages that they need
 SWEEPERS = {"optuna": "hydra-optuna-sweeper"}
 
 
@@ -119,15 +119,15 @@ def _data(root: Path) -> Iterator[Finding]:
 
 def _launchers() -> Iterator[Finding]:
     yield Finding("sweeps", "ok", "metarun -m jobs=N: N runs at a time, a process each")
-    for kind, plugins in (("launcher", LAUNCHERS), ("sweeper", SWEEPERS)):
-        for name, package in plugins.items():
-            present = (
-                find_spec(f"hydra_plugins.hydra_{name}_{kind}") is not None if find_spec("hydra_plugins") else False
-            )
-            fix = "" if present else f"pip install {package}"
-            yield Finding(
-                f"hydra/{kind}={name}", "ok" if present else "info", "installed" if present else "not installed", fix
-            )
+    here = {f"launcher={name}": (name, find_spec(name) is not None) for name in LAUNCHERS}
+    for name, package in SWEEPERS.items():
+        there = find_spec("hydra_plugins") is not None and find_spec(f"hydra_plugins.hydra_{name}_sweeper") is not None
+        here[f"hydra/sweeper={name}"] = package, there
+    for what, (package, present) in here.items():
+        state, value = ("ok", "installed") if present else ("info", "not installed")
+        yield Finding(what, state, value, "" if present else f"pip install {package}")
+    submits = shutil.which("sbatch") is not None
+    yield Finding("launcher=slurm", "ok" if submits else "info", "sbatch is here" if submits else "no sbatch here")
 
 
 def doctor(data_root: Path) -> None:

@@ -53,7 +53,7 @@ def export_run(
         if support is not None:
             adapted = model.computed(learner.adapt, model.run.theta, inputs.support)
             _write_weights(folder / "phi", adapted, {"classes": json.dumps(classes)})
-            support_x, support_y, query_x = (v.cpu().numpy() for v in (*inputs.support, inputs.query_x))
+            support_x, support_y, query_x = (v.cpu().numpy() for v in (*inputs.support[:2], inputs.query_x))
             np.savez(folder / "episode.npz", support_x=support_x, support_y=support_y, query_x=query_x)
         _write_program(folder, model, learner, inputs, classes)
         config = yaml.safe_load((model.run.folder.path / "config.yaml").read_text(encoding="utf-8"))

@@ -102,7 +102,7 @@ def refuse_misplaced(rest: list[str]) -> None:
     problems = [
         f"{text}: goes with a sweep: metarun -m {text} ..."
         for text in rest
-        if text.split("=")[0] in (*SWEEP_KEYS, "--dry")
+        if text.split("=")[0].split(".")[0] in (*SWEEP_KEYS, "--dry")
     ]
     problems += [f"{text}: the command comes first: metarun {text} ..." for text in rest if text in COMMANDS]
     if problems:

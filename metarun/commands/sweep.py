@@ -2,7 +2,6 @@
 
 import gc
 import os
-import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -25,10 +24,13 @@ from metarun.errors import ConfigError
 from metarun.output.folder import new_name, place
 from metarun.paths import as_shown, config_dir
 from metarun.process import prepare
-from metarun.sweep.drain import Drain, Launching, Limits
+from metarun.sweep.chosen import chosen, in_our_words, is_of_the_launcher
+from metarun.sweep.drain import Limits
 from metarun.sweep.grammar import combinations
 from metarun.sweep.launcher import Launcher, Separate
 from metarun.sweep.slots import Slots
+from metarun.sweep.times import FORMS, seconds_in
+from metarun.sweep.way import Sweep, Way
 
 NOT_IN_A_SWEEP = ("run_dir", "resume")  # every run has a folder of its own, and continues it
 MEANS = {
@@ -39,31 +41,29 @@ MEANS = {
     "sampler_seed": "the seed of what is proposed",
 }
 Main = Callable[[list[str]], None]  # of a command line; ends in SystemExit
-UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def sweep(arguments: list[str], config_dirs: list[Path], flags: list[str], dry: bool, main: Main) -> int:
-    """Run every combination that ``arguments`` span; exit code 0 if all completed, 1 if some did not.
+    """Run every combination that ``arguments`` span; exit code 0 if all completed or wait in a cluster's queue, 1 if some
+    did not.
 
     ``flags`` stand before the overrides of each run; ``dry``: only list the runs; ``main``: what a run's process does.
     """
     if "hydra/sweeper=optuna" in arguments:
         raise ConfigError([f"hydra/sweeper=optuna: write metarun search instead: {as_search(arguments)}"])
-    if any(text.startswith(("hydra/launcher=", "hydra/sweeper=")) for text in arguments):
+    if any(text.startswith("hydra/sweeper=") for text in arguments):
         if dry:
-            raise ConfigError(
-                ["--dry lists the runs of metarun's own launcher; leave out hydra/launcher and hydra/sweeper."]
-            )
+            raise ConfigError(["--dry lists the runs of metarun's own sweeps; leave out hydra/sweeper."])
         return _by_hydra(arguments, config_dirs)
-    own, rest = _divided(arguments)
+    own, way, rest = _divided(in_our_words(arguments), config_dirs)
     slots, limits = Slots(whole("jobs", own.get("jobs", "1"), 1)), limits_of(own)
     folder = place(own.get("sweep_dir", str(Path("runs", new_name("sweep")))), "sweep_dir")
     spanned = spread(rest, config_dirs)
     combinations(spanned, config_dirs)  # its mistakes are told before anything is loaded
-    with _launcher(slots, None if dry else main) as launcher:
+    with _launcher(slots, main if way.forks and not dry else None) as launcher:
         from metarun.sweep.plan import planned
         from metarun.sweep.record import recorded
-        from metarun.sweep.view import View, dry_table, final_table
+        from metarun.sweep.view import dry_table, final_table
 
         jobs = planned(spanned, config_dirs, folder)
         if dry:
@@ -72,11 +72,9 @@ def sweep(arguments: list[str], config_dirs: list[Path], flags: list[str], dry: 
         for warning in recorded(folder, jobs, config_dirs):
             print(f"metarun: {warning}", file=sys.stderr)
         print(f"sweep of {len(jobs)} runs: {as_shown(folder)}", file=sys.stderr)
-        with View(len(jobs)) as view:
-            signum = Drain(jobs, folder, Launching(slots, launcher(), flags), limits, view).run()
-        if signum is not None:
-            print("sweep stopped; the same command with the same sweep_dir continues it", file=sys.stderr)
-            return 128 + signum
+        most = slots.jobs if "jobs" in own else None
+        if (code := way.run(Sweep(jobs, folder, flags, slots, limits, most), launcher)) is not None:
+            return code
         completed = final_table(jobs, folder)
         if spanned != rest:
             print("\n".join(leave_curves([(job.overrides, job.folder) for job in jobs], folder)))
@@ -96,8 +94,9 @@ def _pairs(arguments: list[str]) -> list[tuple[str, str]]:
     return [(key, value) for key, _, value in (text.partition("=") for text in arguments)]
 
 
-def _divided(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
-    """What is the sweep's own, by its keys, and the overrides of its runs. Raises ConfigError for what has no place."""
+def _divided(arguments: list[str], config_dirs: list[Path]) -> tuple[dict[str, str], Way, list[str]]:
+    """What is the sweep's own, by its keys, its launcher, and the overrides of its runs. Raises ConfigError for what has no
+    place, and for a launcher that cannot run here."""
     wrong = [text for text in arguments if text.startswith("-") or text.split("=")[0] in NOT_IN_A_SWEEP]
     if wrong:
         raise ConfigError(
@@ -108,8 +107,11 @@ def _divided(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
         )
     if problems := given_twice(readable(arguments)):
         raise ConfigError(problems)
+    way = chosen(list(filter(is_of_the_launcher, arguments)), config_dirs)
     own = dict(text.split("=", 1) for text in arguments if text.startswith(tuple(f"{name}=" for name in SWEEP_KEYS)))
-    return own, [text for text in arguments if text.partition("=")[0] not in own]
+    way.refuse(own)
+    rest = [text for text in arguments if text.partition("=")[0] not in own and not is_of_the_launcher(text)]
+    return own, way, rest
 
 
 def whole(key: str, text: str, least: int) -> int:
@@ -124,10 +126,9 @@ def limits_of(own: dict[str, str]) -> Limits:
     retries, text = whole("retries", own.get("retries", "0"), 0), own.get("timeout")
     if text is None:
         return Limits(retries)
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text, re.ASCII)
-    if not found or not float(found[1]):
-        raise ConfigError([f"timeout={text}: must be the time that an attempt may take: 90, 90s, 30m, 12h or 2d."])
-    return Limits(retries, float(found[1]) * UNITS[found[2]])
+    if (seconds := seconds_in(text)) is None:
+        raise ConfigError([f"timeout={text}: must be the time that an attempt may take: {FORMS}."])
+    return Limits(retries, seconds)
 
 
 @contextmanager
@@ -177,7 +178,7 @@ def fresh(slots: Slots) -> Launcher:
 
 
 def _by_hydra(arguments: list[str], config_dirs: list[Path]) -> int:
-    """Another launcher or sweeper (Slurm, Ray, Optuna): Hydra runs the show, with ``hydra_job`` as its task."""
+    """Another sweeper: Hydra runs the show, with ``hydra_job`` as its task."""
     import hydra
 
     register_schema()

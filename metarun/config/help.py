@@ -38,7 +38,8 @@ NOTES = {
     "All values of a run, without starting it": "metarun --cfg job [KEY=VALUE ...]",
     "Sweep": "metarun -m KEY=A,B ...; jobs=N runs N at a time; sweep_dir=DIR is where they lie: the same command with the "
     "same DIR keeps what is completed and continues the rest; --dry only lists the runs; retries=N tries again what a "
-    "signal ended or what found no memory; timeout=12h is the time of an attempt; evaluation=data_efficiency is a sweep "
+    "signal ended or what found no memory; timeout=12h is the time of an attempt; launcher=slurm, ray, submitit or joblib "
+    "starts the runs elsewhere; evaluation=data_efficiency is a sweep "
     "over shares of the training classes, and draws the curve",
     "Search": "metarun search DIR trials=50 KEY=interval(A,B) KEY=choice(A,B): trials are scored on validation tasks, bad "
     "ones are pruned, the winner is tested over fresh seeds; the same command goes on",
@@ -48,7 +49,7 @@ NOTES = {
     "config name classes of an installed package",
 }
 WIDTH = 100  # columns at most, and where there is no terminal
-SWEEP_KEYS = ("sweep_dir", "jobs", "retries", "timeout")  # set beside -m
+SWEEP_KEYS = ("sweep_dir", "jobs", "retries", "timeout", "launcher")  # set beside -m
 ORDER = (
     "task",
     "base_learner",

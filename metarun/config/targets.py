@@ -29,6 +29,7 @@ OURS = (
     "metarun.meta_learners",
     "metarun.execution",
     "metarun.output.loggers",
+    "metarun.sweep.launchers",
 )
 COUNTED = " Use a whole number, or two as [lowest, highest]: each meta-batch draws its own between them."
 ALLOWED = (*OURS, "torch.nn", "torch.optim", "torchvision.models", "torchvision.transforms")

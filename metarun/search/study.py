@@ -49,15 +49,14 @@ class Study:
 
     def __init__(self, folder: Path, rules: Rules) -> None:
         import optuna
+        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
         self.optuna, self.rules = optuna, rules
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         journal = folder / JOURNAL
         _mend(journal)
-        lock = optuna.storages.journal.JournalFileOpenLock(str(journal))
-        self.storage = optuna.storages.JournalStorage(
-            optuna.storages.journal.JournalFileBackend(str(journal), lock_obj=lock)
-        )
+        lock = JournalFileOpenLock(str(journal))
+        self.storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal), lock_obj=lock))
         self.study = optuna.create_study(
             storage=self.storage,
             study_name=NAME,

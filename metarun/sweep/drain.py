@@ -69,7 +69,9 @@ class Drain:
             while self.running or (self.waiting and not self.stop):
                 self._pass_on()
                 for job in list(self.running):
-                    if (code := self.launcher.ended(job.pid)) is not None:
+                    code = self.launcher.ended(job.pid)
+                    job.process = self.launcher.process(job.pid)
+                    if code is not None:
                         self._ended(job, code)
                 if not self.stop:
                     self._look()
@@ -142,7 +144,7 @@ class Drain:
     def _is_news(self, status: dict[str, Any]) -> bool:
         """Whether another process wrote this status since this one began."""
         return (moment(status.get("updated")) or 0) >= self.began_at + 1 and status.get("pid") not in {
-            job.pid for job in self.jobs
+            job.process for job in self.jobs
         }
 
     def _start(self) -> None:
@@ -192,7 +194,9 @@ class Drain:
 
     def _was_taken(self, job: Job, status: dict[str, Any]) -> bool:
         """Whether the job ended because another process had begun it at the same moment."""
-        others = status.get("pid") not in (None, job.pid) and (moment(status.get("updated")) or 0) >= job.began_at - 1
+        others = (
+            status.get("pid") not in (None, job.process) and (moment(status.get("updated")) or 0) >= job.began_at - 1
+        )
         return others or busy(job.folder.path)
 
     def _over(self, job: Job, outcome: str) -> None:
@@ -208,7 +212,7 @@ def _worth_another(job: Job, status: dict[str, Any]) -> str:
     assert job.code is not None
     if job.code < 0 or job.code > 128:
         return f"ended by signal {-job.code if job.code < 0 else job.code - 128}"
-    said = str(status.get("error", "")) if job.code == 1 and status.get("pid") == job.pid else ""
+    said = str(status.get("error", "")) if job.code == 1 and status.get("pid") == job.process else ""
     return "out of memory" if NO_MEMORY.search(said) else ""
 
 

@@ -26,7 +26,8 @@ class Job:
     number: int = 0  # its place in the sweep, from 1
     state: str = "waiting"  # waiting | running: by this process | elsewhere: by another | ended
     outcome: str = ""  # how it ended
-    pid: int = 0
+    pid: int = 0  # its number with what started it
+    process: int = 0  # as status.json names it: the same number, unless an engine of others started it
     code: int | None = None
     slot: int = -1
     began: float = 0.0  # of this attempt, by time.monotonic()
@@ -54,6 +55,7 @@ class Job:
     def begin(self, pid: int, slot: int) -> None:
         """Note that it was started."""
         self.state, self.pid, self.slot, self.code, self.told_to_stop = "running", pid, slot, None, None
+        self.process = pid
         self.began, self.began_at, self.steps_seen = time.monotonic(), time.time(), None
         self.tries += 1
 

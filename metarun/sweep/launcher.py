@@ -10,7 +10,10 @@ class Launcher(Protocol):
     """Starts jobs, which are command lines of metarun, and tells how they ended."""
 
     def start(self, arguments: list[str], environment: dict[str, str], output: IO[bytes], slot: IO[bytes]) -> int:
-        """Start a job, and return its process. It prints into ``output``, and keeps ``slot`` open as long as it lives."""
+        """Start a job, and return its number. It prints into ``output``, and ``slot`` is kept open as long as it lives."""
+
+    def process(self, started: int) -> int:
+        """The process of a job, by its number, as its status.json names it; 0 as long as that is not known."""
 
     def signal(self, pid: int, number: int) -> None:
         """Send a job a signal, if it still runs."""
@@ -41,6 +44,10 @@ class Separate:
         )
         self.processes[process.pid] = process
         return process.pid
+
+    def process(self, started: int) -> int:
+        """As ``Launcher`` has it."""
+        return started
 
     def signal(self, pid: int, number: int) -> None:
         """As ``Launcher`` has it."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metarun import __version__
-from metarun.errors import MetarunError
+from metarun.errors import ConfigError
 from metarun.files import read_json, write_json
 from metarun.output.lock import locked
 from metarun.sweep.identity import code, other_code
@@ -27,9 +27,11 @@ def recorded(sweep: Path, jobs: Sequence[Job], config_dirs: Sequence[Path], kept
         with _alone(sweep):
             return _recorded(sweep / NAME, jobs, code(config_dirs), kept)
     except OSError as error:
-        raise MetarunError(
-            f"cannot write to the sweep's folder {sweep} ({error.strerror}). Choose another with sweep_dir=PATH, or make "
-            "this one writable."
+        raise ConfigError(
+            [
+                f"cannot write to the sweep's folder {sweep} ({error.strerror}). Choose another with sweep_dir=PATH, or "
+                "make this one writable."
+            ]
         ) from error
 
 

@@ -64,7 +64,7 @@ def progress_table(jobs: Sequence[Job]) -> Table:
     for job in [job for job in jobs if job.state in ("running", "elsewhere")][:ROWS]:
         status = job.folder.read_status()
         step, steps = (number(status.get(key)) for key in ("step", "steps"))
-        own = status.get("pid") == job.pid or job.state == "elsewhere"
+        own = status.get("pid") == job.process or job.state == "elsewhere"
         done = f"{step:.0f}/{steps:.0f}" if own and step is not None and steps is not None else ""
         left = _left(job, step, steps) if own else ""
         table.add_row(Text(job.name), job.state, done, Text(_score(status)), left)

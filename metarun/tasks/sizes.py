@@ -36,6 +36,7 @@ class PointSize(NamedTuple):
 
 
 Size = TypeVar("Size", bound=EpisodeSize | PointSize)
+AnySized = TypeVar("AnySized", bound="Sized")
 
 
 class Sizes(dict[str, Size]):
@@ -92,7 +93,7 @@ class Sized(TaskDistribution):
     seed: int
     query_unit: int = 1  # numbers of queries are multiples of it
 
-    def at(self, split: str, number: int) -> "Sized":
+    def at(self: AnySized, split: str, number: int) -> AnySized:
         """The distribution of meta-batch ``number`` of ``split``: itself, or a copy of one size that shares its data.
 
         Equal sizes give the same copy.
@@ -111,7 +112,7 @@ class Sized(TaskDistribution):
             self.sizes.made[split, size] = self._with(split, self.sizes.with_size(split, size, size))
         return self.sizes.made[split, size]
 
-    def with_shots(self, split: str, num_shots: int) -> "Sized":
+    def with_shots(self: AnySized, split: str, num_shots: int) -> AnySized:
         """The same with ``num_shots`` in ``split``; raises ValueError where the data have too few examples for it."""
         ends = (self.sizes[split], self.sizes.smallest[split])
         sizes = self.sizes.with_size(split, *(end._replace(num_shots=num_shots) for end in ends))
@@ -123,7 +124,7 @@ class Sized(TaskDistribution):
         """What the data lack for episodes of ``split`` of these sizes: nothing, where not overridden."""
         return []
 
-    def _with(self, split: str, sizes: Sizes[Any]) -> "Sized":
+    def _with(self: AnySized, split: str, sizes: Sizes[Any]) -> AnySized:
         other = copy(self)
         other.sizes = sizes
         if isinstance(sizes[split], EpisodeSize):

@@ -1,0 +1,174 @@
+"""``launcher=slurm``: one array of Slurm's, a task for each run that is not done, and nobody who has to wait for it."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from metarun.errors import ConfigError, MetarunError, shortened
+from metarun.files import read_json, write_atomically, write_json
+from metarun.output.folder import slug
+from metarun.output.lock import busy, locked
+from metarun.paths import as_shown
+from metarun.sweep.job import Job
+from metarun.sweep.launcher import Launcher
+from metarun.sweep.launchers.slurm_script import Task, script
+from metarun.sweep.times import FORMS, seconds_in
+from metarun.sweep.way import Sweep, Way
+
+FOLDER = "slurm"  # in the sweep's, with each script and what became of it
+SBATCH = "sbatch"
+
+
+@dataclass(frozen=True)
+class Slurm(Way):
+    """An array, whose script asks Slurm to begin a run again after a signal, as often as ``retries`` says."""
+
+    partition: str | None
+    account: str | None
+    time: str | int | None
+    warning: int
+    cpus: int
+    gpus: int
+    memory: str | None
+    options: list[str]
+    setup: list[str]
+    wait: bool
+
+    forks: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.time is not None and (limit := seconds_in(str(self.time))) is None:
+            problems.append(f"launcher.time={self.time}: must be the time that an attempt may take: {FORMS}.")
+        elif self.time is not None and (limit or 0) <= self.warning:
+            problems.append(
+                f"launcher.time={self.time}: must be longer than the {self.warning} s before its end at which a run is "
+                "warned; give more time, or lower launcher.warning."
+            )
+        for name, least in (("warning", 1), ("cpus", 1), ("gpus", 0)):
+            if getattr(self, name) < least:
+                problems.append(f"launcher.{name}={getattr(self, name)}: must be {least} or more.")
+        problems += [
+            f"launcher.options: {text!r} is no option of sbatch; write --NAME=VALUE."
+            for text in self.options
+            if not re.fullmatch(r"-[^\s-][^\n]*|--[^\s-][^\n]*", text)
+        ]
+        if problems:
+            raise ConfigError(problems)
+
+    def refuse(self, words: Collection[str]) -> None:
+        """As ``Way`` has it."""
+        problems = []
+        if shutil.which(SBATCH) is None:
+            problems.append(
+                "launcher=slurm: there is no command sbatch here. Give this command on a machine that submits to Slurm, or "
+                "leave out launcher: then the runs start on this machine."
+            )
+        if "timeout" in words:
+            problems.append("timeout: Slurm keeps the time of its jobs; write launcher.time=12h instead.")
+        if problems:
+            raise ConfigError(problems)
+
+    def run(self, sweep: Sweep, forked: Callable[[], Launcher]) -> int | None:
+        """As ``Way`` has it: once the array is submitted this process ends, unless it is to wait."""
+        folder = sweep.folder / FOLDER
+        folder.mkdir(exist_ok=True)
+        with (folder / ".lock").open("ab") as file:
+            locked(file, tries=200)  # of two commands at a time the second sees what the first has submitted
+            left = [job for job in sweep.jobs if not job.completed]
+            there = queued(folder)
+            new = [job for job in left if job.folder.path.name not in there and not busy(job.folder.path)]
+            if len(left) > len(new):
+                print(f"{len(left) - len(new)} runs are in Slurm's queue, or in progress", file=sys.stderr)
+            if not new:
+                return 0 if left else None
+            number = self._submitted(folder, new, sweep)
+        print(f"submitted as Slurm's job {number}: {len(new)} runs", file=sys.stderr)
+        if self.wait:
+            waited(number)
+            return None
+        where = as_shown(sweep.folder)
+        print(
+            f"states: metarun runs {where}\nthe same command again submits only what is neither done nor in the queue"
+        )
+        return 0
+
+    def _submitted(self, folder: Path, jobs: Sequence[Job], sweep: Sweep) -> str:
+        """The number of a new array of these jobs."""
+        count = 1 + max((int(path.stem) for path in folder.glob("*.sh") if path.stem.isdecimal()), default=0)
+        for job in jobs:
+            job.folder.create()
+        tasks = [Task(job.folder.path, job.command(sweep.flags)) for job in jobs]
+        path = folder / f"{count}.sh"
+        options = self._options(path, len(jobs), sweep)
+        text = script(options, tasks, sweep.limits.retries, self.cpus, self.setup)
+        write_atomically(path, text.encode())
+        done = asked(SBATCH, "--parsable", str(path))
+        if done.returncode:
+            reason = shortened(" ".join(done.stderr.split()), 400) or f"exit code {done.returncode}"
+            raise MetarunError(
+                f"sbatch refuses {path}: {reason}. Change what it names by launcher.KEY=VALUE (partition, account, time, "
+                "...); where the array is too large (scontrol show config | grep MaxArraySize), give the sweep in parts."
+            )
+        number = done.stdout.strip().split(";")[0]
+        write_json(folder / f"{count}.json", {"job": number, "runs": [job.folder.path.name for job in jobs]})
+        return number
+
+    def _options(self, path: Path, tasks: int, sweep: Sweep) -> list[str]:
+        """The options of sbatch."""
+        minutes = -(-int(seconds_in(str(self.time)) or 0) // 60) if self.time else None
+        values: dict[str, Any] = {
+            "job-name": slug(f"metarun-{sweep.folder.name}"),
+            "array": f"0-{tasks - 1}" + (f"%{sweep.most}" if sweep.most else ""),
+            "open-mode": "append",
+            "signal": f"USR1@{self.warning}",
+            "output": path.with_name(f"{path.stem}-%a.txt"),
+            "ntasks": 1,
+            "cpus-per-task": self.cpus,
+            "partition": self.partition,
+            "account": self.account,
+            "time": minutes,
+            "gres": f"gpu:{self.gpus}" if self.gpus else None,
+            "mem": self.memory,
+        }
+        return [
+            "--requeue",
+            *(shlex.quote(f"--{name}={value}") for name, value in values.items() if value is not None),
+            *self.options,
+        ]
+
+
+def queued(folder: Path) -> set[str]:
+    """The folders of runs whose tasks wait in Slurm's queue, or run."""
+    found: set[str] = set()
+    for path in folder.glob("*.json"):
+        try:
+            submitted = read_json(path)
+            job, runs = submitted["job"], submitted["runs"]
+        except (ValueError, KeyError):
+            continue
+        done = asked("squeue", "--noheader", "--array", f"--jobs={job}", "--format=%K")
+        places = [int(text) for text in done.stdout.split() if text.isdecimal()] if done.returncode == 0 else []
+        found |= {runs[place] for place in places if place < len(runs)}
+    return found
+
+
+def waited(number: str) -> None:
+    """Return when no task of an array is in the queue any more."""
+    while asked("squeue", "--noheader", f"--jobs={number}").stdout.strip():
+        time.sleep(5)
+
+
+def asked(*command: str) -> "subprocess.CompletedProcess[str]":
+    """What a command of Slurm's says; raises MetarunError where it cannot be started."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise MetarunError(f"cannot run {command[0]} ({error.strerror}). Is Slurm whole on this machine?") from None
