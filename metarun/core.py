@@ -70,6 +70,7 @@ class TaskSpec:
     num_train_classes: int | None = None  # classes that training episodes are drawn from; None: no fixed number
     num_tokens: int | None = None  # inputs are integers below it; None: they are floats
     vocabulary: str | None = None  # a name for what these integers stand for; equal for equal numbering
+    most_rows: int | None = None  # inputs are rows of a table: the most that a support set of training has
 
 
 class TaskDistribution(ABC):

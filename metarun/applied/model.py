@@ -33,6 +33,7 @@ from metarun.trees import slice_tasks, tree_leaves, tree_map
 
 if TYPE_CHECKING:
     from metarun.applied.estimators import Classifier, Regressor
+    from metarun.applied.tables import TableClassifier, TableRegressor
 
 
 def load(
@@ -88,6 +89,9 @@ class Model:
     learner: FewShotLearner
     reader: Reader
 
+    def __repr__(self) -> str:
+        return f"Model({str(self.run.folder.path)!r})"
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "Model":
         return self  # scikit-learn copies the settings of an estimator, and this holds the training data
 
@@ -131,17 +135,31 @@ class Model:
         """
         return self._of_classes(x, y) if self.classifies else self._of_targets(x, y)
 
-    def as_classifier(self) -> "Classifier":
-        """An estimator after scikit-learn's conventions, whose ``fit`` adapts. Raises DataError for a regression model."""
+    def as_classifier(self, **settings: Any) -> "Classifier | TableClassifier":
+        """An estimator after scikit-learn's conventions, whose ``fit`` adapts. Raises DataError for a regression model.
+
+        ``settings`` are those of ``TableClassifier``, for a model of tables.
+        """
         from metarun.applied.estimators import Classifier
 
-        return Classifier(self)
+        if self.run.experiment.task.spec.most_rows is None or not self.classifies:
+            return Classifier(self, **settings)
+        from metarun.applied.tables import TableClassifier
 
-    def as_regressor(self) -> "Regressor":
-        """An estimator after scikit-learn's conventions, whose ``fit`` adapts. Raises DataError for a classifier."""
+        return TableClassifier(self, **settings)
+
+    def as_regressor(self, **settings: Any) -> "Regressor | TableRegressor":
+        """An estimator after scikit-learn's conventions, whose ``fit`` adapts. Raises DataError for a classifier.
+
+        ``settings`` are those of ``TableRegressor``, for a model of tables.
+        """
         from metarun.applied.estimators import Regressor
 
-        return Regressor(self)
+        if self.run.experiment.task.spec.most_rows is None or self.classifies:
+            return Regressor(self, **settings)
+        from metarun.applied.tables import TableRegressor
+
+        return TableRegressor(self, **settings)
 
     def _of_classes(self, x: Tensor, y: np.ndarray) -> "Task":
         classes, labels = _classes_of(y)

@@ -22,13 +22,18 @@ MANIFESTS = {
     "pendulum": "bb87654965dfaa37fe18d23fd4a4e05820aebafbecbee71637be109bf749eaaf",
     "cart_pole": "ec32d5306978762ac779976bdd7fb7afc0abd51a1134aeeef550a9eb6327df38",
     "two_link_arm": "94644cf04e01b2c45e06ad0840803088888ca748c89423c8286c826d78dcf07b",
+    "tabular_prior": "e5c1fba80cd1a0447f76d283ff1f91ea5284eb581ff5167916a3f7ed390071bb",
     "quadratics": "184647922e6a543c2de1ed2036a03d15d4fec82bb32c7d1e30490b586de48230",
     "logistic_regression": "344d730b6e183628cf6fe1b1047ddd9ab6a0fef8e8a2c6b935d9fa46b2a44339",
     "mlp_problems": "a699425fd83e7879c930bfcca8ab56cf4878f6456c69b1a99167744c8b1a7db0",
 }
 REGRESSION = ("sinusoid", "harmonics", "step_functions", "mixed_curves", "gaussian_process", "linear_regression")
 SYSTEMS = ("pendulum", "cart_pole", "two_link_arm")
+TABLES = ("tabular_prior",)
 PROBLEMS = ("quadratics", "logistic_regression", "mlp_problems")  # for learned optimizers: support and query are one
+CONTINUOUS = {
+    "tabular_prior": ["task.num_features=[20,20]", "task.categorical=0"]
+}  # else two rows may be alike by chance
 BUDGET = ["steps=2", "evaluation.every=1", "evaluation.num_val_tasks=2", "evaluation.num_tasks=3", "meta_batch_size=2"]
 
 
@@ -45,7 +50,7 @@ def task_of(name: str, *overrides: str):
 
 
 def test_every_generated_task_has_its_episodes_written_down_here():
-    assert set(MANIFESTS) == {*REGRESSION, *SYSTEMS, *PROBLEMS}
+    assert set(MANIFESTS) == {*REGRESSION, *SYSTEMS, *TABLES, *PROBLEMS}
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
@@ -70,7 +75,7 @@ def test_splits_and_seeds_have_other_episodes_and_no_query_point_is_in_the_suppo
     seen = set()
     for seed in (0, 1):
         for split in ("train", "val", "test"):
-            support, query, _ = task_of(name, f"seed={seed}").sample(split, range(5))
+            support, query, _ = task_of(name, f"seed={seed}", *CONTINUOUS.get(name, [])).sample(split, range(5))
             rows = [row.tobytes() for row in np.asarray(query.x.flatten(0, 1)).astype("<f8")]
             assert not seen & set(rows)
             seen |= set(rows)

@@ -1,0 +1,56 @@
+"""The binned density against numerical integrals. float64; the tolerance is that of the integral."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from metarun.models.binned import borders_of, log_density, moments
+
+QUANTILES = [-4.0, -1.5, -0.4, 0.1, 0.9, 2.0, 5.0]
+FINE = 1e-6
+
+
+@pytest.fixture(params=[3, 12, 50])
+def density(request: pytest.FixtureRequest) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(request.param)
+    logits = torch.randn(4, request.param, dtype=torch.float64)
+    return logits, borders_of(QUANTILES, request.param, logits)
+
+
+def integral(logits: torch.Tensor, borders: torch.Tensor, power: int) -> torch.Tensor:
+    """Of y^power times the density, piece by piece: the middle rule between borders, and far into the tails."""
+    ends = torch.cat(
+        [borders[1:2] - 60 * (borders[1] - borders[0]), borders[1:-1], borders[-2:-1] + 60 * borders.diff()[-1]]
+    )
+    total = torch.zeros(len(logits), dtype=torch.float64)
+    for low, high in pairwise(ends.tolist()):
+        edges = torch.linspace(low, high, 40001, dtype=torch.float64)
+        y = (edges[1:] + edges[:-1]) / 2
+        p = log_density(logits[:, None].expand(-1, len(y), -1), borders, y.expand(len(logits), -1)).exp()
+        total += (p * y**power).sum(1) * (edges[1] - edges[0])
+    return total
+
+
+def test_the_density_integrates_to_one_and_has_the_mean_and_deviation_it_says(density):
+    mean, deviation = moments(*density)
+    mass, first, second = (integral(*density, power) for power in range(3))
+    torch.testing.assert_close(mass, torch.ones(4).double(), rtol=0, atol=FINE)
+    torch.testing.assert_close(mean, first, rtol=0, atol=FINE)
+    torch.testing.assert_close(deviation, (second - first**2).sqrt(), rtol=0, atol=10 * FINE)
+
+
+def test_the_mass_of_a_bin_is_its_probability_and_half_of_a_tails_lies_in_its_width(density):
+    logits, borders = density
+    probability = logits.softmax(1)
+    for k, share in ((0, 0.5), (1, 1.0), (len(borders) - 2, 0.5)):
+        edges = torch.linspace(float(borders[k]), float(borders[k + 1]), 20001, dtype=torch.float64)
+        y = (edges[1:] + edges[:-1]) / 2
+        p = log_density(logits[:, None].expand(-1, len(y), -1), borders, y.expand(len(logits), -1)).exp()
+        torch.testing.assert_close(p.sum(1) * edges.diff()[0], share * probability[:, k], rtol=0, atol=FINE)
+
+
+def test_bins_cut_the_parts_between_two_quantiles_evenly():
+    borders = borders_of([0, 1, 5], 4, torch.zeros(1, dtype=torch.float64))
+    np.testing.assert_allclose(borders, [0, 0.5, 1, 3, 5], rtol=0, atol=0)

@@ -1,0 +1,166 @@
+"""A small network that was trained on drawn tables, as scikit-learn estimators."""
+
+import functools
+import pickle
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import metarun
+from tests.running import metarun as command
+
+sklearn = pytest.importorskip("sklearn")
+from sklearn.base import clone  # noqa: E402
+from sklearn.datasets import load_iris, load_wine, make_blobs, make_regression  # noqa: E402
+from sklearn.model_selection import GridSearchCV, cross_val_score  # noqa: E402
+from sklearn.pipeline import make_pipeline  # noqa: E402
+from sklearn.preprocessing import StandardScaler  # noqa: E402
+from sklearn.utils.estimator_checks import check_estimator  # noqa: E402
+
+BUDGET = [
+    *["steps=150", "meta_batch_size=8", "task.num_features=[2,10]", "task.num_classes=[2,4]", "log_every=50"],
+    *["task.num_shots=60", "task.train_num_shots=60", "task.train_num_queries=20", "task.num_queries=20"],
+    *["task.num_layers=[1,1]", "meta_learner.width=16", "meta_learner.layers=1", "meta_learner.heads=2"],
+    *["meta_learner.feedforward=16", "meta_learner.cells=8", "meta_learner.bins=20", "optimizer.lr=0.01"],
+    *["evaluation.every=150", "evaluation.num_val_tasks=8", "evaluation.num_tasks=8", "logger=none", "device=cpu"],
+    *["execution=vmapped", "execution.threads=1", "dtype=float64"],
+]
+NAMES = np.array(["setosa", "versicolor", "virginica"])
+
+
+@functools.cache
+def model(kind: str):
+    """A model that learned in seconds what scikit-learn's checks ask for."""
+    folder = Path(tempfile.mkdtemp()) / kind
+    experiment = "pfn_tables" if kind == "classification" else "pfn_tables_regression"
+    assert command(f"experiment={experiment}", *BUDGET, f"run_dir={folder}").code == 0
+    return metarun.load(folder)
+
+
+def classifier(**settings: object):
+    return model("classification").as_classifier(**{"num_orders": 2, **settings})
+
+
+def regressor(**settings: object):
+    return model("regression").as_regressor(**{"num_orders": 2, **settings})
+
+
+@pytest.mark.parametrize("estimator", [classifier, regressor])
+def test_estimators_pass_the_checks_of_scikit_learn(estimator):
+    """None is expected to fail. What scikit-learn skips is said there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        results = check_estimator(estimator(), on_fail=None)
+    failed = {one["check_name"]: one["exception"] for one in results if one["status"] == "failed"}
+    assert not failed
+    assert len(results) > 40
+
+
+def test_classes_keep_their_names_and_probabilities_are_in_their_order():
+    x, y = load_iris(return_X_y=True)
+    fitted = classifier(max_rows=200).fit(x, NAMES[y])
+    assert fitted.classes_.tolist() == NAMES.tolist()
+    probabilities = fitted.predict_proba(x)
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-12)
+    assert (fitted.predict(x) == NAMES[probabilities.argmax(1)]).all()
+    assert fitted.score(x, NAMES[y]) > 0.85
+
+
+def test_an_estimator_works_in_a_pipeline_and_a_grid_search():
+    x, y = load_wine(return_X_y=True)
+    x = x[:, :8]
+    pipeline = make_pipeline(StandardScaler(), classifier(max_rows=200))
+    search = GridSearchCV(pipeline, {"tableclassifier__num_orders": [1, 3]}, cv=3).fit(x, y)
+    assert search.best_score_ > 0.85
+    assert cross_val_score(regressor(max_rows=200), *make_regression(90, 4, noise=1, random_state=0), cv=3).min() > 0.7
+
+
+def test_a_clone_has_the_model_and_its_settings_and_is_not_fitted():
+    one = classifier(num_orders=3, max_rows=50, random_state=7)
+    other = clone(one.fit(*make_blobs(40, 3, random_state=0)))
+    assert other.get_params() == one.get_params() and other.model is one.model and not hasattr(other, "readings_")
+
+
+def test_a_fitted_estimator_survives_a_pickle():
+    x, y = make_blobs(40, 3, random_state=0)
+    fitted = classifier().fit(x, y)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(fitted)).predict_proba(x), fitted.predict_proba(x))
+
+
+def test_the_same_seed_gives_the_same_readings_and_the_order_of_rows_does_not_matter():
+    x, y = make_blobs(50, 3, random_state=0)
+    order = np.random.default_rng(0).permutation(50)
+    a, b = classifier().fit(x, y), classifier().fit(x[order], y[order])
+    np.testing.assert_allclose(a.predict_proba(x), b.predict_proba(x), atol=1e-9)
+
+
+def test_data_frames_with_texts_categories_and_missing_values_are_read():
+    pandas = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    colour = rng.choice(["red", "green", "blue"], 60)
+    size = pandas.Categorical(rng.choice(["small", "large"], 60))
+    frame = pandas.DataFrame({"colour": colour, "size": size, "weight": rng.normal(size=60), "whole": range(60)})
+    y = np.where(colour == "red", "yes", "no")
+    frame.loc[::7, "weight"] = np.nan
+    frame.loc[5, "colour"] = None
+    fitted = classifier().fit(frame, y)
+    assert fitted.feature_names_in_.tolist() == list(frame)
+    assert fitted.score(frame, y) > 0.8
+    other = frame.assign(colour="violet")  # a level that was not there is missing
+    assert np.isfinite(fitted.predict_proba(other)).all()
+    with pytest.raises(ValueError, match="feature names"):
+        fitted.predict(frame.rename(columns={"colour": "shade"}))
+
+
+def test_missing_values_have_a_column_that_says_so():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 3)), rng.integers(2, size=60)
+    x[y == 1, 1] = np.where(rng.random((y == 1).sum()) < 0.8, np.nan, x[y == 1, 1])
+    assert classifier().fit(x, y).score(x, y) > 0.75  # the values say nothing, their absence says much
+
+
+def test_more_columns_than_the_model_reads_are_shared_out_with_a_warning():
+    x, y = make_blobs(60, 25, centers=3, random_state=0)
+    with pytest.warns(UserWarning, match="25 columns vary, and the model reads 10"):
+        fitted = classifier().fit(x, y)
+    seen = np.concatenate([one.columns for one in fitted.readings_])
+    assert set(seen.tolist()) == set(range(25)) and fitted.score(x, y) > 0.9
+
+
+def test_more_rows_than_the_model_was_trained_on_are_drawn_with_a_warning():
+    x, y = make_blobs(150, 3, centers=[[0, 0, 0], [4, 4, 4]], random_state=0)
+    y[:3] = 2  # a rare class is never left out
+    with pytest.warns(UserWarning, match="there are 150 rows, and the model was trained on 60"):
+        fitted = classifier().fit(x, y)
+    assert [len(one.rows) for one in fitted.readings_] == [60, 60]
+    assert all(set(y[one.rows]) == {0, 1, 2} for one in fitted.readings_)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(classifier(max_rows=150).fit(x, y).readings_[0].rows) == 150
+
+
+def test_more_classes_than_the_model_has_are_refused_with_the_fix():
+    x, y = make_blobs(60, 3, centers=6, random_state=0)
+    with pytest.raises(ValueError, match=r"6 classes, and the model tells 4 apart.*OutputCodeClassifier"):
+        classifier().fit(x, y)
+
+
+def test_a_regressor_predicts_in_the_units_of_its_targets_and_knows_its_deviation():
+    x, y = make_regression(60, 4, noise=5, random_state=0)
+    fitted = regressor().fit(x, 1000 + 50 * y)
+    mean, deviation = fitted.predict(x, return_std=True)
+    assert fitted.score(x, 1000 + 50 * y) > 0.8
+    np.testing.assert_array_equal(mean, fitted.predict(x))
+    shifted = regressor().fit(x, y).predict(x, return_std=True)
+    np.testing.assert_allclose(mean, 1000 + 50 * shifted[0], rtol=1e-6)
+    np.testing.assert_allclose(deviation, 50 * shifted[1], rtol=1e-6)
+
+
+def test_the_wrong_kind_of_estimator_is_refused():
+    with pytest.raises(ValueError, match="as_regressor"):
+        model("regression").as_classifier()
+    with pytest.raises(ValueError, match="as_classifier"):
+        model("classification").as_regressor()
