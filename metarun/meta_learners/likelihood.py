@@ -5,12 +5,11 @@ Q query, P outputs
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from metarun.core import Batch, Metrics
-from metarun.objectives import Objective
+from metarun.objectives import Objective, mean_of_rows, of_examples
 
 
 def deviation_of(raw: Tensor, smallest: float) -> Tensor:
@@ -36,10 +35,7 @@ def examples(batch: Batch) -> Tensor | None:
 
 def mean_of(values: Tensor, batch: Batch) -> Tensor:
     """Mean of ``values`` [Q, P] over the rows that are examples."""
-    mask = examples(batch)
-    if mask is None:
-        return values.mean()
-    return torch.where(mask[:, None], values, 0).sum() / (mask.sum() * values.shape[1])
+    return values.mean() if isinstance(batch.mask, tuple) else mean_of_rows(values.mean(1), batch.mask)
 
 
 def scored(objective: Objective, mean: Tensor, deviation: Tensor, query: Batch) -> tuple[Tensor, Metrics]:
@@ -50,10 +46,6 @@ def scored(objective: Objective, mean: Tensor, deviation: Tensor, query: Batch) 
 
 def of_mean(objective: Objective, mean: Tensor, query: Batch) -> Metrics:
     """Loss and score of the predicted ``mean`` [Q, P], as of learners that know no deviation."""
-    mask = examples(query)
-    if mask is None:
-        metrics = objective.loss(mean, query.y), objective.score(mean, query.y)
-    else:  # a row that is predicted as it is adds no error, and to the number of rows
-        mean, share = torch.where(mask[:, None], mean, query.y), len(mask) / mask.sum()
-        metrics = objective.loss(mean, query.y) * share, objective.score(mean, query.y) * share
-    return {"query_loss": metrics[0].detach(), objective.score_name: metrics[1]}
+    objective = of_examples(objective, query.mask)
+    loss = objective.loss(mean, query.y).detach()
+    return {"query_loss": loss, objective.score_name: objective.score(mean, query.y)}
