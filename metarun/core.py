@@ -141,6 +141,13 @@ class TaskDistribution(ABC):
         """
         return {}
 
+    def oracle(self, draw: Draw) -> Metrics:
+        """Scores [B] on the episodes behind ``draw`` of one who knows how each was made, where that can be computed.
+
+        Reported beside a learner's at the final test. Nothing, where not overridden.
+        """
+        return {}
+
     def sample(self, split: str, indices: Sequence[int] | np.ndarray) -> Episode:
         """Episodes ``indices`` of ``split``, stacked along a leading task axis."""
         return self.episodes(self.draw(split, indices))
