@@ -103,8 +103,7 @@ class TaskDistribution(ABC):
     def fitted(self) -> dict[str, Any]:
         """What was found out on the training tasks and is used on others, as means and a vocabulary, as JSON can hold it.
 
-        A run keeps it, and gives it as the argument ``fitted`` to the tasks that it is evaluated on, which then take these
-        values instead of their own. Nothing, where not overridden.
+        A run keeps it, and gives it as ``fitted`` to the tasks it is evaluated on, in the place of their own. Else nothing.
         """
         return {}
 
@@ -142,10 +141,7 @@ class TaskDistribution(ABC):
         return {}
 
     def oracle(self, draw: Draw) -> Metrics:
-        """Scores [B] on the episodes behind ``draw`` of one who knows how each was made, where that can be computed.
-
-        Reported beside a learner's at the final test. Nothing, where not overridden.
-        """
+        """Scores [B] of one who knows how the episodes behind ``draw`` were made; none, where it cannot be computed."""
         return {}
 
     def sample(self, split: str, indices: Sequence[int] | np.ndarray) -> Episode:
@@ -252,5 +248,4 @@ def parameters_of(module: nn.Module) -> dict[str, Tensor]:
 
 def surrogate(theta: Params, gradient: Params) -> Tensor:
     """A scalar whose gradient with respect to ``theta`` equals ``gradient``; its value means nothing."""
-    pairs = zip(tree_leaves(theta), tree_leaves(gradient), strict=True)
-    return sum((p * g.detach()).sum() for p, g in pairs)
+    return sum((p * g.detach()).sum() for p, g in zip(tree_leaves(theta), tree_leaves(gradient), strict=True))

@@ -4,7 +4,7 @@
 
 Each query is predicted by the learner adapted to the support set C and the queries before it, in the episode's order. Of a
 Gaussian process it is the joint density; a learner that is no consistent process gets another number in another order.
-Bruinsma et al., ICLR 2023, https://arxiv.org/abs/2303.14468. Cost: Q adaptations a task.
+Bruinsma et al., ICLR 2023, https://arxiv.org/abs/2303.14468 (not read). Cost: Q adaptations a task.
 
     metarun evaluate RUN +evaluation.evaluator.joint._target_=metarun.evaluation.autoregressive.Autoregressive
 """

@@ -13,9 +13,9 @@ C is the support set, T the query set; they are kept apart, where the released c
 ``seed``, which ``at`` replaces every training step: the tasks of a step share them, as they share the masks of dropout, and
 evaluation has the same each time. The base learner's head is not used and not trained.
 
-Kim et al., ICLR 2019, https://arxiv.org/abs/1901.05761 (released code of Google DeepMind, which has no self-attention on
-curves). Without the latent path it is ``cnp`` with ``aggregation: attention``. Cost: one forward and backward pass; the
-decoder runs once for each draw.
+Kim et al., ICLR 2019, https://arxiv.org/abs/1901.05761; released code: https://github.com/deepmind/neural-processes, which
+has no self-attention on curves. Without the latent path it is ``cnp`` with ``aggregation: attention``. Cost: one forward
+and backward pass; the decoder runs once for each draw.
 
 S support, Q query, D features, P outputs, C width, E entries of l, L draws
 """

@@ -86,7 +86,7 @@ def test_the_oracle_is_scikit_learns_regressor_with_the_true_hyperparameters(ker
         np.testing.assert_allclose(scores["mse"][i], ((y - mean) ** 2).mean(), rtol=0, atol=1e-7)
 
 
-def test_the_joint_density_of_the_oracle_is_that_of_all_points_over_that_of_the_support():
+def test_the_joint_density_of_the_oracle_is_that_of_all_points_over_the_supports():
     task = process("rbf", "task.num_shots=7", "task.num_queries=5")
     draw = task.draw("test", range(4))
     _, y, covariance = task.points(draw)
