@@ -1,6 +1,6 @@
 """What metarun is made of: theta* = argmin E_T [ L_T( phi_T(theta) ) ], turned into types.
 
-A meta-learner is written for ONE task: ``adapt(theta, support) -> phi`` and ``query_loss(phi, query)``. All else is elsewhere.
+A learner is written for ONE task: ``adapt(theta, support) -> phi`` and ``query_loss(phi, query)``. All else is elsewhere.
 """
 
 from abc import ABC, abstractmethod
