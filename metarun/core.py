@@ -1,7 +1,6 @@
 """What metarun is made of: theta* = argmin E_T [ L_T( phi_T(theta) ) ], turned into types.
 
-A meta-learner is written for ONE task: ``adapt(theta, support) -> phi`` and ``query_loss(phi, query)``. Batches of tasks,
-devices, optimizers, logging and configuration exist once, elsewhere.
+A learner is written for ONE task: ``adapt(theta, support) -> phi`` and ``query_loss(phi, query)``. All else is elsewhere.
 """
 
 from abc import ABC, abstractmethod
@@ -104,8 +103,7 @@ class TaskDistribution(ABC):
     def fitted(self) -> dict[str, Any]:
         """What was found out on the training tasks and is used on others, as means and a vocabulary, as JSON can hold it.
 
-        A run keeps it, and gives it as the argument ``fitted`` to the tasks that it is evaluated on, which then take these
-        values instead of their own. Nothing, where not overridden.
+        A run keeps it, and gives it as ``fitted`` to the tasks it is evaluated on, in the place of their own. Else nothing.
         """
         return {}
 
@@ -140,6 +138,10 @@ class TaskDistribution(ABC):
 
         Runs under vmap, without gradients; ``learner`` is one that can be trained on this task distribution.
         """
+        return {}
+
+    def oracle(self, draw: Draw) -> Metrics:
+        """Scores [B] of one who knows how the episodes behind ``draw`` were made; none, where it cannot be computed."""
         return {}
 
     def sample(self, split: str, indices: Sequence[int] | np.ndarray) -> Episode:
@@ -246,5 +248,4 @@ def parameters_of(module: nn.Module) -> dict[str, Tensor]:
 
 def surrogate(theta: Params, gradient: Params) -> Tensor:
     """A scalar whose gradient with respect to ``theta`` equals ``gradient``; its value means nothing."""
-    pairs = zip(tree_leaves(theta), tree_leaves(gradient), strict=True)
-    return sum((p * g.detach()).sum() for p, g in pairs)
+    return sum((p * g.detach()).sum() for p, g in zip(tree_leaves(theta), tree_leaves(gradient), strict=True))

@@ -51,6 +51,7 @@ CANARIES: dict[str, list[str]] = {
     "cnp_regression": [
         "task=gaussian_process",
         "meta_learner=cnp",
+        "meta_learner.smallest_deviation=0.1",
         "meta_batch_size=10",
         "steps=600",
         "execution=vmapped",

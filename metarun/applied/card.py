@@ -97,7 +97,7 @@ def _result(model: Model, scores: dict[str, Any]) -> dict[str, Any]:
             "args": {"ci95": value["ci95"], "episodes": value["n"], **shown, "seed": experiment.seed},
         }
         for key, value in scores.items()
-        if not key.startswith(("baseline_", "frozen_"))  # what is reached without the model
+        if not key.startswith(("baseline_", "frozen_", "oracle_"))  # what is reached without the model
     ]
     data = {"type": settings["_target_"].rpartition(".")[2], "name": experiment.task.fingerprint()}
     return {"task": {"type": kind.replace(" ", "-"), "name": kind}, "dataset": data, "metrics": metrics}

@@ -106,7 +106,9 @@ class Regressor(Estimator):
         if not return_std:
             return mean
         if deviation is None:
-            raise DataError(f"{type(self.model.learner).__name__} knows no deviation; gaussian_process and cnp do.")
+            raise DataError(
+                f"{type(self.model.learner).__name__} knows no deviation; gaussian_process, cnp, anp, tnp and convcnp do."
+            )
         return mean, deviation
 
     def score(self, X: Any, y: Any) -> float:

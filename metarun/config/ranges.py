@@ -84,6 +84,7 @@ OURS: dict[str, Range] = {  # by the last word of a key
     "size": Range(1, 10_000, why=HELD),  # of the side of an image
     "x_range": ANY_FLOAT,
     "quantiles": ANY_FLOAT,
+    "interval": ANY_FLOAT,
     "threads": Range(most=1024, why="no run has more cores"),
     "chunk": Range(most=COUNT.most, why=HELD),
 }

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metarun.core import Batch, MetaLearner, Metrics, Params, TaskDistribution
+from metarun.evaluation.episodes import Chunk, chunks_of
 from metarun.evaluation.scoring import Evaluator, Subject, Values, score_episodes
 from metarun.evaluation.suite import baseline_of
 from metarun.execution.execution import Vmapped
@@ -40,6 +41,22 @@ class RawBaseline(Evaluator):
         name = subject.task.spec.objective.score_name
         raw = replace(subject, learner=learner, theta=learner.init(), execution=Vmapped(None))
         return {f"baseline_{name}": score_episodes(raw)[name]}
+
+
+class Oracle(Evaluator):
+    """``oracle_<score>``: those of one who knows how the episodes were made, where the task can say (``task.oracle``)."""
+
+    def episode_scores(self, subject: Subject) -> Values:
+        def of(chunk: Chunk) -> Metrics:
+            subject.between()
+            at, indices = chunk
+            return at.oracle(at.draw(subject.split, indices))
+
+        chunks = chunks_of(subject.task, subject.split, subject.num_tasks)
+        if not chunks or not of((chunks[0][0], chunks[0][1][:1])):
+            return {}
+        found = subject.execution.spread(chunks, of)
+        return {f"oracle_{name}": torch.cat([scores[name] for scores in found]) for name in found[0]}
 
 
 def raw_baseline(task: TaskDistribution, split: str) -> MetaLearner | None:

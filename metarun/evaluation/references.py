@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from metarun.core import Batch, Params
-from metarun.evaluation.baselines import FrozenBaseline, RawBaseline, Untrained
+from metarun.evaluation.baselines import FrozenBaseline, Oracle, RawBaseline, Untrained
 from metarun.evaluation.scoring import Evaluator, Subject, Values, score_episodes
 from metarun.execution.execution import Vmapped
 from metarun.objectives import Objective
@@ -38,7 +38,7 @@ class References(Evaluator):
         return values
 
 
-BASELINES = (FrozenBaseline(), RawBaseline(), References())
+BASELINES = (FrozenBaseline(), RawBaseline(), Oracle(), References())
 
 
 @dataclass(frozen=True)

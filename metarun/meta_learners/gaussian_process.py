@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, parameters_of
+from metarun.meta_learners.likelihood import scored
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, head_of, num_features
 from metarun.trees import detach
@@ -104,14 +105,7 @@ class GaussianProcess(FewShotLearner):
         return mean.T, (variance.clamp(min=0) + noise(prior)[:, None]).sqrt().T
 
     def query_loss(self, phi: Params, query: Batch) -> tuple[Tensor, Metrics]:
-        mean, deviation = self.posterior(phi, query.x)
-        surprise = ((query.y - mean) / deviation).square() / 2 + deviation.log() + math.log(2 * math.pi) / 2
-        loss = surprise.mean()
-        return loss, {
-            "query_loss": self.objective.loss(mean, query.y).detach(),
-            "negative_log_likelihood": loss.detach(),
-            self.objective.score_name: self.objective.score(mean, query.y),
-        }
+        return scored(self.objective, *self.posterior(phi, query.x), query)
 
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
         support, query, _ = episode

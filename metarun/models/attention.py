@@ -159,7 +159,7 @@ def causal(length: int, like: Tensor) -> Tensor:
 
 def similarity(query: Tensor, key: Tensor) -> Tensor:
     """Products of query [H, T, d] and key [H, S, d], over sqrt d: [H, T, S]."""
-    return query @ key.transpose(-1, -2) / math.sqrt(key.shape[-1])
+    return (query / math.sqrt(key.shape[-1])) @ key.transpose(-1, -2)
 
 
 def hidden(scores: Tensor, seen: Tensor | None) -> Tensor:

@@ -72,6 +72,16 @@ def lines_over_shots(experiment: Experiment, scores: dict[str, Estimate]) -> lis
     ]
 
 
+def lines_of_oracles(scores: dict[str, Estimate]) -> list[str]:
+    """A line for each score that one who knows how the episodes were made has, too."""
+    pairs = ((key, scores.get(f"oracle_{key}")) for key in scores)
+    return [
+        f"{key} = {scores[key].mean:.4f} +- {scores[key].ci95:.4f}, knowing the process {best.mean:.4f} +- {best.ci95:.4f}"
+        for key, best in pairs
+        if best is not None
+    ]
+
+
 def summary(experiment: Experiment, evaluation: Evaluation, step: int) -> str:
     """The final scores, of the checkpoint of ``step``, those without training and elsewhere, and what they depend on."""
     name, scores, over = experiment.task.spec.objective.score_name, evaluation.scores, evaluation.over
@@ -83,6 +93,7 @@ def summary(experiment: Experiment, evaluation: Evaluation, step: int) -> str:
     if found := without_training(experiment, scores):
         what, baseline = found
         lines.append(f"without any training ({what}): {baseline.mean:.4f} +- {baseline.ci95:.4f}")
+    lines += lines_of_oracles(scores)
     steps = f"{name}_step_"
     curve = {step_of(key): score.mean for key, score in condensed(scores).items() if key.startswith(steps)}
     if curve:

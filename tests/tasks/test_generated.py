@@ -18,6 +18,12 @@ MANIFESTS = {
     "step_functions": "9aa0d29e1ea64a594c1dd1bafe94a6c71c6ef06a109e81f5ca35d5519a36e99b",
     "mixed_curves": "a44c0095e6eed3d3691a5fb9fa91fd3e1a03334f8329edf7554f287a32671c19",
     "gaussian_process": "afd546690d4ad2ca9b6890e0794e24b6b218393a0f9e57eedfb53c5eda4384c5",
+    "gp_rbf": "40450f2ec7611e32e0479532929ee515475386bb7a2de87d984d1f5867518ef1",
+    "gp_matern52": "40450f2ec7611e32e0479532929ee515475386bb7a2de87d984d1f5867518ef1",
+    "gp_periodic": "40450f2ec7611e32e0479532929ee515475386bb7a2de87d984d1f5867518ef1",
+    "gp_weakly_periodic": "ad04682be326c3cdf9078b5e2815135c848d594e58fcc9a045740e81abe6c548",
+    "sawtooth": "060419363f1a9bd5ae0fd397da219eaf5dd2ed170b59cca149ad1ef1bc3aa5ae",
+    "process_mixture": "cba86a159fc6eaf42ea4d794c83acddc34ec0438f48feda88f81fa8d46f64b55",
     "linear_regression": "515c9925d6759290dcbf5ea29278f2f9d015baf8c18982991a6cf4d75416d0fd",
     "pendulum": "bb87654965dfaa37fe18d23fd4a4e05820aebafbecbee71637be109bf749eaaf",
     "cart_pole": "ec32d5306978762ac779976bdd7fb7afc0abd51a1134aeeef550a9eb6327df38",
@@ -28,6 +34,7 @@ MANIFESTS = {
     "mlp_problems": "a699425fd83e7879c930bfcca8ab56cf4878f6456c69b1a99167744c8b1a7db0",
 }
 REGRESSION = ("sinusoid", "harmonics", "step_functions", "mixed_curves", "gaussian_process", "linear_regression")
+REGRESSION += ("gp_rbf", "gp_matern52", "gp_periodic", "gp_weakly_periodic", "sawtooth", "process_mixture")
 SYSTEMS = ("pendulum", "cart_pole", "two_link_arm")
 TABLES = ("tabular_prior",)
 PROBLEMS = ("quadratics", "logistic_regression", "mlp_problems")  # for learned optimizers: support and query are one
