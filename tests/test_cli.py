@@ -94,6 +94,8 @@ def test_cfg_job_shows_every_value_and_starts_nothing(tmp_path):
 # What is typed, and what the answer must say. All of them end with exit code 2 and without a traceback.
 MISTAKES = {
     "an unknown key": (["stepz=3"], "stepz is not a setting; did you mean steps?"),
+    "a setting of torch's that no file has": (["optimizer.eps=1"], "is added by a plus sign: +optimizer.eps=1"),
+    "a list with what is not plain": (["rates=[a~b]"], "quote what is not plain: \"rates=['...']\""),
     "an unknown key of a group": (["meta_learner.inner_lrr=3"], "did you mean meta_learner.inner_lr?"),
     "a group with a typo": (["meta_lerner=maml"], "meta_lerner is not a setting; did you mean meta_learner?"),
     "a letter that needs quotes": (["run_dir=jürgen"], "cannot be read as KEY=VALUE; quote what is not plain"),
@@ -126,6 +128,7 @@ MISTAKES = {
     "a chunk of less": (["execution=auto", "execution.chunk=-1"], "execution.chunk is -1; use 1 or more"),
     "a type": (["dtype=float16"], "dtype is 'float16', but must be float32 or float64"),
     "an unknown device": (["device=gpu"], "must be auto, cpu, cuda, cuda:N or mps"),
+    "a second cpu": (["device=cpu:3"], "device is 'cpu:3', but torch has one cpu; use device=cpu"),
     "an absent device": (["device=cuda:99"], "torch finds no such device here; use device=cpu"),
     "both clips": (["clip_norm=1", "clip_value=1"], "clip_norm and clip_value are both set"),
     "a clip of zero": (["clip_norm=0"], "clip_norm is 0.0, but must be above 0"),

@@ -244,7 +244,7 @@ class Counter(nn.Module):
 
     def __init__(self, how: str) -> None:
         super().__init__()
-        self.how, self.number = how, 0
+        self.how, self.number, self.mean = how, 0, torch.zeros(())
         self.register_buffer("calls", torch.zeros(()))
         self.weight = nn.Parameter(torch.ones(4))
 
@@ -255,6 +255,10 @@ class Counter(nn.Module):
             self.calls = self.calls + x.detach().mean()
         if self.how == "number":
             self.number += 1
+        if self.how == "tensor":
+            self.mean = 0.9 * self.mean + x.detach().mean()
+        if self.how == "kept":
+            self.mean = x.detach().mean()
         if self.how == "parameter":
             self.weight.data.mul_(1.1)
         return x * self.weight
@@ -270,6 +274,7 @@ REFUSED: dict[str, tuple[Callable[[], Net], str]] = {
         lambda: Net(Counter("number")),
         "changes base_learner.layers.number.* or make it a parameter",
     ),
+    "a tensor that no buffer holds": (lambda: Net(Counter("tensor")), "changes base_learner.layers.mean, which no"),
     "a parameter that changes": (lambda: Net(Counter("parameter")), "changes theta.layers.weight"),
     "running statistics of an instance norm": (
         lambda: Net(nn.InstanceNorm2d(4, track_running_stats=True)),

@@ -16,6 +16,7 @@ from metarun.config.checks import (
     flat,
     learner_problems,
     missing_packages,
+    optimizer_problems,
     place_problems,
     problems_at_the_root,
     scheduler_problems,
@@ -225,6 +226,7 @@ def _trial(calls: dict[str, Callable[..., Any]], device: torch.device, dtype: to
     parameter = nn.Parameter(torch.zeros(1, device=device, dtype=dtype))
     optimizer = attempt(problems, "optimizer", calls.get("optimizer"), params=[parameter])
     if optimizer is not None:
+        problems += optimizer_problems(calls["optimizer"])
         scheduler = attempt(problems, "scheduler", calls.get("scheduler"), optimizer=optimizer)
         problems += [] if scheduler is None else scheduler_problems(scheduler, calls["scheduler"])
     return problems

@@ -108,6 +108,8 @@ def device_problems(name: Any) -> list[str]:
         device = torch.device(name)
     except (RuntimeError, TypeError):
         return [f"device is {name!r}, but must be auto, cpu, cuda, cuda:N or mps."]
+    if device.type == "cpu" and device.index:
+        return [f"device is {name!r}, but torch has one cpu; use device=cpu."]
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not present.get(device.type):
         return [f"device is {name!r}, but torch finds no such device here; use device=cpu."]
@@ -175,6 +177,22 @@ def missing_packages(calls: Mapping[str, Callable[..., Any]]) -> list[str]:
     ]
 
 
+def optimizer_problems(call: Callable[..., Any]) -> list[str]:
+    """Problems of an optimizer that show in its first step, tried on a matrix: LBFGS asks for a closure, say."""
+    weights = torch.nn.Parameter(torch.ones(2, 2))
+    weights.grad = torch.zeros(2, 2)
+    try:
+        optimizer = call([weights])
+    except (TypeError, ValueError, RuntimeError):
+        return []  # told where it is made of theta
+    try:
+        optimizer.step()
+    except (ArithmeticError, TypeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        return [f"optimizer: {name_of(call)} cannot step by a gradient alone ({reason}). Choose another, such as Adam."]
+    return []
+
+
 def scheduler_problems(scheduler: torch.optim.lr_scheduler.LRScheduler, call: Callable[..., Any]) -> list[str]:
     """Problems of a scheduler that show in its first step: StepLR divides by its step_size, say."""
     with warnings.catch_warnings():
@@ -183,7 +201,7 @@ def scheduler_problems(scheduler: torch.optim.lr_scheduler.LRScheduler, call: Ca
             scheduler.step()
         except (ArithmeticError, TypeError, ValueError) as error:
             given = call.keywords.items() if isinstance(call, partial) else ()
-            values = ", ".join(f"scheduler.{name}={value}" for name, value in given)
+            values = ", ".join(f"scheduler.{name}={value}" for name, value in given) or "its defaults"
             reason = f"{type(error).__name__}: {error}"
             return [f"scheduler: with {values} it cannot step ({reason}). Lengths such as T_max must be 1 or more."]
     return []

@@ -51,7 +51,8 @@ def explained(override: str, error: BaseException, cfg: DictConfig, folders: lis
         sign in str(error)
         for sign in ("mismatched input", "no viable alternative", "extraneous input", "LexerNoViableAlt")
     ):
-        return f"{typed}: cannot be read as KEY=VALUE; quote what is not plain: \"{key}='...'\"."
+        quoted = {"[": "['...']", "{": "{NAME:['...']}"}.get(value[:1], "'...'")
+        return f'{typed}: cannot be read as KEY=VALUE; quote what is not plain: "{key}={quoted}".'
     if "Ambiguous value" in lines[0]:
         fixes = f"one list is written {key}=[{value}], and one text \"{key}='{value}'\""
         return f"{typed}: several values are a sweep, metarun -m {typed}; {fixes}."
@@ -97,7 +98,10 @@ def unknown_key(key: str, value: str, cfg: DictConfig) -> str:
     close = close or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     choices = siblings or [str(name) for name in cfg]
     hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(choices)}."
-    return f"{key} is not a setting; {hint}"
+    node = OmegaConf.select(cfg, group) if group else None
+    known_class = isinstance(node, DictConfig) and "_target_" in node
+    added = f" Another setting of its class is added by a plus sign: +{key}={value or '...'}." if known_class else ""
+    return f"{key} is not a setting; {hint}{added}"
 
 
 def keys_of(node: Any, prefix: str = "") -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Names of classes and tasks on the command line, of which Hydra would read some as other values: 1_000, 12E3, true."""
+"""Names of classes and tasks on the command line, read by Hydra as other values (1_000, true) or not at all (a#b)."""
 
 import re
 
@@ -6,7 +6,9 @@ LISTS = re.compile(
     r"[^=]*\b(?:split(?:\.(?:train|val|test)=\[|=.*\{)|(?:val|test)_tasks=\[)", re.DOTALL
 )  # not those of shares, split=[6,2,2]
 TOKEN = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[\[\]]|[^\s,\[\]{}:'"](?:[^,\[\]{}'"]*[^\s,\[\]{}'"])?""")
-NO_TEXT = re.compile(r"[+-]?[.\d].*|[+-]?inf|nan|true|false|null", re.IGNORECASE)
+NO_TEXT = re.compile(
+    r"[+-]?[.\d].*|[+-]?inf|nan|true|false|null|.*[^\w\s/.+$%*@?|:-].*|.*[^\x00-\x7f].*", re.IGNORECASE
+)
 
 
 def names_as_text(override: str) -> str:
@@ -19,7 +21,8 @@ def names_as_text(override: str) -> str:
         nonlocal depth
         token = match[0]
         depth += {"[": 1, "]": -1}.get(token, 0)
-        return f"'{token}'" if depth > 0 and NO_TEXT.fullmatch(token) and "\\" not in token else token
+        bare = depth > 0 and token[0] not in "[]'\"" and "\\" not in token
+        return f"'{token}'" if bare and NO_TEXT.fullmatch(token) else token
 
     key, _, value = override.partition("=")
     return f"{key}={TOKEN.sub(quoted, value)}"

@@ -123,14 +123,14 @@ def _tensors(learner: MetaLearner, theta: Params) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in held.items()}
 
 
-def _numbers(learner: MetaLearner) -> dict[str, int | float]:
-    """Attributes of the networks' modules that are plain numbers."""
+def _numbers(learner: MetaLearner) -> dict[str, int | float | list[float]]:
+    """Attributes of the networks' modules that are plain numbers, or tensors that no buffer holds."""
     modules = [(f"{key}.{path}", m) for key, net in networks_of(learner).items() for path, m in net.named_modules()]
     return {
-        f"{path.rstrip('.')}.{name}": value
+        f"{path.rstrip('.')}.{name}": value.detach().tolist() if isinstance(value, Tensor) else value
         for path, module in modules
         for name, value in vars(module).items()
-        if isinstance(value, int | float)
+        if isinstance(value, int | float | Tensor)
     }
 
 

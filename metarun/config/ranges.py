@@ -91,7 +91,13 @@ OURS: dict[str, Range] = {  # by the last word of a key
 TORCHS: dict[str, Range] = {
     "lr": AT_LEAST_0,
     "weight_decay": AT_LEAST_0,
-    "momentum": AT_LEAST_0,
+    "momentum": Range(0, 1),
+    "dampening": Range(0, 1),
+    "alpha": Range(0, 1),
+    "rho": Range(0, 1),
+    "lambd": AT_LEAST_0,
+    "lr_decay": AT_LEAST_0,
+    "momentum_decay": AT_LEAST_0,
     "eps": AT_LEAST_0,
     "betas": Range(0, 1, below=True, why="they are shares"),
     "gamma": ABOVE_0,
@@ -101,6 +107,10 @@ TORCHS: dict[str, Range] = {
     "total_iters": TIMES_OR_0,
     "T_max": TIMES_OR_0,
     "power": AT_LEAST_0,
+    "base_lr": AT_LEAST_0,
+    "max_lr": AT_LEAST_0,
+    "start_factor": AT_LEAST_0,
+    "end_factor": AT_LEAST_0,
 }
 
 

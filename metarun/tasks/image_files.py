@@ -13,7 +13,10 @@ from PIL import Image, ImageOps
 from metarun.errors import DataError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-LEFT_BY_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini", "@eadir")
+LEFT_BY_SYSTEMS = (
+    *("__macosx", "thumbs.db", "desktop.ini", "@eadir", "#recycle", "$recycle.bin"),
+    *("system volume information", "lost+found", "__pycache__"),
+)
 MODES = {1: "L", 3: "RGB"}
 TOPS = (255, 1023, 4095, 16383, 65535)  # of values of 8, 10, 12, 14 and 16 bits, which all lie in files of 16
 DEEP_COLOUR = re.compile(r";16[BLN]")  # a raw mode of Pillow's that keeps the upper 8 of 16 bits a colour

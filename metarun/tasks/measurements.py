@@ -79,6 +79,7 @@ class Roles:
         used = [*self.inputs, *self.outputs, *filter(None, [self.group])]
         of_task, repeats = without_repeats(table, of_task, used)
         notes += [*reader.notes(), *_notes_on_missing(table, inputs, gone), *_notes_on_categories(inputs), *repeats]
+        notes += _notes_on_names([*of_task])
         return Measurements((inputs, outputs), of_task, groups, notes)
 
 
@@ -90,6 +91,15 @@ def _notes_on_missing(table: Table, inputs: list[Column], gone: np.ndarray) -> l
     if filled_in := int(sum((column.missing & ~gone).sum() for column in inputs)):
         notes.append(f"missing entries that are set to the mean of the training tasks: {filled_in}.")
     return notes
+
+
+def _notes_on_names(names: Sequence[str]) -> list[str]:
+    """What to say of tasks that may be one under two spellings: S1 and s1, 1 and 1.0 (of which 007 and 7 are none)."""
+    spelt: dict[str, list[str]] = {}
+    for name in names:
+        spelt.setdefault(name.casefold().removesuffix(".0"), []).append(name)
+    alike = [" and ".join(map(repr, several)) for several in spelt.values() if len(several) > 1]
+    return [f"names of tasks that are nearly equal, and taken for different ones: {listed(alike)}."] if alike else []
 
 
 def _notes_on_categories(inputs: list[Column]) -> list[str]:

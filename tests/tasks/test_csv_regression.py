@@ -13,6 +13,7 @@ from metarun.applied.trained import trained
 from metarun.commands.evaluate import evaluate_run
 from metarun.errors import ConfigError, DataError
 from metarun.evaluation.episodes import manifest
+from metarun.tasks.measurements import _notes_on_names
 from tests.composing import experiment, train
 from tests.running import metarun
 
@@ -316,6 +317,13 @@ def test_names_of_tasks_match_as_text_and_stand_once(path):
     split = task_of(path, "task.val_tasks=[007]", "task.test_tasks=[1_000,true]").split
     assert split == {"train": ["1000", "7"], "val": ["007"], "test": ["1_000", "true"]}
     assert "task.val_tasks names '7' more than once" in problem(path, "task.val_tasks=[7,7]", "task.test_tasks=[007]")
+
+
+def test_names_of_tasks_that_are_nearly_equal_are_told():
+    assert _notes_on_names(["s1", "S1", "2", "2.0", "007", "7"]) == [
+        "names of tasks that are nearly equal, and taken for different ones: 's1' and 'S1', '2' and '2.0'."
+    ]
+    assert _notes_on_names(["a", "b"]) == []
 
 
 def test_all_faults_are_told_at_once_five_of_each_kind_and_a_count(path):

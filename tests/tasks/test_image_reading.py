@@ -62,6 +62,9 @@ def images_of(images: ImageClasses) -> dict[str, list[tuple[int, ...]]]:
         "oak/._0.png",
         "oak/Thumbs.db",
         "@eaDir/x.png",
+        "lost+found/x.png",
+        "oak/$RECYCLE.BIN/x.png",
+        "System Volume Information/x.png",
     ],
 )
 def test_hidden_files_and_folders_are_not_read_and_not_spoken_of(photos, notes, name):

@@ -26,6 +26,15 @@ def test_names_of_classes_on_a_command_line_are_read_as_text(key):
     }
 
 
+def test_names_of_classes_need_no_quotation_marks_of_their_own():
+    text = "task.split={train:[atis#x, Bär],val:[a~b,elm (red)],test:[null,~,a=b]}"
+    assert parsed(names_as_text(text)).value() == {
+        "train": ["atis#x", "Bär"],
+        "val": ["a~b", "elm (red)"],
+        "test": ["null", "~", "a=b"],
+    }
+
+
 @pytest.mark.parametrize(
     "text", ["task.split=[6,2,2]", "task.split={train:6,val:2,test:2}", "task.split=given", "rates={a:[1]}", "steps=5"]
 )
