@@ -16,11 +16,10 @@ from metarun.config.checks import (
     flat,
     learner_problems,
     missing_packages,
-    optimizer_problems,
     place_problems,
     problems_at_the_root,
-    scheduler_problems,
     step_problems,
+    stepping_problems,
     token_problems,
 )
 from metarun.config.experiment import Experiment, check_rates, take_theta
@@ -226,9 +225,8 @@ def _trial(calls: dict[str, Callable[..., Any]], device: torch.device, dtype: to
     parameter = nn.Parameter(torch.zeros(1, device=device, dtype=dtype))
     optimizer = attempt(problems, "optimizer", calls.get("optimizer"), params=[parameter])
     if optimizer is not None:
-        problems += optimizer_problems(calls["optimizer"])
         scheduler = attempt(problems, "scheduler", calls.get("scheduler"), optimizer=optimizer)
-        problems += [] if scheduler is None else scheduler_problems(scheduler, calls["scheduler"])
+        problems += stepping_problems(scheduler, calls)
     return problems
 
 

@@ -177,24 +177,28 @@ def missing_packages(calls: Mapping[str, Callable[..., Any]]) -> list[str]:
     ]
 
 
-def optimizer_problems(call: Callable[..., Any]) -> list[str]:
-    """Problems of an optimizer that show in its first step, tried on a matrix: LBFGS asks for a closure, say."""
+def stepping_problems(
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None, calls: Mapping[str, Callable[..., Any]]
+) -> list[str]:
+    """Problems of the optimizer and the scheduler that show in their first step."""
+    problems = _optimizer_problems(calls["optimizer"])
+    return problems if scheduler is None else problems + _scheduler_problems(scheduler, calls["scheduler"])
+
+
+def _optimizer_problems(call: Callable[..., Any]) -> list[str]:
+    """Of an optimizer, tried on a matrix: LBFGS asks for a closure, say."""
     weights = torch.nn.Parameter(torch.ones(2, 2))
     weights.grad = torch.zeros(2, 2)
     try:
-        optimizer = call([weights])
-    except (TypeError, ValueError, RuntimeError):
-        return []  # told where it is made of theta
-    try:
-        optimizer.step()
-    except (ArithmeticError, TypeError, RuntimeError) as error:
+        call([weights]).step()
+    except (ArithmeticError, TypeError, ValueError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {error}"
         return [f"optimizer: {name_of(call)} cannot step by a gradient alone ({reason}). Choose another, such as Adam."]
     return []
 
 
-def scheduler_problems(scheduler: torch.optim.lr_scheduler.LRScheduler, call: Callable[..., Any]) -> list[str]:
-    """Problems of a scheduler that show in its first step: StepLR divides by its step_size, say."""
+def _scheduler_problems(scheduler: torch.optim.lr_scheduler.LRScheduler, call: Callable[..., Any]) -> list[str]:
+    """Of a scheduler: StepLR divides by its step_size, say."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that the optimizer has not stepped
         try:

@@ -148,7 +148,7 @@ def quoted(text: str) -> str:
 def parsed(override: str) -> Override:
     """An override in Hydra's grammar; raises ConfigError where it is none."""
     try:
-        return OverridesParser.create().parse_override(override)
+        return OverridesParser.create().parse_override(names_as_text(override))
     except REFUSALS as error:
         raise ConfigError([explained(override, error, OmegaConf.create({}), [])]) from None
 
@@ -158,7 +158,7 @@ def readable(overrides: list[str]) -> list[Override]:
     found = []
     for text in overrides:
         try:
-            found.append(OverridesParser.create().parse_override(text))
+            found.append(OverridesParser.create().parse_override(names_as_text(text)))
         except REFUSALS:
             continue
     return found
@@ -199,7 +199,7 @@ def read_config(path: Path) -> DictConfig:
 
 def with_value(cfg: DictConfig, override: str) -> DictConfig:
     """``cfg`` with the one value that ``override`` sets; raises ConfigError if it has no such key or another type."""
-    key, change = override.partition("=")[0], parsed(names_as_text(override))
+    key, change = override.partition("=")[0], parsed(override)
     if change.is_sweep_override() or change.is_add() or change.is_delete():
         raise ConfigError([f"{override}: write KEY=VALUE with one value of a setting that the run has."])
     cfg = cfg.copy()

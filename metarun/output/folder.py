@@ -165,7 +165,9 @@ class RunFolder:
         try:
             return read_json(path) if path.exists() else {}
         except ValueError as error:
-            raise MetarunError(f"{path} is damaged. Remove it to go on: new data then have their own means; or train again.") from error
+            raise MetarunError(
+                f"{path} is damaged. Remove it to go on: new data then have their own means; or train again."
+            ) from error
 
     def keep_fitted(self, values: dict[str, Any]) -> None:
         """Write what the task fitted, once: a run that is continued keeps what it began with."""
