@@ -1,6 +1,7 @@
 """What metarun is made of: theta* = argmin E_T [ L_T( phi_T(theta) ) ], turned into types.
 
-A learner is written for ONE task: ``adapt(theta, support) -> phi`` and ``query_loss(phi, query)``. All else is elsewhere.
+A meta-learner is written for ONE task: ``adapt(theta, support) -> phi`` and ``query_loss(phi, query)``. Batches of tasks,
+devices, optimizers, logging and configuration exist once, elsewhere.
 """
 
 from abc import ABC, abstractmethod
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metarun.objectives import Objective, of_examples
-from metarun.trees import tree_leaves
+from metarun.trees import surrogate as surrogate  # noqa: PLC0414 (for learners with a meta-gradient of their own)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,7 +104,8 @@ class TaskDistribution(ABC):
     def fitted(self) -> dict[str, Any]:
         """What was found out on the training tasks and is used on others, as means and a vocabulary, as JSON can hold it.
 
-        A run keeps it, and gives it as ``fitted`` to the tasks it is evaluated on, in the place of their own. Else nothing.
+        A run keeps it, and gives it as the argument ``fitted`` to the tasks that it is evaluated on, which then take these
+        values instead of their own. Nothing, where not overridden.
         """
         return {}
 
@@ -244,8 +246,3 @@ def frozen(module: nn.Module) -> dict[str, nn.Parameter]:
 def parameters_of(module: nn.Module) -> dict[str, Tensor]:
     """Copies of the module's ``trainable`` parameters, by name."""
     return {name: p.detach().clone() for name, p in trainable(module).items()}
-
-
-def surrogate(theta: Params, gradient: Params) -> Tensor:
-    """A scalar whose gradient with respect to ``theta`` equals ``gradient``; its value means nothing."""
-    return sum((p * g.detach()).sum() for p, g in zip(tree_leaves(theta), tree_leaves(gradient), strict=True))

@@ -65,6 +65,12 @@ def num_elements(tree: Any) -> int:
     return sum(leaf.numel() for leaf in tree_leaves(tree))
 
 
+def surrogate(theta: Any, gradient: Any) -> Tensor:
+    """Make a scalar whose gradient with respect to ``theta`` equals ``gradient``; its value means nothing."""
+    pairs = zip(tree_leaves(theta), tree_leaves(gradient), strict=True)
+    return sum((p * g.detach()).sum() for p, g in pairs)
+
+
 def ravel(tree: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
     """Join the elements of a tree in one vector [n]; return it, and the function that makes such a tree of a vector."""
     leaves, spec = tree_flatten(tree)

@@ -54,8 +54,9 @@ def test_help_names_all_options_of_all_groups_and_three_examples_and_fits_a_term
     assert outcome.code == 0
     assert {path.parent.name for path in config_dir().glob("*/*.yaml")} == {
         *ORDER,
-        "per_learner",
-    }  # that one is for experiments to choose
+        "per_learner",  # for experiments to choose
+        "launcher",  # of sweeps
+    }
     for group in ORDER:
         for name in options(group):
             assert re.search(rf"\b{name}\b", outcome.out), (group, name)

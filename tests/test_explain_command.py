@@ -127,7 +127,7 @@ def test_gradients_are_aligned_as_autograd_has_them():
     for i in range(4):
         episode = slice_tasks(one.experiment.task.sample("test", [i]), 0)
         rows = []
-        for x, y in episode[:2]:
+        for x, y, _ in episode[:2]:
             theta = {name: p.detach().requires_grad_() for name, p in one.theta.items()}
             loss = (functional_call(net, theta, (x,)) - y).square().mean()
             rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, [*theta.values()])]).numpy())

@@ -135,7 +135,9 @@ def test_memory_hardly_grows_with_recomputed_steps(overrides):
     assert growth["stored"] > 5 * growth["recomputed"], growth
 
 
-@pytest.mark.parametrize("learner", sorted({*options("meta_learner")} - {"gaussian_process"}))  # regression, no steps
+@pytest.mark.parametrize(
+    "learner", sorted({*options("meta_learner")} - {"anp", "convcnp", "gaussian_process", "tnp"})
+)  # those regress alone, without steps
 def test_recomputed_steps_give_the_stored_meta_gradient_of_every_learner(learner):
     x = experiment(f"meta_learner={learner}", "task=prototypes", "task.num_classes=9", "base_learner=mlp")
     built = x.learner.at(0)
@@ -272,8 +274,9 @@ def test_a_run_that_can_need_no_less_is_saved_and_says_what_to_do(tight, tmp_pat
 
 
 def test_an_optimizer_without_memory_for_its_own_step_ends_the_run(monkeypatch, tmp_path):
-    def full(*_):
-        raise RuntimeError(CPU_IS_FULL)
+    def full(optimizer, *_):
+        if len(optimizer.param_groups[0]["params"]) > 1:  # and not the single one by which the optimizer is checked
+            raise RuntimeError(CPU_IS_FULL)
 
     monkeypatch.setattr(torch.optim.Adam, "step", full)
     with pytest.raises(MetarunError, match="no memory for a step of the optimizer"):

@@ -540,6 +540,8 @@ def test_frozen_layers_are_no_part_of_theta_and_stay_as_they_are(learner):
     gradient, _ = Looped().mean_grad(loss_fn, theta, tasks)
     assert relative_error(Vmapped(None).mean_grad(loss_fn, theta, tasks)[0], gradient) < 1e-8
     assert all(torch.equal(p, held[name]) for name, p in frozen(net).items())
+    if learner == "convcnp":  # reads x without a base learner
+        return
     with torch.no_grad():
         for p in frozen(net).values():
             p.mul_(-0.5)

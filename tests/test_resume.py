@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from metarun.training import runner
+from metarun.training import measuring, runner
 from tests.running import (
     DEATHS,
     TINY,
@@ -188,7 +188,7 @@ def test_a_resumed_run_keeps_the_execution_that_was_measured(tmp_path, monkeypat
     kept = (run / "execution.json").read_bytes()
     assert read(run / "execution.json")["execution"]["kind"] in ("Vmapped", "Looped")
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "choose_execution", None)  # measuring again would fail
+        patch.setattr(measuring, "choose_execution", None)  # measuring again would fail
         assert metarun(f"resume={run}").code == 0
     assert (run / "execution.json").read_bytes() == kept
 

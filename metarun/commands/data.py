@@ -132,7 +132,7 @@ def show(
         raise ConfigError(
             [f"--episode is {max(indices)}, but the last test episode of {name} is {last}; use 0 to {last}."]
         )
-    batch = composed(overrides, folders).meta_batch_size if split == "train" else BLOCK
+    batch = composed([f"task={name}", *overrides], folders).meta_batch_size if split == "train" else BLOCK
     of_size: dict[TaskDistribution, list[int]] = {}
     for index in indices:
         of_size.setdefault(task.at(split, index // batch), []).append(index)
