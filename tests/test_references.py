@@ -9,6 +9,7 @@ from metarun.evaluation.references import REFERENCES, GreedyTree, lasso
 from metarun.evaluation.scoring import Subject
 from metarun.execution.execution import Looped
 from metarun.objectives import SQUARED_ERROR
+from metarun.output.ledger import OF_OTHERS
 from metarun.output.summary import references_over_shots
 from tests.composing import experiment, train
 from tests.running import read
@@ -130,3 +131,7 @@ def test_references_are_scored_over_shots_on_the_episodes_of_the_learner(tmp_pat
     scores = {f"t/{name}_mse_shots_{k}": k for name in ("lasso", "nearest_3") for k in (1, 2)} | {"t/mse_shots_1": 0}
     expected = {"lasso": {1: 1, 2: 2}, "nearest_3": {1: 1, 2: 2}}
     assert references_over_shots(scores, "t/mse") == expected
+
+
+def test_no_method_without_training_is_taken_for_a_score_of_the_model():
+    assert {f"{name}_" for name in REFERENCES} <= {*OF_OTHERS}

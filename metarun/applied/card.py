@@ -8,6 +8,7 @@ import yaml
 from metarun.applied.exporting import Inputs
 from metarun.applied.model import Model
 from metarun.evaluation.records import SHOTS
+from metarun.output.ledger import OF_OTHERS
 
 EXAMPLE = '''"""Adapt the exported model to labelled examples, and predict others. Needs torch and numpy, and no metarun.
 
@@ -97,7 +98,7 @@ def _result(model: Model, scores: dict[str, Any]) -> dict[str, Any]:
             "args": {"ci95": value["ci95"], "episodes": value["n"], **shown, "seed": experiment.seed},
         }
         for key, value in scores.items()
-        if not key.startswith(("baseline_", "frozen_", "oracle_"))  # what is reached without the model
+        if not key.startswith(OF_OTHERS)
     ]
     data = {"type": settings["_target_"].rpartition(".")[2], "name": experiment.task.fingerprint()}
     return {"task": {"type": kind.replace(" ", "-"), "name": kind}, "dataset": data, "metrics": metrics}

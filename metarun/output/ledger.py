@@ -30,7 +30,9 @@ from metarun.output.tables import Score
 
 RUN_FILES = {"run.json", "overrides.yaml", "results.json", "checkpoints", "output.txt"}  # beside config.yaml
 SILENT_SECONDS = 600.0  # after which a run of another machine that says nothing counts as killed
-NO_SCORES = ("query_loss", "baseline_", "frozen_", "oracle_")  # how the names of scores begin that are not a task's own
+# how the names of scores begin that are reached without the model
+OF_OTHERS = ("baseline_", "frozen_", "oracle_", "least_squares_", "averaging_", "lasso_", "nearest_3_", "greedy_tree_")
+NO_SCORES = ("query_loss", *OF_OTHERS)  # ... that are not a task's own
 
 
 @dataclass(frozen=True)
