@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metarun.objectives import Objective, of_examples
+from metarun.objectives import Objective, examples_of, of_examples
 from metarun.trees import surrogate as surrogate  # noqa: PLC0414 (for learners with a meta-gradient of their own)
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ class FewShotLearner(MetaLearner):
         return self.predict(phi, x), None
 
     def query_loss(self, phi: Params, query: Batch) -> tuple[Tensor, Metrics]:
-        outputs, objective = self.predict(phi, query.x), of_examples(self.objective, query.mask)
+        outputs, objective = self.predict(phi, query.x), of_examples(self.objective, examples_of(query))
         loss = objective.loss(outputs, query.y)
         return loss, {"query_loss": loss.detach(), objective.score_name: objective.score(outputs, query.y)}
 

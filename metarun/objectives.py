@@ -34,18 +34,23 @@ CROSS_ENTROPY = Objective(F.cross_entropy, accuracy, "accuracy", higher_is_bette
 SQUARED_ERROR = Objective(F.mse_loss, detached_mse, "mse", higher_is_better=False)
 
 
-def of_examples(objective: Objective, mask: Any) -> Objective:
-    """``objective`` as a mean over the rows that ``mask`` [S] has; itself where all are examples."""
-    if isinstance(mask, tuple):
+def examples_of(batch: Any) -> Tensor | None:
+    """Which rows of a ``Batch`` are examples, bool [S]; None: all."""
+    return None if isinstance(batch.mask, tuple) else batch.mask
+
+
+def of_examples(objective: Objective, examples: Tensor | None) -> Objective:
+    """``objective`` as a mean over the rows that are ``examples`` [S]; itself where all are."""
+    if examples is None:
         return objective
 
     def over(fn: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
         of_each = vmap(lambda output, target: fn(output[None], target[None]))
-        return lambda outputs, y: mean_of_rows(of_each(outputs, y), mask)
+        return lambda outputs, y: mean_of_rows(of_each(outputs, y), examples)
 
     return replace(objective, loss=over(objective.loss), score=over(objective.score))
 
 
-def mean_of_rows(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean of those of ``values`` [S] that ``mask`` [S] has."""
-    return torch.where(mask, values, 0).sum() / mask.sum()
+def mean_of_rows(values: Tensor, examples: Tensor) -> Tensor:
+    """The mean of those of ``values`` [S] that are ``examples`` [S]."""
+    return torch.where(examples, values, 0).sum() / examples.sum()

@@ -3,7 +3,9 @@
 import ctypes
 import logging
 import os
+import signal
 import sys
+from collections.abc import Callable
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 THRESHOLDS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")  # with which a user sets them
@@ -91,3 +93,17 @@ def started_together() -> int:
 def started_rank() -> int:
     """The number of this process among those, from 0."""
     return int(os.environ["RANK"]) if started_together() > 1 else 0
+
+
+def ending_with(parent: int) -> Callable[[], None] | None:
+    """What a child does before it starts, so that it gets SIGTERM, and writes a checkpoint, when its parent is killed."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def prepare() -> None:
+        prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(128 + signal.SIGTERM)
+
+    return prepare

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from sweep_trial import jobs_of, left_by
+from sweep_trial import BUDGET, jobs_of, left_by
 
 PORT = 26379  # of the Ray that is started by itself
 LAUNCHERS = {
@@ -30,15 +30,6 @@ LAUNCHERS = {
     "ray": ["launcher=ray"],
     "ray-cluster": ["launcher=ray", "launcher.address=auto"],
 }
-BUDGET = [
-    "device=cpu",
-    "execution=looped",
-    "meta_batch_size=4",
-    "base_learner.hidden=[16]",
-    "log_every=10",
-    "logger={}",
-]
-BUDGET += ["task.num_queries=5", "evaluation.every=50", "evaluation.num_val_tasks=8", "evaluation.num_tasks=8"]
 
 
 def command(folder: Path, sweep: Path, words: list[str]) -> list[str]:
@@ -46,7 +37,8 @@ def command(folder: Path, sweep: Path, words: list[str]) -> list[str]:
     own = folder / "own" / "task"
     own.mkdir(parents=True, exist_ok=True)
     (own / "mine.yaml").write_text("defaults: [sinusoid]\n")
-    texts = [*BUDGET, "task=mine", "steps=300", "seed=0,1", "meta_learner=maml,reptile", "jobs=2", f"sweep_dir={sweep}"]
+    texts = [*BUDGET, "evaluation.every=50", "task=mine", "steps=300"]
+    texts += ["seed=0,1", "meta_learner=maml,reptile", "jobs=2", f"sweep_dir={sweep}"]
     return [sys.executable, "-m", "metarun", "-m", f"--config-dir={own.parent}", *texts, *words]
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
+from metarun.config.help import ORDER
 from metarun.config.schema import Config, EvaluationConfig
 from metarun.config.targets import readable_type, types_of
 
@@ -23,17 +24,7 @@ from published import write_page
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, PAGE = ROOT / "configs", ROOT / "docs" / "settings.md"
-GROUPS = (
-    "task",
-    "base_learner",
-    "meta_learner",
-    "optimizer",
-    "scheduler",
-    "execution",
-    "evaluation",
-    "logger",
-    "launcher",
-)
+GROUPS = (*(group for group in ORDER if group != "experiment"), "launcher")
 LINE = re.compile(r"""( *)([\w/]+): *((?:"[^"]*"|'[^']*'|[^#'"])*?) *(?:#+ *(.*))?""")
 COMMENT = re.compile(r" *#+ *(.*)")
 LEFT_OUT = ("_target_", "_partial_", "defaults", "hydra")

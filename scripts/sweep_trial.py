@@ -32,7 +32,7 @@ BUDGET = [
     "log_every=10",
     "logger={}",
 ]
-BUDGET += ["task.num_queries=5", "evaluation.every=20", "evaluation.num_val_tasks=8", "evaluation.num_tasks=8"]
+BUDGET += ["task.num_queries=5", "evaluation.num_val_tasks=8", "evaluation.num_tasks=8"]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 1800.0  # seconds for a sweep that is left alone
 
@@ -40,7 +40,8 @@ PATIENCE = 1800.0  # seconds for a sweep that is left alone
 def command(sweep: Path, runs: int, steps: int) -> list[str]:
     """The command of a sweep of this many runs."""
     learners = "meta_learner=maml,reptile"
-    texts = [*BUDGET, f"steps={steps}", learners, f"seed=range(0,{runs // 2})", f"sweep_dir={sweep}", f"jobs={JOBS}"]
+    texts = [*BUDGET, "evaluation.every=20", f"steps={steps}"]
+    texts += [learners, f"seed=range(0,{runs // 2})", f"sweep_dir={sweep}", f"jobs={JOBS}"]
     return [sys.executable, "-m", "metarun", "-m", *texts]
 
 

@@ -101,11 +101,10 @@ def search(
     seeds=N fresh ones for the winner; jobs=, retries= and timeout= as of a sweep.
     """
     from metarun.commands.search import search
-    from metarun.config.trust import trust
+    from metarun.config.trust import as_flags, trust
 
     folders = trust(config_dir, allow)
-    flags = [*(f"--config-dir={path}" for path in folders), *(f"--allow={name}" for name in allow)]
-    raise typer.Exit(search(words, folders, flags, dry))
+    raise typer.Exit(search(words, folders, as_flags(folders, allow), dry))
 
 
 def rerun(

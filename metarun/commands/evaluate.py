@@ -24,7 +24,7 @@ from metarun.output.cost import cost_of_evaluation
 from metarun.output.figures import shots_curve
 from metarun.output.folder import short_hash, slug
 from metarun.output.results import results
-from metarun.output.summary import NOWHERE, condensed, conditions, curves_over_shots, names_over_shots, verdict
+from metarun.output.summary import NOWHERE, condensed, conditions, curves_over_shots, verdict
 from metarun.output.tables import table_console
 from metarun.paths import as_shown
 
@@ -57,9 +57,9 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     content |= {"seconds": time.time() - started}
     where = run.write(name_of(overrides, split, checkpoint), content, evaluation)
     print(f"results: {as_shown(where)}")
-    if names := [*curves_over_shots(scores, names_over_shots(experiment))]:
+    if curves := curves_over_shots(experiment, scores):
         drawn = where.with_suffix(".png")
-        shots_curve(scores, names).savefig(drawn, dpi=130)
+        shots_curve(curves, scores).savefig(drawn, dpi=130)
         print(f"figure:  {as_shown(drawn)}")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from metarun import __version__
 from metarun.config.help import COMMANDS, SWEEP_KEYS, help_text
-from metarun.config.trust import trust
+from metarun.config.trust import as_flags, trust
 from metarun.errors import ConfigError, Interrupted, MetarunError, did_you_mean
 from metarun.process import prepare, started_rank, started_together
 
@@ -85,16 +85,16 @@ def hydra_style(arguments: list[str]) -> int:
     if options.version:
         print(f"metarun {__version__}")
         return 0
-    folders, allowed = trust(options.config_dir, options.allow), [f"--allow={name}" for name in options.allow]
+    folders = trust(options.config_dir, options.allow)
     if options.multirun:
         refuse_torchrun("-m")
         from metarun.commands.sweep import sweep
 
-        return sweep(rest, folders, [*(f"--config-dir={path}" for path in folders), *allowed], options.dry, main)
+        return sweep(rest, folders, as_flags(folders, options.allow), options.dry, main)
     refuse_misplaced([*rest, *["--dry"] * options.dry])
     if any(text.startswith("-") for text in rest):
         return hydra_only(rest, folders)
-    return single(rest, folders, [*(f"--config-dir={name}" for name in options.config_dir), *allowed])
+    return single(rest, folders, as_flags(options.config_dir, options.allow))
 
 
 def refuse_misplaced(rest: list[str]) -> None:

@@ -25,8 +25,8 @@ from metarun.reproduce.running import (
     seeds_of,
     train,
 )
+from metarun.sweep.times import UNITS
 
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 TIME = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+")
 
 

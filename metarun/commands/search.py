@@ -21,6 +21,7 @@ from metarun.search.kept import WINNER, Found, Kept, found
 from metarun.search.study import Rules, Study, refuse_missing
 from metarun.sweep.drain import Drain, Launching
 
+STOPPED = "search stopped; the same command continues it"
 LOCK = ".search"  # a folder that is held by the one process that leads the search
 ROWS = 10  # of the last table, the best trials
 
@@ -157,7 +158,7 @@ def searched(asked: Asked, begun: Begun, config_dirs: Sequence[Path], launching:
         signum = Drain([], asked.folder, launching, asked.limits, view, lead).run()
     kept.write(importance=study.importance())
     if signum is not None:
-        print("search stopped; the same command continues it", file=sys.stderr)
+        print(STOPPED, file=sys.stderr)
         return 128 + signum
     result = found(asked.folder)
     assert result is not None
@@ -216,7 +217,8 @@ def winner(best: Any, asked: Asked, begun: Begun, config_dirs: Sequence[Path], l
         return 0
     from metarun.sweep.plan import Planner
     from metarun.sweep.record import recorded
-    from metarun.sweep.view import View, final_table
+    from metarun.sweep.view import final_table
+    from metarun.sweep.way import Sweep, drained
 
     seeds = range(begun.config["seed"] + 1, begun.config["seed"] + 1 + asked.seeds)
     values = best.user_attrs["overrides"]
@@ -229,11 +231,9 @@ def winner(best: Any, asked: Asked, begun: Begun, config_dirs: Sequence[Path], l
         job.number = number
     recorded(folder, jobs, config_dirs)
     kept.write(winner_runs=[job.folder.path.name for job in jobs])  # beside those of an earlier winner
-    with View(len(jobs)) as view:
-        signum = Drain(jobs, folder, launching, asked.limits, view).run()
-    if signum is not None:
-        print("search stopped; the same command continues it", file=sys.stderr)
-        return 128 + signum
+    sweep = Sweep(jobs, folder, launching.flags, launching.slots, asked.limits, None)
+    if (code := drained(sweep, launching.launcher, STOPPED)) is not None:
+        return code
     completed = final_table(jobs, folder)
     name = f"test/{begun.score}"
     means = [score for job in jobs if isinstance(score := job.folder.read_status().get(name), float)]

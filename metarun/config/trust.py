@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from metarun.errors import ConfigError, shortened
@@ -32,3 +33,8 @@ def trust(config_dirs: list[str], packages: list[str]) -> list[Path]:
             raise ConfigError(problems)
     os.environ["METARUN_ALLOW"] = ":".join(filter(None, dict.fromkeys(allowed)))
     return folders
+
+
+def as_flags(config_dirs: Sequence[str | Path], allowed: Sequence[str]) -> list[str]:
+    """These folders and packages as they stand on a command line."""
+    return [*(f"--config-dir={folder}" for folder in config_dirs), *(f"--allow={name}" for name in allowed)]

@@ -33,11 +33,12 @@ from torch.func import functional_call
 
 from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, parameters_of
 from metarun.counter import normal, uniform
-from metarun.meta_learners.likelihood import check_smallest, deviation_of, examples, mean_of, of_mean, surprise
+from metarun.meta_learners.likelihood import check_smallest, deviation_of, mean_of, of_mean, surprise
 from metarun.models.attention import join, similarity, split, weights_of
 from metarun.models.dense import dense, perceptron
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
+from metarun.objectives import examples_of
 
 
 class Normal(NamedTuple):
@@ -119,7 +120,7 @@ class ANP(FewShotLearner):
         }
 
     def adapt(self, theta: Params, support: Batch) -> Params:
-        body, seen, size = body_of(self.base_learner), examples(support), self.width // self.heads
+        body, seen, size = body_of(self.base_learner), examples_of(support), self.width // self.heads
         z = functional_call(body, theta["body"], (support.x,))  # [S, D]
         pairs = torch.cat([z, support.y.flatten(1)], 1)
         to = theta["projections"]
@@ -194,7 +195,7 @@ class ANP(FewShotLearner):
 def summary(weights: Params, pairs: Tensor, batch: Batch) -> Tensor:
     """Sum of k over the examples, whose (z, y) are ``pairs`` [S, D + P], and at the end their number: [C + 1]."""
     rows = torch.cat([perceptron(weights["latent_encoder"], pairs), torch.ones_like(pairs[:, :1])], 1)
-    mask = examples(batch)
+    mask = examples_of(batch)
     return rows.sum(0) if mask is None else torch.where(mask[:, None], rows, 0).sum(0)
 
 
@@ -206,7 +207,7 @@ def latent(weights: Params, summed: Tensor) -> Normal:
 
 def num_rows(batch: Batch) -> Tensor | int:
     """The number of examples in a batch."""
-    mask = examples(batch)
+    mask = examples_of(batch)
     return len(batch.x) if mask is None else mask.sum()
 
 

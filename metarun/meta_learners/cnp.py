@@ -37,6 +37,7 @@ from metarun.meta_learners.likelihood import check_smallest, deviation_of, score
 from metarun.models.dense import dense, perceptron
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
+from metarun.objectives import examples_of
 
 HEADS = 8  # Kim et al. 2019, released code
 
@@ -97,8 +98,8 @@ class CNP(FewShotLearner):
         else:
             r = perceptron(theta["encoder"], z)
             members = F.one_hot(support.y, self.num_ways).to(z.dtype)
-        if isinstance(support.mask, Tensor):  # a padded row is a member of no group
-            members = members * support.mask[:, None]
+        if (examples := examples_of(support)) is not None:  # a padded row is a member of no group
+            members = members * examples[:, None]
         phi = {"body": with_support(body, theta["body"], support.x), "decoder": theta["decoder"]}
         if self.aggregation == "mean":
             number = members.sum(0)[:, None].clamp(min=1)  # of no examples the representation is 0

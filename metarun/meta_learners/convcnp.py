@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from metarun.core import Batch, FewShotLearner, Metrics, Params
-from metarun.meta_learners.likelihood import check_smallest, deviation_of, examples, scored
+from metarun.meta_learners.likelihood import check_smallest, deviation_of, scored
 from metarun.models.unet import through, unet
+from metarun.objectives import examples_of
 
 EPSILON = 1e-4  # neuralprocesses: far from all examples the signal is 0, and not noise
 
@@ -85,7 +86,7 @@ class ConvCNP(FewShotLearner):
 
     def adapt(self, theta: Params, support: Batch) -> Params:
         weights = near(support.x, self.grid(support.x), theta["log_length"]["to"])  # [S, G]
-        mask = examples(support)
+        mask = examples_of(support)
         weights = weights if mask is None else torch.where(mask[:, None], weights, 0)
         density = weights.sum(0)
         signal = support.y.flatten(1).T @ weights / (density + EPSILON)  # [P, G]

@@ -20,7 +20,6 @@ inner loop; attention adds (2 P)^2 products a layer.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -28,13 +27,14 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 
 from metarun.core import Batch, Episode, FewShotLearner, Metrics, Params, parameters_of
 from metarun.models.attention import causal, encode, norm, norm_weights, read, remember, transformer
 from metarun.models.dense import dense
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
+from metarun.objectives import examples_of, of_examples
 
 DEVIATION = 0.02  # of GPT-2's weights and positions
 GELU = partial(F.gelu, approximate="tanh")  # GPT-2's
@@ -105,9 +105,6 @@ class InContext(FewShotLearner):
         h = read(phi["layers"], phi["memory"], h, phi.get("seen"), activation=GELU)
         return F.linear(norm(phi["norm"], h), **phi["read_out"])
 
-    def query_loss(self, phi: Params, query: Batch) -> tuple[Tensor, Metrics]:
-        return self.loss(self.predict(phi, query.x), query.y, examples_of(query))
-
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
         """Loss of the predictions of all points of support and query, each from those before it."""
         (support, query), body = episode[:2], body_of(self.base_learner)
@@ -150,8 +147,9 @@ class InContext(FewShotLearner):
 
     def loss(self, outputs: Tensor, y: Tensor, examples: Tensor | None) -> tuple[Tensor, Metrics]:
         """Loss and metrics of ``outputs`` [P, O], over the rows that are ``examples`` [P]."""
-        loss, score = (_mean(of, outputs, y, examples) for of in (self.objective.loss, self.objective.score))
-        return loss, {"query_loss": loss.detach(), self.objective.score_name: score}
+        objective = of_examples(self.objective, examples)
+        loss = objective.loss(outputs, y)
+        return loss, {"query_loss": loss.detach(), objective.score_name: objective.score(outputs, y)}
 
     def _check(self, num_points: int, what: str) -> None:
         if num_points > self.max_points:
@@ -159,11 +157,6 @@ class InContext(FewShotLearner):
                 f"meta_learner.max_points is {self.max_points}, but {what} {num_points} points; set it to that or more "
                 "(it is a size of the network), or lower task.num_shots or task.train_num_queries."
             )
-
-
-def examples_of(batch: Batch) -> Tensor | None:
-    """Which rows are examples, bool [S]; None: all."""
-    return None if isinstance(batch.mask, tuple) else batch.mask
 
 
 def filled(rows: Tensor, read_in: Params) -> Tensor:
@@ -178,11 +171,3 @@ def _joined(support: Batch, query: Batch) -> Tensor | None:
         return None
     every = [torch.ones(len(b.x), dtype=torch.bool, device=b.x.device) for b in (support, query)]
     return torch.cat([all_ if mask is None else mask for mask, all_ in zip(masks, every, strict=True)])
-
-
-def _mean(of: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, y: Tensor, examples: Tensor | None) -> Tensor:
-    """``of`` (outputs, y), a mean over rows, of those that are ``examples``."""
-    if examples is None:
-        return of(outputs, y)
-    each = vmap(of)(outputs[:, None], y[:, None])  # [P]
-    return torch.where(examples, each, 0).sum() / examples.sum()

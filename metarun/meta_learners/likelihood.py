@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metarun.core import Batch, Metrics
-from metarun.objectives import Objective, mean_of_rows, of_examples
+from metarun.objectives import Objective, examples_of, mean_of_rows, of_examples
 
 
 def deviation_of(raw: Tensor, smallest: float) -> Tensor:
@@ -28,14 +28,10 @@ def surprise(mean: Tensor, deviation: Tensor, y: Tensor) -> Tensor:
     return ((y - mean) / deviation).square() / 2 + deviation.log() + math.log(2 * math.pi) / 2
 
 
-def examples(batch: Batch) -> Tensor | None:
-    """Which rows of the batch are examples, bool [S]; None: all."""
-    return None if isinstance(batch.mask, tuple) else batch.mask
-
-
 def mean_of(values: Tensor, batch: Batch) -> Tensor:
     """Mean of ``values`` [Q, P] over the rows that are examples."""
-    return values.mean() if isinstance(batch.mask, tuple) else mean_of_rows(values.mean(1), batch.mask)
+    examples = examples_of(batch)
+    return values.mean() if examples is None else mean_of_rows(values.mean(1), examples)
 
 
 def scored(objective: Objective, mean: Tensor, deviation: Tensor, query: Batch) -> tuple[Tensor, Metrics]:
@@ -46,6 +42,6 @@ def scored(objective: Objective, mean: Tensor, deviation: Tensor, query: Batch) 
 
 def of_mean(objective: Objective, mean: Tensor, query: Batch) -> Metrics:
     """Loss and score of the predicted ``mean`` [Q, P], as of learners that know no deviation."""
-    objective = of_examples(objective, query.mask)
+    objective = of_examples(objective, examples_of(query))
     loss = objective.loss(mean, query.y).detach()
     return {"query_loss": loss, objective.score_name: objective.score(mean, query.y)}

@@ -29,13 +29,14 @@ from torch import Tensor
 from torch.func import functional_call
 
 from metarun.core import Batch, FewShotLearner, Metrics, Params, parameters_of
+from metarun.meta_learners.likelihood import mean_of, of_mean
 from metarun.models.attention import norm, norm_weights, read, remember, transformer
 from metarun.models.binned import borders_of, log_density, moments
 from metarun.models.columns import encoded_rows, fitted_columns, ridge_outputs, row_encoder
 from metarun.models.dense import dense
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
-from metarun.objectives import mean_of_rows, of_examples
+from metarun.objectives import examples_of
 
 ABSENT = 30.0  # how far the logits of absent classes lie below all others: no probability, and no infinite loss either
 
@@ -100,7 +101,7 @@ class PFN(FewShotLearner):
     def adapt(self, theta: Params, support: Batch) -> Params:
         body = body_of(self.base_learner)
         z = functional_call(body, theta["body"], (support.x,))  # [S, D]
-        seen = support.mask if isinstance(support.mask, Tensor) else None
+        seen = examples_of(support)
         weight = z.new_ones(len(z)) if seen is None else seen.to(z.dtype)
         z = z * weight[:, None]  # padding may hold anything that is finite
         t = self.targets(support.y, z) * weight[:, None]
@@ -149,13 +150,8 @@ class PFN(FewShotLearner):
     def query_loss(self, phi: Params, query: Batch) -> tuple[Tensor, Metrics]:
         if self.num_ways is not None:
             return super().query_loss(phi, query)
-        logits, y = self.outputs(phi, query.x), query.y.flatten(1)
+        logits, query = self.outputs(phi, query.x), query._replace(y=query.y.flatten(1))
         borders = self.borders(logits)
-        surprise = -log_density(logits, borders, y)
-        loss = mean_of_rows(surprise.mean(1), query.mask) if isinstance(query.mask, Tensor) else surprise.mean()
-        mean, objective = moments(logits, borders)[0].detach(), of_examples(self.objective, query.mask)
-        return loss, {
-            "query_loss": objective.loss(mean, y),
-            "negative_log_likelihood": loss.detach(),
-            objective.score_name: objective.score(mean, y),
-        }
+        loss = mean_of(-log_density(logits, borders, query.y), query)
+        mean = moments(logits, borders)[0].detach()
+        return loss, {**of_mean(self.objective, mean, query), "negative_log_likelihood": loss.detach()}

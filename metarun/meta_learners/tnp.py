@@ -27,11 +27,12 @@ from torch import Tensor
 from torch.func import functional_call
 
 from metarun.core import Batch, FewShotLearner, Metrics, Params, parameters_of
-from metarun.meta_learners.likelihood import check_smallest, deviation_of, examples, scored
+from metarun.meta_learners.likelihood import check_smallest, deviation_of, scored
 from metarun.models.attention import read, remember, transformer
 from metarun.models.dense import dense, perceptron
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
+from metarun.objectives import examples_of
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class TNP(FewShotLearner):
         }
 
     def adapt(self, theta: Params, support: Batch) -> Params:
-        body, seen = body_of(self.base_learner), examples(support)
+        body, seen = body_of(self.base_learner), examples_of(support)
         z = functional_call(body, theta["body"], (support.x,))  # [S, D]
         tokens = perceptron(theta["embedder"], torch.cat([z, support.y.flatten(1)], 1))  # [S, C]
         memory = remember(theta["layers"], tokens, seen, self.heads, norm_first=False, activation=F.relu)

@@ -12,7 +12,7 @@ from torch import Tensor
 from metarun.core import Batch, Episode
 from metarun.drawing import GAP, GREY, LINE, MAX_ROWS, WHITE
 from metarun.evaluation.estimates import Estimate
-from metarun.output.summary import curves_over_shots, references_over_shots
+from metarun.output.summary import Curves, references_over_shots
 
 
 def episode_grid(episode: Episode, num_ways: int) -> Tensor:
@@ -55,14 +55,13 @@ def adaptation_curve(scores: dict[str, Estimate], name: str, trained_steps: int)
     return figure
 
 
-def shots_curve(scores: dict[str, Estimate], names: list[str]) -> Any:
-    """A matplotlib figure of ``curves_over_shots``, a panel for each score, with 95% confidence intervals.
+def shots_curve(curves: Curves, scores: dict[str, Estimate]) -> Any:
+    """A matplotlib figure of the ``curves_over_shots`` of ``scores``, a panel for each, with 95% confidence intervals.
 
     Dashed: methods without training, where the task has them scored beside.
     """
     from matplotlib.figure import Figure
 
-    curves = curves_over_shots(scores, names)
     figure = Figure(figsize=(4.6 * len(curves), 3.4), layout="constrained")
     for axes, (name, curve) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
         means, widths = [e.mean for e in curve.values()], [e.ci95 for e in curve.values()]

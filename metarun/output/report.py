@@ -29,7 +29,7 @@ from metarun.output.metrics import MetricsFile, written
 from metarun.output.profiling import StepProfiler, too_few
 from metarun.output.results import results, write_results
 from metarun.output.sink import Sink
-from metarun.output.summary import curves_over_shots, differences, names_over_shots, summary
+from metarun.output.summary import curves_over_shots, differences, summary
 from metarun.output.terminal import Ticker
 from metarun.paths import as_shown
 from metarun.process import peak_memory_mb
@@ -189,8 +189,8 @@ class Reporter:
         if f"{self.score}_step_1" in scores:
             figure = adaptation_curve(scores, self.score, experiment.trained_steps)
             self.tell(lambda sink: sink.figure("adaptation", figure, experiment.steps))
-        if names := [*curves_over_shots(scores, names_over_shots(experiment))]:
-            over_shots = shots_curve(scores, names)
+        if curves := curves_over_shots(experiment, scores):
+            over_shots = shots_curve(curves, scores)
             over_shots.savefig(self.folder.path / "shots.png", dpi=130)
             self.tell(lambda sink: sink.figure("shots", over_shots, experiment.steps))
 

@@ -36,8 +36,18 @@ def condensed(scores: dict[str, Estimate]) -> dict[str, Estimate]:
     return {name: score for name, score in scores.items() if step_of(name) in (*STEPS_SHOWN, last)}
 
 
-def curves_over_shots(scores: dict[str, Estimate], names: list[str]) -> dict[str, dict[int, Estimate]]:
-    """By those of ``names`` that were scored over shots, the score for each number of them."""
+Curves = dict[str, dict[int, Estimate]]  # by the name of a score, the score for each number of shots
+
+
+def curves_over_shots(experiment: Experiment, scores: dict[str, Estimate]) -> Curves:
+    """Those that are shown: of the task's own score and of the likelihood, on each task that is scored."""
+    own = [experiment.task.spec.objective.score_name, LIKELIHOOD]
+    prefixes = [f"{name}/" for name in experiment.suite.elsewhere] or [""]
+    return _over_shots(scores, [prefix + name for prefix in prefixes for name in own])
+
+
+def _over_shots(scores: dict[str, Estimate], names: list[str]) -> Curves:
+    """The curves of those of ``names`` that were scored over shots."""
     found: dict[str, dict[int, Estimate]] = {name: {} for name in names}
     for key, score in scores.items():
         name, separator, shots = key.rpartition(SHOTS)
@@ -46,29 +56,20 @@ def curves_over_shots(scores: dict[str, Estimate], names: list[str]) -> dict[str
     return {name: curve for name, curve in found.items() if curve}
 
 
-def references_over_shots(scores: dict[str, Estimate], name: str) -> dict[str, dict[int, Estimate]]:
+def references_over_shots(scores: dict[str, Estimate], name: str) -> Curves:
     """By the method, the curves of those without training that were scored as ``name`` over shots."""
     prefix, _, base = name.rpartition("/")
     start, end = prefix + "/" * bool(prefix), f"_{base}"
     heads = dict.fromkeys(key.rpartition(SHOTS)[0] for key in scores)
     names = [head for head in heads if head.startswith(start) and head.endswith(end)]
-    curves = curves_over_shots(scores, names)
-    return {head.removeprefix(start).removesuffix(end): curve for head, curve in curves.items()}
-
-
-def names_over_shots(experiment: Experiment) -> list[str]:
-    """The scores that are shown over shots: the task's own and the likelihood, on each task that is scored."""
-    own = [experiment.task.spec.objective.score_name, LIKELIHOOD]
-    prefixes = [f"{name}/" for name in experiment.suite.elsewhere] or [""]
-    return [prefix + name for prefix in prefixes for name in own]
+    return {head.removeprefix(start).removesuffix(end): curve for head, curve in _over_shots(scores, names).items()}
 
 
 def lines_over_shots(experiment: Experiment, scores: dict[str, Estimate]) -> list[str]:
     """A line for each score over shots."""
-    curves = curves_over_shots(scores, names_over_shots(experiment))
     return [
         f"{name} over shots {plain({f'{k}:': score.mean for k, score in curve.items()})}"
-        for name, curve in curves.items()
+        for name, curve in curves_over_shots(experiment, scores).items()
     ]
 
 

@@ -1,7 +1,6 @@
 """The runs of a target: trained in processes of their own, each continued where it stands, then tested as papers do."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from metarun.config.checks import changed_settings, flat
 from metarun.config.compose import assigned, composed, override_key, read_config
 from metarun.errors import ConfigError, Interrupted, MetarunError
 from metarun.output.folder import RunFolder
+from metarun.process import ending_with
 from metarun.reproduce import dependence
 from metarun.reproduce.registry import Target
 from metarun.training.signals import stopping_signals
@@ -69,7 +69,7 @@ def train(seed: Seed, place: Sequence[str], until: float | None) -> None:
     if seed.state() == "completed":
         return
     words = [*seed.words, *place, assigned("run_dir", seed.path.resolve()), "resume=auto"]
-    end_with_this = _end_with(os.getpid())
+    end_with_this = ending_with(os.getpid())
     process = subprocess.Popen([sys.executable, "-m", "metarun", *words], preexec_fn=end_with_this)  # noqa: PLW1509
     with _passing_signals_to(process):
         try:
@@ -84,20 +84,6 @@ def train(seed: Seed, place: Sequence[str], until: float | None) -> None:
         failure = MetarunError(f"the run in {seed.path} ended with exit code {code}; its message stands above.")
         failure.exit_code = code if code < 128 else 1
         raise failure
-
-
-def _end_with(parent: int) -> Any:
-    """What a child does before it starts, so that it gets SIGTERM, and writes a checkpoint, when its parent is killed."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-
-    def prepare() -> None:
-        prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(128 + signal.SIGTERM)
-
-    return prepare
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ from metarun.sweep.launcher import Launcher
 from metarun.sweep.slots import Slots
 from metarun.sweep.view import View
 
+STOPPED = "sweep stopped; the same command with the same sweep_dir continues it"
+
 
 class Sweep(NamedTuple):
     """The jobs, which are composed and checked, and how they are to be run."""
@@ -42,12 +44,12 @@ class Way(ABC):
         before they do. ``forked`` gives the launcher of a way that forks."""
 
 
-def drained(sweep: Sweep, launcher: Launcher) -> int | None:
-    """Start the jobs by ``launcher`` until all have ended, as ``Way.run`` has it."""
+def drained(sweep: Sweep, launcher: Launcher, stopped: str = STOPPED) -> int | None:
+    """Start the jobs by ``launcher`` until all have ended, as ``Way.run`` has it; ``stopped`` is said after a signal."""
     with View(len(sweep.jobs)) as view:
         launching = Launching(sweep.slots, launcher, sweep.flags)
         signum = Drain(sweep.jobs, sweep.folder, launching, sweep.limits, view).run()
     if signum is None:
         return None
-    print("sweep stopped; the same command with the same sweep_dir continues it", file=sys.stderr)
+    print(stopped, file=sys.stderr)
     return 128 + signum

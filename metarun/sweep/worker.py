@@ -4,7 +4,6 @@ FILE describes the job (see ``metarun.sweep.launchers.engine``). This starts it,
 sweep leaves beside FILE, stops it when that parent or the engine's process has died, and prints how it ended.
 """
 
-import ctypes
 import json
 import os
 import signal
@@ -15,10 +14,10 @@ from pathlib import Path
 from types import FrameType
 
 from metarun.output.lock import busy
+from metarun.process import ending_with
 
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 1.0  # between two looks whether the parent lives
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main(description: Path) -> None:
@@ -55,7 +54,7 @@ def started(job: dict[str, object]) -> "subprocess.Popen[bytes]":
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment},
             cwd=str(job["folder"]),
-            preexec_fn=_end_with_the_worker if sys.platform.startswith("linux") else None,  # noqa: PLW1509 (one thread)
+            preexec_fn=ending_with(os.getpid()),  # noqa: PLW1509 (one thread)
         )
 
 
@@ -69,10 +68,6 @@ def signals_in(path: Path) -> list[int]:
 
 def _leave_it_to_the_job(number: int, frame: FrameType | None) -> None:
     """A signal for all processes of a job, as Slurm sends it, reaches the run itself: told twice it would end at once."""
-
-
-def _end_with_the_worker() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import torch
 from metarun.core import Batch, Draw, Episode, TaskSpec
 from metarun.counter import normal
 from metarun.objectives import SQUARED_ERROR
-from metarun.tasks.episodes import uniforms
+from metarun.tasks.episodes import batch_of, uniforms
 from metarun.tasks.sizes import Count, PointSize, Sized, sizes_by_split
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class Curves(Sized):
         return Episode(batch(draw["support"]), batch(draw["query"]))
 
     def _batch(self, x: np.ndarray, y: np.ndarray) -> Batch:
-        return Batch(*(torch.from_numpy(values[..., None]).to(self.device, self.dtype) for values in (x, y)))
+        return batch_of(x[..., None], y[..., None], self.device, self.dtype)
 
     def family_of(self, draw: Draw) -> np.ndarray:
         """Numbers of the families that the tasks are of [B]."""

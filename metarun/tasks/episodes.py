@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
-from metarun.core import Draw, TaskSpec
+from metarun.core import Batch, Draw, TaskSpec
 from metarun.counter import uniform, without_replacement
 from metarun.errors import DataProblems, listed
 from metarun.objectives import CROSS_ENTROPY
@@ -162,3 +163,16 @@ def uniforms(
     ends = np.cumsum([of_task, query[0] * query[1], support[0] * support[1]])
     first, second, third = np.split(uniform(seed, stream, np.asarray(indices), int(ends[-1])), ends[:-1], axis=1)
     return {"task": first, "query": second.reshape(-1, *query), "support": third.reshape(-1, *support)}
+
+
+def batch_of(x: np.ndarray, y: np.ndarray, device: torch.device, dtype: torch.dtype) -> Batch:
+    """Points as tensors on ``device``."""
+    return Batch(*(torch.from_numpy(values).to(device, dtype) for values in (x, y)))
+
+
+def check_line(noise_std: float, x_range: tuple[float, float]) -> None:
+    """Raise ValueError unless curves can have this noise, and inputs in this interval."""
+    if noise_std < 0 or x_range[0] >= x_range[1]:
+        raise ValueError(
+            f"task.noise_std is {noise_std} and task.x_range {list(x_range)}; use 0 or more, and [lowest, highest]."
+        )

@@ -28,7 +28,7 @@ from torch import Tensor
 from metarun.core import Batch, Draw, Episode, Metrics, TaskSpec
 from metarun.counter import normal
 from metarun.objectives import SQUARED_ERROR
-from metarun.tasks.episodes import uniforms
+from metarun.tasks.episodes import check_line, uniforms
 from metarun.tasks.sizes import Count, PointSize, Sized, sizes_by_split
 
 if TYPE_CHECKING:
@@ -71,10 +71,7 @@ class GaussianProcess(Sized):
         for name, (low, high) in ranges.items():
             if not 0 < low <= high:
                 raise ValueError(f"task.{name} is [{low}, {high}]; give [lowest, highest], both above 0.")
-        if noise_std < 0 or x_range[0] >= x_range[1]:
-            raise ValueError(
-                f"task.noise_std is {noise_std} and task.x_range {list(x_range)}; use 0 or more, and [lowest, highest]."
-            )
+        check_line(noise_std, x_range)
         self.sizes = sizes_by_split(PointSize, (num_shots, num_queries), train_num_shots, train_num_queries)
         self.kernel, self.ranges, self.noise_std, self.x_range = kernel, ranges, noise_std, x_range
         self.seed, self.device, self.dtype = seed, device, dtype

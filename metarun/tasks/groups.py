@@ -3,15 +3,15 @@
 N ways, K shots, Q queries, B episodes, G groups of a class at most
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from metarun.core import Draw
 from metarun.counter import uniform, uniform_at, without_replacement
-from metarun.tasks.episodes import ClassPool, draw_examples, ordered
-from metarun.tasks.sizes import EpisodeSize
+from metarun.tasks.episodes import ClassPool, draw_examples, ordered, pool_problems
+from metarun.tasks.sizes import EpisodeSize, Sizes
 
 ATTEMPTS = 100  # draws of an episode, of which the first that keeps all groups apart is taken
 
@@ -116,3 +116,12 @@ class GroupedPool:
         ranks = np.floor(u[:, ways:].reshape(count.shape) * count).astype(np.int64)
         examples = self.order[np.where(count > 0, first + ranks, 0)]
         return {"classes": classes, "support": examples[..., :shots], "query": examples[..., shots:]}, apart
+
+
+def lacking(
+    pools: Mapping[str, ClassPool], grouped: Mapping[str, GroupedPool], sizes: Sizes[EpisodeSize], split: str
+) -> list[str]:
+    """What the classes of ``split``, or their groups where it has them, lack for episodes of these ``sizes``."""
+    groups = grouped.get(split)
+    pool, of = (groups.classes, "group") if groups else (pools[split], "example")
+    return pool_problems({split: pool}, sizes, of)

@@ -22,7 +22,7 @@ from metarun.tasks.episodes import (
     class_spec,
     pool_problems,
 )
-from metarun.tasks.groups import GroupedPool, draw_in_order
+from metarun.tasks.groups import GroupedPool, draw_in_order, lacking
 from metarun.tasks.image_files import Ranges
 from metarun.tasks.image_reader import ImageReader, square_reader
 from metarun.tasks.images import image_batch, pixels_on, show_classes
@@ -119,9 +119,7 @@ class ImageClasses(PreparedTask, Sized):
         return none + pool_problems(filled, self.sizes, "example" if named.groups is None else "group")
 
     def lacks(self, sizes: Sizes[EpisodeSize], split: str) -> list[str]:
-        grouped = self.grouped.get(split)
-        pool, of = (grouped.classes, "group") if grouped else (self.pools[split], "example")
-        return pool_problems({split: pool}, sizes, of)
+        return lacking(self.pools, self.grouped, sizes, split)
 
     @staticmethod
     def _pools_of(

@@ -27,7 +27,7 @@ from torch import Tensor
 from metarun.core import Batch, Draw, Episode, TaskSpec
 from metarun.counter import normal, uniform
 from metarun.objectives import Objective
-from metarun.tasks.episodes import uniforms
+from metarun.tasks.episodes import batch_of, uniforms
 from metarun.tasks.function_classes import DecisionTree, FunctionClass, Linear, ReluNetwork, Sparse
 from metarun.tasks.shifts import SHIFTS
 from metarun.tasks.sizes import Count, PointSize, Sized, Sizes, sizes_by_split
@@ -179,7 +179,7 @@ class LinearRegression(Sized):
         def batch(x: np.ndarray, noise: np.ndarray) -> Batch:
             x = self.x_scale * np.pad(x, ((0, 0), (0, 0), (0, d - self.used_dims)))
             y = self.y_scale * self.functions.values(draw["task"], x) + self.noise_std * noise
-            return Batch(*(torch.from_numpy(values).to(self.device, self.dtype) for values in (x, y[..., None])))
+            return batch_of(x, y[..., None], self.device, self.dtype)
 
         return Episode(batch(x[0], noise[0]), batch(x[1], noise[1]))
 

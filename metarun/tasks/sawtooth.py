@@ -17,7 +17,7 @@ import torch
 from metarun.core import Batch, Draw, Episode, TaskSpec
 from metarun.counter import normal
 from metarun.objectives import SQUARED_ERROR
-from metarun.tasks.episodes import uniforms
+from metarun.tasks.episodes import batch_of, check_line, uniforms
 from metarun.tasks.sizes import Count, PointSize, Sized, sizes_by_split
 
 if TYPE_CHECKING:
@@ -44,10 +44,7 @@ class Sawtooth(Sized):
     ) -> None:
         if not 0 < frequency[0] <= frequency[1]:
             raise ValueError(f"task.frequency is {list(frequency)}; give [lowest, highest], both above 0.")
-        if noise_std < 0 or x_range[0] >= x_range[1]:
-            raise ValueError(
-                f"task.noise_std is {noise_std} and task.x_range {list(x_range)}; use 0 or more, and [lowest, highest]."
-            )
+        check_line(noise_std, x_range)
         self.sizes = sizes_by_split(PointSize, (num_shots, num_queries), train_num_shots, train_num_queries)
         self.frequency, self.noise_std, self.x_range = frequency, noise_std, x_range
         self.seed, self.device, self.dtype = seed, device, dtype
@@ -74,7 +71,7 @@ class Sawtooth(Sized):
         return (frequency * direction * x - offset) % 1  # an offset of U[0, 1 / frequency], times the frequency
 
     def _batch(self, x: np.ndarray, y: np.ndarray) -> Batch:
-        return Batch(*(torch.from_numpy(values[..., None]).to(self.device, self.dtype) for values in (x, y)))
+        return batch_of(x[..., None], y[..., None], self.device, self.dtype)
 
     def fingerprint(self) -> str:
         frequency, x_range = list(map(float, self.frequency)), list(map(float, self.x_range))

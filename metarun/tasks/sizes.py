@@ -15,9 +15,9 @@ import numpy as np
 
 from metarun.core import TaskDistribution, TaskSpec
 from metarun.counter import uniform
+from metarun.tasks.splits import SPLITS
 
 Count = int | tuple[int, int]  # a number, or the lowest and the highest
-SPLITS = ("train", "val", "test")
 
 
 class EpisodeSize(NamedTuple):

@@ -22,10 +22,9 @@ from metarun.tasks.episodes import (
     ClassPool,
     check_pools,
     class_spec,
-    pool_problems,
     rows_of,
 )
-from metarun.tasks.groups import GroupedPool, draw_in_order
+from metarun.tasks.groups import GroupedPool, draw_in_order, lacking
 from metarun.tasks.sizes import Count, EpisodeSize, Sized, Sizes, sizes_by_split
 from metarun.tasks.sources import PreparedTask, task_from
 from metarun.tasks.splits import SPLITS, Split, by_shares, split_classes, split_digest, thinned
@@ -104,9 +103,7 @@ class TextClasses(PreparedTask, Sized):
         self.frozen = self.encoded.frozen(self.sizes["test"].num_ways).to(device, dtype)
 
     def lacks(self, sizes: Sizes[EpisodeSize], split: str) -> list[str]:
-        grouped = self.grouped.get(split)
-        pool, of = (grouped.classes, "group") if grouped else (self.pools[split], "example")
-        return pool_problems({split: pool}, sizes, of)
+        return lacking(self.pools, self.grouped, sizes, split)
 
     def _grouped(self, prepared: Prepared) -> dict[str, GroupedPool]:
         """The pools with the groups of their sentences; nothing where there are none."""

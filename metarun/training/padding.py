@@ -20,10 +20,11 @@ STEPS = 1000  # that are looked at for the sizes of a run
 
 def pads(learner: MetaLearner, task: TaskDistribution) -> bool:
     """Whether meta-batches of ``task`` may be padded for ``learner``: not where a batch norm would see the padded rows."""
-    modules = chain.from_iterable(network.modules() for network in modules_of(learner))
-    norms = (BatchNorm, torch.nn.modules.batchnorm._BatchNorm)
     varies = isinstance(task, Sized) and task.sizes["train"] != task.sizes.smallest["train"]
-    return learner.reads_masks and varies and not any(isinstance(m, norms) for m in modules)
+    if not (learner.reads_masks and varies):  # asked at every step
+        return False
+    modules = chain.from_iterable(network.modules() for network in modules_of(learner))
+    return not any(isinstance(module, BatchNorm | torch.nn.modules.batchnorm._BatchNorm) for module in modules)
 
 
 def bucket(task: Sized, step: int) -> tuple[int, int]:
