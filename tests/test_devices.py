@@ -1,7 +1,13 @@
 """One run on several devices is bit by bit the run of one process; when a process dies the others end, and it goes on."""
 
 import hashlib
+import os
+import signal
 import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -102,6 +108,48 @@ def test_two_processes_go_on_where_one_was_killed_also_when_the_first_of_them_di
     first, _ = together(f"resume={run}", cwd=tmp_path)
     assert first.code == 0, first.text
     assert_as_if_never_stopped(run, whole)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for a process in /proc, which only Linux has")
+def test_torchrun_starts_a_run_again_whose_process_was_killed(whole, tmp_path):
+    run, file = tmp_path / "run", tmp_path / "run" / "metrics.jsonl"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    starter = [
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        f"--master-port={port}",
+        "--max-restarts=2",
+        "-m",
+        "metarun",
+    ]
+    words = [*last_of_each(*SHARED, f"run_dir={run}", "resume=auto", "steps=300", "evaluation.every=20")]
+    with (tmp_path / "output").open("w") as output:
+        job = subprocess.Popen(
+            [sys.executable, "-m", *starter, *words], stdout=output, stderr=output, env=environment(), cwd=tmp_path
+        )
+        until(lambda: file.is_file() and '"step": 20, "val/' in file.read_text(), job)
+        os.kill(other_of(job.pid), signal.SIGKILL)
+        assert job.wait(120) == 0, (tmp_path / "output").read_text()
+    assert len(read(run / "run.json")["history"]) == 2
+    one = tmp_path / "one"
+    assert metarun(*SHARED, "steps=300", "evaluation.every=20", f"run_dir={one}").code == 0
+    assert_as_if_never_stopped(run, one)
+
+
+def until(holds: Callable[[], bool], job: subprocess.Popen) -> None:
+    """Wait until this holds, while the job runs."""
+    end = time.monotonic() + 60
+    while not holds():
+        assert job.poll() is None and time.monotonic() < end
+        time.sleep(0.02)
+
+
+def other_of(starter: int) -> int:
+    """The process of rank 1 among those that torchrun has started."""
+    children = [int(pid) for pid in Path(f"/proc/{starter}/task/{starter}/children").read_text().split()]
+    return next(pid for pid in children if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes())
 
 
 def test_a_signal_to_any_of_the_processes_stops_all_of_them_at_one_step(whole, tmp_path):

@@ -88,9 +88,10 @@ def told() -> tuple[dict[str, Any], "Store"]:
 
 
 def _store() -> "Store":
-    """Where the processes meet, as torchrun's variables of the environment say."""
+    """Where the processes meet, as torchrun's variables of the environment say; apart for each of its restarts, or those
+    that it starts again would read what the ones before have left."""
     store, _, _ = next(dist.rendezvous("env://", timeout=LONG))  # type: ignore[attr-defined]
-    return store
+    return dist.PrefixStore(f"metarun/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)  # type: ignore[attr-defined]
 
 
 def _begun(count: int, others: list[subprocess.Popen[bytes]]) -> "Store":
