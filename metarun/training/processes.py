@@ -88,9 +88,13 @@ def told() -> tuple[dict[str, Any], "Store"]:
 
 
 def _store() -> "Store":
-    """Where the processes meet, as torchrun's variables of the environment say; apart for each of its restarts, or those
-    that it starts again would read what the ones before have left."""
+    """Where the processes meet, as torchrun's variables of the environment say."""
     store, _, _ = next(dist.rendezvous("env://", timeout=LONG))  # type: ignore[attr-defined]
+    return _of_this_start(store)
+
+
+def _of_this_start(store: "Store") -> "Store":
+    """``store`` apart for each restart of torchrun, or what it starts again would read what was left there before."""
     return dist.PrefixStore(f"metarun/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)  # type: ignore[attr-defined]
 
 
@@ -108,7 +112,7 @@ def _begun(count: int, others: list[subprocess.Popen[bytes]]) -> "Store":
         command = [sys.executable, "-m", "metarun"]
         # a session of its own: signals of a terminal come to the first process, which tells the others
         others.append(subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, start_new_session=True))
-    return store
+    return _of_this_start(store)
 
 
 def _wait_for(others: list[subprocess.Popen[bytes]], store: "Store") -> None:
