@@ -99,7 +99,8 @@ def preload() -> None:
     from metarun.process import prepare
 
     prepare()
-    import matplotlib.figure  # noqa: F401
+    import matplotlib.figure
+    import torch._dynamo
     import torch.utils.tensorboard
 
     import metarun.commands.app

@@ -1,4 +1,4 @@
-"""Processes that begin with everything imported: forked from a server that has computed nothing, 3 s sooner than new ones.
+"""Processes that begin with everything imported: forked from a server that has computed nothing, 5 s sooner than new ones.
 
 What a process is for is a function of this package's by name, so that nothing but strings is sent.
 """
@@ -6,15 +6,21 @@ What a process is for is a function of this package's by name, so that nothing b
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from multiprocessing import forkserver
+from multiprocessing import forkserver, reduction
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
+from metarun.commands.main import main
+from metarun.sweep.preloaded import LATE, Preloaded, serve
+
+IMPORTED = ["tests.running", "metarun.commands.train", "metarun.commands.evaluate", *LATE]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -22,7 +28,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.
 def server(**env: str) -> ForkServerContext:
     """The context whose server, begun with ``env``, has imported metarun and computed nothing."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.running", "metarun.commands.train", "metarun.commands.evaluate"])
+    context.set_forkserver_preload(IMPORTED)
     with mock.patch.dict(os.environ, env):
         forkserver.ensure_running()
     return context
@@ -74,6 +80,37 @@ class Forked:
             self.kill()
             raise TimeoutError(self.err.read_text())
         return self.out.read_text(), self.err.read_text()
+
+
+class Workers(Preloaded):
+    """The process that forks a sweep's jobs, itself forked from the server that has imported everything."""
+
+    @classmethod
+    def fresh(cls, module: str, environment: dict[str, str]) -> "Workers":
+        assert module == "metarun.commands.workers"
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        reading, writing = os.pipe()
+        begin = server(PYTHONPATH=os.environ.get("PYTHONPATH", ""), OMP_NUM_THREADS="1").Process
+        process = begin(target=_workers, args=(theirs, reduction.DupFd(reading), sys.path, environment))
+        process.start()
+        theirs.close()
+        os.close(reading)
+        made = cls(ours, writing, int(process.pid or 0))
+        made.child = process
+        return made
+
+    def close(self) -> None:
+        """As of another one, but this is no child of ours."""
+        self.connection.close()
+        os.close(self.lifeline)
+        self.child.join()
+
+
+def _workers(connection: socket.socket, lifeline: Any, path: list[str], environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path[:] = path
+    serve(connection, lifeline.detach(), main)
 
 
 def _child(

@@ -17,8 +17,9 @@ from unittest import mock
 import torch
 
 from metarun.commands.main import main
+from metarun.sweep.preloaded import Preloaded
 from tests.composing import last_of_each
-from tests.forked import Forked
+from tests.forked import Forked, Workers
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = f"--config-dir={ROOT / 'tests' / 'outside'}"
@@ -56,7 +57,8 @@ def metarun(*arguments: str, as_given: bool = False) -> Outcome:
     """``metarun ARGUMENTS`` in this process; without ``as_given`` a key's last value alone."""
     out, err, code = io.StringIO(), io.StringIO(), -1
     words = list(map(str, arguments))
-    with untouched_process(), redirect_stdout(out), redirect_stderr(err):
+    sooner = mock.patch("metarun.sweep.preloaded.Preloaded.fresh", Workers.fresh)
+    with untouched_process(), redirect_stdout(out), redirect_stderr(err), sooner:
         try:
             main(words if as_given else last_of_each(*words))
         except SystemExit as exit_:
@@ -81,6 +83,12 @@ def forked(function: str, *arguments: str, argv: Sequence[object], cwd: Path) ->
 def whole_command() -> None:
     """The command line of this process."""
     main(sys.argv[1:])
+
+
+def whole_search() -> None:
+    """The search of this process's command line, whose runs are forked from it: it has computed nothing."""
+    with mock.patch("metarun.sweep.preloaded.Preloaded.fresh", lambda *_: Preloaded.forked(main)):
+        main(sys.argv[1:])
 
 
 def apart(*arguments: object, cwd: Path) -> Outcome:

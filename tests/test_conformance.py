@@ -74,6 +74,27 @@ TEXTS = {
     "residual": ["base_learner=residual", "base_learner.hidden=4"],
 }
 BASES = MLPS | CONVS | TEXTS
+SIZES = {  # where a learner's own are made to train well, and not to be exact in a second
+    "anp": ["width=8", "latent_width=8", "heads=2", "encoder_layers=2", "samples=3"],
+    "baseline": ["inner_steps=4"],
+    "baseline_plus_plus": ["inner_steps=4"],
+    "convcnp": ["channels=4", "levels=2", "points_per_unit=16"],
+    "fine_tune": ["inner_steps=4"],
+    "imaml": ["inner_steps=3", "cg_steps=3"],
+    "in_context": ["width=8", "depth=2", "heads=2"],
+    "learned_optimizer": ["inner_steps=3", "network.hidden_size=5"],
+    "pfn": ["width=8", "layers=2", "heads=2", "feedforward=8", "cells=4"],
+    "snail": ["attention=[[4,4],[4,4],[4,4]]", "filters=4"],
+    "tnp": ["width=8", "depth=2", "heads=2", "feedforward=8", "embedder_layers=2"],
+}
+
+
+def words_of(learner: str, task: str, base: str) -> list[str]:
+    """What the command line says of a case."""
+    sizes = [f"meta_learner.{size}" for size in SIZES.get(learner, [])]
+    return [f"meta_learner={learner}", *sizes, *TASKS[task], *BASES[base]]
+
+
 IMAGES = ["mlp_null", "stride_transductive", "stride_running", "max_pool_support"]  # each layer and each mode
 CASES = [
     ("sinusoid", "mlp_null"),
@@ -122,7 +143,7 @@ class Case:
 @cache
 def built(learner: str, task: str, base: str) -> Experiment | ConfigError:
     try:
-        return experiment(f"meta_learner={learner}", *TASKS[task], *BASES[base])
+        return experiment(*words_of(learner, task, base))
     except ConfigError as refusal:
         return refusal
 
@@ -222,7 +243,7 @@ def test_theta_is_a_tree_of_floating_tensors_in_the_dtype_of_the_run(case):
 
 def test_one_seed_gives_one_start_and_another_seed_another_of_the_same_size(learner):
     task, base = next((t, b) for t, b in CASES if isinstance(built(learner, t, b), Experiment))
-    texts = [f"meta_learner={learner}", *TASKS[task], *BASES[base]]
+    texts = words_of(learner, task, base)
     first = built(learner, task, base).theta_0
     again, other = (experiment(*texts, f"seed={seed}").theta_0 for seed in (0, 1))
     assert_equal(first, again)
@@ -233,7 +254,7 @@ def test_one_seed_gives_one_start_and_another_seed_another_of_the_same_size(lear
 def test_init_gives_copies_and_leaves_the_networks_as_they_are(learner):
     task, base = next((t, b) for t, b in CASES if isinstance(built(learner, t, b), Experiment))
     with mock.patch("metarun.config.build.take_theta"):
-        made = experiment(f"meta_learner={learner}", *TASKS[task], *BASES[base]).learner
+        made = experiment(*words_of(learner, task, base)).learner
     parameters = [p for net in modules_of(made) for p in net.parameters()]
     before = [own_state(module) for net in modules_of(made) for module in net.modules()]
     thetas = []
@@ -279,7 +300,7 @@ def test_two_training_steps_by_vmap_end_in_the_same_parameters_as_a_plain_loop(l
     task, base = next((t, b) for t, b in reversed(CASES) if isinstance(built(learner, t, b), Experiment))
     # plain SGD: Adam divides by |g|, and would blow the rounding of a gradient near zero up to a whole step
     few = ["optimizer=sgd", "steps=2", "evaluation.num_val_tasks=2", "evaluation.num_tasks=2", "meta_batch_size=4"]
-    texts = [f"meta_learner={learner}", *TASKS[task], *BASES[base], *few]
+    texts = [*words_of(learner, task, base), *few]
     train(tmp_path, *texts, "execution=vmapped")
     by_vmap = checkpoint.load(tmp_path / "checkpoints/last.pt", CPU)["theta"]
     x, by_loop = plain.trained(texts)
@@ -290,7 +311,7 @@ def test_two_training_steps_by_vmap_end_in_the_same_parameters_as_a_plain_loop(l
 def test_a_run_stopped_halfway_and_resumed_ends_in_the_very_same_parameters(learner, tmp_path):
     task, base = next((t, b) for t, b in CASES if isinstance(built(learner, t, b), Experiment))
     few = ["evaluation.num_val_tasks=2", "evaluation.num_tasks=2", "evaluation.every=2", "meta_batch_size=2"]
-    texts = [*CHEAP, f"meta_learner={learner}", *TASKS[task], *BASES[base], *few]
+    texts = [*CHEAP, *words_of(learner, task, base), *few]
     assert metarun(f"--config-dir={OUTSIDE}", *texts, "steps=4", f"run_dir={tmp_path / 'whole'}").code == 0
     assert metarun(f"--config-dir={OUTSIDE}", *texts, "steps=2", f"run_dir={tmp_path / 'halves'}").code == 0
     assert metarun(f"--config-dir={OUTSIDE}", f"resume={tmp_path / 'halves'}", "steps=4").code == 0

@@ -135,7 +135,7 @@ def test_a_finished_search_keeps_all_of_it(searched, told):
 
 def test_a_killed_search_goes_on_to_as_many_trials_as_asked_for(searched, told, tmp_path):
     whole, folder = searched[0], tmp_path / "search"
-    job = forked("whole_command", argv=["search", folder, *words(told)], cwd=tmp_path)
+    job = forked("whole_search", argv=["search", folder, *words(told)], cwd=tmp_path)
     deadline = time.monotonic() + 100
     while len(trials_of(folder)) < 2 or not (folder / str(trials_of(folder)[1]["folder"]) / "metrics.jsonl").exists():
         assert time.monotonic() < deadline and job.poll() is None
@@ -174,7 +174,7 @@ def test_a_search_killed_at_random_ends_with_exactly_as_many_trials_as_asked_for
         return {status["pid"] for status in found if status["state"] == "running"} - seen
 
     for kills_worker in (False, True, False):
-        job = forked("whole_command", argv=command, cwd=tmp_path)
+        job = forked("whole_search", argv=command, cwd=tmp_path)
         deadline = time.monotonic() + 100
         while job.poll() is None and not workers():
             assert time.monotonic() < deadline

@@ -209,7 +209,7 @@ def test_a_parent_that_is_killed_leaves_no_orphan_and_its_jobs_a_checkpoint(tmp_
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the trial looks at /proc")
 def test_a_sweep_killed_at_random_with_several_parents_ends_as_one_left_alone(tmp_path):
     script = Path(__file__).resolve().parents[1] / "scripts" / "sweep_trial.py"
-    short = ["--runs", "4", "--parents", "2", "--disturbances", "4", "--steps", "40"]
+    short = ["--runs", "4", "--parents", "2", "--disturbances", "3", "--steps", "40"]
     words = [sys.executable, str(script), str(tmp_path / "trial"), *short]
     done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

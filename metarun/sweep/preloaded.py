@@ -25,7 +25,12 @@ from metarun.output.machine import installed
 from metarun.paths import PACKAGE
 
 Main = Callable[[list[str]], None]  # of the command line; ends in SystemExit
-LATE = ("torch.utils.tensorboard", "tensorboard.plugins.hparams.summary_v2", "matplotlib.pyplot")
+LATE = (  # modules that a run imports on its way
+    "torch._dynamo",
+    "torch.utils.tensorboard",
+    "tensorboard.plugins.hparams.summary_v2",
+    "matplotlib.pyplot",
+)
 SIGNALS = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"))
 MOST_BYTES = 1 << 20  # of a message
 POLL_SECONDS = 0.1
