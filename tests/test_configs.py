@@ -173,10 +173,11 @@ def test_every_experiment_trains_under_the_smoke_budget(name, request, tmp_path)
     cfg = compose(f"experiment={name}")
     if needs_data(name):  # the published sizes take half a minute on one core
         small += ["meta_batch_size=2"]
-        small += ["base_learner.channels=8"] if "channels" in cfg.base_learner else []
+        small += ["base_learner.channels=4"] if "channels" in cfg.base_learner else []
         small += ["task.train_num_ways=8"] if (cfg.task.get("train_num_ways") or 0) > 8 else []
     if (cfg.meta_learner.get("inner_steps") or 0) > 5:
         small += ["meta_learner.inner_steps=2", "evaluation.inner_steps=null"]
+    small += ["meta_learner.depth=2"] if "depth" in cfg.meta_learner else []
     names = name if name == "smoke" else f"[{name},smoke]"
     train(tmp_path / "run", f"experiment={names}", *small, *where)
     assert (tmp_path / "run" / "results.json").is_file()

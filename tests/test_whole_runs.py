@@ -111,9 +111,9 @@ def first_part(overrides: list[str]) -> str:
     return next(iter(plain.start(compose(*overrides))[1])).split(".", maxsplit=1)[0]
 
 
-def budget_of_others(base: str, execution: str) -> AbstractContextManager[Any]:
-    """Costs and alarms of a large network take as long as its training: the loop's runs of it have them, others do not."""
-    if base in LARGE and execution in ("vmapped", "chunked"):
+def budget_of_others(execution: str) -> AbstractContextManager[Any]:
+    """Costs and alarms of a network take as long as its training: the loop's runs of it have them, others do not."""
+    if execution != "looped":
         return mock.patch.multiple("metarun.output.report", signs_of=lambda *_: None, cost_of_run=lambda *_: {})
     return nullcontext()
 
@@ -148,7 +148,7 @@ def test_theta_after_five_steps_is_that_of_a_plain_loop(base, row, learner, kind
     made += [*learner_of(learner, base), *BUDGET, *HARDLY_SCORED]
     made += OPTIMIZERS[kind]
     made += [f"+rates.{first_part(made)}={FIRST_ALONE}"] if kind == "adamw" else []
-    with budget_of_others(base, execution):
+    with budget_of_others(execution):
         train(tmp_path / "run", *made, *EXECUTIONS[execution])
     last = checkpoint(tmp_path / "run", "last")
     assert last["step"] == STEPS
