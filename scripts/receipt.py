@@ -5,7 +5,8 @@
     python scripts/receipt.py --tables       writes on every page how old the receipts are that it shows
     python scripts/receipt.py --outdated     lists the receipts whose code or configuration has changed since
     python scripts/receipt.py --same NAME [STEPS]     trains and tests the receipt's command for a few steps with the code of
-                                             its commit and with today's; equal bit by bit, the receipt stands for today's
+                                             its commit and with today's; equal bit by bit, the receipt stands for today's;
+                                             of a receipt of several runs, those that are equal
 
 A receipt holds the command, the commit, the versions, the seconds and the results of a finished run, what it depends on
 (see metarun/reproduce/dependence.py), and no path or host of the machine it ran on. It refuses a run whose code had
@@ -93,14 +94,23 @@ def outdated() -> list[str]:
 
 
 def confirm(name: str, steps: int) -> None:
-    """Let a receipt stand for today's code, if ``steps`` steps and a small test are bit by bit those of its commit's."""
+    """Let a receipt stand for today's code, if ``steps`` steps and a small test are bit by bit those of its commit's; of one
+    of several runs those that are, and the others are named."""
     path = RECEIPTS / f"{name}.json"
     kept = json.loads(path.read_text())
-    same.refuse_unless_same(kept["command"].rpartition("# RUN: ")[2], kept["commit"], steps, name)
-    here = dependence.git("rev-parse", "HEAD").strip()
-    kept |= {"depends_on": dependence.today(kept["command"]), "same_at": {"commit": here, "steps": steps}}
-    path.write_text(json.dumps(kept, indent=1) + "\n")
-    print(f"{name}: the same at {here[:7]} as at {kept['commit'][:7]} for {steps} steps and their test")
+    runs = {name: kept} if "command" in kept else kept
+    for label, run in runs.items():
+        if not dependence.is_outdated(run):
+            continue
+        if said := same.difference(run["command"].rpartition("# RUN: ")[2], run["commit"], steps, label):
+            print(said)
+            continue
+        here = dependence.git("rev-parse", "HEAD").strip()
+        run |= {"depends_on": dependence.today(run["command"]), "same_at": {"commit": here, "steps": steps}}
+        path.write_text(json.dumps(kept, indent=1) + "\n")
+        print(f"{label}: the same at {here[:7]} as at {run['commit'][:7]} for {steps} steps and their test", flush=True)
+    if any(map(dependence.is_outdated, runs.values())):
+        sys.exit(f"{name} is older than the code.")
 
 
 def main() -> None:

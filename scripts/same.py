@@ -12,6 +12,12 @@ from metarun.reproduce import dependence
 
 def refuse_unless_same(command: str, commit: str, steps: int, name: str) -> None:
     """Exit with a message unless ``steps`` steps of ``metarun ...`` and a small test are bit by bit those of ``commit``."""
+    if said := difference(command, commit, steps, name):
+        sys.exit(said)
+
+
+def difference(command: str, commit: str, steps: int, name: str) -> str:
+    """Why ``steps`` steps of ``metarun ...`` and a small test are not bit by bit those of ``commit``; empty if they are."""
     words = command.split()[1:]
     if dependence.git("status", "--porcelain", "--", "metarun", "configs").strip():
         sys.exit("metarun or configs have uncommitted changes; commit them first.")
@@ -20,10 +26,13 @@ def refuse_unless_same(command: str, commit: str, steps: int, name: str) -> None
         dependence.git("worktree", "add", "--detach", str(then), commit)
         try:
             found = [brief(code, Path(folder, code.name), words, steps) for code in (then, dependence.ROOT)]
+        except subprocess.CalledProcessError as error:
+            return f"{name}: does not run ({error}); run it again."
         finally:
             dependence.git("worktree", "remove", "--force", str(then))
-    if found[0] != found[1]:
-        sys.exit(f"{name}: {steps} steps and their test are others at {commit[:7]} than now; run it again.")
+    if found[0] == found[1]:
+        return ""
+    return f"{name}: {steps} steps and their test are others at {commit[:7]} than now; run it again."
 
 
 def brief(code: Path, run: Path, words: list[str], steps: int) -> tuple[dict[str, float], list[bytes]]:

@@ -99,7 +99,7 @@ def preload() -> None:
     from metarun.process import prepare
 
     prepare()
-    import matplotlib.figure
+    import matplotlib.figure  # noqa: F401
     import torch._dynamo
     import torch.utils.tensorboard
 
