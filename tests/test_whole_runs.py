@@ -72,6 +72,7 @@ QUICK_TO_COMPILE = ("mlp", "linear")
 FIRST_ALONE = 3.0  # multiple of the rate for the first part of theta, with adamw
 
 
+@cache
 def task_of(base: str) -> list[str]:
     """The overrides of a task that the base learner can read."""
     target = locate(compose(f"base_learner={base}").base_learner._target_)
