@@ -122,10 +122,10 @@ def confirm(name: str, steps: int) -> None:
     content = cards()[name]
     for commit in dict.fromkeys(run["commit"] for run in content["runs"]):
         run = next(run for run in content["runs"] if run["commit"] == commit)
-        same.refuse_unless_same(run["command"], commit, steps, name)
+        if said := same.difference(run["command"], commit, steps, name):
+            sys.exit(said)
     for run in content["runs"]:
-        run["depends_on"] = dependence.today(run["command"])
-        run["same_at"] = {"commit": dependence.git("rev-parse", "HEAD").strip(), "steps": steps}
+        run.update(same.stamp(run["command"], steps))
     write_json(path_of(targets()[name]), content)
     print(
         f"{name}: the same at {dependence.git('rev-parse', '--short', 'HEAD').strip()} for {steps} steps and their test"

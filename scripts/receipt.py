@@ -98,19 +98,19 @@ def confirm(name: str, steps: int) -> None:
     of several runs those that are, and the others are named."""
     path = RECEIPTS / f"{name}.json"
     kept = json.loads(path.read_text())
-    runs = {name: kept} if "command" in kept else kept
-    for label, run in runs.items():
+    others = []
+    for label, run in ({name: kept} if "command" in kept else kept).items():
         if not dependence.is_outdated(run):
-            continue
-        if said := same.difference(run["command"].rpartition("# RUN: ")[2], run["commit"], steps, label):
-            print(said)
-            continue
-        here = dependence.git("rev-parse", "HEAD").strip()
-        run |= {"depends_on": dependence.today(run["command"]), "same_at": {"commit": here, "steps": steps}}
-        path.write_text(json.dumps(kept, indent=1) + "\n")
-        print(f"{label}: the same at {here[:7]} as at {run['commit'][:7]} for {steps} steps and their test", flush=True)
-    if any(map(dependence.is_outdated, runs.values())):
-        sys.exit(f"{name} is older than the code.")
+            print(f"{label}: as new as its code")
+        elif said := same.difference(run["command"].rpartition("# RUN: ")[2], run["commit"], steps, label):
+            others.append(said)
+        else:
+            run.update(same.stamp(run["command"], steps))
+            path.write_text(json.dumps(kept, indent=1) + "\n")
+            then, here = run["commit"][:7], run["same_at"]["commit"][:7]
+            print(f"{label}: the same at {here} as at {then} for {steps} steps and their test", flush=True)
+    if others:
+        sys.exit("\n".join(others))
 
 
 def main() -> None:

@@ -6,14 +6,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from metarun.reproduce import dependence
-
-
-def refuse_unless_same(command: str, commit: str, steps: int, name: str) -> None:
-    """Exit with a message unless ``steps`` steps of ``metarun ...`` and a small test are bit by bit those of ``commit``."""
-    if said := difference(command, commit, steps, name):
-        sys.exit(said)
 
 
 def difference(command: str, commit: str, steps: int, name: str) -> str:
@@ -33,6 +28,12 @@ def difference(command: str, commit: str, steps: int, name: str) -> str:
     if found[0] == found[1]:
         return ""
     return f"{name}: {steps} steps and their test are others at {commit[:7]} than now; run it again."
+
+
+def stamp(command: str, steps: int) -> dict[str, Any]:
+    """What a card or receipt holds of ``command`` once its ``steps`` steps have been found the same."""
+    here = dependence.git("rev-parse", "HEAD").strip()
+    return {"depends_on": dependence.today(command), "same_at": {"commit": here, "steps": steps}}
 
 
 def brief(code: Path, run: Path, words: list[str], steps: int) -> tuple[dict[str, float], list[bytes]]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -86,8 +87,10 @@ def whole_command() -> None:
 
 
 def whole_search() -> None:
-    """The search of this process's command line, whose runs are forked from it: it has computed nothing."""
-    with mock.patch("metarun.sweep.preloaded.Preloaded.fresh", lambda *_: Preloaded.forked(main)):
+    """The search of this process's command line, whose runs are forked from a fork of it: one made before the search takes
+    its lock, which a fork would hold beyond the search's death."""
+    workers = Preloaded.forked(main)
+    with mock.patch("metarun.sweep.preloaded.Preloaded.fresh", lambda *_: workers):
         main(sys.argv[1:])
 
 
@@ -131,6 +134,14 @@ def process(*arguments: str, cwd: Path) -> Outcome:
         check=False,
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def wait_for(condition: Callable[[], object], seconds: float, job: subprocess.Popen | Forked | None = None) -> None:
+    """Wait until this holds: for so long at most, and while the job runs, where there is one."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert (job is None or job.poll() is None) and time.monotonic() < end
+        time.sleep(0.02)
 
 
 # ---- dying at a chosen point ----

@@ -6,8 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,6 +31,7 @@ from tests.running import (
     process,
     read,
     state,
+    wait_for,
 )
 
 SHARED = [*TINY, "execution=vmapped", "execution.chunk=2", "meta_batch_size=8", "evaluation.num_val_tasks=60"]
@@ -116,34 +115,18 @@ def test_torchrun_starts_a_run_again_whose_process_was_killed(whole, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    starter = [
-        "torch.distributed.run",
-        "--nproc-per-node=2",
-        f"--master-port={port}",
-        "--max-restarts=2",
-        "-m",
-        "metarun",
-    ]
+    starter = ["torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}", "--max-restarts=2"]
     words = [*last_of_each(*SHARED, f"run_dir={run}", "resume=auto", "steps=300", "evaluation.every=20")]
     with (tmp_path / "output").open("w") as output:
-        job = subprocess.Popen(
-            [sys.executable, "-m", *starter, *words], stdout=output, stderr=output, env=environment(), cwd=tmp_path
-        )
-        until(lambda: file.is_file() and '"step": 20, "val/' in file.read_text(), job)
+        command = [sys.executable, "-m", *starter, "-m", "metarun", *words]
+        job = subprocess.Popen(command, stdout=output, stderr=output, env=environment(), cwd=tmp_path)
+        wait_for(lambda: file.is_file() and '"step": 20, "val/' in file.read_text(), 60, job)
         os.kill(other_of(job.pid), signal.SIGKILL)
         assert job.wait(120) == 0, (tmp_path / "output").read_text()
     assert len(read(run / "run.json")["history"]) == 2
     one = tmp_path / "one"
     assert metarun(*SHARED, "steps=300", "evaluation.every=20", f"run_dir={one}").code == 0
     assert_as_if_never_stopped(run, one)
-
-
-def until(holds: Callable[[], bool], job: subprocess.Popen) -> None:
-    """Wait until this holds, while the job runs."""
-    end = time.monotonic() + 60
-    while not holds():
-        assert job.poll() is None and time.monotonic() < end
-        time.sleep(0.02)
 
 
 def other_of(starter: int) -> int:

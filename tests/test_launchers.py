@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from metarun.sweep.launchers.submitit import Submitit
 from metarun.sweep.plan import planned
 from metarun.sweep.slots import Slots
 from metarun.sweep.way import Sweep
-from tests.running import TINY, environment, metarun, read, state
+from tests.running import TINY, environment, metarun, read, state, wait_for
 
 ENGINES = ("joblib", "submitit", "ray")
 
@@ -184,9 +183,8 @@ def test_a_run_whose_time_is_over_is_told_through_the_folder_that_all_share(tmp_
     told = []
 
     def act(job: dict[str, Any], path: Path) -> Any:
-        end, file = time.monotonic() + 20, path.with_suffix(".told")
-        while not (file.exists() and file.read_text()) and time.monotonic() < end:
-            time.sleep(0.02)
+        file = path.with_suffix(".told")
+        wait_for(lambda: file.exists() and file.read_text(), 20)
         told.append(file.read_text())
         marks(job, "interrupted", 10)
         return printed(10, 143)
@@ -212,10 +210,7 @@ def working(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[str]", Path, Pat
     with claim(parent):
         words = [sys.executable, "-m", "metarun.sweep.worker", str(description)]
         worker = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment())
-        end = time.monotonic() + 120
-        while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
-            assert worker.poll() is None and time.monotonic() < end
-            time.sleep(0.1)
+        wait_for(lambda: (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text(), 120, worker)
         yield worker, description, run
     out, _ = worker.communicate(timeout=60)
     assert state(run) == "interrupted" and (run / "checkpoints" / "last.pt").is_file()
@@ -238,10 +233,7 @@ def test_a_worker_passes_on_the_signals_that_are_left_for_it(tmp_path):
 def test_a_run_ends_with_a_checkpoint_when_its_worker_is_killed(tmp_path):
     with working(tmp_path) as (worker, _, run):
         worker.kill()
-        end = time.monotonic() + 60
-        while state(run) == "running":
-            assert time.monotonic() < end
-            time.sleep(0.1)
+        wait_for(lambda: state(run) != "running", 60)
 
 
 # ---- which launcher ----

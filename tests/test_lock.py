@@ -15,7 +15,7 @@ from metarun.output import lock
 from metarun.output.folder import RunFolder
 from metarun.output.lock import Lease, busy, claim
 from metarun.sweep.slots import Slots
-from tests.running import environment
+from tests.running import environment, wait_for
 
 
 @pytest.fixture(params=["no locks", "locks that keep nobody away"])
@@ -83,10 +83,7 @@ def test_a_lease_is_renewed_as_long_as_its_holder_lives(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "RENEW_SECONDS", 0.05)
     with claim(tmp_path):
         os.utime(tmp_path / ".lease", (1, 1))
-        deadline = time.monotonic() + 20
-        while (tmp_path / ".lease").stat().st_mtime == 1:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for(lambda: (tmp_path / ".lease").stat().st_mtime != 1, 20)
 
 
 def test_a_new_lease_that_was_taken_for_the_stale_one_is_given_back(tmp_path):

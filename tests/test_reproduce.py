@@ -16,7 +16,7 @@ from metarun.reproduce import registry, running
 from metarun.reproduce.card import score_at
 from metarun.reproduce.registry import Figure, task_of
 from metarun.reproduce.verdict import Measured, measured, of_all, verdict
-from tests.running import metarun
+from tests.running import metarun, wait_for
 
 TINY = [
     "execution=looped",
@@ -43,13 +43,6 @@ def published(tmp_path, monkeypatch):
 
     yield put
     registry.targets.cache_clear()
-
-
-def wait_for(condition, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def told(command: list[str] | None = None, **others) -> dict:

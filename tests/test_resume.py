@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ from tests.running import (
     read,
     scalars,
     state,
+    wait_for,
 )
 
 
@@ -123,10 +123,7 @@ def test_a_process_that_gets_sigterm_exits_with_143_and_can_be_continued(tmp_pat
     run = tmp_path / "run"
     arguments = [*TINY, "steps=1000000", "evaluation.every=1000000", f"run_dir={run}"]
     job = forked("whole_command", argv=arguments, cwd=tmp_path)
-    deadline = time.monotonic() + 60
-    while not (run / "metrics.jsonl").is_file() or "train/" not in (run / "metrics.jsonl").read_text():
-        assert job.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: (run / "metrics.jsonl").is_file() and "train/" in (run / "metrics.jsonl").read_text(), 60, job)
     busy = metarun(f"resume={run}")
     job.send_signal(signal.SIGTERM)
     _, err = job.communicate(timeout=60)

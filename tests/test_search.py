@@ -29,7 +29,7 @@ from metarun.sweep.plan import Planner
 from metarun.sweep.record import recorded
 from metarun.sweep.slots import Slots
 from metarun.sweep.view import View
-from tests.running import OUTSIDE, TINY, forked, metarun, read, state
+from tests.running import OUTSIDE, TINY, forked, metarun, read, state, wait_for
 from tests.test_sweep_drain import Stage
 
 pytest.importorskip("optuna")
@@ -136,10 +136,12 @@ def test_a_finished_search_keeps_all_of_it(searched, told):
 def test_a_killed_search_goes_on_to_as_many_trials_as_asked_for(searched, told, tmp_path):
     whole, folder = searched[0], tmp_path / "search"
     job = forked("whole_search", argv=["search", folder, *words(told)], cwd=tmp_path)
-    deadline = time.monotonic() + 100
-    while len(trials_of(folder)) < 2 or not (folder / str(trials_of(folder)[1]["folder"]) / "metrics.jsonl").exists():
-        assert time.monotonic() < deadline and job.poll() is None
-        time.sleep(0.02)
+
+    def second_has_begun() -> bool:
+        rows = trials_of(folder)
+        return len(rows) >= 2 and (folder / str(rows[1]["folder"]) / "metrics.jsonl").exists()
+
+    wait_for(second_has_begun, 100, job)
     os.kill(job.pid, signal.SIGKILL)
     again = metarun("search", folder, *words(told))
     assert again.code == 0, again.text
@@ -175,10 +177,7 @@ def test_a_search_killed_at_random_ends_with_exactly_as_many_trials_as_asked_for
 
     for kills_worker in (False, True, False):
         job = forked("whole_search", argv=command, cwd=tmp_path)
-        deadline = time.monotonic() + 100
-        while job.poll() is None and not workers():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for(lambda job=job: job.poll() is not None or workers(), 100)
         time.sleep(chance.uniform(0, 0.6))
         for pid in list(workers())[: int(kills_worker)]:
             with suppress(ProcessLookupError):

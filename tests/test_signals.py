@@ -19,6 +19,7 @@ from tests.running import (
     forked,
     metarun,
     state,
+    wait_for,
 )
 
 Job = subprocess.Popen | Forked
@@ -45,10 +46,7 @@ def begun(command: list[str], cwd: Path, there: Path) -> subprocess.Popen:
 
 
 def waited_for(there: Path, job: Job) -> Job:
-    deadline = time.monotonic() + 120
-    while not there.exists():
-        assert job.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(there.exists, 120, job)
     return job
 
 

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from metarun.sweep.grammar import combinations
 from metarun.sweep.plan import planned
 from metarun.sweep.slots import Slots, usable_cpus
 from tests.composing import last_of_each
-from tests.running import TINY, begun_sweep, environment, metarun, read, state, sweep
+from tests.running import TINY, begun_sweep, environment, metarun, read, state, sweep, wait_for
 
 LEARNER = """
 import os, signal, sys
@@ -175,10 +174,7 @@ def test_sigterm_stops_every_run_of_the_sweep_which_can_be_continued(tmp_path):
     parent = subprocess.Popen(
         [sys.executable, "-m", "metarun", *command], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 90
-    while sum(bool(path.read_text()) for path in sweep.glob("*/metrics.jsonl")) < 2:
-        assert parent.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(lambda: sum(bool(path.read_text()) for path in sweep.glob("*/metrics.jsonl")) >= 2, 90, parent)
     pids = [read(path)["pid"] for path in sweep.glob("*/status.json")]
     parent.send_signal(signal.SIGTERM)
     _, err = parent.communicate(timeout=60)
@@ -193,15 +189,10 @@ def test_a_parent_that_is_killed_leaves_no_orphan_and_its_jobs_a_checkpoint(tmp_
     sweep = tmp_path / "sweep"
     texts = [*TINY, "steps=1000000", "evaluation.every=1000000", "seed=0,1", "jobs=2", f"sweep_dir={sweep}"]
     parent = begun_sweep(*texts)
-    deadline = time.monotonic() + 90
-    while sum(bool(path.read_text()) for path in sweep.glob("*/metrics.jsonl")) < 2:
-        assert parent.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(lambda: sum(bool(path.read_text()) for path in sweep.glob("*/metrics.jsonl")) >= 2, 90, parent)
     pids = [read(path)["pid"] for path in sweep.glob("*/status.json")]
     parent.kill()
-    while any(map(alive, pids)):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(lambda: not any(map(alive, pids)), 90)
     assert [state(run) for run in runs_of(sweep)] == ["interrupted"] * 2
     assert all((run / "checkpoints" / "last.pt").is_file() for run in runs_of(sweep))
 
