@@ -12,15 +12,16 @@ from omegaconf import DictConfig
 
 from metarun.commands.train import plan, run
 from metarun.config.build import build
-from metarun.config.compose import composed
 from metarun.config.experiment import Experiment
 from metarun.config.help import options
 from metarun.config.trust import trust
+from metarun.sweep.composing import Composer
 
 __all__ = ["OUTSIDE", "built", "compose", "experiment", "last_of_each", "options", "outsider", "train"]
 
 OUTSIDE = Path(__file__).parent / "outside"
 CHEAP = ["device=cpu", "dtype=float64", "execution=looped", "logger=none"]
+COMPOSER = Composer([OUTSIDE])  # once for all tests that choose the same options, and ask for other values
 
 
 @contextmanager
@@ -40,8 +41,8 @@ def last_of_each(*overrides: str) -> list[str]:
 
 
 def compose(*overrides: str) -> DictConfig:
-    with outsider() as folders:
-        return composed(last_of_each(*CHEAP, *overrides), folders)
+    with outsider():
+        return COMPOSER(last_of_each(*CHEAP, *overrides), ())
 
 
 def experiment(*overrides: str) -> Experiment:
@@ -60,8 +61,8 @@ def train(folder: Path, *overrides: str) -> float:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     texts = last_of_each(*CHEAP, f"run_dir={folder}", *overrides)
     try:
-        with outsider() as folders:
-            return run(plan(composed(texts, folders), texts))
+        with outsider():
+            return run(plan(COMPOSER(texts, ()), texts))
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -377,6 +377,7 @@ def test_the_budget_is_for_the_graphs_of_all_parts(monkeypatch):
     episodes = slice_tasks(episodes, slice(0, 3))
     monkeypatch.setattr("metarun.execution.compiled.SECONDS_A_NODE", 0.0)
     monkeypatch.setattr("metarun.execution.compiled.SECONDS_A_GRAPH", 10.0)
+    monkeypatch.setattr("metarun.execution.compiled.lowered", lambda graph, leaves, combined: graph)  # as traced
     Compiled(Vmapped(2), budget=20.0).mean_grad(built.meta_loss, theta, episodes)
     with pytest.raises(GraphFailed, match="longer than it would save"):
         Compiled(Vmapped(2), budget=19.0).mean_grad(built.meta_loss, theta, episodes)

@@ -41,10 +41,10 @@ def test_a_launcher_gives_the_results_of_the_local_one(name, tmp_path):
         pytest.skip(f"{name} is not installed")
     (tmp_path / "own" / "task").mkdir(parents=True)
     (tmp_path / "own" / "task" / "mine.yaml").write_text("defaults: [sinusoid]\n")
-    words = [f"--config-dir={tmp_path / 'own'}", *TINY, "task=mine", "seed=0,1", "meta_learner=maml,reptile", "jobs=2"]
+    words = [f"--config-dir={tmp_path / 'own'}", *TINY, "task=mine", "meta_learner=maml,reptile", "jobs=2"]
     for place, more in (("local", []), (name, [f"launcher={name}"])):
         outcome = metarun("-m", *words, f"sweep_dir={tmp_path / place}", *more)
-        assert outcome.code == 0 and "4 of 4 runs completed" in outcome.out, outcome.text
+        assert outcome.code == 0 and "2 of 2 runs completed" in outcome.out, outcome.text
     assert scores(tmp_path / name) == scores(tmp_path / "local")
     output = next((tmp_path / name).glob("*/output.txt")).read_text()
     assert output.startswith(f"$ python -m metarun --config-dir={tmp_path / 'own'} ") and "resume=auto" in output
@@ -53,7 +53,7 @@ def test_a_launcher_gives_the_results_of_the_local_one(name, tmp_path):
 def scores(sweep: Path) -> dict[str, Any]:
     """The test scores of each run, by its folder."""
     found = {path.parent.name: read(path) for path in sweep.glob("*/results.json")}
-    assert len(found) == 4
+    assert len(found) == 2
     return {name: {k: v for k, v in content.items() if k.startswith("test/")} for name, content in found.items()}
 
 
