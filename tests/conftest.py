@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small kernels on a busy machine wait for each other
-MEMORY = Path("/dev/shm")  # noqa: S108 (pytest makes a folder of its own in it)
+MEMORY = Path("/dev/shm")
 if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2 * 2**30:  # runs write many small files: a sixth of their time
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 os.fsync = lambda descriptor: None  # a run waits for the disk 26 times, and no test cuts the power
