@@ -216,6 +216,27 @@ def test_score_against_shots_is_of_evaluations_that_change_the_shots_alone(tmp_p
     assert needed == {"group": "maml", "shots measured": "1, 5, 10", "shots to 90% of the gain": "10"}
 
 
+def test_score_against_shots_is_of_the_curve_of_the_final_test_where_there_is_one(tmp_path):
+    for seed in range(2):
+        run = keep(tmp_path / f"maml{seed}", score=0.6, seed=seed)
+        results = json.loads((run / "results.json").read_text())
+        curve = {f"test/accuracy_shots_{k}": mean(0.1 * k + 0.2 * seed) for k in (1, 5)}
+        write(run / "results.json", {**results, **curve})
+    page = reported(tmp_path)
+    rows = page.rows("shots-numbers", "value")
+    found = {row["labelled examples of each class or task (shots)"]: float(row["maml"]) for row in rows}
+    assert found == pytest.approx({"1": 0.2, "5": 0.6})  # and not 0.6 of its own test, whose tasks are others
+
+
+def test_the_likelihood_stands_beside_the_score_of_learners_that_have_one(tmp_path):
+    for learner, more in (("maml", {}), ("protonet", {"test/negative_log_likelihood": mean(-0.3)})):
+        run = keep(tmp_path / learner, score=0.6, learner=learner)
+        results = json.loads((run / "results.json").read_text())
+        write(run / "results.json", {**results, **more})
+    rows = reported(tmp_path).rows("scores", "value")
+    assert [row["negative_log_likelihood over episodes"] for row in rows] == ["", "-0.3"]
+
+
 def test_shots_needed_are_the_fewest_with_90_percent_of_the_gain():
     better = Line("accuracy", {1.0: Score(0.4), 2.0: Score(0.55), 5.0: Score(0.77), 10.0: Score(0.8)})
     lower = Line("mse", {1.0: Score(4.0), 2.0: Score(1.1), 5.0: Score(1.0)})

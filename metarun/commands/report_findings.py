@@ -12,6 +12,8 @@ from metarun.errors import listed
 from metarun.output.scored import without_episodes
 from metarun.output.tables import Table
 
+ALSO = ("negative_log_likelihood",)  # stands beside the score of learners that predict distributions
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -52,11 +54,14 @@ class Findings:
         kinds = [k for k in ("classes", "tasks") if any(row.over_others(name, k) for row in self.rows)]
         columns = ["group", "seeds", *(["missing seeds"] if any(missing) else [])]
         columns += [f"{self.score} over {each}" for each in (*over, "episodes", *kinds)]
+        also = [each for each in ALSO if each != self.score and any(row.scores(f"test/{each}") for row in self.rows)]
+        columns += [f"{each} over episodes" for each in also]
         cells = []
         for row, gone in zip(self.rows, missing, strict=True):
             absent = [", ".join(f"{seed} ({state})" for seed, state in gone.items())] if any(missing) else []
             intervals = [*([row.over_seeds(name)] if over else []), row.over_episodes(name)]
             intervals += [row.over_others(name, kind) for kind in kinds]
+            intervals += [row.over_episodes(f"test/{each}") for each in also]
             cells.append([row.name, ", ".join(map(str, sorted(row.counted, key=str))), *absent, *intervals])
         return Table(columns, cells, f"{self.score} in the final test")
 

@@ -89,7 +89,7 @@ def _shots(findings: Findings) -> Section:
         return Section("Shots", [])
     x, y = "labelled examples of each class or task (shots)", f"test {findings.score}"
     axes = Axes("Score against shots", x, y, [*findings.names, *(line.name for line in lines)])
-    caption = f"By metarun evaluate RUN task.num_shots=K, or by runs trained with as many. {BANDS}"
+    caption = f"By evaluation.shots, by metarun evaluate RUN task.num_shots=K, or by runs trained with as many. {BANDS}"
     needed = table_part(parts.shots_needed(lines), "shots-needed")
     return Section("Shots", [*_curves(lines, axes, "shots", caption), needed])
 

@@ -22,7 +22,7 @@ COSTS = {
     "adaptation_ms": "adaptation, ms",
     "peak_memory_mb": "peak memory, MB",
 }
-SHOTS = "task.num_shots"
+SHOTS, NESTED = "task.num_shots", "_shots_"
 HARMLESS = ("execution", "device", "data_root", "evaluation.num_tasks")  # in an evaluation for a curve over shots
 MADE_WITH = ("metarun", "commit", "torch", "host", "cpus", "gpu")
 
@@ -55,7 +55,7 @@ def learning(rows: Sequence[Row], score: str) -> Iterator[Line]:
 
 
 def shots(rows: Sequence[Row], score: str, keys: Sequence[str]) -> Iterator[Line]:
-    """The score against the shots of the test: of each row with evaluations of other shots, and of rows that were trained
+    """The score against the shots of the test: of each row that was tested with several, and of rows that were trained
     with several."""
     for row in rows:
         curves = [dict(sorted(_shots_of(scored, score))) for scored in row.counted.values()]
@@ -86,21 +86,33 @@ def shots_needed(lines: Sequence[Line]) -> Table:
 
 
 def _shots_of(scored: Scored, score: str) -> Iterator[tuple[float, Score]]:
-    """Shots and score of the final test, and of the evaluations that changed the shots alone."""
+    """Shots and score of a curve by evaluation.shots; else of the final test and of evaluations that changed the shots
+    alone."""
     name, run = f"test/{score}", scored.run
-    contents = [run.results]
-    for content in run.evaluations().values():
-        said = content.get("overrides")
-        kept = [str(text) for text in said if not str(text).startswith(HARMLESS)] if isinstance(said, list) else []
-        contents += [content] if len(kept) == 1 and kept[0].startswith(f"{SHOTS}=") else []
+    contents = [run.results, *(each for each in run.evaluations().values() if _of_other_shots(each))]
     for content in contents:
-        said = content.get("protocol")
-        protocol = said if isinstance(said, dict) else {}
-        task = protocol.get("task")
-        count = number(task.get("num_shots")) if isinstance(task, dict) else number(run.settings.get(SHOTS))
+        if nested := {key: mean for key, mean in scores_in(content).items() if key.startswith(name + NESTED)}:
+            yield from ((int(key.removeprefix(name + NESTED)), mean) for key, mean in nested.items())
+            return
+    for content in contents:
+        said = _protocol(content).get("task")
+        count = number(said.get("num_shots")) if isinstance(said, dict) else number(run.settings.get(SHOTS))
         mean = scores_in(content).get(name)
-        if count is not None and mean and (content is run.results or protocol.get("checkpoint") == "best"):
+        if count is not None and mean:
             yield count, mean
+
+
+def _of_other_shots(evaluation: dict[str, Any]) -> bool:
+    """Whether an evaluation of the best checkpoint changed nothing but the shots."""
+    said = evaluation.get("overrides")
+    kept = [str(text) for text in said if not str(text).startswith(HARMLESS)] if isinstance(said, list) else []
+    changed = [text.partition("=")[0] for text in kept]
+    return changed in ([SHOTS], ["evaluation.shots"]) and _protocol(evaluation).get("checkpoint") == "best"
+
+
+def _protocol(content: dict[str, Any]) -> dict[str, Any]:
+    said = content.get("protocol")
+    return said if isinstance(said, dict) else {}
 
 
 def points_table(lines: Sequence[Line], x: str, title: str) -> Table:
