@@ -19,7 +19,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 START = ("metarun.training.runner", "metarun.evaluation.scoring")
 # Rooms and modules that check, tell, write or draw, and decide on no number of a run.
-TELL: tuple[str, ...] = ("commands", "drawing", "errors", "files", "paths", "process", "training/signals")
+TELL: tuple[str, ...] = ("commands", "drawing", "errors", "files", "paths", "process")
+TELL += ("training/signals", "reproduce/dependence")
 TELL += tuple(f"config/{name}" for name in ("checks", "compose", "help", "schema", "targets", "trust"))
 TELL += tuple(f"output/{name}" for name in ("figures", "folder", "metrics", "profiling", "report", "sink", "terminal"))
 # keys of a configuration
@@ -30,10 +31,15 @@ OF_THE_MACHINE |= {"run_dir"}
 def today(command: str) -> dict[str, str]:
     """The digests of what the command of a receipt would use now."""
     words = command.rpartition("# RUN: ")[2].split()
-    if words[0] == "python":  # a script that measures metarun: all of it, and itself
-        everything = [path for path in tracked(None) if path.startswith("metarun/") and path.endswith(".py")]
-        return {"code": digest({path: text_of(path, None) for path in [*everything, words[1]]})}
+    if words[0] == "python":  # a script that measures metarun: all of it that decides on a number, and itself
+        return {"code": of_script(words[1], None)}
     return digests(composed(tuple(words[1:])), None)
+
+
+def of_script(script: str, commit: str | None) -> str:
+    """The digest of what a script that measures metarun uses at ``commit`` (None: as it lies here)."""
+    code = [path for path in tracked(commit) if path.startswith("metarun/") and path.endswith(".py")]
+    return digest({path: text_of(path, commit) for path in [*code, script] if not tells(path)})
 
 
 def digests(config: dict[str, Any], commit: str | None) -> dict[str, str]:
