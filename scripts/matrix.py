@@ -4,6 +4,7 @@
     python scripts/matrix.py SWEEP_DIR NAME --publish    writes their receipts into docs/receipts/matrix_NAME.json, beside
                                                          those of other learners and in place of older ones, and the
                                                          tables in docs/ that name it
+    ... --of task=gp_rbf                                 only of the runs that were begun with this override
     python scripts/matrix.py --publish                   writes the tables in docs/ anew from the receipts
 
 The sweep is one such as
@@ -23,22 +24,31 @@ from receipt import RECEIPTS, receipt
 
 DOCS = RECEIPTS.parent
 MARKED = re.compile(r"(?P<begin><!-- matrix: (?P<name>\w+)(?: of (?P<learners>[\w ]+))? -->).*?<!-- end -->", re.S)
-STEPS = (0, 1, 3, 10)  # of the adaptation curve
+LIKELIHOOD = "test/negative_log_likelihood"
+PLACES = [
+    *((f"_step_{k}", f"step {k}") for k in (0, 1, 3, 10)),
+    *((f"_shots_{k}", f"{k} shots") for k in (1, 5, 10, 40)),
+]
 
 
-def collect(sweep: Path) -> dict[str, Any]:
-    """The receipt of every completed run of a sweep, by meta-learner; says which runs are left out."""
-    runs = sorted(path.parent for path in sweep.glob("*/results.json"))
+def collect(sweep: Path, of: str = "") -> dict[str, Any]:
+    """The receipt of every completed run of a sweep, by meta-learner; says which runs are left out. ``of``: an override."""
+    begun = [path.parent for path in sorted(sweep.glob("*/config.yaml")) if not of or of in overrides(path.parent)]
+    runs = [run for run in begun if (run / "results.json").is_file()]
     if not runs:
-        sys.exit(f"{sweep} holds no completed runs.")
-    left_out = [path.parent.name for path in sweep.glob("*/config.yaml") if path.parent not in runs]
-    print("".join(f"left out, not completed: {name}\n" for name in left_out), end="")
-    return {learner_of(run): receipt(run) for run in runs}
+        sys.exit(f"{sweep} holds no completed runs{f' of {of}' if of else ''}.")
+    print("".join(f"left out, not completed: {run.name}\n" for run in begun if run not in runs), end="")
+    kept: dict[str, Any] = {}
+    for run in runs:
+        learner = next(text.split("=")[1] for text in overrides(run) if text.startswith("meta_learner="))
+        if learner in kept:
+            sys.exit(f"{sweep} holds several runs of {learner}: add --of KEY=VALUE, an override that one of them has.")
+        kept[learner] = receipt(run)
+    return kept
 
 
-def learner_of(run: Path) -> str:
-    overrides = json.loads((run / "run.json").read_text())["history"][0]["overrides"]
-    return next(text.split("=")[1] for text in overrides if text.startswith("meta_learner="))
+def overrides(run: Path) -> list[str]:
+    return json.loads((run / "run.json").read_text())["history"][0]["overrides"]
 
 
 def table(kept: dict[str, Any]) -> str:
@@ -50,14 +60,20 @@ def table(kept: dict[str, Any]) -> str:
         row = results.get(f"test/{score}{key}")
         return f"{factor * row['mean']:.{1 if factor > 1 else 3}f}" if row else ""
 
-    steps = "".join(f" step {k} |" for k in STEPS)
-    lines = [f"| meta-learner | {score}, 95% CI |{steps} ms a step | adaptation, ms | peak MB | parameters |"]
-    lines.append("|---" * (6 + len(STEPS)) + "|")
-    for name, row in sorted(kept.items(), key=lambda item: sign * item[1]["results"][f"test/{score}"]["mean"]):
+    rows = sorted(kept.items(), key=lambda item: sign * item[1]["results"][f"test/{score}"]["mean"])
+    places = [place for place in PLACES if any(f"test/{score}{place[0]}" in row["results"] for _, row in rows)]
+    likely = any(LIKELIHOOD in row["results"] for _, row in rows) and any("_shots_" in key for key, _ in places)
+    heads = ["meta-learner", f"{score}, 95% CI", *["negative log-likelihood"] * likely, *(head for _, head in places)]
+    heads += ["ms a step", "adaptation, ms", "peak MB", "parameters"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, row in rows:
         results = row["results"]
         ci95, cost = factor * results[f"test/{score}"]["ci95"], results["complexity"]
         cells = [name, f"{mean(results, '')} +- {ci95:.{1 if factor > 1 else 3}f}"]
-        cells += [mean(results, f"_step_{k}") for k in STEPS]
+        if likely:
+            told = results.get(LIKELIHOOD)
+            cells.append(f"{told['mean']:.3f} +- {told['ci95']:.3f}" if told else "")
+        cells += [mean(results, key) for key, _ in places]
         cells += [f"{cost['step_ms']:.3g}", f"{cost['adaptation_ms']:.3g}", f"{cost['peak_memory_mb']:.0f}"]
         lines.append(f"| {' | '.join(cells)} | {cost['parameters']} |")
     return "\n".join(lines)
@@ -79,10 +95,10 @@ def _filled(mark: re.Match[str]) -> str:
     return f"{mark['begin']}\n{table(rows) if rows else 'Not measured yet.'}\n<!-- end -->"
 
 
-def publish(sweep: Path, name: str) -> None:
+def publish(sweep: Path, name: str, of: str) -> None:
     path = RECEIPTS / f"matrix_{name}.json"
     earlier = json.loads(path.read_text()) if path.is_file() else {}
-    path.write_text(json.dumps(earlier | collect(sweep), indent=1) + "\n")
+    path.write_text(json.dumps(earlier | collect(sweep, of), indent=1) + "\n")
     print(path)
 
 
@@ -90,17 +106,18 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep", metavar="SWEEP_DIR", nargs="?", type=Path, help="the sweep_dir of the runs")
     parser.add_argument("name", metavar="NAME", nargs="?", help="of the receipts, and of the tables in docs/")
+    parser.add_argument("--of", metavar="KEY=VALUE", default="", help="an override that the runs were begun with")
     parser.add_argument("--publish", action="store_true", help="write into docs/, instead of printing")
     args = parser.parse_args(argv)
     if not args.publish:
         if args.sweep is None or args.name:
             parser.error("give SWEEP_DIR alone to see its table, or add NAME and --publish to write it into docs/.")
-        print(table(collect(args.sweep)))
+        print(table(collect(args.sweep, args.of)))
         return
     if args.sweep and not args.name:
         parser.error("--publish needs a NAME beside SWEEP_DIR.")
     if args.sweep:
-        publish(args.sweep, args.name)
+        publish(args.sweep, args.name, args.of)
     write_tables()
 
 
