@@ -34,6 +34,7 @@ from metarun.models.attention import causal, encode, norm, norm_weights, read, r
 from metarun.models.dense import dense
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
+from metarun.models.precision import check_bfloat16, in_bfloat16
 from metarun.objectives import examples_of, of_examples
 
 DEVIATION = 0.02  # of GPT-2's weights and positions
@@ -47,7 +48,8 @@ class InContext(FewShotLearner):
     """A causal transformer over points and their labels.
 
     ``width`` C is a multiple of ``heads``. ``max_points`` (2 or more) is the most points of a sequence, for which there
-    are positions: support and query of training, or the support and one query. More raise ValueError.
+    are positions: support and query of training, or the support and one query. More raise ValueError. With ``bfloat16``
+    the layers compute in it (models/precision.py).
     """
 
     reads_masks: ClassVar[bool] = True
@@ -58,9 +60,11 @@ class InContext(FewShotLearner):
     depth: int
     heads: int
     max_points: int
+    bfloat16: bool = False
 
     def __post_init__(self) -> None:
         body_of(self.base_learner)
+        check_bfloat16(self.bfloat16, next(self.base_learner.parameters()))
         if min(self.width, self.depth, self.heads) < 1 or self.width % self.heads or self.max_points < 2:
             raise ValueError(
                 f"width {self.width}, depth {self.depth} and heads {self.heads} must be 1 or more, width a multiple of "
@@ -93,7 +97,8 @@ class InContext(FewShotLearner):
         h, seen = self.sequence(theta, z, self.labels(support, z), examples)
         phi = {name: theta[name] for name in ("read_in", "layers", "norm", "read_out")}
         phi |= {"body": with_support(body, theta["body"], support.x)}
-        phi |= {"memory": remember(theta["layers"], h, seen, self.heads, activation=GELU)}
+        with in_bfloat16(self.bfloat16, h):
+            phi |= {"memory": remember(theta["layers"], h, seen, self.heads, activation=GELU)}
         if examples is None:
             return {**phi, "position": theta["positions"][2 * len(z)]}
         number = examples.sum()[None]
@@ -102,8 +107,9 @@ class InContext(FewShotLearner):
     def predict(self, phi: Params, x: Tensor) -> Tensor:
         z = functional_call(body_of(self.base_learner), phi["body"], (x,))  # [Q, D]
         h = F.linear(filled(z, phi["read_in"]), **phi["read_in"]) + phi["position"]
-        h = read(phi["layers"], phi["memory"], h, phi.get("seen"), activation=GELU)
-        return F.linear(norm(phi["norm"], h), **phi["read_out"])
+        with in_bfloat16(self.bfloat16, h):
+            h = read(phi["layers"], phi["memory"], h, phi.get("seen"), activation=GELU)
+        return F.linear(norm(phi["norm"], h.to(z.dtype)), **phi["read_out"])
 
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
         """Loss of the predictions of all points of support and query, each from those before it."""
@@ -123,8 +129,9 @@ class InContext(FewShotLearner):
     def outputs(self, theta: Params, z: Tensor, labels: Tensor, examples: Tensor | None) -> Tensor:
         """Outputs [P, O] for features z [P, D], each from the ``labels`` [P, O] before it."""
         h, seen = self.sequence(theta, z, labels, examples)
-        h = encode(theta["layers"], h, seen, self.heads, activation=GELU)
-        return F.linear(norm(theta["norm"], h[::2]), **theta["read_out"])
+        with in_bfloat16(self.bfloat16, h):
+            h = encode(theta["layers"], h, seen, self.heads, activation=GELU)
+        return F.linear(norm(theta["norm"], h[::2].to(z.dtype)), **theta["read_out"])
 
     def sequence(self, theta: Params, z: Tensor, labels: Tensor, examples: Tensor | None) -> tuple[Tensor, Tensor]:
         """Rows [2 P, C] of features z [P, D] and ``labels`` [P, O], in turn, and what each row sees [2 P, 2 P].

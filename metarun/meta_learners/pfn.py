@@ -36,6 +36,7 @@ from metarun.models.columns import encoded_rows, fitted_columns, ridge_outputs, 
 from metarun.models.dense import dense
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
+from metarun.models.precision import check_bfloat16, in_bfloat16
 from metarun.objectives import examples_of
 
 ABSENT = 30.0  # how far the logits of absent classes lie below all others: no probability, and no infinite loss either
@@ -49,7 +50,8 @@ class PFN(FewShotLearner):
 
     ``width`` is C, a multiple of ``heads``; ``layers`` is L, ``feedforward`` the hidden units of its perceptrons and
     ``cells`` those of the row encoder. ``penalties`` are those of the ridge regressions, a row's share of the regulariser.
-    ``bins`` lie evenly between each two of ``quantiles``, which are those of the targets at even levels.
+    ``bins`` lie evenly between each two of ``quantiles``, which are those of the targets at even levels. With ``bfloat16``
+    the layers compute in it (models/precision.py).
     """
 
     reads_masks: ClassVar[bool] = True
@@ -65,9 +67,11 @@ class PFN(FewShotLearner):
     penalties: Sequence[float]
     bins: int
     quantiles: Sequence[float]
+    bfloat16: bool = False
 
     def __post_init__(self) -> None:
         body_of(self.base_learner)
+        check_bfloat16(self.bfloat16, next(self.base_learner.parameters()))
         sizes = {name: getattr(self, name) for name in ("width", "layers", "heads", "feedforward", "cells")}
         if min(sizes.values()) < 1 or self.width % self.heads:
             raise ValueError(f"meta_learner has {sizes}; all must be 1 or more, and width a multiple of heads.")
@@ -107,10 +111,12 @@ class PFN(FewShotLearner):
         t = self.targets(support.y, z) * weight[:, None]
         fit, ridge = fitted_columns(theta["rows"], z, t, weight, self.penalties)
         rows = encoded_rows(theta["rows"], fit, z, ridge) + F.linear(t, **theta["label"])
+        with in_bfloat16(self.bfloat16, rows):
+            memory = remember(theta["layers"], rows, seen, self.heads)
         return {
             "body": with_support(body, theta["body"], support.x),
             "fit": fit,
-            "memory": remember(theta["layers"], rows, seen, self.heads),
+            "memory": memory,
             "seen": () if seen is None else seen,
             "classes": (t.abs().sum(0) > 0) if self.num_ways is not None else (),
             **{name: theta[name] for name in ("rows", "query", "layers", "norm", "head")},
@@ -128,9 +134,9 @@ class PFN(FewShotLearner):
         z = functional_call(body_of(self.base_learner), phi["body"], (x,))  # [Q, D]
         rows = encoded_rows(phi["rows"], phi["fit"], z, ridge_outputs(phi["fit"], z)) + phi["query"]
         seen = phi["seen"] if isinstance(phi["seen"], Tensor) else None
-        logits = F.linear(
-            norm(phi["norm"], read(phi["layers"], phi["memory"], rows, seen, itself=False)), **phi["head"]
-        )
+        with in_bfloat16(self.bfloat16, rows):
+            rows = read(phi["layers"], phi["memory"], rows, seen, itself=False)
+        logits = F.linear(norm(phi["norm"], rows.to(z.dtype)), **phi["head"])
         if self.num_ways is None:
             return logits.unflatten(1, (self.num_outputs, self.bins))
         least = torch.where(phi["classes"], logits, torch.inf).amin(1, keepdim=True)

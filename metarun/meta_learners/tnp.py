@@ -32,6 +32,7 @@ from metarun.models.attention import read, remember, transformer
 from metarun.models.dense import dense, perceptron
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
+from metarun.models.precision import check_bfloat16, in_bfloat16
 from metarun.objectives import examples_of
 
 
@@ -41,7 +42,7 @@ class TNP(FewShotLearner):
 
     ``width`` C is a multiple of ``heads``; ``feedforward`` is the width inside a layer and of the predictor, and
     ``embedder_layers`` (1 or more) the number of linear layers that make a token. No deviation is below
-    ``smallest_deviation``; 0 is the unbounded form.
+    ``smallest_deviation``; 0 is the unbounded form. With ``bfloat16`` the layers compute in it (models/precision.py).
     """
 
     reads_masks: ClassVar[bool] = True
@@ -55,9 +56,11 @@ class TNP(FewShotLearner):
     feedforward: int
     embedder_layers: int
     smallest_deviation: float
+    bfloat16: bool = False
 
     def __post_init__(self) -> None:
         body_of(self.base_learner)
+        check_bfloat16(self.bfloat16, next(self.base_learner.parameters()))
         check_smallest(self.smallest_deviation)
         if self.num_ways is not None:
             raise ValueError("tnp predicts numbers, but the task has classes; choose protonet, snail or cnp.")
@@ -77,7 +80,8 @@ class TNP(FewShotLearner):
         body, seen = body_of(self.base_learner), examples_of(support)
         z = functional_call(body, theta["body"], (support.x,))  # [S, D]
         tokens = perceptron(theta["embedder"], torch.cat([z, support.y.flatten(1)], 1))  # [S, C]
-        memory = remember(theta["layers"], tokens, seen, self.heads, norm_first=False, activation=F.relu)
+        with in_bfloat16(self.bfloat16, tokens):
+            memory = remember(theta["layers"], tokens, seen, self.heads, norm_first=False, activation=F.relu)
         phi = {**theta, "body": with_support(body, theta["body"], support.x), "memory": memory}
         return phi if seen is None else {**phi, "seen": seen}
 
@@ -87,8 +91,10 @@ class TNP(FewShotLearner):
     def posterior(self, phi: Params, x: Tensor) -> tuple[Tensor, Tensor]:
         z = functional_call(body_of(self.base_learner), phi["body"], (x,))  # [Q, D]
         tokens = perceptron(phi["embedder"], F.pad(z, (0, self.num_outputs)))  # [Q, C]
-        tokens = read(phi["layers"], phi["memory"], tokens, phi.get("seen"), False, norm_first=False, activation=F.relu)
-        mean, raw = perceptron(phi["predictor"], tokens).chunk(2, 1)
+        seen, memory = phi.get("seen"), phi["memory"]
+        with in_bfloat16(self.bfloat16, tokens):
+            tokens = read(phi["layers"], memory, tokens, seen, False, norm_first=False, activation=F.relu)
+        mean, raw = perceptron(phi["predictor"], tokens.to(z.dtype)).chunk(2, 1)
         return mean, deviation_of(raw, self.smallest_deviation)
 
     def query_loss(self, phi: Params, query: Batch) -> tuple[Tensor, Metrics]:
