@@ -33,7 +33,8 @@ PLACES = [
 
 def collect(sweep: Path, of: str = "") -> dict[str, Any]:
     """The receipt of every completed run of a sweep, by meta-learner; says which runs are left out. ``of``: an override."""
-    begun = [path.parent for path in sorted(sweep.glob("*/config.yaml")) if not of or of in overrides(path.parent)]
+    folders = sorted({path.parent for path in (*sweep.glob("*/config.yaml"), *sweep.glob("*/results.json"))})
+    begun = [run for run in folders if not of or of in overrides(run)]
     runs = [run for run in begun if (run / "results.json").is_file()]
     if not runs:
         sys.exit(f"{sweep} holds no completed runs{f' of {of}' if of else ''}.")

@@ -245,7 +245,7 @@ def keep(place: Path) -> None:
     commits = {run["git"]["commit"] for run in facts if run["git"] and not run["git"]["dirty"]}
     if len(commits) != 1 or any(not run["git"] or run["git"]["dirty"] for run in facts):
         sys.exit(f"the cells in {place} ran code of several commits, or of none; run them again from a clean checkout.")
-    command = "python scripts/tables.py DIR"
+    command = f"python scripts/tables.py DIR   # RUNS: experiment=table meta_learner={','.join(LEARNERS)}"
     date = min(run["history"][0]["started"][:10] for run in facts)
     kept = {"command": command, "commit": commits.pop(), "date": date}
     kept |= {

@@ -188,6 +188,16 @@ def test_a_receipt_is_outdated_once_code_has_changed_that_its_run_depends_on(mod
     assert dependence.is_outdated(kept) == expires
 
 
+@pytest.mark.parametrize(("module", "expires"), [("meta_learners/anil", True), ("meta_learners/tnp", False)])
+def test_a_scripts_receipt_is_outdated_once_code_has_changed_that_its_runs_depend_on(module, expires, edited):
+    command = "python scripts/tables.py DIR   # RUNS: experiment=maml_sinusoid meta_learner=maml,anil"
+    kept = {"command": command, "depends_on": dependence.today(command)}
+    assert not dependence.is_outdated(kept)
+    path = f"metarun/{module}.py"
+    edited(path, dependence.text_of(path, None) + "\nNEW = 1\n")
+    assert dependence.is_outdated(kept) == expires
+
+
 def test_a_receipt_is_outdated_once_its_command_means_another_configuration_or_none():
     command = "metarun experiment=maml_sinusoid"
     now = dependence.today(command)

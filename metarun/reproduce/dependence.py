@@ -11,8 +11,9 @@ import json
 import re
 import subprocess
 import tokenize
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,28 @@ OF_THE_MACHINE |= {"run_dir"}
 
 def today(command: str) -> dict[str, str]:
     """The digests of what the command of a receipt would use now."""
-    words = command.rpartition("# RUN: ")[2].split()
-    if words[0] == "python":  # a script that measures metarun: all of it that decides on a number, and itself
-        return {"code": of_script(words[1], None)}
+    words, _, runs = (part.split() for part in command.rpartition("# RUN: ")[2].partition("# RUNS: "))
+    if words[0] == "python":
+        return {"code": of_script(words[1], runs, None)}
     return digests(composed(tuple(words[1:])), None)
 
 
-def of_script(script: str, commit: str | None) -> str:
-    """The digest of what a script that measures metarun uses at ``commit`` (None: as it lies here)."""
-    code = [path for path in tracked(commit) if path.startswith("metarun/") and path.endswith(".py")]
-    return digest({path: text_of(path, commit) for path in [*code, script] if not tells(path)})
+def of_script(script: str, runs: Sequence[str], commit: str | None) -> str:
+    """The digest of what a script uses of metarun at ``commit`` (None: as it lies here): what decides on the numbers of its
+    ``runs``, which are overrides, several values of a key with commas; of a script that names none, all of metarun."""
+    if runs:
+        choices = product(
+            *(
+                [f"{key}={value}" for value in values.split(",")]
+                for key, _, values in (run.partition("=") for run in runs)
+            )
+        )
+        modules = {target.rpartition(".")[0] for words in choices for target in targets(composed(words))}
+        paths = sorted(reached({*START, *modules}, commit))
+    else:
+        code = [path for path in tracked(commit) if path.startswith("metarun/") and path.endswith(".py")]
+        paths = [path for path in code if not tells(path)]
+    return digest({path: text_of(path, commit) for path in [*paths, script]})
 
 
 def digests(config: dict[str, Any], commit: str | None) -> dict[str, str]:
