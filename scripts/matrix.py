@@ -63,7 +63,7 @@ def table(kept: dict[str, Any]) -> str:
 
     rows = sorted(kept.items(), key=lambda item: sign * item[1]["results"][f"test/{score}"]["mean"])
     places = [place for place in PLACES if any(f"test/{score}{place[0]}" in row["results"] for _, row in rows)]
-    likely = any(LIKELIHOOD in row["results"] for _, row in rows) and any("_shots_" in key for key, _ in places)
+    likely = sum(LIKELIHOOD in row["results"] for _, row in rows) > 1
     heads = ["meta-learner", f"{score}, 95% CI", *["negative log-likelihood"] * likely, *(head for _, head in places)]
     heads += ["ms a step", "adaptation, ms", "peak MB", "parameters"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
@@ -76,23 +76,27 @@ def table(kept: dict[str, Any]) -> str:
             cells.append(f"{told['mean']:.3f} +- {told['ci95']:.3f}" if told else "")
         cells += [mean(results, key) for key, _ in places]
         cells += [f"{cost['step_ms']:.3g}", f"{cost['adaptation_ms']:.3g}", f"{cost['peak_memory_mb']:.0f}"]
-        lines.append(f"| {' | '.join(cells)} | {cost['parameters']} |")
+        lines.append(f"| {' | '.join(cells)} | {cost['parameters']:.0f} |")
     return "\n".join(lines)
 
 
 def write_tables() -> None:
-    """Every table in docs, after `<!-- matrix: NAME -->` or `<!-- matrix: NAME of LEARNER ... -->`, up to `<!-- end -->`."""
+    """Every table in docs, after `<!-- matrix: NAME -->`, `<!-- matrix: NAME of LEARNER ... -->` or, of receipts of one run
+    each, `<!-- matrix: runs of RECEIPT ... -->`, up to `<!-- end -->`."""
     for page in sorted(DOCS.rglob("*.md")):
         page.write_text(MARKED.sub(_filled, page.read_text()))
 
 
 def _filled(mark: re.Match[str]) -> str:
-    path = RECEIPTS / f"matrix_{mark['name']}.json"
-    if not path.is_file():
+    path, wanted = RECEIPTS / f"matrix_{mark['name']}.json", (mark["learners"] or "").split()
+    if mark["name"] == "runs":
+        files = {name: RECEIPTS / f"{name}.json" for name in wanted}
+        kept = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+    elif path.is_file():
+        kept = json.loads(path.read_text())
+    else:
         return mark[0]
-    kept = json.loads(path.read_text())
-    wanted = (mark["learners"] or " ".join(kept)).split()
-    rows = {name: row for name, row in kept.items() if name in wanted}
+    rows = {name: row for name, row in kept.items() if name in (wanted or kept)}
     return f"{mark['begin']}\n{table(rows) if rows else 'Not measured yet.'}\n<!-- end -->"
 
 
