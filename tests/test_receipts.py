@@ -175,22 +175,16 @@ def edited(monkeypatch):
     return changes.__setitem__
 
 
-@pytest.mark.parametrize(("module", "expires"), [
-    ("execution/update", True), ("meta_learners/maml", True), ("tasks/sinusoid", True),
-    ("output/report", False), ("models/conv4", False),
+RUN = "metarun experiment=maml_sinusoid"
+SCRIPT = "python scripts/tables.py DIR   # RUNS: experiment=maml_sinusoid meta_learner=maml,anil"
+
+
+@pytest.mark.parametrize(("command", "module", "expires"), [
+    (RUN, "execution/update", True), (RUN, "meta_learners/maml", True), (RUN, "tasks/sinusoid", True),
+    (RUN, "output/report", False), (RUN, "models/conv4", False),
+    (SCRIPT, "meta_learners/anil", True), (SCRIPT, "meta_learners/tnp", False),
 ])  # fmt: skip
-def test_a_receipt_is_outdated_once_code_has_changed_that_its_run_depends_on(module, expires, edited):
-    command = "metarun experiment=maml_sinusoid"
-    kept = {"command": command, "depends_on": dependence.today(command)}
-    assert not dependence.is_outdated(kept)
-    path = f"metarun/{module}.py"
-    edited(path, dependence.text_of(path, None) + "\nNEW = 1\n")
-    assert dependence.is_outdated(kept) == expires
-
-
-@pytest.mark.parametrize(("module", "expires"), [("meta_learners/anil", True), ("meta_learners/tnp", False)])
-def test_a_scripts_receipt_is_outdated_once_code_has_changed_that_its_runs_depend_on(module, expires, edited):
-    command = "python scripts/tables.py DIR   # RUNS: experiment=maml_sinusoid meta_learner=maml,anil"
+def test_a_receipt_is_outdated_once_code_has_changed_that_its_run_depends_on(command, module, expires, edited):
     kept = {"command": command, "depends_on": dependence.today(command)}
     assert not dependence.is_outdated(kept)
     path = f"metarun/{module}.py"
