@@ -228,6 +228,16 @@ def test_score_against_shots_is_of_the_curve_of_the_final_test_where_there_is_on
     assert found == pytest.approx({"1": 0.2, "5": 0.6})  # and not 0.6 of its own test, whose tasks are others
 
 
+def test_a_point_of_a_curve_that_is_no_finite_number_is_told(tmp_path):
+    run = keep(tmp_path / "maml", score=0.6)
+    results = json.loads((run / "results.json").read_text())
+    curve = {f"test/accuracy_shots_{k}": mean(0.1 * k) for k in (5, 10)}
+    write(run / "results.json", {**results, **curve, "test/accuracy_shots_1": {"mean": None, "ci95": None, "n": 600}})
+    assert "maml: test/accuracy_shots_1 is not finite, and not drawn" in reported(tmp_path).items
+    shown = metarun("show", str(run)).out
+    assert re.search(r"test/accuracy_shots_1 +not finite", shown) and re.search(r"test/accuracy_shots_5 +0.5", shown)
+
+
 def test_the_likelihood_stands_beside_the_score_of_learners_that_have_one(tmp_path):
     for learner, more in (("maml", {}), ("protonet", {"test/negative_log_likelihood": mean(-0.3)})):
         run = keep(tmp_path / learner, score=0.6, learner=learner)

@@ -85,6 +85,9 @@ class Findings:
             found += [f"{s.name} ({row.name}) does not count: {why_left_out(s, self.score)}" for s in row.others]
             early = [s for s in row.counted.values() if s.run.state != "completed"]
             found += [f"{s.name} ({row.name}) counts with a score of before: it is {s.run.state}" for s in early]
+            lost = [(s, name) for s in row.counted.values() for name in s.run.infinite]
+            curve = f"test/{self.score}_"
+            found += [f"{s.name}: {name} is not finite, and not drawn" for s, name in lost if name.startswith(curve)]
             gone = [str(seed) for seed, state in row.missing(self.seeds, self.score).items() if state == "no run"]
             found += [f"{row.name} has no run of seed {listed(gone)}, which others have"] if gone else []
         if len({frozenset(row.counted) for row in self.rows if row.counted}) > 1:

@@ -52,11 +52,12 @@ def show_run(path: Path, chosen: str) -> None:
 def parts_of(run: Run) -> Parts:
     """What is told of a run, part by part; a part of which nothing is known is empty."""
     protocol, cost = (_mapping(run.results.get(name)) for name in ("protocol", "complexity"))
+    scores = {**run.scores, **dict.fromkeys(run.infinite, "not finite")}
     return {
         "run": _head(run),
         "protocol": {name: value for name, value in protocol.items() if not isinstance(value, dict)},
-        "scores": {name: score for name, score in run.scores.items() if "_step_" not in name and "_shots_" not in name},
-        "over shots": {name: score for name, score in run.scores.items() if "_shots_" in name},
+        "scores": {name: score for name, score in scores.items() if "_step_" not in name and "_shots_" not in name},
+        "over shots": {name: score for name, score in scores.items() if "_shots_" in name},
         **dict(_over_others(run)),
         "curve": {str(step): score for step, score in enumerate(run.curve(f"test/{run.score_name}"))},
         "validation": {str(step): score for step, score in run.validations(run.score_name).items()},

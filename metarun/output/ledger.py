@@ -73,6 +73,13 @@ class Run:
         """Every score of the final test by its name, such as test/accuracy."""
         return scores_in(self.results)
 
+    @property
+    def infinite(self) -> list[str]:
+        """The scores of the final test that are no finite number, as where adaptation diverges on some task."""
+        return [
+            name for name, value in self.results.items() if isinstance(value, dict) and value.get("mean", 0) is None
+        ]
+
     @cached_property
     def score_name(self) -> str:
         """The task's own score, such as accuracy; empty where nothing was scored yet."""
