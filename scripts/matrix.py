@@ -59,6 +59,8 @@ def table(kept: dict[str, Any]) -> str:
 
     def mean(results: dict[str, Any], key: str) -> str:
         row = results.get(f"test/{score}{key}")
+        if row and row["mean"] is None:
+            return "not finite"
         return f"{factor * row['mean']:.{1 if factor > 1 else 3}f}" if row else ""
 
     rows = sorted(kept.items(), key=lambda item: sign * item[1]["results"][f"test/{score}"]["mean"])
