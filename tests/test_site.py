@@ -163,11 +163,10 @@ def test_no_page_is_wider_than_its_window(site, width, names):
 
 
 def test_a_table_is_sorted_by_a_click_on_its_head(site):
-    column = (
-        "return [...document.querySelector('h2#sinusoid-k--10 ~ .md-typeset__scrollwrap table, "
-        "h2#sinusoid-k--10 ~ table').tBodies[0].rows].map(row => row.cells[%d].innerText)"
-    )
-    head = "[...document.querySelectorAll('th')].filter(cell => cell.innerText.startsWith('%s')).at(-1)"
+    after = "h2#sinusoid-k--10 ~"
+    table = f"document.querySelector('{after} .md-typeset__scrollwrap table, {after} table')"
+    column = f"return [...{table}.tBodies[0].rows].map(row => row.cells[%d].innerText)"
+    head = f"[...{table}.querySelectorAll('th')].find(cell => cell.innerText.startsWith('%s'))"
     with opened(site / "matrix.html") as browser:
         until(browser, "return document.querySelector('th[aria-sort]')")
         before = browser.execute_script(column % 1)
