@@ -13,7 +13,6 @@ import subprocess
 import tokenize
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +40,13 @@ def of_script(script: str, runs: Sequence[str], commit: str | None) -> str:
     """The digest of what a script uses of metarun at ``commit`` (None: as it lies here): what decides on the numbers of its
     ``runs``, which are overrides, several values of a key with commas; of a script that names none, all of metarun."""
     if runs:
-        choices = product(
-            *(
-                [f"{key}={value}" for value in values.split(",")]
-                for key, _, values in (run.partition("=") for run in runs)
-            )
-        )
-        modules = {target.rpartition(".")[0] for words in choices for target in targets(composed(words))}
+        from metarun.sweep.grammar import combinations
+
+        modules = {
+            target.rpartition(".")[0]
+            for words in combinations(list(runs))
+            for target in targets(composed(tuple(words)))
+        }
         paths = sorted(reached({*START, *modules}, commit))
     else:
         code = [path for path in tracked(commit) if path.startswith("metarun/") and path.endswith(".py")]
