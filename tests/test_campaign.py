@@ -22,6 +22,7 @@ def test_a_sample_of_wrong_inputs_is_answered_as_the_documentation_says(tmp_path
         "PYTHONPATH": str(SCRIPT.parents[1]),
         "OMP_NUM_THREADS": "1",
         "METARUN_DATA": str(tmp_path),
+        "TMPDIR": str(tmp_path),
     }
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

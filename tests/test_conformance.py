@@ -20,6 +20,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from metarun.config.compose import composed as by_hydra
 from metarun.config.experiment import Experiment
 from metarun.config.targets import locate
 from metarun.core import Episode, FewShotLearner, MetaLearner, Params, hyperparameters
@@ -33,7 +34,7 @@ from metarun.output import checkpoint
 from metarun.paths import config_dir
 from metarun.trees import num_elements, slice_tasks, tree_flatten, tree_leaves, tree_map
 from tests import plain
-from tests.composing import CHEAP, OUTSIDE, compose, experiment, options, train
+from tests.composing import CHEAP, OUTSIDE, compose, experiment, last_of_each, options, train
 from tests.helpers import relative_error
 from tests.running import identical, metarun
 
@@ -169,6 +170,12 @@ def case(request: pytest.FixtureRequest) -> Case:
 @pytest.fixture(params=options("meta_learner"))
 def learner(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+def test_what_tests_compose_in_parts_is_what_hydra_composes():
+    for i, learner in enumerate(options("meta_learner")):  # every case comes four times
+        words = last_of_each(*CHEAP, *words_of(learner, *CASES[i % len(CASES)]))
+        assert compose(*words) == by_hydra(words, [OUTSIDE])
 
 
 BODY_ALONE = {"matchingnet", "proto_maml", "protonet"}  # all that they learn

@@ -18,6 +18,7 @@ from metarun.drawing import class_figure, numbers_figure
 from metarun.errors import ConfigError
 from metarun.tasks.sinusoid import Sinusoid
 from metarun.tasks.store import ClassRows, Source
+from tests.composing import composed
 from tests.running import OUTSIDE, metarun
 from tests.tasks.pictures_of import colour, picture
 
@@ -33,6 +34,7 @@ def elsewhere(tmp_path, monkeypatch):
     """Commands begin in an empty folder, and find no data but what the test puts into ``data``."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("METARUN_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(data, "composed", composed)  # each task once for all tests
 
 
 @pytest.fixture

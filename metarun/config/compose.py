@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ LOGGER_ONCE = {
 NOTHING = ("null", "none", "false", "0", "0.0")
 
 
+@cache
 def register_schema() -> None:
     """Make ``Config`` known to Hydra by the name ``schema``."""
     ConfigStore.instance().store(name="schema", node=Config)

@@ -102,7 +102,8 @@ def path_of(module: str, there: set[str]) -> str | None:
     return next((path for path in (f"{base}.py", f"{base}/__init__.py") if path in there), None)
 
 
-def imports(text: str) -> list[str]:
+@cache
+def imports(text: str) -> tuple[str, ...]:
     """The modules, or names in modules, that a source imports of metarun."""
     names: list[str] = []
     for node in ast.walk(ast.parse(text)):
@@ -110,7 +111,7 @@ def imports(text: str) -> list[str]:
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [name for name in names if name.startswith("metarun.")]
+    return tuple(name for name in names if name.startswith("metarun."))
 
 
 def digest(files: dict[str, str]) -> str:

@@ -13,6 +13,7 @@ from metarun.config.names import names_as_text
 from metarun.errors import ConfigError
 
 ROOT = ("seed", "steps", "meta_batch_size", "dtype", "device", "clip_norm", "clip_value", "log_every")
+ROOT += ("run_dir", "data_root")
 VALUE = re.compile(rf"((?!hydra\.|evaluation\.task)\w+(\.\w+)+|{'|'.join(ROOT)})=.*", re.DOTALL)
 
 
@@ -26,13 +27,19 @@ class Composer:
     def __call__(self, overrides: list[str], shared: Collection[str]) -> DictConfig:
         """The configuration of ``overrides``, of which all jobs have ``shared``. Raises ConfigError with every mistake."""
         values = [text for text in overrides if text not in shared and VALUE.fullmatch(text)]
+        if len({text.partition("=")[0].lstrip("+~") for text in overrides}) < len(overrides):  # a key twice: refused
+            return composed(overrides, self.config_dirs)
         others = tuple(text for text in overrides if text not in values)
         try:
-            if others not in self.bases:
-                self.bases[others] = composed(list(others), self.config_dirs)
-            return _changed(self.bases[others], values)
+            return _changed(self.base(others), values)
         except (ConfigError, *REFUSALS):  # which may be of values that stand in each other's way: told as of a run
             return composed(overrides, self.config_dirs)
+
+    def base(self, overrides: tuple[str, ...]) -> DictConfig:
+        """What these alone compose, once; not to be changed."""
+        if overrides not in self.bases:
+            self.bases[overrides] = composed(list(overrides), self.config_dirs)
+        return self.bases[overrides]
 
 
 def _changed(base: DictConfig, values: list[str]) -> DictConfig:
