@@ -18,6 +18,7 @@ from metarun.config.compose import composed as by_hydra
 from metarun.config.experiment import Experiment
 from metarun.config.help import options
 from metarun.config.trust import trust
+from metarun.paths import config_dir
 from metarun.sweep.composing import Composer
 
 __all__ = ["OUTSIDE", "built", "compose", "composed", "experiment", "last_of_each", "options", "outsider", "train"]
@@ -28,13 +29,15 @@ CHEAP = ["device=cpu", "dtype=float64", "execution=looped", "logger=none"]
 
 
 class InParts(Composer):
-    """Composes the task, the network and the learner each once, and puts them together: they have no part in each other."""
+    """Composes the task, the network and the learner each once, and puts them together where they have no part in each
+    other: not in an experiment, and not where a task brings settings of a learner."""
 
     def base(self, overrides: tuple[str, ...]) -> DictConfig:
         if overrides not in self.bases:
-            parts = {group: tuple(text for text in overrides if re.match(f"{group}[=/]", text)) for group in PARTS}
+            parts = {group: tuple(text for text in overrides if re.match(rf"{group}(/\w+)?=", text)) for group in PARTS}
             rest = tuple(text for text in overrides if not any(text in part for part in parts.values()))
-            if sum(map(bool, parts.values())) < 2 or any(text.startswith("experiment=") for text in rest):
+            bring = any((config_dir() / "per_task" / text.partition("=")[2]).is_dir() for text in parts["task"])
+            if bring or sum(map(bool, parts.values())) < 2 or any(text.startswith("experiment=") for text in rest):
                 return super().base(overrides)
             self.bases[overrides] = super().base(rest).copy()
             for group, chosen in parts.items():
