@@ -118,7 +118,16 @@ def comparable(node: Any) -> Any:
     which a new one joins, and of scores the means alone, without those of methods without training."""
     if isinstance(node, dict):
         left_out = ["_target_", "path", "task", "base_learner", "meta_learner", "ci95", "learning_speed", "complexity"]
-        left_out += ["ci95_over_classes", "num_classes", "ci95_over_tasks", "num_tasks", "version", "episodes"]
+        left_out += [
+            "ci95_over_classes",
+            "num_classes",
+            "ci95_over_tasks",
+            "num_tasks",
+            "ci95_over_sizes",
+            "num_sizes",
+            "version",
+            "episodes",
+        ]
         return {
             k: comparable(v)
             for k, v in node.items()

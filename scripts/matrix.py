@@ -31,6 +31,11 @@ PLACES = [
 ]
 
 
+def width(score: dict[str, Any]) -> float:
+    """Half of the interval on other episodes, of other sizes where these vary."""
+    return float(score.get("ci95_over_sizes") or score["ci95"])
+
+
 def collect(sweep: Path, of: str = "") -> dict[str, Any]:
     """The receipt of every completed run of a sweep, by meta-learner; says which runs are left out. ``of``: an override."""
     folders = sorted({path.parent for path in (*sweep.glob("*/config.yaml"), *sweep.glob("*/results.json"))})
@@ -71,11 +76,11 @@ def table(kept: dict[str, Any]) -> str:
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, row in rows:
         results = row["results"]
-        ci95, cost = factor * results[f"test/{score}"]["ci95"], results["complexity"]
+        ci95, cost = factor * width(results[f"test/{score}"]), results["complexity"]
         cells = [name, f"{mean(results, '')} +- {ci95:.{1 if factor > 1 else 3}f}"]
         if likely:
             told = results.get(LIKELIHOOD)
-            cells.append(f"{told['mean']:.3f} +- {told['ci95']:.3f}" if told else "")
+            cells.append(f"{told['mean']:.3f} +- {width(told):.3f}" if told else "")
         cells += [mean(results, key) for key, _ in places]
         cells += [f"{cost['step_ms']:.3g}", f"{cost['adaptation_ms']:.3g}", f"{cost['peak_memory_mb']:.0f}"]
         lines.append(f"| {' | '.join(cells)} | {cost['parameters']:.0f} |")

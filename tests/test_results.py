@@ -8,6 +8,7 @@ import pytest
 import torch
 from jsonschema import Draft202012Validator, ValidationError
 
+from metarun.evaluation import kinds
 from metarun.evaluation.episodes import hashes, manifest
 from metarun.evaluation.estimates import Estimate, estimate
 from metarun.evaluation.flops import flops_of_evaluation, flops_of_training
@@ -37,6 +38,7 @@ KINDS = {
     "sinusoid": ["meta_learner.inner_steps=2", *SMALL],
     "table": [*TABLE, "meta_learner.inner_steps=1", *SMALL],
     "classes": [*CLASSES, *SMALL],
+    "sizes": ["task.num_shots=[2,9]", "evaluation.num_tasks=45", "meta_learner.inner_steps=1", *SMALL],
     "elsewhere": ["evaluation.task=[harmonics,sinusoid]", "meta_learner.inner_steps=1", *SMALL],
 }
 
@@ -105,9 +107,9 @@ def test_means_and_intervals_follow_from_the_scores_of_the_episodes(name, runs):
                 found = results[f"test/{task}/{score}" if task else f"test/{score}"]
                 expected = estimate(torch.tensor(values, dtype=torch.float64))
                 assert (found["mean"], found["ci95"]) == pytest.approx(expected[:2], rel=1e-12)
-                for kind in {"classes", "tasks"} & own[0].keys():
+                for kind in {*kinds.KINDS} & own[0].keys():
                     wider = over(kind, {"": np.array(values)}, [row[kind] for row in own])[""]
-                    assert found[f"ci95_over_{kind}"] == pytest.approx(wider.ci95, rel=1e-12)
+                    assert (found[f"ci95_over_{kind}"] or np.nan) == pytest.approx(wider.ci95, rel=1e-12, nan_ok=True)
                     assert found[f"num_{kind}"] == wider.number
 
 
@@ -129,6 +131,17 @@ def test_an_episode_is_told_with_the_classes_or_the_task_that_it_is_of(runs):
         [x.task.pools["test"].names[c] for c in row] for row in draw["classes"]
     ]
     assert "classes" not in read_records(runs["sinusoid"] / "episodes.jsonl")[0]
+
+
+def test_where_sizes_vary_an_interval_counts_the_draws_of_sizes_and_not_the_episodes(runs):
+    rows = read_records(runs["sizes"] / "episodes.jsonl")
+    assert [row["sizes"] for row in rows] == [[str(i // 20)] for i in range(45)]
+    score = read(runs["sizes"] / "results.json")["test/mse"]
+    assert score["num_sizes"] == 3 and score["ci95_over_sizes"] > 0
+    assert f"; +- {score['ci95_over_sizes']:.4f} over the 3 draws of sizes" in (runs["sizes"] / "log.txt").read_text()
+    (evaluated,) = (runs["sizes"] / "evaluations").glob("*.json")  # of 9 episodes, all of one size
+    score = read(evaluated)["test/mse"]
+    assert (score["num_sizes"], score["ci95_over_sizes"]) == (1, None)
 
 
 def test_equal_hashes_are_of_equal_episodes(runs):

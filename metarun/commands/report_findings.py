@@ -9,6 +9,7 @@ from metarun.commands import report_parts as parts
 from metarun.commands.compare import Group, compared, of_pairs
 from metarun.commands.report_rows import Row, why_left_out
 from metarun.errors import listed
+from metarun.evaluation.kinds import KINDS
 from metarun.output.scored import without_episodes
 from metarun.output.tables import Table
 
@@ -51,7 +52,7 @@ class Findings:
         """A row for each group: its seeds, those that are missing, and the mean with each of its intervals."""
         name, over = f"test/{self.score}", ["seeds"] if self.several else []
         missing = [row.missing(self.seeds, self.score) for row in self.rows]
-        kinds = [k for k in ("classes", "tasks") if any(row.over_others(name, k) for row in self.rows)]
+        kinds = [k for k in KINDS if any(row.over_others(name, k) for row in self.rows)]
         columns = ["group", "seeds", *(["missing seeds"] if any(missing) else [])]
         columns += [f"{self.score} over {each}" for each in (*over, "episodes", *kinds)]
         also = [each for each in ALSO if each != self.score and any(row.scores(f"test/{each}") for row in self.rows)]

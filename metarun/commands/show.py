@@ -10,6 +10,7 @@ from typing import Any
 from metarun.commands.runs import age, note
 from metarun.config.choices import options_of
 from metarun.errors import ConfigError
+from metarun.evaluation.kinds import KINDS
 from metarun.output.kept import flat, number, text_lines
 from metarun.output.ledger import Run, run_at, score_of, scores_in
 from metarun.output.tables import Score, Table, plain, refuse_other_formats, show, text_of
@@ -127,8 +128,8 @@ def differences_from_defaults(run: Run) -> dict[str, Any]:
 
 
 def _over_others(run: Run) -> Iterator[tuple[str, dict[str, Score]]]:
-    """The scores with their intervals over other classes and tasks than those of the test, where it tells these."""
-    for kind in ("classes", "tasks"):
+    """The scores with their intervals over other classes, tasks and sizes than those of the test, where it tells these."""
+    for kind in KINDS:
         told = {name: _mapping(run.results.get(name)) for name in run.scores if "_step_" not in name}
         width, count = f"ci95_over_{kind}", f"num_{kind}"
         found = {

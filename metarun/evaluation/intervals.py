@@ -1,6 +1,6 @@
 """Half widths of 95% confidence intervals of a mean over episodes, by Student's t.
 
-n episodes, C classes (or tasks of a table) that they were drawn from
+n episodes, C classes (or tasks of a table, or draws of sizes) that they were drawn from
 """
 
 import math
@@ -13,9 +13,9 @@ from metarun.evaluation.student import student_t
 
 
 class Over(NamedTuple):
-    """How sure a mean is on other classes, or other tasks of a table, than the ``number`` that its episodes are of.
+    """How sure a mean is on other classes, tasks of a table or draws of sizes than the ``number`` that its episodes are of.
 
-    ``kind``: "classes" or "tasks". ``ci95`` is NaN where it cannot be known.
+    ``kind``: one of evaluation.kinds.KINDS. ``ci95`` is NaN where it cannot be known.
     """
 
     kind: str

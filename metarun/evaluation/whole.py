@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from metarun.evaluation.episodes import by_size, hashes
+from metarun.evaluation.episodes import BLOCK, by_size, hashes
 from metarun.evaluation.estimates import Estimate, estimate, mean_of
 from metarun.evaluation.intervals import Over
 from metarun.evaluation.records import EpisodeScores, mean_over_tasks
@@ -72,5 +72,7 @@ def _episodes(name: str, subject: Subject, evaluators: Sequence[Evaluator], fina
     origins = [origin for draw in draws if (origin := subject.task.drawn_from(subject.split, draw))]
     kind = origins[0].kind if origins else ""
     members = [names for origin in origins for names in origin.names]
+    if not origins and subject.task.at(subject.split, 0) is not subject.task:  # episodes of a block share their size
+        kind, members = "sizes", [[str(i // BLOCK)] for i in range(subject.num_tasks)]
     codes = [code for draw in draws for code in hashes(draw)]
     return EpisodeScores(subject.split, values, apart, name, kind, members, codes)

@@ -204,7 +204,7 @@ class RunFolder:
         try:
             if git("ls-files", "core.py").strip() != "core.py":
                 return {"git": None}
-            diff = git("diff", "HEAD")
+            diff = git("diff", "HEAD", "--", ".", "../configs")  # what a run reads, and none of the pages about it
             if diff:
                 write_atomically(self.path / "git.diff", diff[:1_000_000].encode())
             added = git("ls-files", "--others", "--exclude-standard", "--", ".", "../configs").splitlines()

@@ -104,13 +104,13 @@ def summary(experiment: Experiment, evaluation: Evaluation, step: int) -> str:
 
 
 def _over(over: Over | None) -> str:
-    """The end of a score's line: how sure it is on other classes, or other tasks of a table, than those few."""
+    """The end of a score's line: how sure it is on other classes, tasks of a table or draws of sizes than those few."""
     if over is None:
         return ""
-    of_table = " of the table" if over.kind == "tasks" else ""
+    what = {"tasks": "tasks of the table", "sizes": "draws of sizes"}.get(over.kind, over.kind)
     if math.isnan(over.ci95):
-        return f"; unknown for other {over.kind}{of_table}: these are {over.number}"
-    return f"; +- {over.ci95:.4f} over the {over.number} {over.kind}{of_table}"
+        return f"; unknown for other {what}: {over.number} here"
+    return f"; +- {over.ci95:.4f} over the {over.number} {what}"
 
 
 def without_training(experiment: Experiment, scores: dict[str, Estimate]) -> tuple[str, Estimate] | None:

@@ -12,8 +12,8 @@ from metarun.config.compose import REFUSALS, composed, parsed, without_effect
 from metarun.config.names import names_as_text
 from metarun.errors import ConfigError
 
-ROOT = ("seed", "steps", "meta_batch_size", "dtype", "device", "clip_norm", "clip_value", "log_every")
-ROOT += ("run_dir", "data_root")
+ROOT = ["seed", "steps", "meta_batch_size", "dtype", "device", "clip_norm", "clip_value", "log_every"]
+ROOT += ["run_dir", "data_root"]
 VALUE = re.compile(rf"((?!hydra\.|evaluation\.task)\w+(\.\w+)+|{'|'.join(ROOT)})=.*", re.DOTALL)
 
 
