@@ -79,16 +79,21 @@ class CSVRegression(Sized):
         self.input_columns, self.output_columns = list(input_columns), list(output_columns)
         self.task_column, self.log_columns, self.missing = task_column, log_columns, missing
         self.seed, self.device, self.dtype = seed, device, dtype
-        table = read_table(self.path, separator)
-        self.sha256 = table.sha256
         roles = Roles(task_column, input_columns, output_columns, category_columns, log_columns, group_column)
-        roles.check(table, None if split else split_column)
-        fits = self._fits_of(fitted or {})
-        columns, of_task, groups, self.notes = roles.read(table, missing, fits[0] if fits else ())
+        choice = Choice(split, split_column, val_tasks, test_tasks, (val_share, test_share), split_seed)
+        self._read(roles, choice, min_rows, train_fraction, fitted or {})
+
+    def _read(
+        self, roles: Roles, choice: Choice, min_rows: int | None, train_fraction: float, fitted: Mapping[str, Any]
+    ) -> None:
+        table = read_table(self.path, self.separator)
+        self.sha256 = table.sha256
+        roles.check(table, None if choice.all_in else choice.column)
+        fits = self._fits_of(fitted)
+        columns, of_task, groups, self.notes = roles.read(table, self.missing, fits[0] if fits else ())
         rows = {task: TaskRows.of(of_rows, groups) for task, of_rows in of_task.items() if of_rows}
         few = [task for task in of_task if task not in rows or (min_rows is not None and len(rows[task]) < min_rows)]
         self._leave_out(few, of_task, min_rows)
-        choice = Choice(split, split_column, val_tasks, test_tasks, (val_share, test_share), split_seed)
         self.split = choice.of(table, {task: of_task[task] for task in of_task if task not in few}, few)
         kept = train_share(self.split["train"], train_fraction)
         self.split["train"] = [task for task in self.split["train"] if task in kept]

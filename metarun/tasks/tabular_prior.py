@@ -66,13 +66,8 @@ class TabularPrior(Sized):
     ) -> None:
         self.sizes = sizes_by_split(PointSize, (num_shots, num_queries), train_num_shots, train_num_queries)
         self.kind, self.ranges = kind, {"features": num_features, "classes": num_classes, "layers": num_layers}
-        self.shares = {
-            "causal": causal,
-            "clusters": clusters,
-            "trees": trees,
-            "categorical": categorical,
-            "missing": missing,
-        }
+        self.shares = {"causal": causal, "clusters": clusters, "trees": trees, "categorical": categorical}
+        self.shares["missing"] = missing
         self.seed, self.device, self.dtype = seed, device, dtype
         self._check()
         classes = num_classes[1] if kind == "classification" else None

@@ -80,6 +80,20 @@ class TextClasses(PreparedTask, Sized):
         named = data()
         self.fields = named.fields
         self.name, self.text_set = named.name, text_set(named.source.prepared())
+        prepared = self._divide(split, split_seed, train_fraction)
+        training = np.isin(self.text_set.labels(), [c for c, of in enumerate(self.split_of) if of == "train"])
+        known = self._known(fitted or {})
+        self.encoded = features.encode(self.text_set, training, Path(data_root) / "prepared", device, dtype, known)
+        self.prepared = (prepared, *self.encoded.prepared)
+        self.spec = replace(
+            class_spec(self.encoded.input_shape, self.sizes, len(self.pools["train"].names)),
+            num_tokens=self.encoded.num_tokens,
+            vocabulary=self.encoded.vocabulary,
+        )
+        self.frozen = self.encoded.frozen(self.sizes["test"].num_ways).to(device, dtype)
+
+    def _divide(self, split: Split, split_seed: int, train_fraction: float) -> Prepared:
+        """Choose the splits of the classes; what was prepared of the sentences."""
         _, names, given, counts, prepared = self.text_set
         say(prepared.facts.get("notes", ()))
         self.split_of = thinned(names, split_classes(names, given, split, split_seed, "text/classes"), train_fraction)
@@ -91,16 +105,7 @@ class TextClasses(PreparedTask, Sized):
             self.sizes,
             "group" if self.grouped else "example",
         )
-        training = np.isin(self.text_set.labels(), [c for c, of in enumerate(self.split_of) if of == "train"])
-        known = self._known(fitted or {})
-        self.encoded = features.encode(self.text_set, training, Path(data_root) / "prepared", device, dtype, known)
-        self.prepared = (prepared, *self.encoded.prepared)
-        self.spec = replace(
-            class_spec(self.encoded.input_shape, self.sizes, len(self.pools["train"].names)),
-            num_tokens=self.encoded.num_tokens,
-            vocabulary=self.encoded.vocabulary,
-        )
-        self.frozen = self.encoded.frozen(self.sizes["test"].num_ways).to(device, dtype)
+        return prepared
 
     def lacks(self, sizes: Sizes[EpisodeSize], split: str) -> list[str]:
         return lacking(self.pools, self.grouped, sizes, split)
