@@ -42,7 +42,8 @@ def receipt(path: Path) -> dict[str, Any]:
         evaluation = json.loads(path.read_text())
         kept = receipt(path.parent.parent)
         words = " ".join(["metarun evaluate RUN", *evaluation["overrides"]])
-        results = {k: value for k, value in evaluation.items() if "/" in k or k in ("protocol", "complexity")}
+        results = {k: value for k, value in evaluation.items() if "/" in k or k == "protocol"}
+        results["complexity"] = kept["results"]["complexity"] | evaluation["complexity"]  # of training, too
         return {**kept, "command": f"{words}   # RUN: {kept['command']}", "results": results}
     run = path
     status, facts, results = (json.loads((run / f"{name}.json").read_text()) for name in ("status", "run", "results"))

@@ -106,6 +106,9 @@ def test_a_win_is_more_accuracy_or_less_error_and_equal_counts_half():
     assert [
         higher_is_better(name, {}) for name in ("accuracy", "return", "query_loss", "mae_dose", "cross_entropy")
     ] == [*(True, True, False, False, False)]
+    assert not any(
+        higher_is_better(f"{of}negative_log_likelihood", {}) for of in ("", "joint_", "oracle_", "autoregressive_")
+    )
 
 
 def test_which_scores_are_better_is_what_the_results_say_and_else_their_names():

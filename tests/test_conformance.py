@@ -31,6 +31,7 @@ from metarun.execution.execution import Looped, Vmapped
 from metarun.models.exact.layers import BatchNormMode
 from metarun.models.norm_state import norms
 from metarun.output import checkpoint
+from metarun.output.paired import higher_is_better
 from metarun.paths import config_dir
 from metarun.trees import num_elements, slice_tasks, tree_flatten, tree_leaves, tree_map
 from tests import plain
@@ -294,6 +295,10 @@ def test_the_meta_gradient_is_finite_and_not_all_zero(case):
     assert tree_flatten(gradient)[1] == tree_flatten(case.theta)[1]
     assert all(torch.isfinite(g).all() for g in tree_leaves(gradient))
     assert any(g.abs().max() > 0 for g in tree_leaves(gradient))
+
+
+def test_of_what_a_learner_reports_more_is_better_of_accuracy_alone(case):
+    assert all(higher_is_better(name, {}) == ("accuracy" in name) for name in case.by_loop[1])
 
 
 def test_vmap_and_loop_give_the_same_meta_gradient_and_metrics(case):
