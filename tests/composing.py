@@ -39,9 +39,10 @@ class InParts(Composer):
             bring = any((config_dir() / "per_task" / text.partition("=")[2]).is_dir() for text in parts["task"])
             if bring or sum(map(bool, parts.values())) < 2 or any(text.startswith("experiment=") for text in rest):
                 return super().base(overrides)
-            self.bases[overrides] = super().base(rest).copy()
+            cfg = super().base(rest).copy()
             for group, chosen in parts.items():
-                self.bases[overrides][group] = super().base((*rest, *chosen))[group].copy()
+                cfg[group] = super().base((*rest, *chosen))[group].copy()
+            self.bases[overrides] = cfg
         return self.bases[overrides]
 
 
