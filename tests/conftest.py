@@ -18,7 +18,7 @@ def pytest_collection_finish() -> None:
     """Leave what is imported and collected out of Python's garbage collections, a twentieth of the processor time."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000)
+    gc.set_threshold(50_000)
 
 
 @pytest.fixture(scope="session")
