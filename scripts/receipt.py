@@ -36,18 +36,21 @@ OLD = "older than the code"
 HARDWARE = ("system", "python", "torch", "cpus", "threads", "gpu")
 
 
-def receipt(path: Path) -> dict[str, Any]:
-    """The receipt of a completed run, or of an evaluation of one; raises SystemExit where the code is no commit's."""
+def receipt(path: Path, whole: bool = True) -> dict[str, Any]:
+    """The receipt of a completed run, or of an evaluation, whose protocol says of which step, also of one that goes on;
+    raises SystemExit where the code is no commit's."""
     if path.suffix == ".json":
         evaluation = json.loads(path.read_text())
-        kept = receipt(path.parent.parent)
+        kept = receipt(path.parent.parent, whole=False)
         words = " ".join(["metarun evaluate RUN", *evaluation["overrides"]])
         results = {k: value for k, value in evaluation.items() if "/" in k or k == "protocol"}
         results["complexity"] = kept["results"]["complexity"] | evaluation["complexity"]  # of training, too
         return {**kept, "command": f"{words}   # RUN: {kept['command']}", "results": results}
     run = path
-    status, facts, results = (json.loads((run / f"{name}.json").read_text()) for name in ("status", "run", "results"))
-    if status["state"] != "completed":
+    status, facts = (json.loads((run / f"{name}.json").read_text()) for name in ("status", "run"))
+    ended = run / "results.json"
+    results = json.loads(ended.read_text()) if ended.is_file() else {"complexity": {}}
+    if whole and status["state"] != "completed":
         sys.exit(f"{run} is {status['state']}, not completed.")
     if not facts["git"] or facts["git"]["dirty"]:
         sys.exit(f"{run} ran code that no commit holds; run it again from a clean checkout.")
