@@ -117,16 +117,13 @@ def comparable(node: Any) -> Any:
     """``node`` without what differs from run to run, or from layout to layout of the code, without the settings,
     which a new one joins, and of scores the means alone, without those of methods without training."""
     if isinstance(node, dict):
+        kinds = ("classes", "tasks", "sizes")  # written out: this also runs beside older code
         left_out = ["_target_", "path", "task", "base_learner", "meta_learner", "ci95", "learning_speed", "complexity"]
         left_out += [
-            "ci95_over_classes",
-            "num_classes",
-            "ci95_over_tasks",
-            "num_tasks",
-            "ci95_over_sizes",
-            "num_sizes",
             "version",
             "episodes",
+            *(f"num_{kind}" for kind in kinds),
+            *(f"ci95_over_{kind}" for kind in kinds),
         ]
         return {
             k: comparable(v)

@@ -4,7 +4,6 @@ A case runs in a child of a process that has imported everything, so that it cos
 """
 
 import ctypes
-import gc
 import json
 import os
 import pty
@@ -111,12 +110,8 @@ def preload() -> None:
     import metarun.commands.sweep
     import metarun.commands.train
     import metarun.training.runner  # noqa: F401
-    from metarun.config.compose import composed
 
     torch.set_num_threads(1)
-    composed([], [])  # Hydra reads its grammar
-    gc.collect()
-    gc.freeze()  # a child need not look through it, nor copy it
     adopt_orphans()
 
 
