@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 import card_pages
 import same
 
-from metarun.config.compose import composed
 from metarun.files import write_json
 from metarun.reproduce import dependence
 from metarun.reproduce.registry import Target, targets
@@ -49,7 +48,7 @@ def cards() -> dict[str, dict[str, Any]]:
 def refuse_another_command(run: dict[str, Any], known: Target) -> None:
     """Raise SystemExit unless a run of a card was of the target's settings, however its command wrote them."""
     own, whole = ([*words, f"seed={run['seed']}"] for words in (run["command"].split()[1:], known.words or ()))
-    settings = [dependence.of_numbers(composed(list(dict.fromkeys(words)), [])) for words in (own, whole)]
+    settings = [dependence.of_numbers(dependence.composed(tuple(dict.fromkeys(words)))) for words in (own, whole)]
     if settings[0] != settings[1]:
         sys.exit(f"seed {run['seed']} was {run['command']}, not metarun {' '.join(known.words or ())}.")
 

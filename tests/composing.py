@@ -24,26 +24,34 @@ from metarun.sweep.composing import Composer
 __all__ = ["OUTSIDE", "built", "compose", "composed", "experiment", "last_of_each", "options", "outsider", "train"]
 
 OUTSIDE = Path(__file__).parent / "outside"
-PARTS = ("task", "base_learner", "meta_learner")
+PARTS = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution", "logger")
 CHEAP = ["device=cpu", "dtype=float64", "execution=looped", "logger=none"]
 
 
 class InParts(Composer):
-    """Composes the task, the network and the learner each once, and puts them together where they have no part in each
-    other: not in an experiment, and not where a task brings settings of a learner."""
+    """Composes each option of these groups once, and puts them together where they have no part in each other: not in
+    an experiment, and not where a task brings settings of a learner."""
 
     def base(self, overrides: tuple[str, ...]) -> DictConfig:
         if overrides not in self.bases:
             parts = {group: tuple(text for text in overrides if re.match(rf"{group}(/\w+)?=", text)) for group in PARTS}
             rest = tuple(text for text in overrides if not any(text in part for part in parts.values()))
-            bring = any((config_dir() / "per_task" / text.partition("=")[2]).is_dir() for text in parts["task"])
-            if bring or sum(map(bool, parts.values())) < 2 or any(text.startswith("experiment=") for text in rest):
+            of_parts = tuple(text for text in rest if not text.startswith("+rates."))  # which only the root has
+            if brings_settings(overrides) or sum(map(bool, parts.values())) < 2:
                 return super().base(overrides)
             cfg = super().base(rest).copy()
             for group, chosen in parts.items():
-                cfg[group] = super().base((*rest, *chosen))[group].copy()
+                if chosen:
+                    cfg[group] = super().base((*of_parts, *chosen))[group].copy()
             self.bases[overrides] = cfg
         return self.bases[overrides]
+
+
+def brings_settings(overrides: Sequence[str]) -> bool:
+    """Whether an option of one group sets values of another: an experiment, or a task with settings of the learner."""
+    chosen = dict(text.split("=", 1) for text in overrides if "=" in text)
+    learner = chosen.get("meta_learner", "maml")
+    return "experiment" in chosen or (config_dir() / "per_task" / chosen.get("task", "") / f"{learner}.yaml").is_file()
 
 
 @cache

@@ -9,8 +9,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from metarun.applied.trained import changed
-from metarun.config.compose import composed
 from metarun.paths import PACKAGE
+from tests.composing import composed
 
 FILES = sorted((PACKAGE / "published").glob("*.yaml"))
 PAPERS: dict[str, dict[str, Any]] = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in FILES}
@@ -46,7 +46,7 @@ def words_of(name: str) -> tuple[str, ...]:
 
 @cache
 def _composed(words: tuple[str, ...]) -> DictConfig:
-    return composed(list(words), [])
+    return composed(words, [])
 
 
 def trained_by(words: tuple[str, ...]) -> DictConfig:

@@ -14,7 +14,10 @@ import tokenize
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metarun.sweep.composing import Composer
 
 ROOT = Path(__file__).resolve().parents[2]
 START = ("metarun.training.runner", "metarun.evaluation.scoring")
@@ -62,9 +65,9 @@ def digests(config: dict[str, Any], commit: str | None) -> dict[str, str]:
     return {"code": digest(files), "config": _hash(kept)}
 
 
-def of_numbers(config: Any) -> dict[str, Any]:
+def of_numbers(config: dict[str, Any]) -> dict[str, Any]:
     """What of a configuration decides on its run's numbers, but for the last digits that an execution has of its own."""
-    return {key: value for key, value in plain(config).items() if key not in OF_THE_MACHINE | {"execution"}}
+    return {key: value for key, value in config.items() if key not in OF_THE_MACHINE | {"execution"}}
 
 
 def _hash(content: Any) -> str:
@@ -177,9 +180,15 @@ def git(*words: str) -> str:
 @cache
 def composed(overrides: tuple[str, ...]) -> dict[str, Any]:
     """The resolved configuration of a command line. Raises ConfigError where it is no longer one."""
-    from metarun.config.compose import composed as by_hydra
+    return plain(_composer()(list(overrides), ()))
 
-    return plain(by_hydra(list(overrides), []))
+
+@cache
+def _composer() -> "Composer":
+    """What composes once for command lines that differ in values alone."""
+    from metarun.sweep.composing import Composer
+
+    return Composer([])
 
 
 def plain(config: Any) -> dict[str, Any]:

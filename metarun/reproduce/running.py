@@ -53,7 +53,7 @@ def refuse_another(seed: Seed, place: Sequence[str]) -> None:
     path = seed.path / "config.yaml"
     if not path.is_file():
         return
-    old, new = (flat(dependence.of_numbers(config)) for config in (read_config(path), now))
+    old, new = (flat(dependence.of_numbers(dependence.plain(config))) for config in (read_config(path), now))
     other = changed_settings(old, new, set(map(override_key, seed.words)))
     if other:
         rule = f"holds a run whose {other[0]} is {old.get(other[0])!r}, not {new.get(other[0])!r}"
