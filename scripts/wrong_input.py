@@ -4,6 +4,7 @@ A case runs in a child of a process that has imported everything, so that it cos
 """
 
 import ctypes
+import gc
 import json
 import os
 import pty
@@ -112,6 +113,8 @@ def preload() -> None:
     import metarun.training.runner  # noqa: F401
 
     torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()  # a child that collects would copy every page
     adopt_orphans()
 
 
@@ -141,11 +144,13 @@ def _watched(case: Case, folder: Path) -> Outcome:
         os.close(reads)
         _child(case, folder, writes)
     os.close(writes)
-    text, most, ended, status = bytearray(), 0.0, "", None
+    text, most, ended, status, listens = bytearray(), 0.0, "", None, True
     while status is None:
-        if select.select([reads], [], [], 0.02)[0]:
-            with suppress(OSError):  # a terminal whose other end has closed
-                text += os.read(reads, 1 << 16)
+        if not listens:
+            time.sleep(0.003)
+        elif select.select([reads], [], [], 0.02)[0]:
+            more = _read(reads)
+            text, listens = text + more, bool(more)  # once closed it is always ready
         most = max(most, _resident(pid))
         if 0 not in case.expects and not case.short and STARTED.search(text):  # it need not train to its end
             ended = "accepted"
@@ -157,11 +162,18 @@ def _watched(case: Case, folder: Path) -> Outcome:
             status = os.waitstatus_to_exitcode(code)
             most = max(most, usage.ru_maxrss / 1024)
     _end_orphans()
-    with suppress(OSError):
-        while select.select([reads], [], [], 0)[0] and (more := os.read(reads, 1 << 16)):
-            text += more
+    while select.select([reads], [], [], 0)[0] and (more := _read(reads)):
+        text += more
     os.close(reads)
     return Outcome(status, text.decode(errors="replace"), time.monotonic() - began, most, ended)
+
+
+def _read(descriptor: int) -> bytes:
+    """What there is to read; nothing at its end, which is an error on a terminal."""
+    try:
+        return os.read(descriptor, 1 << 16)
+    except OSError:
+        return b""
 
 
 def adopt_orphans() -> None:
