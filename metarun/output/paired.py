@@ -12,15 +12,8 @@ from typing import Any, NamedTuple
 from metarun.evaluation.student import student_t, two_sided
 from metarun.output.tables import Score
 
-LOWER_IS_BETTER: tuple[str, ...] = (
-    "loss",
-    "mse",
-    "mae",
-    "error",
-    "nll",
-    "entropy",
-    "sum_of_squares",
-)  # in the name of a score
+# in the name of a score
+LOWER_IS_BETTER: tuple[str, ...] = ("loss", "mse", "mae", "error", "nll", "entropy", "sum_of_squares")
 LOWER_IS_BETTER += ("negative_", "divergence", "residual", "gradient", "regret", "cost")
 
 
