@@ -12,6 +12,7 @@ MEMORY = Path("/dev/shm")
 if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2 * 2**30:  # runs write many small files: a sixth of their time
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 os.fsync = lambda descriptor: None  # a run waits for the disk 26 times, and no test cuts the power
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each process that a test starts would compile all of metarun again
 gc.disable()  # until all is collected: a third of the time that collecting takes
 
 
