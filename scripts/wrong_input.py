@@ -131,9 +131,9 @@ def answer(case: Case, folder: Path) -> Outcome:
 
 
 def contents(folder: Path) -> dict[Path, tuple[int, int]]:
-    """Size and time of every file below ``folder``, but for locks, and for data that may be prepared before a run."""
+    """Size and time of every file below ``folder``, but for locks, compiled modules, and data prepared before a run."""
     files = [path for path in folder.rglob("*") if path.name != ".lock" and path.is_file()]
-    files = [path for path in files if "prepared" not in path.parts]
+    files = [path for path in files if not {"prepared", "__pycache__"}.intersection(path.parts)]
     return {path.relative_to(folder): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 
