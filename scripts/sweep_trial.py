@@ -119,7 +119,9 @@ class Trial:
         while last.poll() is None and time.monotonic() < end:
             self.watch(0.2)
         code = last.poll()
-        self.watch(5.0)
+        end = time.monotonic() + 5.0  # in which jobs whose parent was killed notice it
+        while (self.parents or jobs_of(self.sweep)) and time.monotonic() < end:
+            self.watch(0.2)
         for parent in self.parents:
             parent.wait(60)
         return -1 if code is None else code

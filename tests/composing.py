@@ -10,10 +10,12 @@ from functools import cache
 from pathlib import Path
 from unittest import mock
 
+import hydra
 from omegaconf import DictConfig
 
 from metarun.commands.train import plan, run
 from metarun.config.build import build
+from metarun.config.compose import REFUSALS
 from metarun.config.compose import composed as by_hydra
 from metarun.config.experiment import Experiment
 from metarun.config.help import options
@@ -58,6 +60,24 @@ def brings_settings(overrides: Sequence[str]) -> bool:
 def composer(*folders: Path) -> Composer:
     """What composes once for all tests that choose the same options, and ask for other values."""
     return InParts(folders)
+
+
+@cache
+def _of_hydra(*words: str) -> DictConfig | Exception:
+    try:
+        return hydra.compose("config", [*words])
+    except REFUSALS as refusal:
+        return refusal
+
+
+def once(name: str, words: list[str]) -> DictConfig:
+    """hydra.compose for the words, once: to tell every mistake of a command it composes what is right again and again."""
+    if name != "config" or any(text.startswith("hydra.searchpath") for text in words):  # folders that a test changes
+        return hydra.compose(name, words)
+    found = _of_hydra(*words)
+    if isinstance(found, Exception):
+        raise found
+    return found.copy()
 
 
 def composed(overrides: Sequence[str], folders: Sequence[Path]) -> DictConfig:

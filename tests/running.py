@@ -19,7 +19,7 @@ import torch
 
 from metarun.commands.main import main
 from metarun.sweep.preloaded import Preloaded
-from tests.composing import composed, last_of_each
+from tests.composing import composed, last_of_each, once
 from tests.forked import Forked, Workers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,7 +59,7 @@ def metarun(*arguments: str, as_given: bool = False) -> Outcome:
     out, err, code = io.StringIO(), io.StringIO(), -1
     words = list(map(str, arguments))
     workers = mock.patch("metarun.sweep.preloaded.Preloaded.fresh", Workers.fresh)
-    sooner = mock.patch("metarun.config.compose.composed", composed)
+    sooner = mock.patch.multiple("metarun.config.compose", composed=composed, compose=once)
     with untouched_process(), redirect_stdout(out), redirect_stderr(err), workers, sooner:
         try:
             main(words if as_given else last_of_each(*words))
