@@ -3,16 +3,19 @@
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from metarun.commands.reproduce import Wanted, reproduce, seconds_in
+from metarun.config.compose import composed
 from metarun.errors import ConfigError, Diverged, MetarunError
 from metarun.output.ledger import read
-from metarun.reproduce import registry, running
+from metarun.reproduce import dependence, registry, running
 from metarun.reproduce.card import score_at
 from metarun.reproduce.registry import Figure, task_of
 from metarun.reproduce.verdict import Measured, measured, of_all, verdict
@@ -134,7 +137,12 @@ def test_errors_in_percent_are_what_accuracies_leave():
     (["maml/sinusoid/5s", "steps=10"], "steps=10 would reproduce something else"),
     (["maml/sinusoid/5s", "--seeds=0"], "--seeds is 0"),
     (["maml/sinusoid/5s", "--budget=90"], "30s, 90m, 2h, 1h30m"),
-    (["maml/sinusoid/5s", "--within=2h"], "--paper, --within and --all go with --list"),
+    (["maml/sinusoid/5s", "--within=2h"], "--paper, --within, --all and --format go with --list"),
+    (["maml/sinusoid/5s", "--format=json"], "--paper, --within, --all and --format go with --list"),
+    (["--list", "steps=3"], "steps=3 has no effect on the list"),
+    (["--list", "--seeds=3"], "--seeds and --budget go with a name"),
+    (["maml/omniglot/context_5w1s", "steps=4"], "metarun experiment=NAME steps=4"),
+    (["maml/sinusoid/5s", "device=cuda:99"], "device is 'cuda:99'"),
     (["--list", "--paper=mml"], "--paper is 'mml'"),
     (["--list", "maml"], "--list stands without names"),
 ])  # fmt: skip
@@ -146,16 +154,16 @@ def test_a_wrong_command_is_refused_with_the_fix_before_anything_runs(words, sai
 
 def test_a_target_without_a_preset_is_listed_alone(published, tmp_path):
     published(only=told() | {"command": None})
-    with pytest.raises(ConfigError, match="metarun has no preset"):
+    with pytest.raises(ConfigError, match="can be listed, not run"):
         reproduce(["paper/only"], wanted(tmp_path))
 
 
-def test_a_target_whose_data_are_missing_says_what_to_fetch_and_exits_with_2(published, tmp_path, capfd):
-    published(images=told(["task=omniglot", "base_learner=conv4", *TINY]))
-    with pytest.raises(MetarunError) as failure:
-        reproduce(["paper/images", f"data_root={tmp_path / 'none'}"], wanted(tmp_path / "runs"))
+def test_missing_data_are_named_with_what_fetches_them_before_anything_is_trained(published, tmp_path):
+    published(sine=told(), images=told(["task=omniglot", "base_learner=conv4", *TINY]))
+    with pytest.raises(MetarunError, match=r"task\.download=true") as failure:
+        reproduce(["paper/sine", "paper/images", f"data_root={tmp_path / 'none'}"], wanted(tmp_path / "runs"))
     assert failure.value.exit_code == 2
-    assert "task.download=true" in capfd.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_time_is_a_number_with_its_unit():
@@ -266,3 +274,39 @@ def test_a_budget_stops_the_training_and_the_same_command_goes_on(published, und
     began = time.monotonic()
     assert reproduce(["paper/sine"], wanted(tmp_path)) == 0  # all is there
     assert time.monotonic() - began < 20
+
+
+def test_where_it_runs_may_change_between_two_times(published, tmp_path, monkeypatch):
+    """Whether data may be fetched makes no other run; an execution told once is kept."""
+    words = ["task=omniglot", "base_learner=conv4", *(word for word in TINY if not word.startswith("execution"))]
+    published(images=told(words))
+    (seed,) = running.seeds_of(registry.target("paper/images"), tmp_path, 1)
+    began = [*seed.words, "task.download=true", "execution.threads=1"]
+    seed.path.mkdir(parents=True)
+    (seed.path / "config.yaml").write_text(OmegaConf.to_yaml(composed(began, []), resolve=True))
+    (seed.path / "run.json").write_text(json.dumps({"history": [{"overrides": began}]}))
+    running.refuse_another(seed, [])
+    asked = []
+    monkeypatch.setattr(running.subprocess, "Popen", lambda words, **_: asked.extend(words) or sys.exit())
+    for place, told_to_the_run in (([], "execution.threads=1"), (["execution.threads=2"], "execution.threads=2")):
+        with pytest.raises(SystemExit):
+            running.train(seed, place, None)
+        assert [word for word in asked if word.startswith("execution")] == [told_to_the_run]
+        asked.clear()
+
+
+def test_a_card_of_a_run_that_fetched_its_data_is_of_the_targets_command():
+    fetched, plain = (composed(["task=omniglot", f"task.download={value}"], []) for value in ("true", "false"))
+    assert dependence.of_numbers(dependence.plain(fetched)) == dependence.of_numbers(dependence.plain(plain))
+    assert dependence.digests(dependence.plain(fetched), None) == dependence.digests(dependence.plain(plain), None)
+
+
+def test_a_run_that_was_killed_says_by_what_and_what_to_do(published, tmp_path, monkeypatch):
+    published(sine=told())
+    (seed,) = running.seeds_of(registry.target("paper/sine"), tmp_path, 1)
+    killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    begin = running.subprocess.Popen
+    monkeypatch.setattr(running.subprocess, "Popen", lambda words, **more: begin(killed, **more))
+    with pytest.raises(MetarunError, match=r"signal 9 .*no memory.*; the same command goes on") as failure:
+        running.train(seed, [], None)
+    assert failure.value.exit_code == 1

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from metarun.commands.evaluate import evaluate_run, name_of
+from metarun.config.build import build_task, check
 from metarun.config.compose import composed
-from metarun.errors import Interrupted, wrong_command
+from metarun.errors import ConfigError, Interrupted, wrong_command
 from metarun.files import read_json
 from metarun.output.tables import Score, Table, refuse_other_formats, show
 from metarun.paths import as_shown, cards_dir
@@ -49,13 +50,16 @@ def reproduce(words: list[str], wanted: Wanted) -> int:
     refuse_other_formats(wanted.chosen)
     names, place = [w for w in words if "=" not in w], [w for w in words if "=" in w]
     if wanted.listed:
-        if names:
-            raise wrong_command(f"--list stands without names; leave out {' '.join(names)}, or say --paper PAPER.")
+        _refuse_beside_the_list(names, place, wanted)
         list_targets(wanted, place)
         return 0
-    if wanted.within or wanted.paper or wanted.all_of_them:
-        raise wrong_command("--paper, --within and --all go with --list.")
+    if wanted.within or wanted.paper or wanted.all_of_them or wanted.chosen != "table":
+        raise wrong_command("--paper, --within, --all and --format go with --list.")
     _refuse(names, place, wanted)
+    for name in names:
+        refuse_what_is_missing(target(name), place)
+        for seed in seeds_of(target(name), wanted.to, wanted.seeds):
+            refuse_another(seed, place)
     until = time.time() + seconds_in(wanted.budget, "--budget") if wanted.budget else None
     for name in names:
         try:
@@ -67,15 +71,34 @@ def reproduce(words: list[str], wanted: Wanted) -> int:
     return 0
 
 
+def _refuse_beside_the_list(names: list[str], place: list[str], wanted: Wanted) -> None:
+    """Raise ConfigError for what has no effect on the list."""
+    problems = [f"--list stands without names; leave out {' '.join(names)}, or say --paper PAPER."] if names else []
+    problems += [f"{text} has no effect on the list." for text in place if not text.startswith("data_root=")]
+    problems += ["--seeds and --budget go with a name."] if wanted.seeds != 1 or wanted.budget else []
+    if problems:
+        raise wrong_command(*problems)
+
+
+def refuse_what_is_missing(target: Target, place: Sequence[str]) -> None:
+    """Raise ConfigError where the target's data are absent, with what fetches them, or where it cannot run as asked."""
+    cfg = composed([*(target.words or ()), *place], [])
+    if problems := check(cfg):
+        raise ConfigError(problems)
+    if data_states({task_of(target.words or ())}, place).popitem()[1].startswith("absent"):
+        build_task(cfg)  # fetches them if it may, or says what does
+
+
 def _refuse(names: list[str], place: list[str], wanted: Wanted) -> None:
     """Raise ConfigError for all that is wrong with the command, before anything runs."""
     problems = [] if names else ["name what to reproduce, such as maml/sinusoid/5s. See: metarun reproduce --list"]
     others = [
         text for text in place if not text.startswith(tuple(f"{key}{end}" for key in OF_THE_PLACE for end in "=."))
     ]
+    words = target(names[0]).words if names else None
+    own = f" For a run of yours: metarun {' '.join(words or ('experiment=NAME',))}"
     problems += [
-        f"{text} would reproduce something else; beside a name stand {', '.join(OF_THE_PLACE)}. For a run of yours: "
-        f"metarun {' '.join(target(names[0]).words or ()) if names else 'experiment=NAME'} {text}"
+        f"{text} would reproduce something else; beside a name stand {', '.join(OF_THE_PLACE)}.{own} {text}"
         for text in others
     ]
     if wanted.seeds < 1:
@@ -84,14 +107,15 @@ def _refuse(names: list[str], place: list[str], wanted: Wanted) -> None:
         raise wrong_command(*problems)
     for name in names:
         if target(name).words is None:
-            raise wrong_command(f"{name} is listed alone: metarun has no preset that trains it as the paper does.")
+            raise wrong_command(
+                f"{name} can be listed, not run: metarun has no preset that trains it as the paper does. "
+                "Those that can be run: metarun reproduce --list"
+            )
 
 
 def one(target: Target, place: Sequence[str], wanted: Wanted, until: float | None) -> None:
     """Train and test the runs of one target, write its card, and print what it says."""
     seeds = seeds_of(target, wanted.to, wanted.seeds)
-    for seed in seeds:
-        refuse_another(seed, place)
     for seed in seeds:
         print(f"{target.id}, seed {seed.number}: metarun {' '.join(seed.words)}   in {as_shown(seed.path)}", flush=True)
         train(seed, place, until)
@@ -143,7 +167,7 @@ def said(target: Target, content: dict[str, Any]) -> Iterator[str]:
     if content["verdict"] == "missed":
         yield f"missed: {target.cause or 'cause unknown'}"
     if any(figure["paper"]["read"] not in ("paper", "code") for figure in content["figures"]):
-        yield "not judged: nobody here has read the source of such a figure"
+        yield "not judged: a figure that nobody here has read in its source (marked quoted or unread)"
 
 
 def list_targets(wanted: Wanted, place: Sequence[str]) -> None:
@@ -220,10 +244,6 @@ def seconds_in(text: str, option: str) -> float:
 
 def shortly(seconds: float) -> str:
     """A time in its largest unit, for people."""
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

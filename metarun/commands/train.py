@@ -24,7 +24,7 @@ from metarun.training.runner import Runner
 from metarun.training.signals import StopRequest
 
 # what a resumed run may have other than it began
-CHANGEABLE = ("steps", "device", "devices", "data_root", "log_every", "checkpoint_minutes")
+CHANGEABLE = ("steps", "device", "devices", "data_root", "task.download", "log_every", "checkpoint_minutes")
 PLACE = ("resume", "run_dir")
 PLANNED = ("T_max", "total_iters", "total_steps")  # lengths of schedules; a step_size can equal steps by chance
 STATE_OF = {Diverged: "diverged", Interrupted: "interrupted"}

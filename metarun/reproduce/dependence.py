@@ -59,7 +59,7 @@ def of_script(script: str, runs: Sequence[str], commit: str | None) -> str:
 
 def digests(config: dict[str, Any], commit: str | None) -> dict[str, str]:
     """Of a run's configuration, and of the code at ``commit`` (None: as it lies here) that it names and all runs use."""
-    kept = {key: value for key, value in config.items() if key not in OF_THE_MACHINE}
+    kept = without_fetching({key: value for key, value in config.items() if key not in OF_THE_MACHINE})
     modules = {target.rpartition(".")[0] for target in targets(config) if target.startswith("metarun.")}
     files = {path: text_of(path, commit) for path in sorted(reached({*START, *modules}, commit))}
     return {"code": digest(files), "config": _hash(kept)}
@@ -67,7 +67,16 @@ def digests(config: dict[str, Any], commit: str | None) -> dict[str, str]:
 
 def of_numbers(config: dict[str, Any]) -> dict[str, Any]:
     """What of a configuration decides on its run's numbers, but for the last digits that an execution has of its own."""
-    return {key: value for key, value in config.items() if key not in OF_THE_MACHINE | {"execution"}}
+    return without_fetching({key: value for key, value in config.items() if key not in OF_THE_MACHINE | {"execution"}})
+
+
+def without_fetching(node: Any) -> Any:
+    """A configuration as it is where the data are at hand: that a task may fetch them changes no number."""
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: False if key == "download" and value is True else without_fetching(value) for key, value in node.items()
+    }
 
 
 def _hash(content: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from metarun.config.checks import changed_settings, flat
 from metarun.config.compose import assigned, composed, override_key, read_config
 from metarun.errors import ConfigError, Interrupted, MetarunError
+from metarun.output import ledger
 from metarun.output.folder import RunFolder
 from metarun.process import ending_with
 from metarun.reproduce import dependence
@@ -48,7 +49,7 @@ def seeds_of(target: Target, root: Path, number: int) -> list[Seed]:
 
 
 def refuse_another(seed: Seed, place: Sequence[str]) -> None:
-    """Raise ConfigError where the seed's folder holds a run of another configuration, and where the data are absent."""
+    """Raise ConfigError where the seed's folder holds a run of another configuration."""
     now = composed([*seed.words, *place], [])
     path = seed.path / "config.yaml"
     if not path.is_file():
@@ -60,6 +61,13 @@ def refuse_another(seed: Seed, place: Sequence[str]) -> None:
         raise ConfigError([f"{seed.path} {rule}. Move it away, or choose another folder: --to DIR."])
 
 
+def _stored_execution(seed: Seed, place: Sequence[str]) -> list[str]:
+    """What the run was told of its execution when it began, unless ``place`` tells it again: a run keeps its own."""
+    began = ledger.read(seed.path).overrides if (seed.path / "config.yaml").is_file() else []
+    told, now = ([t for t in texts if override_key(t).startswith("execution")] for texts in (began, place))
+    return [] if now else [text for text in told if text not in seed.words]
+
+
 def train(seed: Seed, place: Sequence[str], until: float | None) -> None:
     """Let the run end, from where it stands.
 
@@ -68,7 +76,13 @@ def train(seed: Seed, place: Sequence[str], until: float | None) -> None:
     """
     if seed.state() == "completed":
         return
-    words = [*seed.words, *place, assigned("run_dir", seed.path.resolve()), "resume=auto"]
+    words = [
+        *seed.words,
+        *place,
+        *_stored_execution(seed, place),
+        assigned("run_dir", seed.path.resolve()),
+        "resume=auto",
+    ]
     end_with_this = ending_with(os.getpid())
     process = subprocess.Popen([sys.executable, "-m", "metarun", *words], preexec_fn=end_with_this)  # noqa: PLW1509
     with _passing_signals_to(process):
@@ -80,9 +94,12 @@ def train(seed: Seed, place: Sequence[str], until: float | None) -> None:
     code = process.returncode if process.returncode >= 0 else 128 - process.returncode  # it had not begun to listen
     if code in (128 + number for number in stopping_signals()):
         raise Interrupted(code - 128)
+    if code > 128:
+        why = f"was killed by signal {code - 128}" + " (often: no memory was left)" * (code == 128 + signal.SIGKILL)
+        raise MetarunError(f"the run in {seed.path} {why}; the same command goes on from its last checkpoint.")
     if code != 0:
         failure = MetarunError(f"the run in {seed.path} ended with exit code {code}; its message stands above.")
-        failure.exit_code = code if code < 128 else 1
+        failure.exit_code = code
         raise failure
 
 
