@@ -21,9 +21,11 @@ These pages are written from the cards by `python scripts/cards.py --pages`.
 - *reproduced*: the paper's figure lies inside our 95% interval over test episodes, or ours is within the paper's interval;
 - *close*: within one point of percent; of errors that are no percentage, within a tenth of the paper's figure;
 - *better*: farther away, on the good side; *missed*: on the bad side, with the cause if it was found;
-- *not judged*: the paper prints no number, or nobody here has read its source.
+- *not judged*: the paper prints no number, or nobody here has read its source; *as quoted*: what the rule would say if the
+  figure is as others quote it.
 
-`metarun reproduce --list` has every published figure that metarun knows of, with its time and whether the data are there.
+`metarun reproduce --list` has what can be run, with its time and whether the data are there; `--list --all` every published
+figure that metarun knows of.
 """
 
 
@@ -275,17 +277,25 @@ def table_of_readme(shown: Sequence[Shown]) -> str:
         where = f"docs/results/{one.target.paper.name}/{one.target.key.replace('/', '_')}.md"
         found = list(rows(one))
         paper = f"{together(found, 'paper')} ({one.target.paper.cited_as})"
-        again = "; ".join(dict.fromkeys(row.rerun for row in found if row.rerun))
         said = one.card["verdict"]
         if said == "not judged":
-            said += "".join(dict.fromkeys(row.verdict.removeprefix(said) for row in found))
+            quoted = [row._replace(verdict=row.verdict.partition("as quoted: ")[2]) for row in found]
+            said += f"; as quoted: {told}" if (told := together(quoted, "verdict")) else ""
         said += f", {OLDER}" * one.outdated
         said = f"**{said}**" if one.card["verdict"] == "missed" else said
-        lines.append((f"[{one.target.title}]({where})", together(found, "ours"), paper, again, said))
+        ours = together([row._replace(ours=row.ours + wider(row)) for row in found], "ours")
+        lines.append((f"[{one.target.title}]({where})", ours, paper, together(found, "rerun"), said))
     more = (
-        f"\n\n{others} more [results](docs/results/index.md) stand beside curves, or figures that nobody here has read."
+        f"\n\n{others} more [results](docs/results/index.md) have no verdict: the paper has a curve alone, or nobody here "
+        "could read its figure."
     )
     return table(("", "metarun", "paper", "best independent re-run", "verdict"), lines) + more * bool(others)
+
+
+def wider(row: Row) -> str:
+    """A figure's interval over seeds, where it is wider than that over episodes: there the training is what varies."""
+    over_episodes = float(row.ours.partition(" +- ")[2] or 0)
+    return f" (over seeds +- {row.over_seeds})" if row.over_seeds and float(row.over_seeds) > over_episodes else ""
 
 
 def together(found: Sequence[Row], column: str) -> str:
