@@ -18,7 +18,8 @@ Papers' figures beside ours. A card is written by `metarun reproduce NAME`, whic
 length, tests it by the paper's protocol and by metarun's common one, and judges by rule; nothing in it is written by hand.
 These pages are written from the cards by `python scripts/cards.py --pages`.
 
-- *reproduced*: the paper's figure lies inside our 95% interval over test episodes, or ours is within the paper's interval;
+- *reproduced*: the paper's figure lies inside our 95% interval over test episodes, or ours is within the paper's interval,
+  or ours is on the good side by no more than the interval of the difference;
 - *close*: within one point of percent; of errors that are no percentage, within a tenth of the paper's figure;
 - *better*: farther away, on the good side; *missed*: on the bad side, with the cause if it was found;
 - *not judged*: the paper prints no number, or nobody here has read its source; *as quoted*: what the rule would say if the

@@ -1,6 +1,7 @@
 """How far our figure is from the paper's, and the verdict by rule.
 
-- *reproduced*: the paper's figure lies inside our 95% interval, or ours is within the paper's interval of it.
+- *reproduced*: the paper's figure lies inside our 95% interval, or ours is within the paper's interval of it; or ours is on
+  the good side, by no more than the interval of the difference.
 - *close*: within one point (percent); of errors that are no percentage, within a tenth of the paper's figure.
 - *better*: farther away, on the good side.
 - *missed*: farther away, on the bad side.
@@ -51,7 +52,9 @@ def verdict(target: Target, figure: Figure, ours: Measured) -> str:
         return "reproduced"
     if abs(difference) <= (POINT if target.score in IN_PERCENT else SHARE * abs(figure.value)):
         return "close"
-    return "better" if (difference > 0) == target.higher_is_better else "missed"
+    if (difference > 0) != target.higher_is_better:
+        return "missed"
+    return "better" if abs(difference) > width_of_difference(ours, figure) else "reproduced"
 
 
 def of_all(verdicts: Sequence[str]) -> str:
