@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from metarun.commands.reproduce import Wanted, reproduce, seconds_in
 from metarun.config.compose import composed
-from metarun.errors import ConfigError, Diverged, MetarunError
+from metarun.errors import ConfigError, Diverged, Interrupted, MetarunError
 from metarun.output.ledger import read
 from metarun.reproduce import dependence, registry, running
 from metarun.reproduce.card import score_at
@@ -312,3 +312,15 @@ def test_a_run_that_was_killed_says_by_what_and_what_to_do(published, tmp_path, 
     with pytest.raises(MetarunError, match=r"signal 9 .*no memory.*; the same command goes on") as failure:
         running.train(seed, [], None)
     assert failure.value.exit_code == 1
+
+
+def test_an_interrupt_that_no_terminal_sends_reaches_the_run(published, tmp_path, monkeypatch):
+    published(sine=told())
+    (seed,) = running.seeds_of(registry.target("paper/sine"), tmp_path, 1)
+    ends_by_it = "import os, signal, time; time.sleep(0.3); os.kill(os.getppid(), signal.SIGINT); time.sleep(60)"
+    begin = running.subprocess.Popen
+    monkeypatch.setattr(running.subprocess, "Popen", lambda words, **more: begin([sys.executable, "-c", ends_by_it]))
+    monkeypatch.setattr(running, "_in_the_foreground", lambda: False)
+    with pytest.raises(Interrupted) as stopped:
+        running.train(seed, [], None)
+    assert stopped.value.exit_code == 130

@@ -105,10 +105,10 @@ def train(seed: Seed, place: Sequence[str], until: float | None) -> None:
 
 @contextlib.contextmanager
 def _passing_signals_to(process: subprocess.Popen) -> Iterator[None]:
-    """SIGTERM and SIGHUP go on to the process, which has Ctrl-C from the terminal itself; nothing else ends this one."""
+    """Signals go on to the process, but for a Ctrl-C that it has from the terminal itself; nothing else ends this one."""
 
     def pass_on(signum: int, frame: Any) -> None:
-        if signum != signal.SIGINT:
+        if signum != signal.SIGINT or not _in_the_foreground():
             process.send_signal(signum)
 
     before = {signum: signal.signal(signum, pass_on) for signum in stopping_signals()}
@@ -117,6 +117,15 @@ def _passing_signals_to(process: subprocess.Popen) -> Iterator[None]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+def _in_the_foreground() -> bool:
+    """Whether a terminal's Ctrl-C reaches this process, and with it those that it has started."""
+    try:
+        with Path("/dev/tty").open("rb") as terminal:
+            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    except OSError:
+        return False
 
 
 def protocols(seed: Seed) -> list[tuple[str, ...]]:
