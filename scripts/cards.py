@@ -62,7 +62,9 @@ def take_in(path: Path) -> None:
         sys.exit(f"{path} is the card of no target of metarun/published.")
     for run in content["runs"]:
         if run["dirty"] or not run["commit"] or not run["depends_on"]:
-            sys.exit(f"{path}: seed {run['seed']} ran code that no commit holds; run it again from a clean checkout.")
+            sys.exit(
+                f"{path}: seed {run['seed']} ran code that no one commit holds; run it again from a clean checkout."
+            )
         refuse_another_command(run, known)
     path_of(known).parent.mkdir(parents=True, exist_ok=True)
     write_json(path_of(known), content)

@@ -69,7 +69,8 @@ def keep(path: Path, score: float | None = 0.9, state: str = "completed", ago: f
         curve = {f"test/accuracy_step_{k}": mean(0.2 + (score - 0.2) * k / 2) for k in range(3)}
         scores = {"test/query_loss": mean(1 - score), "test/accuracy": mean(score), **curve}
         cost = {"parameters": 1761, "adaptation_ms": 0.5}
-        protocol = {"inner_steps": 1, "num_tasks": 600, "split": "test", "manifest": "1d92b3", "checkpoint_step": 90}
+        protocol = {"inner_steps": 1, "num_tasks": 600, "split": "test", "checkpoint_step": 90}
+        protocol |= {"manifest": f"1d92b3{cfg['seed']}"}  # of the episodes, which each seed draws for itself
         write(path / "results.json", {**scores, "protocol": protocol, "complexity": cost})
     write(path / "status.json", status)
     rows = [{"step": 50, "train/accuracy": 0.7}, {"step": 50, "val/accuracy": 0.8, "val/accuracy_ci95": 0.01}]

@@ -114,6 +114,9 @@ def test_a_win_is_more_accuracy_or_less_error_and_equal_counts_half():
 def test_which_scores_are_better_is_what_the_results_say_and_else_their_names():
     reward_loss = {"score": {"name": "reward_loss", "higher_is_better": True}}
     assert higher_is_better("reward_loss", reward_loss) and not higher_is_better("query_loss", reward_loss)
+    own = {"score": {"name": "perplexity", "higher_is_better": False}}  # of an outsider's objective
+    derived = ("perplexity_step_3", "perplexity_shots_10", "baseline_perplexity", "frozen_perplexity")
+    assert not any(higher_is_better(name, own) for name in derived)
     assert not higher_is_better("reward_loss", {"score": "damaged"})
 
 
@@ -204,7 +207,7 @@ def test_episodes_of_several_tasks_are_told_apart(tmp_path):
         )
         (run / "episodes.jsonl").write_text(text)
     difference = told(tmp_path)["differences"][0]["difference over episodes"]
-    assert (difference["n"], difference["mean"]) == (2, pytest.approx(-0.5))
+    assert (difference["n"], difference["mean"]) == (1, pytest.approx(-0.5))  # tasks of one number are one value
 
 
 # ---- several evaluation tasks ----
@@ -236,6 +239,37 @@ def test_evaluation_tasks_are_kept_apart_and_count_alike(two_tasks):
     means = {row["run"]: row["accuracy over episodes"]["mean"] for row in shown["scores"]}
     assert means == pytest.approx({"one": 0.55, "other": 0.65}, abs=0.005)
     assert any("is the mean over the evaluation tasks near, far, which count alike" in note for note in shown["notes"])
+
+
+def test_tasks_whose_episodes_have_the_same_numbers_are_no_independent_ones(tmp_path):
+    rng, alone, both = np.random.default_rng(0), tmp_path / "alone", tmp_path / "both"
+    for name in ("one", "other"):
+        values = [float(value) for value in rng.normal(0.5, 0.1, 20)]
+        episodes(keep(alone / name), values)
+        run = keep(both / name)
+        lines = [(episodes(run, values, task=task) / "episodes.jsonl").read_text() for task in ("near", "far")]
+        (run / "episodes.jsonl").write_text("".join(lines))
+    assert told(alone)["differences"][0]["difference over episodes"] == pytest.approx(
+        told(both)["differences"][0]["difference over episodes"]
+    )
+
+
+def test_seeds_that_are_tested_on_the_very_same_episodes_do_not_narrow_the_interval(tmp_path):
+    rng, one_seed, four = np.random.default_rng(0), tmp_path / "one", tmp_path / "four"
+    values = {learner: [float(value) for value in rng.normal(0.5, 0.1, 20)] for learner in ("maml", "protonet")}
+    for learner, scores in values.items():
+        episodes(keep(one_seed / learner, learner=learner), scores)
+        for seed in range(4):
+            episodes(keep(four / f"{learner}{seed}", learner=learner, seed=seed), scores)
+    found = [told(folder, "--by=meta_learner")["differences"][0] for folder in (one_seed, four)]
+    assert found[0]["difference over episodes"] == pytest.approx(found[1]["difference over episodes"])
+    assert found[0]["p over episodes"] == pytest.approx(found[1]["p over episodes"])
+
+
+def test_episodes_without_a_finite_score_are_said(tmp_path):
+    for name, shift in (("one", 0.0), ("other", 0.3)):
+        episodes(keep(tmp_path / name), [*(0.1 * i + shift * (i % 2) for i in range(6)), None, None])
+    assert any("one: 2 of 8 episodes have no finite accuracy" in note for note in told(tmp_path)["notes"])
 
 
 def test_one_evaluation_task_is_compared_by_its_name_before_the_score(two_tasks):

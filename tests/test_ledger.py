@@ -73,6 +73,9 @@ def test_a_run_of_another_machine_is_running_as_long_as_it_tells_of_itself(tmp_p
     assert read(run).state == "running"
     change(run / "status.json", updated=told(3600))
     assert read(run).state == "killed"
+    (run / ".lease").touch()  # renewed also during a test of an hour
+    assert read(run).state == "running"
+    (run / ".lease").unlink()
     (run / ".lock").unlink()
     assert read(run).state == "killed"
 

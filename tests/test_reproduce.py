@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -16,7 +17,7 @@ from metarun.config.compose import composed
 from metarun.errors import ConfigError, Diverged, Interrupted, MetarunError
 from metarun.output.ledger import read
 from metarun.reproduce import dependence, registry, running
-from metarun.reproduce.card import score_at
+from metarun.reproduce.card import of_run, score_at
 from metarun.reproduce.registry import Figure, task_of
 from metarun.reproduce.verdict import Measured, measured, of_all, verdict
 from tests.running import metarun, wait_for
@@ -301,6 +302,19 @@ def test_a_card_of_a_run_that_fetched_its_data_is_of_the_targets_command():
     fetched, plain = (composed(["task=omniglot", f"task.download={value}"], []) for value in ("true", "false"))
     assert dependence.of_numbers(dependence.plain(fetched)) == dependence.of_numbers(dependence.plain(plain))
     assert dependence.digests(dependence.plain(fetched), None) == dependence.digests(dependence.plain(plain), None)
+
+
+def test_a_run_continued_by_code_that_computes_otherwise_is_of_no_commit(undisturbed, tmp_path, monkeypatch):
+    run, seed = undisturbed[1], running.seeds_of(registry.targets()["maml/sinusoid/5s"], tmp_path, 1)[0]
+    shutil.copytree(run.path, seed.path)
+    facts = json.loads((seed.path / "run.json").read_text())
+    first = facts["history"][0]
+    facts["git"] = {"commit": "b", "dirty": False}
+    facts["history"] = [{**first, "git": {"commit": one, "dirty": False}} for one in ("a", "b")]
+    (seed.path / "run.json").write_text(json.dumps(facts))
+    for digests, kept in (({"a": "1", "b": "1"}, {"code": "1"}), ({"a": "0", "b": "1"}, None)):
+        monkeypatch.setattr(dependence, "digests", lambda config, commit, its=digests: {"code": its[commit]})
+        assert of_run(seed)["depends_on"] == kept
 
 
 def test_a_run_that_was_killed_says_by_what_and_what_to_do(published, tmp_path, monkeypatch):

@@ -68,6 +68,7 @@ def test_run_json_says_what_produced_the_run(run):
     assert facts["seed"] == 0 and facts["data"].startswith("sinusoid")
     assert {"torch", "python", "cpus", "gpu"} <= set(facts["hardware"])
     assert "argv" in facts["history"][0] and "started" in facts["history"][0]
+    assert facts["history"][0]["git"] == facts["git"]  # of each part its own, for the next may run other code
     assert "git" in facts and facts["metarun"]
 
 

@@ -119,6 +119,7 @@ def test_a_run_is_the_same_whatever_does_not_change_its_numbers():
     same = ["device=cpu", "log_every=7", "data_root=elsewhere", "checkpoint_minutes=null", "logger=csv"]
     assert identities("seed=1") == identities("seed=1", *same) == identities("seed=1", "meta_learner=maml")
     assert identities("seed=1") != identities("seed=1", "optimizer.lr=0.5")
+    assert identities("task=omniglot") == identities("task=omniglot", "task.download=true")
 
 
 def test_runs_that_a_sweep_compares_are_others_even_where_their_numbers_are_the_same():

@@ -12,7 +12,7 @@ from metarun.commands.runs import NO_VALUE, filters_in, passes, value_of
 from metarun.errors import listed, wrong_command
 from metarun.output.ledger import runs_in
 from metarun.output.paired import Difference, holm, of_strata, of_values, win_rate
-from metarun.output.scored import Scored, shared, why_none, without_episodes
+from metarun.output.scored import Scored, by_task, mean_of, shared, strata, why_none, without_episodes
 from metarun.output.tables import Score, Table, plain, refuse_other_formats, show, text_of
 
 
@@ -26,8 +26,8 @@ class Group:
     def summary(self, score: str) -> tuple[Score, Score]:
         """The mean with its interval over seeds, and with that over the episodes of these seeds; evaluation tasks count
         alike, however many episodes they have."""
-        values = [list(member.by_task(score).values()) for member in self.members.values()]
-        return of_values([fmean(map(fmean, tasks)) for tasks in values]).score, of_strata(_flat(values)).score
+        values = [member.scores(score) for member in self.members.values()]
+        return of_values(list(map(mean_of, values))).score, of_strata(strata(values)).score
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,12 @@ def compare_runs(words: list[str], by: str, score: str, evaluation: str, chosen:
     score = score or next((scored.run.score_name for scored in runs if scored.run.score_name), "")
     left_out = {scored.name: reason for scored, reason in without_episodes(runs, score)}
     notes = [f"{name} is left out: {reason}" for name, reason in left_out.items()]
+    notes += [
+        f"{scored.name}: {scored.without(score)} of {scored.without(score) + len(scored.scores(score))} episodes have no "
+        f"finite {score}, as where adaptation diverges; they are compared on the others alone"
+        for scored in runs
+        if scored.name not in left_out and scored.without(score)
+    ]
     groups = grouped([scored for scored in runs if scored.name not in left_out], by)
     if len(groups) < 2:
         fix = "Runs of earlier versions get them by metarun evaluate RUN; then add --evaluation NAME."
@@ -99,8 +105,8 @@ def compared(one: Group, other: Group, score: str, notes: list[str]) -> Pair | N
         notes.append(f"{one.name} and {other.name}: seeds {listed([str(s) for s in alone])} are in one of them alone")
     of_seeds = []
     for a, b in couples:
-        differences = list(shared(a, b, score).values())
-        count, counts = sum(map(len, differences)), (len(a.scores(score)), len(b.scores(score)))
+        differences = shared(a, b, score)
+        count, counts = len(differences), (len(a.scores(score)), len(b.scores(score)))
         if not differences:
             notes.append(f"{a.name} and {b.name} share no episode: {why_none(a, b)}")
         elif count < max(counts):
@@ -108,21 +114,17 @@ def compared(one: Group, other: Group, score: str, notes: list[str]) -> Pair | N
         of_seeds += [differences] if differences else []
     if not of_seeds:
         return None
-    over_seeds = of_values([fmean(map(fmean, tasks)) for tasks in of_seeds])
-    strata = _flat(of_seeds)
-    wins = fmean(win_rate(differences, couples[0][0].higher(score)) for differences in strata)
-    return Pair(one.name, other.name, over_seeds, of_strata(strata), wins)
-
-
-def _flat(of_seeds: list[list[list[float]]]) -> list[list[float]]:
-    """The episodes of each task of each seed."""
-    return [episodes for tasks in of_seeds for episodes in tasks]
+    higher = couples[0][0].higher(score)
+    wins = fmean(
+        win_rate(list(episodes.values()), higher) for scores in of_seeds for episodes in by_task(scores).values()
+    )
+    return Pair(one.name, other.name, of_values(list(map(mean_of, of_seeds))), of_strata(strata(of_seeds)), wins)
 
 
 def _note_of_tasks(groups: list[Group], score: str) -> list[str]:
     """What the score is a mean of, where episodes are of several evaluation tasks."""
     tasks = dict.fromkeys(
-        task for group in groups for member in group.members.values() for task in member.by_task(score)
+        task for group in groups for member in group.members.values() for task in by_task(member.scores(score))
     )
     if len(tasks) < 2:
         return []

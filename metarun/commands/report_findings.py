@@ -101,8 +101,8 @@ def explained(findings: Findings) -> Iterator[str]:
     if findings.several:
         yield "over seeds: 95% by Student's t over the seeds' means; how sure the mean is for other trainings"
     yield "over episodes: 95% for these trained runs on other episodes of the same test classes or tasks"
-    if any(column.endswith((" over classes", " over tasks")) for column in findings.means.columns):
-        yield "over classes or tasks: 95% on others than those of the test, which all seeds share; the mean of theirs"
+    if any(column.endswith((" over classes", " over tasks", " over sizes")) for column in findings.means.columns):
+        yield "over classes, tasks or sizes: 95% on others than those of the test, which all seeds share; the mean of theirs"
     if findings.paired[0]:
         more = "higher" if findings.higher else "lower"
         yield f"differences: the first less the second, on the same episodes; {more} {findings.score} is better"

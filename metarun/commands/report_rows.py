@@ -51,9 +51,12 @@ class Row:
         return of_values(means).score if means else None
 
     def over_episodes(self, name: str) -> Score | None:
-        """The same mean; its interval is for these trained runs on other episodes, which each seed draws for itself."""
+        """The same mean; its interval is for these trained runs on other episodes, which each seed draws for itself, unless
+        the test set is fixed: then it is the mean of theirs."""
         scores = self.scores(name)
-        return _together(scores, fmean(s.mean for s in scores)) if scores else None
+        tested = [scored.protocol.get("manifest") for scored in self.counted.values()]
+        alike = tested[0] is not None and len(set(tested)) == 1 if tested else False
+        return _together(scores, fmean(s.mean for s in scores), alike) if scores else None
 
     def over_others(self, name: str, kind: str) -> Score | None:
         """The same mean; its interval is over other ``kind`` than those of the test. All seeds are tested on the same
@@ -71,16 +74,18 @@ class Row:
         return {seed: states.get(seed, "no run") for seed in seeds if seed not in self.counted}
 
 
-def _together(scores: Sequence[Score], mean: float) -> Score:
+def _together(scores: Sequence[Score], mean: float, alike: bool = False) -> Score:
+    """``alike``: the scores are of the same episodes, which more of them do not make more."""
     widths = [score.ci95 for score in scores if score.ci95 is not None]
     known = len(widths) == len(scores)
-    half = sum(width**2 for width in widths) ** 0.5 / len(scores) if known else None
-    return Score(mean, half, sum(score.n or 0 for score in scores) or None)
+    half = (fmean(widths) if alike else sum(width**2 for width in widths) ** 0.5 / len(scores)) if known else None
+    number = max(score.n or 0 for score in scores) if alike else sum(score.n or 0 for score in scores)
+    return Score(mean, half, number or None)
 
 
 def decides(key: str) -> bool:
     """Whether a setting can change a score, and is not the seed."""
-    return key.split(".", maxsplit=1)[0] not in WITHOUT_WEIGHT
+    return key.split(".", maxsplit=1)[0] not in WITHOUT_WEIGHT and not key.endswith(".download")
 
 
 def settings_of(run: Run) -> dict[str, str]:

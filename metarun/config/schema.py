@@ -50,3 +50,12 @@ class Config:
     execution: Any = None
     logger: dict[str, Any] = field(default_factory=dict)  # by name, who is told of the run
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+def without_fetching(node: Any) -> Any:
+    """A configuration as it is where the data are at hand: that a task may fetch them changes no number."""
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: False if key == "download" and value is True else without_fetching(value) for key, value in node.items()
+    }

@@ -186,10 +186,11 @@ class RunFolder:
         before = self.facts().get("history", [])
         if before and isinstance(before[-1], dict):  # so that pauses do not count as time of the run
             before[-1].setdefault("ended", self.read_status().get("updated"))
-        history = [*before, {"started": _now(), "argv": sys.argv, "overrides": overrides}]
+        code = self._git()
+        part = {"started": _now(), "argv": sys.argv, "overrides": overrides, "metarun": __version__, **code}
         write_json(
             self.path / "run.json",
-            {"metarun": __version__, **facts, "hardware": hardware(), **self._git(), "history": history},
+            {"metarun": __version__, **facts, "hardware": hardware(), **code, "history": [*before, part]},
         )
         write_atomically(self.path / "freeze.txt", installed().encode())
 

@@ -5,6 +5,7 @@ of 95% leaves out 0. A rank test would answer another question, of medians, and 
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from statistics import fmean, variance
 from typing import Any, NamedTuple
@@ -28,8 +29,10 @@ def higher_is_better(name: str, protocol: Mapping[str, Any]) -> bool:
     """Whether more of the score ``name`` is better: as the ``protocol`` of a results.json says of the task's own score; of
     others, and where an earlier version of metarun wrote it, as the name says."""
     told = protocol.get("score")
-    if isinstance(told, dict) and told.get("name") == name and isinstance(told.get("higher_is_better"), bool):
-        return told["higher_is_better"]
+    if isinstance(told, dict) and isinstance(told.get("higher_is_better"), bool):
+        own = re.sub(r"_(?:step|shots)_\d+$", "", name)  # after some steps, at some shots
+        if told.get("name") in (own, own.removeprefix("baseline_"), own.removeprefix("frozen_")):
+            return told["higher_is_better"]
     return not any(word in name for word in LOWER_IS_BETTER)
 
 

@@ -1,8 +1,9 @@
 """The scores of each test episode of runs, and which episodes two runs have in common."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 from metarun.output.kept import json_lines, json_object, number
@@ -43,9 +44,11 @@ class Scored:
         found = {_key(row): number(row["scores"].get(own)) for row in self.episodes}
         return {key: value for key, value in found.items() if value is not None and task in ("", key[0])}
 
-    def by_task(self, name: str) -> dict[str, list[float]]:
-        """The same for each evaluation task apart; under "" without any."""
-        return _by_task(self.scores(name))
+    def without(self, name: str) -> int:
+        """How many episodes have the score ``name``, but no finite value of it."""
+        task, _, own = name.rpartition("/")
+        asked = [row for row in self.episodes if own in row["scores"] and task in ("", _key(row)[0])]
+        return len(asked) - len(self.scores(name))
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -80,20 +83,42 @@ def _key(row: dict[str, Any]) -> Key:
     return str(row.get("task") or ""), int(number(row.get("episode")) or 0), str(row.get("hash"))
 
 
-def _by_task(scores: dict[Key, float]) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
-    for key, value in scores.items():
-        found.setdefault(key[0], []).append(value)
+def by_task(scores: Mapping[Key, float]) -> dict[str, dict[int, float]]:
+    """The scores of each evaluation task apart, under "" without any, by the number of the episode."""
+    found: dict[str, dict[int, float]] = {}
+    for (task, episode, _), value in scores.items():
+        found.setdefault(task, {})[episode] = value
     return found
 
 
-def shared(one: Scored, other: Scored, name: str) -> dict[str, list[float]]:
-    """The differences of the score ``name`` on the episodes that both have, for each evaluation task apart; none where these
-    are of other data."""
+def mean_of(scores: Mapping[Key, float]) -> float:
+    """The mean over the evaluation tasks, which count alike, however many episodes they have."""
+    return fmean(fmean(values.values()) for values in by_task(scores).values())
+
+
+def strata(of_seeds: Sequence[Mapping[Key, float]]) -> list[list[float]]:
+    """Values that are independent of each other, in strata whose means have the mean over seeds and tasks as theirs.
+
+    Seeds that were tested on the very same episodes are taken together episode by episode, and so are tasks whose episodes
+    have the same numbers: they are drawn by these numbers, and may share classes.
+    """
+    if all(scores.keys() == of_seeds[0].keys() for scores in of_seeds):
+        of_seeds = [{key: fmean(scores[key] for scores in of_seeds) for key in of_seeds[0]}]
+    return [values for scores in of_seeds for values in _over_tasks(list(by_task(scores).values()))]
+
+
+def _over_tasks(tasks: list[dict[int, float]]) -> list[list[float]]:
+    if all(task.keys() == tasks[0].keys() for task in tasks):
+        return [[fmean(task[number] for task in tasks) for number in tasks[0]]]
+    return [list(task.values()) for task in tasks]
+
+
+def shared(one: Scored, other: Scored, name: str) -> dict[Key, float]:
+    """The differences of the score ``name`` on the episodes that both have; none where these are of other data."""
     if one.data != other.data:
         return {}
     first, second = one.scores(name), other.scores(name)
-    return _by_task({key: value - second[key] for key, value in first.items() if key in second})
+    return {key: value - second[key] for key, value in first.items() if key in second}
 
 
 def why_none(one: Scored, other: Scored) -> str:

@@ -128,12 +128,14 @@ def of_run(seed: Seed) -> dict[str, Any]:
     """What is kept of one run: nothing that tells of the machine's paths or name."""
     run = run_at(seed.path)
     history, commit = run.history, run.code.get("commit")
+    parts = [part["git"] for part in history if isinstance(part.get("git"), dict)]
+    depends_on = [_digests(run.path, one) for one in dict.fromkeys([commit, *(part.get("commit") for part in parts)])]
     validations = run.validations(run.score_name).items()
     return {
         "seed": seed.number,
         "command": command_of(history),
         "commit": commit,
-        "dirty": bool(run.code.get("dirty")),
+        "dirty": bool(run.code.get("dirty")) or any(part.get("dirty") for part in parts),
         "date": history[0]["started"][:10],
         "seconds": round(seconds_of(run)),
         "continued": len(history) - 1,
@@ -141,7 +143,8 @@ def of_run(seed: Seed) -> dict[str, Any]:
         "execution": run.machine.get("execution"),
         "machine": {name: run.machine.get(name) for name in MACHINE},
         "curve": [[int(step), seed.target.in_its_units(score.mean)] for step, score in validations],
-        "depends_on": _digests(run.path, commit),
+        # continued by code that computes otherwise, it is of no one commit
+        "depends_on": depends_on[0] if all(one == depends_on[0] for one in depends_on) else None,
     }
 
 

@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metarun.config.schema import without_fetching
+
 if TYPE_CHECKING:
     from metarun.sweep.composing import Composer
 
@@ -68,15 +70,6 @@ def digests(config: dict[str, Any], commit: str | None) -> dict[str, str]:
 def of_numbers(config: dict[str, Any]) -> dict[str, Any]:
     """What of a configuration decides on its run's numbers, but for the last digits that an execution has of its own."""
     return without_fetching({key: value for key, value in config.items() if key not in OF_THE_MACHINE | {"execution"}})
-
-
-def without_fetching(node: Any) -> Any:
-    """A configuration as it is where the data are at hand: that a task may fetch them changes no number."""
-    if not isinstance(node, dict):
-        return node
-    return {
-        key: False if key == "download" and value is True else without_fetching(value) for key, value in node.items()
-    }
 
 
 def _hash(content: Any) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from metarun.config.schema import without_fetching
 from metarun.paths import PACKAGE
 
 # of the root of a configuration: where and how a run is made, whose numbers are the same
@@ -17,7 +18,7 @@ DIGITS = 8  # of an identity, in the name of a folder
 
 def identity(config: dict[str, Any], compared: Collection[str] = ()) -> str:
     """A hash of what the numbers of a run depend on; also of keys without effect on them that a sweep compares."""
-    kept = {key: value for key, value in config.items() if key not in NO_EFFECT or key in compared}
+    kept = without_fetching({key: value for key, value in config.items() if key not in NO_EFFECT or key in compared})
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
 
