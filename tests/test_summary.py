@@ -1,5 +1,7 @@
 """What a run says of its scores at the end: what they are worth, and what they depend on."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,15 @@ def test_the_summary_tells_the_score_without_training_and_what_gets_it(prototype
     assert said == "without any training (nearest class mean of the raw inputs): 0.5000 +- 0.0100"
     said = last_line(sinusoid, (0.1, 0.01), (0.5, 0.01))
     assert said == "without any training (ridge regression of the support): 0.5000 +- 0.0100"
+
+
+def test_without_training_tasks_of_equal_episodes_are_not_taken_for_independent_ones():
+    x = experiment("task=prototypes", "evaluation.task={near: prototypes, far: prototypes}")
+    one = evaluation(x, values(0.9, 0.01, 1), values(0.5, 0.01, 2))
+    both = [dataclasses.replace(one.episodes[0], task=task) for task in ("near", "far")]
+    told = {f"{task}{name}": score for task in ("", "near/", "far/") for name, score in one.scores.items()}
+    said = summary(x, Evaluation(told, episodes=both), 100)
+    assert "without any training (nearest class mean of the raw inputs): 0.5000 +- 0.0100" in said
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 
 from metarun.config.experiment import Experiment
 from metarun.evaluation.baselines import baseline_name
-from metarun.evaluation.estimates import Estimate, estimate, mean_of
+from metarun.evaluation.estimates import Estimate, estimate
 from metarun.evaluation.eval_mode import modules_of
 from metarun.evaluation.intervals import Over
 from metarun.evaluation.records import SHOTS
@@ -91,7 +91,7 @@ def summary(experiment: Experiment, evaluation: Evaluation, step: int) -> str:
     for other in experiment.suite.elsewhere:
         mean, ci95, n = scores[f"{other}/{name}"]
         lines.append(f"test/{other}/{name} = {mean:.4f} +- {ci95:.4f} ({n} tasks){_over(over.get(f'{other}/{name}'))}")
-    if found := without_training(experiment, scores):
+    if found := without_training(experiment, evaluation):
         what, baseline = found
         lines.append(f"without any training ({what}): {baseline.mean:.4f} +- {baseline.ci95:.4f}")
     lines += lines_of_oracles(scores)
@@ -113,17 +113,18 @@ def _over(over: Over | None) -> str:
     return f"; +- {over.ci95:.4f} over the {over.number} {what}"
 
 
-def without_training(experiment: Experiment, scores: dict[str, Estimate]) -> tuple[str, Estimate] | None:
-    """What was scored without training, and its score; over the tasks elsewhere the mean, where each has one."""
+def without_training(experiment: Experiment, evaluation: Evaluation) -> tuple[str, Estimate] | None:
+    """What was scored without training, and its score; over the tasks elsewhere the mean, where each has one: episode by
+    episode, for tasks may share classes."""
     score = experiment.task.spec.objective.score_name
-    found: dict[str, list[Estimate]] = {}
-    for name, scored in experiment.suite.elsewhere.items() or [("", experiment.suite.own)]:
-        prefix = f"{name}/" if name else ""
-        key, what = baseline_name(scored.task, score)
-        if f"{prefix}{key}" not in scores:
+    found, values = dict[str, None](), []
+    for part in evaluation.episodes:
+        key, what = baseline_name(experiment.suite.elsewhere.get(part.task, experiment.suite.own).task, score)
+        if key not in part.all:
             return None
-        found.setdefault(what, []).append(scores[f"{prefix}{key}"])
-    return ", ".join(found), mean_of([estimate for estimates in found.values() for estimate in estimates])
+        found[what] = None
+        values.append(part.all[key])
+    return (", ".join(found), estimate(torch.from_numpy(np.mean(values, 0)))) if values else None
 
 
 def gain_of_training(experiment: Experiment, evaluation: Evaluation) -> Estimate:
@@ -141,7 +142,7 @@ def gain_of_training(experiment: Experiment, evaluation: Evaluation) -> Estimate
 def verdict(experiment: Experiment, evaluation: Evaluation, step: int) -> list[str]:
     """A line where training did not help: where the checkpoint, of ``step``, is the start, or its score is not above that
     without training by more than the interval of their difference."""
-    found = without_training(experiment, evaluation.scores)
+    found = without_training(experiment, evaluation)
     start = ["training did not help: the best checkpoint is the start"] * (step == 0)
     if found is None:
         return start
