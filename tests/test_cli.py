@@ -32,7 +32,7 @@ def run(tmp_path_factory):
     return folder
 
 
-MAY_CHANGE = ("steps", "device", "devices", "data_root", "log_every", "checkpoint_minutes")
+MAY_CHANGE = ("steps", "device", "devices", "data_root", "task.download", "log_every", "checkpoint_minutes")
 
 
 def test_help_imports_neither_torch_nor_hydra_and_takes_a_moment(tmp_path):

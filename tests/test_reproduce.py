@@ -331,7 +331,8 @@ def test_a_run_that_was_killed_says_by_what_and_what_to_do(published, tmp_path, 
 def test_an_interrupt_that_no_terminal_sends_reaches_the_run(published, tmp_path, monkeypatch):
     published(sine=told())
     (seed,) = running.seeds_of(registry.target("paper/sine"), tmp_path, 1)
-    ends_by_it = "import os, signal, time; time.sleep(0.3); os.kill(os.getppid(), signal.SIGINT); time.sleep(60)"
+    ends_by_it = "import os, signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); time.sleep(0.3); "
+    ends_by_it += "os.kill(os.getppid(), signal.SIGINT); time.sleep(60)"
     begin = running.subprocess.Popen
     monkeypatch.setattr(running.subprocess, "Popen", lambda words, **more: begin([sys.executable, "-c", ends_by_it]))
     monkeypatch.setattr(running, "_in_the_foreground", lambda: False)
