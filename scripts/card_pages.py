@@ -48,6 +48,8 @@ class Row(NamedTuple):
     difference: str
     verdict: str
     rerun: str
+    in_short: str  # ours, with the interval over seeds where it is the wider: there the training is what varies
+    quoted: str  # what the rule says of a figure that was read where it is quoted; nothing of others
 
 
 def rows(one: Shown) -> Iterator[Row]:
@@ -60,18 +62,19 @@ def rows(one: Shown) -> Iterator[Row]:
         again = [rerun for rerun in one.target.reruns if rerun.figure == figure["name"]]
         best = f"{number(again[0].value, again[0].interval)} ([{again[0].who}]({again[0].source}))" if again else ""
         ours_text = Score(ours["mean"], ours["ci95"]).text()
-        judged = figure["verdict"] + as_quoted(one.target, figure)
-        yield Row(figure["name"], ours_text, spread, theirs, difference, judged, best)
+        in_short = ours_text + (f" (over seeds +- {spread})" if (ours["over_seeds"] or 0.0) > ours["ci95"] else "")
+        quoted = as_quoted(one.target, figure)
+        judged = figure["verdict"] + (f"; as quoted: {quoted}" if quoted else "")
+        yield Row(figure["name"], ours_text, spread, theirs, difference, judged, best, in_short, quoted)
 
 
 def as_quoted(target: Target, figure: dict[str, Any]) -> str:
     """What the rule says of a figure that was read where it is quoted; nothing of others."""
-    paper, ours = figure["paper"], figure["ours"]
+    paper = figure["paper"]
     if paper["read"] != "quoted" or paper["value"] is None:
         return ""
     told = Figure(figure["name"], **{**paper, "read": "paper"})
-    found = verdict(target, told, Measured(ours["mean"], ours["ci95"], ours["tasks"], ours["over_seeds"]))
-    return f"; as quoted: {found}"
+    return verdict(target, told, Measured.kept(figure["ours"]))
 
 
 def number(value: float, interval: float | None) -> str:
@@ -280,23 +283,16 @@ def table_of_readme(shown: Sequence[Shown]) -> str:
         paper = f"{together(found, 'paper')} ({one.target.paper.cited_as})"
         said = one.card["verdict"]
         if said == "not judged":
-            quoted = [row._replace(verdict=row.verdict.partition("as quoted: ")[2]) for row in found]
-            said += f"; as quoted: {told}" if (told := together(quoted, "verdict")) else ""
+            said += f"; as quoted: {told}" if (told := together(found, "quoted")) else ""
         said += f", {OLDER}" * one.outdated
         said = f"**{said}**" if one.card["verdict"] == "missed" else said
-        ours = together([row._replace(ours=row.ours + wider(row)) for row in found], "ours")
-        lines.append((f"[{one.target.title}]({where})", ours, paper, together(found, "rerun"), said))
+        ours, again = together(found, "in_short"), together(found, "rerun")
+        lines.append((f"[{one.target.title}]({where})", ours, paper, again, said))
     more = (
         f"\n\n{others} more [results](docs/results/index.md) have no verdict: the paper has a curve alone, or nobody here "
         "could read its figure."
     )
     return table(("", "metarun", "paper", "best independent re-run", "verdict"), lines) + more * bool(others)
-
-
-def wider(row: Row) -> str:
-    """A figure's interval over seeds, where it is wider than that over episodes: there the training is what varies."""
-    over_episodes = float(row.ours.partition(" +- ")[2] or 0)
-    return f" (over seeds +- {row.over_seeds})" if row.over_seeds and float(row.over_seeds) > over_episodes else ""
 
 
 def together(found: Sequence[Row], column: str) -> str:

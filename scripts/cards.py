@@ -110,10 +110,8 @@ def judge_again() -> None:
     for name, content in cards().items():
         target, before = targets()[name], json.dumps(content)
         for shown, figure in zip(content["figures"], target.figures, strict=True):
-            ours = shown["ours"]
-            measured = Measured(ours["mean"], ours["ci95"], ours["tasks"], ours["over_seeds"])
-            shown["verdict"] = verdict(target, figure, measured)
-        content["verdict"] = of_all([f["verdict"] for f in content["figures"] if f["verdict"] != "not judged"])
+            shown["verdict"] = verdict(target, figure, Measured.kept(shown["ours"]))
+        content["verdict"] = of_all([figure["verdict"] for figure in content["figures"]])
         if json.dumps(content) != before:
             write_json(path_of(target), content)
 

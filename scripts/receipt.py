@@ -52,17 +52,15 @@ def receipt(path: Path, whole: bool = True) -> dict[str, Any]:
     results = json.loads(ended.read_text()) if ended.is_file() else {"complexity": {}}
     if whole and status["state"] != "completed":
         sys.exit(f"{run} is {status['state']}, not completed.")
-    parts = [facts["git"], *(part["git"] for part in facts["history"] if "git" in part)]
-    config = dependence.saved(run / "config.yaml")
-    depends_on = [dependence.digests(config, part["commit"]) for part in parts if part and not part["dirty"]]
-    if len(depends_on) < len(parts) or any(one != depends_on[0] for one in depends_on):
+    depends_on = dependence.of_run(run, facts)
+    if depends_on is None:
         sys.exit(f"{run} ran code that no one commit holds; run it again from a clean checkout.")
     return {
         "command": command_of(facts["history"]),
         "commit": facts["git"]["commit"],
         "date": facts["history"][0]["started"][:10],
         "seconds": round(seconds_between(facts["history"][0]["started"], status["updated"])),
-        "depends_on": depends_on[0],
+        "depends_on": depends_on,
         "execution": json.loads((run / "execution.json").read_text())["chosen"],
         "hardware": {name: facts["hardware"][name] for name in HARDWARE},
         "results": results,

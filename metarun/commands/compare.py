@@ -12,7 +12,7 @@ from metarun.commands.runs import NO_VALUE, filters_in, passes, value_of
 from metarun.errors import listed, wrong_command
 from metarun.output.ledger import runs_in
 from metarun.output.paired import Difference, holm, of_strata, of_values, win_rate
-from metarun.output.scored import Scored, by_task, mean_of, shared, strata, why_none, without_episodes
+from metarun.output.scored import Scored, by_task, mean_of, shared, strata, why_none, without_episodes, without_numbers
 from metarun.output.tables import Score, Table, plain, refuse_other_formats, show, text_of
 
 
@@ -48,13 +48,9 @@ def compare_runs(words: list[str], by: str, score: str, evaluation: str, chosen:
     score = score or next((scored.run.score_name for scored in runs if scored.run.score_name), "")
     left_out = {scored.name: reason for scored, reason in without_episodes(runs, score)}
     notes = [f"{name} is left out: {reason}" for name, reason in left_out.items()]
-    notes += [
-        f"{scored.name}: {scored.without(score)} of {scored.without(score) + len(scored.scores(score))} episodes have no "
-        f"finite {score}, as where adaptation diverges; they are compared on the others alone"
-        for scored in runs
-        if scored.name not in left_out and scored.without(score)
-    ]
-    groups = grouped([scored for scored in runs if scored.name not in left_out], by)
+    kept = [scored for scored in runs if scored.name not in left_out]
+    notes += without_numbers(kept, score)
+    groups = grouped(kept, by)
     if len(groups) < 2:
         fix = "Runs of earlier versions get them by metarun evaluate RUN; then add --evaluation NAME."
         raise wrong_command(*notes, f"there are not two to compare by {score}, but {len(groups)}. {fix}")

@@ -10,7 +10,7 @@ from metarun.config.help import ORDER
 from metarun.errors import did_you_mean, wrong_command
 from metarun.output.kept import number
 from metarun.output.ledger import Run
-from metarun.output.paired import of_values
+from metarun.output.paired import half_width_of_mean, of_values
 from metarun.output.scored import Scored
 from metarun.output.tables import Score, text_of
 
@@ -54,9 +54,8 @@ class Row:
         """The same mean; its interval is for these trained runs on other episodes, which each seed draws for itself, unless
         the test set is fixed: then it is the mean of theirs."""
         scores = self.scores(name)
-        tested = [scored.protocol.get("manifest") for scored in self.counted.values()]
-        alike = tested[0] is not None and len(set(tested)) == 1 if tested else False
-        return _together(scores, fmean(s.mean for s in scores), alike) if scores else None
+        manifests = {scored.protocol.get("manifest") for scored in self.counted.values()}
+        return _together(scores, alike=len(manifests) == 1 and None not in manifests) if scores else None
 
     def over_others(self, name: str, kind: str) -> Score | None:
         """The same mean; its interval is over other ``kind`` than those of the test. All seeds are tested on the same
@@ -74,13 +73,12 @@ class Row:
         return {seed: states.get(seed, "no run") for seed in seeds if seed not in self.counted}
 
 
-def _together(scores: Sequence[Score], mean: float, alike: bool = False) -> Score:
+def _together(scores: Sequence[Score], alike: bool) -> Score:
     """``alike``: the scores are of the same episodes, which more of them do not make more."""
     widths = [score.ci95 for score in scores if score.ci95 is not None]
-    known = len(widths) == len(scores)
-    half = (fmean(widths) if alike else sum(width**2 for width in widths) ** 0.5 / len(scores)) if known else None
-    number = max(score.n or 0 for score in scores) if alike else sum(score.n or 0 for score in scores)
-    return Score(mean, half, number or None)
+    half = half_width_of_mean(widths, alike) if len(widths) == len(scores) else None
+    number = (max if alike else sum)(score.n or 0 for score in scores)
+    return Score(fmean(score.mean for score in scores), half, number or None)
 
 
 def decides(key: str) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from metarun.commands.data import state_of
 from metarun.commands.evaluate import evaluate_run, name_of
 from metarun.config.build import build_task, check
 from metarun.config.compose import composed
@@ -57,8 +58,10 @@ def reproduce(words: list[str], wanted: Wanted) -> int:
         raise wrong_command("--paper, --within, --all and --format go with --list.")
     _refuse(names, place, wanted)
     for name in names:
-        refuse_what_is_missing(target(name), place)
-        for seed in seeds_of(target(name), wanted.to, wanted.seeds):
+        seeds = seeds_of(target(name), wanted.to, wanted.seeds)
+        if any(seed.state() != "completed" for seed in seeds):
+            refuse_what_is_missing(target(name), place)
+        for seed in seeds:
             refuse_another(seed, place)
     until = time.time() + seconds_in(wanted.budget, "--budget") if wanted.budget else None
     for name in names:
@@ -85,7 +88,7 @@ def refuse_what_is_missing(target: Target, place: Sequence[str]) -> None:
     cfg = composed([*(target.words or ()), *place], [])
     if problems := check(cfg):
         raise ConfigError(problems)
-    if data_states({task_of(target.words or ())}, place).popitem()[1].startswith("absent"):
+    if state_of(task_of(target.words or ()), cfg).startswith("absent"):
         build_task(cfg)  # fetches them if it may, or says what does
 
 
@@ -229,8 +232,6 @@ def cost(kept: dict[str, Any]) -> float:
 
 def data_states(tasks: set[str], place: Sequence[str]) -> dict[str, str]:
     """Whether the data of each task are there: ready, raw files found, generated, or what to do."""
-    from metarun.commands.data import state_of
-
     where = [text for text in place if text.startswith("data_root=")]
     return {name: state_of(name, composed([f"task={name}", *where], [])) for name in sorted(tasks)}
 

@@ -52,6 +52,12 @@ def of_strata(strata: Sequence[Sequence[float]]) -> Difference:
     return _by_student(mean, error, n - len(strata), n)
 
 
+def half_width_of_mean(widths: Sequence[float], alike: bool) -> float:
+    """Of the mean of scores with these half widths: of episodes of their own, or ``alike`` of the very same ones, whose
+    noise the scores share."""
+    return fmean(widths) if alike else math.sqrt(sum(width**2 for width in widths)) / len(widths)
+
+
 def _by_student(mean: float, error: float | None, df: int, n: int) -> Difference:
     """``error``: the standard error of the mean, where it is known."""
     if error is None:

@@ -44,12 +44,6 @@ class Scored:
         found = {_key(row): number(row["scores"].get(own)) for row in self.episodes}
         return {key: value for key, value in found.items() if value is not None and task in ("", key[0])}
 
-    def without(self, name: str) -> int:
-        """How many episodes have the score ``name``, but no finite value of it."""
-        task, _, own = name.rpartition("/")
-        asked = [row for row in self.episodes if own in row["scores"] and task in ("", _key(row)[0])]
-        return len(asked) - len(self.scores(name))
-
     @property
     def protocol(self) -> dict[str, Any]:
         """What its results say of how they came about."""
@@ -128,6 +122,18 @@ def why_none(one: Scored, other: Scored) -> str:
     a, b = one.conditions, other.conditions
     unlike = [f"{key} {a.get(key)} and {b.get(key)}" for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)]
     return f"their episodes are drawn differently: {', '.join(unlike) or OTHER_HASHES}"
+
+
+def without_numbers(runs: Sequence[Scored], name: str) -> Iterator[str]:
+    """A note on each run some of whose episodes have the score ``name``, but no finite value of it."""
+    task, _, own = name.rpartition("/")
+    for scored in runs:
+        asked = [row for row in scored.episodes if own in row["scores"] and task in ("", _key(row)[0])]
+        if lost := len(asked) - len(scored.scores(name)):
+            yield (
+                f"{scored.name}: {lost} of {len(asked)} episodes have no finite {name}, as where adaptation diverges; "
+                "they are compared on the others alone"
+            )
 
 
 def without_episodes(runs: Sequence[Scored], name: str) -> Iterator[tuple[Scored, str]]:

@@ -13,7 +13,7 @@ from metarun.evaluation.baselines import baseline_name
 from metarun.evaluation.estimates import Estimate, estimate
 from metarun.evaluation.eval_mode import modules_of
 from metarun.evaluation.intervals import Over
-from metarun.evaluation.records import SHOTS
+from metarun.evaluation.records import SHOTS, EpisodeScores
 from metarun.evaluation.whole import Evaluation
 from metarun.models.norm_state import norms
 from metarun.output.terminal import plain
@@ -116,24 +116,24 @@ def _over(over: Over | None) -> str:
 def without_training(experiment: Experiment, evaluation: Evaluation) -> tuple[str, Estimate] | None:
     """What was scored without training, and its score; over the tasks elsewhere the mean, where each has one: episode by
     episode, for tasks may share classes."""
-    score = experiment.task.spec.objective.score_name
-    found, values = dict[str, None](), []
-    for part in evaluation.episodes:
-        key, what = baseline_name(experiment.suite.elsewhere.get(part.task, experiment.suite.own).task, score)
-        if key not in part.all:
-            return None
-        found[what] = None
-        values.append(part.all[key])
-    return (", ".join(found), estimate(torch.from_numpy(np.mean(values, 0)))) if values else None
+    found = [(part.all, *_baseline(experiment, part)) for part in evaluation.episodes]
+    if not found or any(key not in scores for scores, key, _ in found):
+        return None
+    values = np.mean([scores[key] for scores, key, _ in found], 0)
+    return ", ".join(dict.fromkeys(what for *_, what in found)), estimate(torch.from_numpy(values))
+
+
+def _baseline(experiment: Experiment, part: EpisodeScores) -> tuple[str, str]:
+    """The name of the score without training of the task that these episodes are of, and what gets it."""
+    scored = experiment.suite.elsewhere.get(part.task, experiment.suite.own)
+    return baseline_name(scored.task, experiment.task.spec.objective.score_name)
 
 
 def gain_of_training(experiment: Experiment, evaluation: Evaluation) -> Estimate:
     """By how much the score is better than that without training, episode by episode; over tasks elsewhere the mean."""
     objective, gains = experiment.task.spec.objective, []
     for part in evaluation.episodes:
-        key, _ = baseline_name(
-            experiment.suite.elsewhere.get(part.task, experiment.suite.own).task, objective.score_name
-        )
+        key, _ = _baseline(experiment, part)
         gains.append(part.all[objective.score_name] - part.all[key])
     gain = torch.from_numpy(np.mean(gains, 0))
     return estimate(gain if objective.higher_is_better else -gain)

@@ -9,7 +9,6 @@ runs                      of each seed: command, commit, date, seconds, machine,
 
 import json
 import re
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -36,7 +35,6 @@ def card(seeds: Sequence[Seed], evaluated: Evaluated) -> dict[str, Any]:
     """The card of one target, whose runs have all ended. ``evaluated(seed, overrides)``: the results of an evaluation."""
     target = seeds[0].target
     figures = [of_figure(target, figure, seeds, evaluated) for figure in target.figures]
-    judged = [figure["verdict"] for figure in figures if figure["verdict"] != "not judged"]
     number = f" --seeds {len(seeds)}" if len(seeds) > 1 else ""
     return {
         "version": VERSION,
@@ -44,7 +42,7 @@ def card(seeds: Sequence[Seed], evaluated: Evaluated) -> dict[str, Any]:
         "command": f"metarun reproduce {target.id}{number}",
         "metarun": __version__,
         "score": target.score,
-        "verdict": of_all(judged),
+        "verdict": of_all([figure["verdict"] for figure in figures]),
         "figures": figures,
         "common": [row for seed in seeds for row in common(target, seed, evaluated)],
         "runs": [of_run(seed) for seed in seeds],
@@ -128,14 +126,12 @@ def of_run(seed: Seed) -> dict[str, Any]:
     """What is kept of one run: nothing that tells of the machine's paths or name."""
     run = run_at(seed.path)
     history, commit = run.history, run.code.get("commit")
-    parts = [part["git"] for part in history if isinstance(part.get("git"), dict)]
-    depends_on = [_digests(run.path, one) for one in dict.fromkeys([commit, *(part.get("commit") for part in parts)])]
     validations = run.validations(run.score_name).items()
     return {
         "seed": seed.number,
         "command": command_of(history),
         "commit": commit,
-        "dirty": bool(run.code.get("dirty")) or any(part.get("dirty") for part in parts),
+        "dirty": bool(run.code.get("dirty")),
         "date": history[0]["started"][:10],
         "seconds": round(seconds_of(run)),
         "continued": len(history) - 1,
@@ -143,8 +139,7 @@ def of_run(seed: Seed) -> dict[str, Any]:
         "execution": run.machine.get("execution"),
         "machine": {name: run.machine.get(name) for name in MACHINE},
         "curve": [[int(step), seed.target.in_its_units(score.mean)] for step, score in validations],
-        # continued by code that computes otherwise, it is of no one commit
-        "depends_on": depends_on[0] if all(one == depends_on[0] for one in depends_on) else None,
+        "depends_on": dependence.of_run(run.path, run.facts),
     }
 
 
@@ -159,16 +154,6 @@ def seconds_of(run: Run) -> float:
     parts = [(moment(part.get("started")), moment(part.get("ended"))) for part in run.history]
     begun, ends = [start for start, _ in parts], [end for _, end in parts[:-1]] + [run.updated]
     return sum(end - start for start, end in zip(begun, ends, strict=True) if start is not None and end is not None)
-
-
-def _digests(run: Path, commit: str | None) -> dict[str, str] | None:
-    """What the run depends on; None where the code is no checkout's."""
-    if commit is None:
-        return None
-    try:
-        return dependence.digests(dependence.saved(run / "config.yaml"), commit)
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def write(path: Path, content: dict[str, Any]) -> None:

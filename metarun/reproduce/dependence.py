@@ -14,12 +14,10 @@ import tokenize
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from metarun.config.schema import without_fetching
-
-if TYPE_CHECKING:
-    from metarun.sweep.composing import Composer
+from metarun.sweep.composing import Composer
 
 ROOT = Path(__file__).resolve().parents[2]
 START = ("metarun.training.runner", "metarun.evaluation.scoring")
@@ -31,6 +29,7 @@ TELL += tuple(f"output/{name}" for name in ("figures", "folder", "metrics", "pro
 # keys of a configuration
 OF_THE_MACHINE = {"checkpoint_minutes", "data_root", "device", "devices", "exact", "log_every", "profile", "resume"}
 OF_THE_MACHINE |= {"run_dir"}
+COMPOSER = Composer([])  # composes once for command lines that differ in values alone
 
 
 def today(command: str) -> dict[str, str]:
@@ -65,6 +64,20 @@ def digests(config: dict[str, Any], commit: str | None) -> dict[str, str]:
     modules = {target.rpartition(".")[0] for target in targets(config) if target.startswith("metarun.")}
     files = {path: text_of(path, commit) for path in sorted(reached({*START, *modules}, commit))}
     return {"code": digest(files), "config": _hash(kept)}
+
+
+def of_run(path: Path, facts: dict[str, Any]) -> dict[str, str] | None:
+    """What the run in ``path``, of whose run.json these are the facts, depends on. None where no one commit holds the code
+    of all its parts: some was not committed, or a part was continued by code that computes otherwise."""
+    parts = [facts.get("git"), *(part["git"] for part in facts["history"] if "git" in part)]
+    if not all(part and part["commit"] and not part["dirty"] for part in parts):
+        return None
+    config = saved(path / "config.yaml")
+    try:
+        found = [digests(config, commit) for commit in dict.fromkeys(part["commit"] for part in parts)]
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found[0] if all(one == found[0] for one in found) else None
 
 
 def of_numbers(config: dict[str, Any]) -> dict[str, Any]:
@@ -182,15 +195,7 @@ def git(*words: str) -> str:
 @cache
 def composed(overrides: tuple[str, ...]) -> dict[str, Any]:
     """The resolved configuration of a command line. Raises ConfigError where it is no longer one."""
-    return plain(_composer()(list(overrides), ()))
-
-
-@cache
-def _composer() -> "Composer":
-    """What composes once for command lines that differ in values alone."""
-    from metarun.sweep.composing import Composer
-
-    return Composer([])
+    return plain(COMPOSER(list(overrides), ()))
 
 
 def plain(config: Any) -> dict[str, Any]:

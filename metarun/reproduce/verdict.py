@@ -9,10 +9,12 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from metarun.evaluation.student import student_t
+from metarun.output.paired import half_width_of_mean
 from metarun.reproduce.registry import IN_PERCENT, Figure, Target
 
 ORDER = ("missed", "close", "reproduced", "better", "not judged")  # the worst first
@@ -28,6 +30,11 @@ class Measured:
     tasks: int  # episodes of each seed
     over_seeds: float | None  # the half width over seeds, where there are two or more
 
+    @classmethod
+    def kept(cls, ours: Mapping[str, Any]) -> "Measured":
+        """As a card keeps it, beside more."""
+        return cls(ours["mean"], ours["ci95"], ours["tasks"], ours["over_seeds"])
+
 
 def measured(seeds: Sequence[tuple[float, float, int, str]]) -> Measured:
     """Of mean, half width over episodes, number of episodes and their manifest, of each seed.
@@ -37,8 +44,7 @@ def measured(seeds: Sequence[tuple[float, float, int, str]]) -> Measured:
     means, widths, tasks, manifests = zip(*seeds, strict=True)
     k = len(seeds)
     mean = sum(means) / k
-    shared = len(set(manifests)) == 1
-    ci95 = sum(widths) / k if shared else math.sqrt(sum(width**2 for width in widths)) / k
+    ci95 = half_width_of_mean(widths, alike=len(set(manifests)) == 1)
     deviation = math.sqrt(sum((m - mean) ** 2 for m in means) / (k - 1)) if k > 1 else 0.0
     return Measured(mean, ci95, min(tasks), student_t(k - 1) * deviation / math.sqrt(k) if k > 1 else None)
 
