@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -20,7 +20,7 @@ import torch
 from metarun.commands.main import main
 from metarun.sweep.preloaded import Preloaded
 from tests.composing import composed, last_of_each, once
-from tests.forked import Forked, Workers
+from tests.forked import Forked, Workers, nothing_to_wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = f"--config-dir={ROOT / 'tests' / 'outside'}"
@@ -60,7 +60,7 @@ def metarun(*arguments: str, as_given: bool = False) -> Outcome:
     words = list(map(str, arguments))
     workers = mock.patch("metarun.sweep.preloaded.Preloaded.fresh", Workers.fresh)
     sooner = mock.patch.multiple("metarun.config.compose", composed=composed, compose=once)
-    with untouched_process(), redirect_stdout(out), redirect_stderr(err), workers, sooner:
+    with untouched_process(), redirect_stdout(out), redirect_stderr(err), workers, sooner, nothing_to_wait_for():
         try:
             main(words if as_given else last_of_each(*words))
         except SystemExit as exit_:
@@ -276,8 +276,10 @@ PHASES = {
 
 
 def stand_still(phase: str, how: str) -> None:
-    """Run the command line of this process until ``phase``."""
-    run_until(*PHASES[phase], globals()[how])
+    """Run the command line of this process until ``phase``; one that computes in Python is broken off sooner."""
+    patience = mock.patch("metarun.training.signals.PATIENCE", 0.1) if how == "in_python" else nullcontext()
+    with patience:
+        run_until(*PHASES[phase], globals()[how])
 
 
 # ---- what a run left ----

@@ -170,7 +170,8 @@ def test_every_experiment_builds_as_it_stands(name, request):
 def test_every_experiment_trains_under_the_smoke_budget(name, request, tmp_path):
     where = where_for(request, needs_data(name), *tasks_of(name))
     small = ["steps=2", "dtype=float32", "evaluation.num_val_tasks=2", "evaluation.num_tasks=2"]
-    cfg = compose(f"experiment={name}")
+    whole = f"experiment={name if name == 'smoke' else f'[{name},smoke]'}"
+    cfg = compose(whole, *where)
     if needs_data(name):  # the published sizes take half a minute on one core
         small += ["meta_batch_size=2"]
         small += ["base_learner.channels=4"] if "channels" in cfg.base_learner else []
@@ -178,8 +179,7 @@ def test_every_experiment_trains_under_the_smoke_budget(name, request, tmp_path)
     if (cfg.meta_learner.get("inner_steps") or 0) > 5:
         small += ["meta_learner.inner_steps=2", "evaluation.inner_steps=null"]
     small += ["meta_learner.depth=2"] if "depth" in cfg.meta_learner else []
-    names = name if name == "smoke" else f"[{name},smoke]"
-    train(tmp_path / "run", f"experiment={names}", *small, *where)
+    train(tmp_path / "run", whole, *small, *where)
     assert (tmp_path / "run" / "results.json").is_file()
 
 

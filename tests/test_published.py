@@ -9,11 +9,12 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from metarun.applied.trained import changed
+from metarun.output.kept import Loader
 from metarun.paths import PACKAGE
 from tests.composing import composed
 
 FILES = sorted((PACKAGE / "published").glob("*.yaml"))
-PAPERS: dict[str, dict[str, Any]] = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in FILES}
+PAPERS: dict[str, dict[str, Any]] = {path.stem: yaml.load(path.read_bytes(), Loader) for path in FILES}
 TARGETS = {f"{name}/{key}": target for name, paper in PAPERS.items() for key, target in paper["targets"].items()}
 
 PAPER = ("cited_as", "title", "source", "code", "targets")

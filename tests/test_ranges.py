@@ -11,6 +11,7 @@ from torch.optim import lr_scheduler
 
 from metarun.config.ranges import LARGEST_FLOAT, LARGEST_INT, numbers_in, range_problems
 from metarun.config.targets import locate, problems_of_call
+from metarun.output.kept import Loader
 from metarun.paths import config_dir
 from tests.composing import OUTSIDE
 from tests.running import metarun
@@ -29,7 +30,7 @@ def options() -> list[Any]:
     """Each class that metarun's configuration names, with its arguments there."""
     found = []
     for path in sorted(config_dir().rglob("*.yaml")):
-        for node in nodes(yaml.safe_load(path.read_text())):
+        for node in nodes(yaml.load(path.read_bytes(), Loader)):
             arguments = {name: value for name, value in node.items() if not isinstance(value, dict)}
             arguments = {name: value for name, value in arguments.items() if name != "defaults" and name[0] != "_"}
             name = node["_target_"].rpartition(".")[2]

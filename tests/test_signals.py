@@ -69,7 +69,8 @@ def stopped(phase: str, how: str, number: int, run: Path, cwd: Path) -> tuple[in
         job: Job = begun([sys.executable, "-c", driver, *arguments], cwd, cwd / "here")
     else:
         job = waited_for(cwd / "here", forked("stand_still", phase, how, argv=arguments, cwd=cwd))
-    time.sleep(0.2)
+    if how == "in_torch":
+        time.sleep(0.2)  # until it is there
     return ended(job, number)
 
 

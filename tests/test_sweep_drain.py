@@ -140,12 +140,18 @@ def test_a_job_that_another_process_began_at_the_same_moment_is_no_failure(tmp_p
     assert job.completed and job.tries == 1
 
 
+@pytest.fixture
+def looks_often(monkeypatch) -> None:
+    monkeypatch.setattr("metarun.sweep.drain.LOOK_SECONDS", 0.2)
+
+
+@pytest.mark.usefixtures("looks_often")
 def test_a_job_of_another_process_is_waited_for_and_counts_by_what_it_left(tmp_path, capsys):
     first, second = planned(["seed=0,1"], [], tmp_path, build=False)
     first.folder.create()
     lock = (first.folder.path / ".lock").open("ab")
     fcntl.flock(lock, fcntl.LOCK_EX)
-    threading.Timer(2.5, lambda: (first.folder.mark("completed", pid=ELSEWHERE), lock.close())).start()
+    threading.Timer(1.5, lambda: (first.folder.mark("completed", pid=ELSEWHERE), lock.close())).start()
     jobs, _ = drained(tmp_path, seed0=[], seed1=[COMPLETES])
     assert all(job.completed for job in jobs)
     err = capsys.readouterr().err
@@ -153,13 +159,14 @@ def test_a_job_of_another_process_is_waited_for_and_counts_by_what_it_left(tmp_p
     assert second.folder.path == jobs[1].folder.path
 
 
+@pytest.mark.usefixtures("looks_often")
 def test_a_job_whose_process_elsewhere_died_is_taken_over(tmp_path):
     (job,) = planned(["seed=0"], [], tmp_path, build=False)
     job.folder.create()
     lock = (job.folder.path / ".lock").open("ab")
     fcntl.flock(lock, fcntl.LOCK_EX)
     job.folder.mark("running", pid=ELSEWHERE)
-    threading.Timer(1.5, lock.close).start()
+    threading.Timer(0.7, lock.close).start()
     (again,), _ = drained(tmp_path, seed0=[COMPLETES])
     assert again.completed and again.tries == 1
 

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from metarun.errors import did_you_mean, wrong_command
+from metarun.output.kept import Loader
 from metarun.paths import PACKAGE, config_dir
 
 PUBLISHED = PACKAGE / "published"
@@ -120,7 +121,7 @@ def targets() -> dict[str, Target]:
 
 def targets_in(path: Path) -> Iterator[Target]:
     """The targets of a paper's file."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = yaml.load(path.read_bytes(), Loader)
     entries = content.pop("targets")
     paper = Paper(path.stem, **content)
     for key, entry in entries.items():
