@@ -151,7 +151,7 @@ def test_a_job_of_another_process_is_waited_for_and_counts_by_what_it_left(tmp_p
     first.folder.create()
     lock = (first.folder.path / ".lock").open("ab")
     fcntl.flock(lock, fcntl.LOCK_EX)
-    threading.Timer(1.5, lambda: (first.folder.mark("completed", pid=ELSEWHERE), lock.close())).start()
+    threading.Timer(2.5, lambda: (first.folder.mark("completed", pid=ELSEWHERE), lock.close())).start()
     jobs, _ = drained(tmp_path, seed0=[], seed1=[COMPLETES])
     assert all(job.completed for job in jobs)
     err = capsys.readouterr().err
