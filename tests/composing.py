@@ -5,9 +5,10 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import hydra
@@ -24,6 +25,7 @@ from metarun.paths import config_dir
 from metarun.sweep.composing import Composer
 
 __all__ = ["OUTSIDE", "built", "compose", "composed", "experiment", "last_of_each", "options", "outsider", "train"]
+__all__ += ["unexamined"]
 
 OUTSIDE = Path(__file__).parent / "outside"
 PARTS = ("task", "base_learner", "meta_learner", "optimizer", "scheduler", "execution", "logger")
@@ -126,6 +128,11 @@ def built(cfg: DictConfig) -> Experiment:
     """The objects of a run with this configuration."""
     with outsider():
         return build(cfg)
+
+
+def unexamined() -> AbstractContextManager[Any]:
+    """A context in which runs have neither costs nor alarms, which take as long as a short training; others have them."""
+    return mock.patch.multiple("metarun.output.report", signs_of=lambda *_: None, cost_of_run=lambda *_: {})
 
 
 def train(folder: Path, *overrides: str) -> float:

@@ -9,11 +9,10 @@ over few values let grow. A gradient in a wrong order differs by 1e-3 after one 
 
 import math
 import tempfile
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import cache
 from inspect import signature
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
@@ -25,7 +24,7 @@ from torchvision.models.regnet import BlockParams, RegNet
 from metarun.config.targets import locate
 from metarun.trees import tree_flatten, tree_leaves
 from tests import plain
-from tests.composing import OUTSIDE, compose, options, train
+from tests.composing import OUTSIDE, compose, options, train, unexamined
 from tests.running import checkpoint, read
 
 SAME = 1e-9
@@ -112,13 +111,6 @@ def first_part(overrides: list[str]) -> str:
     return next(iter(plain.start(compose(*overrides))[1])).split(".", maxsplit=1)[0]
 
 
-def budget_of_others(execution: str) -> AbstractContextManager[Any]:
-    """Costs and alarms of a network take as long as its training: the loop's runs of it have them, others do not."""
-    if execution != "looped":
-        return mock.patch.multiple("metarun.output.report", signs_of=lambda *_: None, cost_of_run=lambda *_: {})
-    return nullcontext()
-
-
 def assert_same(actual: Any, wanted: Any) -> None:
     assert tree_flatten(actual)[1] == tree_flatten(wanted)[1]
     for a, b in zip(tree_leaves(actual), tree_leaves(wanted), strict=True):
@@ -149,7 +141,7 @@ def test_theta_after_five_steps_is_that_of_a_plain_loop(base, row, learner, kind
     made += [*learner_of(learner, base), *BUDGET, *HARDLY_SCORED]
     made += OPTIMIZERS[kind]
     made += [f"+rates.{first_part(made)}={FIRST_ALONE}"] if kind == "adamw" else []
-    with budget_of_others(execution):
+    with nullcontext() if execution == "looped" else unexamined():
         train(tmp_path / "run", *made, *EXECUTIONS[execution])
     last = checkpoint(tmp_path / "run", "last")
     assert last["step"] == STEPS
