@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
@@ -48,6 +49,15 @@ def test_the_first_query_of_a_transformer_is_predicted_from_the_support_alone():
     subject = subject_of("meta_learner=tnp", "task.num_queries=1")
     plain = score_episodes(subject)["negative_log_likelihood"]
     torch.testing.assert_close(Autoregressive().episode_scores(subject)[NAME], plain, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "words", [["meta_learner=anp", "base_learner=mlp"], ["meta_learner=pfn", "base_learner=linear"]]
+)
+def test_a_single_query_has_the_likelihood_of_the_learners_own_density(words):
+    subject = subject_of(*words, "task.num_queries=1")
+    own = score_episodes(subject)["negative_log_likelihood"]
+    torch.testing.assert_close(Autoregressive().episode_scores(subject)[NAME], own, rtol=0, atol=1e-10)
 
 
 def test_the_chain_rule_looped_is_the_chain_rule_vmapped():

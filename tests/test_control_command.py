@@ -53,7 +53,7 @@ def test_it_prints_a_table_and_writes_returns_and_a_picture_the_same_each_time(r
     assert all(path.read_bytes() == content for path, content in others.items())
 
 
-@pytest.mark.parametrize("learner", ["maml", "anil", "cnp", "r2d2", "fine_tune"])
+@pytest.mark.parametrize("learner", ["maml", "anil", "cnp", "anp", "r2d2", "fine_tune"])
 def test_the_model_after_k_transitions_is_the_adapted_learner_and_after_none_finite(learner, tmp_path):
     again = trained(finished(tmp_path / "run", f"meta_learner={learner}"), ["task.num_shots=3"], "best", [])
     task, subject = again.experiment.task, again.experiment.subject(again.theta, "test", 2, again.execution)

@@ -17,7 +17,7 @@ from torch import Tensor
 from metarun.core import Batch, Draw, Episode, MetaLearner, TaskDistribution, TaskSpec
 from metarun.evaluation import episodes as episodes_module
 from metarun.evaluation.calibration import calibrated
-from metarun.evaluation.episodes import chunks, manifest, tasks_at_a_time
+from metarun.evaluation.episodes import chunks_of, manifest, tasks_at_a_time
 from metarun.evaluation.estimates import Estimate, estimate, mean_of
 from metarun.evaluation.eval_mode import eval_mode
 from metarun.evaluation.scoring import Evaluator, Subject, evaluate
@@ -157,7 +157,7 @@ def test_an_evaluation_without_episodes_is_refused():
 
 @pytest.mark.parametrize("num_tasks", [1, 24, 25, 26, 60])
 def test_chunks_hold_every_episode_once_and_in_order(num_tasks):
-    parts = list(chunks(Counting(), "test", num_tasks))
+    parts = [at.sample("test", indices) for at, indices in chunks_of(Counting(), "test", num_tasks)]
     numbers = torch.cat([part.query.y[:, 0] for part in parts])
     assert numbers.tolist() == list(range(num_tasks))
 
@@ -268,7 +268,7 @@ def test_the_manifest_changes_with_the_split_and_the_number_of_episodes():
 def test_the_manifest_does_not_depend_on_what_was_drawn_before():
     task = experiment("task=prototypes").task
     before = manifest(task, "test", 30)
-    list(chunks(task, "test", 30))
+    [at.sample("test", indices) for at, indices in chunks_of(task, "test", 30)]
     task.sample("test", [29, 3])
     assert manifest(task, "test", 30) == before
 
@@ -278,7 +278,7 @@ def test_the_episodes_of_a_manifest_do_not_depend_on_the_chunks_they_are_drawn_i
     whole = task.sample("test", range(30))
     for size in (1, 7, 30):
         monkeypatch.setattr(episodes_module, "CHUNK", size)
-        parts = list(chunks(task, "test", 30))
+        parts = [at.sample("test", indices) for at, indices in chunks_of(task, "test", 30)]
         assert len(parts) == math.ceil(30 / size)
         for leaf, *pieces in zip(tree_leaves(whole), *map(tree_leaves, parts), strict=True):
             assert torch.equal(leaf, torch.cat(pieces))

@@ -2,16 +2,19 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from metarun.core import Batch, Episode
 from metarun.errors import ConfigError
-from metarun.evaluation.episodes import BLOCK, by_size, chunks_of, hashes, manifest
+from metarun.evaluation.calibration import calibrated, running_norms
+from metarun.evaluation.episodes import BLOCK, block_of, by_size, chunks_of, hashes, manifest
 from metarun.evaluation.scoring import Subject, score_episodes
 from metarun.evaluation.shots import FirstShots, OverShots, first_of_classes, with_shots
 from metarun.execution.execution import Looped, Vmapped
+from metarun.models.norm_state import recording
 from metarun.tasks.sizes import PointSize, sizes_by_split
 from metarun.training.padding import PIECES, bucket, num_sizes, padded, pads
 from metarun.training.stream import meta_batches
@@ -118,6 +121,21 @@ def test_the_largest_size_is_checked_against_the_data_at_once():
 def test_a_learner_with_a_head_for_its_classes_refuses_varying_ways(learner):
     with pytest.raises(ConfigError, match=r"its episodes have 2 to 3 classes .*but the head of .* has a fixed number"):
         experiment(*WAYS, f"meta_learner={learner}")
+
+
+def test_running_statistics_are_of_adaptations_to_the_ways_of_each_episode():
+    norm = ["base_learner.batch_norm=running", "base_learner.hidden=[6]"]
+    x, found = experiment(*WAYS, *norm, "meta_learner=proto_maml", "meta_learner.inner_steps=1"), []
+    for i in range(32):
+        at = block_of(x.task, "train", i)
+        support, query = slice_tasks(at.sample("train", [i]), 0)[:2]
+        phi = replace(x.learner, num_ways=at.spec.train_num_ways).adapt(x.theta_0, support)
+        with recording(running_norms(x.learner)) as collected, torch.no_grad():
+            x.learner.query_loss(phi, query)
+        found.append(next(collected[name] for name in collected if name.endswith(".mean")))
+    with calibrated(x.learner, x.theta_0, x.task, Vmapped(None)):
+        (layer,) = running_norms(x.learner).values()
+        torch.testing.assert_close(layer.mean, torch.stack(found).mean(0), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("learner", ["protonet", "r2d2", "matchingnet", "cnp", "proto_maml", "metaoptnet"])

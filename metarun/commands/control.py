@@ -44,7 +44,7 @@ def control_run(
             [f"{run.folder.path} was trained on {kind}; control needs a task that is a mechanical system."]
         )
     started = time.time()
-    with calibrated(experiment.learner, run.theta, experiment.task, run.execution):
+    with calibrated(experiment.learner, run.theta, run.training_task, run.execution):
         scores = ClosedLoop(numbers).estimates(experiment.subject(run.theta, "test", num_tasks, run.execution))
     show(f"return: mean and 95% CI over {num_tasks} systems", ("model after", "return"), scores, digits=1)
     content: dict[str, Any] = {"return": {name: score._asdict() for name, score in scores.items()}}
@@ -100,11 +100,12 @@ def model_after(subject: Subject, task: SystemIdentification, episodes: Episode,
         learner = replace(learner, inner_steps=0)  # type: ignore[call-arg]
     few = episodes._replace(support=tree_map(lambda leaf: leaf[:, :k], episodes.support))
     phis = subject.execution.map(lambda theta, episode: learner.adapt(theta, episode.support), subject.theta, few)
-    if not all(torch.isfinite(leaf).all() for leaf in tree_leaves(phis)):
+    predict: Any = vmap(learner.predict)
+    first = predict(phis, episodes.query.x[:, :1])
+    if not all(torch.isfinite(leaf).all() for leaf in tree_leaves([phis, first])):
         raise ConfigError(
             [f"{type(learner).__name__} has no finite model after {words_for(k)}; leave {k} out of --shots."]
         )
-    predict: Any = vmap(learner.predict)
     return partial(follow, task, predict, phis)
 
 

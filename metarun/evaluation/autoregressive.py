@@ -19,6 +19,8 @@ from metarun.evaluation.eval_mode import eval_mode
 from metarun.evaluation.scoring import Evaluator, Subject, Values, score_episodes
 from metarun.meta_learners.likelihood import surprise
 
+NAME = "negative_log_likelihood"  # of learners that report it
+
 
 class Autoregressive(Evaluator):
     """``autoregressive_negative_log_likelihood`` of an episode, for each number in y; nothing without a deviation."""
@@ -53,8 +55,17 @@ class OneByOne(MetaLearner):
         surprises = []
         for i in range(len(query.x)):
             seen = Batch(torch.cat([support.x, query.x[:i]]), torch.cat([support.y, query.y[:i]]))
-            mean, deviation = self.learner.posterior(self.learner.adapt(theta, seen), query.x[i : i + 1])
-            assert deviation is not None
-            surprises.append(surprise(mean, deviation, query.y[i : i + 1]).mean())
+            surprises.append(
+                self.surprise(self.learner.adapt(theta, seen), Batch(query.x[i : i + 1], query.y[i : i + 1]))
+            )
         loss = torch.stack(surprises).mean()
         return loss, {"autoregressive_negative_log_likelihood": loss}
+
+    def surprise(self, phi: Params, query: Batch) -> Tensor:
+        """-log p of one query under the learner's own density, or the normal one of its deviation, for each number in y."""
+        _, metrics = self.learner.query_loss(phi, query)
+        if NAME in metrics:
+            return metrics[NAME]
+        mean, deviation = self.learner.posterior(phi, query.x)
+        assert deviation is not None
+        return surprise(mean, deviation, query.y).mean()

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 
 from metarun.core import Episode, MetaLearner, Params, TaskDistribution
-from metarun.evaluation.episodes import chunks
+from metarun.evaluation.episodes import chunks_of
 from metarun.evaluation.eval_mode import fixed_draws, modules_of
+from metarun.evaluation.suite import with_ways
 from metarun.execution.execution import Execution
 from metarun.execution.halving import HalvingMap
 from metarun.models.exact.layers import BatchNorm
@@ -48,7 +50,7 @@ def calibrate(learner: MetaLearner, theta: Params, task: TaskDistribution, execu
     """
     layers = running_norms(learner)
 
-    def seen(theta: Params, episode: Episode) -> dict[str, Any]:
+    def seen(learner: MetaLearner, theta: Params, episode: Episode) -> dict[str, Any]:
         phi = learner.adapt(theta, episode.support)
         with recording(layers) as collected:
             learner.query_loss(phi, episode.query)
@@ -57,7 +59,11 @@ def calibrate(learner: MetaLearner, theta: Params, task: TaskDistribution, execu
     if layers:
         with fixed_draws():
             mapped = HalvingMap(execution)
-            parts = [part for chunk in chunks(task, "train", CALIBRATION_TASKS) for part in mapped(seen, theta, chunk)]
+            parts = [
+                part
+                for at, indices in chunks_of(task, "train", CALIBRATION_TASKS)
+                for part in mapped(partial(seen, with_ways(learner, at, "train")), theta, at.sample("train", indices))
+            ]
         for name, layer in layers.items():
             means = torch.cat([part[f"{name}.mean"] for part in parts])  # [tasks, C]
             layer.mean = means.mean(0)

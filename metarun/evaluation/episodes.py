@@ -1,7 +1,6 @@
-"""The numbered episodes of a split, a chunk at a time, and the hash of their random choices."""
+"""The numbered episodes of a split, in chunks, and the hash of their random choices."""
 
 import hashlib
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -14,11 +13,6 @@ CPU_ELEMENTS, GPU_ELEMENTS = 2**20, 2**24  # 25 tasks of 60 ways took Conv-4 7 G
 
 
 Chunk = tuple[TaskDistribution, range]  # numbers of episodes of one size, and the distribution that has this size
-
-
-def chunks(task: TaskDistribution, split: str, num_tasks: int) -> Iterator[Episode]:
-    """Episodes 0 ... ``num_tasks`` - 1 of a split, a chunk at a time."""
-    return (at.sample(split, indices) for at, indices in chunks_of(task, split, num_tasks))
 
 
 def chunks_of(task: TaskDistribution, split: str, num_tasks: int) -> list[Chunk]:

@@ -201,7 +201,7 @@ def summary(weights: Params, pairs: Tensor, batch: Batch) -> Tensor:
 
 def latent(weights: Params, summed: Tensor) -> Normal:
     """q(l | D), given the ``summary`` of D: of all sets that make it up, theirs are added."""
-    mean, raw = perceptron(weights["latent"], summed[:-1] / summed[-1]).chunk(2)
+    mean, raw = perceptron(weights["latent"], summed[:-1] / summed[-1].clamp(min=1)).chunk(2)
     return Normal(mean, 0.1 + 0.9 * raw.sigmoid())
 
 

@@ -51,6 +51,10 @@ class CAVIA(GradientLearner):
         if self.num_context < 1:
             raise ValueError(f"num_context is {self.num_context}; adaptation needs 1 context parameter or more.")
         layer_with_context(self.base_learner, self.layer)
+        if self.layer == 0 and self.film_start != "identity":
+            raise ValueError(
+                f"film_start is {self.film_start!r}, which is for FiLM; name a batch norm by layer (1, 2, ...), or leave it."
+            )
 
     def init(self) -> Params:
         _, width, fan_in = layer_with_context(self.base_learner, self.layer)

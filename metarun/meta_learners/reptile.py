@@ -5,7 +5,8 @@
 With ``optimizer=sgd`` the optimizer's lr is the paper's outer step size epsilon. Steps on different minibatches are what
 makes Reptile learn to generalise (its section 5); train with more shots than ``inner_batch_size`` holds. First order:
 memory does not grow with ``inner_steps``. Unlike the paper, support and query are kept apart, so the query loss stays a
-fair metric; minibatches take every class in turn rather than at random; and the inner optimizer is SGD, not Adam.
+fair metric; the minibatches of a task, whose rows lie in random order, are the same ones again and again; and the inner
+optimizer is SGD, not Adam.
 
 Nichol, Achiam and Schulman, 2018, https://arxiv.org/abs/1803.02999. Cost: one forward and backward pass a step.
 """
@@ -51,7 +52,7 @@ class Reptile(GradientLearner):
     def minibatch(self, support: Batch, k: int) -> Batch:
         """Every m-th support row, from row k on: m different minibatches of at least ``inner_batch_size`` rows.
 
-        Rows lie by class, so each minibatch has every class where a class has m rows or more.
+        Rows lie in random order, so a minibatch need not have every class.
         """
         m = max(1, len(support.y) // (self.inner_batch_size or len(support.y)))
         return Batch(support.x[k % m :: m], support.y[k % m :: m])

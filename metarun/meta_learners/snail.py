@@ -11,8 +11,8 @@ what Q passes over S + 1 places would, with the same result. Adaptation embeds t
 is not used and not trained.
 
 Unlike the paper, dilations begin at 1, not 2: with kernels of width 2 that is what reaches every place. The features are
-the body's own, without a linear map to 64 of them. The support set comes in the episode's order, class by class, at
-training and test: predictions depend on it, as on the assignment of labels.
+the body's own, without a linear map to 64 of them. The support set comes in the episode's order, which is random:
+predictions depend on it, as on the assignment of labels.
 
 Mishra et al., ICLR 2018, https://arxiv.org/abs/1707.03141. Cost: one forward and backward pass, no inner loop;
 attention adds (S + Q)^2 products.

@@ -11,7 +11,7 @@ to the reach of each coordinate and velocity, mean over the steps of a motion.
 B episodes, K shots, R query motions, H steps of each, n coordinates, A actions, P parameters and the motors' direction
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class SystemIdentification(Sized):
 
     The query rows of a motion stand in the order of time, for a rollout goes along it: on purpose, order says here what
     comes next. A network with a state along the batch could read a row's answer from the one behind it.
+    ``fitted``: what a run fitted on its training tasks, whose network's outputs are in that unit.
     ``planner`` and ``control_steps`` are for ``metarun control RUN``: how it plans, and the steps of an episode.
     """
 
@@ -53,6 +54,7 @@ class SystemIdentification(Sized):
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
+        fitted: Mapping[str, Any] | None = None,
     ) -> None:
         self.sizes = sizes_by_split(PointSize, (num_shots, num_queries), train_num_shots, train_num_queries)
         for size in (*self.sizes.values(), *self.sizes.smallest.values()):
@@ -67,7 +69,7 @@ class SystemIdentification(Sized):
         self.rollout_steps = self.query_unit = rollout_steps
         self.control_steps = control_steps
         self.seed, self.device, self.dtype = seed, device, dtype
-        self.encoding = self.standardised()
+        self.encoding = self._known(fitted or {}) or self.standardised()
         self.spec = TaskSpec((self.encoding.num_inputs,), len(system.angles), SQUARED_ERROR)
 
     def standardised(self) -> Encoding:
@@ -77,6 +79,17 @@ class SystemIdentification(Sized):
         _, _, states = self.motions(self.draw("train", range(NUM_STANDARD_TASKS)))
         changes = raw.outputs(states[..., :-1, :], states[..., 1:, :]).flatten(0, -2)
         return Encoding(self.system, changes.mean(0), changes.std(0))
+
+    def _known(self, fitted: Mapping[str, Any]) -> Encoding | None:
+        """The encoding of a run that was trained on such a system, whatever its ranges; None without such a run."""
+        outputs = fitted.get("change_of_velocities")
+        if outputs is None or len(outputs["mean"]) != len(self.system.angles):
+            return None
+        return Encoding(self.system, *(torch.tensor(outputs[name]).double() for name in ("mean", "deviation")))
+
+    def fitted(self) -> dict[str, Any]:
+        mean, deviation = self.encoding.mean.tolist(), self.encoding.deviation.tolist()
+        return {"change_of_velocities": {"mean": mean, "deviation": deviation}}
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
         """Uniforms: of the task [B, P + 1], the query motions [B, R, 2n + H A] and the support [B, K, 2n + A]."""

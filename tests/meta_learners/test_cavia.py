@@ -119,6 +119,11 @@ def test_film_starts_as_the_network_would_without_it():
     assert torch.equal(built.predict(phi, x), functional_call(net, theta["net"], (x,)))  # times one, plus zero
 
 
+def test_a_start_of_film_is_refused_where_context_joins_the_inputs():
+    with pytest.raises(ValueError, match="film_start is 'released', which is for FiLM; name a batch norm by layer"):
+        CAVIA(BASES["mlp"]().double(), CROSS_ENTROPY, CONTEXT, 0, INNER_LR, 1, False, "released")
+
+
 def test_film_released_starts_small_and_an_inner_step_of_one_moves_the_prediction():
     torch.manual_seed(0)
     net = BASES["stride_transductive"]().double()

@@ -3,11 +3,12 @@ import re
 import pytest
 import torch
 
+from metarun.applied.trained import trained
 from metarun.errors import ConfigError
 from metarun.evaluation.scoring import OfTheTask, Subject, evaluate
 from metarun.execution.execution import Looped, Vmapped
 from metarun.trees import slice_tasks
-from tests.composing import experiment
+from tests.composing import experiment, train
 from tests.control.systems import NAMES, task_of
 
 
@@ -46,6 +47,15 @@ def test_transitions_follow_the_systems_own_dynamics_and_motions_are_continuous(
     motions = encoding.state(query.x).unflatten(1, (-1, task.rollout_steps))  # [B, R, H, 2n]
     ends = encoding.advance(motions, query.y.unflatten(1, (-1, task.rollout_steps)))[:, :, :-1]
     assert encoding.squared_distance(ends, motions[:, :, 1:]).max() < 1e-4  # by the trapezoidal rule
+
+
+def test_a_run_keeps_its_unit_of_outputs_where_it_is_tested_under_other_ranges(tmp_path):
+    train(tmp_path / "run", "task=pendulum", "steps=1", "evaluation.num_val_tasks=2", "evaluation.num_tasks=2")
+    longer = trained(tmp_path / "run", ["task.system.length=[1.5,2]"], "best", []).experiment.task
+    own = trained(tmp_path / "run", [], "best", []).experiment.task.encoding
+    others = task_of("pendulum", "task.system.length=[1.5,2]").encoding
+    assert torch.equal(longer.encoding.mean, own.mean) and torch.equal(longer.encoding.deviation, own.deviation)
+    assert not torch.allclose(own.deviation, others.deviation, rtol=0.2)
 
 
 def test_with_other_shots_systems_and_motions_are_the_same_and_support_grows():
