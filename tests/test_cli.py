@@ -8,6 +8,7 @@ import time
 import pytest
 
 from metarun import __version__
+from metarun.commands.train import may_change
 from metarun.config.help import ORDER, options
 from metarun.paths import config_dir
 from tests.running import OUTSIDE, TINY, environment, metarun, process
@@ -225,6 +226,11 @@ def test_a_folder_that_holds_a_run_is_not_written_over(run):
 ])  # fmt: skip
 def test_resume_refuses_what_would_make_it_another_run(run, override, message):
     refused(metarun(f"resume={run}", override), message)
+
+
+def test_whether_data_may_be_fetched_may_change_wherever_a_run_reads_some():
+    assert may_change("task.download") and may_change("evaluation.task.far.download")
+    assert not may_change("evaluation.task.far.num_shots") and not may_change("task.num_shots")
 
 
 def test_resume_auto_names_every_value_that_is_not_the_run_s(run):

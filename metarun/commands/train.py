@@ -80,7 +80,7 @@ def _continued(folder: RunFolder, overrides: list[str]) -> Job:
         key = override_key(text)
         if key == "run_dir":
             problems.append(f"{text}: resume={folder.path} says already where the run is; leave out run_dir.")
-        elif key in CHANGEABLE:
+        elif may_change(key):
             cfg = with_value(cfg, text)
         elif key not in PLACE:
             allowed = ", ".join(CHANGEABLE)
@@ -97,6 +97,11 @@ def _continued(folder: RunFolder, overrides: list[str]) -> Job:
     return Job(cfg, overrides, folder, continues=True)
 
 
+def may_change(key: str) -> bool:
+    """Whether a resumed run may have another value of ``key``: tasks that it is evaluated on may be fetched, too."""
+    return key in CHANGEABLE or (key.startswith("evaluation.task.") and key.endswith(".download"))
+
+
 def _refuse_changes(cfg: DictConfig, folder: RunFolder, said: set[str]) -> None:
     """``resume=auto`` with a configuration that is not the run's."""
     both: Any = [OmegaConf.to_container(c, resolve=True) for c in (read_config(folder.path / "config.yaml"), cfg)]
@@ -104,7 +109,7 @@ def _refuse_changes(cfg: DictConfig, folder: RunFolder, said: set[str]) -> None:
     rows = [
         f"{key} was {old.get(key)!r} in {folder.path} and is {new.get(key)!r} now; a resumed run keeps its configuration."
         for key in changed_settings(old, new, said)
-        if key not in (*CHANGEABLE, *PLACE)
+        if not may_change(key) and key not in PLACE
     ]
     if rows:
         raise ConfigError(rows)

@@ -91,7 +91,8 @@ def score_at(target: Target, results: dict[str, Any], step: int | None) -> Score
     if found is None:
         seed = results["protocol"]["seed"]
         raise Diverged(
-            f"{target.id}: {name} of seed {seed} is no finite number: adaptation diverges in a test episode."
+            f"{target.id}: {name} of seed {seed} is no finite number: adaptation diverges in a test episode, so this "
+            "training has no score. Train another: --seeds, or a preset with a lower meta_learner.inner_lr."
         )
     return found
 
