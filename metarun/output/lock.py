@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from metarun.errors import MetarunError
+
 try:
     import fcntl
 except ImportError:  # Windows: there the lease alone keeps processes apart
@@ -61,6 +63,17 @@ def in_use(lock: Path) -> bool | None:
     except OSError:
         return None
     return False
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """A context in which no other process holds the file ``path``. Raises MetarunError where one does for ten seconds."""
+    with path.open("ab") as file:
+        if locked(file, tries=200) is False:
+            raise MetarunError(
+                f"another command has held {path} for {200 * PAUSE:.0f} s. Give this one again when that is done."
+            )
+        yield
 
 
 def locked(file: IO[bytes], tries: int = TRIES) -> bool | None:
