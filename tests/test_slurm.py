@@ -91,6 +91,14 @@ def test_the_settings_of_the_launcher_are_options_of_sbatch(tmp_path, cluster):
     assert "srun --ntasks=1 --cpus-per-task=4" in text and "OMP_NUM_THREADS:-4" in text
 
 
+def test_a_cluster_s_runs_get_no_share_of_the_cores_of_the_machine_that_submits(tmp_path, cluster, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("metarun.commands.sweep.can_fork", lambda: True)
+    cluster.plays("sbatch", f'echo "${{OMP_NUM_THREADS-none}}" > {tmp_path / "threads"}; echo 4711\n')
+    assert submitted(tmp_path / "sweep", "jobs=2", "launcher.cpus=8").code == 0
+    assert (tmp_path / "threads").read_text() == "none\n"
+
+
 def test_a_users_own_config_folder_can_hold_the_settings_of_a_cluster(tmp_path, cluster):
     (tmp_path / "own" / "launcher").mkdir(parents=True)
     text = (Path(__file__).parents[1] / "configs" / "launcher" / "slurm.yaml").read_text()
