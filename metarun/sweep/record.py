@@ -42,9 +42,10 @@ def _recorded(path: Path, jobs: Sequence[Job], now: dict[str, Any], kept: bool) 
     except (ValueError, KeyError, TypeError):
         warnings.append(f"{path} is damaged; it is written anew, and the runs are found by their folders")
         before, rows = {}, {}
-    if (kept or any(job.completed for job in jobs)) and (changed := other_code(before.get("code"), now)):
+    if (kept or any(job.folder.holds_a_run for job in jobs)) and (changed := other_code(before.get("code"), now)):
         warnings.append(
-            f"{changed}: completed runs are kept as they are. For runs of one code choose another sweep_dir."
+            f"{changed}: completed runs are kept as they are, and begun ones go on. For runs of one code choose another "
+            "sweep_dir."
         )
     rows |= _rows(jobs)
     history = [
