@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.running import TINY, Outcome, metarun, read
 NOTE = 'echo "$(basename "$0") $*" >> "$(dirname "$0")/asked"\n'
 PARTS = {
     "sbatch": 'echo "4711;cluster"\n',
-    "squeue": 'cat "$(dirname "$0")/queue" 2> /dev/null\n',
+    "squeue": 'cat "$(dirname "$0")/queue" 2> /dev/null || true\n',
     "scontrol": "exit 0\n",
     "srun": "exit 0\n",
 }
@@ -119,6 +120,18 @@ def test_the_same_command_submits_what_is_not_done_not_queued_and_not_in_progres
     assert outcome.code == 0 and "2 runs are in Slurm's queue, or in progress" in outcome.err
     assert read(sweep / "slurm" / "2.json")["runs"] == [fourth]
     assert second not in (sweep / "slurm" / "2.sh").read_text()
+
+
+def test_a_run_whose_folder_cannot_be_used_is_left_out_and_told(tmp_path, cluster):
+    sweep = tmp_path / "sweep"
+    submitted(sweep)
+    name, *others = runs_of(sweep)
+    shutil.rmtree(sweep / name)
+    (sweep / name).mkdir()
+    (sweep / name / "checkpoints").touch()
+    outcome = submitted(sweep)
+    assert outcome.code == 1 and "seed=0: not submitted: cannot write to the run folder" in outcome.err
+    assert read(sweep / "slurm" / "2.json")["runs"] == others
 
 
 def test_a_sweep_whose_runs_are_all_queued_submits_nothing(tmp_path, cluster):

@@ -1,6 +1,8 @@
 """Who runs which job of a sweep, what is tried again, and what is told of it; jobs act by a script, without training."""
 
+import errno
 import fcntl
+import os
 import signal
 import sys
 import threading
@@ -119,6 +121,26 @@ def test_a_job_whose_time_is_over_is_stopped_with_its_checkpoint_and_not_tried_a
 def test_the_folder_decides_what_is_completed_and_not_the_exit_code(tmp_path):
     jobs, _ = drained(tmp_path, seed0=[leaves("completed", 1)], seed1=[leaves("interrupted", 0)])
     assert [job.completed for job in jobs] == [True, False]
+
+
+def test_a_folder_that_takes_no_run_stops_no_other_and_the_table_says_why(tmp_path, capsys, monkeypatch):
+    first, second, _ = planned(["seed=0,1,2"], [], tmp_path, build=False)
+    first.folder.path.mkdir()
+    first.folder.checkpoints.touch()
+    opened = Path.open
+
+    def full(path: Path, *mode: Any, **more: Any) -> Any:
+        if path == second.folder.path / "output.txt" and "ab" in mode:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return opened(path, *mode, **more)
+
+    monkeypatch.setattr(Path, "open", full)
+    jobs, _ = drained(tmp_path, seed0=[], seed1=[], seed2=[COMPLETES])
+    assert [job.completed for job in jobs] == [False, False, True]
+    assert final_table(jobs, tmp_path) == 1
+    out, err = capsys.readouterr()
+    assert "cannot write to the run folder" in " ".join(out.split()) and "No space left" in " ".join(out.split())
+    assert "seed=0: not begun: cannot write to the run folder" in err
 
 
 def test_never_more_jobs_run_at_once_than_asked_for(tmp_path):

@@ -159,11 +159,15 @@ class Drain:
                 self._begin(job, taken[0], file)
 
     def _begin(self, job: Job, slot: int, file: IO[bytes]) -> None:
-        command = job.command(self.flags)
-        job.folder.create()
-        with (job.folder.path / "output.txt").open("ab") as output:
+        command, output = job.command(self.flags), None
+        with job.noting_trouble():
+            job.folder.create()
+            output = (job.folder.path / "output.txt").open("ab", buffering=0)
             output.write(f"$ {shlex.join(['python', '-m', 'metarun', *command])}\n".encode())
-            output.flush()
+        if job.unusable or output is None:
+            self._over(job, f"not begun: {job.unusable}")
+            return
+        with output:
             job.begin(self.launcher.start(command, self.slots.environment(slot), output, file), slot)
         self.waiting.remove(job)
         self.running.append(job)

@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from metarun.config.compose import assigned
+from metarun.errors import MetarunError
 from metarun.output.folder import RunFolder, slug
 from metarun.output.lock import busy
 from metarun.sweep.identity import DIGITS
@@ -33,6 +35,7 @@ class Job:
     began: float = 0.0  # of this attempt, by time.monotonic()
     began_at: float = 0.0  # the same by time.time()
     tries: int = 0
+    unusable: str = ""  # why its folder takes no run
     told_to_stop: float | None = None  # when its time was over, or a search gave it up
     why_stopped: str = ""
     steps_seen: tuple[float, int] | None = field(default=None, repr=False)  # when, and which, of this attempt
@@ -47,6 +50,14 @@ class Job:
         """What it has taken in all its attempts."""
         seconds = self.folder.read_status().get("seconds")
         return seconds if isinstance(seconds, (int, float)) else 0.0
+
+    @contextmanager
+    def noting_trouble(self) -> Iterator[None]:
+        """A context in which what is wrong with its folder is noted as ``unusable`` and not raised, for other jobs go on."""
+        try:
+            yield
+        except (MetarunError, OSError) as error:
+            self.unusable = str(error)
 
     def command(self, flags: list[str]) -> list[str]:
         """The arguments of ``python -m metarun`` that begin or continue it, whoever starts it."""
@@ -66,13 +77,13 @@ class Job:
         if busy(self.folder.path):
             return "running"
         state = self.folder.read_status()["state"]
-        tried = self.code is not None or (self.folder.path / "output.txt").exists()
+        tried = self.unusable or self.code is not None or (self.folder.path / "output.txt").exists()
         return {"running": "died", "unknown": "failed" if tried else "not begun"}.get(state, state)
 
     def why(self) -> Iterator[str]:
         """Why it did not complete: the message in its output from the last line that metarun began, or its last line."""
-        if self.code is not None and self.code < 0:
-            yield f"killed by signal {-self.code}"
+        if self.unusable or (self.code is not None and self.code < 0):
+            yield self.unusable or f"killed by signal {-(self.code or 0)}"
             return
         try:
             lines = (self.folder.path / "output.txt").read_text(errors="replace").splitlines()

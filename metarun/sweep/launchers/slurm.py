@@ -89,7 +89,7 @@ class Slurm(Way):
             new = [job for job in left if job.folder.path.name not in there and not busy(job.folder.path)]
             if len(left) > len(new):
                 print(f"{len(left) - len(new)} runs are in Slurm's queue, or in progress", file=sys.stderr)
-            if new:
+            if new := _usable(new):
                 number = self._submitted(folder, new, sweep)
                 print(f"submitted as Slurm's job {number}: {len(new)} runs", file=sys.stderr)
         if self.wait or not left:
@@ -100,13 +100,11 @@ class Slurm(Way):
                 f"states: metarun runs {as_shown(sweep.folder)}\n"
                 "the same command again submits only what is neither done nor in the queue"
             )
-        return 0
+        return int(any(job.unusable for job in left))
 
     def _submitted(self, folder: Path, jobs: Sequence[Job], sweep: Sweep) -> str:
         """The number of a new array of these jobs."""
         count = 1 + max((int(path.stem) for path in folder.glob("*.sh") if path.stem.isdecimal()), default=0)
-        for job in jobs:
-            job.folder.create()
         tasks = [Task(job.folder.path, job.command(sweep.flags)) for job in jobs]
         path = folder / f"{count}.sh"
         unique = f"{slug(f'metarun-{sweep.folder.name}')}-{short_hash(time.time_ns(), str(path))}"
@@ -159,6 +157,16 @@ class Slurm(Way):
             *(shlex.quote(f"--{name}={value}") for name, value in values.items() if value is not None),
             *self.options,
         ]
+
+
+def _usable(jobs: Sequence[Job]) -> list[Job]:
+    """Those of the jobs whose folders could be made; the others are told."""
+    for job in jobs:
+        with job.noting_trouble():
+            job.folder.create()
+        if job.unusable:
+            print(f"{job.name}: not submitted: {job.unusable}", file=sys.stderr)
+    return [job for job in jobs if not job.unusable]
 
 
 def queued(folder: Path, wanted: Collection[str]) -> set[str]:
