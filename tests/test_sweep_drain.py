@@ -154,6 +154,21 @@ def test_never_more_jobs_run_at_once_than_asked_for(tmp_path):
     assert stages[0].most == 2 and all(job.completed for job in found)
 
 
+def test_a_place_has_as_many_gpus_as_the_jobs_ask_devices(tmp_path):
+    seen = []
+
+    class Notes(Stage):
+        def start(self, arguments: list[str], environment: dict[str, str], *files: IO[bytes]) -> int:
+            seen.append(environment["CUDA_VISIBLE_DEVICES"])
+            return super().start(arguments, environment, *files)
+
+    found = planned(["seed=0,1", "devices=2"], [], tmp_path, build=False)
+    stage = Notes({"seed=0": [goes_on], "seed=1": [COMPLETES]})
+    launching = Launching(Slots(2, gpus=["0", "1", "2", "3"]), stage, [])
+    Drain(found, tmp_path, launching, Limits(timeout=0.2), View(2)).run()
+    assert seen == ["0,1", "2,3"]
+
+
 # ---- other parents ----
 
 

@@ -168,7 +168,8 @@ class Drain:
             self._over(job, f"not begun: {job.unusable}")
             return
         with output:
-            job.begin(self.launcher.start(command, self.slots.environment(slot), output, file), slot)
+            devices = max(one.config["devices"] for one in self.jobs)  # so that places have no GPU in common
+            job.begin(self.launcher.start(command, self.slots.environment(slot, devices), output, file), slot)
         self.waiting.remove(job)
         self.running.append(job)
         self.view.tell(job, "started" if job.tries == 1 else f"started again, attempt {job.tries}")
