@@ -196,6 +196,30 @@ def test_a_job_of_another_process_is_waited_for_and_counts_by_what_it_left(tmp_p
     assert second.folder.path == jobs[1].folder.path
 
 
+@pytest.mark.parametrize("wrong", [-3600, 3600])
+def test_the_clock_of_another_machine_does_not_decide_what_is_news(wrong, tmp_path):
+    first, second = planned(["seed=0,1"], [], tmp_path, build=False)
+    for job, pid in ((first, 1), (second, 2)):
+        job.folder.create()
+        job.folder.mark(
+            "failed", pid=pid, updated=time.strftime("%Y-%m-%dT%H:%M:%S+0000", time.gmtime(time.time() + wrong))
+        )
+
+    def fails_elsewhere(folder: RunFolder, pid: int) -> int:
+        later = time.strftime("%Y-%m-%dT%H:%M:%S+0000", time.gmtime(time.time() + wrong + 1))
+        second.folder.mark("failed", pid=ELSEWHERE, updated=later)
+        return COMPLETES(folder, pid) or 0
+
+    jobs, _ = drained(tmp_path, seed0=[fails_elsewhere], seed1=[])
+    assert jobs[0].completed and jobs[1].outcome == "failed elsewhere"
+
+
+def test_what_an_earlier_attempt_of_ours_left_is_no_news(tmp_path):
+    acts = [leaves("failed", 1, error="out of memory"), lambda folder, pid: -9, COMPLETES]
+    (job,), _ = drained(tmp_path, Limits(retries=2), seed0=acts)
+    assert job.completed and job.tries == 3
+
+
 @pytest.mark.usefixtures("looks_often")
 def test_a_job_whose_process_elsewhere_died_is_taken_over(tmp_path):
     (job,) = planned(["seed=0"], [], tmp_path, build=False)
@@ -215,7 +239,6 @@ def test_what_failed_before_is_tried_again_and_what_fails_elsewhere_meanwhile_is
     second.folder.create()
 
     def fails_elsewhere(folder: RunFolder, pid: int) -> int:
-        time.sleep(2.1)  # times in status.json are whole seconds
         second.folder.mark("failed", pid=ELSEWHERE)
         return COMPLETES(folder, pid) or 0
 

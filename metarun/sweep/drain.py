@@ -11,7 +11,6 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, NamedTuple
 
-from metarun.output.kept import moment
 from metarun.output.lock import busy
 from metarun.sweep.job import Job
 from metarun.sweep.launcher import Launcher
@@ -60,7 +59,9 @@ class Drain:
         self.running: list[Job] = []
         self.stop: list[int] = []  # signals
         self.passed_on = 0
-        self.began_at, self.looked = time.time(), float("-inf")
+        self.looked = float("-inf")
+        for job in self.jobs:
+            job.found = job.folder.read_status()
 
     def run(self) -> int | None:
         """Run the jobs; the signal that stopped it, or None."""
@@ -113,6 +114,7 @@ class Drain:
     def _fill(self) -> None:
         """Let the leader add jobs for the places that are free."""
         while len(self.running) + len(self.waiting) < self.slots.jobs and (job := self.leader.more()):
+            job.found = job.folder.read_status()
             self.jobs.append(job)
             self.waiting.append(job)
 
@@ -128,24 +130,18 @@ class Drain:
         """Whether nobody has the job, and it is not over; notes what it is otherwise."""
         status = job.folder.read_status()
         if status["state"] == "completed":
-            self._over(job, "completed elsewhere" if self._is_news(status) else "completed before, kept")
+            self._over(job, "completed elsewhere" if status != job.found else "completed before, kept")
         elif busy(job.folder.path):
             if job.state != "elsewhere":
                 job.state = "elsewhere"
                 self.view.tell(job, "in progress in another process, waited for")
             return False
-        elif status["state"] in ("failed", "diverged") and self._is_news(status):
+        elif status["state"] in ("failed", "diverged") and status != job.found:
             self._over(job, f"{status['state']} elsewhere")
         else:
             job.state = "waiting"
             return True
         return False
-
-    def _is_news(self, status: dict[str, Any]) -> bool:
-        """Whether another process wrote this status since this one began."""
-        return (moment(status.get("updated")) or 0) >= self.began_at + 1 and status.get("pid") not in {
-            job.process for job in self.jobs
-        }
 
     def _start(self) -> None:
         """Start as many jobs as there are places, and nobody has."""
@@ -159,7 +155,7 @@ class Drain:
                 self._begin(job, taken[0], file)
 
     def _begin(self, job: Job, slot: int, file: IO[bytes]) -> None:
-        command, output = job.command(self.flags), None
+        command, output, job.found = job.command(self.flags), None, job.folder.read_status()
         with job.noting_trouble():
             job.folder.create()
             output = (job.folder.path / "output.txt").open("ab", buffering=0)
@@ -189,6 +185,7 @@ class Drain:
             self._over(job, f"stopped, {job.why_stopped}")
         elif not self.stop and job.tries <= self.limits.retries and (why := _worth_another(job, status)):
             self.view.tell(job, f"{why} after {seconds:.0f} s; to be tried again")
+            job.found = status  # what this attempt left is no news
             self._wait(job)
         else:
             self._over(job, f"{_said(code)} after {seconds:.0f} s")
@@ -199,9 +196,7 @@ class Drain:
 
     def _was_taken(self, job: Job, status: dict[str, Any]) -> bool:
         """Whether the job ended because another process had begun it at the same moment."""
-        others = (
-            status.get("pid") not in (None, job.process) and (moment(status.get("updated")) or 0) >= job.began_at - 1
-        )
+        others = status.get("pid") not in (None, job.process) and status != job.found
         return others or busy(job.folder.path)
 
     def _over(self, job: Job, outcome: str) -> None:

@@ -33,7 +33,7 @@ class Job:
     code: int | None = None
     slot: int = -1
     began: float = 0.0  # of this attempt, by time.monotonic()
-    began_at: float = 0.0  # the same by time.time()
+    found: dict[str, Any] = field(default_factory=dict, repr=False)  # its status, from which another is news
     tries: int = 0
     unusable: str = ""  # why its folder takes no run
     told_to_stop: float | None = None  # when its time was over, or a search gave it up
@@ -67,7 +67,7 @@ class Job:
         """Note that it was started."""
         self.state, self.pid, self.slot, self.code, self.told_to_stop = "running", pid, slot, None, None
         self.process = pid
-        self.began, self.began_at, self.steps_seen = time.monotonic(), time.time(), None
+        self.began, self.steps_seen = time.monotonic(), None
         self.tries += 1
 
     def describe(self) -> str:
