@@ -118,6 +118,20 @@ def test_a_job_whose_time_is_over_is_stopped_with_its_checkpoint_and_not_tried_a
     assert second.completed
 
 
+def test_a_job_that_does_not_stop_in_time_is_killed_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("metarun.sweep.drain.GRACE_SECONDS", 0.1)
+
+    class Slow(Stage):
+        def signal(self, pid: int, number: int) -> None:
+            self.signals.append(number)
+            if number == signal.SIGKILL:
+                threading.Timer(0.3, lambda: self.codes.update({pid: -9})).start()
+
+    found, stage = planned(["seed=0"], [], tmp_path, build=False), Slow({"seed=0": [goes_on]})
+    Drain(found, tmp_path, Launching(Slots(1, gpus=[]), stage, []), Limits(timeout=0.1), View(1)).run()
+    assert stage.signals == [signal.SIGTERM, signal.SIGKILL] and found[0].outcome.startswith("stopped, its time")
+
+
 def test_the_folder_decides_what_is_completed_and_not_the_exit_code(tmp_path):
     jobs, _ = drained(tmp_path, seed0=[leaves("completed", 1)], seed1=[leaves("interrupted", 0)])
     assert [job.completed for job in jobs] == [True, False]
@@ -263,7 +277,7 @@ def test_the_last_table_has_score_and_seconds_also_of_runs_that_were_kept(tmp_pa
 def test_the_live_table_tells_state_step_score_and_time_left(tmp_path):
     (job,) = planned(["seed=0"], [], tmp_path, build=False)
     job.folder.create()
-    job.begin(pid=7, slot=0)
+    job.begin(pid=7, slot=0, process=7)
     job.folder.mark("running", pid=7, step=10, steps=100, **{"val/mse": 0.5, "best_val/mse": 0.5})
     job.steps_seen = (time.monotonic() - 10, 0)
     table = progress_table([job])

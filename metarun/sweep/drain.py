@@ -1,5 +1,6 @@
 """Run the jobs of a sweep that nobody has run, some at a time. Any number of processes may do so at once in one sweep."""
 
+import math
 import re
 import shlex
 import signal
@@ -71,7 +72,8 @@ class Drain:
                 self._pass_on()
                 for job in list(self.running):
                     code = self.launcher.ended(job.pid)
-                    job.process = self.launcher.process(job.pid)
+                    if not job.process:
+                        job.known_as(self.launcher.process(job.pid), runs=code is None)
                     if code is not None:
                         self._ended(job, code)
                 if not self.stop:
@@ -103,12 +105,13 @@ class Drain:
         now, timeout = time.monotonic(), self.limits.timeout
         for job in self.running:
             if job.told_to_stop is None:
-                over = timeout is not None and now - job.began > timeout
+                over = timeout is not None and job.process > 0 and now - job.began > timeout
                 job.why_stopped = f"its time of {timeout:g} s is over" if over else self.leader.gives_up(job)
                 if job.why_stopped:
                     job.told_to_stop = now
                     self.launcher.signal(job.pid, signal.SIGTERM)
             elif now - job.told_to_stop > GRACE_SECONDS:
+                job.told_to_stop = math.inf  # which is enough
                 self.launcher.signal(job.pid, signal.SIGKILL)
 
     def _fill(self) -> None:
@@ -165,7 +168,8 @@ class Drain:
             return
         with output:
             devices = max(one.config["devices"] for one in self.jobs)  # so that places have no GPU in common
-            job.begin(self.launcher.start(command, self.slots.environment(slot, devices), output, file), slot)
+            pid = self.launcher.start(command, self.slots.environment(slot, devices), output, file)
+            job.begin(pid, slot, self.launcher.process(pid))
         self.waiting.remove(job)
         self.running.append(job)
         self.view.tell(job, "started" if job.tries == 1 else f"started again, attempt {job.tries}")

@@ -29,10 +29,10 @@ class Job:
     state: str = "waiting"  # waiting | running: by this process | elsewhere: by another | ended
     outcome: str = ""  # how it ended
     pid: int = 0  # its number with what started it
-    process: int = 0  # as status.json names it: the same number, unless an engine of others started it
+    process: int = 0  # as status.json names it; 0 as long as it waits in the queue of an engine of others
     code: int | None = None
     slot: int = -1
-    began: float = 0.0  # of this attempt, by time.monotonic()
+    began: float = 0.0  # of this attempt, by time.monotonic(), which a queue has no part in
     found: dict[str, Any] = field(default_factory=dict, repr=False)  # its status, from which another is news
     tries: int = 0
     unusable: str = ""  # why its folder takes no run
@@ -63,12 +63,17 @@ class Job:
         """The arguments of ``python -m metarun`` that begin or continue it, whoever starts it."""
         return [*flags, *self.overrides, assigned("run_dir", self.folder.path), "resume=auto"]
 
-    def begin(self, pid: int, slot: int) -> None:
+    def begin(self, pid: int, slot: int, process: int) -> None:
         """Note that it was started."""
         self.state, self.pid, self.slot, self.code, self.told_to_stop = "running", pid, slot, None, None
-        self.process = pid
-        self.began, self.steps_seen = time.monotonic(), None
+        self.process, self.began, self.steps_seen = process, time.monotonic(), None
         self.tries += 1
+
+    def known_as(self, process: int, runs: bool) -> None:
+        """Note its process, where it is known now; if it still ``runs`` its time begins."""
+        self.process = process
+        if process and runs:
+            self.began = time.monotonic()
 
     def describe(self) -> str:
         """Its state as a table has it."""
