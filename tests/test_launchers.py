@@ -72,6 +72,16 @@ def test_a_launcher_whose_engine_is_not_installed_says_what_to_install(tmp_path,
     assert outcome.code == 2 and "pip install ray" in outcome.err
 
 
+def test_joblib_goes_on_with_a_new_pool_when_one_of_its_processes_was_killed(tmp_path):
+    if find_spec("joblib") is None:
+        pytest.skip("joblib is not installed")
+    parent = ["import os, signal; os.kill(os.getppid(), signal.SIGKILL)"]
+    with Joblib().submitting(2, tmp_path) as submit:
+        lost = submit([sys.executable, "-c", *parent])
+        assert lost.exception(60) is not None
+        assert submit([sys.executable, "-c", "print('here')"]).result(60).stdout == "here\n"
+
+
 # ---- what every engine shares, with one that runs threads ----
 
 
