@@ -286,9 +286,13 @@ def test_a_run_that_would_fail_again_is_not_queued_again(code, tmp_path, cluster
     assert cluster.asked("scontrol") == []
 
 
-def test_a_run_that_found_no_memory_is_queued_again(tmp_path, cluster):
+@pytest.mark.parametrize("error", [
+    "out of memory, with chunk=1 too: ...",
+    'Traceback:\n  File "task.py", line 3, in draw\nnumpy._core._exceptions._ArrayMemoryError: no 8 GiB',
+])  # fmt: skip
+def test_a_run_that_found_no_memory_is_queued_again(error, tmp_path, cluster):
     RunFolder(tmp_path / "run").create()
-    RunFolder(tmp_path / "run").mark("failed", error="out of memory, with chunk=1 too: ...")
+    RunFolder(tmp_path / "run").mark("failed", error=error)
     assert ended(cluster, tmp_path / "run", 1) == 0
     assert cluster.asked("scontrol") == ["requeue 4711_0"]
 

@@ -94,8 +94,9 @@ def test_a_job_that_a_signal_ends_is_tried_again_as_often_as_allowed(tmp_path, c
     assert job.outcome.startswith("killed by signal 9")
 
 
-def test_a_job_without_memory_is_tried_again(tmp_path):
-    acts = [leaves("failed", 1, error="out of memory, with chunk=1 too: ..."), COMPLETES]
+@pytest.mark.parametrize("error", ["out of memory, with chunk=1 too: ...", 'File "a.py"\n_ArrayMemoryError: no 8 GiB'])
+def test_a_job_without_memory_is_tried_again(error, tmp_path):
+    acts = [leaves("failed", 1, error=error), COMPLETES]
     (job,), _ = drained(tmp_path, Limits(retries=1), seed0=acts)
     assert job.completed
 

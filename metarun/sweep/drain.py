@@ -23,7 +23,7 @@ from metarun.training.signals import stopping_signals
 POLL_SECONDS = 0.05
 LOOK_SECONDS = 1.0  # between two looks at what other processes do
 GRACE_SECONDS = 30.0  # for a checkpoint, after which a job whose time is over is killed
-NO_MEMORY = re.compile(r"\Aout of memory|\b(?:OutOf)?MemoryError\b")
+NO_MEMORY = re.compile(r"\Aout of memory|MemoryError\b")  # also numpy's _ArrayMemoryError
 
 
 @dataclass(frozen=True)
