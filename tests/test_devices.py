@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -82,6 +83,14 @@ def whole(tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("whole") / "run"
     assert metarun(*SHARED, f"run_dir={run}").code == 0
     return run
+
+
+def test_all_processes_end_where_the_run_that_they_are_to_continue_is_complete(whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    first, other = together(*SHARED, f"run_dir={run}", "resume=auto", cwd=tmp_path)
+    assert (first.code, other.code, other.text) == (0, 0, ""), first.text + other.text
+    assert "is complete: test score" in first.out
 
 
 # ---- processes that die ----

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -69,6 +70,16 @@ def test_a_launcher_whose_engine_is_not_installed_says_what_to_install(tmp_path,
     monkeypatch.setattr("metarun.sweep.launchers.engine.find_spec", lambda package: None)
     outcome = metarun("-m", "seed=0,1", "launcher=ray", f"sweep_dir={tmp_path / 'sweep'}")
     assert outcome.code == 2 and "pip install ray" in outcome.err
+
+
+def test_joblib_goes_on_with_a_new_pool_when_one_of_its_processes_was_killed(tmp_path):
+    if find_spec("joblib") is None:
+        pytest.skip("joblib is not installed")
+    parent = ["import os, signal; os.kill(os.getppid(), signal.SIGKILL)"]
+    with Joblib().submitting(2, tmp_path) as submit:
+        lost = submit([sys.executable, "-c", *parent])
+        assert lost.exception(60) is not None
+        assert submit([sys.executable, "-c", "print('here')"]).result(60).stdout == "here\n"
 
 
 # ---- what every engine shares, with one that runs threads ----
@@ -184,6 +195,7 @@ def test_a_run_whose_time_is_over_is_told_through_the_folder_that_all_share(tmp_
 
     def act(job: dict[str, Any], path: Path) -> Any:
         file = path.with_suffix(".told")
+        path.with_suffix(".pid").write_text("10")
         wait_for(lambda: file.exists() and file.read_text(), 20)
         told.append(file.read_text())
         marks(job, "interrupted", 10)
@@ -194,7 +206,47 @@ def test_a_run_whose_time_is_over_is_told_through_the_folder_that_all_share(tmp_
     assert all("its time of 0.3 s is over" in job.outcome for job in jobs)
 
 
+def test_time_in_the_queue_of_an_engine_is_no_time_of_the_run(tmp_path):
+    def act(job: dict[str, Any], path: Path) -> Any:
+        time.sleep(0.6)
+        path.with_suffix(".pid").write_text("11")
+        marks(job, "completed", 11)
+        return printed(11, 0)
+
+    jobs = run_by(Threads(act), tmp_path, Limits(timeout=0.3))
+    assert all(job.completed for job in jobs)
+
+
+class Full(Threads):
+    """An engine whose queue never moves."""
+
+    @contextmanager
+    def submitting(self, jobs: int, folder: Path) -> Iterator[Submit]:
+        def submit(command: list[str]) -> Future[Any]:
+            self.handed.append(Future())
+            return self.handed[-1]
+
+        yield submit
+
+
+def test_a_signal_ends_a_sweep_whose_runs_wait_in_the_queue_of_an_engine(tmp_path):
+    engine, jobs = Full(print), planned(["seed=0,1"], [], tmp_path, build=False)
+    stop = threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGTERM])
+    stop.start()
+    code = engine.run(Sweep(jobs, tmp_path, [], Slots(2, gpus=[]), Limits(), None), lambda: pytest.fail("forked"))
+    assert code == 143 and len(engine.handed) == 2 and all(future.cancelled() for future in engine.handed)
+
+
 # ---- the worker ----
+
+
+def test_a_worker_starts_no_run_that_was_stopped_while_it_waited(tmp_path):
+    description = tmp_path / "1.json"
+    description.write_text("{}")
+    description.with_suffix(".told").write_text(f"{int(signal.SIGTERM)}\n")
+    words = [sys.executable, "-m", "metarun.sweep.worker", str(description)]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(), check=True)
+    assert json.loads(done.stdout) == {"pid": 0, "code": 143}
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import time
+from typing import IO
 
 import pytest
 
@@ -44,6 +45,34 @@ def test_a_folder_that_another_machine_has_is_refused_whatever_the_locks_say(sto
     with pytest.raises(MetarunError, match="in progress"), RunFolder(tmp_path / "run").claimed():
         pass
     assert (tmp_path / "run" / ".lease").read_text() == "another 1 abc"
+
+
+def test_a_live_run_is_busy_also_where_nfs_grants_no_exclusive_lock_to_a_reader(tmp_path, monkeypatch):
+    flock = fcntl.flock
+
+    def of_nfs(file: IO[bytes], operation: int) -> None:
+        """As the client of NFS 4 answers."""
+        if operation & fcntl.LOCK_EX and not file.writable():
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(file, operation)
+
+    monkeypatch.setattr(lock.fcntl, "flock", of_nfs)
+    with claim(tmp_path):
+        assert busy(tmp_path)
+    assert not busy(tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.EBADF, errno.ESTALE, errno.EIO])
+def test_the_lease_says_whether_a_folder_is_busy_where_its_lock_tells_nothing(number, tmp_path, monkeypatch):
+    def refuse(file: object, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    (tmp_path / ".lock").touch()
+    leave(tmp_path, "another", 1)
+    assert busy(tmp_path)
+    leave(tmp_path, "another", 1, silent=2 * lock.STALE_SECONDS)
+    assert not busy(tmp_path)
 
 
 def test_a_lease_that_nobody_renews_is_taken_over(storage, tmp_path):

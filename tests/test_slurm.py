@@ -2,20 +2,23 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from metarun.output import lock
 from metarun.output.folder import RunFolder
+from metarun.sweep.launchers import slurm
 from metarun.sweep.launchers.slurm_script import Task, script
 from tests.running import TINY, Outcome, metarun, read
 
 NOTE = 'echo "$(basename "$0") $*" >> "$(dirname "$0")/asked"\n'
 PARTS = {
     "sbatch": 'echo "4711;cluster"\n',
-    "squeue": 'cat "$(dirname "$0")/queue" 2> /dev/null\n',
+    "squeue": 'cat "$(dirname "$0")/queue" 2> /dev/null || true\n',
     "scontrol": "exit 0\n",
     "srun": "exit 0\n",
 }
@@ -73,7 +76,8 @@ def test_the_jobs_of_a_sweep_are_one_array_and_the_command_ends(tmp_path, cluste
     text = (sweep / "slurm" / "1.sh").read_text()
     for option in ("--requeue", "--open-mode=append", "--signal=USR1@120", "--array=0-3%2", "--ntasks=1"):
         assert f"#SBATCH {option}\n" in text
-    assert read(sweep / "slurm" / "1.json") == {"job": "4711", "runs": runs_of(sweep)}
+    array = read(sweep / "slurm" / "1.json")
+    assert (array["job"], array["runs"]) == ("4711", runs_of(sweep)) and f"#SBATCH --job-name={array['name']}\n" in text
 
 
 def test_the_settings_of_the_launcher_are_options_of_sbatch(tmp_path, cluster):
@@ -86,6 +90,14 @@ def test_the_settings_of_the_launcher_are_options_of_sbatch(tmp_path, cluster):
     assert "#SBATCH --array=0-3\n" in text  # all at a time, where jobs is not given
     assert "\nmodule load cuda\n" in text
     assert "srun --ntasks=1 --cpus-per-task=4" in text and "OMP_NUM_THREADS:-4" in text
+
+
+def test_a_cluster_s_runs_get_no_share_of_the_cores_of_the_machine_that_submits(tmp_path, cluster, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("metarun.commands.sweep.can_fork", lambda: True)
+    cluster.plays("sbatch", f'echo "${{OMP_NUM_THREADS-none}}" > {tmp_path / "threads"}; echo 4711\n')
+    assert submitted(tmp_path / "sweep", "jobs=2", "launcher.cpus=8").code == 0
+    assert (tmp_path / "threads").read_text() == "none\n"
 
 
 def test_a_users_own_config_folder_can_hold_the_settings_of_a_cluster(tmp_path, cluster):
@@ -110,6 +122,18 @@ def test_the_same_command_submits_what_is_not_done_not_queued_and_not_in_progres
     assert second not in (sweep / "slurm" / "2.sh").read_text()
 
 
+def test_a_run_whose_folder_cannot_be_used_is_left_out_and_told(tmp_path, cluster):
+    sweep = tmp_path / "sweep"
+    submitted(sweep)
+    name, *others = runs_of(sweep)
+    shutil.rmtree(sweep / name)
+    (sweep / name).mkdir()
+    (sweep / name / "checkpoints").touch()
+    outcome = submitted(sweep)
+    assert outcome.code == 1 and "seed=0: not submitted: cannot write to the run folder" in outcome.err
+    assert read(sweep / "slurm" / "2.json")["runs"] == others
+
+
 def test_a_sweep_whose_runs_are_all_queued_submits_nothing(tmp_path, cluster):
     sweep = tmp_path / "sweep"
     submitted(sweep)
@@ -128,9 +152,63 @@ def test_a_sweep_that_is_done_prints_its_table_and_submits_nothing(tmp_path, clu
     assert len(cluster.asked("sbatch")) == 1
 
 
-def test_a_command_that_waits_ends_with_the_table_when_the_array_has_ended(tmp_path, cluster):
+@pytest.mark.parametrize("before", [False, True])
+def test_a_command_that_waits_ends_with_the_table_when_the_arrays_have_ended(before, tmp_path, cluster, monkeypatch):
+    monkeypatch.setattr(slurm, "WAIT_SECONDS", 0.01)
+    if before:
+        submitted(tmp_path / "sweep")
+        cluster.queue(0, 1, 2, 3)
+    # no answer at every second time, and else a run less
+    cluster.plays(
+        "squeue", f"cd {cluster.folder}; rm busy 2> /dev/null && exit 1; cat queue; sed -i 1d queue; touch busy\n"
+    )
+    cluster.queue(0, 1, 2, 3)
     outcome = submitted(tmp_path / "sweep", "launcher.wait=true")
     assert outcome.code == 1 and "0 of 4 runs completed" in outcome.out  # for nobody has run them
+    assert len(cluster.asked("sbatch")) == 1 and (cluster.folder / "queue").read_text() == ""
+
+
+def test_a_command_that_waits_says_when_slurm_has_long_told_nothing(tmp_path, cluster, monkeypatch):
+    monkeypatch.setattr(slurm, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(slurm, "SILENT_SECONDS", 0.05)
+    cluster.plays("squeue", "echo 'slurm_load_jobs error: Socket timed out' >&2; exit 1\n")
+    outcome = submitted(tmp_path / "sweep", "launcher.wait=true")
+    assert outcome.code == 1 and "Socket timed out" in outcome.err and "when Slurm answers" in outcome.err
+
+
+def test_nothing_is_submitted_as_long_as_squeue_does_not_say_what_is_in_the_queue(tmp_path, cluster):
+    submitted(tmp_path / "sweep")
+    cluster.plays("squeue", "echo 'slurm_load_jobs error: Socket timed out' >&2; exit 1\n")
+    outcome = submitted(tmp_path / "sweep")
+    assert outcome.code == 1 and "Socket timed out" in outcome.err and "same command again" in outcome.err
+    cluster.plays("squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1\n")
+    assert submitted(tmp_path / "sweep").code == 0
+    assert len(cluster.asked("sbatch")) == 2
+
+
+def test_the_cluster_that_has_an_array_is_asked_about_it(tmp_path, cluster):
+    submitted(tmp_path / "sweep")
+    submitted(tmp_path / "sweep")
+    assert cluster.asked("squeue") == ["--noheader --array --jobs=4711 --clusters=cluster --format=%K"]
+
+
+def test_an_array_whose_submission_was_not_answered_is_found_by_its_name(tmp_path, cluster):
+    cluster.plays("sbatch", "echo 'Socket timed out' >&2; exit 1\n")
+    assert submitted(tmp_path / "sweep", "launcher.options=['--clusters=ours']").code == 1
+    cluster.queue(0, 1, 2, 3)
+    outcome = submitted(tmp_path / "sweep")
+    assert outcome.code == 0 and "4 runs are in Slurm's queue" in outcome.err
+    name = read(tmp_path / "sweep" / "slurm" / "1.json")["name"]
+    assert cluster.asked("squeue") == [f"--noheader --array --name={name} --clusters=ours --format=%K"]
+
+
+def test_a_command_beside_one_that_submits_is_refused(tmp_path, cluster, monkeypatch):
+    monkeypatch.setattr(lock, "PAUSE", 0.0)
+    submitted(tmp_path / "sweep")
+    with lock.alone(tmp_path / "sweep" / "slurm" / ".lock"):
+        outcome = submitted(tmp_path / "sweep")
+    assert outcome.code == 1 and "another command has held" in outcome.err
+    assert len(cluster.asked("sbatch")) == 1
 
 
 def test_a_mistake_in_a_job_is_told_before_anything_is_submitted(tmp_path, cluster):
@@ -208,9 +286,13 @@ def test_a_run_that_would_fail_again_is_not_queued_again(code, tmp_path, cluster
     assert cluster.asked("scontrol") == []
 
 
-def test_a_run_that_found_no_memory_is_queued_again(tmp_path, cluster):
+@pytest.mark.parametrize("error", [
+    "out of memory, with chunk=1 too: ...",
+    'Traceback:\n  File "task.py", line 3, in draw\nnumpy._core._exceptions._ArrayMemoryError: no 8 GiB',
+])  # fmt: skip
+def test_a_run_that_found_no_memory_is_queued_again(error, tmp_path, cluster):
     RunFolder(tmp_path / "run").create()
-    RunFolder(tmp_path / "run").mark("failed", error="out of memory, with chunk=1 too: ...")
+    RunFolder(tmp_path / "run").mark("failed", error=error)
     assert ended(cluster, tmp_path / "run", 1) == 0
     assert cluster.asked("scontrol") == ["requeue 4711_0"]
 

@@ -213,3 +213,9 @@ def test_jobs_at_the_same_time_get_different_gpus_and_an_equal_share_of_the_core
     assert [slots.environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in (0, 1)] == ["4", "7"]
     assert slots.environment(0)["OMP_NUM_THREADS"] == str(max(1, usable_cpus() // 2))
     assert Slots(1).environment(0)["CUDA_VISIBLE_DEVICES"] == "4,7"  # a run alone sees what the user sees
+
+
+def test_jobs_of_several_devices_get_as_many_gpus_which_no_other_job_has():
+    slots = Slots(2, gpus=["0", "1", "2", "3"])
+    assert [slots.environment(slot, 2)["CUDA_VISIBLE_DEVICES"] for slot in (0, 1)] == ["0,1", "2,3"]
+    assert Slots(2, gpus=["5"]).environment(1, 2)["CUDA_VISIBLE_DEVICES"] == "5"  # and the run says that it needs two

@@ -1,6 +1,8 @@
 """Who runs which job of a sweep, what is tried again, and what is told of it; jobs act by a script, without training."""
 
+import errno
 import fcntl
+import os
 import signal
 import sys
 import threading
@@ -92,8 +94,9 @@ def test_a_job_that_a_signal_ends_is_tried_again_as_often_as_allowed(tmp_path, c
     assert job.outcome.startswith("killed by signal 9")
 
 
-def test_a_job_without_memory_is_tried_again(tmp_path):
-    acts = [leaves("failed", 1, error="out of memory, with chunk=1 too: ..."), COMPLETES]
+@pytest.mark.parametrize("error", ["out of memory, with chunk=1 too: ...", 'File "a.py"\n_ArrayMemoryError: no 8 GiB'])
+def test_a_job_without_memory_is_tried_again(error, tmp_path):
+    acts = [leaves("failed", 1, error=error), COMPLETES]
     (job,), _ = drained(tmp_path, Limits(retries=1), seed0=acts)
     assert job.completed
 
@@ -116,9 +119,43 @@ def test_a_job_whose_time_is_over_is_stopped_with_its_checkpoint_and_not_tried_a
     assert second.completed
 
 
+def test_a_job_that_does_not_stop_in_time_is_killed_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("metarun.sweep.drain.GRACE_SECONDS", 0.1)
+
+    class Slow(Stage):
+        def signal(self, pid: int, number: int) -> None:
+            self.signals.append(number)
+            if number == signal.SIGKILL:
+                threading.Timer(0.3, lambda: self.codes.update({pid: -9})).start()
+
+    found, stage = planned(["seed=0"], [], tmp_path, build=False), Slow({"seed=0": [goes_on]})
+    Drain(found, tmp_path, Launching(Slots(1, gpus=[]), stage, []), Limits(timeout=0.1), View(1)).run()
+    assert stage.signals == [signal.SIGTERM, signal.SIGKILL] and found[0].outcome.startswith("stopped, its time")
+
+
 def test_the_folder_decides_what_is_completed_and_not_the_exit_code(tmp_path):
     jobs, _ = drained(tmp_path, seed0=[leaves("completed", 1)], seed1=[leaves("interrupted", 0)])
     assert [job.completed for job in jobs] == [True, False]
+
+
+def test_a_folder_that_takes_no_run_stops_no_other_and_the_table_says_why(tmp_path, capsys, monkeypatch):
+    first, second, _ = planned(["seed=0,1,2"], [], tmp_path, build=False)
+    first.folder.path.mkdir()
+    first.folder.checkpoints.touch()
+    opened = Path.open
+
+    def full(path: Path, *mode: Any, **more: Any) -> Any:
+        if path == second.folder.path / "output.txt" and "ab" in mode:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return opened(path, *mode, **more)
+
+    monkeypatch.setattr(Path, "open", full)
+    jobs, _ = drained(tmp_path, seed0=[], seed1=[], seed2=[COMPLETES])
+    assert [job.completed for job in jobs] == [False, False, True]
+    assert final_table(jobs, tmp_path) == 1
+    out, err = capsys.readouterr()
+    assert "cannot write to the run folder" in " ".join(out.split()) and "No space left" in " ".join(out.split())
+    assert "seed=0: not begun: cannot write to the run folder" in err
 
 
 def test_never_more_jobs_run_at_once_than_asked_for(tmp_path):
@@ -130,6 +167,21 @@ def test_never_more_jobs_run_at_once_than_asked_for(tmp_path):
     found = planned(["seed=range(5)"], [], tmp_path, build=False)
     Drain(found, tmp_path, Launching(Slots(2, gpus=[]), stages[0], []), Limits(), View(5)).run()
     assert stages[0].most == 2 and all(job.completed for job in found)
+
+
+def test_a_place_has_as_many_gpus_as_the_jobs_ask_devices(tmp_path):
+    seen = []
+
+    class Notes(Stage):
+        def start(self, arguments: list[str], environment: dict[str, str], *files: IO[bytes]) -> int:
+            seen.append(environment["CUDA_VISIBLE_DEVICES"])
+            return super().start(arguments, environment, *files)
+
+    found = planned(["seed=0,1", "devices=2"], [], tmp_path, build=False)
+    stage = Notes({"seed=0": [goes_on], "seed=1": [COMPLETES]})
+    launching = Launching(Slots(2, gpus=["0", "1", "2", "3"]), stage, [])
+    Drain(found, tmp_path, launching, Limits(timeout=0.2), View(2)).run()
+    assert seen == ["0,1", "2,3"]
 
 
 # ---- other parents ----
@@ -159,6 +211,30 @@ def test_a_job_of_another_process_is_waited_for_and_counts_by_what_it_left(tmp_p
     assert second.folder.path == jobs[1].folder.path
 
 
+@pytest.mark.parametrize("wrong", [-3600, 3600])
+def test_the_clock_of_another_machine_does_not_decide_what_is_news(wrong, tmp_path):
+    first, second = planned(["seed=0,1"], [], tmp_path, build=False)
+    for job, pid in ((first, 1), (second, 2)):
+        job.folder.create()
+        job.folder.mark(
+            "failed", pid=pid, updated=time.strftime("%Y-%m-%dT%H:%M:%S+0000", time.gmtime(time.time() + wrong))
+        )
+
+    def fails_elsewhere(folder: RunFolder, pid: int) -> int:
+        later = time.strftime("%Y-%m-%dT%H:%M:%S+0000", time.gmtime(time.time() + wrong + 1))
+        second.folder.mark("failed", pid=ELSEWHERE, updated=later)
+        return COMPLETES(folder, pid) or 0
+
+    jobs, _ = drained(tmp_path, seed0=[fails_elsewhere], seed1=[])
+    assert jobs[0].completed and jobs[1].outcome == "failed elsewhere"
+
+
+def test_what_an_earlier_attempt_of_ours_left_is_no_news(tmp_path):
+    acts = [leaves("failed", 1, error="out of memory"), lambda folder, pid: -9, COMPLETES]
+    (job,), _ = drained(tmp_path, Limits(retries=2), seed0=acts)
+    assert job.completed and job.tries == 3
+
+
 @pytest.mark.usefixtures("looks_often")
 def test_a_job_whose_process_elsewhere_died_is_taken_over(tmp_path):
     (job,) = planned(["seed=0"], [], tmp_path, build=False)
@@ -178,7 +254,6 @@ def test_what_failed_before_is_tried_again_and_what_fails_elsewhere_meanwhile_is
     second.folder.create()
 
     def fails_elsewhere(folder: RunFolder, pid: int) -> int:
-        time.sleep(2.1)  # times in status.json are whole seconds
         second.folder.mark("failed", pid=ELSEWHERE)
         return COMPLETES(folder, pid) or 0
 
@@ -203,7 +278,7 @@ def test_the_last_table_has_score_and_seconds_also_of_runs_that_were_kept(tmp_pa
 def test_the_live_table_tells_state_step_score_and_time_left(tmp_path):
     (job,) = planned(["seed=0"], [], tmp_path, build=False)
     job.folder.create()
-    job.begin(pid=7, slot=0)
+    job.begin(pid=7, slot=0, process=7)
     job.folder.mark("running", pid=7, step=10, steps=100, **{"val/mse": 0.5, "best_val/mse": 0.5})
     job.steps_seen = (time.monotonic() - 10, 0)
     table = progress_table([job])

@@ -154,10 +154,11 @@ def test_sweep_json_tells_of_each_run_its_overrides_configuration_hash_and_the_c
     first = content["jobs"][0]
     assert (first["overrides"], first["config"]["steps"], first["config"]["seed"]) == (["steps=5", "seed=0"], 5, 0)
     assert first["hash"] == jobs[0].identity and first["folder"] == jobs[0].folder.path.name
-    assert {"commit", "changed"} <= content["code"].keys() and len(content["history"]) == 2
+    assert {"metarun", "commit", "changes"} <= content["code"].keys() and len(content["history"]) == 2
 
 
-def test_another_commit_warns_where_runs_are_kept(tmp_path, monkeypatch):
+@pytest.mark.parametrize("state", ["completed", "interrupted"])
+def test_another_commit_warns_where_runs_are_kept_or_go_on(state, tmp_path, monkeypatch):
     (job,) = plan("seed=0", sweep=tmp_path)
     recorded(tmp_path, [job], [])
     content = read(tmp_path / "sweep.json")
@@ -166,9 +167,34 @@ def test_another_commit_warns_where_runs_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr("metarun.sweep.record.code", lambda folders: now)
     assert recorded(tmp_path, [job], []) == []  # nothing is kept
     job.folder.create()
-    job.folder.mark("completed")
+    (job.folder.path / "config.yaml").touch()
+    job.folder.mark(state)
     (warning,) = recorded(tmp_path, [job], [])
     assert "f" * 10 in warning and "a" * 10 in warning
+
+
+def test_other_changes_of_the_same_commit_are_other_code(tmp_path, monkeypatch):
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True)
+
+    monkeypatch.setattr(identity_module, "PACKAGE", tmp_path)
+    (tmp_path / "core.py").write_text("x = 1\n")
+    git("init")
+    git("add", "core.py")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "first")
+    seen = [identity_module.code([])]
+    for name, text in (("core.py", "x = 2\n"), ("core.py", "x = 3\n"), ("more.py", "y = 1\n"), ("more.py", "y = 2\n")):
+        (tmp_path / name).write_text(text)
+        seen.append(identity_module.code([]))
+        assert "uncommitted changes" in identity_module.other_code(seen[-2], seen[-1])
+    assert (
+        identity_module.other_code({"commit": seen[0]["commit"], "changed": False}, seen[1]) == ""
+    )  # of earlier times
+
+
+def test_another_version_without_a_checkout_is_other_code():
+    then, now = ({"metarun": name, "commit": None, "changes": None, "outside": None} for name in ("1.0", "1.1"))
+    assert "metarun 1.0, and this is 1.1" in identity_module.other_code(then, now)
 
 
 def test_changed_modules_of_ones_own_warn_too(tmp_path):

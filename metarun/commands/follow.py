@@ -20,6 +20,9 @@ from metarun.training.signals import StopRequest
 def follow() -> int:
     """Take part in the run that the first process leads; the exit code. What ends all of them, the first one tells."""
     begin, store = told()
+    if not begin:
+        store.set(f"here/{started_rank()}", "")
+        return 0
     cfg = OmegaConf.create(begin["text"])
     if device_of(cfg.device).type == "cuda":
         cfg.device = f"cuda:{os.environ['LOCAL_RANK']}"

@@ -137,7 +137,8 @@ def _launcher(slots: Slots, main: Main | None) -> Iterator[Callable[[], Launcher
     prepare()
     made: list[Launcher] = []
     if can_fork():
-        os.environ.update(slots.threads())
+        if main:
+            os.environ.update(slots.threads())  # before torch is imported; who else starts runs gives them their own
         gc.disable()  # nothing that is imported is ever freed
         import torch._dynamo  # noqa: F401 (as checking a configuration does, and every run)
 

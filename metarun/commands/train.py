@@ -19,7 +19,7 @@ from metarun.files import DISK_REFUSALS, read_json, write_atomically
 from metarun.output.checkpoint import load, restoring
 from metarun.output.folder import RunFolder, new_name, place
 from metarun.output.report import Reporter
-from metarun.training.processes import leading, refuse_devices
+from metarun.training.processes import leading, nothing_to_begin, refuse_devices
 from metarun.training.runner import Runner
 from metarun.training.signals import StopRequest
 
@@ -131,6 +131,7 @@ def run(job: Job) -> float:
                 made = f"{resume_step} already ({job.folder.checkpoints / 'last.pt'})"
                 raise ConfigError([f"steps is {experiment.steps}, but the run has made {made}."])
             if resume_step == experiment.steps and job.folder.read_status()["state"] == "completed":
+                nothing_to_begin()
                 return _nothing_to_do(job.folder, experiment)
             return _run(job, experiment, resume_step)
     except OSError as error:

@@ -14,26 +14,7 @@ from metarun.config.yaml_files import refuse_bombs
 from metarun.errors import shortened
 from metarun.files import read_json
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as quick, where libyaml is there
-
-
-def in_use(lock: Path) -> bool | None:
-    """Whether a process of this machine holds the file ``lock``; None where the system does not say."""
-    if fcntl is None:
-        return None
-    try:
-        with lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    return False
 
 
 def json_object(path: Path, damaged: list[str]) -> dict[str, Any]:

@@ -17,16 +17,8 @@ from typing import Any
 from metarun.config.choices import option_of
 from metarun.errors import shortened, wrong_command
 from metarun.output.folder import STATES, place, short_hash
-from metarun.output.kept import (
-    configuration,
-    in_use,
-    json_lines,
-    json_object,
-    moment,
-    number,
-    read_alarms,
-    text_lines,
-)
+from metarun.output.kept import configuration, json_lines, json_object, moment, number, read_alarms, text_lines
+from metarun.output.lock import in_use
 from metarun.output.tables import Score
 
 RUN_FILES = {"run.json", "overrides.yaml", "results.json", "checkpoints", "output.txt"}  # beside config.yaml

@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from metarun.errors import MetarunError
+
 try:
     import fcntl
 except ImportError:  # Windows: there the lease alone keeps processes apart
@@ -42,12 +44,36 @@ def claim(folder: Path) -> Iterator[bool]:
 
 def busy(folder: Path) -> bool:
     """Whether a process, of this machine or another, has the run folder."""
-    try:
-        with (folder / ".lock").open("rb") as file:
-            held = locked(file, tries=1)
-    except OSError:
+    if not os.path.lexists(folder / ".lock"):
         return False  # nobody ever had it
-    return held is False or Lease(folder).is_held(alone=held is True)
+    held = in_use(folder / ".lock")
+    return bool(held) or Lease(folder).is_held(alone=held is False)
+
+
+def in_use(lock: Path) -> bool | None:
+    """Whether a process of this machine holds the file ``lock``; None where the system does not say."""
+    if fcntl is None:
+        return None
+    try:
+        with lock.open("rb") as file:
+            # shared: who looks may not be able to write, and for NFS an exclusive lock takes a file open for writing
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    return False
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """A context in which no other process holds the file ``path``. Raises MetarunError where one does for ten seconds."""
+    with path.open("ab") as file:
+        if locked(file, tries=200) is False:
+            raise MetarunError(
+                f"another command has held {path} for {200 * PAUSE:.0f} s. Give this one again when that is done."
+            )
+        yield
 
 
 def locked(file: IO[bytes], tries: int = TRIES) -> bool | None:

@@ -135,7 +135,7 @@ class Lead:
             else:
                 self.study.given_up(trial, "pruned")
                 self.view.tell(job, f"counts as pruned at step {step}")
-        elif state == "failed" or job.code in (1, 2):
+        elif state == "failed" or job.unusable or job.code in (1, 2):
             self.study.failed(trial, "; ".join(job.why()) or job.outcome)
         self._tell()
 

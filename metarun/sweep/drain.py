@@ -1,5 +1,6 @@
 """Run the jobs of a sweep that nobody has run, some at a time. Any number of processes may do so at once in one sweep."""
 
+import math
 import re
 import shlex
 import signal
@@ -11,7 +12,6 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, NamedTuple
 
-from metarun.output.kept import moment
 from metarun.output.lock import busy
 from metarun.sweep.job import Job
 from metarun.sweep.launcher import Launcher
@@ -23,7 +23,7 @@ from metarun.training.signals import stopping_signals
 POLL_SECONDS = 0.05
 LOOK_SECONDS = 1.0  # between two looks at what other processes do
 GRACE_SECONDS = 30.0  # for a checkpoint, after which a job whose time is over is killed
-NO_MEMORY = re.compile(r"\Aout of memory|\b(?:OutOf)?MemoryError\b")
+NO_MEMORY = re.compile(r"\Aout of memory|MemoryError\b")  # also numpy's _ArrayMemoryError
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,9 @@ class Drain:
         self.running: list[Job] = []
         self.stop: list[int] = []  # signals
         self.passed_on = 0
-        self.began_at, self.looked = time.time(), float("-inf")
+        self.looked = float("-inf")
+        for job in self.jobs:
+            job.found = job.folder.read_status()
 
     def run(self) -> int | None:
         """Run the jobs; the signal that stopped it, or None."""
@@ -70,7 +72,8 @@ class Drain:
                 self._pass_on()
                 for job in list(self.running):
                     code = self.launcher.ended(job.pid)
-                    job.process = self.launcher.process(job.pid)
+                    if not job.process:
+                        job.known_as(self.launcher.process(job.pid), runs=code is None)
                     if code is not None:
                         self._ended(job, code)
                 if not self.stop:
@@ -102,17 +105,19 @@ class Drain:
         now, timeout = time.monotonic(), self.limits.timeout
         for job in self.running:
             if job.told_to_stop is None:
-                over = timeout is not None and now - job.began > timeout
+                over = timeout is not None and job.process > 0 and now - job.began > timeout
                 job.why_stopped = f"its time of {timeout:g} s is over" if over else self.leader.gives_up(job)
                 if job.why_stopped:
                     job.told_to_stop = now
                     self.launcher.signal(job.pid, signal.SIGTERM)
             elif now - job.told_to_stop > GRACE_SECONDS:
+                job.told_to_stop = math.inf  # which is enough
                 self.launcher.signal(job.pid, signal.SIGKILL)
 
     def _fill(self) -> None:
         """Let the leader add jobs for the places that are free."""
         while len(self.running) + len(self.waiting) < self.slots.jobs and (job := self.leader.more()):
+            job.found = job.folder.read_status()
             self.jobs.append(job)
             self.waiting.append(job)
 
@@ -128,24 +133,18 @@ class Drain:
         """Whether nobody has the job, and it is not over; notes what it is otherwise."""
         status = job.folder.read_status()
         if status["state"] == "completed":
-            self._over(job, "completed elsewhere" if self._is_news(status) else "completed before, kept")
+            self._over(job, "completed elsewhere" if status != job.found else "completed before, kept")
         elif busy(job.folder.path):
             if job.state != "elsewhere":
                 job.state = "elsewhere"
                 self.view.tell(job, "in progress in another process, waited for")
             return False
-        elif status["state"] in ("failed", "diverged") and self._is_news(status):
+        elif status["state"] in ("failed", "diverged") and status != job.found:
             self._over(job, f"{status['state']} elsewhere")
         else:
             job.state = "waiting"
             return True
         return False
-
-    def _is_news(self, status: dict[str, Any]) -> bool:
-        """Whether another process wrote this status since this one began."""
-        return (moment(status.get("updated")) or 0) >= self.began_at + 1 and status.get("pid") not in {
-            job.process for job in self.jobs
-        }
 
     def _start(self) -> None:
         """Start as many jobs as there are places, and nobody has."""
@@ -159,12 +158,18 @@ class Drain:
                 self._begin(job, taken[0], file)
 
     def _begin(self, job: Job, slot: int, file: IO[bytes]) -> None:
-        command = job.command(self.flags)
-        job.folder.create()
-        with (job.folder.path / "output.txt").open("ab") as output:
+        command, output, job.found = job.command(self.flags), None, job.folder.read_status()
+        with job.noting_trouble():
+            job.folder.create()
+            output = (job.folder.path / "output.txt").open("ab", buffering=0)
             output.write(f"$ {shlex.join(['python', '-m', 'metarun', *command])}\n".encode())
-            output.flush()
-            job.begin(self.launcher.start(command, self.slots.environment(slot), output, file), slot)
+        if job.unusable or output is None:
+            self._over(job, f"not begun: {job.unusable}")
+            return
+        with output:
+            devices = max(one.config["devices"] for one in self.jobs)  # so that places have no GPU in common
+            pid = self.launcher.start(command, self.slots.environment(slot, devices), output, file)
+            job.begin(pid, slot, self.launcher.process(pid))
         self.waiting.remove(job)
         self.running.append(job)
         self.view.tell(job, "started" if job.tries == 1 else f"started again, attempt {job.tries}")
@@ -184,6 +189,7 @@ class Drain:
             self._over(job, f"stopped, {job.why_stopped}")
         elif not self.stop and job.tries <= self.limits.retries and (why := _worth_another(job, status)):
             self.view.tell(job, f"{why} after {seconds:.0f} s; to be tried again")
+            job.found = status  # what this attempt left is no news
             self._wait(job)
         else:
             self._over(job, f"{_said(code)} after {seconds:.0f} s")
@@ -194,9 +200,7 @@ class Drain:
 
     def _was_taken(self, job: Job, status: dict[str, Any]) -> bool:
         """Whether the job ended because another process had begun it at the same moment."""
-        others = (
-            status.get("pid") not in (None, job.process) and (moment(status.get("updated")) or 0) >= job.began_at - 1
-        )
+        others = status.get("pid") not in (None, job.process) and status != job.found
         return others or busy(job.folder.path)
 
     def _over(self, job: Job, outcome: str) -> None:

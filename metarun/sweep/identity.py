@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from metarun import __version__
 from metarun.config.schema import without_fetching
 from metarun.paths import PACKAGE
 
@@ -23,8 +24,8 @@ def identity(config: dict[str, Any], compared: Collection[str] = ()) -> str:
 
 
 def code(config_dirs: Sequence[Path]) -> dict[str, Any]:
-    """The commit of metarun's code, whether it has changes, and a hash of the modules in the config folders; None for
-    what is not known."""
+    """The version and commit of metarun's code, a hash of what was changed since, empty where nothing was, and one of the
+    modules in the config folders; None for what is not known."""
 
     def git(*words: str) -> str | None:
         try:
@@ -33,27 +34,35 @@ def code(config_dirs: Sequence[Path]) -> dict[str, Any]:
         except (OSError, subprocess.CalledProcessError):
             return None
 
-    ours = git("ls-files", "core.py") == "core.py"
-    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".") if ours else None
-    return {
-        "commit": git("rev-parse", "HEAD") if ours else None,
-        "changed": None if changes is None else bool(changes),
-        "outside": _hash_of_modules(config_dirs),
-    }
+    known: dict[str, Any] = {"metarun": __version__, "commit": None, "changes": None}
+    if git("ls-files", "core.py") == "core.py":
+        added = (git("ls-files", "--others", "--exclude-standard", "--", "*.py") or "").splitlines()
+        changes = _hash([PACKAGE / name for name in added], git("diff", "HEAD", "--", ".") or "")
+        known |= {"commit": git("rev-parse", "HEAD"), "changes": changes}
+    modules = [path for folder in config_dirs for path in (*folder.glob("*.py"), *folder.glob("*/*.py"))]
+    return {**known, "outside": _hash(modules) or None}
 
 
-def _hash_of_modules(folders: Sequence[Path]) -> str | None:
-    modules = [path for folder in folders for path in (*folder.glob("*.py"), *folder.glob("*/*.py"))]
+def _hash(modules: Sequence[Path], changes: str = "") -> str:
+    """A hash of modules and changes; empty where there are none."""
     texts = [(path.name, path.read_bytes()) for path in sorted(modules)]
-    return hashlib.sha256(repr(texts).encode()).hexdigest()[:12] if texts else None
+    return hashlib.sha256(repr((texts, changes)).encode()).hexdigest()[:12] if texts or changes else ""
 
 
 def other_code(then: Any, now: dict[str, Any]) -> str:
     """A sentence about code that is not that of the sweep's beginning; empty where it is, or nobody knows."""
     if not isinstance(then, dict):
         return ""
-    if then.get("commit") and now["commit"] and then["commit"] != now["commit"]:
+
+    def differs(name: str) -> bool:
+        return None not in (then.get(name), now[name]) and then[name] != now[name]
+
+    if differs("commit"):
         return f"the sweep began with commit {then['commit'][:10]}, and the code is now at {now['commit'][:10]}"
+    if differs("metarun"):
+        return f"the sweep began with metarun {then['metarun']}, and this is {now['metarun']}"
+    if differs("changes"):
+        return "metarun's code has other uncommitted changes than when the sweep began"
     if then.get("outside") != now["outside"]:
         return "the modules in --config-dir have changed since the sweep began"
     return ""

@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from metarun.config.compose import assigned
+from metarun.errors import MetarunError
 from metarun.output.folder import RunFolder, slug
 from metarun.output.lock import busy
 from metarun.sweep.identity import DIGITS
@@ -27,12 +29,13 @@ class Job:
     state: str = "waiting"  # waiting | running: by this process | elsewhere: by another | ended
     outcome: str = ""  # how it ended
     pid: int = 0  # its number with what started it
-    process: int = 0  # as status.json names it: the same number, unless an engine of others started it
+    process: int = 0  # as status.json names it; 0 as long as it waits in the queue of an engine of others
     code: int | None = None
     slot: int = -1
-    began: float = 0.0  # of this attempt, by time.monotonic()
-    began_at: float = 0.0  # the same by time.time()
+    began: float = 0.0  # of this attempt, by time.monotonic(), which a queue has no part in
+    found: dict[str, Any] = field(default_factory=dict, repr=False)  # its status, from which another is news
     tries: int = 0
+    unusable: str = ""  # why its folder takes no run
     told_to_stop: float | None = None  # when its time was over, or a search gave it up
     why_stopped: str = ""
     steps_seen: tuple[float, int] | None = field(default=None, repr=False)  # when, and which, of this attempt
@@ -48,16 +51,29 @@ class Job:
         seconds = self.folder.read_status().get("seconds")
         return seconds if isinstance(seconds, (int, float)) else 0.0
 
+    @contextmanager
+    def noting_trouble(self) -> Iterator[None]:
+        """A context in which what is wrong with its folder is noted as ``unusable`` and not raised, for other jobs go on."""
+        try:
+            yield
+        except (MetarunError, OSError) as error:
+            self.unusable = str(error)
+
     def command(self, flags: list[str]) -> list[str]:
         """The arguments of ``python -m metarun`` that begin or continue it, whoever starts it."""
         return [*flags, *self.overrides, assigned("run_dir", self.folder.path), "resume=auto"]
 
-    def begin(self, pid: int, slot: int) -> None:
+    def begin(self, pid: int, slot: int, process: int) -> None:
         """Note that it was started."""
         self.state, self.pid, self.slot, self.code, self.told_to_stop = "running", pid, slot, None, None
-        self.process = pid
-        self.began, self.began_at, self.steps_seen = time.monotonic(), time.time(), None
+        self.process, self.began, self.steps_seen = process, time.monotonic(), None
         self.tries += 1
+
+    def known_as(self, process: int, runs: bool) -> None:
+        """Note its process, where it is known now; if it still ``runs`` its time begins."""
+        self.process = process
+        if process and runs:
+            self.began = time.monotonic()
 
     def describe(self) -> str:
         """Its state as a table has it."""
@@ -66,13 +82,13 @@ class Job:
         if busy(self.folder.path):
             return "running"
         state = self.folder.read_status()["state"]
-        tried = self.code is not None or (self.folder.path / "output.txt").exists()
+        tried = self.unusable or self.code is not None or (self.folder.path / "output.txt").exists()
         return {"running": "died", "unknown": "failed" if tried else "not begun"}.get(state, state)
 
     def why(self) -> Iterator[str]:
         """Why it did not complete: the message in its output from the last line that metarun began, or its last line."""
-        if self.code is not None and self.code < 0:
-            yield f"killed by signal {-self.code}"
+        if self.unusable or (self.code is not None and self.code < 0):
+            yield self.unusable or f"killed by signal {-(self.code or 0)}"
             return
         try:
             lines = (self.folder.path / "output.txt").read_text(errors="replace").splitlines()

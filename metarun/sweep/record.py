@@ -2,19 +2,18 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from metarun import __version__
 from metarun.errors import ConfigError
 from metarun.files import read_json, write_json
-from metarun.output.lock import locked
+from metarun.output.lock import alone
 from metarun.sweep.identity import code, other_code
 from metarun.sweep.job import Job
 
-NAME = "sweep.json"
+NAME, LOCK = "sweep.json", ".lock"
 
 
 def recorded(sweep: Path, jobs: Sequence[Job], config_dirs: Sequence[Path], kept: bool = False) -> list[str]:
@@ -24,7 +23,7 @@ def recorded(sweep: Path, jobs: Sequence[Job], config_dirs: Sequence[Path], kept
     """
     try:
         sweep.mkdir(parents=True, exist_ok=True)
-        with _alone(sweep):
+        with alone(sweep / LOCK):
             return _recorded(sweep / NAME, jobs, code(config_dirs), kept)
     except OSError as error:
         raise ConfigError(
@@ -43,9 +42,10 @@ def _recorded(path: Path, jobs: Sequence[Job], now: dict[str, Any], kept: bool) 
     except (ValueError, KeyError, TypeError):
         warnings.append(f"{path} is damaged; it is written anew, and the runs are found by their folders")
         before, rows = {}, {}
-    if (kept or any(job.completed for job in jobs)) and (changed := other_code(before.get("code"), now)):
+    if (kept or any(job.folder.holds_a_run for job in jobs)) and (changed := other_code(before.get("code"), now)):
         warnings.append(
-            f"{changed}: completed runs are kept as they are. For runs of one code choose another sweep_dir."
+            f"{changed}: completed runs are kept as they are, and begun ones go on. For runs of one code choose another "
+            "sweep_dir."
         )
     rows |= _rows(jobs)
     history = [
@@ -59,7 +59,7 @@ def _recorded(path: Path, jobs: Sequence[Job], now: dict[str, Any], kept: bool) 
 
 def added(sweep: Path, job: Job) -> None:
     """Write what a further job of a sweep is, whose beginning is ``recorded``."""
-    with _alone(sweep):
+    with alone(sweep / LOCK):
         content = read_json(sweep / NAME)
         rows = {row["hash"]: row for row in content["jobs"]} | _rows([job])
         write_json(sweep / NAME, {**content, "jobs": list(rows.values())})
@@ -77,11 +77,3 @@ def _rows(jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
         }
         for job in jobs
     }
-
-
-@contextmanager
-def _alone(sweep: Path) -> Iterator[None]:
-    """A context in which no other process of this sweep writes."""
-    with (sweep / ".lock").open("ab") as file:
-        locked(file, tries=200)
-        yield

@@ -1,4 +1,4 @@
-"""The places of jobs that run at the same time: each has its share of the cores, and a GPU.
+"""The places of jobs that run at the same time: each has its share of the cores, and its GPUs.
 
 A place is a locked file in the sweep's folder. A job holds its lock as long as it lives, so that a machine never runs more
 jobs of a sweep than ``jobs``, however many processes start them, and whoever of those has died.
@@ -49,11 +49,13 @@ class Slots:
         share = str(max(1, usable_cpus() // self.jobs))
         return {} if self.jobs == 1 or "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": share}
 
-    def environment(self, slot: int) -> dict[str, str]:
-        """The environment of a job in slot 0 ... ``jobs`` - 1."""
+    def environment(self, slot: int, devices: int = 1) -> dict[str, str]:
+        """The environment of a job in slot 0 ... ``jobs`` - 1, of which each has ``devices`` GPUs, as far as there are so
+        many."""
         environment = {**os.environ, **self.threads()}
         if self.jobs > 1 and self.gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
+            places = range(slot * devices, slot * devices + min(devices, len(self.gpus)))
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus[place % len(self.gpus)] for place in places)
         return environment
 
     def take(self, sweep: Path, taken: Collection[int]) -> tuple[int, IO[bytes]] | None:

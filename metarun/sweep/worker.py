@@ -25,6 +25,9 @@ def main(description: Path) -> None:
     for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"):
         signal.signal(getattr(signal, name), _leave_it_to_the_job)
     above = os.getppid()
+    if signals := signals_in(description.with_suffix(".told")):  # while it waited in the engine's queue
+        print(json.dumps({"pid": 0, "code": 128 + signals[0]}))
+        return
     process = started(json.loads(description.read_text()))
     description.with_suffix(".pid").write_text(str(process.pid))
     told, wanted, looked = 0, True, time.monotonic()

@@ -80,8 +80,19 @@ def leading(experiment: Experiment, begin: dict[str, Any], stop: StopRequest) ->
             process.wait()
 
 
+def nothing_to_begin() -> None:
+    """Tell the processes that torchrun has started beside this one that there is nothing to do, and let them go."""
+    if (count := started_together()) == 1:
+        return
+    store = _store()
+    store.set(BEGIN, packed({}))  # type: ignore[arg-type]
+    # this process may hold the store, which must not go before they have read it
+    store.wait([f"here/{rank}" for rank in range(1, count)], LONG)
+
+
 def told() -> tuple[dict[str, Any], "Store"]:
-    """What the first process tells another one to begin with, and where they meet."""
+    """What the first process tells another one to begin with, nothing where there is nothing to do; and where they
+    meet."""
     store = _store()
     store.set_timeout(LONG)
     return unpacked(store.get(BEGIN), torch.device("cpu")), store

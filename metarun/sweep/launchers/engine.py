@@ -36,6 +36,9 @@ class Submitted(Protocol):
     def done(self) -> bool:
         """Whether it has ended."""
 
+    def cancel(self) -> Any:
+        """Take it out of the queue, where it has not begun."""
+
     def result(self) -> Any:
         """What the command left, a ``subprocess.CompletedProcess``; raises what the engine says where it was lost."""
 
@@ -120,17 +123,27 @@ class ByEngine:
         return self.pids.get(started, 0)
 
     def signal(self, started: int, number: int) -> None:
-        """As ``Launcher`` has it; the worker looks for signals a few times a second."""
+        """As ``Launcher`` has it; the worker looks for signals a few times a second. What waits in the engine's queue has
+        ended with that, and if it begins all the same its worker ends at once."""
         with (self.folder / f"{started}{TOLD}").open("a") as file:
             file.write(f"{int(number)}\n")
+        if not self.process(started) and started not in self.codes:
+            with suppress(OSError, subprocess.SubprocessError):  # of a command of the engine's, as scancel
+                self.submitted[started].cancel()
+            self._free(started)
+            self.codes[started] = 128 + int(number)
 
     def ended(self, started: int) -> int | None:
         """As ``Launcher`` has it; a job whose worker was lost counts as killed."""
         if started not in self.codes and self.submitted[started].done():
-            slot, output = self.held.pop(started)
-            os.close(slot)
-            self.codes[started] = self._code(started, output)
+            self.codes[started] = self._code(started, self._free(started))
         return self.codes.get(started)
+
+    def _free(self, started: int) -> str:
+        """Free the slot of a job; its output."""
+        slot, output = self.held.pop(started)
+        os.close(slot)
+        return output
 
     def close(self) -> None:
         """As ``Launcher`` has it: the engine's context ends it."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from metarun.sweep.launchers.engine import Engine, Submit, finished
 
@@ -18,12 +18,17 @@ class Joblib(Engine):
 
     @contextmanager
     def submitting(self, jobs: int, folder: Path) -> Iterator[Submit]:
-        """As ``Engine`` has it. Ctrl-C is the sweep's alone, which passes it on."""
-        from joblib.externals.loky import ProcessPoolExecutor
+        """As ``Engine`` has it. Ctrl-C is the sweep's alone, which passes it on. A pool that has lost a process takes no
+        more: then there is a new one."""
+        from joblib.externals.loky import get_reusable_executor
 
-        silent = (signal.SIGINT, signal.SIG_IGN)
-        with ProcessPoolExecutor(max_workers=jobs, initializer=signal.signal, initargs=silent) as pool:
-            yield lambda command: pool.submit(finished, command)
+        def pool() -> Any:
+            return get_reusable_executor(jobs, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+
+        try:
+            yield lambda command: pool().submit(finished, command)
+        finally:
+            pool().shutdown()
 
     def environment(self, wanted: dict[str, str]) -> dict[str, str]:
         """As ``Engine`` has it."""

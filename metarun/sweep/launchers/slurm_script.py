@@ -13,16 +13,16 @@ from typing import NamedTuple
 HEAD = """#!/bin/bash
 # Written by metarun: each task of this array is a run of the sweep. The same metarun command submits what is not done.
 """
-BODY = """
+BODY = r"""
 status=$run/status.json
-printf '$ python -m metarun %s\\n' "${{*@Q}}" >> "$run/output.txt"
+printf '$ python -m metarun %s\n' "${{*@Q}}" >> "$run/output.txt"
 trap 'told=1' TERM
 srun --ntasks=1 --cpus-per-task={cpus} {python} -m metarun "$@" >> "$run/output.txt" 2>&1
 code=$?
 if ((code == 0)); then exit 0; fi
 
 # As a sweep without Slurm: what a signal ended, or what found no memory, is tried again.
-again() {{ ((code > 128)) || {{ ((code == 1)) && grep -Eqs '"error": "(out of memory|[^"]*MemoryError)' "$status"; }}; }}
+again() {{ ((code > 128)) || {{ ((code == 1)) && grep -Eqs '"error": "(out of memory|.*MemoryError\b)' "$status"; }}; }}
 echo "$run: exit code $code, attempt $((${{SLURM_RESTART_COUNT:-0}} + 1))"
 if [[ -z $told ]] && again && ((${{SLURM_RESTART_COUNT:-0}} < {retries})); then
   scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID" && echo "$run: queued again" && exit 0
