@@ -191,14 +191,23 @@ def encoded(columns: Sequence[Column], fits: Sequence[Fit], notes: list[str]) ->
             parts.append(np.where(column.missing, 0.0, standard)[:, None])
             continue
         assert column.texts is not None and found.levels is not None
-        one_hot = (column.texts[:, None] == np.array(found.levels)).astype(float)
+        of = {text: _level(text, found.levels) for text in {*column.texts.tolist()}}
+        one_hot = (np.array([of[text] for text in column.texts])[:, None] == np.array(found.levels)).astype(float)
         parts.append(np.where(column.missing[:, None], found.mean, one_hot))
-        if unknown := sorted({*column.texts.tolist()} - {*found.levels, ""}):
+        if unknown := sorted(text for text, level in of.items() if level not in (*found.levels, "")):
             notes.append(
                 f"column {column.name!r}: no training task has {listed([repr(text) for text in unknown])}; all its inputs "
                 "are 0 there."
             )
     return np.concatenate(parts, 1)
+
+
+def _level(text: str, levels: Sequence[str]) -> str:
+    """The level that an entry names: that which is written so, or else the only one of the same number, as 1 of 1.0."""
+    if text in levels or not NUMBER.fullmatch(text):
+        return text
+    equal = [level for level in levels if NUMBER.fullmatch(level) and float(level) == float(text)]
+    return equal[0] if len(equal) == 1 else text
 
 
 def names_of_inputs(fits: Sequence[Fit]) -> list[str]:

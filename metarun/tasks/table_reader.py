@@ -4,6 +4,7 @@ They are measured as the training tasks were: by their means, deviations and lev
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,7 +48,10 @@ class TableReader(Reader):
     def inputs(self, examples: Any) -> Tensor:
         """Of columns by name, of rows that are such mappings, or of an array [n, input columns]; in their own units."""
         table = _table_of(examples, [found.column for found in self.columns.inputs])
-        return self._read(table, labelled=None).x
+        found = self._read(table, labelled=None)
+        for note in found.notes:
+            warnings.warn(f"metarun: {note}", UserWarning, stacklevel=2)
+        return found.x
 
     def examples(self, path: Path, labelled: bool) -> Examples:
         if path.is_dir():
@@ -147,9 +151,10 @@ def _table_of(examples: Any, names: Sequence[str]) -> Table:
 
 
 def _written(value: Any) -> str:
-    """An entry as a file has it; what is missing is empty."""
+    """An entry as a file has it; what is missing is empty. Whole numbers have no point: a level of a category is 1, not
+    1.0, and data frames make floats of them where an entry is missing."""
     if value is None or (isinstance(value, (float, np.floating)) and math.isnan(value)):
         return ""
-    return (
-        repr(float(value)) if isinstance(value, (int, float, np.number)) and not isinstance(value, bool) else str(value)
-    )
+    if not isinstance(value, (int, float, np.number)) or isinstance(value, bool):
+        return str(value).strip()
+    return str(int(value)) if value == value // 1 else repr(float(value))

@@ -251,6 +251,23 @@ def test_numbers_are_categories_where_the_user_says_so(path):
     assert task_of(path, *SITE, "task.category_columns=[site]").spec.input_shape == (4,)
 
 
+def test_levels_that_are_numbers_are_known_in_every_form_of_the_examples(path, tmp_path):
+    with_site(path, lambda i, line: str(i % 3))
+    reader = task_of(path, *SITE, "task.category_columns=[site]").reader()
+    (tmp_path / "rows.csv").write_text("dose,site\n" + "".join(f"0.5,{site}\n" for site in ("0", "2.0", "1")))
+    forms = [{"dose": [0.5] * 3, "site": sites} for sites in ([0, 2, 1], [0.0, 2.0, 1.0], ["0", " 2", "1"])]
+    forms += [np.array([[0.5, 0], [0.5, 2], [0.5, 1]]), [{"dose": 0.5, "site": site} for site in (0, 2, 1)]]
+    found = [reader.inputs(form) for form in forms] + [reader.read(tmp_path / "rows.csv", labelled=False).x]
+    assert all(x[:, 1:].tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0]] for x in found)
+
+
+def test_an_unknown_level_of_examples_in_memory_is_warned_of(path):
+    with_site(path, lambda i, line: str(i % 3))
+    reader = task_of(path, *SITE, "task.category_columns=[site]").reader()
+    with pytest.warns(UserWarning, match=r"column 'site': no training task has '7'"):
+        assert reader.inputs({"dose": [0.5, 0.5], "site": [7, 1]})[:, 1:].tolist() == [[0, 0, 0], [0, 1, 0]]
+
+
 def test_a_logarithm_is_taken_and_the_error_stays_in_the_unit_of_the_column(path):
     path.write_text(re.sub(r",0.0\n", ",0.1\n", path.read_text()))
     task = task_of(path, "task.log_columns=[response]")
