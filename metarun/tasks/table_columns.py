@@ -20,6 +20,16 @@ MISSING = ("", "na", "n/a", "nan", "null", "?", "-")
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)  # 1_0 is none
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
+CURE_OF_MISSING = (
+    "Where entries are missing (empty, NA, NaN, ?, -) choose: task.missing=drop leaves those rows out, task.missing=mean "
+    "puts the mean of the training tasks there (and leaves out rows without an output), task.missing=refuse asks you to "
+    "correct the line."
+)
+CURE_OF_WORDS = (
+    "Correct the line, or leave it out; an input column of categories that look like numbers is named in "
+    "task.category_columns."
+)
+
 
 @dataclass(frozen=True)
 class Column:
@@ -55,10 +65,10 @@ class Fit:
 
 
 class Reader:
-    """Reads columns of a table; all that is wrong with them goes to ``faults``."""
+    """Reads columns of a table; all that is wrong with them goes to ``faults``. ``cure``: of entries that are missing."""
 
-    def __init__(self, table: Table, missing: Missing, faults: Faults) -> None:
-        self.table, self.missing, self.faults = table, missing, faults
+    def __init__(self, table: Table, missing: Missing, faults: Faults, cure: str = CURE_OF_MISSING) -> None:
+        self.table, self.missing, self.faults, self.cure = table, missing, faults, cure
         self.with_commas: list[str] = []
 
     def notes(self) -> list[str]:
@@ -73,7 +83,7 @@ class Reader:
         if self.missing == "refuse":
             for text, line in self._at(texts, absent):
                 what = f"is {text!r}, which is not a finite number" if text else "is empty"
-                self._fault(name, line, what, CURE_OF_MISSING)
+                self._fault(name, line, what, self.cure)
         if categories is None:
             there = [text for text, gone in zip(texts, absent, strict=True) if not gone]
             categories = bool(there) and not any(map(self._is_number, there))
@@ -114,17 +124,6 @@ class Reader:
 
     def _fault(self, name: str, line: int, what: str, cure: str) -> None:
         self.faults.add(str(self.table.path), f"line {line}: column {name!r} {what}", cure)
-
-
-CURE_OF_MISSING = (
-    "Where entries are missing (empty, NA, NaN, ?, -) choose: task.missing=drop leaves those rows out, task.missing=mean "
-    "puts the mean of the training tasks there (and leaves out rows without an output), task.missing=refuse asks you to "
-    "correct the line."
-)
-CURE_OF_WORDS = (
-    "Correct the line, or leave it out; an input column of categories that look like numbers is named in "
-    "task.category_columns."
-)
 
 
 # ------------------------------------------------------------------------------------------------------------- fitting

@@ -32,6 +32,12 @@ class Columns(NamedTuple):
     outputs: Sequence[Fit]
 
 
+CURE_OF_QUERIES = (
+    "No row is left out of these examples, for each of them gets its answer: fill in the entries, or leave the rows out. "
+    "task.missing=mean puts the mean of the training tasks there."
+)
+
+
 class TableReader(Reader):
     """Reads rows whose columns are those of the training, in their own units."""
 
@@ -77,6 +83,8 @@ class TableReader(Reader):
             raise DataProblems(problems)
         faults, log, missing = Faults(), self.columns.log, self.columns.missing
         reader = ColumnReader(table, missing, faults)
+        if not labelled and missing != "mean":  # an answer is expected for every row
+            reader = ColumnReader(table, "refuse", faults, CURE_OF_QUERIES)
         inputs = [reader.read(f.column, f.log, f.levels is not None) for f in self.columns.inputs]
         of_outputs = ColumnReader(table, missing if labelled else "drop", faults)
         outputs = [of_outputs.read(name, name in log, False) for name in self.output_names * bool(given)]
@@ -147,7 +155,7 @@ def _table_of(examples: Any, names: Sequence[str]) -> Table:
             f"the columns have {listed([str(n) for n in sorted(lengths)])} entries; all need as many, and some."
         )
     entries = [[_written(value) for value in row] for row in zip(*columns.values(), strict=True)]
-    return Table(Path("these rows"), ",", [*columns], entries, [*range(len(entries))], "", 0)
+    return Table(Path("these rows, counted from 0"), ",", [*columns], entries, [*range(len(entries))], "", 0)
 
 
 def _written(value: Any) -> str:

@@ -268,6 +268,24 @@ def test_an_unknown_level_of_examples_in_memory_is_warned_of(path):
         assert reader.inputs({"dose": [0.5, 0.5], "site": [7, 1]})[:, 1:].tolist() == [[0, 0, 0], [0, 1, 0]]
 
 
+def test_no_row_is_left_out_of_those_that_are_to_be_predicted(path, tmp_path):
+    text = "dose,age,response\n0.5,1,2\nNA,2,3\n0.7,3,4\n"
+    (tmp_path / "rows.csv").write_text(text)
+    reader = task_of(path, "task.missing=drop").reader()
+    for read, place in (
+        (
+            lambda: reader.inputs({"dose": [0.5, np.nan, 0.7], "age": [1, 2, 3]}),
+            "counted from 0, line 1: column 'dose'",
+        ),
+        (lambda: reader.read(tmp_path / "rows.csv", labelled=False), "line 3: column 'dose'"),
+    ):
+        with pytest.raises(DataError, match=f"{place} is .*task.missing=mean"):
+            read()
+    assert reader.read(tmp_path / "rows.csv", labelled=True).items == ["line 2", "line 4"]
+    filled = task_of(path, "task.missing=mean").reader().read(tmp_path / "rows.csv", labelled=False)
+    assert filled.items == ["line 2", "line 3", "line 4"] and filled.x[1, 0] == 0
+
+
 def test_a_logarithm_is_taken_and_the_error_stays_in_the_unit_of_the_column(path):
     path.write_text(re.sub(r",0.0\n", ",0.1\n", path.read_text()))
     task = task_of(path, "task.log_columns=[response]")
