@@ -17,7 +17,7 @@ from metarun.tasks.image_rows import Listing, Row, by_class, grouped, rows_of_fo
 from metarun.tasks.splits import SPLITS, Split, by_shares, lists_classes, split_classes
 from metarun.tasks.store import ClassRows, Prepared, Source
 
-RULES = 2  # of reading; raise it when the same files give other rows, and they are prepared again
+RULES = 3  # of reading; raise it when the same files give other rows, and they are prepared again
 LOOKED_AT = 10_000  # images that are decoded to name broken ones beside other faults, before anything is prepared
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def image_folder(
 ) -> ImageData:
     """Images of your own: classes are the folders below a folder, or a column of a CSV file.
 
-    Prepared under a digest of the files' names, sizes and times and of these settings: what changes is prepared anew.
+    Prepared under a digest of the files' paths, sizes and times and of these settings: what changes is prepared anew.
     """
     if size < 1:
         raise ValueError(f"task.size is {size}, but an image needs 1 pixel or more.")
@@ -165,19 +165,25 @@ def _in_two_classes(twins: list[str]) -> str:
 
 
 def _digest(classes: dict[str, list[Row]], size: int, channels: int) -> str:
-    """Of the classes and of each file's name, size and time of change: 16 hexadecimal digits."""
+    """Of the classes and of each file's path, size and times of change: 16 hexadecimal digits."""
     gone: list[str] = []
-    listing = [[label, *(_facts(row, gone) for row in rows)] for label, rows in classes.items()]
+    parents = {row.file.parent for rows in classes.values() for row in rows}
+    folders = {folder: str(folder.resolve()) for folder in parents}  # once each: it asks the system for every part
+    listing = [
+        [label, *((folders[row.file.parent], row.file.name, *_facts(row, gone)) for row in rows)]
+        for label, rows in classes.items()
+    ]
     if gone:
         raise DataError(listed(gone, separator=" "))
     return hashlib.sha256(json.dumps([RULES, size, channels, listing]).encode()).hexdigest()[:16]
 
 
-def _facts(row: Row, gone: list[str]) -> tuple[str, int, int]:
-    """The name, size and time of change of a file; one that cannot be read joins ``gone``."""
+def _facts(row: Row, gone: list[str]) -> tuple[int, int, int]:
+    """The size and times of change of a file; one that cannot be read joins ``gone``. The second time is the system's own,
+    which moving a file changes, too, and nobody sets."""
     try:
         facts = os.stat(row.file)
     except OSError as error:
         gone.append(f"{row.place} names {row.file}, which cannot be read: {error.strerror}.")
-        return row.file.name, 0, 0
-    return row.file.name, facts.st_size, facts.st_mtime_ns
+        return 0, 0, 0
+    return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns

@@ -165,4 +165,4 @@ def _written(value: Any) -> str:
         return ""
     if not isinstance(value, (int, float, np.number)) or isinstance(value, bool):
         return str(value).strip()
-    return str(int(value)) if value == value // 1 else repr(float(value))
+    return str(int(value)) if isinstance(value, int) or float(value).is_integer() else repr(float(value))
