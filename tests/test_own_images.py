@@ -57,8 +57,27 @@ def test_a_folder_of_test_classes_alone_is_evaluated_where_it_has_enough(run, tm
         return
     assert outcome.code == second.code == 0, outcome.text + second.text
     assert [read(path)["test/accuracy"]["n"] for path in (run / "evaluations").glob("*.json")] == [4, 4]
+    assert "trained on" not in outcome.out + second.out
     again = metarun("evaluate", run, f"task.path={new}", "task.split={test:all}", "--split", "val")
     assert (again.code, "task.split leaves no class for 'val'" in again.err) == (2, True)
+
+
+def test_classes_that_were_trained_on_are_named_where_an_evaluation_tests_on_them(run, tmp_path):
+    assert read(run / "trained_on.json") == {"names": ["ash", "birch"]}
+    new, others = write(tmp_path / "new", ["birch", "yew", "ash"]), ["task.num_ways=2", "--split", "test"]
+    for words in (
+        [f"task.path={new}", "task.split={test:all}"],
+        ["task.split={train:[elm,fir],val:[cedar,oak],test:[ash,birch]}"],
+    ):
+        outcome = metarun("evaluate", run, *words, *others)
+        assert f"2 of {len(words) + 1} test classes were trained on, by name: ash, birch\n" in outcome.out, outcome.text
+    elsewhere = [
+        f"evaluation.task.image_folder.{key}" for key in (f"path={new}", "num_shots=1", "num_queries=1", "size=16")
+    ]
+    elsewhere += ["evaluation.task=image_folder", "evaluation.task.image_folder.split={test:all}"]
+    assert "2 of 3 test classes of image_folder were trained on" in metarun("evaluate", run, *elsewhere, *others).out
+    (run / "trained_on.json").unlink()
+    assert "trained on" not in metarun("evaluate", run, f"task.path={new}", "task.split={test:all}", *others).out
 
 
 @pytest.mark.parametrize("split", ["{test:all}", "{train:all}", "{train:[ash,birch],val:[],test:[fir,oak]}"])

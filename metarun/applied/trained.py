@@ -82,7 +82,9 @@ def trained(path: Path, overrides: list[str], checkpoint: str, config_dirs: list
         print(f"{folder.path} has no fitted.json: means, deviations and vocabulary are those of the data as given now.")
     if not roots & {"task", "seed", "dtype"}:
         data = {"data": experiment.task.fingerprint()}
-        folder.refuse_other_data(data, "Restore them, or name the data: task.path=FILE, say.")
+        folder.refuse_other_data(
+            data, "Restore them, or score new data, all of them as test: task.path=NEW 'task.split={test: all}'"
+        )
     state = load(saved, experiment.device)
     theta = _fitted(experiment.theta_0, state["theta"], saved)
     training_task = _training_task(experiment, folder, overrides)

@@ -393,6 +393,13 @@ def test_another_table_is_measured_by_the_means_of_the_training(path, tmp_path):
     assert evaluate_run(tmp_path / "run", [f"task.path='{tmp_path / 'new.csv'}'"], "test", "last", []) is None
 
 
+def test_tasks_that_were_trained_on_are_named_where_an_evaluation_tests_on_them(path, tmp_path, capsys):
+    train(tmp_path / "run", "task=csv_regression", f"task.path='{path}'", *NAMES, *FEW)
+    names = ", ".join(sorted(task_of(path).split["train"]))
+    evaluate_run(tmp_path / "run", ["task.split={test: all}"], "test", "last", [])
+    assert f"6 of 10 test tasks were trained on, by name: {names}\n" in capsys.readouterr().out
+
+
 def test_a_run_that_kept_no_means_takes_those_of_the_new_table_and_says_so(path, tmp_path, capsys):
     train(tmp_path / "run", "task=csv_regression", f"task.path='{path}'", *NAMES, *FEW)
     (tmp_path / "run" / "fitted.json").unlink()
