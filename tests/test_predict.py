@@ -97,6 +97,14 @@ def test_sentences_of_new_classes_are_predicted_from_lines_without_labels(tmp_pa
         assert [row.get("label", "") for row in rows] == ([*truth[:-1], ""] if name == "query.json" else [""] * 6)
 
 
+def test_classes_may_be_whole_numbers_of_which_0_is_one(tmp_path):
+    for part, numbers in (("support", range(3)), ("query", range(10, 13))):
+        rows = [{"text": sentence(c, i), "label": c - 6} for c in (6, 7) for i in numbers]
+        (tmp_path / f"{part}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    parts = [f"--{part}={tmp_path / part}.jsonl" for part in ("support", "query")]
+    assert [row["label"] for row in predict("hashed", tmp_path, *parts)] == ["0"] * 3 + ["1"] * 3
+
+
 def test_a_new_subject_of_a_table_is_predicted_in_its_own_unit(tmp_path):
     support = table(tmp_path / "support.csv", ["new"], 6)
     query = table(tmp_path / "query.csv", ["new"], 12)

@@ -78,9 +78,11 @@ def _queries(path: Path, asked: Fields, findings: Findings) -> list[Row]:
     fields = asked.among(dict.fromkeys(name for _, record in records for name in record))
     rows = []
     for place, record in records:
-        row, what, cure = row_of(record, Fields(fields.text or "text", ""), None, f"{path}, {place}")
+        given = record.get(fields.label) if fields.label else None
+        label = fields.label if given is not None and plain(str(given)) else ""  # 0 is a label
+        row, what, cure = row_of(record, Fields(fields.text or "text", label), None, f"{path}, {place}")
         if row is None:
             faults.add(str(path), f"{place}{what}", cure)
         else:
-            rows.append(row._replace(label=plain(str(record.get(fields.label or "") or ""))))
+            rows.append(row)
     return rows
