@@ -393,6 +393,30 @@ def test_repeated_sentences_are_kept_once_whatever_their_case_blanks_and_label(t
     assert texts.counts.tolist() == [2, 1]
 
 
+def test_a_sentence_in_two_classes_of_ones_own_file_is_an_error_that_names_both(root, tmp_path):
+    lines = FILE.read_text().splitlines()
+    twin = json.dumps({"text": json.loads(lines[0])["text"].upper(), "label": "alone"})
+    for order in ([*lines, twin], [twin, *lines]):
+        (tmp_path / "mine.jsonl").write_text("\n".join(order))
+        with pytest.raises(DataError) as error:
+            task(root, path=str(tmp_path / "mine.jsonl"))
+        places = [
+            f"'{label}' ({tmp_path / 'mine.jsonl'}, line {order.index(line) + 1})"
+            for label, line in (("alone", twin), (json.loads(lines[0])["label"], lines[0]))
+        ]
+        assert all(place in str(error.value) for place in places)
+
+
+def test_the_order_of_the_lines_makes_no_difference_to_which_of_equal_sentences_is_kept(root, tmp_path):
+    rows = [*ROWS, *({**row, "text": row["text"].upper(), "talk": f"{row['talk']} again"} for row in ROWS[::3])]
+    found = []
+    for number, order in enumerate((rows, rows[::-1])):
+        path = written(tmp_path / f"{number}.csv", order, ",")
+        found.append(task(root, path=path, group_field="talk").text_set)
+    assert found[0].texts == found[1].texts and len(found[0].texts) == len(ROWS)
+    assert found[0].prepared.facts["groups"] == found[1].prepared.facts["groups"]
+
+
 def test_blanks_in_a_label_are_made_single(tmp_path):
     rows = [Row(f"{c} {i}", c, "", "") for c in ("a\tb", " c") for i in range(2)]
     assert texts_of(tmp_path / "set", rows).names == ("a b", "c")
