@@ -331,7 +331,7 @@ def test_a_wrong_file_gives_one_clear_message_and_code_2_and_nothing_half_prepar
     path = tmp_path / "mine.jsonl"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     shots = 3 if case == "too few sentences" else 1
-    where = [f"task.path={path}", f"data_root={tmp_path / 'root'}"]
+    where = [f"task.path={path}", f"data_root={tmp_path / 'root'}", *["task.split=given"] * ("split" in case)]
     outcome = metarun("task=text_jsonl", *where, f"task.num_shots={shots}", "task.num_queries=3")
     assert outcome.code == 2
     assert outcome.err.count("\n  - ") == 1
@@ -470,6 +470,15 @@ def test_splits_are_read_in_any_case_and_by_their_other_names(root, tmp_path):
     path = written(tmp_path / "given.csv", [{**row, "split": parts[row["label"]]} for row in ROWS], ",")
     expected = ["train"] * 3 + ["val"] * 4 + ["test"] + ["train"] + ["test"]
     assert task(root, path=path, split="given").split_of == tuple(expected)
+
+
+def test_a_split_field_counts_with_given_alone(root, tmp_path, caplog):
+    caplog.set_level("INFO")
+    path = written(tmp_path / "odd.csv", [{**row, "Split": f"fold {i % 3}"} for i, row in enumerate(ROWS)], ",")
+    assert task(root, path=path).split_of == task(root, path=written(tmp_path / "none.csv", ROWS, ",")).split_of
+    assert "Not read: 'talk', 'Split'. task.split=given uses 'Split'." in caplog.text
+    with pytest.raises(DataError, match="'Split' is 'fold 0', but must be one of train, val, test"):
+        task(root, path=path, split="given")
 
 
 def test_sentences_of_one_group_are_never_in_both_support_and_query(root, tmp_path):
