@@ -87,7 +87,7 @@ def test_sentences_of_new_classes_are_predicted_from_lines_without_labels(tmp_pa
     (tmp_path / "support.jsonl").write_text("\n".join(map(json.dumps, support)))
     texts = [sentence(c, i) for c in (6, 7) for i in range(10, 13)]
     truth = ["hotel"] * 3 + ["taxi"] * 3
-    (tmp_path / "query.txt").write_text("\n".join([*texts, ""]))
+    (tmp_path / "query.txt").write_text("\n".join([texts[0].replace(" ", "\u2028", 1), *texts[1:], ""]))
     (tmp_path / "query.csv").write_text("\n".join(["text", *(f'"{text}"' for text in texts)]))
     labelled = [{"text": text, "label": label} for text, label in zip(texts, [*truth[:-1], None], strict=True)]
     (tmp_path / "query.json").write_text(json.dumps(labelled))

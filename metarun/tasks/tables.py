@@ -5,6 +5,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 from metarun.errors import DataError, Faults, MissingDataError, did_you_mean
@@ -46,7 +47,8 @@ def read_table(path: Path, separator: str) -> Table:
         raise ValueError(f"task.separator is {separator!r}, but must be one character, such as ',' or ';' or \"\\t\".")
     content = _content(path)
     try:
-        uncommented = _Uncommented(content.decode("utf-8-sig").splitlines(keepends=True), separator)
+        in_lines = StringIO(content.decode("utf-8-sig"), newline="")  # str.splitlines ends them at marks within entries
+        uncommented = _Uncommented([*in_lines], separator)
         reader = csv.reader(uncommented, delimiter=separator, strict=True)
         lines, rows = [], []
         for row in reader:

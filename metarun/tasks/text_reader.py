@@ -1,6 +1,7 @@
 """New sentences for a trained model: lines or a list of JSON, CSV, TSV, a text file of unlabelled lines, or strings."""
 
 from collections.abc import Callable, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def _queries(path: Path, asked: Fields, findings: Findings) -> list[Row]:
     """Sentences whose class may be missing: it is "" then."""
     faults, ending = findings.faults, path.suffix.lower()
     if ending == ".txt":
-        lines = enumerate(text_of(path).splitlines(), 1)
+        lines = enumerate(StringIO(text_of(path), newline=None), 1)
         return [Row(line, "", "", f"{path}, line {number}") for number, line in lines if plain(line)]
     found = table_records(path, asked, faults, labelled=False) if ending in TABLES else json_records(path, faults)
     records = [*found]

@@ -145,6 +145,17 @@ def test_other_separators_a_byte_order_mark_quotes_and_empty_lines_are_read(tmp_
         assert sorted(n for names in task.split.values() for n in names) == sorted(SIZES)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_marks_within_an_entry_end_no_line(path, tmp_path, end):
+    plain = task_of(path)
+    text = path.read_text().replace("anna", "an\u2028n\x85a").replace("ben", "b\x0be\x0cn\x1c.")
+    (tmp_path / "odd.csv").write_bytes(text.replace("\n", end).encode())
+    task = task_of(tmp_path / "odd.csv")
+    assert torch.equal(task.x, plain.x) and {"an\u2028n\x85a", "b\x0be\x0cn\x1c."} < {
+        n for names in task.split.values() for n in names
+    }
+
+
 def test_the_advice_on_another_separator_can_be_pasted_into_a_shell(tmp_path):
     for separator in (";", "\t"):
         (tmp_path / "other.csv").write_text(table(SIZES, separator))
