@@ -18,6 +18,7 @@ from metarun.tasks.tables import Table
 Missing = Literal["refuse", "drop", "mean"]
 MISSING = ("", "na", "n/a", "nan", "null", "?", "-")
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)  # 1_0 is none
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+", re.ASCII)
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 CURE_OF_MISSING = (
@@ -29,6 +30,7 @@ CURE_OF_WORDS = (
     "Correct the line, or leave it out; an input column of categories that look like numbers is named in "
     "task.category_columns."
 )
+CURE_OF_THOUSANDS = "Write all of the column without commas (1234), or with decimal points (1.234)."
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,13 @@ class Reader:
         return values
 
     def _with_points(self, name: str, texts: list[str]) -> list[str]:
+        commas = [(text, line) for text, line in zip(texts, self.table.lines, strict=True) if "," in text]
+        if len(commas) > 1 and all(THOUSANDS.fullmatch(text) for text, _ in commas):
+            what = (
+                f"{len(commas)} entries of column {name!r}, as {commas[0][0]!r} (line {commas[0][1]}), may be thousands"
+            )
+            self.faults.add(str(self.table.path), f"{what} or decimals", CURE_OF_THOUSANDS)
+            return [text.replace(",", "") for text in texts]
         with_points = [line for text, line in self._at(texts, ["." in t and bool(NUMBER.fullmatch(t)) for t in texts])]
         with_commas = [line for text, line in self._at(texts, [bool(DECIMAL_COMMA.fullmatch(t)) for t in texts])]
         if with_points:

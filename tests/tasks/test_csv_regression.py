@@ -210,6 +210,18 @@ def test_decimal_commas_are_read_and_said_once(path, tmp_path, caplog):
     assert "decimal commas (line 5) and decimal points" in problem(tmp_path / "comma.csv", "task.separator=';'")
 
 
+@pytest.mark.parametrize("more", ["7", "1,234,567", "0,125", "1,25"])
+def test_commas_that_may_be_those_of_thousands_are_refused(tmp_path, more):
+    ages = ["950", "1,234", "-12,500", more]
+    rows = [f"{subject};{i};{ages[i % 4]};{i % 7}" for subject in "abcde" for i in range(12)]
+    (tmp_path / "odd.csv").write_text("\n".join(["subject;dose;age;response", *rows]))
+    if more in ("7", "1,234,567"):
+        said = problem(tmp_path / "odd.csv", "task.separator=';'")
+        assert "entries of column 'age', as '1,234' (line 3), may be thousands or decimals. Write all of" in said
+    else:  # decimals
+        assert task_of(tmp_path / "odd.csv", "task.separator=';'").fits[0][1].mean[0] < 300
+
+
 def test_lines_of_comments_are_left_out_and_counted(path, caplog):
     caplog.set_level("INFO")
     plain = task_of(path)
