@@ -231,6 +231,16 @@ def test_lines_of_comments_are_left_out_and_counted(path, caplog):
     assert "2 lines of comments" in told(caplog)
 
 
+def test_a_header_that_is_a_comment_is_spoken_of_where_names_are_missing(path):
+    header, *lines = path.read_text().splitlines()
+    for first in (lines[0], "anna,1,1,2"):  # which becomes the header
+        path.write_text("\n".join([f"# {header}", first, *lines]))
+        with pytest.raises(
+            ConfigError, match=r"1 line that begins with # is a comment; is that the header\? Remove its #"
+        ):
+            task_of(path)
+
+
 @pytest.mark.parametrize("mark", ["", "NA", "NaN", "?", "-"])
 def test_rows_with_missing_values_are_left_out_or_get_the_mean_as_asked(path, mark):
     text = path.read_text()
