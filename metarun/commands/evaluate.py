@@ -39,7 +39,7 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
         raise ConfigError(["evaluation.num_tasks is 0: say how many episodes to score, evaluation.num_tasks=600, say."])
     experiment.suite.require(split)
     subject = experiment.subject(run.theta, split, experiment.num_test_tasks, run.execution)
-    with calibrated(experiment.learner, run.theta, run.training_task, run.execution):
+    with calibrated(run.training_learner, run.theta, run.training_task, run.execution):
         evaluation = evaluate_all(experiment.suite, subject, experiment.evaluators, final=True)
     scores = evaluation.scores
     means = {f"{split}/{name}": score.mean for name, score in scores.items() if "_step_" not in name}
