@@ -88,7 +88,9 @@ def trained(path: Path, overrides: list[str], checkpoint: str, config_dirs: list
         raise ConfigError(error.problems, where=str(folder.path / "config.yaml")) from error
     roots = {override_key(text).split(".")[0] for text in overrides}
     if "task" in roots and not fitted and experiment.task.fitted():
-        print(f"{folder.path} has no fitted.json: means, deviations and vocabulary are those of the data as given now.")
+        print(
+            f"{folder.path} has no fitted.json: means, vocabulary or ranges of images are those of the data as given now."
+        )
     if not roots & {"task", "seed", "dtype"}:
         data = {"data": experiment.task.fingerprint()}
         folder.refuse_other_data(
