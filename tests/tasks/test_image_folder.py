@@ -225,7 +225,7 @@ def test_what_was_prepared_is_used_again_until_a_file_or_a_setting_changes(photo
     assert len(left(photos.parent / "data")) == 3
 
 
-def test_folders_and_files_that_are_alike_from_outside_are_not_mistaken_for_each_other(photos):
+def test_folders_and_files_that_are_alike_from_outside_are_told_apart(photos):
     """Bitmaps have one size whatever they show; copies and restored files have the times of others."""
     files = [photos / "fox" / "1.bmp", photos / "fox" / "2.bmp"]
     for shade, file in zip(((1, 2, 3), (4, 5, 6)), files, strict=True):

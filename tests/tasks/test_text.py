@@ -407,7 +407,7 @@ def test_a_sentence_in_two_classes_of_ones_own_file_is_an_error_that_names_both(
         assert all(place in str(error.value) for place in places)
 
 
-def test_the_order_of_the_lines_makes_no_difference_to_which_of_equal_sentences_is_kept(root, tmp_path):
+def test_the_order_of_the_lines_decides_not_which_of_equal_sentences_is_kept(root, tmp_path):
     rows = [*ROWS, *({**row, "text": row["text"].upper(), "talk": f"{row['talk']} again"} for row in ROWS[::3])]
     found = []
     for number, order in enumerate((rows, rows[::-1])):
