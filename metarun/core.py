@@ -118,7 +118,7 @@ class TaskDistribution(ABC):
         return None
 
     def class_names(self, split: str) -> Sequence[str]:
-        """The names of the classes that episodes of ``split`` are drawn from; none where they have no names."""
+        """The names of the classes, or of a table's tasks, that episodes of ``split`` are drawn from; () where nameless."""
         return ()
 
     def drawn_from(self, split: str, draw: Draw) -> Origin | None:

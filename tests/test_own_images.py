@@ -1,9 +1,12 @@
 """Whole runs on the user's own images: trained on one folder, tested on another, and with all faults told at once."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from metarun import load
+from metarun.evaluation.calibration import running_norms
 from tests.running import metarun, read
 from tests.tasks.pictures_of import colour, cut, left, picture
 
@@ -57,8 +60,45 @@ def test_a_folder_of_test_classes_alone_is_evaluated_where_it_has_enough(run, tm
         return
     assert outcome.code == second.code == 0, outcome.text + second.text
     assert [read(path)["test/accuracy"]["n"] for path in (run / "evaluations").glob("*.json")] == [4, 4]
+    assert "trained on" not in outcome.out + second.out
     again = metarun("evaluate", run, f"task.path={new}", "task.split={test:all}", "--split", "val")
     assert (again.code, "task.split leaves no class for 'val'" in again.err) == (2, True)
+
+
+def test_classes_that_were_trained_on_are_named_where_an_evaluation_tests_on_them(run, tmp_path):
+    assert read(run / "trained_on.json") == {"names": ["ash", "birch"]}
+    new, others = write(tmp_path / "new", ["birch", "yew", "ash"]), ["task.num_ways=2", "--split", "test"]
+    for words in (
+        [f"task.path={new}", "task.split={test:all}"],
+        ["task.split={train:[elm,fir],val:[cedar,oak],test:[ash,birch]}"],
+    ):
+        outcome = metarun("evaluate", run, *words, *others)
+        assert f"2 of {len(words) + 1} test classes were trained on, by name: ash, birch\n" in outcome.out, outcome.text
+    elsewhere = [
+        f"evaluation.task.image_folder.{key}" for key in (f"path={new}", "num_shots=1", "num_queries=1", "size=16")
+    ]
+    elsewhere += ["evaluation.task=image_folder", "evaluation.task.image_folder.split={test:all}"]
+    assert "2 of 3 test classes of image_folder were trained on" in metarun("evaluate", run, *elsewhere, *others).out
+    (run / "trained_on.json").unlink()
+    assert "trained on" not in metarun("evaluate", run, f"task.path={new}", "task.split={test:all}", *others).out
+
+
+def test_running_norms_keep_the_statistics_of_the_training_on_other_data(run, photos, tmp_path, capsys):
+    new = write(tmp_path / "new", [f"tree{i}" for i in range(9)], count=4)
+
+    def statistics(*overrides: str) -> list[float]:
+        layers = running_norms(load(run, *overrides).run.experiment.learner).values()
+        return [float(value) for layer in layers for value in (*layer.mean, *layer.var)]
+
+    own = statistics()
+    others = [f"task.path={new}", "task.split={train:1,val:1,test:1}"]
+    for more in (["task.num_ways=2"], ["task.num_ways=3"]):
+        assert statistics(*others, *more) == own
+    assert statistics("task.split={train:[elm,fir],val:[cedar,oak],test:[ash,birch]}") == own
+    assert "as given now" not in capsys.readouterr().out
+    shutil.rmtree(photos)
+    assert statistics(*others) != own
+    assert "running batch norms take the statistics of the training classes as given now" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("split", ["{test:all}", "{train:all}", "{train:[ash,birch],val:[],test:[fir,oak]}"])

@@ -87,7 +87,7 @@ def test_sentences_of_new_classes_are_predicted_from_lines_without_labels(tmp_pa
     (tmp_path / "support.jsonl").write_text("\n".join(map(json.dumps, support)))
     texts = [sentence(c, i) for c in (6, 7) for i in range(10, 13)]
     truth = ["hotel"] * 3 + ["taxi"] * 3
-    (tmp_path / "query.txt").write_text("\n".join([*texts, ""]))
+    (tmp_path / "query.txt").write_text("\n".join([texts[0].replace(" ", "\u2028", 1), *texts[1:], ""]))
     (tmp_path / "query.csv").write_text("\n".join(["text", *(f'"{text}"' for text in texts)]))
     labelled = [{"text": text, "label": label} for text, label in zip(texts, [*truth[:-1], None], strict=True)]
     (tmp_path / "query.json").write_text(json.dumps(labelled))
@@ -95,6 +95,14 @@ def test_sentences_of_new_classes_are_predicted_from_lines_without_labels(tmp_pa
         rows = predict("hashed", tmp_path, f"--support={tmp_path / 'support.jsonl'}", f"--query={tmp_path / name}")
         assert [row["item"] for row in rows] == texts and [row["predicted"] for row in rows] == truth
         assert [row.get("label", "") for row in rows] == ([*truth[:-1], ""] if name == "query.json" else [""] * 6)
+
+
+def test_classes_may_be_whole_numbers_of_which_0_is_one(tmp_path):
+    for part, numbers in (("support", range(3)), ("query", range(10, 13))):
+        rows = [{"text": sentence(c, i), "label": c - 6} for c in (6, 7) for i in numbers]
+        (tmp_path / f"{part}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    parts = [f"--{part}={tmp_path / part}.jsonl" for part in ("support", "query")]
+    assert [row["label"] for row in predict("hashed", tmp_path, *parts)] == ["0"] * 3 + ["1"] * 3
 
 
 def test_a_new_subject_of_a_table_is_predicted_in_its_own_unit(tmp_path):

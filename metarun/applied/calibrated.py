@@ -38,7 +38,7 @@ def calibrate_once(run: Trained) -> None:
         for name, layer in layers.items():
             layer.mean, layer.var = kept[name]
         return
-    calibrate(learner, run.theta, run.training_task, run.execution)
+    calibrate(run.training_learner, run.theta, run.training_task, run.execution)
     if key:
         with suppress(OSError):  # a disk that cannot be written costs time alone
             save(path, {"key": key, "norms": {name: (layer.mean, layer.var) for name, layer in layers.items()}})

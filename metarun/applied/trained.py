@@ -4,7 +4,8 @@ Its configuration under the caller's overrides is built, with what its task fitt
 is put in the place of theta.
 """
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from metarun.config.calls import GROUPS
 from metarun.config.compose import composed, override_key, read_config, readable, with_value, without_effect
 from metarun.config.experiment import Experiment
 from metarun.config.overrides import given_twice
-from metarun.core import Params, TaskDistribution
+from metarun.core import MetaLearner, Params, TaskDistribution, hyperparameters
 from metarun.errors import ConfigError, MetarunError
 from metarun.evaluation.calibration import calibrates
 from metarun.evaluation.whole import Evaluation
@@ -29,6 +30,8 @@ from metarun.output.results import write_results
 from metarun.trees import leaf_names, tree_leaves, zip_map
 
 CHANGEABLE = ("task", "base_learner", "meta_learner", "evaluation", "execution", "device", "data_root", "seed", "dtype")
+# keys of what a run was trained on
+OTHER_DATA = re.compile(r"task(\.path|\.split.*|\.(val|test)_(share|tasks)|\.train_fraction)?")
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,12 @@ class Trained:
     theta: Params
     step: int  # of the checkpoint
     execution: Execution
+
+    @property
+    def training_learner(self) -> MetaLearner:
+        """The learner with the ways of the ``training_task``."""
+        learner, ways = self.experiment.learner, self.training_task.spec.train_num_ways
+        return replace(learner, num_ways=ways) if "num_ways" in hyperparameters(learner) else learner  # type: ignore[type-var]
 
     def write(self, name: str, content: dict[str, Any], evaluation: Evaluation | None = None) -> Path:
         """Write ``content`` as evaluations/<name>.json in the run's folder, with the scores of each episode of an
@@ -79,10 +88,14 @@ def trained(path: Path, overrides: list[str], checkpoint: str, config_dirs: list
         raise ConfigError(error.problems, where=str(folder.path / "config.yaml")) from error
     roots = {override_key(text).split(".")[0] for text in overrides}
     if "task" in roots and not fitted and experiment.task.fitted():
-        print(f"{folder.path} has no fitted.json: means, deviations and vocabulary are those of the data as given now.")
+        print(
+            f"{folder.path} has no fitted.json: means, vocabulary or ranges of images are those of the data as given now."
+        )
     if not roots & {"task", "seed", "dtype"}:
         data = {"data": experiment.task.fingerprint()}
-        folder.refuse_other_data(data, "Restore them, or name the data: task.path=FILE, say.")
+        folder.refuse_other_data(
+            data, "Restore them, or score new data, all of them as test: task.path=NEW 'task.split={test: all}'"
+        )
     state = load(saved, experiment.device)
     theta = _fitted(experiment.theta_0, state["theta"], saved)
     training_task = _training_task(experiment, folder, overrides)
@@ -113,12 +126,19 @@ def changed(cfg: DictConfig, overrides: list[str], config_dirs: list[Path]) -> D
 
 
 def _training_task(experiment: Experiment, folder: RunFolder, overrides: list[str]) -> TaskDistribution:
-    """The task under the overrides; that of the run as it was trained, where those leave no training classes and the
-    learner needs some for its batch norms."""
-    if "train" in experiment.task.splits or not calibrates(experiment.learner):
+    """The task under the overrides; where those name other data or classes and the learner has batch norms that need
+    training tasks, that of the run as it was trained. If its data are gone the training classes of the others must do."""
+    if not any(OTHER_DATA.fullmatch(override_key(text)) for text in overrides) or not calibrates(experiment.learner):
         return experiment.task
     place = [text for text in overrides if override_key(text) in ("device", "data_root", "dtype")]
-    return build_task(changed(read_config(folder.path / "config.yaml"), place, []))
+    try:
+        return build_task(changed(read_config(folder.path / "config.yaml"), place, []))
+    except ConfigError as error:
+        if "train" not in experiment.task.splits:
+            raise
+        reason = f"what the run was trained on cannot be read ({error.problems[0]})"
+        print(f"running batch norms take the statistics of the training classes as given now, for {reason}")
+        return experiment.task
 
 
 def _execution(experiment: Experiment, folder: RunFolder, overrides: list[str]) -> Execution:

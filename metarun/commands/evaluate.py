@@ -14,7 +14,7 @@ from metarun.applied.trained import trained
 from metarun.config.compose import read_config
 from metarun.config.experiment import Experiment
 from metarun.core import hyperparameters
-from metarun.errors import ConfigError, refuse_divergence
+from metarun.errors import ConfigError, listed, refuse_divergence
 from metarun.evaluation.calibration import calibrated
 from metarun.evaluation.estimates import Estimate
 from metarun.evaluation.intervals import Over
@@ -39,7 +39,7 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
         raise ConfigError(["evaluation.num_tasks is 0: say how many episodes to score, evaluation.num_tasks=600, say."])
     experiment.suite.require(split)
     subject = experiment.subject(run.theta, split, experiment.num_test_tasks, run.execution)
-    with calibrated(experiment.learner, run.theta, run.training_task, run.execution):
+    with calibrated(run.training_learner, run.theta, run.training_task, run.execution):
         evaluation = evaluate_all(experiment.suite, subject, experiment.evaluators, final=True)
     scores = evaluation.scores
     means = {f"{split}/{name}": score.mean for name, score in scores.items() if "_step_" not in name}
@@ -52,7 +52,8 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     over = {f"{split}/{name}": evaluation.over[name] for name in shown if name in evaluation.over}
     show(title, ("metric", "mean"), {f"{split}/{name}": score for name, score in shown.items()}, digits=4, over=over)
     training: Any = OmegaConf.to_container(read_config(run.folder.path / "config.yaml").task)
-    for line in conditions(experiment, split, training) + verdict(experiment, evaluation, run.step):
+    lines = seen_in_training(experiment, split, run.folder.trained_on()) if split != "train" else []
+    for line in lines + conditions(experiment, split, training) + verdict(experiment, evaluation, run.step):
         print(line)
     content |= {"seconds": time.time() - started}
     where = run.write(name_of(overrides, split, checkpoint), content, evaluation)
@@ -61,6 +62,19 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
         drawn = where.with_suffix(".png")
         shots_curve(curves, scores).savefig(drawn, dpi=130)
         print(f"figure:  {as_shown(drawn)}")
+
+
+def seen_in_training(experiment: Experiment, split: str, trained_on: list[str]) -> list[str]:
+    """A line where classes, or tasks of a table, are scored that have the names of those of the training."""
+    lines = []
+    for name, scored in experiment.suite.elsewhere.items() or [("", experiment.suite.own)]:
+        names, place = {*scored.task.class_names(split)}, f" of {name}" if name else ""
+        if both := sorted(names & {*trained_on}):
+            kind = "tasks" if scored.task.spec.num_ways is None else "classes"
+            lines.append(
+                f"{len(both)} of {len(names)} {split} {kind}{place} were trained on, by name: {listed(both, 10)}"
+            )
+    return lines
 
 
 def for_split(experiment: Experiment, split: str) -> Experiment:

@@ -111,7 +111,7 @@ def _folder(to: Path | None, usual: Path) -> Path:
 
 def _found(run: Trained, subject: Subject) -> Explanation:
     """All that is found out, the meta-gradients of training tasks, too."""
-    learner, task = run.experiment.learner, run.training_task
+    learner, task = run.training_learner, run.training_task
     with calibrated(subject.learner, run.theta, task, run.execution):
         found = explain(subject, run.step, run.experiment.seed)
     if "train" not in task.splits:

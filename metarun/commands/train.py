@@ -181,7 +181,7 @@ def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
     elsewhere = {name: scored.task.fingerprint() for name, scored in experiment.suite.elsewhere.items()}
     facts = {"data": experiment.task.fingerprint()} | ({"evaluation_data": elsewhere} if elsewhere else {})
     folder.refuse_other_data(facts, "Restore them, or start a new run with another run_dir.")
-    folder.keep_fitted(experiment.task.fitted())
+    folder.keep_training(experiment.task.fitted(), experiment.task.class_names("train"))
     write_atomically(folder.path / "config.yaml", text.encode())
     if not job.continues:
         write_atomically(folder.path / "overrides.yaml", OmegaConf.to_yaml(job.overrides).encode())

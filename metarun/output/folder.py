@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from metarun.paths import as_shown
 HEARTBEAT_SECONDS = 5.0
 STATES = ("running", "completed", "failed", "interrupted", "diverged", "pruned")
 FITTED = "fitted.json"
+TRAINED_ON = "trained_on.json"
 
 
 def slug(text: str) -> str:
@@ -161,18 +162,26 @@ class RunFolder:
     def fitted(self) -> dict[str, Any]:
         """What the run's task fitted on its training tasks; nothing where it did not, or an earlier metarun kept nothing.
         Raises MetarunError for a damaged file."""
-        path = self.path / FITTED
+        return self._kept(FITTED, "new data then have their own means")
+
+    def trained_on(self) -> list[str]:
+        """The names of the training classes, or of a table's training tasks; none where they have no names, or an earlier
+        metarun kept none. Raises MetarunError for a damaged file."""
+        return self._kept(TRAINED_ON, "no evaluation then tells which classes were trained on").get("names", [])
+
+    def _kept(self, name: str, without: str) -> dict[str, Any]:
+        path = self.path / name
         try:
             return read_json(path) if path.exists() else {}
         except ValueError as error:
-            raise MetarunError(
-                f"{path} is damaged. Remove it to go on: new data then have their own means; or train again."
-            ) from error
+            raise MetarunError(f"{path} is damaged. Remove it to go on: {without}; or train again.") from error
 
-    def keep_fitted(self, values: dict[str, Any]) -> None:
-        """Write what the task fitted, once: a run that is continued keeps what it began with."""
-        if values and not (self.path / FITTED).is_file():
-            write_json(self.path / FITTED, values)
+    def keep_training(self, fitted: dict[str, Any], names: Sequence[str]) -> None:
+        """Write what the task fitted on its training tasks, and the ``names`` of these or of their classes, once: a run that
+        is continued keeps what it began with."""
+        for name, values in ((FITTED, fitted), (TRAINED_ON, {"names": [*dict.fromkeys(names)]} if names else {})):
+            if values and not (self.path / name).is_file():
+                write_json(self.path / name, values)
 
     def refuse_other_data(self, facts: dict[str, Any], fix: str) -> None:
         """Raise ConfigError where the data are not those that the run began with: its split and score would be others."""

@@ -168,7 +168,7 @@ def conditions(experiment: Experiment, split: str, training: dict[str, Any] | No
         if split != "train" and (others := list(differences(trained, scored.node))):
             lines.append(f"training had other episodes than the {split}{place}: {', '.join(others)}")
         classes = list(dict.fromkeys(scored.task.class_names(split)))
-        if 0 < len(classes) <= NAMES_SHOWN:
+        if scored.task.spec.num_ways is not None and 0 < len(classes) <= NAMES_SHOWN:
             lines.append(f"only {len(classes)} {split} classes{place}: {', '.join(classes)}")
     return lines
 

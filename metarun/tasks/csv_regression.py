@@ -193,6 +193,9 @@ class CSVRegression(Sized):
         )
         return {"task": task, "support": chosen[:, :shots], "query": chosen[:, shots:]}
 
+    def class_names(self, split: str) -> Sequence[str]:
+        return self.split[split]
+
     def drawn_from(self, split: str, draw: Draw) -> Origin:
         return Origin("tasks", [[self.split[split][task]] for task in draw["task"]])
 

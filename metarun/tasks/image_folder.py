@@ -4,26 +4,38 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from metarun.errors import DataError, DataProblems, MissingDataError, listed
-from metarun.tasks.image_classes import ImageData, image_task
+from metarun.tasks.image_classes import ImageClasses, ImageData
 from metarun.tasks.image_csv import rows_of_csv
 from metarun.tasks.image_files import ENDINGS, Ranges, plain, problem_of, squared, survey
 from metarun.tasks.image_rows import Listing, Row, by_class, grouped, rows_of_folders
+from metarun.tasks.sources import task_from
 from metarun.tasks.splits import SPLITS, Split, by_shares, lists_classes, split_classes
 from metarun.tasks.store import ClassRows, Prepared, Source
 
-RULES = 2  # of reading; raise it when the same files give other rows, and they are prepared again
+RULES = 3  # of reading; raise it when the same files give other rows, and they are prepared again
 LOOKED_AT = 10_000  # images that are decoded to name broken ones beside other faults, before anything is prepared
 logger = logging.getLogger(__name__)
 
 
-@image_task
-def image_folder(
+class OwnImages(ImageClasses):
+    """Episodes of images of your own, which are read by the ranges of the training wherever they come from.
+
+    A subclass although ``ImageClasses`` is concrete: published scores depend on that, and on none of this.
+    """
+
+    def fitted(self) -> dict[str, Any]:
+        return {"ranges": self.ranges} if self.images.facts.get("deep") else {}
+
+
+@task_from(OwnImages)
+def image_folder(  # noqa: PLR0913, PLR0917
     data_root: str,
     path: str,
     size: int,
@@ -32,10 +44,12 @@ def image_folder(
     split_seed: int,
     group_column: str | None = None,  # runs of an earlier metarun do not say it
     group_pattern: str | None = None,
+    fitted: Mapping[str, Any] | None = None,
 ) -> ImageData:
     """Images of your own: classes are the folders below a folder, or a column of a CSV file.
 
-    Prepared under a digest of the files' names, sizes and times and of these settings: what changes is prepared anew.
+    Prepared under a digest of the files' paths, sizes and times and of these settings: what changes is prepared anew.
+    ``fitted``: the ranges by which a run has read its images of more than 8 bits.
     """
     if size < 1:
         raise ValueError(f"task.size is {size}, but an image needs 1 pixel or more.")
@@ -45,8 +59,10 @@ def image_folder(
         tuple(classes), [rows[0].split for rows in classes.values()], split, split_seed, "image_folder/classes"
     )
     reading = Reading(classes, size, channels)
-    folder = Path(data_root) / "prepared" / f"image_folder-{_digest(classes, size, channels)}"
-    source = Source(folder, (channels, size, size), reading.rows, facts=reading.facts)
+    source = _source(Path(data_root), reading)
+    if (known := _ranges(fitted or {})) and not (source.state() == "ready" and _reads_by(known, source.prepared())):
+        reading.known = known
+        source = _source(Path(data_root), reading)
     with_groups = group_column is not None or group_pattern is not None
     return ImageData(
         "image_folder",
@@ -57,14 +73,24 @@ def image_folder(
         faults=lambda: [] if source.state() == "ready" else reading.broken(),
         notes=found.notes,
         groups=reading.groups if with_groups else None,
-        ranges=_kept_ranges,
+        ranges=lambda prepared: _ranges(prepared.facts),
     )
 
 
-def _kept_ranges(prepared: Prepared) -> Ranges | None:
-    """The ranges by which images were read; None where an earlier metarun did not keep them."""
-    kept = prepared.facts.get("ranges")
-    return kept and Ranges(*map(tuple, kept))
+def _ranges(kept: Mapping[str, Any]) -> Ranges | None:
+    """The ranges by which images were read, as JSON kept them; None where it did not."""
+    return Ranges(*map(tuple, kept["ranges"])) if "ranges" in kept else None
+
+
+def _reads_by(ranges: Ranges, prepared: Prepared) -> bool:
+    """Whether what is prepared would be the same by these ``ranges``."""
+    return _ranges(prepared.facts) == ranges or prepared.facts.get("deep") is False
+
+
+def _source(data_root: Path, reading: "Reading") -> Source:
+    digest = _digest(reading.classes, reading.size, reading.channels, reading.known)
+    shape = (reading.channels, reading.size, reading.size)
+    return Source(data_root / "prepared" / f"image_folder-{digest}", shape, reading.rows, facts=reading.facts)
 
 
 def _listing(path: Path, split: Split, group_column: str | None, group_pattern: str | None) -> Listing:
@@ -93,13 +119,18 @@ def _listing(path: Path, split: Split, group_column: str | None, group_pattern: 
 
 
 class Reading:
-    """Decodes the images of classes: a copy of another image is left out, and all that is wrong is named at once."""
+    """Decodes the images of classes: a copy of another image is left out, and all that is wrong is named at once.
+
+    ``known``: the ranges of those of more than 8 bits, where not those that they have themselves.
+    """
+
+    known: Ranges | None = None
 
     def __init__(self, classes: dict[str, list[Row]], size: int, channels: int) -> None:
         self.classes, self.size, self.channels = classes, size, channels
         self.left_out: list[int] = []  # by number among all rows, class after class
         self.notes: list[str] = []
-        self.ranges = Ranges()
+        self.ranges, self.deep = Ranges(), False
 
     def broken(self) -> list[str]:
         """What is wrong with the images, one message of all."""
@@ -109,7 +140,14 @@ class Reading:
 
     def rows(self) -> ClassRows:
         """The images of each class. Raises DataProblems where some cannot be read, or lie in two classes."""
-        self.ranges, self.notes = survey([row.file for rows in self.classes.values() for row in rows])
+        found, self.notes = survey([row.file for rows in self.classes.values() for row in rows])
+        self.ranges, told = self.known or found, [note for note in self.notes if " read as of " in note]
+        self.deep = bool(told)
+        if told and self.ranges != found:
+            (black, white), (low, high) = self.ranges
+            self.notes = [note for note in self.notes if note not in told]
+            as_of = f"as of {black:.0f} (black) to {white:.0f} (white), floats as of {low:g} to {high:g}"
+            self.notes.append(f"images of more than 8 bits are read as those of the training were: {as_of}.")
         seen: dict[bytes, Row] = {}
         broken: list[str] = []
         twins: list[str] = []
@@ -147,7 +185,7 @@ class Reading:
 
     def facts(self) -> dict[str, Any]:
         """What was found out beside the images."""
-        return {"left_out": self.left_out, "notes": self.notes, "ranges": self.ranges}
+        return {"left_out": self.left_out, "notes": self.notes, "ranges": self.ranges, "deep": self.deep}
 
     def groups(self, prepared: Prepared) -> np.ndarray:
         """The number of each prepared image's group [num_images]; a name that several classes have is one group."""
@@ -164,20 +202,26 @@ def _in_two_classes(twins: list[str]) -> str:
     return f"{len(twins)} {what}: {listed(twins)}. Delete each from the class that it is not of."
 
 
-def _digest(classes: dict[str, list[Row]], size: int, channels: int) -> str:
-    """Of the classes and of each file's name, size and time of change: 16 hexadecimal digits."""
+def _digest(classes: dict[str, list[Row]], size: int, channels: int, known: Ranges | None) -> str:
+    """Of the classes and of each file's path, size and times of change, and of known ranges: 16 hexadecimal digits."""
     gone: list[str] = []
-    listing = [[label, *(_facts(row, gone) for row in rows)] for label, rows in classes.items()]
+    parents = {row.file.parent for rows in classes.values() for row in rows}
+    folders = {folder: str(folder.resolve()) for folder in parents}  # once each: it asks the system for every part
+    listing = [
+        [label, *((folders[row.file.parent], row.file.name, *_facts(row, gone)) for row in rows)]
+        for label, rows in classes.items()
+    ]
     if gone:
         raise DataError(listed(gone, separator=" "))
-    return hashlib.sha256(json.dumps([RULES, size, channels, listing]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([RULES, size, channels, listing, known]).encode()).hexdigest()[:16]
 
 
-def _facts(row: Row, gone: list[str]) -> tuple[str, int, int]:
-    """The name, size and time of change of a file; one that cannot be read joins ``gone``."""
+def _facts(row: Row, gone: list[str]) -> tuple[int, int, int]:
+    """The size and times of change of a file; one that cannot be read joins ``gone``. The second time is the system's own,
+    which moving a file changes, too, and nobody sets."""
     try:
         facts = os.stat(row.file)
     except OSError as error:
         gone.append(f"{row.place} names {row.file}, which cannot be read: {error.strerror}.")
-        return row.file.name, 0, 0
-    return row.file.name, facts.st_size, facts.st_mtime_ns
+        return 0, 0, 0
+    return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns

@@ -18,7 +18,19 @@ from metarun.tasks.tables import Table
 Missing = Literal["refuse", "drop", "mean"]
 MISSING = ("", "na", "n/a", "nan", "null", "?", "-")
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)  # 1_0 is none
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+", re.ASCII)
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+
+CURE_OF_MISSING = (
+    "Where entries are missing (empty, NA, NaN, ?, -) choose: task.missing=drop leaves those rows out, task.missing=mean "
+    "puts the mean of the training tasks there (and leaves out rows without an output), task.missing=refuse asks you to "
+    "correct the line."
+)
+CURE_OF_WORDS = (
+    "Correct the line, or leave it out; an input column of categories that look like numbers is named in "
+    "task.category_columns."
+)
+CURE_OF_THOUSANDS = "Write all of the column without commas (1234), or with decimal points (1.234)."
 
 
 @dataclass(frozen=True)
@@ -55,10 +67,10 @@ class Fit:
 
 
 class Reader:
-    """Reads columns of a table; all that is wrong with them goes to ``faults``."""
+    """Reads columns of a table; all that is wrong with them goes to ``faults``. ``cure``: of entries that are missing."""
 
-    def __init__(self, table: Table, missing: Missing, faults: Faults) -> None:
-        self.table, self.missing, self.faults = table, missing, faults
+    def __init__(self, table: Table, missing: Missing, faults: Faults, cure: str = CURE_OF_MISSING) -> None:
+        self.table, self.missing, self.faults, self.cure = table, missing, faults, cure
         self.with_commas: list[str] = []
 
     def notes(self) -> list[str]:
@@ -73,7 +85,7 @@ class Reader:
         if self.missing == "refuse":
             for text, line in self._at(texts, absent):
                 what = f"is {text!r}, which is not a finite number" if text else "is empty"
-                self._fault(name, line, what, CURE_OF_MISSING)
+                self._fault(name, line, what, self.cure)
         if categories is None:
             there = [text for text, gone in zip(texts, absent, strict=True) if not gone]
             categories = bool(there) and not any(map(self._is_number, there))
@@ -96,6 +108,13 @@ class Reader:
         return values
 
     def _with_points(self, name: str, texts: list[str]) -> list[str]:
+        commas = [(text, line) for text, line in zip(texts, self.table.lines, strict=True) if "," in text]
+        if len(commas) > 1 and all(THOUSANDS.fullmatch(text) for text, _ in commas):
+            what = (
+                f"{len(commas)} entries of column {name!r}, as {commas[0][0]!r} (line {commas[0][1]}), may be thousands"
+            )
+            self.faults.add(str(self.table.path), f"{what} or decimals", CURE_OF_THOUSANDS)
+            return [text.replace(",", "") for text in texts]
         with_points = [line for text, line in self._at(texts, ["." in t and bool(NUMBER.fullmatch(t)) for t in texts])]
         with_commas = [line for text, line in self._at(texts, [bool(DECIMAL_COMMA.fullmatch(t)) for t in texts])]
         if with_points:
@@ -114,17 +133,6 @@ class Reader:
 
     def _fault(self, name: str, line: int, what: str, cure: str) -> None:
         self.faults.add(str(self.table.path), f"line {line}: column {name!r} {what}", cure)
-
-
-CURE_OF_MISSING = (
-    "Where entries are missing (empty, NA, NaN, ?, -) choose: task.missing=drop leaves those rows out, task.missing=mean "
-    "puts the mean of the training tasks there (and leaves out rows without an output), task.missing=refuse asks you to "
-    "correct the line."
-)
-CURE_OF_WORDS = (
-    "Correct the line, or leave it out; an input column of categories that look like numbers is named in "
-    "task.category_columns."
-)
 
 
 # ------------------------------------------------------------------------------------------------------------- fitting
@@ -191,14 +199,23 @@ def encoded(columns: Sequence[Column], fits: Sequence[Fit], notes: list[str]) ->
             parts.append(np.where(column.missing, 0.0, standard)[:, None])
             continue
         assert column.texts is not None and found.levels is not None
-        one_hot = (column.texts[:, None] == np.array(found.levels)).astype(float)
+        of = {text: _level(text, found.levels) for text in {*column.texts.tolist()}}
+        one_hot = (np.array([of[text] for text in column.texts])[:, None] == np.array(found.levels)).astype(float)
         parts.append(np.where(column.missing[:, None], found.mean, one_hot))
-        if unknown := sorted({*column.texts.tolist()} - {*found.levels, ""}):
+        if unknown := sorted(text for text, level in of.items() if level not in (*found.levels, "")):
             notes.append(
                 f"column {column.name!r}: no training task has {listed([repr(text) for text in unknown])}; all its inputs "
                 "are 0 there."
             )
     return np.concatenate(parts, 1)
+
+
+def _level(text: str, levels: Sequence[str]) -> str:
+    """The level that an entry names: that which is written so, or else the only one of the same number, as 1 of 1.0."""
+    if text in levels or not NUMBER.fullmatch(text):
+        return text
+    equal = [level for level in levels if NUMBER.fullmatch(level) and float(level) == float(text)]
+    return equal[0] if len(equal) == 1 else text
 
 
 def names_of_inputs(fits: Sequence[Fit]) -> list[str]:

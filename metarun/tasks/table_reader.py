@@ -4,6 +4,7 @@ They are measured as the training tasks were: by their means, deviations and lev
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,12 @@ class Columns(NamedTuple):
     outputs: Sequence[Fit]
 
 
+CURE_OF_QUERIES = (
+    "No row is left out of these examples, for each of them gets its answer: fill in the entries, or leave the rows out. "
+    "task.missing=mean puts the mean of the training tasks there."
+)
+
+
 class TableReader(Reader):
     """Reads rows whose columns are those of the training, in their own units."""
 
@@ -47,7 +54,10 @@ class TableReader(Reader):
     def inputs(self, examples: Any) -> Tensor:
         """Of columns by name, of rows that are such mappings, or of an array [n, input columns]; in their own units."""
         table = _table_of(examples, [found.column for found in self.columns.inputs])
-        return self._read(table, labelled=None).x
+        found = self._read(table, labelled=None)
+        for note in found.notes:
+            warnings.warn(f"metarun: {note}", UserWarning, stacklevel=2)
+        return found.x
 
     def examples(self, path: Path, labelled: bool) -> Examples:
         if path.is_dir():
@@ -73,6 +83,8 @@ class TableReader(Reader):
             raise DataProblems(problems)
         faults, log, missing = Faults(), self.columns.log, self.columns.missing
         reader = ColumnReader(table, missing, faults)
+        if not labelled and missing != "mean":  # an answer is expected for every row
+            reader = ColumnReader(table, "refuse", faults, CURE_OF_QUERIES)
         inputs = [reader.read(f.column, f.log, f.levels is not None) for f in self.columns.inputs]
         of_outputs = ColumnReader(table, missing if labelled else "drop", faults)
         outputs = [of_outputs.read(name, name in log, False) for name in self.output_names * bool(given)]
@@ -143,13 +155,14 @@ def _table_of(examples: Any, names: Sequence[str]) -> Table:
             f"the columns have {listed([str(n) for n in sorted(lengths)])} entries; all need as many, and some."
         )
     entries = [[_written(value) for value in row] for row in zip(*columns.values(), strict=True)]
-    return Table(Path("these rows"), ",", [*columns], entries, [*range(len(entries))], "", 0)
+    return Table(Path("these rows, counted from 0"), ",", [*columns], entries, [*range(len(entries))], "", 0)
 
 
 def _written(value: Any) -> str:
-    """An entry as a file has it; what is missing is empty."""
+    """An entry as a file has it; what is missing is empty. Whole numbers have no point: a level of a category is 1, not
+    1.0, and data frames make floats of them where an entry is missing."""
     if value is None or (isinstance(value, (float, np.floating)) and math.isnan(value)):
         return ""
-    return (
-        repr(float(value)) if isinstance(value, (int, float, np.number)) and not isinstance(value, bool) else str(value)
-    )
+    if not isinstance(value, (int, float, np.number)) or isinstance(value, bool):
+        return str(value).strip()
+    return str(int(value)) if isinstance(value, int) or float(value).is_integer() else repr(float(value))

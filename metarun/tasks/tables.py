@@ -5,6 +5,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 from metarun.errors import DataError, Faults, MissingDataError, did_you_mean
@@ -35,7 +36,8 @@ class Table:
         if name in self.header:
             return ""
         hint = did_you_mean(name, self.header)
-        return f"{self.path} has no such column{hint}; there are {', '.join(map(repr, self.header))}."
+        there = ", ".join(map(repr, self.header))
+        return f"{self.path} has no such column{hint}; there are {there}.{_on_comments(self.num_comments)}"
 
 
 def read_table(path: Path, separator: str) -> Table:
@@ -46,7 +48,8 @@ def read_table(path: Path, separator: str) -> Table:
         raise ValueError(f"task.separator is {separator!r}, but must be one character, such as ',' or ';' or \"\\t\".")
     content = _content(path)
     try:
-        uncommented = _Uncommented(content.decode("utf-8-sig").splitlines(keepends=True), separator)
+        in_lines = StringIO(content.decode("utf-8-sig"), newline="")  # str.splitlines ends them at marks within entries
+        uncommented = _Uncommented([*in_lines], separator)
         reader = csv.reader(uncommented, delimiter=separator, strict=True)
         lines, rows = [], []
         for row in reader:
@@ -63,10 +66,10 @@ def read_table(path: Path, separator: str) -> Table:
         raise DataError(f"{path}, line {reader.line_num}: {error}. Quotation marks must come in pairs.") from error
     if not rows:
         raise DataError(f"{path} is empty; it must have a line of column names, and a line for each measurement.")
-    header, rows = rows[0], rows[1:]
-    _check(path, separator, header, rows, lines[1:])
     digest = hashlib.sha256(content).hexdigest()
-    return Table(path, separator, header, rows, lines[1:], digest, uncommented.num_comments)
+    table = Table(path, separator, rows[0], rows[1:], lines[1:], digest, uncommented.num_comments)
+    _check(table)
+    return table
 
 
 class _Uncommented:
@@ -101,19 +104,27 @@ def _content(path: Path) -> bytes:
         raise DataError(f"task.path is {str(path)!r}, which cannot be read: {error.strerror}.") from error
 
 
-def _check(path: Path, separator: str, header: list[str], rows: list[list[str]], lines: list[int]) -> None:
+def _on_comments(count: int) -> str:
+    """A question to end what is said of a header: numpy.savetxt, say, writes # before it. Nothing without comments."""
+    lines = "lines that begin with # are comments" if count > 1 else "line that begins with # is a comment"
+    return f" {count} {lines}; is that the header? Remove its #." if count else ""
+
+
+def _check(table: Table) -> None:
+    path, separator, header = table.path, table.separator, table.header
     others = [written for mark, written in SEPARATORS.items() if mark != separator and mark in header[0]]
     if len(header) == 1 and others:
         raise DataError(
             f"{path}: the first line has one column, {header[0]!r}; is another separator used? "
             f"'task.separator=\"{others[0]}\"'"
         )
-    if not rows:
+    if not table.rows:
         raise DataError(f"{path} has column names and no further line.")
     faults = Faults()
     if repeated := sorted({name for name in header if header.count(name) > 1}):
-        faults.add(str(path), f"several columns are named {', '.join(map(repr, repeated))}", "Give each its own name.")
-    for row, line in zip(rows, lines, strict=True):
+        cure = f"Give each its own name.{_on_comments(table.num_comments)}"
+        faults.add(str(path), f"several columns are named {', '.join(map(repr, repeated))}", cure)
+    for row, line in zip(table.rows, table.lines, strict=True):
         if len(row) != len(header):
             what = f"line {line}: {len(row)} entries, where the header has {len(header)}"
             commas = f" Put entries that hold {separator!r} in quotation marks."

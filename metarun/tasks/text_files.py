@@ -48,8 +48,8 @@ class Fields(NamedTuple):
 BY_NAME = Fields(None, None)
 
 
-def rows_of(path: Path, asked: Fields, findings: Findings) -> list[Row]:
-    """The sentences in ``path``; what is wrong with single ones joins the ``findings``."""
+def rows_of(path: Path, asked: Fields, findings: Findings, with_splits: bool = False) -> list[Row]:
+    """The sentences in ``path``, and what its field "split" says; what is wrong with single ones joins the ``findings``."""
     faults, of_table = findings.faults, path.suffix.lower() in (".csv", ".tsv", ".tab")
     records = [*(table_records(path, asked, faults) if of_table else json_records(path, faults))]
     names = [*dict.fromkeys(name for _, record in records for name in record)]
@@ -60,12 +60,13 @@ def rows_of(path: Path, asked: Fields, findings: Findings) -> list[Row]:
             hint = did_you_mean(name, names)
             raise DataError(f"{key} is {name!r}, but {path} has no such field{hint}; there are {', '.join(names)}.")
     fields = Fields(fields.text or "text", fields.label or "label", fields.group)
-    split = next((name for name in names if name.strip().casefold() == "split"), None)
+    splits = [name for name in names if name.strip().casefold() == "split"]
+    split = splits[0] if splits and with_splits else None
     rest = [name for name in names if name not in (*fields, split)]
     findings.notes.append(
         f"{path}: sentences are in the field {fields.text!r}, their classes in {fields.label!r}."
-        + (f" task.split=given uses {split!r}." if split else "")
         + (f" Not read: {', '.join(map(repr, rest))}." if rest else "")
+        + (f" task.split=given uses {splits[0]!r}." if splits and not with_splits else "")
     )
     return [*_checked(path, records, fields, split, faults)]
 

@@ -1,6 +1,7 @@
 """New sentences for a trained model: lines or a list of JSON, CSV, TSV, a text file of unlabelled lines, or strings."""
 
 from collections.abc import Callable, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +72,18 @@ def _queries(path: Path, asked: Fields, findings: Findings) -> list[Row]:
     """Sentences whose class may be missing: it is "" then."""
     faults, ending = findings.faults, path.suffix.lower()
     if ending == ".txt":
-        lines = enumerate(text_of(path).splitlines(), 1)
+        lines = enumerate(StringIO(text_of(path), newline=None), 1)
         return [Row(line, "", "", f"{path}, line {number}") for number, line in lines if plain(line)]
     found = table_records(path, asked, faults, labelled=False) if ending in TABLES else json_records(path, faults)
     records = [*found]
     fields = asked.among(dict.fromkeys(name for _, record in records for name in record))
     rows = []
     for place, record in records:
-        row, what, cure = row_of(record, Fields(fields.text or "text", ""), None, f"{path}, {place}")
+        given = record.get(fields.label) if fields.label else None
+        label = fields.label if given is not None and plain(str(given)) else ""  # 0 is a label
+        row, what, cure = row_of(record, Fields(fields.text or "text", label), None, f"{path}, {place}")
         if row is None:
             faults.add(str(path), f"{place}{what}", cure)
         else:
-            rows.append(row._replace(label=plain(str(record.get(fields.label or "") or ""))))
+            rows.append(row)
     return rows

@@ -4,7 +4,7 @@ Prepared are bytes: class after class, sentence after sentence, each ended by a 
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,16 +84,25 @@ class Findings:
 
 def class_rows(rows: Iterable[Row], origin: str, findings: Findings | None = None) -> ClassRows:
     """Bytes to prepare of the ``rows`` of ``origin``: classes "split\\tname" by name and their sentences, sorted, whatever
-    the order of the rows. Raises DataProblems with all faults that ``findings`` have by then."""
-    told, findings = findings is not None, findings or Findings()
+    the order of the rows. Raises DataProblems with all faults that ``findings`` have by then.
+
+    Without ``findings`` the rows are those of a published set, whose order is always the same: of a sentence in two classes
+    the first is kept. In others it is a fault."""
+    own, findings = findings is not None, findings or Findings()
     classes: dict[str, list[tuple[str, str]]] = {}
     splits = Names(findings.faults)
-    for row in _without_duplicates(rows, findings.notes):
-        splits.add(row)
-        classes.setdefault(plain(row.label), []).append((row.text, row.group))
+    kept, twins = _without_duplicates(rows, splits, findings.notes)
+    for first, row in twins:
+        of = f"{first.text!r} is of the class {first.label!r} ({first.place}) and of {row.label!r} ({row.place})"
+        if own:
+            findings.faults.add("", of, "A sentence has one class: delete it from the other.")
+        else:
+            findings.notes.append(f"{of}; it stays in {first.label!r}.")
     findings.faults.refuse()
-    if not told:  # beside what is prepared
+    if not own:  # beside what is prepared
         say(findings.notes)
+    for row in kept:
+        classes.setdefault(plain(row.label), []).append((row.text, row.group))
     if len(classes) < 2:
         held = f"the class {next(iter(classes))!r} alone" if classes else "no sentence"
         raise DataError(f"{origin} holds {held}, but an episode needs 2 classes or more.")
@@ -104,19 +113,27 @@ def class_rows(rows: Iterable[Row], origin: str, findings: Findings | None = Non
         yield f"{splits.of[label]}\t{label}", np.frombuffer(content, dtype=np.uint8)
 
 
-def _without_duplicates(rows: Iterable[Row], notes: list[str]) -> Iterator[Row]:
-    """The first of equal sentences (but for case and blanks): none may be in a support set and in its query set."""
-    seen: set[str] = set()
-    repeated = 0
-    for row in rows:
-        text = plain(row.text)
-        if text.casefold() in seen:
-            repeated += 1
+def _without_duplicates(
+    rows: Iterable[Row], splits: "Names", notes: list[str]
+) -> tuple[list[Row], list[tuple[Row, Row]]]:
+    """One of equal sentences (but for case and blanks), for none may be in a support set and in its query set: the one that
+    is lowest, whatever their order. And the pairs of which the second row has another class than the first."""
+    kept: dict[str, Row] = {}
+    twins, repeated = [], 0
+    for given in rows:
+        splits.add(given)
+        row = given._replace(text=plain(given.text))
+        first = kept.setdefault(row.text.casefold(), row)
+        if first is row:
             continue
-        seen.add(text.casefold())
-        yield row._replace(text=text)
+        repeated += 1
+        if plain(first.label).casefold() != plain(row.label).casefold():
+            twins.append((first, row))
+        elif (row.text, row.group) < (first.text, first.group):
+            kept[row.text.casefold()] = row
     if repeated:
-        notes.append(f"{repeated} sentences repeat another one and are left out; {len(seen)} are kept.")
+        notes.append(f"{repeated} sentences repeat another one and are left out; {len(kept)} are kept.")
+    return [*kept.values()], twins
 
 
 class Names:

@@ -145,6 +145,17 @@ def test_other_separators_a_byte_order_mark_quotes_and_empty_lines_are_read(tmp_
         assert sorted(n for names in task.split.values() for n in names) == sorted(SIZES)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_marks_within_an_entry_end_no_line(path, tmp_path, end):
+    plain = task_of(path)
+    text = path.read_text().replace("anna", "an\u2028n\x85a").replace("ben", "b\x0be\x0cn\x1c.")
+    (tmp_path / "odd.csv").write_bytes(text.replace("\n", end).encode())
+    task = task_of(tmp_path / "odd.csv")
+    assert torch.equal(task.x, plain.x) and {"an\u2028n\x85a", "b\x0be\x0cn\x1c."} < {
+        n for names in task.split.values() for n in names
+    }
+
+
 def test_the_advice_on_another_separator_can_be_pasted_into_a_shell(tmp_path):
     for separator in (";", "\t"):
         (tmp_path / "other.csv").write_text(table(SIZES, separator))
@@ -199,6 +210,18 @@ def test_decimal_commas_are_read_and_said_once(path, tmp_path, caplog):
     assert "decimal commas (line 5) and decimal points" in problem(tmp_path / "comma.csv", "task.separator=';'")
 
 
+@pytest.mark.parametrize("more", ["7", "1,234,567", "0,125", "1,25"])
+def test_commas_that_may_be_those_of_thousands_are_refused(tmp_path, more):
+    ages = ["950", "1,234", "-12,500", more]
+    rows = [f"{subject};{i};{ages[i % 4]};{i % 7}" for subject in "abcde" for i in range(12)]
+    (tmp_path / "odd.csv").write_text("\n".join(["subject;dose;age;response", *rows]))
+    if more in ("7", "1,234,567"):
+        said = problem(tmp_path / "odd.csv", "task.separator=';'")
+        assert "entries of column 'age', as '1,234' (line 3), may be thousands or decimals. Write all of" in said
+    else:  # decimals
+        assert task_of(tmp_path / "odd.csv", "task.separator=';'").fits[0][1].mean[0] < 300
+
+
 def test_lines_of_comments_are_left_out_and_counted(path, caplog):
     caplog.set_level("INFO")
     plain = task_of(path)
@@ -206,6 +229,16 @@ def test_lines_of_comments_are_left_out_and_counted(path, caplog):
     path.write_text("\n".join(["# measured by A, B, and C", header, lines[0], "#", *lines[1:]]))
     assert torch.equal(task_of(path).x, plain.x)
     assert "2 lines of comments" in told(caplog)
+
+
+def test_a_header_that_is_a_comment_is_spoken_of_where_names_are_missing(path):
+    header, *lines = path.read_text().splitlines()
+    for first in (lines[0], "anna,1,1,2"):  # which becomes the header
+        path.write_text("\n".join([f"# {header}", first, *lines]))
+        with pytest.raises(
+            ConfigError, match=r"1 line that begins with # is a comment; is that the header\? Remove its #"
+        ):
+            task_of(path)
 
 
 @pytest.mark.parametrize("mark", ["", "NA", "NaN", "?", "-"])
@@ -249,6 +282,41 @@ def test_numbers_are_categories_where_the_user_says_so(path):
     with_site(path, lambda i, line: str(i % 3))
     assert task_of(path, *SITE).spec.input_shape == (2,)
     assert task_of(path, *SITE, "task.category_columns=[site]").spec.input_shape == (4,)
+
+
+def test_levels_that_are_numbers_are_known_in_every_form_of_the_examples(path, tmp_path):
+    with_site(path, lambda i, line: str(i % 3))
+    reader = task_of(path, *SITE, "task.category_columns=[site]").reader()
+    (tmp_path / "rows.csv").write_text("dose,site\n" + "".join(f"0.5,{site}\n" for site in ("0", "2.0", "1")))
+    forms = [{"dose": [0.5] * 3, "site": sites} for sites in ([0, 2, 1], [0.0, 2.0, 1.0], ["0", " 2", "1"])]
+    forms += [np.array([[0.5, 0], [0.5, 2], [0.5, 1]]), [{"dose": 0.5, "site": site} for site in (0, 2, 1)]]
+    found = [reader.inputs(form) for form in forms] + [reader.read(tmp_path / "rows.csv", labelled=False).x]
+    assert all(x[:, 1:].tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0]] for x in found)
+
+
+def test_an_unknown_level_of_examples_in_memory_is_warned_of(path):
+    with_site(path, lambda i, line: str(i % 3))
+    reader = task_of(path, *SITE, "task.category_columns=[site]").reader()
+    with pytest.warns(UserWarning, match=r"column 'site': no training task has '7'"):
+        assert reader.inputs({"dose": [0.5, 0.5], "site": [7, 1]})[:, 1:].tolist() == [[0, 0, 0], [0, 1, 0]]
+
+
+def test_no_row_is_left_out_of_those_that_are_to_be_predicted(path, tmp_path):
+    text = "dose,age,response\n0.5,1,2\nNA,2,3\n0.7,3,4\n"
+    (tmp_path / "rows.csv").write_text(text)
+    reader = task_of(path, "task.missing=drop").reader()
+    for read, place in (
+        (
+            lambda: reader.inputs({"dose": [0.5, np.nan, 0.7], "age": [1, 2, 3]}),
+            "counted from 0, line 1: column 'dose'",
+        ),
+        (lambda: reader.read(tmp_path / "rows.csv", labelled=False), "line 3: column 'dose'"),
+    ):
+        with pytest.raises(DataError, match=f"{place} is .*task.missing=mean"):
+            read()
+    assert reader.read(tmp_path / "rows.csv", labelled=True).items == ["line 2", "line 4"]
+    filled = task_of(path, "task.missing=mean").reader().read(tmp_path / "rows.csv", labelled=False)
+    assert filled.items == ["line 2", "line 3", "line 4"] and filled.x[1, 0] == 0
 
 
 def test_a_logarithm_is_taken_and_the_error_stays_in_the_unit_of_the_column(path):
@@ -356,6 +424,13 @@ def test_another_table_is_measured_by_the_means_of_the_training(path, tmp_path):
     assert torch.equal(after.y, before.y) and torch.equal(after.x[:, 1], before.x[:, 1])
     assert after.fitted() == before.fitted()
     assert evaluate_run(tmp_path / "run", [f"task.path='{tmp_path / 'new.csv'}'"], "test", "last", []) is None
+
+
+def test_tasks_that_were_trained_on_are_named_where_an_evaluation_tests_on_them(path, tmp_path, capsys):
+    train(tmp_path / "run", "task=csv_regression", f"task.path='{path}'", *NAMES, *FEW)
+    names = ", ".join(sorted(task_of(path).split["train"]))
+    evaluate_run(tmp_path / "run", ["task.split={test: all}"], "test", "last", [])
+    assert f"6 of 10 test tasks were trained on, by name: {names}\n" in capsys.readouterr().out
 
 
 def test_a_run_that_kept_no_means_takes_those_of_the_new_table_and_says_so(path, tmp_path, capsys):

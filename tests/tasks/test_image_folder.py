@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -222,6 +223,28 @@ def test_what_was_prepared_is_used_again_until_a_file_or_a_setting_changes(photo
     picture(photos / "fox" / "1.png", (1, 2, 3))
     assert (1, 2, 3) in {tuple(image[:, 0, 0]) for image in task(photos).images.rows}
     assert len(left(photos.parent / "data")) == 3
+
+
+def test_folders_and_files_that_are_alike_from_outside_are_told_apart(photos):
+    """Bitmaps have one size whatever they show; copies and restored files have the times of others."""
+    files = [photos / "fox" / "1.bmp", photos / "fox" / "2.bmp"]
+    for shade, file in zip(((1, 2, 3), (4, 5, 6)), files, strict=True):
+        picture(file, shade)
+        os.utime(file, ns=(10**18, 10**18))
+    other = Path(shutil.copytree(photos, photos.parent / "other"))
+    picture(other / "fox" / "1.bmp", (7, 8, 9))
+    os.utime(other / "fox" / "1.bmp", ns=(10**18, 10**18))
+
+    def colours(folder: Path) -> list[tuple]:
+        return [tuple(image[:, 0, 0]) for image in task(folder).images.rows]
+
+    before = colours(photos)
+    assert (7, 8, 9) in colours(other) and (7, 8, 9) not in before
+    files[0].rename(photos / "kept")
+    files[1].rename(files[0])
+    (photos / "kept").rename(files[1])
+    at = before.index((1, 2, 3)), before.index((4, 5, 6))
+    assert [colours(photos)[i] for i in at] == [(4, 5, 6), (1, 2, 3)]
 
 
 # ----------------------------------------------------------------------------------------------------------- decoding

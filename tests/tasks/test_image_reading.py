@@ -1,5 +1,6 @@
 """What is read of the user's own images, what is not, and what is said of it."""
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -206,6 +207,24 @@ def test_values_below_zero_and_floats_are_read_as_of_their_own_range(photos, not
         "2 images have values of more than 8 bits, from -1000 to 3000",
         "3 images have float values",
     ]
+
+
+def test_other_images_are_read_by_the_range_of_the_training(photos, notes, tmp_path):
+    deep(photos / "oak" / "7.png", 4000)
+    fitted = json.loads(json.dumps(task(photos).fitted()))
+    assert fitted == {"ranges": [[0, 4095], [0, 1]]}
+    other = write(tmp_path / "other")
+    assert task(other, fitted=fitted).fitted() == {}
+    deep(other / "oak" / "7.png", 1000)
+    assert images_of(task(other))["oak"][-1] == (1000 * 255 // 1023,) * 3
+    notes()
+    assert images_of(task(other, fitted=fitted))["oak"][-1] == (1000 * 255 // 4095,) * 3
+    assert notes()[-1].startswith(
+        "images of more than 8 bits are read as those of the training were: as of 0 (black) to 4095"
+    )
+    before = len(left(tmp_path / "data"))
+    assert images_of(task(photos, fitted=fitted)) == images_of(task(photos))
+    assert len(left(tmp_path / "data")) == before, "what the run has prepared is used again"
 
 
 def test_a_float_image_with_values_that_are_not_finite_is_named(photos):

@@ -331,7 +331,7 @@ def test_a_wrong_file_gives_one_clear_message_and_code_2_and_nothing_half_prepar
     path = tmp_path / "mine.jsonl"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     shots = 3 if case == "too few sentences" else 1
-    where = [f"task.path={path}", f"data_root={tmp_path / 'root'}"]
+    where = [f"task.path={path}", f"data_root={tmp_path / 'root'}", *["task.split=given"] * ("split" in case)]
     outcome = metarun("task=text_jsonl", *where, f"task.num_shots={shots}", "task.num_queries=3")
     assert outcome.code == 2
     assert outcome.err.count("\n  - ") == 1
@@ -393,6 +393,30 @@ def test_repeated_sentences_are_kept_once_whatever_their_case_blanks_and_label(t
     assert texts.counts.tolist() == [2, 1]
 
 
+def test_a_sentence_in_two_classes_of_ones_own_file_is_an_error_that_names_both(root, tmp_path):
+    lines = FILE.read_text().splitlines()
+    twin = json.dumps({"text": json.loads(lines[0])["text"].upper(), "label": "alone"})
+    for order in ([*lines, twin], [twin, *lines]):
+        (tmp_path / "mine.jsonl").write_text("\n".join(order))
+        with pytest.raises(DataError) as error:
+            task(root, path=str(tmp_path / "mine.jsonl"))
+        places = [
+            f"'{label}' ({tmp_path / 'mine.jsonl'}, line {order.index(line) + 1})"
+            for label, line in (("alone", twin), (json.loads(lines[0])["label"], lines[0]))
+        ]
+        assert all(place in str(error.value) for place in places)
+
+
+def test_the_order_of_the_lines_decides_not_which_of_equal_sentences_is_kept(root, tmp_path):
+    rows = [*ROWS, *({**row, "text": row["text"].upper(), "talk": f"{row['talk']} again"} for row in ROWS[::3])]
+    found = []
+    for number, order in enumerate((rows, rows[::-1])):
+        path = written(tmp_path / f"{number}.csv", order, ",")
+        found.append(task(root, path=path, group_field="talk").text_set)
+    assert found[0].texts == found[1].texts and len(found[0].texts) == len(ROWS)
+    assert found[0].prepared.facts["groups"] == found[1].prepared.facts["groups"]
+
+
 def test_blanks_in_a_label_are_made_single(tmp_path):
     rows = [Row(f"{c} {i}", c, "", "") for c in ("a\tb", " c") for i in range(2)]
     assert texts_of(tmp_path / "set", rows).names == ("a b", "c")
@@ -446,6 +470,15 @@ def test_splits_are_read_in_any_case_and_by_their_other_names(root, tmp_path):
     path = written(tmp_path / "given.csv", [{**row, "split": parts[row["label"]]} for row in ROWS], ",")
     expected = ["train"] * 3 + ["val"] * 4 + ["test"] + ["train"] + ["test"]
     assert task(root, path=path, split="given").split_of == tuple(expected)
+
+
+def test_a_split_field_counts_with_given_alone(root, tmp_path, caplog):
+    caplog.set_level("INFO")
+    path = written(tmp_path / "odd.csv", [{**row, "Split": f"fold {i % 3}"} for i, row in enumerate(ROWS)], ",")
+    assert task(root, path=path).split_of == task(root, path=written(tmp_path / "none.csv", ROWS, ",")).split_of
+    assert "Not read: 'talk', 'Split'. task.split=given uses 'Split'." in caplog.text
+    with pytest.raises(DataError, match="'Split' is 'fold 0', but must be one of train, val, test"):
+        task(root, path=path, split="given")
 
 
 def test_sentences_of_one_group_are_never_in_both_support_and_query(root, tmp_path):
