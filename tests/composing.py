@@ -14,7 +14,8 @@ from unittest import mock
 import hydra
 from omegaconf import DictConfig
 
-from metarun.commands.train import plan, run
+from metarun.commands.job import plan
+from metarun.commands.train import run
 from metarun.config.build import build
 from metarun.config.compose import REFUSALS
 from metarun.config.compose import composed as by_hydra

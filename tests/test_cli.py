@@ -8,7 +8,7 @@ import time
 import pytest
 
 from metarun import __version__
-from metarun.commands.train import may_change
+from metarun.commands.job import may_change
 from metarun.config.help import ORDER, options
 from metarun.paths import config_dir
 from tests.running import OUTSIDE, TINY, environment, metarun, process

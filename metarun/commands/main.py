@@ -142,7 +142,8 @@ def single(overrides: list[str], folders: list[Path], flags: list[str]) -> int:
         return follow()
     overrides = with_devices(overrides)
     cfg = composed(overrides, folders)
-    from metarun.commands.train import plan, run  # torch is imported here, after the command line has been understood
+    from metarun.commands.job import plan  # torch is imported here, after the command line has been understood
+    from metarun.commands.train import run
 
     job = plan(cfg, overrides)
     try:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from metarun.commands.diff import differences
-from metarun.commands.train import Job, run
+from metarun.commands.job import Job
+from metarun.commands.train import run
 from metarun.config.compose import assigned, override_key, read_config
 from metarun.errors import CheckpointError, Interrupted, wrong_command
 from metarun.output.checkpoint import load

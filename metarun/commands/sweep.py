@@ -197,7 +197,7 @@ def hydra_job(cfg):  # type: ignore[no-untyped-def]
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    from metarun.commands.train import Job as Training
+    from metarun.commands.job import Job as Training
     from metarun.commands.train import run
     from metarun.output.checkpoint import load
     from metarun.sweep.identity import identity

@@ -2,117 +2,25 @@
 
 import sys
 import traceback
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 
-from metarun.config.checks import changed_settings, flat
-from metarun.config.compose import assigned, nobody_chose, override_key, read_config, with_value
+from metarun.commands.job import Job
+from metarun.config.compose import assigned, nobody_chose
 from metarun.config.experiment import Experiment
 from metarun.config.ready import ready
 from metarun.errors import CheckpointError, ConfigError, Diverged, Interrupted, MetarunError
 from metarun.evaluation.whole import Evaluation
 from metarun.files import DISK_REFUSALS, read_json, write_atomically
 from metarun.output.checkpoint import load, restoring
-from metarun.output.folder import RunFolder, new_name, place
+from metarun.output.folder import RunFolder
 from metarun.output.report import Reporter
 from metarun.training.processes import leading, nothing_to_begin, refuse_devices
 from metarun.training.runner import Runner
 from metarun.training.signals import StopRequest
 
-# what a resumed run may have other than it began
-CHANGEABLE = ("steps", "device", "devices", "data_root", "task.download", "log_every", "checkpoint_minutes")
-PLACE = ("resume", "run_dir")
-PLANNED = ("T_max", "total_iters", "total_steps")  # lengths of schedules; a step_size can equal steps by chance
 STATE_OF = {Diverged: "diverged", Interrupted: "interrupted"}
-
-
-@dataclass
-class Job:
-    """What to run and where; ``continues`` says that the folder already holds the beginning."""
-
-    cfg: DictConfig
-    overrides: list[str]
-    folder: RunFolder
-    continues: bool
-
-
-def plan(cfg: DictConfig, overrides: list[str]) -> Job:
-    """Find out whether the run is new or continued, and where it lives."""
-    try:
-        run_dir, resume = cfg.run_dir, cfg.resume
-    except OmegaConfBaseException as error:
-        raise ConfigError(
-            [f"{error.full_key}: an interpolation cannot be resolved: {str(error).splitlines()[0]}."]
-        ) from None
-    if resume not in (None, "auto"):
-        return _continued(RunFolder(place(resume, "resume")), overrides)
-    if run_dir is None:
-        if resume == "auto":
-            raise ConfigError(["resume=auto continues what lies in run_dir; add run_dir=PATH, or write resume=RUN."])
-        return Job(cfg, overrides, RunFolder(Path("runs", new_name(_label(cfg))).resolve()), continues=False)
-    folder = RunFolder(place(run_dir, "run_dir"))
-    if not folder.holds_a_run:
-        return Job(cfg, overrides, folder, continues=False)
-    if resume is None:
-        raise ConfigError(
-            [f"run_dir {folder.path} already holds a run. Continue it with resume=auto, or choose another folder."]
-        )
-    _refuse_changes(cfg, folder, set(map(override_key, overrides)))
-    return Job(cfg, overrides, folder, continues=True)
-
-
-def _label(cfg: DictConfig) -> str:
-    names = [OmegaConf.select(cfg, f"{group}._target_") for group in ("meta_learner", "task")]
-    return "-".join(str(name).rpartition(".")[2].lower() for name in names)
-
-
-def _continued(folder: RunFolder, overrides: list[str]) -> Job:
-    """``resume=RUN``: the run's own configuration, with nothing changed that would make it another run."""
-    if not folder.holds_a_run:
-        raise ConfigError([f"resume={folder.path}: there is no run (no config.yaml). List runs with: metarun runs"])
-    cfg, problems = read_config(folder.path / "config.yaml"), []
-    trained_for = cfg.steps
-    for text in overrides:
-        key = override_key(text)
-        if key == "run_dir":
-            problems.append(f"{text}: resume={folder.path} says already where the run is; leave out run_dir.")
-        elif may_change(key):
-            cfg = with_value(cfg, text)
-        elif key not in PLACE:
-            allowed = ", ".join(CHANGEABLE)
-            problems.append(f"{text}: a resumed run keeps its configuration; only {allowed} may change.")
-    if cfg.steps != trained_for:
-        problems += [
-            f"steps={cfg.steps}: scheduler.{name} was planned for {value} steps, so a longer or shorter run is another "
-            "run; start it with another run_dir, or begin with scheduler=constant."
-            for name, value in (cfg.scheduler or {}).items()
-            if name in PLANNED and value == trained_for > 1
-        ]
-    if problems:
-        raise ConfigError(problems)
-    return Job(cfg, overrides, folder, continues=True)
-
-
-def may_change(key: str) -> bool:
-    """Whether a resumed run may have another value of ``key``: tasks that it is evaluated on may be fetched, too."""
-    return key in CHANGEABLE or (key.startswith("evaluation.task.") and key.endswith(".download"))
-
-
-def _refuse_changes(cfg: DictConfig, folder: RunFolder, said: set[str]) -> None:
-    """``resume=auto`` with a configuration that is not the run's."""
-    both: Any = [OmegaConf.to_container(c, resolve=True) for c in (read_config(folder.path / "config.yaml"), cfg)]
-    old, new = map(flat, both)
-    rows = [
-        f"{key} was {old.get(key)!r} in {folder.path} and is {new.get(key)!r} now; a resumed run keeps its configuration."
-        for key in changed_settings(old, new, said)
-        if not may_change(key) and key not in PLACE
-    ]
-    if rows:
-        raise ConfigError(rows)
 
 
 def run(job: Job) -> float:

@@ -8,7 +8,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -178,6 +178,9 @@ class ImageClasses(PreparedTask, Sized):
 
     def class_names(self, split: str) -> Sequence[str]:
         return self.pools[split].names
+
+    def fitted(self) -> dict[str, Any]:
+        return {"ranges": self.ranges} if self.images.facts.get("deep") else {}
 
     def fingerprint(self) -> str:
         groups = "" if self.group_of is None else f", groups {hashlib.sha256(self.group_of.tobytes()).hexdigest()[:16]}"

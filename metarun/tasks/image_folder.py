@@ -11,11 +11,10 @@ from typing import Any, Literal
 import numpy as np
 
 from metarun.errors import DataError, DataProblems, MissingDataError, listed
-from metarun.tasks.image_classes import ImageClasses, ImageData
+from metarun.tasks.image_classes import ImageData, image_task
 from metarun.tasks.image_csv import rows_of_csv
 from metarun.tasks.image_files import ENDINGS, Ranges, plain, problem_of, squared, survey
 from metarun.tasks.image_rows import Listing, Row, by_class, grouped, rows_of_folders
-from metarun.tasks.sources import task_from
 from metarun.tasks.splits import SPLITS, Split, by_shares, lists_classes, split_classes
 from metarun.tasks.store import ClassRows, Prepared, Source
 
@@ -24,17 +23,7 @@ LOOKED_AT = 10_000  # images that are decoded to name broken ones beside other f
 logger = logging.getLogger(__name__)
 
 
-class OwnImages(ImageClasses):
-    """Episodes of images of your own, which are read by the ranges of the training wherever they come from.
-
-    A subclass although ``ImageClasses`` is concrete: published scores depend on that, and on none of this.
-    """
-
-    def fitted(self) -> dict[str, Any]:
-        return {"ranges": self.ranges} if self.images.facts.get("deep") else {}
-
-
-@task_from(OwnImages)
+@image_task
 def image_folder(  # noqa: PLR0913, PLR0917
     data_root: str,
     path: str,
