@@ -271,6 +271,15 @@ def test_a_resumed_board_hides_what_lies_beyond_its_checkpoint(tmp_path):
     assert [(e.step, e.value) for e in accumulator.Scalars("a")] == [(1, 1.0), (2, 2.0), (3, 23.0), (4, 24.0)]
 
 
+def test_what_a_board_was_told_before_a_checkpoint_outlives_a_killed_run(tmp_path):
+    board = TensorBoard(tmp_path, 0)
+    for step in range(3):
+        board.write(step, {"a": float(step)})
+    board.saving()
+    assert [e.step for e in EventAccumulator(str(tmp_path)).Reload().Scalars("a")] == [0, 1, 2]
+    board.ended("interrupted")
+
+
 # ---- another sink ----
 
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from metarun.evaluation.signs import Signs, signs_of
 from metarun.evaluation.whole import Evaluation
 from metarun.execution.choice import Choice
 from metarun.execution.failures import memory_errors
+from metarun.output import checkpoint
 from metarun.output.alarms import Alarms, Facts
 from metarun.output.cost import cost_of_run
 from metarun.output.figures import adaptation_curve, episode_grid, shots_curve
@@ -111,6 +113,11 @@ class Reporter:
     def busy(self, what: str) -> None:
         """Tell what is done instead of steps."""
         self.tell(lambda sink: sink.busy(what))
+
+    def save(self, name: str, state: dict[str, Any]) -> None:
+        """Write the checkpoint ``name`` with ``state``, once no sink can lose what it was told before."""
+        self.tell(lambda sink: sink.saving())
+        checkpoint.save(self.folder.checkpoints / f"{name}.pt", state)
 
     def execution(self, choice: Choice) -> None:
         """Remember which execution the run uses from here on, and tell it."""

@@ -38,6 +38,9 @@ class Sink:
         """Scores of the final test. A run that is stopped between this event and its end tests again."""
         self.write(step, values)
 
+    def saving(self) -> None:
+        """A checkpoint is about to be written, from which the run may go on: what was told until now will not come again."""
+
     def image(self, name: str, grid: Tensor, step: int) -> None:
         """A picture [channels, height, width] of training data."""
 

@@ -235,7 +235,7 @@ class Runner:
         state |= {"means": self.means.state(), "optimizer": self.optimizer.state_dict()}
         state |= {"scheduler": self.scheduler.state_dict(), "generators": checkpoint.generators()}
         if self.devices.rank == 0:
-            checkpoint.save(self.report.folder.checkpoints / f"{name}.pt", state)
+            self.report.save(name, state)
         self.keep_at = self.experiment.next_checkpoint()
 
     def restore(self, name: str) -> None:

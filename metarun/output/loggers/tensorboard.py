@@ -43,8 +43,7 @@ class TensorBoard(Sink):
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
-    def validation(self, step: int, values: dict[str, float]) -> None:
-        self.write(step, values)
+    def saving(self) -> None:
         self.writer.flush()
 
     def test(self, step: int, values: dict[str, float]) -> None:
