@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from metarun.applied.adapted import OF_ALL_QUERIES
 from metarun.applied.exporting import Inputs
 from metarun.applied.model import Model
 from metarun.evaluation.records import SHOTS
@@ -27,13 +28,16 @@ support_x = torch.as_tensor(arrays.get("support_x", {random_x}(SUPPORT, *SHAPE))
 support_y = torch.as_tensor(arrays.get("support_y", {random_y})).to(torch.{y_dtype})
 query_x = torch.as_tensor(arrays.get("query_x", {random_x}(QUERIES, *SHAPE))).to(torch.{x_dtype})
 parts = []
-for part in query_x.split(QUERIES):  # the program takes exactly as many: the last part is filled up
+{refusal}for part in query_x.split(QUERIES):  # the program takes exactly as many: the last part is filled up
     filled = torch.cat([part, part[:1].expand(QUERIES - len(part), *part.shape[1:])])
     parts.append(program(support_x, support_y, filled)[0][: len(part)])
 print(np.array2string(torch.cat(parts).detach().numpy(), precision=6, suppress_small=True))  # {what}
 '''
 
 
+TOGETHER = """if len(query_x) != QUERIES:
+    sys.exit(f"{len(query_x)} queries: the batch norms look at all of them together, so give {QUERIES}")
+"""
 PLACES = ("path", "data_root", "run_dir", "sweep_dir")  # settings that name a file or a folder
 
 
@@ -44,6 +48,7 @@ def example_of(model: Model, inputs: Inputs, classes: list[str] | None) -> str:
     words = spec.num_tokens is not None
     of_regression = f"torch.randn(SUPPORT, {spec.num_outputs})"
     return EXAMPLE.format(
+        refusal=TOGETHER if model.looks_at_all_queries else "",
         support=count,
         queries=len(inputs.query_x),
         shape=spec.input_shape,
@@ -73,6 +78,7 @@ def card_of(model: Model, results: dict[str, Any], files: dict[str, str]) -> str
             f"---\n{_yaml(head)}---",
             f"# {name}\n",
             f"{about}: it adapts to a few labelled examples of a new task.\n",
+            *[f"{OF_ALL_QUERIES.capitalize()}\n"] * model.looks_at_all_queries,
             *_score_lines(scores, results.get("protocol", {})),
             "## Files\n",
             *(f"- `{file}`: {what}" for file, what in files.items()),

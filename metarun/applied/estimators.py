@@ -41,6 +41,14 @@ class Estimator:
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "adapted_")
 
+    def fitted(self) -> Any:
+        """The adapted model; raises DataError before ``fit``."""
+        if not hasattr(self, "adapted_"):
+            raise DataError(
+                f"this {type(self).__name__} has seen no examples: call fit(X, y) with labelled ones first."
+            )
+        return self.adapted_
+
     def __sklearn_tags__(self) -> Any:
         from sklearn.utils import ClassifierTags, InputTags, RegressorTags, Tags, TargetTags
 
@@ -73,15 +81,16 @@ class Classifier(Estimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable class of each example [Q]."""
-        return self.adapted_.predict(X)
+        return self.fitted().predict(X)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """The probability of each of ``classes_`` [Q, N]."""
-        return self.adapted_.predict_proba(X)
+        return self.fitted().predict_proba(X)
 
     def score(self, X: Any, y: Any) -> float:
         """The accuracy."""
-        return float(np.mean(self.predict(X) == np.asarray(y)))
+        predicted = self.predict(X)
+        return float(np.mean(predicted == shaped(y, predicted)))
 
 
 class Regressor(Estimator):
@@ -102,7 +111,7 @@ class Regressor(Estimator):
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """The mean of each target; with ``return_std`` also its deviation, where the learner knows one (else DataError)."""
-        mean, deviation = self.adapted_.posterior(X)
+        mean, deviation = self.fitted().posterior(X)
         if not return_std:
             return mean
         if deviation is None:
@@ -113,6 +122,19 @@ class Regressor(Estimator):
 
     def score(self, X: Any, y: Any) -> float:
         """The coefficient of determination R^2, mean over the outputs."""
-        truth = np.asarray(y, dtype=np.float64)
-        errors, spread = (truth - self.predict(X)) ** 2, (truth - truth.mean(0)) ** 2
-        return float(np.mean(1 - errors.sum(0) / spread.sum(0)))
+        predicted = self.predict(X)
+        truth = shaped(y, predicted).astype(np.float64)
+        errors, spread = ((truth - predicted) ** 2).sum(0), ((truth - truth.mean(0)) ** 2).sum(0)
+        if not np.all(spread):
+            raise DataError("the targets are all the same, so R^2 is not defined: score examples that differ.")
+        return float(np.mean(1 - errors / spread))
+
+
+def shaped(y: Any, like: np.ndarray) -> np.ndarray:
+    """Labels in the shape of predictions, as [n, 1] for [n]. Raises DataError where their number is another."""
+    labels = np.asarray(y)
+    if labels.size != like.size:
+        raise DataError(
+            f"there are {len(like)} predictions of shape {list(like.shape)}, and labels of {list(labels.shape)}."
+        )
+    return labels.reshape(like.shape)

@@ -7,6 +7,7 @@
 n examples, N ways, Q queries, P outputs
 """
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -52,7 +53,7 @@ def load(
     given = [*overrides, *([] if device is None else [assigned("device", device)])]
     threads = torch.get_num_threads()
     try:
-        with generators_kept():  # a program that uses a model keeps its own draws and threads
+        with ALONE, generators_kept():  # a program that uses a model keeps its own draws and threads
             return model_of(trained(Path(run), given, checkpoint, trust(config_dir or [], allow or [])))
     finally:
         torch.set_num_threads(threads)
@@ -73,6 +74,10 @@ def model_of(run: Trained) -> "Model":
     return Model(run, learner, reader)
 
 
+# One computation at a time: networks are put into another mode and hold phi while they compute, and generators are set.
+ALONE = threading.RLock()
+
+
 class Task(NamedTuple):
     """A support set, the learner with its number of ways, and the names of its classes (None: regression)."""
 
@@ -83,7 +88,7 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True)
 class Model:
-    """A trained learner, ready to be adapted: a value that never changes."""
+    """A trained learner, ready to be adapted: a value that never changes. Threads may share it: they compute in turn."""
 
     run: Trained
     learner: FewShotLearner
@@ -115,7 +120,7 @@ class Model:
 
         The order of the classes does not matter. Raises DataError (a ValueError) where they do not fit the model.
         """
-        inputs, labels = self.reader.inputs(x), np.asarray(y)
+        inputs, labels = self.reader.inputs(x), _array_of(y)
         if labels.ndim == 0 or len(labels) != len(inputs):
             count = "no list" if labels.ndim == 0 else f"{len(labels)} of them"
             raise DataError(f"there are {len(inputs)} examples and {count} as labels; give one for each.")
@@ -205,8 +210,14 @@ class Model:
     def computed(self, function: Callable[[Any, Any], Any], params: Params, inputs: Any) -> Any:
         """function(params, inputs) of one task, in the state in which learners are evaluated."""
         one_task = tree_map(lambda leaf: leaf[None], inputs)
-        with eval_mode(self.learner):
+        with ALONE, eval_mode(self.learner):
             return slice_tasks(Looped().map(function, params, one_task), 0)
+
+
+def _array_of(y: Any) -> np.ndarray:
+    """Labels as an array, which makes texts of numbers where there are both: of those each stays what it is."""
+    mixed = isinstance(y, (list, tuple)) and len({isinstance(label, str) for label in y}) > 1
+    return np.array(y, dtype=object) if mixed else np.asarray(y)
 
 
 def _classes_of(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import yaml
 
+from metarun.applied.adapted import OF_ALL_QUERIES
 from metarun.applied.card import card_of, example_of, shareable
 from metarun.applied.exporting import Inputs, NoProgram, flat_tensors, program_of
 from metarun.applied.model import Model, model_of
@@ -127,6 +128,8 @@ def _write_program(
     (folder / "program.pt2").write_bytes(buffer.getvalue())
     (folder / "example.py").write_text(example_of(model, inputs, classes), encoding="utf-8")
     print(f"program.pt2: {len(inputs.support.x)} support examples, {len(inputs.query_x)} queries at a time")
+    if model.looks_at_all_queries:
+        print(f"{OF_ALL_QUERIES} Export with a --query of as many as you will ask.")
 
 
 def _write_card(folder: Path, model: Model) -> None:

@@ -2,13 +2,13 @@
 
 import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from metarun.applied.adapted import AdaptedClassifier
+from metarun.applied.adapted import OF_ALL_QUERIES, AdaptedClassifier
 from metarun.applied.model import Model, model_of
 from metarun.applied.prediction import Prediction, as_csv, predicted, tasks_in
 from metarun.applied.trained import trained
@@ -30,14 +30,16 @@ def predict_run(  # noqa: PLR0913, PLR0917
 ) -> None:
     """Print what was adapted and scored, and write the predictions; nothing is written where something is wrong."""
     places = _places(support, query, tasks)
-    for option, file in (("--out", out), ("--save-phi", save_phi)):
+    written = {"--out": out, "--save-phi": save_phi}
+    for option, file in written.items():
         _refuse_place(option, file)
+    _refuse_overwriting(written, [file for of_task in places.values() for file in of_task])
     model = model_of(trained(path, overrides, checkpoint, config_dirs))
     predictions = _predicted(model, places)
     for note in dict.fromkeys(note for prediction in predictions.values() for note in prediction.notes):
         print(note, file=sys.stderr)
     if model.looks_at_all_queries:
-        print("batch norms are transductive: each prediction depends on all queries of its task.", file=sys.stderr)
+        print(OF_ALL_QUERIES, file=sys.stderr)
     _tell(predictions)
     _write(out, as_csv(predictions))
     print(f"predictions: {out}")
@@ -71,6 +73,17 @@ def _refuse_place(option: str, file: Path | None) -> None:
     if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
         why = "that is a folder" if file.is_dir() else f"there is no folder {file.absolute().parent}"
         raise ConfigError([f"{option} {file}: {why}; name a file."])
+
+
+def _refuse_overwriting(written: Mapping[str, Path | None], examples: Sequence[Path]) -> None:
+    """Raise ConfigError where a file that is written is one of the examples, or written twice."""
+    taken = {file.resolve(): "holds examples that are read" for file in examples}
+    for option, file in written.items():
+        if file is None:
+            continue
+        if file.resolve() in taken:
+            raise ConfigError([f"{option} {file}: that file {taken[file.resolve()]}; name another."])
+        taken[file.resolve()] = f"is that of {option}"
 
 
 def _predicted(model: Model, places: Mapping[str, tuple[Path, Path]]) -> dict[str, Prediction]:

@@ -95,6 +95,11 @@ def at_chance(facts: Facts, step: int, value: float, ci95: float) -> str | None:
     chance = 1 / facts.num_ways
     if value - ci95 > chance or ci95 > (1 - chance) / 2:  # an interval that wide says nothing
         return None
+    if value + ci95 < chance:
+        return (
+            f"val/{facts.score} {value:.4g} +- {ci95:.2g} is below that of guessing one of {facts.num_ways} classes: are the "
+            "labels of the queries those of the support? Look at the data (metarun data show NAME)."
+        )
     return (
         f"val/{facts.score} {value:.4g} +- {ci95:.2g} is that of guessing one of {facts.num_ways} classes, after {step} of "
         f"{facts.steps} steps. Labels that do not belong to the inputs, or steps too small or too large: look at the data "

@@ -20,7 +20,7 @@ Decode = Callable[[Path | BinaryIO | Image.Image, object], np.ndarray]  # image,
 
 
 class ImageReader(Reader):
-    """Reads images by ``decode``, as those of the training were read."""
+    """Reads images by ``decode``, as those of the training were read; arrays are the inputs of the networks themselves."""
 
     takes = "a folder with a folder of images for each class, a CSV file with the columns filename and label, or a .npz"
 
@@ -32,8 +32,19 @@ class ImageReader(Reader):
         """Of paths, or images of PIL; or of an array in the model's shape."""
         as_list = list(examples) if isinstance(examples, (list, tuple)) or _holds_objects(examples) else None
         if not as_list or not isinstance(as_list[0], (str, Path, Image.Image)):
-            return array_inputs(examples, self.spec, self.device, self.dtype)
+            return self._of_array(examples)
         return self._decoded([(one, f"image {i}") for i, one in enumerate(as_list)])
+
+    def _of_array(self, examples: Any) -> Tensor:
+        """An array as inputs. Raises DataError for numbers that are no pixels."""
+        x = array_inputs(examples, self.spec, self.device, self.dtype)
+        low, high = x.min().item(), x.max().item()
+        if low < 0 or high > 1:
+            raise DataError(
+                f"the array has numbers from {low:g} to {high:g}, but images are numbers from 0 to 1, or bytes: divide by "
+                "the largest, or give .astype('uint8')."
+            )
+        return x
 
     def examples(self, path: Path, labelled: bool) -> Examples:
         rows, notes = _listing(path, labelled)

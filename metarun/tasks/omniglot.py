@@ -128,7 +128,11 @@ class Omniglot(PreparedTask, Sized):
         return self.pools[split].names
 
     def reader(self) -> ImageReader:
-        return ImageReader(self.spec, self.device, self.dtype, partial(drawing, resize=self.resize))
+        reader = ImageReader(self.spec, self.device, self.dtype, partial(drawing, resize=self.resize))
+        reader.on_arrays = [
+            "arrays are taken as the networks see drawings: ink is 1 and paper 0; in files ink is dark."
+        ]
+        return reader
 
     def fingerprint(self) -> str:
         trainval = "+trainval" if self.trainval else ""

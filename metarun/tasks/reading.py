@@ -35,6 +35,7 @@ class Reader(ABC):
     """Reads new examples for networks with inputs of ``spec``. What is wrong with them raises DataError."""
 
     takes = "a .npz file of arrays x and y"  # the files that ``read`` knows, in words
+    on_arrays: Sequence[str] = ()  # what the user should know who gives arrays in place of files
 
     def __init__(self, spec: TaskSpec, device: torch.device, dtype: torch.dtype) -> None:
         self.spec, self.device, self.dtype = spec, device, dtype
@@ -83,14 +84,20 @@ class Reader(ABC):
         if missing := [name for name in needed if name not in arrays]:
             raise DataError(f"{path} lacks {' and '.join(missing)}; it holds {', '.join(arrays) or 'nothing'}.")
         x = self.inputs(arrays["x"])
-        return Examples([str(i) for i in range(len(x))], x, self._labels_of(path, arrays.get("y"), len(x)))
+        labels = self._labels_of(path, arrays.get("y"), len(x))
+        return Examples([str(i) for i in range(len(x))], x, labels, self.on_arrays)
 
     def _labels_of(self, path: Path, y: np.ndarray | None, count: int) -> np.ndarray:
         if y is None:
             return self.unlabelled(count)
-        if len(y) != count:
-            raise DataError(f"{path} has {count} examples in x and {len(y)} labels in y; give one for each.")
-        return y.astype(str) if self.spec.num_ways is not None else columns_of(y, self.spec.num_outputs)
+        if y.ndim == 0 or len(y) != count:
+            number = "one number" if y.ndim == 0 else f"{len(y)} labels"
+            raise DataError(f"{path} has {count} examples in x and {number} in y; give one label for each.")
+        if self.spec.num_ways is None:
+            return columns_of(y, self.spec.num_outputs)
+        if y.ndim != 1:
+            raise DataError(f"{path}: y has shape {list(y.shape)}, but each example has one class: [n].")
+        return y.astype(str)
 
     def unlabelled(self, count: int) -> np.ndarray:
         """Labels of ``count`` examples that have none."""
