@@ -97,8 +97,8 @@ def at_chance(facts: Facts, step: int, value: float, ci95: float) -> str | None:
         return None
     if value + ci95 < chance:
         return (
-            f"val/{facts.score} {value:.4g} +- {ci95:.2g} is below that of guessing one of {facts.num_ways} classes: are the "
-            "labels of the queries those of the support? Look at the data (metarun data show NAME)."
+            f"val/{facts.score} {value:.4g} +- {ci95:.2g} is below that of guessing one of {facts.num_ways} classes. Are "
+            "the labels of queries those of the support? Look at the data (metarun data show NAME)."
         )
     return (
         f"val/{facts.score} {value:.4g} +- {ci95:.2g} is that of guessing one of {facts.num_ways} classes, after {step} of "
