@@ -120,6 +120,22 @@ def test_the_example_runs_without_metarun_on_any_number_of_queries(tmp_path):
     assert [len(part.splitlines()) for part in done.stdout.split("----\n")] == [11, 6, 6]
 
 
+def test_a_program_whose_norms_look_at_all_queries_takes_only_as_many_and_says_so(tmp_path):
+    support, query = examples("running norms", tmp_path)
+    words = [f"--support={support}", f"--query={query}", "base_learner.batch_norm=transductive"]
+    said = exported("running norms", tmp_path / "exported", *words)
+    assert "each prediction depends on all queries" in said
+    assert "each prediction depends on all queries" in (tmp_path / "exported" / "README.md").read_text()
+    arrays = dict(np.load(tmp_path / "exported" / "episode.npz"))
+    np.savez(tmp_path / "exported" / "fewer.npz", **{**arrays, "query_x": arrays["query_x"][:-1]})
+    for file, code in (("episode.npz", 0), ("fewer.npz", 1)):
+        done = subprocess.run(
+            [sys.executable, "example.py", file], cwd=tmp_path / "exported", capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, done.stderr
+    assert "so give 6" in done.stderr
+
+
 def test_the_model_card_has_the_scores_with_their_intervals_and_the_protocol(tmp_path):
     exported("protonet", tmp_path / "exported")
     card, results = (tmp_path / "exported" / "README.md").read_text(), read(run("protonet") / "results.json")

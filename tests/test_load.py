@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +219,11 @@ WRONG = {
     "no label for each": (lambda x: (x, ["a"] * (len(x) - 1)), "give one for each"),
     "one class": (lambda x: (x, ["a"] * len(x)), "with one class every answer is right"),
     "a label that is missing": (lambda x: (x, ["a", None, *["b"] * (len(x) - 2)]), "example 1 has no label"),
+    "labels of two kinds in a list": (lambda x: (x, ["a", 1, *["b"] * (len(x) - 2)]), "of several kinds"),
+    "pixels out of range": (
+        lambda x: (np.full((8, 1, SIZE, SIZE), 255), ["a", "b"] * 4),
+        "images are numbers from 0 to 1",
+    ),
     "labels of two kinds": (lambda x: (x, np.array(["a", 1, *["b"] * (len(x) - 2)], dtype=object)), "of several kinds"),
     "no file": (lambda x: ([*x[:-1], "absent.png"], ["a", "b"] * (len(x) // 2)), "absent.png is no image"),
     "another size": (lambda x: (np.zeros((8, 1, 9, 9)), ["a", "b"] * 4), r"takes inputs of shape \[1, 12, 12\]"),
@@ -231,6 +237,16 @@ def test_examples_that_do_not_fit_are_refused_with_what_is_wrong(name, photos):
     make, said = WRONG[name]
     with pytest.raises(ValueError, match=said):
         metarun.load(run("protonet")).adapt(*make(photos[0]))
+
+
+def test_threads_that_share_a_model_get_what_one_thread_gets():
+    model, x = metarun.load(run("sinusoid")), np.linspace(-5, 5, 6)[:, None]
+    adapted = [model.adapt(x, a * np.sin(x)) for a in (0.5, 1.0, 2.0, 4.0)]
+    alone = [each.predict(x) for each in adapted]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda i: adapted[i % 4].predict(x), range(80)))
+    assert all(np.array_equal(values, alone[i % 4]) for i, values in enumerate(found))
+    assert all(np.array_equal(each.predict(x), values) for each, values in zip(adapted, alone, strict=True))
 
 
 def test_a_folder_without_a_run_or_a_checkpoint_is_refused(tmp_path):
@@ -255,6 +271,23 @@ def test_as_an_estimator_it_is_copied_and_cross_validated_by_scikit_learn(photos
     assert base.is_regressor(regressor)
     assert selection.cross_val_score(regressor, points, np.sin(points[:, 0]), cv=2).shape == (2,)
     assert base.clone(regressor).fit(points, np.sin(points)).score(points, np.sin(points)) < 1
+
+
+def test_scores_of_an_estimator_take_labels_of_either_shape_and_refuse_what_has_none(photos):
+    x = np.linspace(-5, 5, 12)[:, None]
+    y = np.sin(x[:, 0])
+    regressor = metarun.load(run("sinusoid")).as_regressor()
+    with pytest.raises(DataError, match="call fit"):
+        regressor.predict(x)
+    regressor.fit(x, y)
+    assert regressor.score(x, y) == regressor.score(x, y[:, None])
+    with pytest.raises(DataError, match="give one for each"):
+        regressor.score(x, y[:3])
+    with pytest.raises(DataError, match="targets are all the same"):
+        regressor.score(x, np.ones(12))
+    files, names, queries, truth = photos
+    classifier = metarun.load(run("protonet")).as_classifier().fit(files, names)
+    assert classifier.score(queries, truth) == classifier.score(queries, np.array(truth)[:, None])
 
 
 def test_an_estimator_of_the_other_kind_is_refused():

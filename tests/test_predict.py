@@ -182,7 +182,16 @@ def wrong_npz(folder: Path) -> tuple[str, str]:
     return "s.npz", "s.npz"
 
 
+def labels_of_shape(folder: Path, *shape: int) -> tuple[str, str]:
+    x, y = np.zeros((4, 1, SIZE, SIZE)), np.array(["a", "a", "b", "b"])
+    np.savez(folder / "s.npz", x=x, y=y)
+    np.savez(folder / "q.npz", x=x, y=y[: np.prod(shape, dtype=int)].reshape(shape))
+    return "s.npz", "q.npz"
+
+
 FILES = {
+    "labels in a column": ("protonet", lambda f: labels_of_shape(f, 4, 1), "y has shape [4, 1], but each example"),
+    "one label for all": ("protonet", labels_of_shape, "4 examples in x and one number in y"),
     "an array of another size": ("protonet", wrong_npz, "but the model takes inputs of shape [1, 12, 12]"),
     "a damaged npz": (
         "protonet",
@@ -229,6 +238,8 @@ def test_what_is_wrong_with_a_file_is_one_message_and_nothing_is_written(name, t
 
 
 def test_wrong_places_are_refused_before_the_run_is_loaded(photos):
+    file, new = photos / "examples.npz", photos / "new"
+    file.touch()
     for words, said in (
         ([], "name labelled examples by --support"),
         ([*of_folder(photos), f"--tasks={photos}"], "leave --support and --query out"),
@@ -236,6 +247,8 @@ def test_wrong_places_are_refused_before_the_run_is_loaded(photos):
         ([f"--tasks={photos}"], "must hold one support and one query"),
         ([*of_folder(photos), f"--out={photos}"], "that is a folder"),
         ([*of_folder(photos), f"--out={photos / 'a' / 'b.csv'}"], "there is no folder"),
+        ([f"--support={file}", f"--query={file}", f"--out={file}"], "holds examples that are read"),
+        ([*of_folder(photos), f"--out={new}", f"--save-phi={new}"], "is that of --out"),
     ):
         outcome = metarun("predict", str(photos / "no run"), *words)
         assert outcome.code == 2 and said in outcome.err, outcome.text

@@ -135,6 +135,6 @@ def shaped(y: Any, like: np.ndarray) -> np.ndarray:
     labels = np.asarray(y)
     if labels.size != like.size:
         raise DataError(
-            f"there are {len(like)} predictions of shape {list(like.shape)}, and labels of {list(labels.shape)}."
+            f"predictions have shape {list(like.shape)} and labels {list(labels.shape)}: give one for each."
         )
     return labels.reshape(like.shape)

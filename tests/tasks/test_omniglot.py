@@ -529,3 +529,13 @@ def test_the_classes_of_an_episode_name_a_character_and_its_turn(prepared_root, 
     assert (numbers == expected).all()
     assert numbers.min() >= 0 and numbers.max() < task.spec.num_train_classes
     assert task.spec.num_train_classes % per_character == 0
+
+
+def test_arrays_of_drawings_have_ink_as_the_networks_see_it_and_the_user_is_told(prepared_root, tmp_path):
+    dark = Image.new("L", (28, 28), 255)
+    dark.paste(0, (10, 10, 14, 20))
+    reader = omniglot(prepared_root).reader()
+    from_image = reader.inputs([dark])
+    np.savez(tmp_path / "drawing.npz", x=1 - np.asarray(dark)[None, None] / 255)
+    from_array = reader.read(tmp_path / "drawing.npz", labelled=False)
+    assert torch.allclose(from_image, from_array.x) and "ink is 1 and paper 0" in from_array.notes[0]
