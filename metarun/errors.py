@@ -62,8 +62,9 @@ class Interrupted(MetarunError):
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """A question that ends an error message, about the option most like ``name``; empty where none is like it."""
-    close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    by_lower = {option.lower(): option for option in options}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
 def listed(things: Sequence[str], most: int = 5, separator: str = ", ") -> str:

@@ -106,8 +106,16 @@ MISTAKES = {
     "a key added to a group": (["+meta_learner.inner_lrr=1"], "is not a setting of MAML; did you mean 'inner_lr'"),
     "a key taken away": (["~seed"], "seed is needed"),
     "a group taken away": (["~task"], "~task: it takes away what every run has; choose another option instead: task=NAME"),
-    "a word for a whole number": (["steps=abc"], "steps=abc: Value 'abc' of type 'str' could not be converted to Integer"),
-    "a fraction for a whole number": (["steps=3.5"], "could not be converted to Integer"),
+    "a word for a whole number": (["steps=abc"], "steps=abc: must be a whole number."),
+    "a fraction for a whole number": (["steps=3.5"], "steps=3.5: must be a whole number."),
+    "a power of ten for a whole number": (["steps=1e4"], "steps=1e4: must be a whole number; write steps=10000."),
+    "a paper's spelling": (["meta_learner=MAML"], "did you mean 'maml'?"),
+    "a key without a value": (["steps", "100"], "steps: cannot be read as KEY=VALUE; write steps=VALUE."),
+    "a setting as an option": (["--steps=100"], "A setting has no dashes: steps=100"),
+    "a setting of the learner before": (
+        ["experiment=maml_sinusoid", "meta_learner=meta_sgd"],
+        "Where an experiment sets it, ~meta_learner.inner_lr leaves it out.",
+    ),
     "null for a number": (["steps=null"], "'steps' is not Optional"),
     "a word for a number of a group": (["meta_learner.inner_lr=abc"], "'abc' (str), but must be float"),
     "an option as a value": (["base_learner.hidden=conv4"], "To choose the base_learner write base_learner=conv4"),
@@ -220,7 +228,7 @@ def test_a_folder_that_holds_a_run_is_not_written_over(run):
 
 @pytest.mark.parametrize(("override", "message"), [
     ("seed=3", f"seed=3: a resumed run keeps its configuration; only {', '.join(MAY_CHANGE)} may change"),
-    ("steps=abc", "could not be converted to Integer"),
+    ("steps=abc", "steps=abc: must be a whole number"),
     ("steps=1,2", "several values are a sweep"),
     ("run_dir=x", "says already where the run is"),
 ])  # fmt: skip

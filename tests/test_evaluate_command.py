@@ -168,7 +168,7 @@ MISTAKES = {
     "a key of the optimizer": (["optimizer.lr=3"], "for another optimizer train another run"),
     "another network than theta has": (["base_learner.hidden=[3]"], "do not fit"),
     "a wrong type": (["task.num_shots=abc"], "must be int"),
-    "a wrong type of the schema": (["evaluation.num_tasks=abc"], "could not be converted to Integer"),
+    "a wrong type of the schema": (["evaluation.num_tasks=abc"], "evaluation.num_tasks=abc: must be a whole number."),
     "a wrong split": (["--split=holdout"], "--split is 'holdout'"),
     "a wrong checkpoint": (["--checkpoint=first"], "--checkpoint is 'first'"),
     "several values": (["task.num_shots=1,2"], "write KEY=VALUE with one value"),

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from metarun.config.help import COMMANDS
-from tests.running import ROOT, metarun, sweep
+from tests.running import ROOT, metarun, sweep, untouched_process
 
 TINY = [
     *["device=cpu", "steps=2", "meta_batch_size=2", "log_every=1", "evaluation.every=2", "evaluation.num_val_tasks=2"],
@@ -75,3 +75,12 @@ def test_the_commands_of_a_page_run_one_after_the_other(page, tmp_path, monkeypa
         assert done.code == 0, f"metarun {' '.join(small)}\n{done.text}"
         ran += 1
     assert ran > 2
+
+
+def test_the_programs_of_the_page_on_python_run_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    with untouched_process():
+        for program in blocks("python_api", "python"):
+            exec(program, names)
+    assert names["theta"] and isinstance(names["score"], float)

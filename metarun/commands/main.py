@@ -192,7 +192,10 @@ def parse_hydra(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--shell-completion", "-sc", action="store_true")
     options, rest = parser.parse_known_args(arguments)
     problems = [
-        f"{text} is no option{did_you_mean(text, OPTIONS)}; see metarun --help." for text in rest if text[0:1] == "-"
+        f"{text} is no option{did_you_mean(text, OPTIONS)}; see metarun --help."
+        + f" A setting has no dashes: {text.lstrip('-')}" * ("=" in text)
+        for text in rest
+        if text[0:1] == "-"
     ]
     shows = [name for name in ("cfg", "info", "hydra_help", "shell_completion") if getattr(options, name)]
     if (options.resolve or options.package) and not options.cfg:

@@ -35,7 +35,7 @@ class Asked:
 def understood(words: Sequence[str]) -> Asked:
     """The words of the command line. Raises ConfigError."""
     if not words or ("=" in words[0] and not Path(words[0]).is_dir()):
-        raise wrong_command("name the folder of the search first: metarun search DIR trials=50 KEY=interval(A,B) ...")
+        raise wrong_command("name the folder of the search first: metarun search DIR trials=50 'KEY=interval(A,B)' ...")
     own = {name: text for name, _, text in (word.partition("=") for word in words[1:]) if name in OWN}
     rest = [word for word in words[1:] if word.partition("=")[0] not in OWN]
     twice = [name for name in own if sum(word.startswith(f"{name}=") for word in words[1:]) > 1]

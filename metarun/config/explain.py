@@ -32,7 +32,9 @@ def explained(override: str, error: BaseException, cfg: DictConfig, folders: lis
     if override.startswith("~") and key.strip("~") and not separator:
         return f"{typed}: it takes away what every run has; choose another option instead: {key.strip('~')}=NAME."
     if not separator or not key.strip("+~"):
-        hint = did_you_mean(override, COMMANDS) or "."
+        if OmegaConf.select(cfg, key.strip("+~")) is not None:
+            return f"{typed}: cannot be read as KEY=VALUE; write {typed}=VALUE."
+        hint = did_you_mean(override, COMMANDS) or "; metarun --help says what there is."
         return f"{typed}: cannot be read as KEY=VALUE{hint}"
     if isinstance(error, yaml.YAMLError):
         return f"{typed}: the file is not YAML: {shortened(' '.join(str(error).split()), 300)}."
@@ -58,7 +60,16 @@ def explained(override: str, error: BaseException, cfg: DictConfig, folders: lis
         return f"{typed}: several values are a sweep, metarun -m {typed}; {fixes}."
     if "Could not append" in lines[0]:
         return f"{typed}: there is a {key.lstrip('+')} already; leave out the '+' to change it."
+    if kind := re.search(r"could not be converted to (Integer|Float|Boolean)|is not a valid (bool)", lines[-1]):
+        return f"{typed}: must be {_in_words(kind[1] or kind[2], value, key)}."
     return f"{typed}: {shortened(lines[-1], 300)}."
+
+
+def _in_words(kind: str, value: str, key: str) -> str:
+    """The kind of value that ``key`` takes, and how ``value`` is written so where it can be."""
+    if kind == "Integer" and re.fullmatch(r"\d+(\.\d*)?(e\d+)?", value) and float(value).is_integer():
+        return f"a whole number; write {key}={int(float(value))}"
+    return {"Integer": "a whole number", "Float": "a number"}.get(kind, "true or false")
 
 
 def no_such_option(group: str, value: str, folders: list[Path]) -> str:
@@ -99,8 +110,9 @@ def unknown_key(key: str, value: str, cfg: DictConfig) -> str:
     choices = siblings or [str(name) for name in cfg]
     hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(choices)}."
     node = OmegaConf.select(cfg, group) if group else None
-    known_class = isinstance(node, DictConfig) and "_target_" in node
-    added = f" Another setting of its class is added by a plus sign: +{key}={value or '...'}." if known_class else ""
+    target = str(node.get("_target_", "")) if isinstance(node, DictConfig) else ""
+    listed = not target or (bool(close) and target.startswith("metarun."))  # whose settings our files name, all of them
+    added = "" if listed else f" Another setting of its class is added by a plus sign: +{key}={value or '...'}."
     return f"{key} is not a setting; {hint}{added}"
 
 

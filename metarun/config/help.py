@@ -13,7 +13,7 @@ COMMANDS = {
     "diff": "say in what two runs differ: settings, data, versions, commit, machine and scores",
     "compare": "compare runs, or groups of seeds, on the same test episodes: difference, interval, win rate, p",
     "report": "a page and tables of the runs in a folder: means over seeds, differences, curves, cost",
-    "search": "search for the best values: metarun search DIR trials=50 optimizer.lr=interval(1e-4,1e-2)",
+    "search": "search for the best values: metarun search DIR trials=50 'optimizer.lr=interval(1e-4,1e-2)'",
     "rerun": "run the same configuration again: are its numbers the same, bit by bit, or what differs?",
     "tensorboard": "start TensorBoard on a run or a folder of runs: metarun tensorboard DIR --port 6007",
     "reproduce": "a paper's figure beside ours: --list says which; NAME trains, tests by its protocol, writes a card",
@@ -41,8 +41,8 @@ NOTES = {
     "signal ended or what found no memory; timeout=12h is the time of an attempt; launcher=slurm, ray, submitit or joblib "
     "starts the runs elsewhere; evaluation=data_efficiency is a sweep "
     "over shares of the training classes, and draws the curve",
-    "Search": "metarun search DIR trials=50 KEY=interval(A,B) KEY=choice(A,B): trials are scored on validation tasks, bad "
-    "ones are pruned, the winner is tested over fresh seeds; the same command goes on",
+    "Search": "metarun search DIR trials=50 'KEY=interval(A,B)' 'KEY=choice(A,B)': trials are scored on validation tasks, "
+    "bad ones are pruned, the winner is tested over fresh seeds; the same command goes on",
     "Continue": "metarun resume=runs/DATE/RUN",
     "Stop": "Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2 writes a checkpoint first",
     "Your own": "--config-dir DIR adds a folder of YAML groups (and Python modules beside them); --allow PACKAGE lets a "

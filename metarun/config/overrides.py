@@ -15,7 +15,7 @@ INSTEAD = {  # of Hydra's settings, by how they begin
     "hydra.sweep.": "choose a sweep's folder by sweep_dir=PATH",
     "hydra.searchpath": "name a folder of your own by --config-dir DIR",
     "hydra/launcher": "it goes with a sweep: metarun -m hydra/launcher=NAME ...",
-    "hydra/sweeper=optuna": "metarun search DIR trials=50 KEY=interval(A,B) ... searches by Optuna",
+    "hydra/sweeper=optuna": "metarun search DIR trials=50 'KEY=interval(A,B)' ... searches by Optuna",
     "hydra/sweeper": "it goes with a sweep: metarun -m hydra/sweeper=NAME ...",
 }
 

@@ -175,7 +175,7 @@ def problems_of_call(
             problems.append(f"{key}.{name} is set by metarun itself; remove it.")
         elif name not in parameters and not open_ended:
             close = did_you_mean(name, own)
-            fix = "" if close else f" Where an experiment sets it, ~{key}.{name} leaves it out."
+            fix = f" Where an experiment sets it, ~{key}.{name} leaves it out."
             hint = f"{close}; it has {', '.join(own) or 'none'}.{fix}"
             problems.append(f"{key}.{name} is not a setting of {target.__name__}{hint}")
         elif value == "???":
