@@ -22,7 +22,7 @@ from torchvision.ops import StochasticDepth
 from metarun.config.compose import nobody_chose
 from metarun.config.experiment import Experiment
 from metarun.config.networks import exact, suited
-from metarun.core import Batch, Draw, Episode, MetaLearner, Params, TaskDistribution, frozen
+from metarun.core import Batch, Draw, Episode, MetaLearner, Params, TaskDistribution, TaskSpec, frozen
 from metarun.errors import ConfigError
 from metarun.evaluation.calibration import calibrated
 from metarun.evaluation.eval_mode import modules_of
@@ -50,7 +50,7 @@ AUTO = Auto(None)
 class Images(TaskDistribution):
     """Noise images, whose targets are noise too."""
 
-    input_shape, num_outputs, objective = IMAGE, 2, SQUARED_ERROR
+    spec = TaskSpec(IMAGE, 2, SQUARED_ERROR)
 
     def draw(self, split, indices) -> Draw:
         return {"seed": np.asarray(indices)}

@@ -85,7 +85,9 @@ class SystemIdentification(Sized):
         outputs = fitted.get("change_of_velocities")
         if outputs is None or len(outputs["mean"]) != len(self.system.angles):
             return None
-        return Encoding(self.system, *(torch.tensor(outputs[name]).double() for name in ("mean", "deviation")))
+        return Encoding(
+            self.system, *(torch.tensor(outputs[name], dtype=torch.float64) for name in ("mean", "deviation"))
+        )
 
     def fitted(self) -> dict[str, Any]:
         mean, deviation = self.encoding.mean.tolist(), self.encoding.deviation.tolist()
