@@ -1,6 +1,6 @@
 """Matching networks: classify by attention over the support set.
 
-    a_i = softmax over the support set of cos(f(x), g(x_i));   p(class n | x) = sum of a_i over the examples of class n
+    a_i = softmax over the support set of scale cos(f(x), g(x_i));   p(class n | x) = sum of a_i over the examples of class n
 
 f and g are the base learner's ``body``; its ``head`` is not used and not trained. With ``num_reads`` k above 0 both see
 the whole support set (full context embeddings, the paper's appendix A):
@@ -9,8 +9,10 @@ the whole support set (full context embeddings, the paper's appendix A):
     r_{k-1} = sum_i softmax(h_{k-1} . g)_i g(x_i);   h_k = LSTM([body(x), r_{k-1}], h_{k-1}) + body(x);   h_0 = 0
     f(x) = h_k after num_reads
 
-Outputs are the logarithms of sums of exp(cos), whose softmax is p, so cross-entropy is the paper's loss. The LSTMs depend
-on the order of the support set, of which the paper says nothing: here it is that of the episode. Any number of ways.
+Outputs are the logarithms of sums of exp(scale cos), whose softmax is p, so cross-entropy is the paper's loss. Its formula
+has no scale (1), so that the softmax over few images stays flat; CloserLookFewShot, ``methods/matchingnet.py``, has 100 (and
+sets negative cosines to 0). The LSTMs depend on the order of the support set, of which the paper says nothing: here it is that
+of the episode. Any number of ways.
 
 Vinyals et al., NeurIPS 2016, https://arxiv.org/abs/1606.04080. Cost: one forward and backward pass; full context adds 2 S
 LSTM steps one after another, and ``num_reads`` more for the queries. S support, Q query, N ways, D features.
@@ -36,7 +38,8 @@ class MatchingNet(FewShotLearner):
     """A classifier by attention over the support set.
 
     ``input_shape`` is that of one example. ``num_reads`` (0 or more) is the number of reads of the support set by full
-    context embeddings; with 0 there are none, and a body without parameters raises ValueError.
+    context embeddings; with 0 there are none, and a body without parameters raises ValueError. ``scale`` (above 0)
+    multiplies the cosines.
     """
 
     any_ways = True
@@ -45,11 +48,14 @@ class MatchingNet(FewShotLearner):
     num_ways: int
     input_shape: tuple[int, ...]
     num_reads: int
+    scale: float = 1.0  # runs of an earlier metarun do not say it
 
     def __post_init__(self) -> None:
         body_of(self.base_learner)
         if self.num_reads < 0:
             raise ValueError(f"num_reads is {self.num_reads}; use 1 or more, or 0 for no full context embeddings.")
+        if not self.scale > 0:
+            raise ValueError(f"scale is {self.scale}; cosines are multiplied by a number above 0.")
         if self.num_reads == 0:
             check_learned(self.base_learner, "MatchingNet")
         for inputs, d in self.cell_sizes().values():
@@ -81,8 +87,9 @@ class MatchingNet(FewShotLearner):
         z = functional_call(body_of(self.base_learner), phi["embedding"], (x,))  # [Q, D]
         if self.num_reads:
             z = self.read(phi["reader"], z, phi["memory"])
-        cosines = F.normalize(z) @ F.normalize(phi["memory"]).T  # [Q, S], so exp needs no shift
-        return (cosines.exp() @ phi["labels"]).log()  # [Q, N]
+        cosines = F.normalize(z) @ F.normalize(phi["memory"]).T  # [Q, S]
+        of_class = (self.scale * cosines)[:, None].masked_fill(phi["labels"].T == 0, -torch.inf)  # [Q, N, S]
+        return of_class.logsumexp(-1)
 
     def read(self, reader: Params, z: Tensor, memory: Tensor) -> Tensor:
         """f(x) [Q, D] from body(x) [Q, D], by ``num_reads`` reads of g(x_i) [S, D]."""

@@ -1,9 +1,11 @@
 """Matching networks against plain loops over torch.nn. float64; EXACT is the same sums in another order."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from metarun.core import Batch
 from metarun.execution.execution import Looped, Vmapped
@@ -82,6 +84,21 @@ def test_full_context_embeddings_are_those_of_torchs_lstm_cells(base):
     torch.testing.assert_close(phi["memory"], g, rtol=EXACT, atol=EXACT)
     expected = attention(f, g, support.y)
     torch.testing.assert_close(learner.predict(phi, query.x).softmax(1), expected, rtol=EXACT, atol=EXACT)
+
+
+def test_a_scale_multiplies_the_cosines_and_does_not_overflow_in_single_precision():
+    learner, theta = matching("mlp")
+    support, query, _ = one_episode()
+    g, f = (F.normalize(features(learner, theta, x)) for x in (support.x, query.x))
+    expected = (100 * f @ g.T).softmax(1) @ F.one_hot(support.y, WAYS).double()
+    sharp = replace(learner, scale=100.0)
+    phi = sharp.adapt(theta, support)
+    torch.testing.assert_close(sharp.predict(phi, query.x).softmax(1), expected, rtol=EXACT, atol=EXACT)
+    sharp.base_learner.float()
+    in_single = sharp.predict(tree_map(Tensor.float, phi), query.x.float())
+    assert in_single.isfinite().all()
+    with pytest.raises(ValueError, match="scale is 0"):
+        replace(learner, scale=0.0)
 
 
 def test_the_loss_is_minus_the_logarithm_of_the_attention_on_the_right_class():
