@@ -9,10 +9,10 @@ the whole support set (full context embeddings, the paper's appendix A):
     r_{k-1} = sum_i softmax(h_{k-1} . g)_i g(x_i);   h_k = LSTM([body(x), r_{k-1}], h_{k-1}) + body(x);   h_0 = 0
     f(x) = h_k after num_reads
 
-Outputs are the logarithms of sums of exp(scale cos), whose softmax is p, so cross-entropy is the paper's loss. Its formula
-has no scale (1), so that the softmax over few images stays flat; CloserLookFewShot, ``methods/matchingnet.py``, has 100 (and
-sets negative cosines to 0). The LSTMs depend on the order of the support set, of which the paper says nothing: here it is that
-of the episode. Any number of ways.
+Outputs are the logarithms of sums of exp(scale cos), whose softmax is p, so cross-entropy is the paper's loss. Its
+formula has no scale (1), so that the softmax over few images stays flat; CloserLookFewShot, ``methods/matchingnet.py``, has
+100 (and sets negative cosines to 0). The LSTMs depend on the order of the support set, of which the paper says nothing: here
+it is that of the episode. Any number of ways.
 
 Vinyals et al., NeurIPS 2016, https://arxiv.org/abs/1606.04080. Cost: one forward and backward pass; full context adds 2 S
 LSTM steps one after another, and ``num_reads`` more for the queries. S support, Q query, N ways, D features.
