@@ -22,6 +22,7 @@ class Estimator:
     """What both kinds share: the settings by which scikit-learn copies an estimator."""
 
     kind = ""
+    adapted_: Any  # after ``fit``
 
     def __init__(self, model: "Model") -> None:
         self.model = model
@@ -43,7 +44,7 @@ class Estimator:
 
     def fitted(self) -> Any:
         """The adapted model; raises DataError before ``fit``."""
-        if not hasattr(self, "adapted_"):
+        if not self.__sklearn_is_fitted__():
             raise DataError(
                 f"this {type(self).__name__} has seen no examples: call fit(X, y) with labelled ones first."
             )
