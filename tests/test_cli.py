@@ -118,6 +118,7 @@ MISTAKES = {
     ),
     "null for a number": (["steps=null"], "'steps' is not Optional"),
     "a word for a number of a group": (["meta_learner.inner_lr=abc"], "'abc' (str), but must be float"),
+    "a word for a choice of two": (["meta_learner.first_order=maybe"], "'maybe' (str), but must be true or false"),
     "an option as a value": (["base_learner.hidden=conv4"], "To choose the base_learner write base_learner=conv4"),
     "a value as an option": (["optimizer=0.01"], "adam, adamw, sgd. To change one of its values write optimizer.NAME=0.01"),
     "an option as a key": (["meta_learner.maml=true"], "to choose the meta_learner write meta_learner=maml"),

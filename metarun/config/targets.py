@@ -33,6 +33,7 @@ OURS = (
 )
 COUNTED = " Use a whole number, or two as [lowest, highest]: each meta-batch draws its own between them."
 ALLOWED = (*OURS, "torch.nn", "torch.optim", "torchvision.models", "torchvision.transforms")
+IN_YAML = {type(None): "null", bool: "true or false"}  # how YAML writes what Python calls otherwise
 
 
 @dataclass(frozen=True)
@@ -222,8 +223,8 @@ def readable_type(annotation: Any) -> str:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         written = [arg for arg in typing.get_args(annotation) if getattr(arg, "__name__", "") != "Tensor"]
         return " or ".join(readable_type(arg) for arg in written)  # and no YAML holds a tensor
-    if annotation is type(None):
-        return "null"
+    if annotation in IN_YAML:
+        return IN_YAML[annotation]
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if inspect.isclass(origin) and issubclass(origin, Mapping):
         return "a mapping"
