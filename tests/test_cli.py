@@ -116,7 +116,7 @@ MISTAKES = {
         ["experiment=maml_sinusoid", "meta_learner=meta_sgd"],
         "Where an experiment sets it, ~meta_learner.inner_lr leaves it out.",
     ),
-    "null for a number": (["steps=null"], "'steps' is not Optional"),
+    "null for a number": (["steps=null"], "it needs a value, and null is none"),
     "a word for a number of a group": (["meta_learner.inner_lr=abc"], "'abc' (str), but must be float"),
     "a word for a choice of two": (["meta_learner.first_order=maybe"], "'maybe' (str), but must be true or false"),
     "an option as a value": (["base_learner.hidden=conv4"], "To choose the base_learner write base_learner=conv4"),

@@ -60,6 +60,8 @@ def explained(override: str, error: BaseException, cfg: DictConfig, folders: lis
         return f"{typed}: several values are a sweep, metarun -m {typed}; {fixes}."
     if "Could not append" in lines[0]:
         return f"{typed}: there is a {key.lstrip('+')} already; leave out the '+' to change it."
+    if "is not Optional" in lines[-1]:
+        return f"{typed}: it needs a value, and null is none; leave it out for the default."
     if kind := re.search(r"could not be converted to (Integer|Float|Boolean)|is not a valid (bool)", lines[-1]):
         return f"{typed}: must be {_in_words(kind[1] or kind[2], value, key)}."
     return f"{typed}: {shortened(lines[-1], 300)}."
