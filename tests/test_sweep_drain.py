@@ -158,6 +158,15 @@ def test_a_folder_that_takes_no_run_stops_no_other_and_the_table_says_why(tmp_pa
     assert "seed=0: not begun: cannot write to the run folder" in err
 
 
+def test_a_job_that_its_launcher_cannot_start_stops_no_other(tmp_path, capsys):
+    def full(folder: RunFolder, pid: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    jobs, _ = drained(tmp_path, seed0=[full], seed1=[COMPLETES])
+    assert [job.completed for job in jobs] == [False, True]
+    assert "seed=0: not begun: [Errno 28] No space left on device" in capsys.readouterr().err
+
+
 def test_never_more_jobs_run_at_once_than_asked_for(tmp_path):
     def slow(folder: RunFolder, pid: int) -> None:
         folder.mark("running", pid=pid)

@@ -158,18 +158,17 @@ class Drain:
                 self._begin(job, taken[0], file)
 
     def _begin(self, job: Job, slot: int, file: IO[bytes]) -> None:
-        command, output, job.found = job.command(self.flags), None, job.folder.read_status()
+        command, job.found = job.command(self.flags), job.folder.read_status()
         with job.noting_trouble():
             job.folder.create()
-            output = (job.folder.path / "output.txt").open("ab", buffering=0)
-            output.write(f"$ {shlex.join(['python', '-m', 'metarun', *command])}\n".encode())
-        if job.unusable or output is None:
+            with (job.folder.path / "output.txt").open("ab", buffering=0) as output:
+                output.write(f"$ {shlex.join(['python', '-m', 'metarun', *command])}\n".encode())
+                devices = max(one.config["devices"] for one in self.jobs)  # so that places have no GPU in common
+                pid = self.launcher.start(command, self.slots.environment(slot, devices), output, file)
+            job.begin(pid, slot, self.launcher.process(pid))
+        if job.unusable:
             self._over(job, f"not begun: {job.unusable}")
             return
-        with output:
-            devices = max(one.config["devices"] for one in self.jobs)  # so that places have no GPU in common
-            pid = self.launcher.start(command, self.slots.environment(slot, devices), output, file)
-            job.begin(pid, slot, self.launcher.process(pid))
         self.waiting.remove(job)
         self.running.append(job)
         self.view.tell(job, "started" if job.tries == 1 else f"started again, attempt {job.tries}")

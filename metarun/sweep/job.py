@@ -35,7 +35,7 @@ class Job:
     began: float = 0.0  # of this attempt, by time.monotonic(), which a queue has no part in
     found: dict[str, Any] = field(default_factory=dict, repr=False)  # its status, from which another is news
     tries: int = 0
-    unusable: str = ""  # why its folder takes no run
+    unusable: str = ""  # why it could not begin
     told_to_stop: float | None = None  # when its time was over, or a search gave it up
     why_stopped: str = ""
     steps_seen: tuple[float, int] | None = field(default=None, repr=False)  # when, and which, of this attempt
@@ -53,7 +53,7 @@ class Job:
 
     @contextmanager
     def noting_trouble(self) -> Iterator[None]:
-        """A context in which what is wrong with its folder is noted as ``unusable`` and not raised, for other jobs go on."""
+        """A context in which what keeps it from beginning is noted as ``unusable`` and not raised, for other jobs go on."""
         try:
             yield
         except (MetarunError, OSError) as error:

@@ -111,8 +111,8 @@ class ByEngine:
         description = self.folder / f"{number}.json"
         content = {"arguments": arguments, "environment": self.engine.environment(wanted)}
         write_json(description, {**content, "folder": os.getcwd(), "output": output.name})
-        self.held[number] = os.dup(slot.fileno()), output.name
         self.submitted[number] = self.submit([sys.executable, "-m", "metarun.sweep.worker", str(description)])
+        self.held[number] = os.dup(slot.fileno()), output.name
         return number
 
     def process(self, started: int) -> int:
