@@ -24,8 +24,9 @@ import same
 
 from metarun.files import write_json
 from metarun.reproduce import dependence
+from metarun.reproduce.card import evaluated_by, judged
 from metarun.reproduce.registry import Target, targets
-from metarun.reproduce.verdict import Measured, of_all, verdict
+from metarun.reproduce.verdict import of_all
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -106,11 +107,15 @@ def headers(shown: Any) -> Iterator[tuple[Path, str]]:
 
 
 def judge_again() -> None:
-    """Let the verdicts of the cards follow from their numbers by today's rule and registry."""
+    """Let what the cards say of the papers, and the verdicts, follow from their numbers by today's registry and rule.
+    Raises SystemExit where a figure is of another step or evaluation than the registry asks for now."""
     for name, content in cards().items():
         target, before = targets()[name], json.dumps(content)
         for shown, figure in zip(content["figures"], target.figures, strict=True):
-            shown["verdict"] = verdict(target, figure, Measured.kept(shown["ours"]))
+            if (shown["ours"]["step"], shown["ours"]["evaluated_by"]) != (figure.step, evaluated_by(figure)):
+                sys.exit(f"{name}: {figure.name} is measured in another way now; metarun reproduce {name}, and take it in.")
+        pairs = zip(content["figures"], target.figures, strict=True)
+        content["figures"] = [judged(target, figure, shown["ours"]) for shown, figure in pairs]
         content["verdict"] = of_all([figure["verdict"] for figure in content["figures"]])
         if json.dumps(content) != before:
             write_json(path_of(target), content)

@@ -40,7 +40,8 @@ def test_a_verdict_of_a_card_follows_from_its_numbers_and_the_registry(name):
     assert [figure["name"] for figure in card["figures"]] == [figure.name for figure in target.figures]
     for shown, figure in zip(card["figures"], target.figures, strict=True):
         ours = shown["ours"]
-        assert shown["paper"]["value"] == figure.value and shown["paper"]["read"] == figure.read
+        assert shown["paper"] == {key: getattr(figure, key) for key in shown["paper"]}
+        assert ours["step"] == figure.step and (ours["evaluated_by"] or "").split()[3:] == [*figure.evaluate]
         measured = Measured(ours["mean"], ours["ci95"], ours["tasks"], ours["over_seeds"])
         assert shown["verdict"] == verdict(target, figure, measured)
         assert ours["mean"] == pytest.approx(sum(s["mean"] for s in ours["seeds"]) / len(ours["seeds"]))

@@ -23,7 +23,7 @@ from metarun.output.tables import Score
 from metarun.reproduce import dependence
 from metarun.reproduce.registry import Figure, Target
 from metarun.reproduce.running import Seed, common_protocols
-from metarun.reproduce.verdict import measured, of_all, verdict, width_of_difference
+from metarun.reproduce.verdict import Measured, measured, of_all, verdict, width_of_difference
 
 VERSION = 1
 MACHINE = ("system", "python", "torch", "cpus", "threads", "gpu")
@@ -67,16 +67,26 @@ def of_figure(target: Target, figure: Figure, seeds: Sequence[Seed], evaluated: 
             }
         )
     ours = measured([(row["mean"], row["ci95"], row["tasks"], str(row["episodes"])) for row in each])
-    words = " ".join(["metarun evaluate RUN", *figure.evaluate]) if figure.evaluate else None
-    found: dict[str, Any] = {
+    kept = {**asdict(ours), "seeds": each, "step": figure.step, "evaluated_by": evaluated_by(figure)}
+    return judged(target, figure, kept)
+
+
+def evaluated_by(figure: Figure) -> str | None:
+    """The command of the evaluation that the figure is of; None where it is the run's own test."""
+    return " ".join(["metarun evaluate RUN", *figure.evaluate]) if figure.evaluate else None
+
+
+def judged(target: Target, figure: Figure, kept: dict[str, Any]) -> dict[str, Any]:
+    """A figure as the registry has it, ours as a card has ``kept`` it, and what follows."""
+    ours = Measured.kept(kept)
+    found = {
         "name": figure.name,
         "paper": {key: getattr(figure, key) for key in ("value", "interval", "interval_is", "where", "read")},
-        "ours": {**asdict(ours), "seeds": each, "step": figure.step, "evaluated_by": words},
+        "ours": kept,
         "verdict": verdict(target, figure, ours),
     }
     if figure.value is not None:
-        difference = {"mean": ours.mean - figure.value, "ci95": width_of_difference(ours, figure)}
-        found["difference"] = difference
+        found["difference"] = {"mean": ours.mean - figure.value, "ci95": width_of_difference(ours, figure)}
     return found
 
 
