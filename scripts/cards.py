@@ -113,7 +113,9 @@ def judge_again() -> None:
         target, before = targets()[name], json.dumps(content)
         for shown, figure in zip(content["figures"], target.figures, strict=True):
             if (shown["ours"]["step"], shown["ours"]["evaluated_by"]) != (figure.step, evaluated_by(figure)):
-                sys.exit(f"{name}: {figure.name} is measured in another way now; metarun reproduce {name}, and take it in.")
+                sys.exit(
+                    f"{name}: {figure.name} is measured in another way now; metarun reproduce {name}, and take it in."
+                )
         pairs = zip(content["figures"], target.figures, strict=True)
         content["figures"] = [judged(target, figure, shown["ours"]) for shown, figure in pairs]
         content["verdict"] = of_all([figure["verdict"] for figure in content["figures"]])

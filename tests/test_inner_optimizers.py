@@ -1,5 +1,7 @@
 """Inner optimizers: the steps of torch.optim, and derivatives through them."""
 
+import copy
+
 import pytest
 import torch
 from torch.func import grad
@@ -7,6 +9,7 @@ from torch.func import grad
 from metarun.inner.loops import descent, first_order_descent, gradient, last
 from metarun.inner.optimizers import SGD, Adam, InnerOptimizer, Momentum, RMSprop, inner_optimizer
 from metarun.meta_learners.maml import MAML
+from metarun.meta_learners.reptile import Reptile
 from metarun.objectives import CROSS_ENTROPY
 from tests.helpers import BASES, flat, meta_gradient, one_episode, relative_error
 
@@ -81,6 +84,24 @@ def test_maml_differentiates_through_its_inner_optimizer(name):
     g = flat(meta_gradient(learner, theta, episode))
     slope = (at(eps) - at(-eps)) / (2 * eps)
     assert abs(slope - g @ flat(direction)) < 1e-6 * g.norm() * flat(direction).norm()
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_reptile_goes_where_torchs_optimizer_goes_on_a_task(name):
+    torch.manual_seed(0)
+    base = BASES["mlp"]().double()
+    learner = Reptile(base, CROSS_ENTROPY, RULES[name].lr, 4, 3, name)
+    theta, episode = learner.init(), one_episode()
+    x, y = episode.support.x, episode.support.y
+    net = copy.deepcopy(base)
+    optimizer = TORCH[name](list(net.parameters()))
+    for k in range(4):
+        rows = slice(k % (len(y) // 3), None, len(y) // 3)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(net(x[rows]), y[rows]).backward()
+        optimizer.step()
+    moved = {key: theta[key] - p.detach() for key, p in net.named_parameters()}
+    assert relative_error(meta_gradient(learner, theta, episode), moved) < 1e-5  # eps_root, where a gradient is small
 
 
 def test_the_name_chooses_the_rule():

@@ -25,7 +25,7 @@ def said(error: BaseException | None) -> list[str]:
     return lines
 
 
-def explained(override: str, error: BaseException, cfg: DictConfig, folders: list[Path]) -> str:  # noqa: PLR0911
+def explained(override: str, error: BaseException, cfg: DictConfig, folders: list[Path]) -> str:  # noqa: PLR0911, PLR0912
     """One line: the value, the rule and the fix."""
     key, separator, value = override.partition("=")
     lines, typed, value = said(error), shortened(override), shortened(value)
