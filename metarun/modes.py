@@ -27,5 +27,7 @@ outermost: ContextVar[bool] = ContextVar("outermost", default=False)
 convolution: ContextVar[Convolution] = ContextVar("convolution", default="native")
 once: ContextVar[bool] = ContextVar("once", default=False)
 composed: ContextVar[bool] = ContextVar("composed", default=False)
+# of batch norms: the pass is for an inner step, which goes by the batch's own statistics
+adapting: ContextVar[bool] = ContextVar("adapting", default=False)
 # the seed and step whose dropout masks are in use
 dropped_step: ContextVar[tuple[int, int] | None] = ContextVar("dropped_step", default=None)

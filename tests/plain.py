@@ -37,7 +37,9 @@ def maml_outputs(learner: Any, theta: dict[str, Tensor], episode: Any) -> list[T
     loss = F.mse_loss if support.y.is_floating_point() else F.cross_entropy
     phi, outputs = dict(theta), [functional_call(net, theta, (episode.query.x,))]
     for _ in range(learner.inner_steps):
+        was, _ = net.training, net.train()  # an inner step at the test is one as in training
         inner = loss(functional_call(net, phi, (support.x,)), support.y)
+        net.train(was)
         grads = torch.autograd.grad(inner, list(phi.values()), create_graph=True, allow_unused=True)
         rows = zip(phi.items(), grads, strict=True)
         phi = {name: p if g is None else p - learner.inner_lr * g for (name, p), g in rows}
@@ -126,19 +128,23 @@ def trained(overrides: list[str]) -> tuple[Experiment, Any]:
 
 
 def calibrate(learner: Any, theta: Any, task: Any) -> None:
-    """Give norms in mode ``running`` the moments that the queries of the first training tasks have under theta: the mean
-    over tasks, and the variance within tasks plus that of their means."""
+    """Give norms in mode ``running`` the moments that the queries of the first training tasks have under theta, or phi: the
+    mean over tasks, and the variance within tasks plus that of their means."""
     norms = [m for m in learner.base_learner.modules() if type(m).__name__ == "BatchNorm" and m.mode == "running"]
     seen: dict[int, list[tuple[Tensor, Tensor]]] = {id(m): [] for m in norms}
+    last: dict[int, tuple[Tensor, Tensor]] = {}
     for i in range(CALIBRATION_TASKS) if norms else ():
         episode = slice_tasks(task.sample("train", [i]), 0)
-        hooks = [m.register_forward_pre_hook(lambda m, given: seen[id(m)].append(moments(given[0]))) for m in norms]
-        functional_call(learner.base_learner.body, theta, (episode.query.x,))
+        outputs = WRITTEN_OUT[type(learner).__name__]
+        hooks = [m.register_forward_pre_hook(lambda m, given: last.update({id(m): moments(given[0])})) for m in norms]
+        outputs(learner, theta, episode)  # ends with the queries
         for hook in hooks:
             hook.remove()
+        for number, found in last.items():
+            seen[number].append(found)
     for m in norms:
         means, variances = map(torch.stack, zip(*seen[id(m)], strict=True))
-        m.mean, m.var = means.mean(0), variances.mean(0) + means.var(0, unbiased=False)
+        m.mean, m.var = means.mean(0).detach(), (variances.mean(0) + means.var(0, unbiased=False)).detach()
     learner.base_learner.eval()
 
 
@@ -149,8 +155,8 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def scores(x: Experiment, theta: Any, num_tasks: int) -> Tensor:
     """The score of each of the first test episodes, after each inner step [episodes, steps]."""
-    calibrate(x.learner, theta, x.task)
     theta, learner = tree_map(lambda p: p.detach().requires_grad_(), theta), x.test_learner
+    calibrate(x.learner, theta, x.task)
     name, rows = type(learner).__name__, []
     for i in range(num_tasks):
         episode = slice_tasks(x.task.sample("test", [i]), 0)

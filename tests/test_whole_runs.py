@@ -158,6 +158,10 @@ SCORED = {
         *("meta_learner=protonet", "base_learner=conv4", "base_learner.batch_norm=running", "task=prototypes"),
         *SMALL["conv4"]["max_pool"],
     ],
+    "maml running": [
+        *(*learner_of("maml", "conv4"), "base_learner=conv4", "base_learner.batch_norm=running", "task=prototypes"),
+        *SMALL["conv4"]["max_pool"],
+    ],
 }
 
 

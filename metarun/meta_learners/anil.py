@@ -17,7 +17,7 @@ from torch.func import functional_call
 from metarun.core import Batch, FewShotLearner, Params
 from metarun.inner.loops import descent, last
 from metarun.inner.optimizers import SGD
-from metarun.models.norm_state import with_support
+from metarun.models.norm_state import adapting, with_support
 from metarun.models.parts import adapted_part, body_of, head_of
 from metarun.trees import under
 
@@ -42,7 +42,8 @@ class ANIL(FewShotLearner):
 
     def trajectory(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
         net = self.base_learner
-        z = functional_call(body_of(net), under(theta, "body"), (support.x,))  # [S, D]
+        with adapting():
+            z = functional_call(body_of(net), under(theta, "body"), (support.x,))  # [S, D]
 
         def support_loss(head: Params, features: Batch) -> Tensor:
             return self.objective.loss(functional_call(head_of(net), head, (features.x,)), features.y)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from metarun.core import Batch, FewShotLearner, Params
 from metarun.inner.loops import last
-from metarun.models.norm_state import with_support
+from metarun.models.norm_state import adapting, with_support
 
 
 class GradientLearner(FewShotLearner):
@@ -34,4 +34,5 @@ class GradientLearner(FewShotLearner):
 
     def support_loss(self, phi: Params, support: Batch) -> Tensor:
         """L(phi, support), the task's objective on the support set."""
-        return self.objective.loss(self.predict(phi, support.x), support.y)
+        with adapting():
+            return self.objective.loss(self.predict(phi, support.x), support.y)

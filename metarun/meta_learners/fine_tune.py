@@ -90,7 +90,8 @@ class FineTune(GradientLearner):
         start = {"body": adapted, "head": self.head_of_a_task(theta)}
 
         def loss(weights: Params, kept: Params, support: Batch) -> Tensor:
-            return self.support_loss({**weights, "body": {**kept, **weights["body"]}}, support)
+            phi = {**weights, "body": {**kept, **weights["body"]}}
+            return self.objective.loss(self.predict(phi, support.x), support.y)  # norms as the pretrained network's
 
         rule = inner_optimizer(self.inner_optimizer, self.inner_lr)
         path = descent(loss, start, rule, steps, kept, support)

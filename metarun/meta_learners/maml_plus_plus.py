@@ -94,11 +94,10 @@ class MAMLPlusPlus(GradientLearner):
             yield {**weights, **norms}
 
     def step(self, weights: Params, rates: Params, norms: Params, support: Batch) -> Params:
-        """One inner step; batch norms use the batch's own statistics, whatever was calibrated for evaluation."""
-        own = {f"{name}.mean": support.x.new_empty(0) for name in self.batch_norms()}
+        """One inner step."""
 
         def support_loss(weights: Params, norms: Params) -> Tensor:
-            return self.support_loss({**weights, **norms, **own}, support)
+            return self.support_loss({**weights, **norms}, support)
 
         start = weights, norms
         gradient = grad(support_loss)(*(detach(start) if self.epoch < self.first_order_epochs else start))

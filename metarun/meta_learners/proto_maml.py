@@ -21,7 +21,7 @@ from metarun.core import Batch, Params, parameters_of
 from metarun.inner.loops import descent, first_order_descent
 from metarun.inner.optimizers import SGD
 from metarun.meta_learners.base import GradientLearner
-from metarun.models.norm_state import with_support
+from metarun.models.norm_state import adapting, with_support
 from metarun.models.parts import body_of, check_learned
 
 
@@ -54,7 +54,8 @@ class ProtoMAML(GradientLearner):
 
     def prototypical_head(self, theta: Params, support: Batch) -> Params:
         """The head at the start of a task: weight 2 c [N, D] and bias -||c||^2 [N], c the classes' mean features."""
-        z = functional_call(body_of(self.base_learner), theta, (support.x,))  # [S, D]
+        with adapting():
+            z = functional_call(body_of(self.base_learner), theta, (support.x,))  # [S, D]
         onehot = F.one_hot(support.y, self.num_ways).to(z.dtype)  # [S, N]
         c = (onehot.T @ z) / onehot.sum(0)[:, None]  # [N, D]
         return {"weight": 2 * c, "bias": -(c * c).sum(1)}

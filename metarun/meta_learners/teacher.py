@@ -26,6 +26,7 @@ from metarun.core import Batch, Params, parameters_of
 from metarun.inner.loops import descent
 from metarun.inner.optimizers import SGD
 from metarun.meta_learners.base import GradientLearner
+from metarun.models.norm_state import adapting
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Teacher(GradientLearner):
 
     def path(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
         def weighted_loss(phi: Params, support: Batch, weights: Tensor) -> Tensor:
-            outputs = self.predict(phi, support.x)  # [S, N]
+            with adapting():
+                outputs = self.predict(phi, support.x)  # [S, N]
             losses = vmap(self.objective.loss)(outputs[:, None], support.y[:, None])  # of each example [S]
             return (weights * losses).mean()
 

@@ -27,7 +27,7 @@ from metarun.core import Batch, Params, parameters_of
 from metarun.inner.loops import descent, first_order_descent
 from metarun.inner.optimizers import SGD
 from metarun.meta_learners.base import GradientLearner
-from metarun.models.norm_state import with_support
+from metarun.models.norm_state import adapting, with_support
 from metarun.models.parts import body_of, num_features
 
 
@@ -73,7 +73,8 @@ class UnicornMAML(GradientLearner):
         return {**phi, "body": with_support(body_of(self.base_learner), phi["body"], support.x)}
 
     def support_loss(self, phi: Params, support: Batch) -> Tensor:
-        return self.objective.loss(self.logits(phi, support.x), support.y)
+        with adapting():
+            return self.objective.loss(self.logits(phi, support.x), support.y)
 
     def predict(self, phi: Params, x: Tensor) -> Tensor:
         return self.logits(phi, x) / self.temperature

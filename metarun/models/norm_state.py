@@ -1,12 +1,14 @@
 """Statistics that batch norms keep of data, and how they are put into phi."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from metarun import modes
 from metarun.models.exact.layers import BatchNorm, BatchNormMode
+from metarun.modes import set_var
 
 
 def norms(net: nn.Module, mode: BatchNormMode) -> dict[str, BatchNorm]:
@@ -31,6 +33,12 @@ def recording(layers: dict[str, BatchNorm]) -> Iterator[dict[str, Tensor]]:
     finally:
         for layer in layers.values():
             layer.recording, layer.recorded = False, None
+
+
+def adapting() -> AbstractContextManager[None]:
+    """Context for an inner step: norms go by the batch's own statistics in evaluation too, as they do in training, so that
+    phi is what theta was trained for. The averages of mode ``running`` are of queries, after adaptation."""
+    return set_var(modes.adapting, True)
 
 
 def with_support(net: nn.Module, params: dict[str, Tensor], x: Tensor) -> dict[str, Tensor]:

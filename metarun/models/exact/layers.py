@@ -87,7 +87,7 @@ class BatchNorm(nn.Module):
 
     transductive: every batch, query batches too, is normalised by its own statistics (as MAML's code does);
     support: queries are normalised by the statistics of the adapted network on the support set (``with_support``);
-    running: as in ordinary training; for evaluation the statistics are averages over training tasks (``calibrated``).
+    running: in evaluation by averages over training tasks (``calibrated``), but for inner steps (``adapting``).
     """
 
     def __init__(self, num_features: int, mode: BatchNormMode, eps: float = 1e-5) -> None:
@@ -119,7 +119,8 @@ class BatchNorm(nn.Module):
 
     def uses_own(self) -> bool:
         """Tell whether x is normalised by its own statistics, not by given ones."""
-        return self.mean.numel() == 0 or self.recording or (self.mode == "running" and self.training)
+        trained = self.mode == "running" and self.training
+        return self.mean.numel() == 0 or self.recording or trained or modes.adapting.get()
 
     def torchs_own(self) -> bool:
         """Tell whether torch's kernel gives the same, in a third of the time: under vmap to first order alone."""
