@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metarun.objectives import Objective, examples_of, of_examples
+from metarun.trees import frozen as frozen  # noqa: PLC0414 (what learners need)
+from metarun.trees import parameters_of as parameters_of  # noqa: PLC0414
 from metarun.trees import surrogate as surrogate  # noqa: PLC0414 (for learners with a meta-gradient of their own)
+from metarun.trees import trainable as trainable  # noqa: PLC0414
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,6 +82,10 @@ class TaskDistribution(ABC):
     spec: TaskSpec
     splits: tuple[str, ...] = ("train", "val", "test")  # those that have episodes
     frozen: nn.Module | None = None  # features without training, scored by their nearest class means at the final test
+    # settings that only training episodes follow: without effect on an evaluation task
+    of_training: ClassVar[frozenset[str]] = frozenset(
+        {"train_num_ways", "train_num_shots", "train_num_queries", "train_fraction"}
+    )
     references: tuple[str, ...] = ()  # methods of ``evaluation/references.py`` that are scored at the final test, too
 
     @abstractmethod
@@ -231,18 +238,3 @@ def hyperparameters(learner: MetaLearner) -> set[str]:
 def takes_steps(learner: MetaLearner) -> bool:
     """Whether the learner adapts by steps, of which it takes one or more."""
     return "inner_steps" in hyperparameters(learner) and getattr(learner, "inner_steps", 0) > 0
-
-
-def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The module's parameters that ask for a gradient, by name: those that theta holds and inner loops move."""
-    return {name: p for name, p in module.named_parameters() if p.requires_grad}
-
-
-def frozen(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The module's other parameters, by name: no part of theta, they stay in the module as they are."""
-    return {name: p for name, p in module.named_parameters() if not p.requires_grad}
-
-
-def parameters_of(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of the module's ``trainable`` parameters, by name."""
-    return {name: p.detach().clone() for name, p in trainable(module).items()}

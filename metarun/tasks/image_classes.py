@@ -65,6 +65,8 @@ class ImageClasses(PreparedTask, Sized):
     ``train_*`` replace the sizes of the split "train" where they are not None; ``augmentation`` changes its images.
     """
 
+    of_training = PreparedTask.of_training | {"augmentation"}
+
     def __init__(  # noqa: PLR0913
         self,
         *,

@@ -51,6 +51,8 @@ class LinearRegression(Sized):
     ``grow_dims`` and ``grow_shots`` are (first, more each time, steps between).
     """
 
+    of_training = Sized.of_training | {"grow_dims", "grow_shots"}
+
     def __init__(  # noqa: PLR0913, PLR0917
         self,
         num_dims: int,

@@ -44,6 +44,8 @@ class Omniglot(PreparedTask, Sized):
     classes of each character (ProtoNet). ``resize``: see ``omniglot_files``.
     """
 
+    of_training = PreparedTask.of_training | {"trainval"}
+
     def __init__(  # noqa: PLR0913
         self,
         *,
