@@ -73,6 +73,7 @@ class TaskSpec:
     num_train_classes: int | None = None  # classes that training episodes are drawn from; None: no fixed number
     num_tokens: int | None = None  # inputs are integers below it; None: they are floats
     vocabulary: str | None = None  # a name for what these integers stand for; equal for equal numbering
+    inverted: bool = False  # images are 1 where files are black: ink is 1 and paper 0
     most_rows: int | None = None  # inputs are rows of a table: the most that a support set of training has
 
 
@@ -102,6 +103,10 @@ class TaskDistribution(ABC):
         For "train" ``number`` is the step; else ``index // 20``, for so many episodes share a size. It must depend on
         ``split``, ``number`` and the settings alone: that is what makes resuming exact.
         """
+        return self
+
+    def for_evaluation(self) -> "TaskDistribution":
+        """The distribution whose training episodes are made as those of other splits: of full size, not augmented."""
         return self
 
     @abstractmethod

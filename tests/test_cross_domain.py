@@ -1,6 +1,7 @@
 """Training on one task distribution, validation and test on others: ``evaluation.task``, through the command line."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from torchvision.transforms.v2 import functional as tv
 from metarun.applied.trained import changed
 from metarun.config.compose import composed, readable
 from metarun.config.elsewhere import without_effect
+from metarun.core import TaskDistribution
 from metarun.evaluation.episodes import manifest
 from metarun.evaluation.estimates import Estimate, estimate, mean_of
 from metarun.evaluation.records import read_records
-from metarun.evaluation.suite import resized
+from metarun.evaluation.suite import fitted
 from metarun.sweep.composing import Composer
 from tests.composing import OUTSIDE as OUTSIDE_FOLDER
 from tests.composing import compose, experiment
@@ -235,19 +237,35 @@ def test_images_of_another_size_and_colour_are_fitted_where_that_is_asked_for(ta
     assert "test/tall/accuracy" in read(tmp_path / "run/results.json")
 
 
+def seen(task: TaskDistribution, shape: tuple[int, ...], inverted: bool = False) -> TaskDistribution:
+    """The task as networks see it that are trained on images of this shape, inverted or not."""
+    return fitted(task, replace(task.spec, input_shape=shape, inverted=inverted), True)
+
+
+def test_images_of_other_ink_are_inverted_whether_or_not_they_are_resized():
+    grey = experiment("task=prototypes", "base_learner=mlp", "base_learner.hidden=[6]").task
+    same, wide = seen(grey, (1, 16, 16), inverted=True), seen(grey, (3, 8, 12), inverted=True)
+    torch.testing.assert_close(same.sample("test", [0]).query.x, 1 - grey.sample("test", [0]).query.x)
+    torch.testing.assert_close(
+        wide.sample("test", [0]).support.x, 1 - seen(grey, (3, 8, 12)).sample("test", [0]).support.x
+    )
+    assert same.fingerprint() == f"{grey.fingerprint()}, inverted"
+    assert fitted(same, grey.spec, False).fingerprint() == f"{grey.fingerprint()}, inverted, inverted"
+
+
 def test_resized_images_are_torchvisions_and_the_draw_is_the_tasks():
     grey = experiment("task=prototypes", "base_learner=mlp", "base_learner.hidden=[6]").task
     x = grey.sample("test", [0, 1]).support.x  # [2, S, 1, 16, 16]
-    wide = resized(grey, (3, 8, 12), True)
+    wide = seen(grey, (3, 8, 12))
     fit = wide.sample("test", [0, 1]).support.x
     expected = tv.resize(x.flatten(0, 1), [8, 12], antialias=True).repeat(1, 3, 1, 1)
     torch.testing.assert_close(fit.flatten(0, 1), expected)
     assert manifest(wide, "test", 3) == manifest(grey, "test", 3)
     assert wide.fingerprint() == f"{grey.fingerprint()}, fitted to [3, 8, 12]"
-    back = resized(wide, (1, 8, 12), True).sample("test", [0, 1]).support.x
+    back = seen(wide, (1, 8, 12)).sample("test", [0, 1]).support.x
     # torchvision's weights of red, green and blue add up to 0.9999
     torch.testing.assert_close(back, fit[:, :, :1], rtol=2e-4, atol=1e-6)
-    assert resized(grey, (1, 16, 16), False) is grey
+    assert fitted(grey, grey.spec, False) is grey
 
 
 # ---- what is fitted in training ----
