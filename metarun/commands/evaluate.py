@@ -66,13 +66,15 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
 
 
 def for_split(experiment: Experiment, split: str) -> Experiment:
-    """The experiment as it is for validation and test; for training tasks with these alone, and the ways that they have."""
+    """The experiment as it is for validation and test; for training tasks with these alone, with the ways that they have,
+    at full size and not augmented: a gap between the splits is then one between their tasks."""
     if split != "train":
         return experiment
     flexible = "num_ways" in hyperparameters(experiment.test_learner)
     ways = {"num_ways": experiment.task.spec.train_num_ways} if flexible else {}
     learner = replace(experiment.test_learner, **ways)  # type: ignore[type-var]
-    return replace(experiment, suite=Suite(experiment.suite.own._replace(learner=learner), {}))
+    own = experiment.suite.own._replace(task=experiment.task.for_evaluation(), learner=learner)
+    return replace(experiment, suite=Suite(own, {}))
 
 
 def name_of(overrides: list[str], *words: str) -> str:

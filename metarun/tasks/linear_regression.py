@@ -158,6 +158,11 @@ class LinearRegression(Sized):
             self.stages[stage] = other
         return self.stages[stage]
 
+    def for_evaluation(self) -> "LinearRegression":
+        other = self.apart()
+        other.grow_dims = other.grow_shots = None
+        return other
+
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
         """Uniforms behind the function [B, U] and the query [B, Q, W] and support [B, K, W] points, W >= d + 1 and even.
 
