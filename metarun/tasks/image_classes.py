@@ -89,8 +89,7 @@ class ImageClasses(PreparedTask, Sized):
 
         named = data().thinned(train_fraction)
         _say(named.notes)
-        if named.counts:
-            names = tuple(named.counts)
+        if names := tuple(named.counts):
             before = self._pools_of(names, [*named.counts.values()], named.splits_of(names), augmentation)
             if problems := self._problems(before, named):
                 raise DataProblems(problems + named.faults())
