@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metarun.objectives import Objective, examples_of, of_examples
+from metarun.trees import frozen as frozen  # noqa: PLC0414 (what learners need)
+from metarun.trees import parameters_of as parameters_of  # noqa: PLC0414
 from metarun.trees import surrogate as surrogate  # noqa: PLC0414 (for learners with a meta-gradient of their own)
+from metarun.trees import trainable as trainable  # noqa: PLC0414
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,6 +73,7 @@ class TaskSpec:
     num_train_classes: int | None = None  # classes that training episodes are drawn from; None: no fixed number
     num_tokens: int | None = None  # inputs are integers below it; None: they are floats
     vocabulary: str | None = None  # a name for what these integers stand for; equal for equal numbering
+    inverted: bool = False  # images are 1 where files are black: ink is 1 and paper 0
     most_rows: int | None = None  # inputs are rows of a table: the most that a support set of training has
 
 
@@ -79,6 +83,10 @@ class TaskDistribution(ABC):
     spec: TaskSpec
     splits: tuple[str, ...] = ("train", "val", "test")  # those that have episodes
     frozen: nn.Module | None = None  # features without training, scored by their nearest class means at the final test
+    # settings that only training episodes follow: without effect on an evaluation task
+    of_training: ClassVar[frozenset[str]] = frozenset(
+        {"train_num_ways", "train_num_shots", "train_num_queries", "train_fraction"}
+    )
     references: tuple[str, ...] = ()  # methods of ``evaluation/references.py`` that are scored at the final test, too
 
     @abstractmethod
@@ -95,6 +103,10 @@ class TaskDistribution(ABC):
         For "train" ``number`` is the step; else ``index // 20``, for so many episodes share a size. It must depend on
         ``split``, ``number`` and the settings alone: that is what makes resuming exact.
         """
+        return self
+
+    def for_evaluation(self) -> "TaskDistribution":
+        """The distribution whose training episodes are made as those of other splits: of full size, not augmented."""
         return self
 
     @abstractmethod
@@ -231,18 +243,3 @@ def hyperparameters(learner: MetaLearner) -> set[str]:
 def takes_steps(learner: MetaLearner) -> bool:
     """Whether the learner adapts by steps, of which it takes one or more."""
     return "inner_steps" in hyperparameters(learner) and getattr(learner, "inner_steps", 0) > 0
-
-
-def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The module's parameters that ask for a gradient, by name: those that theta holds and inner loops move."""
-    return {name: p for name, p in module.named_parameters() if p.requires_grad}
-
-
-def frozen(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The module's other parameters, by name: no part of theta, they stay in the module as they are."""
-    return {name: p for name, p in module.named_parameters() if not p.requires_grad}
-
-
-def parameters_of(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of the module's ``trainable`` parameters, by name."""
-    return {name: p.detach().clone() for name, p in trainable(module).items()}

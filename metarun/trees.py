@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from torch.utils._pytree import tree_leaves_with_path as paths
 
@@ -20,7 +20,7 @@ __all__ = [
     "tree_flatten",
     "tree_leaves",
 ]
-__all__ += ["tree_map", "tree_unflatten", "under", "zip_map"]
+__all__ += ["frozen", "parameters_of", "surrogate", "trainable", "tree_map", "tree_unflatten", "under", "zip_map"]
 
 
 def zip_map(fn: Callable[..., Tensor], *trees: Any) -> Any:
@@ -91,3 +91,18 @@ def select(params: dict[str, Tensor], wanted: Callable[[str], bool]) -> tuple[di
 def under(params: dict[str, Tensor], child: str) -> dict[str, Tensor]:
     """Parameters of one child module, named as the child itself names them."""
     return {name[len(child) + 1 :]: p for name, p in params.items() if name.startswith(child + ".")}
+
+
+def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The module's parameters that ask for a gradient, by name: those that theta holds and inner loops move."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def frozen(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The module's other parameters, by name: no part of theta, they stay in the module as they are."""
+    return {name: p for name, p in module.named_parameters() if not p.requires_grad}
+
+
+def parameters_of(module: nn.Module) -> dict[str, Tensor]:
+    """Copies of the module's ``trainable`` parameters, by name."""
+    return {name: p.detach().clone() for name, p in trainable(module).items()}

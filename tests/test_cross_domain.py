@@ -1,18 +1,26 @@
 """Training on one task distribution, validation and test on others: ``evaluation.task``, through the command line."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torchvision.transforms.v2 import functional as tv
 
-from metarun.config.compose import without_effect
+from metarun.applied.trained import changed
+from metarun.config.compose import composed, readable
+from metarun.config.elsewhere import without_effect
+from metarun.core import TaskDistribution
 from metarun.evaluation.episodes import manifest
 from metarun.evaluation.estimates import Estimate, estimate, mean_of
 from metarun.evaluation.records import read_records
-from metarun.evaluation.suite import resized
-from tests.composing import experiment
+from metarun.evaluation.suite import fitted
+from metarun.sweep.composing import Composer
+from tests.composing import OUTSIDE as OUTSIDE_FOLDER
+from tests.composing import compose, experiment
 from tests.running import OUTSIDE, assert_as_if_never_stopped, killed, metarun, metrics, read, scores, sweep
 
 BUDGET = [
@@ -150,6 +158,55 @@ def test_more_episodes_than_a_test_set_has_are_refused_by_the_evaluation_task_al
     assert scores(tmp_path / "run")["test/tall/accuracy"]["n"] == 4
 
 
+# ---- settings of the training task ----
+
+CHARACTERS = ["task=omniglot", "task.split=maml", "task.resize=nearest", "task.trainval=true", "task.num_shots=3"]
+CHARACTERS += ["task.train_num_ways=20"]
+
+
+def scored(*overrides: str) -> Any:
+    """The nodes of evaluation.task."""
+    return OmegaConf.to_container(composed([*overrides], [OUTSIDE_FOLDER]).evaluation.task)
+
+
+def test_the_training_tasks_own_option_has_the_settings_of_its_data():
+    same = scored(*CHARACTERS, "evaluation.task={own: omniglot, one: omniglot}", "evaluation.task.one.num_shots=1")
+    assert [same["own"][key] for key in ("split", "resize", "num_shots")] == ["maml", "nearest", 3]
+    assert (same["own"]["trainval"], same["own"]["train_num_ways"]) == (False, None)  # of training alone
+    assert same["one"] == same["own"] | {"num_shots": 1}
+    given = [f"evaluation.task.omniglot.{text}" for text in ("split=vinyals", "resize=lanczos")]
+    assert scored(*CHARACTERS, "evaluation.task=omniglot", *given)["omniglot"]["split"] == "vinyals"
+    node = "+evaluation.task.omniglot={split: vinyals, num_queries: 7}"
+    assert scored(*CHARACTERS, "+task@evaluation.task.omniglot=omniglot", node)["omniglot"]["num_queries"] == 7
+
+
+def test_inherited_parts_of_a_task_are_chosen_as_one():
+    words = ["task=clinc150", "task.split_seed=3", "task/features=tokens", "evaluation.task=clinc150"]
+    node = scored(*words)["clinc150"]
+    assert node["split_seed"] == 3 and node["features"]["_target_"].endswith("Tokens")
+    other = scored(*words, "task/features@evaluation.task.clinc150.features=hashed")["clinc150"]
+    assert other["split_seed"] == 3 and other["features"]["_target_"].endswith("Hashed")
+    listed = scored(*words, "evaluation.task.clinc150.split.test=20")["clinc150"]
+    assert listed["split"] == {"train": 50, "val": 50, "test": 20}
+
+
+def test_another_option_of_the_same_class_keeps_its_own_settings():
+    words = ["task=gp_rbf", "task.noise_std=0.3", "evaluation.task=[gp_periodic,gp_rbf]"]
+    nodes = scored(*words)
+    assert nodes["gp_periodic"]["kernel"] == "periodic" and nodes["gp_periodic"]["noise_std"] == 0.02
+    assert nodes["gp_rbf"]["noise_std"] == 0.3
+    assert scored("experiment=maml_omniglot_5w1s", "evaluation.task=omniglot")["omniglot"]["split"] == "maml"
+
+
+def test_a_sweep_and_an_evaluation_take_over_the_same_settings():
+    words = [*PROTOTYPES[1:], "task.strength=0.7", "evaluation.task=prototypes"]
+    swept = Composer([OUTSIDE_FOLDER])
+    assert swept(words, ["evaluation.task=prototypes"]).evaluation.task.prototypes.strength == 0.7
+    own = compose(*PROTOTYPES[1:], "task.strength=0.7")
+    node = changed(own, ["evaluation.task=prototypes"], [OUTSIDE_FOLDER], PROTOTYPES[1:]).evaluation.task.prototypes
+    assert node.strength == 0.7
+
+
 # ---- evaluate ----
 
 
@@ -180,19 +237,35 @@ def test_images_of_another_size_and_colour_are_fitted_where_that_is_asked_for(ta
     assert "test/tall/accuracy" in read(tmp_path / "run/results.json")
 
 
+def seen(task: TaskDistribution, shape: tuple[int, ...], inverted: bool = False) -> TaskDistribution:
+    """The task as networks see it that are trained on images of this shape, inverted or not."""
+    return fitted(task, replace(task.spec, input_shape=shape, inverted=inverted), True)
+
+
+def test_images_of_other_ink_are_inverted_whether_or_not_they_are_resized():
+    grey = experiment("task=prototypes", "base_learner=mlp", "base_learner.hidden=[6]").task
+    same, wide = seen(grey, (1, 16, 16), inverted=True), seen(grey, (3, 8, 12), inverted=True)
+    torch.testing.assert_close(same.sample("test", [0]).query.x, 1 - grey.sample("test", [0]).query.x)
+    torch.testing.assert_close(
+        wide.sample("test", [0]).support.x, 1 - seen(grey, (3, 8, 12)).sample("test", [0]).support.x
+    )
+    assert same.fingerprint() == f"{grey.fingerprint()}, inverted"
+    assert fitted(same, grey.spec, False).fingerprint() == f"{grey.fingerprint()}, inverted, inverted"
+
+
 def test_resized_images_are_torchvisions_and_the_draw_is_the_tasks():
     grey = experiment("task=prototypes", "base_learner=mlp", "base_learner.hidden=[6]").task
     x = grey.sample("test", [0, 1]).support.x  # [2, S, 1, 16, 16]
-    wide = resized(grey, (3, 8, 12), True)
+    wide = seen(grey, (3, 8, 12))
     fit = wide.sample("test", [0, 1]).support.x
     expected = tv.resize(x.flatten(0, 1), [8, 12], antialias=True).repeat(1, 3, 1, 1)
     torch.testing.assert_close(fit.flatten(0, 1), expected)
     assert manifest(wide, "test", 3) == manifest(grey, "test", 3)
     assert wide.fingerprint() == f"{grey.fingerprint()}, fitted to [3, 8, 12]"
-    back = resized(wide, (1, 8, 12), True).sample("test", [0, 1]).support.x
+    back = seen(wide, (1, 8, 12)).sample("test", [0, 1]).support.x
     # torchvision's weights of red, green and blue add up to 0.9999
     torch.testing.assert_close(back, fit[:, :, :1], rtol=2e-4, atol=1e-6)
-    assert resized(grey, (1, 16, 16), False) is grey
+    assert fitted(grey, grey.spec, False) is grey
 
 
 # ---- what is fitted in training ----
@@ -305,18 +378,39 @@ def test_a_mistake_is_answered_with_exit_code_2_before_anything_runs(mistake, tm
     assert not (tmp_path / "run").exists()
 
 
+def refused(target: str, *overrides: str) -> list[str]:
+    """The settings of evaluation.task.far, a task of this class, that are told to have no effect."""
+    cfg = OmegaConf.create({"evaluation": {"task": {"far": {"_target_": target}}}})
+    return [text.partition(" ")[0] for text in without_effect(cfg, readable([*overrides]))]
+
+
 def test_an_evaluation_refuses_settings_of_training_episodes_that_are_not_empty():
-    key = "evaluation.task.far"
+    key, target = "evaluation.task.far", "metarun.tasks.cifar.cifar_fs"
     of_training = [f"{key}.train_num_shots=5", f"++{key}.augmentation.flip=0.5", f"{key}.augmentation={{flip: 1}}"]
-    assert [text.partition(" ")[0] for text in without_effect(of_training)] == [
-        *(f"{key}.train_num_shots", f"{key}.augmentation.flip", f"{key}.augmentation")
-    ]
+    named = [f"{key}.train_num_shots", f"{key}.augmentation.flip", f"{key}.augmentation"]
+    assert refused(target, *of_training) == named
+    assert refused(target, f"{key}={{train_num_shots: 5, num_shots: 5}}") == named[:1]
     nothing = [
         f"{key}.train_num_ways=null",
         f"task/augmentation@{key}.augmentation=none",
         f"{key}.augmentation.flip=0.0",
     ]
-    assert without_effect([*nothing, f"{key}.num_ways=5", "task.train_num_ways=20"]) == []
+    assert refused(target, *nothing, f"{key}.num_ways=5", "task.train_num_ways=20") == []
+
+
+@pytest.mark.parametrize(
+    ("target", "setting"),
+    [
+        ("omniglot.Omniglot", "trainval=true"),
+        ("omniglot_lake.OmniglotLake", "trainval=true"),
+        ("linear_regression.LinearRegression", "grow_dims=[1,1,2]"),
+        ("linear_regression.LinearRegression", "grow_shots=[1,1,2]"),
+    ],
+)
+def test_each_class_of_tasks_says_which_of_its_settings_only_training_follows(target, setting):
+    key = f"evaluation.task.far.{setting}"
+    assert refused(f"metarun.tasks.{target}", key) == [key.partition("=")[0]]
+    assert refused("metarun.tasks.sinusoid.Sinusoid", key) == []
 
 
 # ---- real images ----

@@ -7,6 +7,7 @@ import pytest
 
 from metarun import load
 from metarun.evaluation.calibration import running_norms
+from metarun.output.kept import read_alarms
 from tests.running import metarun, read
 from tests.tasks.pictures_of import colour, cut, left, picture
 
@@ -81,6 +82,25 @@ def test_classes_that_were_trained_on_are_named_where_an_evaluation_tests_on_the
     assert "2 of 3 test classes of image_folder were trained on" in metarun("evaluate", run, *elsewhere, *others).out
     (run / "trained_on.json").unlink()
     assert "trained on" not in metarun("evaluate", run, f"task.path={new}", "task.split={test:all}", *others).out
+
+
+def test_a_run_says_as_it_begins_which_test_classes_it_is_trained_on(photos, tmp_path):
+    words = [*RUN, f"task.path={photos}", SPLIT, "evaluation.task=image_folder", f"run_dir={tmp_path / 'run'}"]
+    outcome = metarun(*words)  # the evaluation task has the split of the training task
+    assert outcome.code == 0 and "trained on" not in outcome.text, outcome.text
+    assert "seen_in_training" not in read(tmp_path / "run/results.json")["protocol"]
+    other = "evaluation.task.image_folder.split={train:[cedar,elm],val:[ash,fir],test:[oak,birch]}"
+    seen = metarun(*words[:-1], other, f"run_dir={tmp_path / 'seen'}")
+    line = "1 of 2 test classes of image_folder were trained on, by name: birch"
+    told = (
+        f"alarm at step 0: 1 of 2 val classes of image_folder were trained on, by name: ash; {line}. Scores on them say"
+    )
+    assert seen.code == 0 and seen.text.count(told) == 1, seen.text
+    assert [alarm["alarm"] for alarm in read_alarms(tmp_path / "seen/alarms.jsonl")] == ["seen_in_training"]
+    assert read(tmp_path / "seen/results.json")["protocol"]["seen_in_training"] == [line]
+    assert metarun("evaluate", tmp_path / "seen").code == 0
+    (evaluation,) = (tmp_path / "seen/evaluations").glob("test*[!s].json")
+    assert read(evaluation)["protocol"]["seen_in_training"] == [line]
 
 
 def test_running_norms_keep_the_statistics_of_the_training_on_other_data(run, photos, tmp_path, capsys):

@@ -5,6 +5,7 @@ is put in the place of theta.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from metarun.config.build import build, build_task
 from metarun.config.calls import GROUPS
-from metarun.config.compose import composed, override_key, read_config, readable, with_value, without_effect
+from metarun.config.compose import composed, override_key, read_config, readable, with_value
+from metarun.config.elsewhere import inheriting, option_trained_on, without_effect
 from metarun.config.experiment import Experiment
 from metarun.config.overrides import given_twice
 from metarun.core import MetaLearner, Params, TaskDistribution, hyperparameters
@@ -74,7 +76,7 @@ def trained(path: Path, overrides: list[str], checkpoint: str, config_dirs: list
     if checkpoint not in ("best", "last"):
         raise ConfigError([f"--checkpoint is {checkpoint!r}; use best or last."])
     fitted = folder.fitted()
-    cfg = changed(read_config(folder.path / "config.yaml"), overrides, config_dirs)
+    cfg = changed(read_config(folder.path / "config.yaml"), overrides, config_dirs, folder.overrides())
     saved = folder.checkpoints / f"{checkpoint}.pt"
     if not saved.exists():
         state = folder.read_status()["state"]
@@ -102,9 +104,15 @@ def trained(path: Path, overrides: list[str], checkpoint: str, config_dirs: list
     return Trained(folder, experiment, training_task, theta, state["step"], _execution(experiment, folder, overrides))
 
 
-def changed(cfg: DictConfig, overrides: list[str], config_dirs: list[Path]) -> DictConfig:
-    """The run's own configuration with ``overrides``: values by key, whole groups by name."""
-    problems = without_effect(overrides) + given_twice(readable(overrides))
+def changed(
+    cfg: DictConfig, overrides: list[str], config_dirs: list[Path], began_with: Sequence[str] = ()
+) -> DictConfig:
+    """The run's own configuration with ``overrides``: values by key, whole groups by name.
+
+    ``began_with``: the run's own overrides, which say what option of the group ``task`` it was trained on.
+    """
+    said, training = readable(overrides), OmegaConf.to_container(cfg.task)
+    problems = given_twice(said)
     groups = (*GROUPS, "evaluation.task")
     for text in sorted(overrides, key=lambda text: text.partition("=")[0] not in groups):  # groups decide on the keys
         try:
@@ -120,9 +128,9 @@ def changed(cfg: DictConfig, overrides: list[str], config_dirs: list[Path]) -> D
                 cfg = with_value(cfg, text)
         except ConfigError as error:
             problems += error.problems
-    if problems:
+    if problems := problems + without_effect(cfg, said):
         raise ConfigError(problems)
-    return cfg
+    return inheriting(cfg, training, option_trained_on(readable([*began_with]), training), said)
 
 
 def _training_task(experiment: Experiment, folder: RunFolder, overrides: list[str]) -> TaskDistribution:

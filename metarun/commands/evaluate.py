@@ -14,7 +14,7 @@ from metarun.applied.trained import trained
 from metarun.config.compose import read_config
 from metarun.config.experiment import Experiment
 from metarun.core import hyperparameters
-from metarun.errors import ConfigError, listed, refuse_divergence
+from metarun.errors import ConfigError, refuse_divergence
 from metarun.evaluation.calibration import calibrated
 from metarun.evaluation.estimates import Estimate
 from metarun.evaluation.intervals import Over
@@ -24,6 +24,7 @@ from metarun.output.cost import cost_of_evaluation
 from metarun.output.figures import shots_curve
 from metarun.output.folder import short_hash, slug
 from metarun.output.results import results
+from metarun.output.seen import kept, seen_in_training
 from metarun.output.summary import NOWHERE, condensed, conditions, curves_over_shots, verdict
 from metarun.output.tables import table_console
 from metarun.paths import as_shown
@@ -44,7 +45,8 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     scores = evaluation.scores
     means = {f"{split}/{name}": score.mean for name, score in scores.items() if "_step_" not in name}
     refuse_divergence(means, run.step, experiment.seed)
-    source = {"checkpoint": checkpoint, "checkpoint_step": run.step, "split": split}
+    seen = seen_in_training(experiment.suite, split, run.folder.trained_on()) if split != "train" else []
+    source = {"checkpoint": checkpoint, "checkpoint_step": run.step, "split": split} | kept(seen)
     content = results(experiment, evaluation, cost_of_evaluation(experiment, subject), source)
     content |= {"overrides": overrides, "argv": sys.argv}
     title = f"{split}: mean and 95% CI over {experiment.num_test_tasks} episodes"
@@ -52,8 +54,7 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     over = {f"{split}/{name}": evaluation.over[name] for name in shown if name in evaluation.over}
     show(title, ("metric", "mean"), {f"{split}/{name}": score for name, score in shown.items()}, digits=4, over=over)
     training: Any = OmegaConf.to_container(read_config(run.folder.path / "config.yaml").task)
-    lines = seen_in_training(experiment, split, run.folder.trained_on()) if split != "train" else []
-    for line in lines + conditions(experiment, split, training) + verdict(experiment, evaluation, run.step):
+    for line in seen + conditions(experiment, split, training) + verdict(experiment, evaluation, run.step):
         print(line)
     content |= {"seconds": time.time() - started}
     where = run.write(name_of(overrides, split, checkpoint), content, evaluation)
@@ -64,27 +65,16 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
         print(f"figure:  {as_shown(drawn)}")
 
 
-def seen_in_training(experiment: Experiment, split: str, trained_on: list[str]) -> list[str]:
-    """A line where classes, or tasks of a table, are scored that have the names of those of the training."""
-    lines = []
-    for name, scored in experiment.suite.elsewhere.items() or [("", experiment.suite.own)]:
-        names, place = {*scored.task.class_names(split)}, f" of {name}" if name else ""
-        if both := sorted(names & {*trained_on}):
-            kind = "tasks" if scored.task.spec.num_ways is None else "classes"
-            lines.append(
-                f"{len(both)} of {len(names)} {split} {kind}{place} were trained on, by name: {listed(both, 10)}"
-            )
-    return lines
-
-
 def for_split(experiment: Experiment, split: str) -> Experiment:
-    """The experiment as it is for validation and test; for training tasks with these alone, and the ways that they have."""
+    """The experiment as it is for validation and test; for training tasks with these alone, with the ways that they have,
+    at full size and not augmented: a gap between the splits is then one between their tasks."""
     if split != "train":
         return experiment
     flexible = "num_ways" in hyperparameters(experiment.test_learner)
     ways = {"num_ways": experiment.task.spec.train_num_ways} if flexible else {}
     learner = replace(experiment.test_learner, **ways)  # type: ignore[type-var]
-    return replace(experiment, suite=Suite(experiment.suite.own._replace(learner=learner), {}))
+    own = experiment.suite.own._replace(task=experiment.task.for_evaluation(), learner=learner)
+    return replace(experiment, suite=Suite(own, {}))
 
 
 def name_of(overrides: list[str], *words: str) -> str:

@@ -127,12 +127,12 @@ def _found(run: Trained, subject: Subject) -> Explanation:
 def _content(run: Trained, subject: Subject, found: Explanation) -> dict[str, Any]:
     """What explain.json has."""
     objective = subject.task.spec.objective
-    own = subject.task is run.experiment.task
+    elsewhere = list(run.experiment.suite.elsewhere) if subject.split != "train" else []
     content = {
         "version": 1,
         "run": run.folder.shown,
         "learner": type(subject.learner).__name__,
-        "task": type(subject.task).__name__ if own else next(iter(run.experiment.suite.elsewhere)),
+        "task": elsewhere[0] if elsewhere else type(subject.task).__name__,
         "score": objective.score_name,
         "higher_is_better": objective.higher_is_better,
         "checkpoint_step": run.step,

@@ -18,6 +18,7 @@ from metarun.config.compose import (
     register_schema,
     with_evaluation_tasks,
 )
+from metarun.config.elsewhere import with_training_settings
 from metarun.config.help import SWEEP_KEYS
 from metarun.config.overrides import given_twice
 from metarun.errors import ConfigError
@@ -205,6 +206,7 @@ def hydra_job(cfg):  # type: ignore[no-untyped-def]
 
     hydra_config = HydraConfig.get()
     overrides = [text for text in hydra_config.overrides.task if override_key(text) not in ("run_dir", "resume")]
+    cfg = with_training_settings(cfg, readable(overrides))
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     folder = Folders(Path(hydra_config.sweep.dir).resolve()).of(identity(config), overrides)
     run(Training(cfg, overrides, folder, continues=folder.holds_a_run))

@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from metarun.config.elsewhere import named, with_training_settings, without_effect
 from metarun.config.explain import explained, no_such_option, option_names, said
 from metarun.config.names import names_as_text
 from metarun.config.overrides import override_problems, without_names
@@ -26,11 +27,6 @@ from metarun.paths import config_dir
 
 # Hydra refuses a group override that is not a name with a bare ValueError, and an empty one with an AssertionError.
 REFUSALS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError, RecursionError, AssertionError)
-# settings of an evaluation task that only its training episodes, which nobody draws, would follow
-OF_TRAINING = re.compile(
-    r"\+*(?:task/augmentation@)?"
-    r"(?P<key>evaluation\.task\.[^.=]+\.(?:train_(?:num_(?:ways|shots|queries)|fraction)|augmentation(?:\.\w+)?))=(?P<value>.*)"
-)
 ALWAYS = (
     "seed",
     "steps",
@@ -43,7 +39,6 @@ ALWAYS = (
 LOGGER_ONCE = {
     "tensorboard": {"_target_": "metarun.output.loggers.tensorboard.TensorBoard"}
 }  # of every run, before there were others
-NOTHING = ("null", "none", "false", "0", "0.0")
 
 
 @cache
@@ -58,7 +53,7 @@ def composed(overrides: list[str], extra_config_dirs: list[Path]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3", job_name="metarun"):
         prefix = hydra_arguments(extra_config_dirs)
-        problems = without_effect(overrides) + override_problems(readable(overrides))
+        problems = override_problems(readable(overrides))
         if problems:  # Hydra would stumble over lists of what is no name
             overrides = [text for text in overrides if not without_names(readable([text]))]
         overrides, found = with_evaluation_tasks(overrides, extra_config_dirs)
@@ -68,6 +63,9 @@ def composed(overrides: list[str], extra_config_dirs: list[Path]) -> DictConfig:
         except REFUSALS:
             cfg, found = _piecewise(prefix, overrides, extra_config_dirs)
             problems += found
+    if cfg:
+        problems += without_effect(cfg, readable(overrides))
+        cfg = with_training_settings(cfg, readable(overrides))
     if problems:
         from metarun.config.build import check  # imports torch: only when there is something to tell
 
@@ -87,29 +85,11 @@ def with_evaluation_tasks(overrides: list[str], folders: list[Path]) -> tuple[li
         if text.partition("=")[0] != "evaluation.task" or parsed(text).is_sweep_override():
             written.append(names_as_text(text))
             continue
-        value = parsed(text).value()
-        chosen = value if isinstance(value, dict) else {str(v).replace("/", "_"): v for v in _listed(value)}
+        chosen = named(parsed(text).value())
         known = option_names("task", folders)
         problems += [f"evaluation.{no_such_option('task', str(v), folders)}" for v in chosen.values() if v not in known]
         written += [f"+task@evaluation.task.{name}={v}" for name, v in chosen.items() if v in known]
     return written, problems
-
-
-def without_effect(overrides: list[str]) -> list[str]:
-    """What is wrong with those that set how a task of ``evaluation.task`` draws its training episodes.
-
-    Overrides alone: an option's own values serve as well where the same option is trained on.
-    """
-    found = [match for match in map(OF_TRAINING.fullmatch, overrides) if match]
-    return [
-        f"{match['key']} has no effect: only training draws such episodes; leave it out."
-        for match in found
-        if match["value"].lower() not in NOTHING
-    ]
-
-
-def _listed(value: Any) -> list[Any]:
-    return [] if value is None else value if isinstance(value, list) else [value]
 
 
 def _missing(cfg: DictConfig) -> list[Any]:

@@ -95,7 +95,7 @@ def check_shots(tasks: Sequence[TaskDistribution], shots: Sequence[int] | None) 
 def with_shots(task: TaskDistribution, split: str, num_shots: int) -> TaskDistribution:
     """``task`` with so many shots in ``split``. Raises ValueError where it cannot have them."""
     if isinstance(task, Resized):
-        return Resized(with_shots(task.task, split, num_shots), task.spec.input_shape)
+        return task.of(with_shots(task.task, split, num_shots))
     if not isinstance(task, Sized):
         raise ValueError(
             f"evaluation.shots has no effect on {type(task).__name__}: its episodes have a fixed number of examples. Set it "

@@ -11,11 +11,13 @@ from metarun.tasks.resized import Resized
 
 
 class Scored(NamedTuple):
-    """A task distribution, the learner with its ways and the steps of evaluation, and the node it was made of."""
+    """A task distribution, the learner with its ways and the steps of evaluation, the node it was made of, and what to
+    know of how its inputs are shown."""
 
     task: TaskDistribution
     learner: MetaLearner
     node: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,9 @@ def scored_elsewhere(
             check_outputs(key, task.spec, training.spec, learner)
             check_words(key, task.spec, training.spec)
             check_count(task.spec, evaluation["num_tasks"])
-            seen = resized(task, training.spec.input_shape, evaluation["fit_images"])
-            scored[name] = Scored(seen, learner_for(task, learner, evaluation["inner_steps"]), node)
+            seen = fitted(task, training.spec, evaluation["fit_images"])
+            notes = (inverted(name, training.spec),) if seen.spec.inverted != task.spec.inverted else ()
+            scored[name] = Scored(seen, learner_for(task, learner, evaluation["inner_steps"]), node, notes)
         except ValueError as error:
             problems.append(f"{key}: {error}")
     if problems:
@@ -102,20 +105,29 @@ def scored_elsewhere(
     return scored
 
 
-def resized(task: TaskDistribution, input_shape: tuple[int, ...], fit_images: bool) -> TaskDistribution:
-    """``task`` with inputs of the training task's shape; raises ValueError where they differ and may not be resized."""
-    own = task.spec.input_shape
-    if own == input_shape:
+def fitted(task: TaskDistribution, training: TaskSpec, fit_images: bool) -> TaskDistribution:
+    """``task`` with inputs as those of the ``training`` task: of their shape, and inverted where they are.
+
+    Raises ValueError where the shapes differ and images may not be resized.
+    """
+    own, needed = task.spec.input_shape, training.input_shape
+    if own == needed and task.spec.inverted == training.inverted:
         return task
-    if not fit_images:
+    if own != needed and not fit_images:
         fix = "Choose a task with inputs of that shape."
-        if len(own) == len(input_shape) == 3:
+        if len(own) == len(needed) == 3:
             fix = "Set evaluation.fit_images=true to resize and recolour its images."
         raise ValueError(
             f"its inputs have shape {list(own)}, but the networks were built for the training task's, "
-            f"of shape {list(input_shape)}. {fix}"
+            f"of shape {list(needed)}. {fix}"
         )
-    return Resized(task, input_shape)
+    return Resized(task, needed, training.inverted)
+
+
+def inverted(name: str, training: TaskSpec) -> str:
+    """A line of images of the task ``name`` that are shown inverted, for those of the training are, or are not."""
+    ink = "ink is 1 and paper 0" if training.inverted else "ink is 0 and paper 1"
+    return f"images of {name} are inverted: in those of the training {ink}"
 
 
 def check_words(key: str, task: TaskSpec, training: TaskSpec) -> None:

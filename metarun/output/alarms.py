@@ -48,6 +48,10 @@ class Alarms(Sink):
         self.training_scores: list[float] = []  # since the last validation
         self.best: tuple[float, float] | None = None  # of the validations, with its interval
 
+    def begins(self, seen: str | None) -> None:
+        """The run begins, and is scored on classes that it is trained on, where ``seen`` says which."""
+        self._raise(0, "seen_in_training", seen)
+
     def write(self, step: int, values: dict[str, float]) -> None:
         """Look at the scores among these numbers."""
         score = self.facts.score

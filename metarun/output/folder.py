@@ -159,6 +159,12 @@ class RunFolder:
             raise MetarunError(_damaged(path))
         return facts
 
+    def overrides(self) -> list[str]:
+        """The overrides that the run began with; none where run.json does not say them."""
+        first = (self.facts().get("history") or [{}])[0]
+        said = first.get("overrides") if isinstance(first, dict) else None
+        return [str(text) for text in said] if isinstance(said, list) else []
+
     def fitted(self) -> dict[str, Any]:
         """What the run's task fitted on its training tasks; nothing where it did not, or an earlier metarun kept nothing.
         Raises MetarunError for a damaged file."""

@@ -30,6 +30,7 @@ from metarun.output.folder import RunFolder, tensorboard_command
 from metarun.output.metrics import MetricsFile, written
 from metarun.output.profiling import StepProfiler, too_few
 from metarun.output.results import results, write_results
+from metarun.output.seen import kept, seen_ahead, seen_in_training
 from metarun.output.sink import Sink
 from metarun.output.summary import curves_over_shots, differences, summary
 from metarun.output.terminal import Ticker
@@ -63,6 +64,7 @@ class Reporter:
         self.summary = ""  # of the final test
         if ahead:
             self.say(ahead)
+        self.alarms.begins(seen_ahead(experiment.suite, experiment.task))
         self._begin(config_text, self.sinks if not resume_step else [sink for sink in self.sinks if sink.anew])
 
     def _loggers(self, resume_step: int) -> list[Sink]:
@@ -184,8 +186,9 @@ class Reporter:
 
         ``subject`` is what was tested.
         """
-        source = {"checkpoint": "best on validation tasks", "checkpoint_step": step, "split": "test"}
+        source: dict[str, Any] = {"checkpoint": "best on validation tasks", "checkpoint_step": step, "split": "test"}
         experiment, scores = self.experiment, evaluation.scores
+        source |= kept(seen_in_training(experiment.suite, "test", experiment.task.class_names("train")))
         content = results(experiment, evaluation, cost_of_run(experiment, subject) | self._cost(), source)
         write_results(self.folder.path / "results.json", content, evaluation)
         self.latest = {f"test/{self.score}": scores[self.score].mean}

@@ -162,6 +162,7 @@ def conditions(experiment: Experiment, split: str, training: dict[str, Any] | No
     lines = []
     for name, scored in suite.elsewhere.items() or [("", suite.own)]:
         place = f" on {name}" if name else ""
+        lines += scored.notes
         if any(norms(network, "transductive") for network in modules_of(scored.learner)):
             number = f" (num_queries={scored.node['num_queries']})" if "num_queries" in scored.node else ""
             lines.append(f"batch norms read the whole query batch{place}{number}: with other queries the score changes")

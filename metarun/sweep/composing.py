@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from metarun.config.compose import REFUSALS, composed, parsed, without_effect
+from metarun.config.compose import REFUSALS, composed, parsed
 from metarun.config.names import names_as_text
 from metarun.errors import ConfigError
 
@@ -27,7 +27,8 @@ class Composer:
     def __call__(self, overrides: list[str], shared: Collection[str]) -> DictConfig:
         """The configuration of ``overrides``, of which all jobs have ``shared``. Raises ConfigError with every mistake."""
         values = [text for text in overrides if text not in shared and VALUE.fullmatch(text)]
-        if len({text.partition("=")[0].lstrip("+~") for text in overrides}) < len(overrides):  # a key twice: refused
+        twice = len({text.partition("=")[0].lstrip("+~") for text in overrides}) < len(overrides)  # which is refused
+        if twice or any("evaluation.task" in text for text in overrides):  # these take values over from others
             return composed(overrides, self.config_dirs)
         others = tuple(text for text in overrides if text not in values)
         try:
@@ -43,8 +44,6 @@ class Composer:
 
 
 def _changed(base: DictConfig, values: list[str]) -> DictConfig:
-    if without_effect(values):
-        raise ConfigError(without_effect(values))
     cfg = base.copy()
     for text in values:
         key, value = _read(text)

@@ -16,7 +16,7 @@ import torch
 from metarun.core import Batch, Draw, Episode
 from metarun.counter import uniform
 from metarun.errors import DataProblems
-from metarun.tasks.augmentation import NUM_CHOICES, Augmentation
+from metarun.tasks.augmentation import NONE, NUM_CHOICES, Augmentation
 from metarun.tasks.episodes import (
     ClassPool,
     class_spec,
@@ -65,6 +65,8 @@ class ImageClasses(PreparedTask, Sized):
     ``train_*`` replace the sizes of the split "train" where they are not None; ``augmentation`` changes its images.
     """
 
+    of_training = PreparedTask.of_training | {"augmentation"}
+
     def __init__(  # noqa: PLR0913
         self,
         *,
@@ -87,15 +89,15 @@ class ImageClasses(PreparedTask, Sized):
 
         named = data().thinned(train_fraction)
         _say(named.notes)
-        if named.counts:
-            before = self._pools_of(tuple(named.counts), [*named.counts.values()], named, augmentation)
+        if names := tuple(named.counts):
+            before = self._pools_of(names, [*named.counts.values()], named.splits_of(names), augmentation)
             if problems := self._problems(before, named):
                 raise DataProblems(problems + named.faults())
         self.name, self.images = named.name, named.source.prepared()
         self.ranges = named.ranges(self.images)
         _say(self.images.facts.get("notes", ()))
         self.prepared, self.split_of = (self.images,), named.splits_of(self.images.names)
-        self.pools = self._pools_of(self.images.names, self.images.counts, named, augmentation)
+        self.pools = self._pools_of(self.images.names, self.images.counts, self.split_of, augmentation)
         self.group_of = named.groups and named.groups(self.images)
         self.grouped = self._grouped()
         of_groups = {split: grouped.classes for split, grouped in self.grouped.items()}
@@ -123,9 +125,8 @@ class ImageClasses(PreparedTask, Sized):
 
     @staticmethod
     def _pools_of(
-        names: tuple[str, ...], counts: Sequence[int] | np.ndarray, named: ImageData, augmentation: Augmentation
+        names: tuple[str, ...], counts: Sequence[int] | np.ndarray, split_of: Sequence[str], augmentation: Augmentation
     ) -> dict[str, ClassPool]:
-        split_of = named.splits_of(names)
         pools = {s: ClassPool.of(names, np.asarray(counts), [of == s for of in split_of]) for s in SPLITS}
         if augmentation.rotation_classes:
             pools["train"] = pools["train"].repeated(4)  # class c is a quarter turn, c % 4, of one in the set
@@ -134,6 +135,15 @@ class ImageClasses(PreparedTask, Sized):
     @staticmethod
     def sources(data: Callable[[], ImageData]) -> list[Source]:
         return [data().source]
+
+    def for_evaluation(self) -> "ImageClasses":
+        other = self.apart()
+        other.augmentation = NONE
+        other.pools = self._pools_of(self.images.names, self.images.counts, self.split_of, NONE)
+        other.grouped = other._grouped()
+        if problems := other.lacks(other.sizes, "train"):  # where quarter turns counted as classes
+            raise DataProblems(problems)
+        return other
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
         """Numbers of classes [B, N] and of images, support [B, N, K] and query [B, N, Q], with their orders.

@@ -20,7 +20,8 @@ Decode = Callable[[Path | BinaryIO | Image.Image, object], np.ndarray]  # image,
 
 
 class ImageReader(Reader):
-    """Reads images by ``decode``, as those of the training were read; arrays are the inputs of the networks themselves."""
+    """Reads images by ``decode``, as those of the training were read, and inverts them where ``spec`` says so; arrays are
+    the inputs of the networks themselves."""
 
     takes = "a folder with a folder of images for each class, a CSV file with the columns filename and label, or a .npz"
 
@@ -68,7 +69,8 @@ class ImageReader(Reader):
                 broken.append(str(error))
         if broken:
             raise DataError(listed(broken, separator=" "))
-        return array_inputs(np.stack(rows), self.spec, self.device, self.dtype)
+        pixels = np.stack(rows)
+        return array_inputs(255 - pixels if self.spec.inverted else pixels, self.spec, self.device, self.dtype)
 
 
 def square_reader(spec: TaskSpec, device: torch.device, dtype: torch.dtype, ranges: Ranges | None) -> ImageReader:

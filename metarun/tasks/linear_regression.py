@@ -51,6 +51,8 @@ class LinearRegression(Sized):
     ``grow_dims`` and ``grow_shots`` are (first, more each time, steps between).
     """
 
+    of_training = Sized.of_training | {"grow_dims", "grow_shots"}
+
     def __init__(  # noqa: PLR0913, PLR0917
         self,
         num_dims: int,
@@ -155,6 +157,11 @@ class LinearRegression(Sized):
             other.used_dims = stage[0]
             self.stages[stage] = other
         return self.stages[stage]
+
+    def for_evaluation(self) -> "LinearRegression":
+        other = self.apart()
+        other.grow_dims = other.grow_shots = None
+        return other
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
         """Uniforms behind the function [B, U] and the query [B, Q, W] and support [B, K, W] points, W >= d + 1 and even.

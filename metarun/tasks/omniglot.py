@@ -4,6 +4,7 @@ Lake et al., Science 2015. Inverted (ink = 1, paper = 0); ``resize`` as in ``omn
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -44,6 +45,8 @@ class Omniglot(PreparedTask, Sized):
     classes of each character (ProtoNet). ``resize``: see ``omniglot_files``.
     """
 
+    of_training = PreparedTask.of_training | {"trainval"}
+
     def __init__(  # noqa: PLR0913
         self,
         *,
@@ -81,7 +84,8 @@ class Omniglot(PreparedTask, Sized):
         check_pools(self.pools, self.sizes)
         # each turn of a character is a class of its own
         self.turns = 4 if rotations in ("per_task", "per_episode") else 1
-        self.spec = class_spec((1, SIDE, SIDE), self.sizes, self.turns * len(self.pools["train"].names))
+        spec = class_spec((1, SIDE, SIDE), self.sizes, self.turns * len(self.pools["train"].names))
+        self.spec = replace(spec, inverted=True)
         self.pixels = pixels_on(device, images.rows[:, None])  # [num_images, 1, 28, 28]
 
     def _pools(self, images: Prepared, train_fraction: float) -> dict[str, ClassPool]:

@@ -132,8 +132,8 @@ def _drawings(archive: zipfile.ZipFile, stem: str) -> dict[str, list[str]]:
 
 
 def drawing(source: Path | BinaryIO | Image.Image, name: object, resize: Resize) -> np.ndarray:
-    """A drawing of dark ink on light paper, of any size, as those of the archives: uint8 [1, 28, 28] with ink = 255."""
-    return 255 - squared(plain(source, name, 1, Ranges()), SIDE, Image.Resampling[resize.upper()])
+    """A drawing of any size, cut and resized as those of the archives, not inverted: uint8 [1, 28, 28]."""
+    return squared(plain(source, name, 1, Ranges()), SIDE, Image.Resampling[resize.upper()])
 
 
 def _images(archive: zipfile.ZipFile, members: list[str], resize: Resize) -> np.ndarray:

@@ -34,6 +34,8 @@ class OmniglotLake(PreparedTask):
     The test episode i is run i + 1, whatever the seed; ``num_queries`` and ``train_*`` are of the other splits.
     """
 
+    of_training = Omniglot.of_training
+
     def __init__(  # noqa: PLR0913
         self,
         *,

@@ -120,6 +120,12 @@ class Sized(TaskDistribution):
             raise ValueError(" ".join(problems))
         return self._with(split, sizes)
 
+    def apart(self: AnySized) -> AnySized:
+        """A copy whose ``at`` gives copies of its own, so that it may be changed."""
+        other = copy(self)
+        other.sizes = Sizes({**self.sizes}, {**self.sizes.smallest})
+        return other
+
     def lacks(self, sizes: Sizes[Any], split: str) -> list[str]:
         """What the data lack for episodes of ``split`` of these sizes: nothing, where not overridden."""
         return []

@@ -13,11 +13,13 @@ from torchvision.transforms.v2 import functional as tv
 from metarun.core import Draw
 from metarun.counter import uniform
 from metarun.errors import ConfigError
+from metarun.evaluation.episodes import manifest
 from metarun.tasks.augmentation import NONE, NUM_CHOICES, Augmentation
 from metarun.tasks.image_classes import ImageClasses, ImageData
 from metarun.tasks.images import pixels_on as pixels
 from metarun.tasks.sizes import EpisodeSize
 from metarun.tasks.store import Prepared
+from metarun.trees import tree_leaves
 from tests.composing import compose, experiment, options
 from tests.running import metarun, read
 
@@ -175,6 +177,14 @@ def test_what_cannot_be_done_is_refused(change, shape, message):
 def test_sizes_of_augmented_and_plain_episodes_agree():
     assert task(ALL).sizes["train"] == EpisodeSize(2, 2, 3)
     assert task(ALL).sample("train", [0]).support.x.shape == (1, 4, 3, 8, 8)
+
+
+def test_training_tasks_are_evaluated_on_images_as_they_are():
+    augmented, plain = task(ALL), task(NONE)
+    before = manifest(augmented, "train", 30)
+    one, other = (each.sample("train", range(30)) for each in (augmented.for_evaluation(), plain))
+    assert all(torch.equal(a, b) for a, b in zip(tree_leaves(one), tree_leaves(other), strict=True))
+    assert manifest(augmented, "train", 30) == before != manifest(plain, "train", 30)
 
 
 # ---- the configuration ----

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from metarun.commands.evaluate import for_split
 from metarun.counter import normal
 from metarun.errors import ConfigError
+from metarun.evaluation.episodes import by_size, manifest
 from metarun.inner.solvers import ridge
 from metarun.trees import slice_tasks
 from tests.composing import experiment
@@ -159,6 +161,18 @@ def test_the_curriculum_is_that_of_the_released_code_at_each_step(step, dims, sh
     assert torch.equal(x[..., :dims], task.sample("train", [7]).support.x[:, :shots, :dims])  # a part of the whole
     for split in ("val", "test"):
         assert task.at(split, step).sample(split, [7]).support.x.shape == (1, 40, 20)
+
+
+def test_training_tasks_are_evaluated_at_full_size():
+    x, plain = experiment("task=linear_regression", *CURRICULUM), linear(CURRICULUM[0])
+    growing = for_split(x, "train").suite.first.task
+    assert manifest(growing, "train", 45) == manifest(plain, "train", 45)
+    (at, indices), *others = by_size(growing, "train", 45)
+    assert not others and torch.equal(at.sample("train", indices).query.x, plain.sample("train", indices).query.x)
+    varied = linear(CURRICULUM[1], "task.num_shots=40", "task.train_num_shots=[20,30]")
+    assert (varied.at("train", 0).sample("train", [0]).query.x[..., 5:] == 0).all()
+    full = [at for at, _ in by_size(varied.for_evaluation(), "train", 60)]
+    assert all((at.sample("train", [0]).query.x != 0).all() for at in full)
 
 
 @pytest.mark.parametrize(

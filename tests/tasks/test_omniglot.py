@@ -16,11 +16,15 @@ from PIL import Image
 
 from metarun.errors import DataError, MissingDataError
 from metarun.evaluation.episodes import manifest
+from metarun.evaluation.suite import fitted
+from metarun.tasks.image_classes import ImageClasses
+from metarun.tasks.image_folder import image_folder
 from metarun.tasks.omniglot import Omniglot
 from metarun.tasks.omniglot_files import OMNIGLOT, RUNS, characters, splits_of, vinyals
 from metarun.tasks.omniglot_lake import OmniglotLake
 from metarun.tasks.published import Published, PublishedFile
 from metarun.tasks.store import Prepared
+from tests.tasks.pictures_of import arguments
 from tests.tasks.served import served
 
 NUM_DRAWINGS, SIDE = 4, 105
@@ -539,3 +543,42 @@ def test_arrays_of_drawings_have_ink_as_the_networks_see_it_and_the_user_is_told
     np.savez(tmp_path / "drawing.npz", x=1 - np.asarray(dark)[None, None] / 255)
     from_array = reader.read(tmp_path / "drawing.npz", labelled=False)
     assert torch.allclose(from_image, from_array.x) and "ink is 1 and paper 0" in from_array.notes[0]
+
+
+# ----------------------------------------------------------------------------------------------- beside other images
+
+
+@pytest.fixture
+def dark(tmp_path) -> ImageClasses:
+    """Six classes of dark drawings on white, 28 x 28 files."""
+    for c in range(6):
+        for i in range(3):
+            pixels = np.full((28, 28), 230, dtype=np.uint8)
+            pixels[4 * c : 4 * c + 3, 5 * i : 5 * i + 9] = 20 + c
+            path = tmp_path / "dark" / f"c{c}" / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    settings = {"path": str(tmp_path / "dark"), "size": 28, "channels": 1, "split_seed": 0}
+    return image_folder(**arguments(tmp_path / "data", split={"train": 1, "val": 1, "test": 1}, **settings))
+
+
+def test_an_image_is_the_same_to_a_network_by_predict_and_by_evaluation_task(prepared_root, dark, tmp_path):
+    task = omniglot(prepared_root)
+    seen = fitted(dark, task.spec, False)
+    draw = seen.draw("test", range(9))
+    names = [dark.class_names("test")[c] for c in draw["classes"].flatten()]
+    numbers = (draw["support"] - dark.pools["test"].first[draw["classes"]][..., None]).flatten()
+    files = [tmp_path / "dark" / name / f"{i}.png" for name, i in zip(names, numbers, strict=True)]
+    by_predict, by_task = task.reader().inputs(files), seen.episodes(draw).support.x
+    pixels = [sorted(bytes(row) for row in (255 * x).round().byte().view(18, -1)) for x in (by_predict, by_task)]
+    assert pixels[0] == pixels[1]
+    assert by_task.mean() < 0.5 < dark.episodes(draw).support.x.mean()
+
+
+def test_drawings_are_dark_on_light_to_a_network_that_learned_such_images(prepared_root, dark, tmp_path):
+    task = omniglot(prepared_root)
+    seen = fitted(task, dark.spec, False)
+    torch.testing.assert_close(seen.sample("test", [0]).support.x, 1 - task.sample("test", [0]).support.x)
+    path = tmp_path / "dark/c0/0.png"
+    torch.testing.assert_close(dark.reader().inputs([path]), 1 - task.reader().inputs([path]))
+    assert fitted(omniglot(prepared_root), task.spec, False).spec.inverted
