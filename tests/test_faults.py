@@ -276,6 +276,14 @@ def test_divergence_leaves_the_checkpoints_of_before(whole, tmp_path, monkeypatc
         assert all(torch.isfinite(leaf).all() for leaf in checkpoint(run, name)["theta"].values())
 
 
+def test_a_step_that_overflows_after_a_finite_loss_leaves_the_checkpoint_of_before(tmp_path):
+    run = tmp_path / "run"
+    words = ["optimizer=sgd", "optimizer.lr=3e38", "checkpoint_minutes=1e-6", "seed=4"]
+    outcome = metarun(*TINY, *words, f"run_dir={run}")
+    assert outcome.code == 3 and "an entry of theta is" in outcome.err and "at step 1 (seed 4)" in outcome.err
+    assert all(torch.isfinite(leaf).all() for leaf in checkpoint(run, "last")["theta"].values())
+
+
 def test_a_theta_spoilt_by_the_last_step_before_a_validation_never_becomes_the_best(tmp_path, monkeypatch):
     run = tmp_path / "run"
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarun.errors import CheckpointError
+from metarun.errors import CheckpointError, refuse_divergence
 from metarun.files import write_atomically
 from metarun.trees import tree_leaves
 
@@ -23,6 +23,12 @@ def save(path: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     write_atomically(path, buffer.getvalue())
+
+
+def refuse_infinite(leaves: list[Tensor], step: int, seed: int) -> None:
+    """Raise Diverged if an entry of theta is no finite number: a gradient may overflow where the loss before it did not."""
+    bad = [entries[0].item() for leaf in leaves if (entries := leaf.detach()[~leaf.detach().isfinite()]).numel()]
+    refuse_divergence({"an entry of theta": bad[0]} if bad else {}, step, seed)
 
 
 def generators() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Literal
@@ -58,13 +59,19 @@ def split_classes(names: Sequence[str], given: Sequence[str], split: Split, seed
                 f"task.split lists the classes of {', '.join(lists)} alone; list those of all, or give shares."
             )
         if lists:
-            return _listed(names, lists)
+            listed_names = {part: [one_sign(v) for v in value] for part, value in lists.items()}
+            return _listed([one_sign(name) for name in names], listed_names)
     shares: list[Any] = [split[part] for part in SPLITS] if isinstance(split, Mapping) else list(split)
     if len(shares) != 3 or min(shares) <= 0:
         raise ValueError(f"task.split is {shares}; give three shares above 0, for training, validation and test.")
     ends = np.rint(len(names) * np.cumsum(shares) / np.sum(shares)).astype(int)
     ranks = np.argsort(np.argsort(uniform(seed, stream, np.arange(1), len(names))[0], kind="stable"))
     return tuple(SPLITS[place] for place in np.searchsorted(ends, ranks, side="right"))
+
+
+def one_sign(name: Any) -> Any:
+    """A name with each letter and its marks as one sign (NFC): some systems take them apart, and one would be two."""
+    return unicodedata.normalize("NFC", name) if isinstance(name, str) else name
 
 
 def split_digest(names: Sequence[str], split_of: Sequence[str]) -> str:

@@ -181,8 +181,9 @@ class Runner:
         self.unwritten = self.log()
         self.write_log()
         experiment, objective = self.experiment, self.experiment.task.spec.objective
-        subject = experiment.subject(self.theta, "val", experiment.num_val_tasks, self.execution)
-        scores = self.scores(subject, final=False).scores
+        scores = self.scores(
+            experiment.subject(self.theta, "val", experiment.num_val_tasks, self.execution), False
+        ).scores
         means = {f"val/{name}": score.mean for name, score in scores.items()}
         if self.step == 0 and not torch.tensor([*means.values()]).isfinite().all():
             self.report.say("the start has no finite score on the validation tasks, so it is no candidate for the best")
@@ -231,6 +232,7 @@ class Runner:
 
     def save(self, name: str) -> None:
         """Write the checkpoint ``name`` (last or best), from which ``restore`` goes on; the first process alone does."""
+        checkpoint.refuse_infinite(self.leaves, self.step, self.experiment.seed)
         state = {"format": 1, "theta": self.theta, "step": self.step, "validated": self.validated, "best": self.best}
         state |= {"means": self.means.state(), "optimizer": self.optimizer.state_dict()}
         state |= {"scheduler": self.scheduler.state_dict(), "generators": checkpoint.generators()}

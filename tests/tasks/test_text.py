@@ -9,6 +9,7 @@ import json
 import os
 import re
 import subprocess
+import unicodedata
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -420,6 +421,22 @@ def test_the_order_of_the_lines_decides_not_which_of_equal_sentences_is_kept(roo
 def test_blanks_in_a_label_are_made_single(tmp_path):
     rows = [Row(f"{c} {i}", c, "", "") for c in ("a\tb", " c") for i in range(2)]
     assert texts_of(tmp_path / "set", rows).names == ("a b", "c")
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_letters_with_marks_are_one_class_and_one_sentence_however_written(tmp_path, root, form):
+    rows = [
+        {"text": unicodedata.normalize(form if i % 2 else "NFC", f"Hôtel {c} {i // 2}"), "label": of}
+        for c in "abcdef"
+        for i in range(10)
+        for of in [unicodedata.normalize("NFD" if i % 3 else "NFC", f"réserver {c}")]
+    ]
+    (tmp_path / "mine.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    names = [f"réserver {c}" for c in "abcdef"]
+    parts = {s: [unicodedata.normalize("NFD", n) for n in names[k::3]] for k, s in enumerate(("train", "val", "test"))}
+    a_task = task(root, path=str(tmp_path / "mine.jsonl"), split=parts)
+    assert a_task.text_set.names == tuple(names) and len(a_task.text_set.texts) == 30
+    assert a_task.pools["val"].names == ("réserver b", "réserver e")
 
 
 def test_the_split_column_of_the_file_is_kept(tmp_path, root):
