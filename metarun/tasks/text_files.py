@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Iterable, Iterator
 from io import StringIO
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,13 +153,12 @@ def table_records(path: Path, asked: Fields, faults: Faults, labelled: bool = Tr
     content = text_of(path)
     separators = (",", ";", "\t") if path.suffix.lower() == ".csv" else ("\t", ";", ",")
     for separator in separators:
-        rows = _rows(path, content, separator, faults)
-        _, header = next(rows, ("", []))
+        header = _header(path, content, separator)
         found = asked.among(header)
         if found.text in header and (found.label in header or not labelled):
             break
     else:
-        header = next(_rows(path, content, separators[0], faults), ("", []))[1]
+        header = _header(path, content, separators[0])
         wanted = " and ".join([asked.text or "text", *[asked.label or "label"] * labelled])
         raise DataError(
             f"the first line of {path} must name the columns {wanted}, but it is {','.join(header)!r}. Columns of other "
@@ -167,12 +167,18 @@ def table_records(path: Path, asked: Fields, faults: Faults, labelled: bool = Tr
     if repeated := sorted({name for name in header if header.count(name) > 1}):
         raise DataError(f"{path}: several columns are named {', '.join(map(repr, repeated))}; give each its own name.")
     quote = {",": "; quote texts that contain commas.", ";": "; quote texts that contain semicolons."}
-    for place, entries in rows:
+    for place, entries in islice(_rows(path, content, separator, faults), 1, None):
         if len(entries) == len(header):
             yield place, dict(zip(header, entries, strict=True))
         else:
             what = f"{place}: {len(entries)} entries, where the header has {len(header)}"
             faults.add(str(path), what, quote.get(separator, ""))
+
+
+def _header(path: Path, content: str, separator: str) -> list[str]:
+    """The entries of the first line; where this separator cannot part them (a quotation goes on), the line whole."""
+    first = next((line for line in content.splitlines() if line), "")
+    return next(_rows(path, content, separator, Faults()), ("", [first]))[1]
 
 
 def _rows(path: Path, content: str, separator: str, faults: Faults) -> Iterator[tuple[str, list[str]]]:

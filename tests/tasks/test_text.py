@@ -355,6 +355,7 @@ CSV = {
         r"mine.csv, line 2: 3 entries, where the header has 2; quote texts that contain commas\.",
     ),
     "a name twice": ("text,label,text\nx,a,y\n", r"several columns are named 'text'; give each its own name"),
+    "an open quote in the header": ('"text,label\nx,a\n', r"columns text and label, but it is '\"text,label'"),
     "an open quote": ('text,label\nx,a\n"y,b\n', r"line 3 is not CSV: unexpected end of data"),
 }
 
@@ -470,6 +471,19 @@ def test_fields_are_found_by_name_whatever_separates_them(root, tmp_path, caplog
     assert found.text_set.counts.tolist() == [10] * 10
     said = [r.getMessage() for r in caplog.records if "sentences are in the field 'Utterance'" in r.getMessage()]
     assert len(said) == 1 and "classes in 'intent'" in said[0] and "Not read: 'id'" in said[0]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_names_in_quotation_marks_are_read_whatever_separates_them(root, tmp_path, name, separator):
+    lines = [["text", "label"], *([f"{row['text']}, he; 'so'", row["label"]] for row in ROWS)]
+    (tmp_path / name).write_text("".join(separator.join(f'"{entry}"' for entry in line) + "\n" for line in lines))
+    assert sorted(task(root, path=str(tmp_path / name)).text_set.texts) == sorted(text for text, _ in lines[1:])
+    with open(tmp_path / name, "a") as file:
+        file.write(f'"more{separator}a{separator}\n')
+    with pytest.raises(DataError, match=r"line 102 is not CSV") as error:
+        task(root, path=str(tmp_path / name))
+    assert "line 1 " not in str(error.value)
 
 
 def test_a_json_list_is_read_and_fields_can_be_named(root, tmp_path):
