@@ -136,6 +136,62 @@ def test_gradients_are_aligned_as_autograd_has_them():
     assert parts("maml")["gradient_alignment"]["values"] == pytest.approx(expected, rel=1e-9)
 
 
+@functools.cache
+def of_classes(*words: str) -> Path:
+    """The folder of a run on characters."""
+    folder = Path(tempfile.mkdtemp()) / "run"
+    outcome = metarun(*TINY, "task=omniglot", *words, *BUDGET, f"run_dir={folder}")
+    assert outcome.code == 0, outcome.text
+    return folder
+
+
+@pytest.mark.data
+def test_gradients_are_those_of_parameters_and_statistics_of_the_support_follow(tmp_path):
+    norm = ["base_learner.hidden=[4]", "base_learner.batch_norm=support", "dtype=float64"]
+    folder = of_classes("meta_learner=maml", "meta_learner.inner_steps=2", *norm)
+    assert metarun("explain", str(folder), "--tasks=2", f"--to={tmp_path}").code == 0
+    found = json.loads((tmp_path / "explain.json").read_text())["parts"]["gradient_alignment"]["values"]
+    one, cosines = trained(folder, [], "best", []), []
+
+    def loss(theta, support, batch):
+        linear, norm = (f"body.{i}." for i in (1, 2))
+        seen, asked = (x.flatten(1) @ theta[linear + "weight"].T + theta[linear + "bias"] for x in (support.x, batch.x))
+        hidden = (asked - seen.mean(0)) / (seen.var(0, unbiased=False) + 1e-5).sqrt()
+        hidden = (hidden * theta[norm + "weight"] + theta[norm + "bias"]).relu()
+        return torch.nn.functional.cross_entropy(hidden @ theta["head.weight"].T + theta["head.bias"], batch.y)
+
+    for i in range(2):
+        support, query = slice_tasks(one.experiment.task.sample("test", [i]), 0)[:2]
+        theta = {name: p.detach().clone().requires_grad_() for name, p in one.theta.items()}
+        rows = [torch.autograd.grad(loss(theta, support, batch), [*theta.values()]) for batch in (support, query)]
+        a, b = (torch.cat([g.flatten() for g in row]) for row in rows)
+        cosines.append((a @ b / a.norm() / b.norm()).item())
+    assert found == pytest.approx(cosines, rel=1e-7)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("learner", ["protonet", "baseline"])
+def test_running_norms_of_other_ways_in_training_are_explained_as_they_are_tested(learner, tmp_path):
+    norm = ["base_learner.hidden=[4]", "base_learner.batch_norm=running"]
+    folder = of_classes(f"meta_learner={learner}", "task.train_num_ways=8", *norm)
+    outcome = metarun("explain", str(folder), "--tasks=2", f"--to={tmp_path}")
+    assert outcome.code == 0, outcome.text
+    steps = json.loads((tmp_path / "explain.json").read_text())["parts"]["steps"]
+    test = json.loads((folder / "results.json").read_text())["test/query_loss"]["mean"]
+    assert steps["rows"][-1]["query_loss"]["mean"] == pytest.approx(test, rel=1e-5)
+
+
+def test_classes_whose_score_is_no_accuracy_have_a_reliability(tmp_path):
+    folder, words = tmp_path / "run", ["task=logistic_regression", "base_learner=linear", "meta_learner.inner_steps=2"]
+    outcome = metarun("device=cpu", "execution=looped", *words, *BUDGET, "meta_batch_size=2", f"run_dir={folder}")
+    assert outcome.code == 0, outcome.text
+    outcome = metarun("explain", str(folder), "--tasks=2", f"--to={tmp_path / 'explained'}")
+    assert outcome.code == 0, outcome.text
+    assert (
+        json.loads((tmp_path / "explained" / "explain.json").read_text())["parts"]["calibration"]["kind"] == "classes"
+    )
+
+
 def test_the_meta_gradients_of_training_tasks_are_compared_two_by_two():
     one, rows = loaded("maml"), []
     for i in range(3):

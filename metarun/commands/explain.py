@@ -112,7 +112,7 @@ def _folder(to: Path | None, usual: Path) -> Path:
 def _found(run: Trained, subject: Subject) -> Explanation:
     """All that is found out, the meta-gradients of training tasks, too."""
     learner, task = run.training_learner, run.training_task
-    with calibrated(subject.learner, run.theta, task, run.execution):
+    with calibrated(learner, run.theta, task, run.execution):  # as the final test has it
         found = explain(subject, run.step, run.experiment.seed)
     if "train" not in task.splits:
         found.add("tasks_alignment", "the data has no training tasks")

@@ -90,8 +90,7 @@ class Runner:
 
     @contextmanager
     def breakable(self) -> Iterator[None]:
-        """A context whose computation a signal may break off. A resumed run does it again, with the same draws of a CPU;
-        reading a GPU's generator would take longer than a step may."""
+        """A context that a signal may break off. A resumed run does it again, with the draws of before (of a CPU)."""
         self.generator_before = torch.get_rng_state()
         with self.stop.breakable():
             yield
@@ -107,9 +106,8 @@ class Runner:
         self.choose_execution()
         experiment, size = self.experiment, self.experiment.meta_batch_size
         own = self.devices.own(self.execution.parts(size))
-        # closed whatever happens, or the thread that draws would live as long as an error's traceback
         with closing(meta_batches(experiment.task, size, self.step, experiment.steps, own)) as batches:
-            while True:
+            while True:  # closed whatever happens, or the thread that draws would live as long as an error's traceback
                 due = self.step % experiment.every == 0 or self.step == experiment.steps
                 if due and (self.step == 0 or self.validated < self.step):
                     self.validate()

@@ -157,7 +157,7 @@ def calibration(subject: Subject, seen: Sequence[Observed]) -> dict[str, Any] | 
     if not found:
         return f"{type(subject.learner).__name__} predicts nothing of single queries"
     outputs, y = torch.cat([one.outputs for one in found]), torch.cat([one.y for one in found])
-    if subject.task.spec.objective.score_name == "accuracy":
+    if not y.is_floating_point():  # classes
         found_bins = reliability(outputs, y)
         return {"kind": "classes", **found_bins._asdict(), "num_predictions": len(y)}
     residuals = (y - outputs).flatten()
@@ -182,7 +182,7 @@ def _thinned(values: Tensor) -> Tensor:
 
 def confusion(subject: Subject, seen: Sequence[Observed]) -> dict[str, Any] | str:
     """The classes that are mistaken for each other, and the hardest ones, by name."""
-    if subject.task.spec.objective.score_name != "accuracy" or seen[0].predictions is None:
+    if seen[0].predictions is None or seen[0].predictions.y.is_floating_point():
         return "the task has no classes"
     origin = subject.task.drawn_from(subject.split, subject.task.draw(subject.split, range(len(seen))))
     if origin is None or origin.kind != "classes":

@@ -15,6 +15,7 @@ from metarun.core import Batch, Episode, FewShotLearner, MetaLearner, Params, ta
 from metarun.evaluation.eval_mode import eval_mode, modules_of
 from metarun.evaluation.explaining.numbers import linear_cka, relative_change
 from metarun.evaluation.scoring import Subject
+from metarun.meta_learners.base import GradientLearner
 from metarun.models.norm_state import norms
 from metarun.trees import leaf_names, slice_tasks, tree_flatten, tree_leaves, tree_unflatten
 
@@ -100,15 +101,11 @@ def scores(learner: MetaLearner, phi: Params, episode: Episode) -> dict[str, flo
 
 def by_layer(learner: MetaLearner, before: Params, after: Params) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
     """The parameters in phi before and after, by layer, and those of the whole body; statistics of norms are none."""
-    kept = {
-        f"{name}.{part}" for net in modules_of(learner) for name in norms(net, "support") for part in ("mean", "var")
-    }
     later = dict(zip(leaf_names(after), tree_leaves(after), strict=True))
     groups: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
     for name, leaf in zip(leaf_names(before), tree_leaves(before), strict=True):
-        statistic = any(name == one or name.endswith(f".{one}") or one.endswith(f".{name}") for one in kept)
         other = later.get(name)
-        if statistic or other is None or other.shape != leaf.shape or not leaf.is_floating_point():
+        if is_statistic(learner, name) or other is None or other.shape != leaf.shape or not leaf.is_floating_point():
             continue
         whole = [BODY] if name.startswith(f"{BODY}.") else []
         for group in (name.rpartition(".")[0] or name or "phi", *whole):
@@ -116,6 +113,14 @@ def by_layer(learner: MetaLearner, before: Params, after: Params) -> dict[str, t
             first.append(leaf)
             last.append(other)
     return groups
+
+
+def is_statistic(learner: MetaLearner, name: str) -> bool:
+    """Whether the leaf of phi with that name is a statistic that norms in mode ``support`` keep, and no parameter."""
+    kept = [
+        f"{norm}.{part}" for net in modules_of(learner) for norm in norms(net, "support") for part in ("mean", "var")
+    ]
+    return any(name == one or name.endswith(f".{one}") or one.endswith(f".{name}") for one in kept)
 
 
 def layers_of(learner: FewShotLearner, phi: Params, x: Tensor) -> Layers:
@@ -157,20 +162,22 @@ def hooks(by_name: dict[str, Callable[..., None]], net: nn.Module) -> Iterator[N
 
 
 def gradient_cosine(learner: MetaLearner, first: Params, last: Params, episode: Episode) -> float | None:
-    """The cosine of the gradients of the support's and the query's loss at the ``first`` phi, for what adaptation moves;
-    None where it moves nothing, or a gradient is zero."""
+    """The cosine of the gradients of the support's and the query's loss at the ``first`` phi, for the parameters that
+    adaptation moves; statistics of the support follow them. None where it moves nothing, or a gradient is zero."""
     leaves, spec = tree_flatten(first)
     moves = [
-        a.is_floating_point() and a.shape == b.shape and not torch.equal(a, b)
-        for a, b in zip(leaves, tree_leaves(last), strict=False)
+        a.is_floating_point() and a.shape == b.shape and not torch.equal(a, b) and not is_statistic(learner, name)
+        for name, a, b in zip(leaf_names(first), leaves, tree_leaves(last), strict=False)
     ]
+    ended = learner.ended if isinstance(learner, GradientLearner) else lambda phi, support: phi
     if not any(moves):
         return None
     leaves = [leaf.detach().requires_grad_(moved) for leaf, moved in zip(leaves, moves, strict=True)]
     moved = [leaf for leaf in leaves if leaf.requires_grad]
     with torch.enable_grad():
-        losses = [learner.query_loss(tree_unflatten(leaves, spec), batch)[0] for batch in episode[:2]]
-        gradients = [torch.autograd.grad(loss, moved, materialize_grads=True) for loss in losses]
+        phi = ended(tree_unflatten(leaves, spec), episode.support)
+        losses = [learner.query_loss(phi, batch)[0] for batch in episode[:2]]
+        gradients = [torch.autograd.grad(loss, moved, materialize_grads=True, retain_graph=True) for loss in losses]
     a, b = (torch.cat([g.flatten().double() for g in gradient]) for gradient in gradients)
     size = (a.norm() * b.norm()).item()
     return (a @ b).item() / size if size else None
@@ -178,7 +185,7 @@ def gradient_cosine(learner: MetaLearner, first: Params, last: Params, episode: 
 
 def predictions(learner: FewShotLearner, phi: Params, query: Batch) -> Predictions:
     """What phi predicts of the query."""
-    if learner.objective.score_name == "accuracy":
+    if not query.y.is_floating_point():  # classes
         return Predictions(learner.probabilities(phi, query.x).cpu(), None, query.y.cpu())
     mean, deviation = learner.posterior(phi, query.x)
     return Predictions(mean.cpu(), None if deviation is None else deviation.cpu(), query.y.cpu())

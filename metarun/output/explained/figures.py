@@ -11,7 +11,6 @@ from metarun.output.explained.findings import named
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_LAYERS = 40
 BEFORE, AFTER, SUPPORT, QUERY = "0.55", "C0", "C3", "C0"
 
 
@@ -40,7 +39,7 @@ def _numbers(estimates: Sequence[dict[str, Any] | None], key: str) -> np.ndarray
 
 def layers(part: dict[str, Any]) -> "Figure":
     """Bars of each layer: how far its parameters moved, and how alike its outputs are before and after."""
-    rows = part["rows"][-MOST_LAYERS:]
+    rows = part["rows"]
     figure, panels = _panels(2, 9, 0.28 * len(rows) + 1.1, sharey=True)
     places = np.arange(len(rows))
     titles = {"change": "relative change of the parameters", "cka": "similarity of the outputs (CKA)"}
@@ -174,9 +173,9 @@ def embedding(part: dict[str, Any]) -> "Figure":
     figure, panels = _panels(len(moments), 4.6 * len(moments), 4, sharex=True, sharey=True)
     labels = part["labels"]
     classes = isinstance(labels["support"][0], int)
-    colors: dict[str, Any] = {"cmap": "tab10" if classes else "viridis"}
+    colors: dict[str, Any] = {"cmap": "tab20" if classes else "viridis"}
     every = labels["support"] + labels["query"]
-    colors |= {"vmin": 0, "vmax": 9} if classes and max(every) < 10 else {"vmin": min(every), "vmax": max(every)}
+    colors |= {"vmin": 0, "vmax": 19} if classes and max(every) < 20 else {"vmin": min(every), "vmax": max(every)}
     for panel, name in zip(panels, moments, strict=True):
         for which, size, edge in (("query", 14, "none"), ("support", 90, "black")):
             x, y = np.array(part[name][which], float).T
