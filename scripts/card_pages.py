@@ -337,6 +337,6 @@ def header(one: Shown) -> str:
     where = Path("docs/results", one.target.paper.name, f"{one.target.key.replace('/', '_')}.json")
     return (
         f"# metarun experiment={name}        {shortly(cost(one.card))} on {machine}\n"
-        f"# expect: test {unit(one.target)}: {ours}; paper: {theirs} ({source}): {one.card['verdict']}\n"
+        f"# expect: test {unit(one.target)}: {ours}; paper: {theirs or 'no figure'} ({source}): {one.card['verdict']}\n"
         f"# last verified: {run['date']}, commit {run['commit'][:12]}, {where.as_posix()}\n"
     )
