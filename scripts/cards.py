@@ -110,15 +110,15 @@ def judge_again() -> None:
     """Let what the cards say of the papers, and the verdicts, follow from their numbers by today's registry and rule.
     Raises SystemExit where a figure is of another step or evaluation than the registry asks for now."""
     for name, content in cards().items():
-        target, before = targets()[name], json.dumps(content)
+        target, before, figures = targets()[name], json.dumps(content), []
         for shown, figure in zip(content["figures"], target.figures, strict=True):
-            if (shown["ours"]["step"], shown["ours"]["evaluated_by"]) != (figure.step, evaluated_by(figure)):
+            ours = shown["ours"]
+            if (ours["step"], ours["evaluated_by"]) != (figure.step, evaluated_by(figure)):
                 sys.exit(
                     f"{name}: {figure.name} is measured in another way now; metarun reproduce {name}, and take it in."
                 )
-        pairs = zip(content["figures"], target.figures, strict=True)
-        content["figures"] = [judged(target, figure, shown["ours"]) for shown, figure in pairs]
-        content["verdict"] = of_all([figure["verdict"] for figure in content["figures"]])
+            figures.append(judged(target, figure, ours))
+        content |= {"figures": figures, "verdict": of_all([figure["verdict"] for figure in figures])}
         if json.dumps(content) != before:
             write_json(path_of(target), content)
 

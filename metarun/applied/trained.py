@@ -6,6 +6,7 @@ is put in the place of theta.
 
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from metarun.config.experiment import Experiment
 from metarun.config.overrides import given_twice
 from metarun.core import MetaLearner, Params, TaskDistribution, hyperparameters
 from metarun.errors import ConfigError, MetarunError
-from metarun.evaluation.calibration import calibrates
+from metarun.evaluation.calibration import calibrated, calibrates
 from metarun.evaluation.whole import Evaluation
 from metarun.execution.choice import Choice
 from metarun.execution.execution import Execution
@@ -52,6 +53,10 @@ class Trained:
         """The learner with the ways of the ``training_task``."""
         learner, ways = self.experiment.learner, self.training_task.spec.train_num_ways
         return replace(learner, num_ways=ways) if "num_ways" in hyperparameters(learner) else learner  # type: ignore[type-var]
+
+    def calibrated(self) -> AbstractContextManager[None]:
+        """A context in which norms in mode ``running`` have the statistics that they have in the run's own final test."""
+        return calibrated(self.training_learner, self.theta, self.training_task, self.execution)
 
     def write(self, name: str, content: dict[str, Any], evaluation: Evaluation | None = None) -> Path:
         """Write ``content`` as evaluations/<name>.json in the run's folder, with the scores of each episode of an

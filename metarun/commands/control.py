@@ -18,7 +18,6 @@ from metarun.control.planner import Model
 from metarun.core import Episode, FewShotLearner, Params, hyperparameters
 from metarun.drawing import returns
 from metarun.errors import ConfigError
-from metarun.evaluation.calibration import calibrated
 from metarun.evaluation.estimates import Estimate, estimate
 from metarun.evaluation.eval_mode import eval_mode
 from metarun.evaluation.scoring import Evaluator, Subject
@@ -44,7 +43,7 @@ def control_run(
             [f"{run.folder.path} was trained on {kind}; control needs a task that is a mechanical system."]
         )
     started = time.time()
-    with calibrated(experiment.learner, run.theta, run.training_task, run.execution):
+    with run.calibrated():
         scores = ClosedLoop(numbers).estimates(experiment.subject(run.theta, "test", num_tasks, run.execution))
     show(f"return: mean and 95% CI over {num_tasks} systems", ("model after", "return"), scores, digits=1)
     content: dict[str, Any] = {"return": {name: score._asdict() for name, score in scores.items()}}

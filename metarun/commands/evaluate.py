@@ -15,7 +15,6 @@ from metarun.config.compose import read_config
 from metarun.config.experiment import Experiment
 from metarun.core import hyperparameters
 from metarun.errors import ConfigError, refuse_divergence
-from metarun.evaluation.calibration import calibrated
 from metarun.evaluation.estimates import Estimate
 from metarun.evaluation.intervals import Over
 from metarun.evaluation.suite import Suite
@@ -40,7 +39,7 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
         raise ConfigError(["evaluation.num_tasks is 0: say how many episodes to score, evaluation.num_tasks=600, say."])
     experiment.suite.require(split)
     subject = experiment.subject(run.theta, split, experiment.num_test_tasks, run.execution)
-    with calibrated(run.training_learner, run.theta, run.training_task, run.execution):
+    with run.calibrated():
         evaluation = evaluate_all(experiment.suite, subject, experiment.evaluators, final=True)
     scores = evaluation.scores
     means = {f"{split}/{name}": score.mean for name, score in scores.items() if "_step_" not in name}

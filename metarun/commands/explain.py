@@ -13,7 +13,6 @@ from metarun.commands.evaluate import for_split, name_of
 from metarun.config.compose import override_key
 from metarun.drawing import picture
 from metarun.errors import ConfigError, MetarunError
-from metarun.evaluation.calibration import calibrated
 from metarun.evaluation.eval_mode import modules_of
 from metarun.evaluation.explaining.explanation import ALIGNED, Explanation, explain, tasks_alignment
 from metarun.evaluation.scoring import Subject
@@ -112,7 +111,7 @@ def _folder(to: Path | None, usual: Path) -> Path:
 def _found(run: Trained, subject: Subject) -> Explanation:
     """All that is found out, the meta-gradients of training tasks, too."""
     learner, task = run.training_learner, run.training_task
-    with calibrated(learner, run.theta, task, run.execution):  # as the final test has it
+    with run.calibrated():
         found = explain(subject, run.step, run.experiment.seed)
     if "train" not in task.splits:
         found.add("tasks_alignment", "the data has no training tasks")

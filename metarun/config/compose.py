@@ -64,8 +64,9 @@ def composed(overrides: list[str], extra_config_dirs: list[Path]) -> DictConfig:
             cfg, found = _piecewise(prefix, overrides, extra_config_dirs)
             problems += found
     if cfg:
-        problems += without_effect(cfg, readable(overrides))
-        cfg = with_training_settings(cfg, readable(overrides))
+        read = readable(overrides)
+        problems += without_effect(cfg, read)
+        cfg = with_training_settings(cfg, read)
     if problems:
         from metarun.config.build import check  # imports torch: only when there is something to tell
 

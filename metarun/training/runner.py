@@ -90,7 +90,8 @@ class Runner:
 
     @contextmanager
     def breakable(self) -> Iterator[None]:
-        """A context that a signal may break off. A resumed run does it again, with the draws of before (of a CPU)."""
+        """A context whose computation a signal may break off. A resumed run does it again, with the same draws of a CPU;
+        reading a GPU's generator would take longer than a step may."""
         self.generator_before = torch.get_rng_state()
         with self.stop.breakable():
             yield
@@ -179,9 +180,8 @@ class Runner:
         self.unwritten = self.log()
         self.write_log()
         experiment, objective = self.experiment, self.experiment.task.spec.objective
-        scores = self.scores(
-            experiment.subject(self.theta, "val", experiment.num_val_tasks, self.execution), False
-        ).scores
+        subject = experiment.subject(self.theta, "val", experiment.num_val_tasks, self.execution)
+        scores = self.scores(subject, final=False).scores
         means = {f"val/{name}": score.mean for name, score in scores.items()}
         if self.step == 0 and not torch.tensor([*means.values()]).isfinite().all():
             self.report.say("the start has no finite score on the validation tasks, so it is no candidate for the best")

@@ -100,12 +100,13 @@ def scores(learner: MetaLearner, phi: Params, episode: Episode) -> dict[str, flo
 
 
 def by_layer(learner: MetaLearner, before: Params, after: Params) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
-    """The parameters in phi before and after, by layer, and those of the whole body; statistics of norms are none."""
+    """The parameters in phi before and after, by layer, and those of the whole body."""
     later = dict(zip(leaf_names(after), tree_leaves(after), strict=True))
     groups: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
-    for name, leaf in zip(leaf_names(before), tree_leaves(before), strict=True):
+    leaves = zip(leaf_names(before), tree_leaves(before), are_parameters(learner, before), strict=True)
+    for name, leaf, is_parameter in leaves:
         other = later.get(name)
-        if is_statistic(learner, name) or other is None or other.shape != leaf.shape or not leaf.is_floating_point():
+        if not is_parameter or other is None or other.shape != leaf.shape:
             continue
         whole = [BODY] if name.startswith(f"{BODY}.") else []
         for group in (name.rpartition(".")[0] or name or "phi", *whole):
@@ -115,12 +116,16 @@ def by_layer(learner: MetaLearner, before: Params, after: Params) -> dict[str, t
     return groups
 
 
-def is_statistic(learner: MetaLearner, name: str) -> bool:
-    """Whether the leaf of phi with that name is a statistic that norms in mode ``support`` keep, and no parameter."""
+def are_parameters(learner: MetaLearner, phi: Params) -> list[bool]:
+    """Of each leaf of phi whether it is a parameter, and not a number or a statistic that norms in mode ``support`` keep."""
     kept = [
         f"{norm}.{part}" for net in modules_of(learner) for norm in norms(net, "support") for part in ("mean", "var")
     ]
-    return any(name == one or name.endswith(f".{one}") or one.endswith(f".{name}") for one in kept)
+    return [
+        leaf.is_floating_point()
+        and not any(name == one or name.endswith(f".{one}") or one.endswith(f".{name}") for one in kept)
+        for name, leaf in zip(leaf_names(phi), tree_leaves(phi), strict=True)
+    ]
 
 
 def layers_of(learner: FewShotLearner, phi: Params, x: Tensor) -> Layers:
@@ -166,16 +171,16 @@ def gradient_cosine(learner: MetaLearner, first: Params, last: Params, episode: 
     adaptation moves; statistics of the support follow them. None where it moves nothing, or a gradient is zero."""
     leaves, spec = tree_flatten(first)
     moves = [
-        a.is_floating_point() and a.shape == b.shape and not torch.equal(a, b) and not is_statistic(learner, name)
-        for name, a, b in zip(leaf_names(first), leaves, tree_leaves(last), strict=False)
+        is_parameter and a.shape == b.shape and not torch.equal(a, b)
+        for is_parameter, a, b in zip(are_parameters(learner, first), leaves, tree_leaves(last), strict=False)
     ]
-    ended = learner.ended if isinstance(learner, GradientLearner) else lambda phi, support: phi
     if not any(moves):
         return None
     leaves = [leaf.detach().requires_grad_(moved) for leaf, moved in zip(leaves, moves, strict=True)]
     moved = [leaf for leaf in leaves if leaf.requires_grad]
     with torch.enable_grad():
-        phi = ended(tree_unflatten(leaves, spec), episode.support)
+        phi = tree_unflatten(leaves, spec)
+        phi = learner.ended(phi, episode.support) if isinstance(learner, GradientLearner) else phi
         losses = [learner.query_loss(phi, batch)[0] for batch in episode[:2]]
         gradients = [torch.autograd.grad(loss, moved, materialize_grads=True, retain_graph=True) for loss in losses]
     a, b = (torch.cat([g.flatten().double() for g in gradient]) for gradient in gradients)
