@@ -50,6 +50,12 @@ class Augmentation:
     def check(self, image_shape: tuple[int, ...]) -> None:
         """Raise ValueError unless images of this shape [channels, height, width] can be augmented so."""
         channels, height, width = image_shape
+        if self.padding > (most := min(height, width) // 2):  # from the side on, some windows would hold black alone
+            raise ValueError(
+                f"task.augmentation.padding is {self.padding}, but must be at most {most}, half the side of these images "
+                f"of {height} x {width} pixels: a window then keeps at least a quarter of its image. "
+                f"Set it to {most} or less."
+            )
         if channels not in (1, 3) and (self.contrast or self.saturation):
             raise ValueError(
                 f"task.augmentation.contrast and saturation need images of 1 or 3 channels, and these have {channels}. "

@@ -162,6 +162,8 @@ def test_quarter_turns_are_training_classes_of_their_own():
     ("change", "shape", "message"),
     [
         ({"padding": -1}, SHAPE, "padding is -1, but must be 0 or more"),
+        ({"padding": 5}, SHAPE, "padding is 5, but must be at most 4, half the side of these images of 9 x 12"),
+        ({"padding": 1000}, (3, 32, 32), "must be at most 16, .* Set it to 16 or less"),
         ({"flip": 1.5}, SHAPE, "flip is 1.5, but must be from 0 to 1"),
         ({"saturation": -0.1}, SHAPE, "saturation is -0.1"),
         ({"saturation": 0.5}, (1, 8, 8), "no effect on grey images. Set it to 0"),
@@ -172,6 +174,13 @@ def test_quarter_turns_are_training_classes_of_their_own():
 def test_what_cannot_be_done_is_refused(change, shape, message):
     with pytest.raises(ValueError, match=message):
         task(replace(NONE, **change), shape)
+
+
+def test_the_widest_padding_leaves_a_quarter_of_every_image_in_its_window():
+    white = torch.ones(1, 1, 8, 8)
+    corner = {"shift": np.array([[8, 0]]), "flip": np.array([0]), "jitter": np.ones((1, 3))}
+    widest = task(replace(NONE, padding=4)).augmentation
+    assert widest.apply(white, corner).mean() == 0.25
 
 
 def test_sizes_of_augmented_and_plain_episodes_agree():
