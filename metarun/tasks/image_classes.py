@@ -24,7 +24,7 @@ from metarun.tasks.episodes import (
 )
 from metarun.tasks.groups import GroupedPool, draw_in_order, lacking
 from metarun.tasks.image_files import Ranges
-from metarun.tasks.image_reader import ImageReader, square_reader
+from metarun.tasks.image_reader import Decode, ImageReader, square_reader
 from metarun.tasks.images import image_batch, pixels_on, show_classes
 from metarun.tasks.sizes import Count, EpisodeSize, Sized, Sizes, sizes_by_split
 from metarun.tasks.sources import PreparedTask, task_from
@@ -53,6 +53,7 @@ class ImageData:
     groups: Callable[[Prepared], np.ndarray] | None = None  # the number of each image's group; None: no groups
     # what is black and white in images of more than 8 bits; None: nobody knows
     ranges: Callable[[Prepared], Ranges | None] = lambda prepared: Ranges()
+    decode: Decode | None = None  # how new images become rows as these; None: cut square and resized
 
     def thinned(self, fraction: float) -> "ImageData":
         """The same with that share of the training classes."""
@@ -93,7 +94,7 @@ class ImageClasses(PreparedTask, Sized):
             before = self._pools_of(names, [*named.counts.values()], named.splits_of(names), augmentation)
             if problems := self._problems(before, named):
                 raise DataProblems(problems + named.faults())
-        self.name, self.images = named.name, named.source.prepared()
+        self.name, self.images, self.decode = named.name, named.source.prepared(), named.decode
         self.ranges = named.ranges(self.images)
         _say(self.images.facts.get("notes", ()))
         self.prepared, self.split_of = (self.images,), named.splits_of(self.images.names)
@@ -184,6 +185,8 @@ class ImageClasses(PreparedTask, Sized):
         return batch._replace(x=self.augmentation.apply(batch.x.flatten(0, 1), rows).view_as(batch.x))
 
     def reader(self) -> ImageReader:
+        if self.decode is not None:
+            return ImageReader(self.spec, self.device, self.dtype, self.decode)
         return square_reader(self.spec, self.device, self.dtype, self.ranges)
 
     def class_names(self, split: str) -> Sequence[str]:

@@ -51,11 +51,6 @@ def decode(source: Path | BinaryIO, name: object, size: int, channels: int) -> n
     return squared(plain(source, name, channels, Ranges()), size)
 
 
-def decode_all(files: Sequence[Path], size: int, channels: int) -> np.ndarray:
-    """The images as uint8 [n, channels, size, size]; see ``decode``."""
-    return np.stack([decode(file, file, size, channels) for file in files])
-
-
 def plain(source: Path | BinaryIO | Image.Image, name: object, channels: int, ranges: Ranges | None) -> Image.Image:
     """The whole image, upright, on white where transparent, of 8 bits: grey or RGB. Raises DataError as ``decode``, and
     without ``ranges`` for values of more than 8 bits."""

@@ -6,18 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import conv2d, pad
 
 from metarun.errors import DataError, MissingDataError
-from metarun.tasks.imagenet import Benchmark, images_of, mini_imagenet, tiered_imagenet
+from metarun.tasks.image_classes import ImageClasses
+from metarun.tasks.imagenet import Benchmark, cubic, images_of, lanczos, mini_imagenet, tiered_imagenet
 from metarun.tasks.store import Prepared
-from tests.tasks.pictures_of import DAMAGES, arguments, colour, left, picture, png
+from tests.tasks.pictures_of import DAMAGES, PLACE, SHARED, SIZES, arguments, colour, left, picture, png
 
 CLASSES = {
     "train": ["n00000001", "n00000002", "n00000003"],
     "val": ["n00000004", "n00000005"],
     "test": ["n00000006", "n00000007"],
 }
-TINY = Benchmark("Tiny", "mini-imagenet", CLASSES, num_images=2)
+TINY = Benchmark("Tiny", "mini-imagenet", CLASSES, num_images=2, resize=lanczos)
 
 
 def array(rgb: tuple[int, int, int]) -> np.ndarray:
@@ -89,9 +93,63 @@ def test_every_layout_gives_the_images_of_each_class_and_its_split(tmp_path, wri
     data = images_of(TINY, tmp_path)
     found = data.source.prepared()
     assert found.rows.shape == (14, 3, 84, 84)
-    expected = {f"{split}/{name}": [colour(name, i) for i in range(2)] for split in CLASSES for name in CLASSES[split]}
+    expected = {
+        f"{split}/{name}": sorted(colour(name, i) for i in range(2)) for split in CLASSES for name in CLASSES[split]
+    }
     assert colours_of(found) == expected
     assert data.splits_of(found.names) == [split for split in CLASSES for _ in CLASSES[split]]
+
+
+def striped(path: Path) -> None:
+    """A photo of 40 x 120 pixels: its middle black, all else white."""
+    image = np.full((40, 120, 3), 255, dtype=np.uint8)
+    image[:, 40:80] = 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+
+
+@pytest.mark.parametrize("resize", [lanczos, cubic])
+def test_photos_are_squashed_and_none_of_them_is_cut_away(tmp_path, resize):
+    folders(tmp_path / "mini-imagenet")
+    striped(tmp_path / "mini-imagenet" / "train" / "n00000001" / "0.png")
+    benchmark = TINY._replace(num_images=None, resize=resize)
+    rows = images_of(benchmark, tmp_path).source.prepared().rows[:2]
+    columns = rows[:, 0, 42]
+    assert any(row[[0, 10, 42, 73, 83]].tolist() == [255, 255, 0, 255, 255] for row in columns)
+
+
+def test_new_photos_are_read_as_those_of_the_training_were(tmp_path):
+    folders(tmp_path / "mini-imagenet")
+    striped(tmp_path / "new.png")
+    data = images_of(TINY._replace(resize=cubic), tmp_path)
+    task = ImageClasses(data=lambda: data, **SIZES, **SHARED, **PLACE)
+    x = task.reader().inputs([tmp_path / "new.png"])
+    assert x[0, 0, 42, [0, 10, 42, 73, 83]].tolist() == [1, 1, 0, 1, 1]
+
+
+def test_mini_imagenet_is_resized_as_by_mamls_release_and_tiered_as_by_opencv():
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (168, 252, 3)).astype(np.uint8))
+    assert np.array_equal(lanczos(photo), np.asarray(photo.resize((84, 84), Image.Resampling.LANCZOS)))
+    # halves and thirds: pixel i lies at 2 i + 0.5 of the rows and at 3 i + 1 of the columns; OpenCV's a is -0.75
+    at_a_half = torch.tensor([-3.0, 19.0, 19.0, -3.0], dtype=torch.float64) / 32
+    x = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[:, None, :, 1::3].double()
+    x = conv2d(pad(x, (0, 0, 1, 1), mode="replicate"), at_a_half[None, None, :, None], stride=(2, 1))
+    expected = x[:, 0].permute(1, 2, 0).clamp(0, 255).numpy()
+    assert np.abs(cubic(photo) - expected).max() <= 0.51
+
+
+def test_arrays_that_were_prepared_by_cutting_are_not_taken_for_squashed_ones(tmp_path):
+    folders(tmp_path / "mini-imagenet")
+    prepared(tmp_path)
+    assert left(tmp_path) == ["mini-imagenet-84-2"]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_copies_whose_images_lie_in_another_order_give_the_same_arrays(tmp_path, write, monkeypatch):
+    write(tmp_path / "a" / "mini-imagenet")
+    monkeypatch.setitem(globals(), "colour", lambda name, i, first=colour: first(name, 1 - i))
+    write(tmp_path / "b" / "mini-imagenet")
+    assert prepared(tmp_path / "a").sha256 == prepared(tmp_path / "b").sha256
 
 
 def test_every_protocol_of_pickle_is_read(tmp_path):
