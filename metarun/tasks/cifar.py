@@ -5,10 +5,12 @@ FC100: 12 / 4 / 4 superclasses of five classes, so that no superclass is in two 
 https://arxiv.org/abs/1805.10123.
 """
 
+import lzma
 import tarfile
+import zlib
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from metarun.tasks.store import ClassRows
 
 SIDE = 32
 PARTS = ("meta", "train", "test")
+UNREADABLE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
 
 # Every other class is in "train".
 CIFAR_FS = {
@@ -58,7 +61,7 @@ def read(places: dict[Path, PublishedFile]) -> ClassRows:
     ((place, expected),) = places.items()
     try:
         yield from _classes(_records(place), expected)
-    except (tarfile.TarError, EOFError, OSError, KeyError, ValueError, TypeError) as error:
+    except (*UNREADABLE, OSError, KeyError, ValueError, TypeError) as error:
         raise DataError(
             f"{place} is not CIFAR-100 as published: {error!r}. Delete it and download it again: metarun ... "
             "task.download=true."
@@ -66,12 +69,15 @@ def read(places: dict[Path, PublishedFile]) -> ClassRows:
 
 
 def _records(place: Path) -> dict[str, Any]:
-    """The three pickles of the unpacked folder, or of the archive."""
+    """The three pickles of the unpacked folder, or of the archive, however it is packed and in whatever folder of it."""
     if place.is_dir():
         return {part: load_pickle(place / part) for part in PARTS}
-    with tarfile.open(place, "r:gz") as archive:
-        files = {part: archive.extractfile(f"cifar-100-python/{part}") for part in PARTS}
-        return {part: load_arrays(file) for part, file in files.items() if file is not None}
+    records = {}
+    with tarfile.open(place, "r:*") as archive:
+        for member in archive:
+            if (part := PurePosixPath(member.name).name) in PARTS and (file := archive.extractfile(member)):
+                records[part] = load_arrays(file)
+    return records
 
 
 def _classes(records: dict[str, Any], published: PublishedFile) -> ClassRows:

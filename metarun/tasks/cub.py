@@ -5,6 +5,7 @@ classification"), https://arxiv.org/abs/1904.04232: by number, every second for 
 """
 
 import io
+import lzma
 import re
 import tarfile
 import zlib
@@ -19,7 +20,7 @@ from metarun.tasks.published import Published, PublishedFile
 from metarun.tasks.store import ClassRows
 
 SIDE = 84
-MEMBER = re.compile(r"CUB_200_2011/images/(\d{3}\.[^/]+)/[^/]+\.jpg")
+MEMBER = re.compile(r"(?:.*/)?images/(\d{3}\.[^/]+)/([^/.][^/]*\.jpg)")  # in whatever folder of an archive
 
 
 @image_task
@@ -52,8 +53,8 @@ def _of_folder(folder: Path) -> dict[str, dict[str, np.ndarray]]:
     """The photos of each class by their names."""
     found: dict[str, dict[str, np.ndarray]] = {}
     for path in folder.glob("images/*/*.jpg"):
-        if match := MEMBER.fullmatch(f"CUB_200_2011/{path.relative_to(folder).as_posix()}"):
-            found.setdefault(match[1], {})[path.name] = decode(path, path, SIDE, 3)
+        if match := MEMBER.fullmatch(path.relative_to(folder).as_posix()):
+            found.setdefault(match[1], {})[match[2]] = decode(path, path, SIDE, 3)
     return found
 
 
@@ -61,14 +62,14 @@ def _of_archive(path: Path) -> dict[str, dict[str, np.ndarray]]:
     """The photos of each class by their names, read in the order of the archive; 250 MB when decoded."""
     found: dict[str, dict[str, np.ndarray]] = {}
     try:
-        with tarfile.open(path, "r:gz") as archive:
+        with tarfile.open(path, "r:*") as archive:
             for member in archive:
                 if (match := MEMBER.fullmatch(member.name)) and (file := archive.extractfile(member)):
                     image = decode(io.BytesIO(file.read()), f"{path}, {member.name}", SIDE, 3)
-                    found.setdefault(match[1], {})[member.name] = image
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+                    found.setdefault(match[1], {})[match[2]] = image
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise DataError(
-            f"{path} is not a whole archive: {error}. Delete it and download it again (task.download=true)."
+            f"{path} is not a whole archive: {' '.join(str(error).split())}. Delete it and download it again (task.download=true)."
         ) from error
     return found
 

@@ -28,6 +28,8 @@ from metarun.tasks.store import ClassRows
 SIDE = 28
 PUBLISHED_SIDE = 105
 VAL_SHARE = {"maml": 100 / 1623, "maml_plus_plus": 50 / 1623}
+CHARACTER = re.compile(r"(?:.*/)?([^/]+/character\d+)/[^/.][^/]*\.png")
+LISTED = re.compile(r"(.*/)?[^/]+/class_labels\.txt")
 Resize = Literal["lanczos", "nearest"]
 Scheme = Literal["vinyals", "maml", "maml_plus_plus", "background_evaluation"]
 
@@ -91,12 +93,17 @@ def read_runs(places: dict[Path, PublishedFile]) -> ClassRows:
     """Classes of the runs in order: "run01/class01", uint8 [2, 28, 28]: what is learned from, what is to be known."""
     ((path, expected),) = places.items()
     with opened(path) as archive:
-        lists = sorted(name for name in archive.namelist() if name.endswith("/class_labels.txt"))
-        pairs = [line.split()[::-1] for name in lists for line in archive.read(name).decode().splitlines()]
+        lists = [match for name in archive.namelist() if (match := LISTED.fullmatch(name))]
+        pairs = [
+            (*line.split()[::-1], found[1] or "")
+            for found in lists
+            for line in archive.read(found[0]).decode().splitlines()
+        ]
         if len(pairs) != expected.num_classes:
             raise DataError(f"it pairs {len(pairs)} images and must pair {expected.num_classes}")
-        for training, test in sorted(pairs):
-            yield training.removesuffix(".png").replace("/training", ""), _images(archive, [training, test], "lanczos")
+        for training, test, above in sorted(pairs):
+            images = _images(archive, [above + training, above + test], "lanczos")
+            yield training.removesuffix(".png").replace("/training", ""), images
 
 
 @contextmanager
@@ -122,11 +129,11 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _drawings(archive: zipfile.ZipFile, stem: str) -> dict[str, list[str]]:
-    """The drawings of each character, in order."""
-    pattern = re.compile(rf"{re.escape(stem)}/([^/]+/character\d+)/[^/]+\.png")
+    """The drawings of each character, in order, in whatever folder of the archive; beside a folder ``stem``, in that."""
     characters: dict[str, list[str]] = {}
-    for member in sorted(archive.namelist()):
-        if match := pattern.fullmatch(member):
+    names = sorted(archive.namelist())
+    for member in [name for name in names if f"/{stem}/" in f"/{name}"] or names:
+        if match := CHARACTER.fullmatch(member):
             characters.setdefault(match[1], []).append(member)
     return characters
 

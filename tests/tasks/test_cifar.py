@@ -90,6 +90,27 @@ def test_the_archive_and_rows_in_another_order_give_the_same_images(root, tmp_pa
     assert len(digests) == 1
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+@pytest.mark.parametrize("above", ["", ".", "downloads/cifar-100-python"])
+def test_an_archive_packed_otherwise_gives_the_same_images(root, tmp_path, mode, above):
+    (tmp_path / "other").mkdir()
+    with tarfile.open(tmp_path / "other" / "cifar-100-python.tar.gz", mode) as archive:
+        archive.add(root / "cifar-100-python", above or "cifar-100-python")
+        archive.add(root / "cifar-100-python" / "meta", f"{above}/._train")  # as macOS packs beside a file
+    assert prepared(tmp_path / "other").sha256 == prepared(root).sha256
+
+
+@pytest.mark.parametrize("mode", ["bz2", "xz"])
+def test_a_damaged_archive_of_another_compression_is_refused_too(root, mode):
+    with tarfile.open(root / "packed", f"w:{mode}") as archive:
+        archive.add(root / "cifar-100-python", "cifar-100-python")
+    content = bytearray((root / "packed").read_bytes())
+    content[len(content) // 2 :: 7] = bytes(len(content[len(content) // 2 :: 7]))
+    pack(root).write_bytes(content)
+    with pytest.raises(DataError, match=r"cifar-100-python.* is not CIFAR-100 as published"):
+        prepared(root)
+
+
 @pytest.mark.parametrize(("task", "sizes"), [(cifar_fs, (64, 16, 20)), (fc100, (60, 20, 20))])
 def test_the_splits_are_disjoint_and_have_the_published_sizes(root, task, sizes):
     prepared(root)

@@ -49,6 +49,17 @@ def test_the_folder_and_the_archive_give_the_same_images_of_uneven_classes(tmp_p
     assert of_folder.rows.shape == (20, 3, 84, 84)
 
 
+@pytest.mark.parametrize("mode", ["w", "w:bz2", "w:xz"])
+@pytest.mark.parametrize("above", [".", "birds/CUB_200_2011"])
+def test_an_archive_packed_otherwise_gives_the_same_images(tmp_path, mode, above):
+    folder = write(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    with tarfile.open(tmp_path / "b" / "CUB_200_2011.tgz", mode) as archive:
+        archive.add(folder, above)
+        archive.add(folder / "classes.txt", f"{above}/images/{NAMES[0]}/._0.jpg")  # as macOS packs beside a file
+    assert prepared(tmp_path / "b").sha256 == prepared(tmp_path / "a").sha256
+
+
 def test_every_second_class_trains_and_every_fourth_tests():
     assert [split_of(name) for name in NAMES[:4]] == ["train", "val", "train", "test"]
     assert Counter(split_of(f"{n:03}.Bird") for n in range(1, 201)) == {"train": 100, "val": 50, "test": 50}

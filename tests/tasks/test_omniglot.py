@@ -4,7 +4,7 @@ import hashlib
 import shutil
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -297,6 +297,29 @@ def test_archives_packed_again_give_the_same_images(root, release):
         assert md5(path) != archive.md5
     shutil.rmtree(root / "prepared")
     assert prepared(root, release).sha256 == first
+
+
+def moved(path: Path, above: Callable[[str], str]) -> None:
+    """The archive with its members in other folders."""
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(above(name), content)
+            archive.writestr(
+                f"__MACOSX/{above(name)}"[::-1].replace("/", "_./", 1)[::-1], b""
+            )  # as macOS packs beside it
+
+
+@pytest.mark.parametrize("above", ["./", "downloads/omniglot/", None])
+def test_archives_with_their_content_in_other_folders_give_the_same_images(root, release, above):
+    sources = [release.source(root, False), TWO_RUNS.source(root, False)]
+    before = [source.prepared().sha256 for source in sources]
+    shutil.rmtree(root / "prepared")
+    for path in (root / "omniglot-py").rglob("*.zip"):
+        inside = "" if path.name == "all_runs.zip" else f"{path.stem}/"
+        moved(path, lambda name, inside=inside: name.removeprefix(inside) or "x/" if above is None else above + name)
+    assert [source.prepared().sha256 for source in sources] == before
 
 
 def truncate(path: Path) -> None:
