@@ -2,12 +2,12 @@
 
 import pytest
 
-from metarun.config.compose import readable
+from metarun.config.compose import readable, with_value
 from metarun.config.overrides import MOST_RUNS, refuse_sweeps_without_end
 from metarun.errors import ConfigError
 from metarun.output.tables import table_console
 from metarun.output.terminal import Ticker
-from tests.composing import last_of_each
+from tests.composing import compose, experiment, last_of_each
 from tests.running import metarun
 
 LONG = "x" * 300
@@ -61,6 +61,9 @@ MISTAKES = {
     "evaluate of a name too long": (["evaluate", LONG], "no folder can have this name"),
     "a picture over a folder": (["data", "show", "sinusoid", "--out=/"], "that is a folder; name a file in it"),
     "an episode beyond 64 bits": (["data", "show", "sinusoid", "--episode=99999999999999999999"], "--episode is 9999"),
+    "a part of no sine wave": (["task/augmentation=none"], "task/augmentation=none: this task has no augmentation; those"),
+    "a part of no drawing": (["task=omniglot", "task/augmentation=standard"], "those that have are cifar_fs, cub, fc100"),
+    "a part of no picture": (["task=cifar_fs", "task/features=tokens"], "those that have are banking77, clinc150, text_"),
     "an interpolation of data": (["data", "show", "sinusoid", "data_root=${nowhere}"], "cannot be resolved"),
 }  # fmt: skip
 
@@ -96,6 +99,20 @@ def test_a_setting_that_is_given_twice_is_refused_with_both_values(command, tmp_
     assert outcome.code == 2, outcome.text
     (key,) = {text.split("=")[0].lstrip("+") for text in command[-2:]}
     assert f"{key} is given more than once ({command[-2]} {command[-1]}); keep one of them." in outcome.err
+
+
+def test_a_part_of_an_earlier_run_is_changed_by_its_values_and_the_answer_says_so():
+    cfg = compose("task=cifar_fs")
+    with pytest.raises(ConfigError, match=r"changed one by one: task\.augmentation\.padding=VALUE task\.aug"):
+        with_value(cfg, "task/augmentation=standard")
+
+
+@pytest.mark.parametrize("wrong", ["task.augmentation.padding=-1", "task.augmentation.flip=high"])
+def test_a_refused_part_of_a_group_is_one_problem_and_not_two(wrong):
+    with pytest.raises(ConfigError) as raised:
+        experiment("task=cifar_fs", wrong)
+    (problem,) = raised.value.problems
+    assert wrong.partition("=")[0] in problem
 
 
 def test_tests_may_say_a_setting_again_for_the_last_counts():

@@ -60,7 +60,8 @@ def checked_call(
         if isinstance(value, dict) and "_target_" in value:
             call, found = checked_call(value, f"{key}.{name}", given, base_of(target, name))
             problems += found
-            arguments[name] = call if value.get("_partial_") or call is None else Part(call)
+            # a part that is refused stands there still, so that its problems are not told twice
+            arguments[name] = call if call and value.get("_partial_") else Part(call or object)
     problems += problems_of_call(target, arguments, given, key)
     return (None if problems else partial(target, **arguments)), problems
 

@@ -45,10 +45,10 @@ def explained(override: str, error: BaseException, cfg: DictConfig, folders: lis
     if "raised while composing config" in lines[0]:
         wrong = re.search(r"full_key: (\S+)", str(error))
         unknown = wrong and any(sign in lines[0] for sign in ("not in struct", "' not in '"))
-        inside = unknown_key(wrong[1], "", cfg) if wrong and unknown else f"{shortened(lines[0], 300)}."
+        inside = unknown_key(wrong[1], "", cfg, folders) if wrong and unknown else f"{shortened(lines[0], 300)}."
         return f"{typed}: in its file, {inside}"
-    if any("not in struct" in line or "' not in '" in line for line in lines):
-        return unknown_key(key, value, cfg)
+    if any(sign in line for line in lines for sign in ("not in struct", "' not in '", "No match in the defaults list")):
+        return unknown_key(key, value, cfg, folders)
     if any(
         sign in str(error)
         for sign in ("mismatched input", "no viable alternative", "extraneous input", "LexerNoViableAlt")
@@ -87,13 +87,32 @@ def no_such_option(group: str, value: str, folders: list[Path]) -> str:
     return f"{typed}: there is no {group} called {value!r}{hint}; there are {', '.join(names)}.{change}"
 
 
+def no_such_part(part: str, cfg: DictConfig, folders: list[Path]) -> str:
+    """What to say of a choice within a group, task/augmentation, where what is chosen of the group has no such part, or
+    where the configuration of an earlier run has no choices any more."""
+    group, _, name = part.rpartition("/")
+    node = OmegaConf.select(cfg, part.replace("/", "."))
+    if isinstance(node, DictConfig):
+        keys = [f"{group}.{name}.{key}=VALUE" for key in node if key not in ("_target_", "_partial_")]
+        return f"an option of {part} is chosen when a run begins; here its values are changed one by one: {' '.join(keys)}."
+    files = {path for root in (config_dir(), *folders) for path in (root / group).glob("*.yaml")}
+    has = re.compile(rf"^ *- +{re.escape(name)}:", re.MULTILINE)
+    having = sorted({path.stem for path in files if has.search(path.read_text(errors="replace"))})
+    return (
+        f"this {group} has no {name}; those that have are {', '.join(having)}. Leave it out, or write {group}=NAME too."
+    )
+
+
 def option_names(group: str, folders: list[Path]) -> list[str]:
     """The options of a group, metarun's own and those of the config folders."""
     return sorted({name for folder in (config_dir(), *folders) for name in options(group, folder)})
 
 
-def unknown_key(key: str, value: str, cfg: DictConfig) -> str:
+def unknown_key(key: str, value: str, cfg: DictConfig, folders: list[Path]) -> str:
     """What to say of a key that the configuration does not have."""
+    part = key.lstrip("+~").partition("@")[0]
+    if "/" in part and option_names(part, folders):
+        return f"{key}={value}: {no_such_part(part, cfg, folders)}"
     group, _, name = key.rpartition(".")
     root = key.split(".", maxsplit=1)[0]
     for choice in (name, value):

@@ -69,7 +69,8 @@ def _of_archive(path: Path) -> dict[str, dict[str, np.ndarray]]:
                     found.setdefault(match[1], {})[match[2]] = image
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise DataError(
-            f"{path} is not a whole archive: {' '.join(str(error).split())}. Delete it and download it again (task.download=true)."
+            f"{path} is not a whole archive: {' '.join(str(error).split())}. Delete it and download it "
+            "again (task.download=true)."
         ) from error
     return found
 
