@@ -93,7 +93,7 @@ def no_such_part(part: str, cfg: DictConfig, folders: list[Path]) -> str:
     group, _, name = part.rpartition("/")
     node = OmegaConf.select(cfg, part.replace("/", "."))
     if isinstance(node, DictConfig):
-        keys = [f"{group}.{name}.{key}=VALUE" for key in node if key not in ("_target_", "_partial_")]
+        keys = [f"{group}.{name}.{key}=VALUE" for key in map(str, node) if key not in ("_target_", "_partial_")]
         return f"an option of {part} is chosen when a run begins; here its values are changed one by one: {' '.join(keys)}."
     files = {path for root in (config_dir(), *folders) for path in (root / group).glob("*.yaml")}
     has = re.compile(rf"^ *- +{re.escape(name)}:", re.MULTILINE)
