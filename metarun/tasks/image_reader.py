@@ -15,6 +15,7 @@ from metarun.tasks.image_csv import rows_of_csv
 from metarun.tasks.image_files import ENDINGS, Ranges, is_image, plain, squared
 from metarun.tasks.image_rows import Listing, Row, by_class, rows_of_folders
 from metarun.tasks.reading import Examples, Reader, array_inputs
+from metarun.tasks.splits import composed
 
 Decode = Callable[[Path | BinaryIO | Image.Image, object], np.ndarray]  # image, name -> uint8 [channels, height, width]
 
@@ -56,7 +57,7 @@ class ImageReader(Reader):
         root = path if path.is_dir() else path.parent
         items = [row.file.as_posix().removeprefix(f"{root.as_posix()}/") for row in rows]
         x = self._decoded([(row.file, row.file) for row in rows])
-        return Examples(items, x, np.array([row.label for row in rows], dtype=object), notes)
+        return Examples(items, x, np.array([composed(row.label) for row in rows], dtype=object), notes)
 
     def _decoded(self, images: Sequence[tuple[Any, object]]) -> Tensor:
         """The images as inputs. Raises DataError with all that cannot be read."""

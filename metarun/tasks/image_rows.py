@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from metarun.errors import DataError, listed
 from metarun.tasks.image_files import ENDINGS, hidden, is_image
-from metarun.tasks.splits import split_named
+from metarun.tasks.splits import composed, split_named
 
 
 class Row(NamedTuple):
@@ -171,7 +171,8 @@ def by_class(rows: Iterable[Row]) -> dict[str, list[Row]]:
     classes: dict[str, list[Row]] = {}
     spelt: dict[str, Row] = {}
     files: dict[Path, Row] = {}
-    for row in rows:
+    for given in rows:
+        row = given._replace(label=composed(given.label), group=composed(given.group))
         if files.setdefault(row.file, row) is not row:
             raise DataError(f"{row.file} is named twice ({files[row.file].place} and {row.place}). Delete one of them.")
         first = spelt.setdefault(row.label.casefold(), row)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from metarun.core import TaskSpec
 from metarun.errors import DataError, MissingDataError
+from metarun.tasks.splits import composed
 
 
 class Examples(NamedTuple):
@@ -97,7 +98,7 @@ class Reader(ABC):
             return columns_of(y, self.spec.num_outputs)
         if y.ndim != 1:
             raise DataError(f"{path}: y has shape {list(y.shape)}, but each example has one class: [n].")
-        return y.astype(str)
+        return np.array([*map(composed, y.astype(str))], dtype=object)
 
     def unlabelled(self, count: int) -> np.ndarray:
         """Labels of ``count`` examples that have none."""

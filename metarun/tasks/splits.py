@@ -19,6 +19,11 @@ SPELLINGS = {"training": "train", "valid": "val", "validation": "val", "dev": "v
 Split = Sequence[float] | Mapping[str, float | Sequence[str] | Literal["all"]] | Literal["given"]
 
 
+def composed(text: str) -> str:
+    """The text in Unicode's form NFC, so that an accent is a part of its letter, as macOS does not write it in names."""
+    return unicodedata.normalize("NFC", text)
+
+
 def split_named(text: str) -> str:
     """The split that a folder or an entry of this name means; the name itself where it means none."""
     name = text.strip().lower()
@@ -59,19 +64,13 @@ def split_classes(names: Sequence[str], given: Sequence[str], split: Split, seed
                 f"task.split lists the classes of {', '.join(lists)} alone; list those of all, or give shares."
             )
         if lists:
-            listed_names = {part: [one_sign(v) for v in value] for part, value in lists.items()}
-            return _listed([one_sign(name) for name in names], listed_names)
+            return _listed([*map(composed, names)], lists)
     shares: list[Any] = [split[part] for part in SPLITS] if isinstance(split, Mapping) else list(split)
     if len(shares) != 3 or min(shares) <= 0:
         raise ValueError(f"task.split is {shares}; give three shares above 0, for training, validation and test.")
     ends = np.rint(len(names) * np.cumsum(shares) / np.sum(shares)).astype(int)
     ranks = np.argsort(np.argsort(uniform(seed, stream, np.arange(1), len(names))[0], kind="stable"))
     return tuple(SPLITS[place] for place in np.searchsorted(ends, ranks, side="right"))
-
-
-def one_sign(name: Any) -> Any:
-    """A name with each letter and its marks as one sign (NFC): some systems take them apart, and one would be two."""
-    return unicodedata.normalize("NFC", name) if isinstance(name, str) else name
 
 
 def split_digest(names: Sequence[str], split_of: Sequence[str]) -> str:
@@ -121,7 +120,7 @@ def _listed(names: Sequence[str], split: Mapping[str, Sequence[Any]]) -> tuple[s
     problems = []
     for part, members in split.items():
         for member in members:
-            spellings = [member] if isinstance(member, str) else spellings_of(member, names)
+            spellings = [composed(member)] if isinstance(member, str) else spellings_of(member, names)
             name = spellings[0] if len(spellings) == 1 else str(member)
             if len(spellings) > 1:
                 quoted = ", ".join(f'"{text}"' for text in spellings)

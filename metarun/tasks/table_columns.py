@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from metarun.errors import DataError, Faults, listed
+from metarun.tasks.splits import composed
 from metarun.tasks.tables import Table
 
 Missing = Literal["refuse", "drop", "mean"]
@@ -179,7 +180,7 @@ def _refuse_constant(names: Sequence[str], where: str) -> None:
 
 def from_plain(fits: Sequence[Mapping[str, Any]], columns: Sequence[str], log: Sequence[str], key: str) -> list[Fit]:
     """What a run fitted, as JSON kept it; raises ValueError unless it is of these columns."""
-    found = [Fit(**fit) for fit in fits]
+    found = [Fit(**{**fit, "levels": fit["levels"] and [*map(composed, fit["levels"])]}) for fit in fits]
     if [fit.column for fit in found] != [*columns]:
         raise ValueError(
             f"{key} is {', '.join(columns)}, but the run was trained on {', '.join(fit.column for fit in found)}, and its "

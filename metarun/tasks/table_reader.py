@@ -16,6 +16,7 @@ from torch import Tensor
 from metarun.core import TaskSpec
 from metarun.errors import DataError, DataProblems, Faults, listed
 from metarun.tasks.reading import Examples, Reader, columns_of
+from metarun.tasks.splits import composed
 from metarun.tasks.table_columns import Column, Fit, Missing, encoded
 from metarun.tasks.table_columns import Reader as ColumnReader
 from metarun.tasks.tables import Table, read_table
@@ -164,5 +165,5 @@ def _written(value: Any) -> str:
     if value is None or (isinstance(value, (float, np.floating)) and math.isnan(value)):
         return ""
     if not isinstance(value, (int, float, np.number)) or isinstance(value, bool):
-        return str(value).strip()
+        return composed(str(value).strip())
     return str(int(value)) if isinstance(value, int) or float(value).is_integer() else repr(float(value))

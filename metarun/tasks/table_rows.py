@@ -8,7 +8,7 @@ import numpy as np
 
 from metarun.counter import uniform
 from metarun.errors import DataError, DataProblems, Faults, listed
-from metarun.tasks.splits import SPLITS, spellings_of, split_named
+from metarun.tasks.splits import SPLITS, composed, spellings_of, split_named
 from metarun.tasks.tables import Table
 
 Split = dict[str, list[str]]  # the tasks of train, val and test
@@ -183,7 +183,7 @@ def split_by_names(
 
 def _as_text(name: Any, key: str, tasks: Sequence[str], problems: list[str]) -> str:
     """The task that was meant by a name that may have been read as a number or truth value."""
-    spellings = [name] if isinstance(name, str) else spellings_of(name, tasks)
+    spellings = [composed(name)] if isinstance(name, str) else spellings_of(name, tasks)
     if len(spellings) > 1:
         problems.append(
             f"{key} has {name!r}, which may be any of {listed(_quoted(spellings))}: put the name in quotation marks."

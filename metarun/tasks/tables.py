@@ -9,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 
 from metarun.errors import DataError, Faults, MissingDataError, did_you_mean
+from metarun.tasks.splits import composed
 
 SEPARATORS = {";": ";", "\t": "\\t", ",": ",", "|": "|"}  # and how to write them on the command line
 COMMENT = re.compile(r"#(?:[#\s]|$)")  # a # before a name or a number, as in #1, may begin a row
@@ -67,7 +68,8 @@ def read_table(path: Path, separator: str) -> Table:
     if not rows:
         raise DataError(f"{path} is empty; it must have a line of column names, and a line for each measurement.")
     digest = hashlib.sha256(content).hexdigest()
-    table = Table(path, separator, rows[0], rows[1:], lines[1:], digest, uncommented.num_comments)
+    entries = [[*map(composed, row)] for row in rows[1:]]
+    table = Table(path, separator, rows[0], entries, lines[1:], digest, uncommented.num_comments)
     _check(table)
     return table
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metarun.errors import DataError, Faults, did_you_mean
-from metarun.tasks.splits import SPLITS, split_named
+from metarun.tasks.splits import SPLITS, composed, split_named
 from metarun.tasks.text_sets import Findings, Row, plain
 
 TEXTS = (
@@ -96,7 +96,7 @@ def row_of(record: dict[str, Any], fields: Fields, split: str | None, place: str
     of_split = split_named(str(record.get(split) or "") if split else "")
     if of_split not in ("", *SPLITS):
         return None, f": {split!r} is {of_split!r}, but must be one of {', '.join(SPLITS)}", "Name the split so."
-    text, label, group = (str(record[name]) if name else "" for name in fields)
+    text, label, group = (composed(str(record[name])) if name else "" for name in fields)
     return Row(text, label, of_split, place, group), "", ""
 
 

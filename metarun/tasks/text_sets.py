@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metarun.errors import DataError, Faults
-from metarun.tasks.splits import one_sign
+from metarun.tasks.splits import composed
 from metarun.tasks.store import ClassRows, Prepared
 
 logger = logging.getLogger(__name__)
@@ -54,8 +54,8 @@ def text_set(prepared: Prepared) -> TextSet:
 
 
 def plain(text: str) -> str:
-    """The text with single blanks, none around it, and each letter with its marks as ``one_sign``."""
-    return " ".join(one_sign(text).split())
+    """The text with single blanks, none around it, and accents as parts of their letters (NFC)."""
+    return composed(" ".join(text.split()))
 
 
 def say(notes: Sequence[str]) -> None:
@@ -122,7 +122,7 @@ def _without_duplicates(
     kept: dict[str, Row] = {}
     twins, repeated = [], 0
     for given in rows:
-        row = given._replace(text=plain(given.text), label=one_sign(given.label))
+        row = given._replace(text=plain(given.text), label=composed(given.label))
         splits.add(row)
         first = kept.setdefault(row.text.casefold(), row)
         if first is row:

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,16 @@ def problem(path: Path, *overrides: str) -> str:
         task_of(path, *overrides)
     assert len(error.value.problems) == 1
     return error.value.problems[0]
+
+
+def test_accents_of_a_letter_and_beside_it_are_one_task_and_one_category(path):
+    lines = table({"rené": 12, **SIZES}).replace("subject", "kind,subject", 1).splitlines()
+    rows = [f"{('é', 'è')[i // 2 % 2]},{line}" for i, line in enumerate(lines[1:])]
+    rows[::2] = [unicodedata.normalize("NFD", row) for row in rows[::2]]
+    path.write_text("\n".join([lines[0], *rows]))
+    named = f"task.test_tasks=[{unicodedata.normalize('NFD', 'rené')}]"
+    task = task_of(path, "task.input_columns=[kind,dose]", "task.val_tasks=[ben]", named)
+    assert task.split["test"] == ["rené"] and task.spec.input_shape == (3,)
 
 
 def test_an_episode_has_different_rows_of_one_task_in_the_training_tasks_units(path):

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +172,17 @@ def test_what_lies_elsewhere_or_nowhere_is_an_error_that_says_what_to_do(tmp_pat
     picture(photos / "stray.png", (0, 0, 0))
     with pytest.raises(DataError, match=r"stray.png lies in no class: put the images of each class into a folder"):
         task(photos)
+
+
+def test_a_class_is_found_by_its_name_whether_its_accent_is_of_the_letter_or_beside_it(tmp_path):
+    composed, apart = "thé", unicodedata.normalize("NFD", "thé")
+    photos = write(tmp_path / "photos", {**CLASSES, apart: 4})
+    assert "thé" in task(photos, split={**LISTS, "test": [composed, "cats/lynx"]}).pools["test"].names
+    lines = [f"{apart}/{i}.png,{(composed, apart)[i % 2]},test" for i in range(4)]
+    table = csv_of(photos, [*lines_of(LISTS), *lines])
+    images = task(photos, path=str(table), split="given")
+    assert dict(zip(images.images.names, images.images.counts, strict=True))["thé"] == 4
+    assert [*images.reader().examples(table, labelled=False).labels].count("thé") == 4
 
 
 def test_classes_that_differ_by_case_and_classes_in_two_splits_are_refused(tmp_path):

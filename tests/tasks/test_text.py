@@ -419,6 +419,19 @@ def test_the_order_of_the_lines_decides_not_which_of_equal_sentences_is_kept(roo
     assert found[0].prepared.facts["groups"] == found[1].prepared.facts["groups"]
 
 
+def test_accents_of_a_letter_and_beside_it_are_one_sentence_and_one_class(root, tmp_path):
+    rows = [{"text": f"né {c} {i // 2}", "label": f"é{c}"} for c in "abcdefghij" for i in range(10)]
+    for row in rows[1::2]:
+        row.update({name: unicodedata.normalize("NFD", text) for name, text in row.items()})
+    (tmp_path / "two.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    decomposed = unicodedata.normalize("NFD", "éa")
+    split = {"train": [decomposed, "éb"], "val": ["éc", "éd"], "test": ["ée", "éf"]}
+    a_task = task(root, path=str(tmp_path / "two.jsonl"), split=split)
+    assert a_task.text_set.counts.tolist() == [5] * 10
+    assert a_task.pools["train"].names == ("éa", "éb")
+    assert {*a_task.reader().read(tmp_path / "two.jsonl", labelled=True).labels} == {*a_task.text_set.names}
+
+
 def test_blanks_in_a_label_are_made_single(tmp_path):
     rows = [Row(f"{c} {i}", c, "", "") for c in ("a\tb", " c") for i in range(2)]
     assert texts_of(tmp_path / "set", rows).names == ("a b", "c")
