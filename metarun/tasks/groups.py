@@ -3,6 +3,7 @@
 N ways, K shots, Q queries, B episodes, G groups of a class at most
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -116,6 +117,11 @@ class GroupedPool:
         ranks = np.floor(u[:, ways:].reshape(count.shape) * count).astype(np.int64)
         examples = self.order[np.where(count > 0, first + ranks, 0)]
         return {"classes": classes, "support": examples[..., :shots], "query": examples[..., shots:]}, apart
+
+
+def groups_digest(group_of: np.ndarray | None) -> str:
+    """What a fingerprint says of the groups: nothing where there are none."""
+    return "" if group_of is None else f", groups {hashlib.sha256(group_of.tobytes()).hexdigest()[:16]}"
 
 
 def lacking(

@@ -4,7 +4,6 @@ A data set is a function that names its images and says which split each class b
 ``_target_`` of a YAML, with the settings of the function beside those of ``ImageClasses``.
 """
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,7 @@ from metarun.tasks.episodes import (
     class_spec,
     pool_problems,
 )
-from metarun.tasks.groups import GroupedPool, draw_in_order, lacking
+from metarun.tasks.groups import GroupedPool, draw_in_order, groups_digest, lacking
 from metarun.tasks.image_files import Ranges
 from metarun.tasks.image_reader import Decode, ImageReader, square_reader
 from metarun.tasks.images import image_batch, pixels_on, show_classes
@@ -196,10 +195,8 @@ class ImageClasses(PreparedTask, Sized):
         return {"ranges": self.ranges} if self.images.facts.get("deep") else {}
 
     def fingerprint(self) -> str:
-        groups = "" if self.group_of is None else f", groups {hashlib.sha256(self.group_of.tobytes()).hexdigest()[:16]}"
-        return (
-            f"{self.name}: sha256 {self.images.sha256}, splits {split_digest(self.images.names, self.split_of)}{groups}"
-        )
+        splits = split_digest(self.images.names, self.split_of)
+        return f"{self.name}: sha256 {self.images.sha256}, splits {splits}{groups_digest(self.group_of)}"
 
     def show(self, split: str, indices: Sequence[int]) -> "Figure":
         """Each episode's classes by name, with their support and query images."""

@@ -24,14 +24,14 @@ from metarun.tasks.episodes import (
     class_spec,
     rows_of,
 )
-from metarun.tasks.groups import GroupedPool, draw_in_order, lacking
+from metarun.tasks.groups import GroupedPool, draw_in_order, groups_digest, lacking
 from metarun.tasks.sizes import Count, EpisodeSize, Sized, Sizes, sizes_by_split
 from metarun.tasks.sources import PreparedTask, task_from
 from metarun.tasks.splits import SPLITS, Split, by_shares, split_classes, split_digest, thinned
 from metarun.tasks.store import Prepared, Source
 from metarun.tasks.text_files import BY_NAME, Fields
 from metarun.tasks.text_reader import TextReader
-from metarun.tasks.text_sets import say, text_set
+from metarun.tasks.text_sets import placed, say, text_set
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,6 +44,7 @@ class TextData:
     name: str
     source: Source
     fields: Fields = BY_NAME  # of the user's own file
+    path: str = ""  # of that file, to be named in notes: what is prepared goes by content, whatever the path
 
 
 class TextClasses(PreparedTask, Sized):
@@ -78,7 +79,7 @@ class TextClasses(PreparedTask, Sized):
         self.seed, self.device, self.dtype, self.features = seed, device, dtype, features
 
         named = data()
-        self.fields = named.fields
+        self.fields, self.path = named.fields, named.path
         self.name, self.text_set = named.name, text_set(named.source.prepared())
         prepared = self._divide(split, split_seed, train_fraction)
         training = np.isin(self.text_set.labels(), [c for c, of in enumerate(self.split_of) if of == "train"])
@@ -95,7 +96,7 @@ class TextClasses(PreparedTask, Sized):
     def _divide(self, split: Split, split_seed: int, train_fraction: float) -> Prepared:
         """Choose the splits of the classes; what was prepared of the sentences."""
         _, names, given, counts, prepared = self.text_set
-        say(prepared.facts.get("notes", ()))
+        say(placed(prepared.facts.get("notes", ()), self.path))
         self.split_of = thinned(names, split_classes(names, given, split, split_seed, "text/classes"), train_fraction)
         self.pools = {s: ClassPool.of(names, counts, [of == s for of in self.split_of]) for s in SPLITS}
         self.splits = tuple(s for s in SPLITS if self.pools[s].names or by_shares(split))
@@ -112,10 +113,11 @@ class TextClasses(PreparedTask, Sized):
 
     def _grouped(self, prepared: Prepared) -> dict[str, GroupedPool]:
         """The pools with the groups of their sentences; nothing where there are none."""
-        if "groups" not in prepared.facts:
+        groups = prepared.facts.get("groups")
+        self.group_of = None if groups is None else np.unique(groups, return_inverse=True)[1]
+        if self.group_of is None:
             return {}
-        group_of = np.unique(prepared.facts["groups"], return_inverse=True)[1]
-        return {split: GroupedPool.of(pool, group_of) for split, pool in self.pools.items()}
+        return {split: GroupedPool.of(pool, self.group_of) for split, pool in self.pools.items()}
 
     def _known(self, fitted: Mapping[str, Any]) -> Mapping[str, Any]:
         """What was ``fitted`` for these features: nothing for a run on other data than sentences."""
@@ -166,7 +168,10 @@ class TextClasses(PreparedTask, Sized):
 
     def fingerprint(self) -> str:
         splits = split_digest(self.text_set.names, self.split_of)
-        return f"{self.name}: sha256 {self.text_set.prepared.sha256}, splits {splits}, {self.features.describe()}"
+        groups = groups_digest(self.group_of)
+        return (
+            f"{self.name}: sha256 {self.text_set.prepared.sha256}, splits {splits}{groups}, {self.features.describe()}"
+        )
 
     def show(self, split: str, indices: Sequence[int]) -> "Figure":
         """The sentences of those episodes: a block a class, its support above its queries."""

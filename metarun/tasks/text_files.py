@@ -65,7 +65,7 @@ def rows_of(path: Path, asked: Fields, findings: Findings, with_splits: bool = F
     split = splits[0] if splits and with_splits else None
     rest = [name for name in names if name not in (*fields, split)]
     findings.notes.append(
-        f"{path}: sentences are in the field {fields.text!r}, their classes in {fields.label!r}."
+        f"sentences are in the field {fields.text!r}, their classes in {fields.label!r}."
         + (f" Not read: {', '.join(map(repr, rest))}." if rest else "")
         + (f" task.split=given uses {splits[0]!r}." if splits and not with_splits else "")
     )
@@ -153,15 +153,15 @@ def table_records(path: Path, asked: Fields, faults: Faults, labelled: bool = Tr
     content = text_of(path)
     separators = (",", ";", "\t") if path.suffix.lower() == ".csv" else ("\t", ";", ",")
     for separator in separators:
-        header = _header(path, content, separator)
+        _, header = next(_rows(path, content, separator, Faults()), ("", []))  # of a separator that is none: no fault
         found = asked.among(header)
         if found.text in header and (found.label in header or not labelled):
             break
     else:
-        header = _header(path, content, separators[0])
+        first = content.lstrip("\r\n").partition("\n")[0].rstrip("\r")
         wanted = " and ".join([asked.text or "text", *[asked.label or "label"] * labelled])
         raise DataError(
-            f"the first line of {path} must name the columns {wanted}, but it is {','.join(header)!r}. Columns of other "
+            f"the first line of {path} must name the columns {wanted}, but it is {first!r}. Columns of other "
             "names are chosen by task.text_field and task.label_field."
         )
     if repeated := sorted({name for name in header if header.count(name) > 1}):
@@ -173,12 +173,6 @@ def table_records(path: Path, asked: Fields, faults: Faults, labelled: bool = Tr
         else:
             what = f"{place}: {len(entries)} entries, where the header has {len(header)}"
             faults.add(str(path), what, quote.get(separator, ""))
-
-
-def _header(path: Path, content: str, separator: str) -> list[str]:
-    """The entries of the first line; where this separator cannot part them (a quotation goes on), the line whole."""
-    first = next((line for line in content.splitlines() if line), "")
-    return next(_rows(path, content, separator, Faults()), ("", [first]))[1]
 
 
 def _rows(path: Path, content: str, separator: str, faults: Faults) -> Iterator[tuple[str, list[str]]]:

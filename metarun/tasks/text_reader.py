@@ -13,7 +13,7 @@ from metarun.core import TaskSpec
 from metarun.errors import DataError
 from metarun.tasks.reading import Examples, Reader, array_inputs
 from metarun.tasks.text_files import Fields, json_records, row_of, rows_of, table_records, text_of
-from metarun.tasks.text_sets import Findings, Names, Row, plain
+from metarun.tasks.text_sets import Findings, Names, Row, placed, plain
 
 TABLES = (".csv", ".tsv", ".tab")
 
@@ -57,9 +57,8 @@ class TextReader(Reader):
         if not rows:
             raise DataError(f"{path} holds no sentence.")
         labels = np.array([plain(row.label) for row in rows], dtype=object)
-        return Examples(
-            [plain(row.text) for row in rows], self.inputs([row.text for row in rows]), labels, findings.notes
-        )
+        items, notes = [plain(row.text) for row in rows], placed(findings.notes, path)
+        return Examples(items, self.inputs([row.text for row in rows]), labels, notes)
 
 
 def _are_texts(examples: Any) -> bool:

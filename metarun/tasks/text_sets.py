@@ -58,6 +58,11 @@ def plain(text: str) -> str:
     return composed(" ".join(text.split()))
 
 
+def placed(notes: Sequence[str], path: object) -> list[str]:
+    """The notes, each after the ``path`` of the file that it is of, if there is one."""
+    return [f"{path}: {note}" if path else note for note in notes]
+
+
 def say(notes: Sequence[str]) -> None:
     """Tell the user, a line each."""
     for note in notes:

@@ -62,7 +62,7 @@ def text_jsonl(
         findings.begin()
         return class_rows(rows_of(file, fields, findings, split == "given"), path, findings)
 
-    return TextData("text_jsonl", Source(folder, (), read, facts=findings.facts), fields)
+    return TextData("text_jsonl", Source(folder, (), read, facts=findings.facts), fields, path)
 
 
 def published(title: str, files: tuple[PublishedFile, ...], rows: Callable[[Path], Iterator[Row]]) -> Published:

@@ -174,7 +174,7 @@ def test_what_lies_elsewhere_or_nowhere_is_an_error_that_says_what_to_do(tmp_pat
         task(photos)
 
 
-def test_a_class_is_found_by_its_name_whether_its_accent_is_of_the_letter_or_beside_it(tmp_path):
+def test_a_class_of_images_is_one_in_both_unicode_forms_of_its_name(tmp_path):
     composed, apart = "thé", unicodedata.normalize("NFD", "thé")
     photos = write(tmp_path / "photos", {**CLASSES, apart: 4})
     assert "thé" in task(photos, split={**LISTS, "test": [composed, "cats/lynx"]}).pools["test"].names

@@ -536,6 +536,22 @@ def test_sentences_of_one_group_are_never_in_both_support_and_query(root, tmp_pa
         task(root, path=str(tmp_path / "talks.csv"), group_field="talk", num_queries=4)
 
 
+def test_other_groups_are_other_data(root, tmp_path):
+    others = [{**row, "talk": f"{row['label']}{i % 5}"} for i, row in enumerate(ROWS)]
+    paths = [written(tmp_path / f"{i}.csv", rows, ",") for i, rows in enumerate((ROWS, others))]
+    of_talks = [task(root, path=path, group_field="talk").fingerprint() for path in paths]
+    assert len({*of_talks, *(task(root, path=path).fingerprint() for path in paths)}) == 3
+
+
+def test_notes_name_the_file_that_is_read_and_not_one_of_the_same_content(root, tmp_path, caplog):
+    caplog.set_level("INFO")
+    for name in ("first.csv", "second.csv"):
+        caplog.clear()
+        task(root, path=written(tmp_path / name, [{**row, "x": 1} for row in ROWS], ","))
+        assert f"{tmp_path / name}: sentences are in" in caplog.text
+    assert "first.csv" not in caplog.text
+
+
 def test_all_faults_of_a_file_are_told_at_once(root, tmp_path):
     bad = '{"text": "x"}\n' * 7 + '{"text": 1\n' + '{"text": "x", "label": "A"}\n'
     (tmp_path / "mine.jsonl").write_text(GOOD + bad)
