@@ -24,15 +24,12 @@ from metarun.models.sentence_encoder import sentence_encoder
 from metarun.tasks.encoded_texts import EncodedTexts, Fitted, TextFeatures, inverse_document_frequency
 from metarun.tasks.sparse import Sparse
 from metarun.tasks.store import ClassRows, Source
-from metarun.tasks.text_sets import TextSet
+from metarun.tasks.text_sets import TextSet, say
+from metarun.tasks.text_words import check_rule, of_rule, words
 
-WORD = re.compile(r"\w+|[^\w\s]")
-
-
-def words(text: str) -> list[str]:
-    """Lower-case words, and punctuation marks as words of their own; at least one of a text that is not blank."""
-    return WORD.findall(text.casefold())
-
+ARE_WORDS_PARTED = (
+    "Words are parted by blanks: where a language has none between them, task/features=hashed reads runs of letters."
+)
 
 # ------------------------------------------------------------------------------------------------------------- hashed
 
@@ -55,8 +52,10 @@ class Hashed(TextFeatures):
     num_buckets: int
     word_ngrams: int
     char_ngrams: Sequence[int] | None
+    word_rule: int = 1  # runs of an earlier metarun do not say it
 
     def __post_init__(self) -> None:
+        check_rule(self.word_rule)
         low, high = self.char_ngrams or (1, 1)
         if self.num_buckets < 1 or self.word_ngrams < 1 or not 1 <= low <= high:
             raise ValueError(
@@ -66,7 +65,7 @@ class Hashed(TextFeatures):
 
     def describe(self) -> str:
         chars = "-".join(map(str, self.char_ngrams or ()))
-        return f"hashed-{self.num_buckets}-{self.word_ngrams}" + f"-{chars}" * bool(chars)
+        return f"hashed-{self.num_buckets}-{self.word_ngrams}" + f"-{chars}" * bool(chars) + of_rule(self.word_rule)
 
     def encode(
         self,
@@ -120,7 +119,7 @@ class Hashed(TextFeatures):
 
     def buckets(self, text: str) -> list[int]:
         """The bucket of every n-gram of ``text``."""
-        parts = words(text)
+        parts = words(text, self.word_rule)
         runs = (
             f"w{' '.join(parts[i : i + n])}" for n in range(1, self.word_ngrams + 1) for i in range(len(parts) - n + 1)
         )
@@ -144,14 +143,16 @@ class Tokens(TextFeatures):
     max_tokens: int
     min_count: int
     unknown_buckets: int
+    word_rule: int = 1  # runs of an earlier metarun do not say it
 
     def __post_init__(self) -> None:
+        check_rule(self.word_rule)
         for name in ("max_tokens", "min_count", "unknown_buckets"):
             if getattr(self, name) < 1:
                 raise ValueError(f"task.features.{name} is {getattr(self, name)}; use 1 or more.")
 
     def describe(self) -> str:
-        return f"tokens-{self.max_tokens}-{self.min_count}-{self.unknown_buckets}"
+        return f"tokens-{self.max_tokens}-{self.min_count}-{self.unknown_buckets}{of_rule(self.word_rule)}"
 
     def encode(
         self,
@@ -162,8 +163,10 @@ class Tokens(TextFeatures):
         dtype: torch.dtype,
         fitted: Fitted | None = None,
     ) -> EncodedTexts:
-        sentences = [words(text)[: self.max_tokens] for text in text_set.texts]
+        sentences = [words(text, self.word_rule)[: self.max_tokens] for text in text_set.texts]
         own = [sentence for sentence, is_in in zip(sentences, training, strict=True) if is_in]
+        if 2 * (single := sum(len(sentence) == 1 for sentence in own)) > len(own):
+            say([f"{single} of {len(own)} training sentences have one word. {ARE_WORDS_PARTED}"])
         counts = Counter(chain.from_iterable(own))
         common = sorted(word for word, count in counts.items() if count >= self.min_count)
         known: list[str] = fitted["words"] if fitted else common
@@ -184,7 +187,7 @@ class Tokens(TextFeatures):
         )
 
     def inputs(self, texts: Sequence[str], fitted: Fitted, device: torch.device, dtype: torch.dtype) -> Tensor:
-        table = self._numbered([words(text) for text in texts], fitted["words"], fitted["length"])
+        table = self._numbered([words(text, self.word_rule) for text in texts], fitted["words"], fitted["length"])
         return torch.from_numpy(table).to(device)
 
     def _numbered(self, sentences: Sequence[list[str]], known: Sequence[str], length: int) -> np.ndarray:

@@ -28,9 +28,10 @@ from metarun.execution.execution import Looped, Vmapped
 from metarun.tasks.published import Published
 from metarun.tasks.store import Source
 from metarun.tasks.text import TextClasses
-from metarun.tasks.text_features import Hashed, Tokens, words
+from metarun.tasks.text_features import Hashed, Tokens
 from metarun.tasks.text_sets import Row, TextSet, class_rows, text_set
 from metarun.tasks.text_sources import CLINC150, banking77, clinc150, text_jsonl
+from metarun.tasks.text_words import words
 from tests.composing import experiment
 from tests.running import metarun, read, scores
 
@@ -195,6 +196,36 @@ def test_verify_notices_changed_bytes_in_texts_and_features(tmp_path, folder):
 def test_words_are_lower_case_and_punctuation_stands_alone():
     assert words("What's up, DOC?") == ["what", "'", "s", "up", ",", "doc", "?"]
     assert words("¿?") == ["¿", "?"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("हिन्दी में!", ["हिन्दी", "में", "!"]),
+        (unicodedata.normalize("NFD", "Crème q\u0323u"), ["crème", "q\u0323u"]),
+        ("我要2个iPhone。", ["我", "要", "2", "个", "iphone", "。"]),
+        ("カード3", ["カ", "ー", "ド", "3"]),
+        ("ที่นี่ ok", ["ที่", "นี่", "ok"]),
+        ("क्\u200dष", ["क्\u200dष"]),
+    ],
+)
+def test_marks_belong_to_words_and_unspaced_languages_have_a_word_a_letter(text, expected):
+    assert words(text) == expected
+
+
+def test_features_of_runs_that_name_no_rule_of_words_are_as_they_were():
+    assert words("हि ne 我要", 1) == ["ह", "\u093f", "ne", "我要"]
+    assert (HASHED.describe(), TOKENS.describe()) == ("hashed-256-2-3-4", "tokens-32-2-50")
+    assert HASHED.buckets("我要") != replace(HASHED, word_rule=2).buckets("我要")
+    assert HASHED.buckets("so it is") == replace(HASHED, word_rule=2).buckets("so it is")
+    assert replace(TOKENS, word_rule=2).describe() == "tokens-32-2-50-words2"
+
+
+def test_sentences_of_one_word_are_told(root, tmp_path, caplog):
+    caplog.set_level("INFO")
+    rows = [{"text": f"{c}{i}", "label": c} for c in "abcdefghij" for i in range(10)]
+    task(root, path=written(tmp_path / "words.csv", rows, ","), features=TOKENS)
+    assert "60 of 60 training sentences have one word. Words are parted by blanks" in caplog.text
 
 
 def test_a_bucket_is_found_for_every_word_run_and_character_run():
