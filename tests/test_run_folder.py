@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from metarun.errors import ConfigError
 from metarun.evaluation.estimates import Estimate
 from metarun.evaluation.whole import Evaluation, evaluate_all
 from metarun.execution.execution import Looped
-from metarun.output.folder import tensorboard_command
+from metarun.output.folder import RunFolder, tensorboard_command
 from metarun.training import runner
 from tests.composing import experiment
 from tests.running import TINY, apart, checkpoint, identical, metarun, metrics, read, scalars
@@ -33,6 +34,18 @@ def test_the_folder_holds_the_files_of_the_design(run):
     assert expected <= files
     others = {name for name in files - expected if "tfevents" not in name}
     assert others <= {"git.diff", ".lock"}
+
+
+def test_a_run_that_has_not_seen_groups_takes_its_data_and_no_others(tmp_path):
+    with_groups = "talks: sha256 ab, splits cd, groups 0123456789abcdef, hashed"
+    for known, refused in ((with_groups.replace("0", "1"), True), ("talks: sha256 ab, splits cd, hashed", False)):
+        (tmp_path / "run.json").write_text(f'{{"data": "{known}", "evaluation_data": {{"x": "{known}"}}}}')
+        for facts in ({"data": with_groups}, {"evaluation_data": {"x": with_groups}}):
+            if refused:
+                with pytest.raises(ConfigError, match="the data have changed"):
+                    RunFolder(tmp_path).refuse_other_data(facts, "")
+            else:
+                RunFolder(tmp_path).refuse_other_data(facts, "")
 
 
 def test_config_and_overrides_are_what_was_asked_for(run):

@@ -11,7 +11,8 @@ WORD = re.compile(r"\w+|[^\w\s]")  # rule 1, of runs that name none: marks split
 UNSPACED = (  # letters of Thai, Lao, Burmese, Khmer, kana, and Han ideographs, whose words no blanks part
     "\u0e01-\u0e4e\u0e80-\u0ece\u0edc-\u0edf\u1000-\u103f\u1050-\u108f\u1780-\u17d3"
     "\u3005-\u3007\u3021-\u3029\u3031-\u3035\u3040-\u30fa"
-    "\u30fc-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U0001b000-\U0001b16f\U00020000-\U0003ffff"
+    "\u30fc-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"
+    "\U0001b000-\U0001b16f\U00020000-\U0003ffff"
 )
 RULES = (1, 2)  # of words
 
