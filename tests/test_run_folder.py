@@ -4,6 +4,7 @@ import math
 import re
 import shlex
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -174,13 +175,31 @@ def test_the_start_is_validated_as_any_other_step_is(run):
     assert scalars(run)["val/mse"][0] == (0, pytest.approx(start["mse"].mean, rel=1e-6))
 
 
-def test_a_start_without_a_finite_score_is_no_candidate_and_training_goes_on(tmp_path, monkeypatch):
-    run, scored = tmp_path / "run", runner.evaluate_all
-    nothing = Estimate(math.nan, math.nan, 4)
-    starts = iter([Evaluation({"mse": nothing})])
-    monkeypatch.setattr(runner, "evaluate_all", lambda *args: next(starts, None) or scored(*args))
+@pytest.mark.parametrize(("lost", "best"), [((0,), None), ((10,), None), ((5,), "diverged"), ((0, 5), "diverged")])
+def test_a_theta_without_a_finite_score_is_no_candidate_for_the_best(tmp_path, monkeypatch, lost, best):
+    """A learner of one step, validated after ten, may lose them to rounding at one step of training and not at others."""
+    run, scored, steps = tmp_path / "run", runner.evaluate_all, iter([0, 5, 10, 12])
+    nothing = Evaluation({"mse": Estimate(math.nan, math.nan, 4)})
+    monkeypatch.setattr(runner, "evaluate_all", lambda *args: nothing if next(steps, -1) in lost else scored(*args))
     outcome = metarun(*TINY, f"run_dir={run}")
+    if best:  # training has led to nothing that has a score
+        assert outcome.code == 3 and f"val/mse is nan at step {lost[-1]}" in outcome.err
+        return
     assert outcome.code == 0, outcome.text
-    assert "the start has no finite score" in outcome.err
-    assert [row["step"] for row in metrics(run) if "val/mse" in row] == [5, 10, 12]
-    assert read(run / "results.json")["protocol"]["checkpoint_step"] > 0
+    assert f"no finite number at step {lost[0]}: val/mse; such a theta is no candidate" in outcome.err
+    assert [row["step"] for row in metrics(run) if "val/mse" in row] == [step for step in (0, 5, 10, 12) if step not in lost]
+    assert read(run / "results.json")["protocol"]["checkpoint_step"] not in lost
+
+
+def test_a_further_score_that_is_no_number_is_told_and_ends_nothing(tmp_path, monkeypatch):
+    run, scored = tmp_path / "run", runner.evaluate_all
+
+    def spoilt(*args):
+        found = scored(*args)
+        return replace(found, scores={**found.scores, "query_loss": Estimate(math.nan, math.nan, 4)})
+
+    monkeypatch.setattr(runner, "evaluate_all", spoilt)
+    outcome = metarun(*TINY, "evaluation.num_tasks=0", f"run_dir={run}")
+    assert outcome.code == 0, outcome.text
+    assert "no finite number at step 5: val/query_loss\n" in outcome.err
+    assert {step for step, _ in scalars(run)["val/mse"]} == {0, 5, 10, 12} and "val/query_loss" not in scalars(run)

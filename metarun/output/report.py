@@ -1,5 +1,6 @@
 """Everything a run tells, behind one object: the runner says what happened, the reporter tells it to every sink."""
 
+import math
 import statistics
 import time
 from collections import deque
@@ -143,9 +144,16 @@ class Reporter:
     def validation(self, step: int, scores: dict[str, Estimate], best: dict[str, float]) -> None:
         """Tell the validation scores, with the interval of the one that decides; ``best`` has the best, as "value"."""
         values, name = {f"val/{name}": estimate.mean for name, estimate in scores.items()}, f"val/{self.score}"
-        self.latest = {name: values[name], "best_" + name: best["value"]}
-        values |= {f"{name}_ci95": scores[self.score].ci95}
-        self.tell(lambda sink: sink.validation(step, values))
+        if lost := [key for key, value in values.items() if not math.isfinite(value)]:
+            rule = "; such a theta is no candidate for the best" if name in lost else ""
+            self.say(f"no finite number at step {step}: {', '.join(lost)}{rule}")
+        if name in lost:
+            self.busy("")
+        else:
+            finite = {key: value for key, value in values.items() if key not in lost}
+            finite |= {f"{name}_ci95": scores[self.score].ci95}
+            self.latest = {name: values[name], "best_" + name: best["value"]}
+            self.tell(lambda sink: sink.validation(step, finite))
         if self.signs:
             self.alarms.examined(step, self.signs)
 

@@ -1,5 +1,6 @@
 """The meta-training loop: sample, mean meta-gradient, step; validate at the start and now and then; test at the end."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -182,15 +183,12 @@ class Runner:
         experiment, objective = self.experiment, self.experiment.task.spec.objective
         subject = experiment.subject(self.theta, "val", experiment.num_val_tasks, self.execution)
         scores = self.scores(subject, final=False).scores
-        means = {f"val/{name}": score.mean for name, score in scores.items()}
-        if self.step == 0 and not torch.tensor([*means.values()]).isfinite().all():
-            self.report.say("the start has no finite score on the validation tasks, so it is no candidate for the best")
-            return
-        refuse_divergence(means, self.step, experiment.seed)
-        value, sign = scores[objective.score_name].mean, 1 if objective.higher_is_better else -1
+        score, sign = scores[objective.score_name], 1 if objective.higher_is_better else -1
+        if self.step and not self.best.get("step"):  # training has led to nothing that has a score
+            refuse_divergence({f"val/{objective.score_name}": score.mean}, self.step, experiment.seed)
         self.validated = self.step
-        if not self.best or sign * value > sign * self.best["value"]:
-            self.best = {"value": value, "step": self.step}
+        if math.isfinite(score.mean) and (not self.best or sign * score.mean > sign * self.best["value"]):
+            self.best = {"value": score.mean, "step": self.step}
             self.save("best")
         self.report.validation(self.step, scores, self.best)
         self.save("last")  # after the report: a run killed in between does both again
