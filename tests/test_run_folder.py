@@ -187,7 +187,9 @@ def test_a_theta_without_a_finite_score_is_no_candidate_for_the_best(tmp_path, m
         return
     assert outcome.code == 0, outcome.text
     assert f"no finite number at step {lost[0]}: val/mse; such a theta is no candidate" in outcome.err
-    assert [row["step"] for row in metrics(run) if "val/mse" in row] == [step for step in (0, 5, 10, 12) if step not in lost]
+    assert [row["step"] for row in metrics(run) if "val/mse" in row] == [
+        step for step in (0, 5, 10, 12) if step not in lost
+    ]
     assert read(run / "results.json")["protocol"]["checkpoint_step"] not in lost
 
 

@@ -10,7 +10,6 @@ Photos of another size are squashed to 84 x 84, none of them cut, by the filters
 
 import csv
 import io
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,7 @@ from metarun.errors import DataError
 from metarun.tasks.image_classes import ImageData, image_task
 from metarun.tasks.image_files import Ranges, is_image, plain
 from metarun.tasks.pickles import load_pickle
-from metarun.tasks.splits import SPLITS
+from metarun.tasks.splits import SPLITS, published_splits
 from metarun.tasks.store import ClassRows, Source
 
 SIDE = 84
@@ -70,7 +69,7 @@ def cubic(image: Image.Image) -> np.ndarray:
 def mini_imagenet(data_root: str) -> ImageData:
     """Colour photos 84 x 84: mini-ImageNet, 64 / 16 / 20 classes of 600."""
     return images_of(
-        Benchmark("mini-ImageNet", "mini-imagenet", _listed("mini_imagenet"), 600, lanczos), Path(data_root)
+        Benchmark("mini-ImageNet", "mini-imagenet", published_splits("mini_imagenet"), 600, lanczos), Path(data_root)
     )
 
 
@@ -78,12 +77,9 @@ def mini_imagenet(data_root: str) -> ImageData:
 def tiered_imagenet(data_root: str) -> ImageData:
     """Colour photos 84 x 84: tieredImageNet, 351 / 97 / 160 classes."""
     return images_of(
-        Benchmark("tieredImageNet", "tiered-imagenet", _listed("tiered_imagenet"), None, cubic), Path(data_root)
+        Benchmark("tieredImageNet", "tiered-imagenet", published_splits("tiered_imagenet"), None, cubic),
+        Path(data_root),
     )
-
-
-def _listed(name: str) -> dict[str, list[str]]:
-    return json.loads((Path(__file__).parent / "class_splits" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def images_of(benchmark: Benchmark, data_root: Path) -> ImageData:

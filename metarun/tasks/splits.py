@@ -5,6 +5,7 @@ import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,14 @@ SPLITS = ("train", "val", "test")
 SPELLINGS = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 # A mapping rather than three numbers stands in the YAML: Hydra cannot put a mapping of lists in the place of a list.
 Split = Sequence[float] | Mapping[str, float | Sequence[str] | Literal["all"]] | Literal["given"]
+
+
+PublishedSplit = Literal["protaugment_1", "protaugment_2", "protaugment_3", "protaugment_4", "protaugment_5"]
+
+
+def published_splits(data: str) -> Any:
+    """What ``class_splits`` lists of a data set: the classes of its published split, or of each by name."""
+    return json.loads((Path(__file__).parent / "class_splits" / f"{data}.json").read_text(encoding="utf-8"))
 
 
 def composed(text: str) -> str:
@@ -47,6 +56,11 @@ def split_classes(names: Sequence[str], given: Sequence[str], split: Split, seed
     listed by name ("" for those that no list names), or all in one. Raises ValueError when ``split`` does not fit."""
     if split == "given":
         return _given(names, given)
+    if isinstance(split, str):
+        raise ValueError(
+            f"task.split is {split}, a published split of CLINC150 and Banking77, and these are other sentences. "
+            "Give shares, lists of classes, or given."
+        )
     if isinstance(split, Mapping):
         if whole := [part for part, value in split.items() if value == "all"]:
             return _all_in(whole, names)

@@ -8,7 +8,7 @@ N ways, K shots, Q queries, B episodes, S = N * K
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from metarun.tasks.episodes import (
 from metarun.tasks.groups import GroupedPool, draw_in_order, groups_digest, lacking
 from metarun.tasks.sizes import Count, EpisodeSize, Sized, Sizes, sizes_by_split
 from metarun.tasks.sources import PreparedTask, task_from
-from metarun.tasks.splits import SPLITS, Split, by_shares, split_classes, split_digest, thinned
+from metarun.tasks.splits import SPLITS, PublishedSplit, Split, by_shares, split_classes, split_digest, thinned
 from metarun.tasks.store import Prepared, Source
 from metarun.tasks.text_files import BY_NAME, Fields
 from metarun.tasks.text_reader import TextReader
@@ -45,6 +45,7 @@ class TextData:
     source: Source
     fields: Fields = BY_NAME  # of the user's own file
     path: str = ""  # of that file, to be named in notes: what is prepared goes by content, whatever the path
+    splits: Mapping[str, Split] = field(default_factory=dict)  # those that papers have published, by name
 
 
 class TextClasses(PreparedTask, Sized):
@@ -58,7 +59,7 @@ class TextClasses(PreparedTask, Sized):
         *,
         data: Callable[[], TextData],
         features: TextFeatures,
-        split: Split,
+        split: Split | PublishedSplit,
         split_seed: int,
         num_ways: Count,
         num_shots: Count,
@@ -81,7 +82,8 @@ class TextClasses(PreparedTask, Sized):
         named = data()
         self.fields, self.path = named.fields, named.path
         self.name, self.text_set = named.name, text_set(named.source.prepared())
-        prepared = self._divide(split, split_seed, train_fraction)
+        chosen = named.splits.get(split, split) if isinstance(split, str) else split
+        prepared = self._divide(chosen, split_seed, train_fraction)
         training = np.isin(self.text_set.labels(), [c for c, of in enumerate(self.split_of) if of == "train"])
         known = self._known(fitted or {})
         self.encoded = features.encode(self.text_set, training, Path(data_root) / "prepared", device, dtype, known)

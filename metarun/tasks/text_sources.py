@@ -3,7 +3,8 @@
 CLINC150: 150 intents of a voice assistant, 150 sentences each; its out-of-scope sentences are left out. Larson et al.,
 EMNLP 2019, https://arxiv.org/abs/1909.02027, CC BY 3.0. Banking77: 77 intents of a bank's customers, 75 to 227 sentences
 each. Casanueva et al., 2020, https://arxiv.org/abs/2003.04807, CC BY 4.0. Their training, validation and test parts are
-joined: in few-shot learning it is classes that are split.
+joined: in few-shot learning it is classes that are split. Splits protaugment_1 to 5: Dopierre et al., ACL 2021,
+https://arxiv.org/abs/2105.12995, data/*/few_shot of its code.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from metarun.errors import DataError, MissingDataError
 from metarun.tasks.published import Published, PublishedFile
-from metarun.tasks.splits import Split
+from metarun.tasks.splits import Split, published_splits
 from metarun.tasks.store import ClassRows, Source
 from metarun.tasks.text import TextData, text_task
 from metarun.tasks.text_files import Fields, bytes_of, row_of, rows_of, text_of
@@ -25,13 +26,13 @@ RULES = 3  # of reading the user's own files; raise it when the same file gives 
 @text_task
 def clinc150(data_root: str, download: bool) -> TextData:
     """Sentences in 150 intents: CLINC150, said to a voice assistant (CC BY 3.0)."""
-    return TextData("clinc150", CLINC150.source(data_root, download))
+    return TextData("clinc150", CLINC150.source(data_root, download), splits=published_splits("clinc150"))
 
 
 @text_task
 def banking77(data_root: str, download: bool) -> TextData:
     """Sentences in 77 intents: Banking77, written to a bank (CC BY 4.0)."""
-    return TextData("banking77", BANKING77.source(data_root, download))
+    return TextData("banking77", BANKING77.source(data_root, download), splits=published_splits("banking77"))
 
 
 @text_task

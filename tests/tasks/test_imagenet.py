@@ -237,9 +237,9 @@ def test_without_images_the_message_says_why_what_and_where(tmp_path, task, name
 
 
 def test_the_lists_have_the_published_numbers_of_classes_and_no_class_twice():
-    from metarun.tasks.imagenet import _listed
+    from metarun.tasks.splits import published_splits
 
     for name, sizes in (("mini_imagenet", [64, 16, 20]), ("tiered_imagenet", [351, 97, 160])):
-        listed = _listed(name)
+        listed = published_splits(name)
         assert [len(names) for names in listed.values()] == sizes
         assert len({name for names in listed.values() for name in names}) == sum(sizes)

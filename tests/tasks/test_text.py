@@ -13,6 +13,7 @@ import unicodedata
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from metarun.evaluation.scoring import Subject, evaluate
 from metarun.evaluation.suite import baseline_of, check_words
 from metarun.execution.execution import Looped, Vmapped
 from metarun.tasks.published import Published
+from metarun.tasks.splits import PublishedSplit
 from metarun.tasks.store import Source
 from metarun.tasks.text import TextClasses
 from metarun.tasks.text_features import Hashed, Tokens
@@ -801,3 +803,24 @@ def test_the_published_sets_have_their_sizes_and_one_manifest(data_root, make, c
     assert len(a_task.text_set.texts) == texts
     assert [len(a_task.pools[s].names) for s in ("train", "val", "test")] == split
     assert manifest(a_task, "test", 100) == digest
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("make", "sizes"), [(clinc150, [50, 50, 50]), (banking77, [25, 25, 27])])
+def test_published_splits_name_every_class_once(data_root, make, sizes):
+    given = {"seed": 0, "device": torch.device("cpu"), "dtype": torch.float32, "data_root": str(data_root)}
+    size = {"num_ways": 5, "num_shots": 1, "num_queries": 5}
+    made = [
+        make(**size, **WITHOUT_OTHERS, **given, features=TOKENS, split=name, split_seed=0, download=False)
+        for name in get_args(PublishedSplit)
+    ]
+    for one in made:
+        classes = [name for s in ("train", "val", "test") for name in one.pools[s].names]
+        assert [len(one.pools[s].names) for s in ("train", "val", "test")] == sizes
+        assert sorted(classes) == sorted(one.text_set.names)
+    assert len({one.fingerprint() for one in made}) == 5
+
+
+def test_ones_own_sentences_have_no_published_split(root):
+    with pytest.raises(ValueError, match=r"protaugment_1, a published split of CLINC150 and Banking77"):
+        task(root, split="protaugment_1")
