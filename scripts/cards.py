@@ -113,7 +113,7 @@ def judge_again() -> None:
         target, before, figures = targets()[name], json.dumps(content), []
         for shown, figure in zip(content["figures"], target.figures, strict=True):
             ours = shown["ours"]
-            if (ours["step"], ours["evaluated_by"]) != (figure.step, evaluated_by(figure)):
+            if (ours["step"], ours["evaluated_by"]) != (figure.step, evaluated_by(target, figure.evaluate)):
                 sys.exit(
                     f"{name}: {figure.name} is measured in another way now; metarun reproduce {name}, and take it in."
                 )

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from metarun.reproduce.card import evaluated_by
 from metarun.reproduce.registry import targets
 from tests.test_receipts import ROOT, script
 
@@ -41,7 +42,7 @@ def test_a_verdict_of_a_card_follows_from_its_numbers_and_the_registry(name):
     for shown, figure in zip(card["figures"], target.figures, strict=True):
         ours = shown["ours"]
         assert shown["paper"] == {key: getattr(figure, key) for key in shown["paper"]}
-        assert ours["step"] == figure.step and (ours["evaluated_by"] or "").split()[3:] == [*figure.evaluate]
+        assert ours["step"] == figure.step and ours["evaluated_by"] == evaluated_by(target, figure.evaluate)
         measured = Measured(ours["mean"], ours["ci95"], ours["tasks"], ours["over_seeds"])
         assert shown["verdict"] == verdict(target, figure, measured)
         assert ours["mean"] == pytest.approx(sum(s["mean"] for s in ours["seeds"]) / len(ours["seeds"]))

@@ -249,6 +249,22 @@ def numbers(card: dict) -> list:
     return [seeds, [row for row in card["common"] if row["seed"] == 0], card["runs"][0]["curve"]]
 
 
+def test_a_paper_that_tests_its_last_model_is_met_by_our_last_one(published, tmp_path, monkeypatch):
+    words = [*(w for w in TINY if not w.startswith("optimizer")), "optimizer.lr=0.5"]  # so the start is the best
+    published(sine=told(words, tested="last"))
+    assert reproduce(["paper/sine"], wanted(tmp_path)) == 0
+    card, run = card_in(tmp_path), tmp_path / "paper" / "sine" / "seed0"
+    assert json.loads((run / "results.json").read_text())["protocol"]["checkpoint_step"] == 0
+    made = [json.loads(path.read_text()) for path in (run / "evaluations").glob("*.json")]
+    assert {results["protocol"]["checkpoint_step"] for results in made} == {40}
+    (shown,) = card["figures"]
+    assert shown["ours"]["evaluated_by"] == "metarun evaluate RUN --checkpoint last"
+    assert shown["ours"]["mean"] in [results["test/mse_step_1"]["mean"] for results in made]
+    assert all(row["evaluated_by"].startswith("metarun evaluate RUN --checkpoint last ") for row in card["common"])
+    monkeypatch.setattr("metarun.commands.reproduce.evaluate_run", None)
+    assert reproduce(["paper/sine"], wanted(tmp_path)) == 0  # all is there
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_one_killed_half_way_is_continued_by_the_same_command(published, undisturbed, tmp_path):
     published(sine=told())

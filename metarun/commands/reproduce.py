@@ -135,14 +135,14 @@ def one(target: Target, place: Sequence[str], wanted: Wanted, until: float | Non
 
 def evaluated(seed: Seed, overrides: Sequence[str], log: Path) -> dict[str, Any]:
     """What ``metarun evaluate RUN OVERRIDES`` leaves, from its file where the run's model is still that one's."""
-    where = seed.path / "evaluations" / f"{name_of(list(overrides), 'test', 'best')}.json"
-    step = read_json(seed.path / "results.json")["protocol"]["checkpoint_step"]
+    model = seed.target.tested
+    where = seed.path / "evaluations" / f"{name_of(list(overrides), 'test', model)}.json"
     if where.is_file():
         kept = read_json(where)
-        if kept["protocol"]["checkpoint_step"] == step:
+        if kept["protocol"]["checkpoint_step"] == seed.tested_step():
             return kept
     with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
-        evaluate_run(seed.path, list(overrides), "test", "best", [])
+        evaluate_run(seed.path, list(overrides), "test", model, [])
     return read_json(where)
 
 

@@ -53,7 +53,8 @@ def of_figure(target: Target, figure: Figure, seeds: Sequence[Seed], evaluated: 
     """One figure of the paper beside ours."""
     each = []
     for seed in seeds:
-        results = evaluated(seed, figure.evaluate) if figure.evaluate else read_json(seed.path / "results.json")
+        by = evaluated_by(target, figure.evaluate)
+        results = evaluated(seed, figure.evaluate) if by else read_json(seed.path / "results.json")
         score = score_at(target, results, figure.step)
         protocol = results["protocol"]
         width = target.scale * (score.ci95 or 0.0)
@@ -67,13 +68,14 @@ def of_figure(target: Target, figure: Figure, seeds: Sequence[Seed], evaluated: 
             }
         )
     ours = measured([(row["mean"], row["ci95"], row["tasks"], str(row["episodes"])) for row in each])
-    kept = {**asdict(ours), "seeds": each, "step": figure.step, "evaluated_by": evaluated_by(figure)}
+    kept = {**asdict(ours), "seeds": each, "step": figure.step, "evaluated_by": evaluated_by(target, figure.evaluate)}
     return judged(target, figure, kept)
 
 
-def evaluated_by(figure: Figure) -> str | None:
-    """The command of the evaluation that the figure is of; None where it is the run's own test."""
-    return " ".join(["metarun evaluate RUN", *figure.evaluate]) if figure.evaluate else None
+def evaluated_by(target: Target, overrides: Sequence[str]) -> str | None:
+    """The command of an evaluation; None where it is the run's own test."""
+    words = [*(["--checkpoint", target.tested] if target.tested != "best" else []), *overrides]
+    return " ".join(["metarun evaluate RUN", *words]) if words else None
 
 
 def judged(target: Target, figure: Figure, kept: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +129,7 @@ def common(target: Target, seed: Seed, evaluated: Evaluated) -> list[dict[str, A
                 "ci95": target.scale * (last.ci95 or 0.0),
                 "steps": steps,
                 "episodes": protocol.get("manifest"),
-                "evaluated_by": " ".join(["metarun evaluate RUN", *overrides]),
+                "evaluated_by": evaluated_by(target, overrides),
             }
         )
     return rows

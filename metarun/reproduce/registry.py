@@ -81,6 +81,7 @@ class Target:
     figures: tuple[Figure, ...]
     reruns: tuple[Rerun, ...]
     cause: str | None  # why ours misses the figure, where that was found
+    tested: str = "best"  # the model whose score the paper prints: best on validation tasks, or last
 
     @property
     def id(self) -> str:

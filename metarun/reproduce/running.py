@@ -14,6 +14,7 @@ from typing import Any
 from metarun.config.checks import changed_settings, flat
 from metarun.config.compose import assigned, composed, override_key, read_config
 from metarun.errors import ConfigError, Interrupted, MetarunError
+from metarun.files import read_json
 from metarun.output import ledger
 from metarun.output.folder import RunFolder
 from metarun.process import ending_with
@@ -41,6 +42,12 @@ class Seed:
     def state(self) -> str:
         """completed, running, interrupted ..., or unknown where it has not begun."""
         return RunFolder(self.path).read_status()["state"]
+
+    def tested_step(self) -> int:
+        """The step of the model that the target tests."""
+        if self.target.tested == "last":
+            return int(read_config(self.path / "config.yaml").steps)
+        return int(read_json(self.path / "results.json")["protocol"]["checkpoint_step"])
 
 
 def seeds_of(target: Target, root: Path, number: int) -> list[Seed]:
@@ -134,7 +141,8 @@ def protocols(seed: Seed) -> list[tuple[str, ...]]:
     The common protocol has 600 test tasks, as many queries as shots and 15, and, where the network has batch norms, both
     statistics of the query batch (transductive) and others (inductive: those of training, or of the support).
     """
-    papers = [figure.evaluate for figure in seed.target.figures if figure.evaluate]
+    own = seed.target.tested == "best"  # the run's own test
+    papers = [figure.evaluate for figure in seed.target.figures if figure.evaluate or not own]
     return list(dict.fromkeys([*papers, *common_protocols(seed.path, seed.target)]))
 
 
