@@ -75,6 +75,12 @@ def trained(execution, optimizer, clip, steps: int = 6):
     return [p.detach() for p in leaves], update.memory(), metrics
 
 
+def multiples(leaves):
+    """An optimizer of which one leaf steps at thrice the learning rate, and one not at all."""
+    parts = [(3.0, leaves[:1]), (0.0, leaves[1:2]), (1.0, leaves[2:])]
+    return torch.optim.SGD([{"params": part, "multiple": times} for times, part in parts], lr=0.1, momentum=0.9)
+
+
 @needs_compiler
 @pytest.mark.filterwarnings("error:Detected call of")  # a scheduler that saw no step of the optimizer
 @pytest.mark.parametrize(
@@ -83,8 +89,9 @@ def trained(execution, optimizer, clip, steps: int = 6):
         (partial(torch.optim.Adam, lr=0.01, fused=True), partial(nn.utils.clip_grad_norm_, max_norm=0.1)),
         (partial(torch.optim.SGD, lr=0.1), lambda leaves: None),
         (partial(torch.optim.SGD, lr=0.1, momentum=0.9), partial(nn.utils.clip_grad_value_, clip_value=0.01)),
+        (multiples, partial(nn.utils.clip_grad_norm_, max_norm=0.1)),
     ],
-    ids=["adam_norm", "sgd", "momentum_value"],
+    ids=["adam_norm", "sgd", "momentum_value", "multiples_norm"],
 )
 def test_a_step_in_one_graph_is_the_eager_step_to_float32_rounding(optimizer, clip):
     compiled = Compiled(Vmapped(None), whole=True)

@@ -16,6 +16,7 @@ from metarun.evaluation.eval_mode import modules_of
 from metarun.evaluation.scoring import Evaluator, Subject
 from metarun.evaluation.suite import Suite, with_ways
 from metarun.execution.execution import Changes, Eager, Execution
+from metarun.execution.update import MULTIPLE
 from metarun.models.dropout import dropping, drops
 from metarun.output.sink import Sink
 from metarun.trees import leaf_names, tree_leaves
@@ -78,7 +79,10 @@ class Experiment:
 
 
 def optimizer_of(experiment: Experiment, leaves: list[Tensor], names: list[str]) -> torch.optim.Optimizer:
-    """The optimizer of theta's leaves, in groups of their own where ``rates`` name the beginning of their names."""
+    """The optimizer of theta's leaves, in groups of their own where ``rates`` name the beginning of their names.
+
+    All have the schedule's learning rate; ``Update`` multiplies it, for schedulers go on from what they find.
+    """
     if not experiment.rates:
         return experiment.optimizer(leaves)
 
@@ -90,10 +94,9 @@ def optimizer_of(experiment: Experiment, leaves: list[Tensor], names: list[str])
         raise ConfigError(
             [f"rates.{part}: theta has no part of that name; it has {', '.join(names)}." for part in unknown]
         )
-    lr = experiment.optimizer(leaves[:1]).param_groups[0]["lr"]
     rates = {"": 1.0, **experiment.rates}
     groups = {part: [leaf for leaf, its in zip(leaves, parts, strict=True) if its == part] for part in rates}
-    return experiment.optimizer([{"params": group, "lr": lr * rates[part]} for part, group in groups.items() if group])
+    return experiment.optimizer([{"params": group, MULTIPLE: rates[part]} for part, group in groups.items() if group])
 
 
 def check_rates(experiment: Experiment) -> None:

@@ -13,6 +13,9 @@ from metarun.errors import MetarunError
 from metarun.execution.failures import memory_errors
 from metarun.trees import by_dtype, detach
 
+MULTIPLE = "multiple"  # the option of a group that steps at so many times its learning rate; at 0 it stays as it is
+NO_CONSTANT = ("params", "lr", MULTIPLE)
+
 
 class Update:
     """``clip``, if there is one, then ``optimizer.step``, on the leaves of theta; ``begins`` is called before."""
@@ -25,7 +28,7 @@ class Update:
         begins: Callable[[], None] = lambda: None,
     ) -> None:
         self.leaves, self.optimizer, self.clip, self.begins = leaves, optimizer, clip, begins
-        constant = ({k: v for k, v in group.items() if k not in ("params", "lr")} for group in optimizer.param_groups)
+        constant = ({k: v for k, v in group.items() if k not in NO_CONSTANT} for group in optimizer.param_groups)
         self.options = list(constant)
         self.rates: tuple[list[float], list[Tensor]] = [], []
 
@@ -34,7 +37,7 @@ class Update:
         self.begins()
         self._clipped(self.leaves, _own(self.leaves, gradient, copy=self.clip is not None))
         try:
-            with memory_errors():
+            with memory_errors(), multiplied(self.optimizer):
                 self.optimizer.step()
         except torch.OutOfMemoryError as error:  # nobody may take this step again, for some leaves may have moved
             raise MetarunError(
@@ -56,10 +59,15 @@ class Update:
         return all(group[name] == value for group, options in groups for name, value in options.items())
 
     def _clipped(self, leaves: list[Tensor], gradient: list[Tensor]) -> None:
-        for p, g in zip(leaves, gradient, strict=True):
-            p.grad = g
+        self._give(leaves, gradient)
         if self.clip:
             self.clip(leaves)
+
+    def _give(self, leaves: list[Tensor], gradient: list[Tensor]) -> None:
+        """Give ``leaves`` their gradients, and none to those that stay as they are: it would take part in a clipped norm."""
+        still = {id(p) for group in self.optimizer.param_groups if group.get(MULTIPLE) == 0 for p in group["params"]}
+        for p, g, mine in zip(leaves, gradient, self.leaves, strict=True):
+            p.grad = None if id(mine) in still else g
 
     @cached_property
     def names(self) -> list[list[str]]:
@@ -76,7 +84,7 @@ class Update:
 
     def follow_rates(self) -> None:
         """Bring the tensors of the learning rates up to date, in place: a recorded step reads them where they are."""
-        rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        rates = [float(rate) for rate in rates_of(self.optimizer)]
         if not self.rates[1]:
             like = self.leaves[0]
             self.rates = rates, [torch.tensor(rate, dtype=like.dtype, device=like.device) for rate in rates]
@@ -89,9 +97,8 @@ class Update:
     def stand_in(self) -> "Update":
         """The same update of a copy of the leaves, begun: for measuring what a step takes without taking one."""
         leaves = [torch.zeros_like(leaf, requires_grad=False) for leaf in self.leaves]
-        for leaf in leaves:
-            leaf.grad = torch.zeros_like(leaf)
-        twin = self._twin(leaves, [group["lr"] for group in self.optimizer.param_groups])
+        self._give(leaves, [torch.zeros_like(leaf) for leaf in leaves])
+        twin = self._twin(leaves, rates_of(self.optimizer))
         twin.step()
         for leaf, mine in zip(leaves, self.leaves, strict=True):
             leaf.copy_(mine.detach())
@@ -144,6 +151,24 @@ class Update:
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True)
         ]
         return type(self.optimizer)(groups)  # type: ignore[call-arg]
+
+
+def rates_of(optimizer: Optimizer) -> list[Any]:
+    """The learning rates by which the groups of ``optimizer`` step: multiples of the scheduled ones."""
+    return [group["lr"] * group.get(MULTIPLE, 1) for group in optimizer.param_groups]
+
+
+@contextmanager
+def multiplied(optimizer: Optimizer) -> Iterator[None]:
+    """A context in which the groups have the learning rates by which they step; then those of the schedule again."""
+    groups, scheduled = optimizer.param_groups, [group["lr"] for group in optimizer.param_groups]
+    for group, rate in zip(groups, rates_of(optimizer), strict=True):
+        group["lr"] = rate
+    try:
+        yield
+    finally:
+        for group, rate in zip(groups, scheduled, strict=True):
+            group["lr"] = rate
 
 
 def dense(p: Tensor) -> Tensor:

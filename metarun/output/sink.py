@@ -27,7 +27,7 @@ class Sink:
         """Numbers by name at a step: what the next three events are, where a sink does not tell them apart."""
 
     def training(self, step: int, values: dict[str, float]) -> None:
-        """Means over the training steps since the last of these events, and the learning rate."""
+        """Means over the training steps since the last of these events, and the learning rate scheduled for the last."""
         self.write(step, values)
 
     def validation(self, step: int, values: dict[str, float]) -> None:

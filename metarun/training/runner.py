@@ -49,7 +49,7 @@ class Runner:
         self.step = self.validated = 0
         self.best: dict[str, float] = {}
         self.keep_at = experiment.next_checkpoint()
-        self.means = Means()
+        self.means, self.lr = Means(), 0.0  # since the last log; of the last step, as scheduled
         self.unwritten: Log | None = None
         self.generator_before: torch.Tensor | None = None  # what is computed now
 
@@ -125,7 +125,7 @@ class Runner:
     def train_step(self, episodes: Any) -> None:
         """Take one step on these episodes, and log it where that is due."""
         with profile_span("step", self.experiment.profile):
-            metrics = self.update_theta(episodes)
+            metrics, self.lr = self.update_theta(episodes), float(self.scheduler.get_last_lr()[0])
             self.scheduler.step()
         self.step += 1
         with profile_span("log", self.experiment.profile):
@@ -163,7 +163,7 @@ class Runner:
 
     def log(self) -> Log:
         """The line for this step, not yet written; the means begin anew."""
-        return Log(self.step, float(self.scheduler.get_last_lr()[0]), self.means.take())
+        return Log(self.step, self.lr, self.means.take())
 
     def write_log(self) -> None:
         """Write the log that is due, if one is."""
@@ -230,7 +230,7 @@ class Runner:
         """Write the checkpoint ``name`` (last or best), from which ``restore`` goes on; the first process alone does."""
         checkpoint.refuse_infinite(self.leaves, self.step, self.experiment.seed)
         state = {"format": 1, "theta": self.theta, "step": self.step, "validated": self.validated, "best": self.best}
-        state |= {"means": self.means.state(), "optimizer": self.optimizer.state_dict()}
+        state |= {"means": self.means.state(), "lr": self.lr, "optimizer": self.optimizer.state_dict()}
         state |= {"scheduler": self.scheduler.state_dict(), "generators": checkpoint.generators()}
         if self.devices.rank == 0:
             self.report.save(name, state)
@@ -244,5 +244,5 @@ class Runner:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.step, self.validated, self.best = state["step"], state["validated"], state["best"]
-        self.means = Means(**state["means"])
+        self.means, self.lr = Means(**state["means"]), float(state.get("lr", self.scheduler.get_last_lr()[0]))
         checkpoint.set_generators(state["generators"])
