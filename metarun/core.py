@@ -198,6 +198,10 @@ class MetaLearner(ABC):
         """
         return self
 
+    def refuse_size(self, num_support: int, num_query: int = 1) -> None:
+        """Raise ValueError where a support set, with so many queries read beside it (in training alone), is too large."""
+        return None
+
     def trajectory(self, theta: Params, support: Any, steps: int) -> Iterator[Params]:
         """phi after 0, 1, ..., ``steps`` adaptation steps, one by one. Learners that pass through them override this."""
         return (replace(self, inner_steps=k).adapt(theta, support) for k in range(steps + 1))  # type: ignore[type-var]

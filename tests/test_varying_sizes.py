@@ -156,6 +156,56 @@ def test_varying_shots_are_trained_and_tested_by_every_kind_of_learner(learner, 
     assert outcome.code == 0, outcome.text
 
 
+# ---- what a learner can take ----
+
+SNAIL = ["meta_learner=snail", "meta_learner.sequence_length=11", "meta_learner.filters=2"]
+SNAIL += ["meta_learner.attention=[[4,4],[4,4]]"]
+IN_CONTEXT = ["meta_learner=in_context", "meta_learner.width=8", "meta_learner.depth=1", "meta_learner.heads=2"]
+IN_CONTEXT += ["meta_learner.max_points=15", "task.train_num_queries=5"]
+TOO_LARGE = {
+    "snail": [SNAIL, "sequence_length is 11, but 20 support examples and a query are 21 places"],
+    "in_context": [IN_CONTEXT, "max_points is 15, but a support set and one query are 21 points"],
+}
+
+
+@pytest.mark.parametrize("learner", TOO_LARGE)
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        (["evaluation.shots=[1,20]"], "test with the 20 shots of evaluation.shots"),
+        (["task.num_shots=[2,20]"], "val"),
+        (["evaluation.task=sinusoid", "evaluation.task.sinusoid.num_shots=20"], "test"),
+    ],
+)
+def test_more_shots_than_a_learner_takes_are_refused_before_the_first_step(learner, words, where, tmp_path):
+    choice, message = TOO_LARGE[learner]
+    outcome = metarun(*TINY, *choice, "task.train_num_shots=10", *words, f"run_dir={tmp_path / 'run'}")
+    assert outcome.code == 2, outcome.text
+    assert f"episodes of {where}: meta_learner.{message}" in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_episodes_larger_than_a_learner_takes_are_refused_too(tmp_path):
+    words = [*TINY, *IN_CONTEXT, "task.train_num_shots=[2,12]", f"run_dir={tmp_path / 'run'}"]
+    outcome = metarun(*words)
+    assert outcome.code == 2, outcome.text
+    assert (
+        "episodes of train: meta_learner.max_points is 15, but support and query of a training episode" in outcome.err
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("learner", TOO_LARGE)
+def test_an_evaluation_with_more_shots_than_a_learner_takes_is_refused(learner, tmp_path):
+    choice, message = TOO_LARGE[learner]
+    assert metarun(*TINY, *choice, "steps=1", f"run_dir={tmp_path / 'run'}").code == 0
+    for words in (["task.num_shots=20"], ["evaluation.shots=[1,20]"]):
+        outcome = metarun("evaluate", str(tmp_path / "run"), *words)
+        assert outcome.code == 2, outcome.text
+        assert message in outcome.err
+    assert not (tmp_path / "run/evaluations").exists()
+
+
 # ---- exact resume, many devices ----
 
 

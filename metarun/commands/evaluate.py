@@ -17,6 +17,7 @@ from metarun.core import hyperparameters
 from metarun.errors import ConfigError, refuse_divergence
 from metarun.evaluation.estimates import Estimate
 from metarun.evaluation.intervals import Over
+from metarun.evaluation.shots import too_large
 from metarun.evaluation.suite import Suite
 from metarun.evaluation.whole import evaluate_all
 from metarun.output.cost import cost_of_evaluation
@@ -38,6 +39,8 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     if not experiment.num_test_tasks:
         raise ConfigError(["evaluation.num_tasks is 0: say how many episodes to score, evaluation.num_tasks=600, say."])
     experiment.suite.require(split)
+    if problems := too_large(experiment.suite, split, experiment.evaluators):
+        raise ConfigError(problems)
     subject = experiment.subject(run.theta, split, experiment.num_test_tasks, run.execution)
     with run.calibrated():
         evaluation = evaluate_all(experiment.suite, subject, experiment.evaluators, final=True)

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from metarun.core import Batch, Draw, Episode, TaskDistribution
+from metarun.core import Batch, Draw, Episode, MetaLearner, TaskDistribution
 from metarun.errors import ConfigError
 from metarun.evaluation.records import SHOTS
 from metarun.evaluation.scoring import Evaluator, Subject, Values, score_episodes
+from metarun.evaluation.suite import Suite
 from metarun.tasks.resized import Resized
 from metarun.tasks.sizes import Sized
+from metarun.trees import tree_leaves
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,26 @@ def check_shots(tasks: Sequence[TaskDistribution], shots: Sequence[int] | None) 
             problems.append(str(error))
     if problems:
         raise ConfigError(problems)
+
+
+def too_large(suite: Suite, split: str, evaluators: Sequence[Evaluator] = (), together: bool = False) -> list[str]:
+    """What learners say against the largest episodes of ``split``, with the most shots that ``evaluators`` give them.
+
+    ``together``: queries are read together with the support, as in training.
+    """
+    problems = []
+    for scored in suite.elsewhere.values() or [suite.own]:
+        if type(scored.learner).refuse_size is MetaLearner.refuse_size:
+            continue  # nothing to draw an episode for
+        for most in [None, *(max(evaluator.shots) for evaluator in evaluators if isinstance(evaluator, OverShots))]:
+            where = split if most is None else f"{split} with the {most} shots of evaluation.shots"
+            try:
+                at = scored.task if most is None else with_shots(scored.task, split, most)
+                rows = [tree_leaves(part)[0].shape[1] for part in at.sample(split, [0])[:2]]
+                scored.learner.refuse_size(rows[0], rows[1] if together else 1)
+            except ValueError as error:
+                problems.append(f"episodes of {where}: {error}")
+    return problems
 
 
 def with_shots(task: TaskDistribution, split: str, num_shots: int) -> TaskDistribution:

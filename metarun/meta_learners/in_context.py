@@ -91,7 +91,7 @@ class InContext(FewShotLearner):
         }
 
     def adapt(self, theta: Params, support: Batch) -> Params:
-        self._check(len(support.x) + 1, "a support set and one query are")
+        self.refuse_size(len(support.x))
         body, examples = body_of(self.base_learner), examples_of(support)
         z = functional_call(body, theta["body"], (support.x,))  # [S, D]
         h, seen = self.sequence(theta, z, self.labels(support, z), examples)
@@ -114,8 +114,8 @@ class InContext(FewShotLearner):
     def meta_loss(self, theta: Params, episode: Episode) -> tuple[Tensor, Metrics]:
         """Loss of the predictions of all points of support and query, each from those before it."""
         (support, query), body = episode[:2], body_of(self.base_learner)
-        num_support, num_points = len(support.x), len(support.x) + len(query.x)
-        self._check(num_points, "support and query of a training episode are")
+        num_support = len(support.x)
+        self.refuse_size(num_support, len(query.x))
         z = functional_call(body, theta["body"], (support.x,))
         z_query = functional_call(body, with_support(body, theta["body"], support.x), (query.x,))
         labels = torch.cat([self.labels(batch, z) for batch in (support, query)])
@@ -158,11 +158,13 @@ class InContext(FewShotLearner):
         loss = objective.loss(outputs, y)
         return loss, {"query_loss": loss.detach(), objective.score_name: objective.score(outputs, y)}
 
-    def _check(self, num_points: int, what: str) -> None:
-        if num_points > self.max_points:
+    def refuse_size(self, num_support: int, num_query: int = 1) -> None:
+        what = "support and query of a training episode" if num_query > 1 else "a support set and one query"
+        if (num_points := num_support + num_query) > self.max_points:
             raise ValueError(
-                f"meta_learner.max_points is {self.max_points}, but {what} {num_points} points; set it to that or more "
-                "(it is a size of the network), or lower task.num_shots or task.train_num_queries."
+                f"meta_learner.max_points is {self.max_points}, but {what} are {num_points} points; set it to that or more "
+                "(it is a size of the network), or lower the number of shots"
+                + (" or task.train_num_queries." if num_query > 1 else ".")
             )
 
 

@@ -79,12 +79,16 @@ class SNAIL(FewShotLearner):
         head = dense([channels, self.num_outputs], like)[0]
         return {"body": parameters_of(body_of(self.base_learner)), "network": {"blocks": blocks, "head": head}}
 
-    def adapt(self, theta: Params, support: Batch) -> Params:
-        if len(support.x) >= self.sequence_length:
+    def refuse_size(self, num_support: int, num_query: int = 1) -> None:
+        if num_support >= self.sequence_length:
             raise ValueError(
-                f"meta_learner.sequence_length is {self.sequence_length}, but {len(support.x)} support examples and a "
-                f"query are {len(support.x) + 1} places; set it to that or more (it is a size of the network)."
+                f"meta_learner.sequence_length is {self.sequence_length}, but {num_support} support examples and a "
+                f"query are {num_support + 1} places; set it to that or more (it is a size of the network), or lower the "
+                "number of shots."
             )
+
+    def adapt(self, theta: Params, support: Batch) -> Params:
+        self.refuse_size(len(support.x))
         z = functional_call(body_of(self.base_learner), theta["body"], (support.x,))  # [S, D]
         targets = support.y.is_floating_point()
         y = support.y.flatten(1) if targets else F.one_hot(support.y, self.num_outputs).to(z.dtype)
