@@ -19,6 +19,14 @@ RUNS = {
 }
 FLAGS = {name: [text for text in words if text.startswith("--")] for name, words in RUNS.items()}
 
+UNDEFINED = """
+from metarun.evaluation.scoring import Evaluator
+
+class Recall(Evaluator):
+    def scores(self, subject, phi, episode):
+        return {"recall": episode.query.y.new_full((), float("nan"))}
+"""
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> dict[str, Path]:
@@ -154,6 +162,17 @@ def test_an_evaluator_is_a_file_and_a_node_in_a_run_and_in_its_evaluation(tmp_pa
     assert outcome.code == 0, outcome.text
     (written,) = (run / "evaluations").glob("*.json")
     assert read(written)["test/largest"]["mean"] == pytest.approx(2 * once["test/largest"]["mean"])
+
+
+def test_a_further_score_that_is_undefined_is_told_as_null(run_of, tmp_path):
+    (tmp_path / "undefined.py").write_text(UNDEFINED)
+    run = run_of("maml")
+    node = "+evaluation.evaluator.recall={_target_: undefined.Recall}"
+    outcome = metarun(f"--config-dir={tmp_path}", "evaluate", str(run), node)
+    assert outcome.code == 0, outcome.text
+    (found,) = (run / "evaluations").glob("*.json")
+    assert read(found)["test/recall"]["mean"] is None
+    assert read(found)["test/mse"] == read(run / "results.json")["test/mse"]
 
 
 MISTAKES = {

@@ -45,8 +45,8 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     with run.calibrated():
         evaluation = evaluate_all(experiment.suite, subject, experiment.evaluators, final=True)
     scores = evaluation.scores
-    means = {f"{split}/{name}": score.mean for name, score in scores.items() if "_step_" not in name}
-    refuse_divergence(means, run.step, experiment.seed)
+    decides = experiment.task.spec.objective.score_name  # another may be undefined, and is then told as null
+    refuse_divergence({f"{split}/{decides}": scores[decides].mean}, run.step, experiment.seed)
     seen = seen_in_training(experiment.suite, split, run.folder.trained_on()) if split != "train" else []
     source = {"checkpoint": checkpoint, "checkpoint_step": run.step, "split": split} | kept(seen)
     content = results(experiment, evaluation, cost_of_evaluation(experiment, subject), source)
