@@ -134,6 +134,13 @@ MISTAKES = {
     "zero steps": (["steps=0"], "steps is 0, but must be 1 or more"),
     "a cosine over no steps": (["scheduler=cosine", "scheduler.T_max=0"], "scheduler.T_max=0, "),
     "a step size of zero": (["scheduler=step", "scheduler.step_size=0"], "scheduler: with scheduler.step_size=0, "),
+    "a schedule that ends before the last step": (
+        [
+            *["scheduler._target_=torch.optim.lr_scheduler.OneCycleLR", "~scheduler.factor", "~scheduler.total_iters"],
+            *["+scheduler.max_lr=0.01", "+scheduler.total_steps=4", "steps=6"],
+        ],
+        "scheduler.total_steps=4 it does not last for steps=6 (",
+    ),
     "a seed of more bits": (["seed=9223372036854775808"], "seed is 9223372036854775808, but must be 9223372036854775807"),
     "a chunk of no tasks": (["execution=auto", "execution.chunk=0"], "execution.chunk is 0; use 1 or more"),
     "a chunk of less": (["execution=auto", "execution.chunk=-1"], "execution.chunk is -1; use 1 or more"),

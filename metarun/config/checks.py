@@ -199,16 +199,38 @@ def _optimizer_problems(call: Callable[..., Any]) -> list[str]:
 
 def _scheduler_problems(scheduler: torch.optim.lr_scheduler.LRScheduler, call: Callable[..., Any]) -> list[str]:
     """Of a scheduler: StepLR divides by its step_size, say."""
+    if reason := _not_stepping(scheduler):
+        return [f"scheduler: with {_values(call)} it cannot step ({reason}). Lengths such as T_max must be 1 or more."]
+    return []
+
+
+def length_problems(
+    scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler], optimizer: Callable[..., Any], steps: int
+) -> list[str]:
+    """Problems of a schedule that ends before ``steps`` steps, as OneCycleLR does; many go on at their last rate."""
+    at_the_end = scheduler(optimizer([torch.nn.Parameter(torch.ones(2, 2))]))
+    at_the_end.last_epoch = steps - 1
+    if not (reason := _not_stepping(at_the_end)):
+        return []
+    fix = f"Lower steps, or make the schedule longer: scheduler.total_steps={steps}, say."
+    return [f"scheduler: with {_values(scheduler)} it does not last for steps={steps} ({reason}). {fix}"]
+
+
+def _not_stepping(scheduler: torch.optim.lr_scheduler.LRScheduler) -> str:
+    """Why the next step of ``scheduler`` fails; empty where it does not."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that the optimizer has not stepped
         try:
             scheduler.step()
-        except (ArithmeticError, TypeError, ValueError) as error:
-            given = call.keywords.items() if isinstance(call, partial) else ()
-            values = ", ".join(f"scheduler.{name}={value}" for name, value in given) or "its defaults"
-            reason = f"{type(error).__name__}: {error}"
-            return [f"scheduler: with {values} it cannot step ({reason}). Lengths such as T_max must be 1 or more."]
-    return []
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _values(call: Callable[..., Any]) -> str:
+    """The settings of a scheduler's call, as a user gives them."""
+    given = call.keywords.items() if isinstance(call, partial) else ()
+    return ", ".join(f"scheduler.{name}={value}" for name, value in given) or "its defaults"
 
 
 def name_of(call: Callable[..., Any]) -> str:

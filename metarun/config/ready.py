@@ -5,7 +5,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from metarun.config.build import build
-from metarun.config.checks import missing_packages
+from metarun.config.checks import length_problems, missing_packages
 from metarun.config.experiment import Experiment
 from metarun.errors import ConfigError
 from metarun.evaluation.shots import too_large
@@ -16,6 +16,7 @@ def ready(cfg: DictConfig, fitted: dict[str, Any] | None = None) -> Experiment:
     """Build the experiment; raises ConfigError with everything that keeps it from being trained, validated and tested."""
     experiment = build(cfg, fitted)
     problems = missing("task", experiment.task, ["train"]) + missing_packages(experiment.loggers)
+    problems += length_problems(experiment.scheduler, experiment.optimizer, experiment.steps)
     if problems:
         raise ConfigError(problems)
     experiment.suite.require("val", "test")
