@@ -236,6 +236,14 @@ def test_a_schedule_that_was_planned_to_the_end_cannot_be_trained_longer(tmp_pat
     assert "scheduler.T_max was planned for 12 steps" in outcome.err
 
 
+def test_an_optimizer_that_remembers_float32_beside_float64_goes_on_exactly(tmp_path):
+    words = [*TINY, "dtype=float64", "optimizer._target_=torch.optim.NAdam", "~optimizer.fused", "~optimizer.betas"]
+    assert metarun(*words, f"run_dir={tmp_path / 'whole'}").code == 0
+    killed("between two checkpoints", *words, f"run_dir={tmp_path / 'run'}", cwd=tmp_path)
+    assert metarun(f"resume={tmp_path / 'run'}").code == 0
+    assert_as_if_never_stopped(tmp_path / "run", tmp_path / "whole")
+
+
 def test_fewer_steps_than_were_made_are_refused(whole):
     outcome = metarun(f"resume={whole}", "steps=3")
     assert outcome.code == 2

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from metarun.errors import CheckpointError, refuse_divergence
 from metarun.files import write_atomically
@@ -71,6 +72,16 @@ def copy(theta: Any, leaves: list[Tensor]) -> None:
     """Give a run's ``leaves`` the values of ``theta``; raises ValueError where it is another's."""
     for p, saved in zip(leaves, tree_leaves(theta), strict=True):
         p.copy_(like(saved, p))
+
+
+def load_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Let ``optimizer`` go on from ``saved``, in the dtypes it has there: torch makes them those of the parameters, and
+    NAdam multiplies a number of float32 beside parameters of float64."""
+    optimizer.load_state_dict(saved)
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    for i, state in saved["state"].items():
+        kept = {name: value.dtype for name, value in state.items() if isinstance(value, Tensor)}
+        optimizer.state[params[i]] |= {name: optimizer.state[params[i]][name].to(dtype) for name, dtype in kept.items()}
 
 
 def like(saved: Tensor, leaf: Tensor) -> Tensor:

@@ -241,7 +241,7 @@ class Runner:
         path = self.report.folder.checkpoints / f"{name}.pt"
         state = self.devices.from_first(lambda: checkpoint.load(path, self.experiment.device))
         checkpoint.copy(state["theta"], self.leaves)
-        self.optimizer.load_state_dict(state["optimizer"])
+        checkpoint.load_optimizer(self.optimizer, state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.step, self.validated, self.best = state["step"], state["validated"], state["best"]
         self.means, self.lr = Means(**state["means"]), float(state.get("lr", self.scheduler.get_last_lr()[0]))
