@@ -46,7 +46,8 @@ def calibrate(learner: MetaLearner, theta: Params, task: TaskDistribution, execu
     """Give the batch norms in mode ``running`` the statistics of the first training tasks under ``theta``; return them.
 
     They are a function of theta alone ("precise" batch norm, Wu and Johnson 2021, https://arxiv.org/abs/2105.07576)
-    rather than an average over past thetas, so there is no state to checkpoint and training stays pure.
+    rather than an average over past thetas, so there is no state to checkpoint and training stays pure. Tasks are adapted by
+    the steps of training, whatever number an evaluation takes: one set serves all points of its curve.
     """
     layers = running_norms(learner)
 
