@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 from metarun.applied.trained import Trained, trained
 from metarun.evaluation.scoring import score_episodes
+from metarun.output.explained.figures import embedding, layers
 from metarun.trees import slice_tasks
 from tests import applying
 from tests.running import TINY, metarun
@@ -91,6 +92,22 @@ def test_the_change_of_a_layer_is_that_of_its_parameters_over_the_tasks():
     found = next(row for row in parts("maml")["layers"]["rows"] if row["layer"] == "body.3")
     assert found["change"]["mean"] == pytest.approx(np.mean(expected), rel=1e-9)
     assert found["parameters"] == 72 and found["kind"] == "Linear"
+
+
+def test_a_layer_that_begins_at_zero_is_told_in_words_of_its_own(tmp_path):
+    folder, words = tmp_path / "run", ["task=image_folder", f"task.path={applying.data() / 'photos'}", *applying.IMAGES]
+    words += [*applying.MLP, "meta_learner=baseline", "meta_learner.inner_steps=2"]
+    words += [f"data_root={applying.data()}", f"run_dir={folder}"]
+    assert metarun(*applying.BUDGET, *[word.strip("'") for word in words]).code == 0
+    outcome = metarun("explain", str(folder), "--tasks=2", f"--to={tmp_path / 'to'}")
+    assert outcome.code == 0, outcome.text
+    assert re.search(r"layer that moves away from zero .* head \(Linear\)", outcome.out)
+    assert re.search(r"other layer that changes most .* body\.1 \(Linear\): by 0 of its length", outcome.out)
+    assert "<td>away from zero</td>" in (tmp_path / "to" / "explanation.html").read_text()
+    rows = json.loads((tmp_path / "to" / "explain.json").read_text())["parts"]["layers"]["rows"]
+    assert [row["layer"] for row in rows if row["change"]["mean"] is None] == ["head"]
+    (text,) = layers({"rows": rows}).axes[0].texts
+    assert text.get_text().strip() == "away from zero"
 
 
 def test_the_similarity_of_a_body_is_that_of_its_features_on_the_queries():
@@ -263,6 +280,19 @@ def test_the_features_of_an_episode_are_shown_before_and_after_its_steps():
     assert parts("anil")["embedding"]["before"] == parts("anil")["embedding"]["after"]
 
 
+def test_classes_that_have_no_colour_of_their_own_are_left_out_and_counted():
+    def shown(ways: int):
+        part = {which: [[float(c), 0.0] for c in range(ways)] for which in ("support", "query")}
+        labels = {which: list(range(ways)) for which in ("support", "query")}
+        figure = embedding({"after": part, "labels": labels})
+        colours = figure.axes[0].collections[0]
+        colours.update_scalarmappable()
+        return {tuple(one) for one in colours.get_facecolors()}, figure.legends[0].get_title().get_text()
+
+    assert (len(shown(20)[0]), shown(20)[1]) == (20, "")
+    assert (len(shown(30)[0]), shown(30)[1]) == (20, "the first 20 of 30 classes")
+
+
 def test_other_steps_and_another_split_are_explained_by_overrides_and_options():
     content, _, _ = explained("maml", "evaluation.inner_steps=3", "--split=train")
     assert len(content["parts"]["steps"]["rows"]) == 4
@@ -329,7 +359,19 @@ def test_a_run_gets_a_folder_and_an_event_file_and_stays_as_it_was(own):
     new = [path for path in after if path not in before and folder not in path.parents]
     assert len(new) == 1 and new[0].name.startswith("events.out.tfevents.")
     tags = told(own).Tags()
-    assert tags["scalars"] == scalars and {"explain/layers", "explain/steps"} <= set(tags["images"])
+    shown = {f"explain/{folder.name}/{name}" for name in ("layers", "steps")}
+    assert tags["scalars"] == scalars and shown <= set(tags["images"])
+
+
+def test_two_explanations_of_a_run_have_tags_of_their_own(own):
+    choices = (["--split=train"], ["--checkpoint=last"], ["evaluation.inner_steps=3"])
+    for words in choices:
+        assert metarun("explain", str(own), "--tasks=2", *words).code == 0
+    names = {folder.name for folder in (own / "explanations").iterdir()}
+    shown = told(own)
+    tags = [tag for tag in shown.Tags()["images"] if tag.endswith("/steps")]
+    assert len(names) == 3 and set(tags) == {f"explain/{name}/steps" for name in names}
+    assert [len(shown.Images(tag)) for tag in tags] == [1, 1, 1]
 
 
 def test_figures_of_a_run_that_goes_on_do_not_hide_what_it_still_tells(own):

@@ -49,10 +49,11 @@ def explain_run(
     run = trained(path, overrides, checkpoint, config_dirs)
     subject = _subject(run, split, tasks)
     words = [*overrides, *([f"tasks={tasks}"] if tasks else [])]
-    folder = _folder(to, run.folder.path / "explanations" / name_of(words, split, checkpoint))
+    name = name_of(words, split, checkpoint)
+    folder = _folder(to, run.folder.path / "explanations" / name)
     found = _found(run, subject)
     score = subject.task.spec.objective.score_name
-    figures = {name: [(name, figure)] for name, figure in drawn(found.parts, score).items()}
+    figures = {part: [(part, figure)] for part, figure in drawn(found.parts, score).items()}
     figures.setdefault("episodes", []).extend(_pictures(subject, found.parts["episodes"]))
     facts = {"overrides": overrides, "checkpoint": checkpoint, "argv": sys.argv}
     content = _content(run, subject, found) | facts
@@ -63,7 +64,7 @@ def explain_run(
     _write(folder, content, table, figures)
     # a run that goes on writes events, of which TensorBoard reads none once there is a newer file
     apart = to is not None or run.folder.read_status()["state"] == "running"
-    shown = {f"explain/{name}": figure for part in figures.values() for name, figure in part}
+    shown = {f"explain/{name}/{which}": figure for part in figures.values() for which, figure in part}
     add_figures(folder if apart else run.folder.path, shown, run.step)
     print(f"page: {as_shown(folder / 'explanation.html')}")
 

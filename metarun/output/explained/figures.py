@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metarun.output.explained.findings import named
+from metarun.output.explained.findings import begins_at_zero, named
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+COLOURS = 20  # of classes; more are not told apart
 BEFORE, AFTER, SUPPORT, QUERY = "0.55", "C0", "C3", "C0"
 
 
@@ -51,8 +52,10 @@ def layers(part: dict[str, Any]) -> "Figure":
         panel.barh(places[shown], means[shown], xerr=whiskers, color=AFTER, height=0.65, error_kw={"lw": 1})
         panel.set_title(title, fontsize=10, loc="left")
         panel.grid(axis="x", alpha=0.3)
+    for place in (place for place, row in zip(places, rows, strict=True) if begins_at_zero(row)):
+        panels[0].text(0, place, " away from zero", fontsize=8, va="center")
     panels[0].set_yticks(places, [named(row) for row in rows], fontsize=8, parse_math=False)
-    panels[0].invert_yaxis()
+    panels[0].set(xlim=(0, None), ylim=(len(rows) - 0.5, -0.5))
     panels[1].set_xlim(0, 1.02)
     return figure
 
@@ -171,18 +174,21 @@ def embedding(part: dict[str, Any]) -> "Figure":
     """The features of an episode's support (large) and query (small), in one plane before and after adaptation."""
     moments = [name for name in ("before", "after") if name in part]
     figure, panels = _panels(len(moments), 4.6 * len(moments), 4, sharex=True, sharey=True)
-    labels = part["labels"]
-    classes = isinstance(labels["support"][0], int)
-    colors: dict[str, Any] = {"cmap": "tab20" if classes else "viridis"}
-    every = labels["support"] + labels["query"]
-    colors |= {"vmin": 0, "vmax": 19} if classes and max(every) < 20 else {"vmin": min(every), "vmax": max(every)}
+    labels = {which: np.array(values) for which, values in part["labels"].items()}
+    every = np.concatenate([*labels.values()])
+    classes = every.dtype.kind == "i"
+    limits = (0, COLOURS - 1) if classes else (every.min(), every.max())
+    colors = {"cmap": "tab20" if classes else "viridis", "vmin": limits[0], "vmax": limits[1]}
     for panel, name in zip(panels, moments, strict=True):
         for which, size, edge in (("query", 14, "none"), ("support", 90, "black")):
-            x, y = np.array(part[name][which], float).T
-            panel.scatter(x, y, s=size, c=labels[which], edgecolors=edge, marker="o", label=which, **colors)
+            shown = labels[which] < COLOURS if classes else labels[which] == labels[which]
+            x, y = np.array(part[name][which], float)[shown].T
+            panel.scatter(x, y, s=size, c=labels[which][shown], edgecolors=edge, marker="o", label=which, **colors)
         panel.set_title(f"{name} adaptation" if len(moments) > 1 else "features", fontsize=10, loc="left")
         panel.set(xticks=[], yticks=[])
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    few = f"the first {COLOURS} of {every.max() + 1} classes" if classes and every.max() >= COLOURS else None
+    legend = {"loc": "outside lower center", "ncols": 2, "frameon": False, "title": few}
+    figure.legend(*panels[0].get_legend_handles_labels(), **legend)
     return figure
 
 

@@ -1,5 +1,7 @@
 """The main findings of an explanation, as a table of a few rows."""
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from metarun.output.ledger import score_of
@@ -30,6 +32,11 @@ def named(row: dict[str, Any]) -> str:
     return f"{row['layer']} ({row['kind']})" if row["kind"] else str(row["layer"])
 
 
+def begins_at_zero(row: Mapping[str, Any]) -> bool:
+    """Whether a layer moves away from zero, so that its relative change is infinite; null in JSON."""
+    return bool(row["change"]) and row["change"]["mean"] in (None, math.inf)
+
+
 def _of_steps(rows: list[dict[str, Any]], score: str) -> list[tuple[str, Any]]:
     last = rows[-1]
     after = f"after {len(rows) - 1} step{'s' * (len(rows) > 2)}" if len(rows) > 1 else "after adaptation"
@@ -50,11 +57,16 @@ def _of_layers(rows: list[dict[str, Any]]) -> list[tuple[str, Any]]:
     single = [row for row in rows if row["layer"] != BODY]
     moved = [row for row in single if row["change"] and row["change"]["mean"] is not None]
     seen = [row for row in single if row["cka"] and row["cka"]["mean"] is not None]
-    found: list[tuple[str, Any]] = []
+    found: list[tuple[str, Any]] = [
+        ("layer that moves away from zero", f"{named(row)}: no share of its length says how far")
+        for row in rows
+        if begins_at_zero(row)
+    ]
     if moved:
+        layer = "other layer" if found else "layer"
         far, near = (choose(moved, key=lambda row: row["change"]["mean"]) for choose in (max, min))
-        found.append(("layer that changes most", f"{named(far)}: by {far['change']['mean']:.3g} of its length"))
-        found.append(("layer that changes least", f"{named(near)}: by {near['change']['mean']:.3g}"))
+        found.append((f"{layer} that changes most", f"{named(far)}: by {far['change']['mean']:.3g} of its length"))
+        found.append((f"{layer} that changes least", f"{named(near)}: by {near['change']['mean']:.3g}"))
     if seen:
         other = min(seen, key=lambda row: row["cka"]["mean"])
         found.append(("outputs least alike (CKA)", f"{named(other)}: {other['cka']['mean']:.3g}"))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from metarun.output.explained.findings import named
+from metarun.output.explained.findings import begins_at_zero, named
 from metarun.output.ledger import score_of
 from metarun.output.page import Section, figure, folded, paragraph, table_part
 from metarun.output.page import page as whole_page
@@ -90,8 +90,12 @@ def _picture(heading: str, caption: str, png: bytes) -> str:
 
 
 def _layers(part: Mapping[str, Any]) -> Table:
-    cells = [(named(r), r["parameters"], score_of(r["change"]), score_of(r["cka"])) for r in part["rows"]]
+    cells = [(named(r), r["parameters"], _change(r), score_of(r["cka"])) for r in part["rows"]]
     return Table(("layer", "parameters", "relative change", "CKA"), cells)
+
+
+def _change(row: Mapping[str, Any]) -> Any:
+    return "away from zero" if begins_at_zero(row) else score_of(row["change"])
 
 
 def _steps(part: Mapping[str, Any]) -> Table:
