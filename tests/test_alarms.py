@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,13 +20,14 @@ from metarun.output.alarms import (
     overfitting,
     poor_statistics,
 )
+from metarun.output.facts import facts_of
 from metarun.output.kept import read_alarms
 from metarun.output.metrics import written
 from tests.composing import experiment, train
 from tests.running import TINY, checkpoint, identical, killed, metarun
 
-CLASSES = Facts("accuracy", True, num_ways=5, steps=1000, episodes_a_line=40, alike=True)
-ERRORS = Facts("mse", False, num_ways=None, steps=1000, episodes_a_line=40, alike=True)
+CLASSES = Facts("accuracy", True, chance=0.2, steps=1000, episodes_a_line=40, alike=lambda step: True)
+ERRORS = Facts("mse", False, chance=None, steps=1000, episodes_a_line=40, alike=lambda step: True)
 SMALL = ["steps=200", "meta_batch_size=4", "log_every=20", "base_learner.hidden=[16]", "evaluation.every=100"]
 SMALL += ["evaluation.num_val_tasks=40", "evaluation.num_tasks=20", "dtype=float32", "execution=vmapped"]
 SMALL += ["execution.compile=false"]
@@ -132,6 +134,51 @@ def test_overfitting_is_a_training_score_far_above_that_of_validation():
     assert overfitting(CLASSES, [0.95], 0.6, 0.02) is None  # too few episodes
     assert overfitting(CLASSES, [0.95, 0.97, 0.96], 0.6, 0.2) is None
     assert overfitting(ERRORS, [0.1, 0.1, 0.1], 0.9, 0.1) and overfitting(ERRORS, [0.9, 0.9, 0.9], 0.1, 0.1) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "alike"),
+    [
+        ([], [True, True, True]),
+        (["meta_learner.inner_steps=3", "evaluation.inner_steps=3"], [True, True, True]),
+        (["meta_learner.inner_steps=3", "evaluation.inner_steps=0"], [False, False, False]),
+        (["task.train_num_shots=9"], [False, False, False]),
+        (["task.num_shots=[2,9]"], [True, True, True]),
+        (["task=prototypes"], [True, True, True]),
+        (["task.train_num_shots=[2,10]"], [False, False, False]),
+        (["task.num_dims=4", "task.grow_dims=[2,1,10]"], [False, False, True]),
+        (["task.grow_shots=[2,4,10]"], [False, False, True]),
+    ],
+    ids=lambda value: " ".join(map(str, value)),
+)
+def test_training_is_like_validation_where_learner_and_episodes_are(settings, alike):
+    facts = facts_of(experiment("task=linear_regression", *settings))
+    assert [facts.alike(step) for step in (0, 10, 20)] == alike
+
+
+def test_training_that_is_not_like_validation_is_not_compared_with_it(tmp_path):
+    for facts, told in ((CLASSES, ["overfitting"]), (replace(CLASSES, alike=lambda step: step >= 200), [])):
+        path = tmp_path / f"{len(told)}.jsonl"
+        heard = Alarms(path, 0, facts, lambda _: None)
+        heard.write(100, {"val/accuracy": 0.6, "val/accuracy_ci95": 0.01})
+        for step in (110, 120, 130):
+            heard.write(step, {"train/accuracy": 0.95})
+        heard.write(200, {"val/accuracy": 0.6, "val/accuracy_ci95": 0.01})
+        assert [alarm["alarm"] for alarm in read_alarms(path)] == told
+
+
+def test_guessing_is_as_good_as_the_ways_of_the_validation_let_it_be(tmp_path):
+    def chance(*settings: str) -> float | None:
+        return facts_of(experiment(*settings, "evaluation.num_val_tasks=60")).chance
+
+    assert chance("task=prototypes", "task.num_ways=4") == pytest.approx(1 / 4)
+    assert chance("task=sinusoid") is None
+    requests = Path(__file__).parent / "outside" / "requests.jsonl"
+    words = ["task=text_jsonl", f"task.path={requests}", f"data_root={tmp_path}", "task.split={train:4,val:3,test:3}"]
+    settings = [*words, "task.num_ways=[2,3]", "task.num_shots=1", "task.num_queries=2", "meta_learner=protonet"]
+    built = experiment(*settings, "evaluation.num_val_tasks=200")
+    ways = [int(built.task.at("val", i).sample("val", [0]).query.y.max()) + 1 for i in range(10)]
+    assert facts_of(built).chance == pytest.approx(sum(1 / n for n in ways) / 10) and len(set(ways)) > 1
 
 
 def test_a_test_far_below_the_best_validation_is_told_through_the_numbers_of_a_run(tmp_path):

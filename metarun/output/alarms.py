@@ -26,10 +26,10 @@ class Facts:
 
     score: str
     higher_is_better: bool
-    num_ways: int | None  # of a validation episode, where the score is an accuracy
+    chance: float | None  # what guessing has at validation, where the score is an accuracy
     steps: int
     episodes_a_line: int  # of metrics.jsonl
-    alike: bool  # whether training episodes are as validation's, and scored alike
+    alike: Callable[[int], bool]  # whether training episodes of that step are as validation's, and scored alike
 
 
 class Alarms(Sink):
@@ -45,7 +45,8 @@ class Alarms(Sink):
         self.told = [alarm for alarm in read_alarms(path) if alarm["step"] <= resume_step]
         if path.is_file():
             self._keep()
-        self.training_scores: list[float] = []  # since the last validation
+        self.training_scores: list[float] = []  # since the last validation, of step ``since``
+        self.since = 0
         self.best: tuple[float, float] | None = None  # of the validations, with its interval
 
     def begins(self, seen: str | None) -> None:
@@ -63,8 +64,9 @@ class Alarms(Sink):
             if self.best is None or sign * value > sign * self.best[0]:
                 self.best = value, ci95
             self._raise(step, "at_chance", at_chance(self.facts, step, value, ci95))
-            self._raise(step, "overfitting", overfitting(self.facts, self.training_scores, value, ci95))
-            self.training_scores = []
+            better = overfitting(self.facts, self.training_scores, value, ci95)
+            self._raise(step, "overfitting", better and better * self.facts.alike(self.since))
+            self.training_scores, self.since = [], step
         if f"test/{score}" in values and self.best:
             self._raise(step, "validation_above_test", above_test(self.facts, self.best, values[f"test/{score}"]))
 
@@ -94,18 +96,18 @@ def early(facts: Facts, step: int) -> bool:
 
 def at_chance(facts: Facts, step: int, value: float, ci95: float) -> str | None:
     """Of a validation that guessing would have reached."""
-    if facts.num_ways is None or early(facts, step):
+    chance = facts.chance
+    if chance is None or early(facts, step):
         return None
-    chance = 1 / facts.num_ways
     if value - ci95 > chance or ci95 > (1 - chance) / 2:  # an interval that wide says nothing
         return None
     if value + ci95 < chance:
         return (
-            f"val/{facts.score} {value:.4g} +- {ci95:.2g} is below that of guessing one of {facts.num_ways} classes. Are "
-            "the labels of queries those of the support? Look at the data (metarun data show NAME)."
+            f"val/{facts.score} {value:.4g} +- {ci95:.2g} is below that of guessing, {chance:.4g}. Are the "
+            "labels of queries those of the support? Look at the data (metarun data show NAME)."
         )
     return (
-        f"val/{facts.score} {value:.4g} +- {ci95:.2g} is that of guessing one of {facts.num_ways} classes, after {step} of "
+        f"val/{facts.score} {value:.4g} +- {ci95:.2g} is that of guessing, {chance:.4g}, after {step} of "
         f"{facts.steps} steps. Labels that do not belong to the inputs, or steps too small or too large: look at the data "
         "(metarun data show NAME), optimizer.lr and meta_learner.inner_lr."
     )
@@ -113,7 +115,7 @@ def at_chance(facts: Facts, step: int, value: float, ci95: float) -> str | None:
 
 def overfitting(facts: Facts, training: list[float], value: float, ci95: float) -> str | None:
     """Of training scores far better than those of the validation."""
-    if not facts.alike or len(training) * facts.episodes_a_line < FEW_EPISODES:
+    if len(training) * facts.episodes_a_line < FEW_EPISODES:
         return None
     trained = sum(training) / len(training)
     if not far_better(facts, trained, value, ci95):

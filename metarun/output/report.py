@@ -24,8 +24,9 @@ from metarun.evaluation.whole import Evaluation
 from metarun.execution.choice import Choice
 from metarun.execution.failures import memory_errors
 from metarun.output import checkpoint
-from metarun.output.alarms import Alarms, Facts
+from metarun.output.alarms import Alarms
 from metarun.output.cost import cost_of_run
+from metarun.output.facts import facts_of
 from metarun.output.figures import adaptation_curve, episode_grid, shots_curve
 from metarun.output.folder import RunFolder, tensorboard_command
 from metarun.output.metrics import MetricsFile, written
@@ -33,7 +34,7 @@ from metarun.output.profiling import StepProfiler, too_few
 from metarun.output.results import results, write_results
 from metarun.output.seen import kept, seen_ahead, seen_in_training
 from metarun.output.sink import Sink
-from metarun.output.summary import curves_over_shots, differences, summary
+from metarun.output.summary import curves_over_shots, summary
 from metarun.output.terminal import Ticker
 from metarun.paths import as_shown
 from metarun.process import peak_memory_mb
@@ -56,7 +57,7 @@ class Reporter:
             *loggers,
         ]
         self.signs: Signs | None = None  # of the validation that is not told yet
-        self.alarms = Alarms(folder.path / "alarms.jsonl", resume_step, self._facts(), self.say)
+        self.alarms = Alarms(folder.path / "alarms.jsonl", resume_step, facts_of(experiment), self.say)
         self.sinks.append(self.alarms)
         ahead = too_few(experiment.steps - resume_step) if experiment.profile else ""
         self.profiler = StepProfiler(folder.path / "profile") if experiment.profile and not ahead else None
@@ -168,20 +169,6 @@ class Reporter:
             experiment.dropping(step),
         ):  # no memory to spare: no signs
             self.signs = signs_of(subject.on(experiment.suite.first), loss, experiment.task, batch)
-
-    def _facts(self) -> Facts:
-        experiment = self.experiment
-        spec, scored = experiment.task.spec, experiment.suite.elsewhere.values()
-        ways = {s.task.spec.num_ways for s in scored or [experiment.suite.own]}
-        alike = not scored and not list(differences(*2 * [experiment.suite.own.node]))
-        return Facts(
-            score=self.score,
-            higher_is_better=spec.objective.higher_is_better,
-            num_ways=ways.pop() if len(ways) == 1 and self.score == "accuracy" else None,
-            steps=experiment.steps,
-            episodes_a_line=experiment.log_every * experiment.meta_batch_size,
-            alike=alike and not experiment.learner.needs_train_classes,
-        )
 
     def testing(self, step: int) -> None:
         """The final test begins, on the checkpoint of ``step``."""
