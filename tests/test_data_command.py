@@ -180,6 +180,13 @@ def test_pictures_have_a_panel_for_support_and_query_of_each_episode():
     assert len(numbers_figure(Episode(numbers, numbers), ["one", "two"]).axes) == 8  # a heat map and its scale each
 
 
+@pytest.mark.parametrize("name", ["data(1)", "a,b", "a=b", "it's a [folder]"])
+def test_the_doctor_reads_a_data_root_of_any_name(name, tmp_path):
+    (tmp_path / name).mkdir()
+    states = {what: state for what, state, *_ in doctor.findings(tmp_path / name)}
+    assert states["data root"] == "ok" and states["omniglot"] == "info"
+
+
 def test_the_doctor_says_of_every_data_set_whether_it_is_there():
     outcome = metarun("doctor")
     assert outcome.code == 0, outcome.err

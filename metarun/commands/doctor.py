@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metarun.commands.data import entries
+from metarun.config.compose import assigned
 from metarun.output.tables import table_console
 from metarun.process import SPIN_COUNT, THRESHOLDS, keep_freed_memory
 
@@ -108,7 +109,7 @@ def _data(root: Path) -> Iterator[Finding]:
         free = shutil.disk_usage(root).free
         if free < NEEDED_DISK:
             yield Finding("disk", "slow", f"{free / GIB:.1f} GiB free", "free some space")
-    for name, _, state, _ in entries([f"data_root={root}"], []):
+    for name, _, state, _ in entries([assigned("data_root", root)], []):
         if state == "ready":
             yield Finding(name, "ok", "prepared")
         elif state == "raw files found":

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -170,7 +171,7 @@ def searched(asked: Asked, begun: Begun, config_dirs: Sequence[Path], launching:
         return 1
     kept.write(winner=best.number)
     code = winner(best, asked, begun, config_dirs, launching, kept)
-    print(f"report:      metarun report {as_shown(asked.folder)}")
+    print(f"report:      {shlex.join(['metarun', 'report', as_shown(asked.folder)])}")
     return code or int(any(row["state"] == "failed" for row in result.trials))
 
 

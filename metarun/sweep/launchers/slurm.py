@@ -97,7 +97,7 @@ class Slurm(Way):
             return None
         if new:
             print(
-                f"states: metarun runs {as_shown(sweep.folder)}\n"
+                f"states: {shlex.join(['metarun', 'runs', as_shown(sweep.folder)])}\n"
                 "the same command again submits only what is neither done nor in the queue"
             )
         return int(any(job.unusable for job in left))
