@@ -11,9 +11,10 @@ from torch.optim import lr_scheduler
 
 from metarun.config.ranges import LARGEST_FLOAT, LARGEST_INT, numbers_in, range_problems
 from metarun.config.targets import locate, problems_of_call
+from metarun.errors import ConfigError
 from metarun.output.kept import Loader
 from metarun.paths import config_dir
-from tests.composing import OUTSIDE
+from tests.composing import OUTSIDE, experiment
 from tests.running import metarun
 
 
@@ -70,6 +71,8 @@ def test_every_number_that_metarun_ships_is_in_its_range(target, arguments):
     ("meta_learner.inner_steps=2000000000", "but must be 100000 or less: memory grows with each"),
     ("task.num_queries=2000000000", "task.num_queries is 2000000000, but must be 1000000 or less: what is counted"),
     ("base_learner.hidden=[40,2000000000]", "base_learner.hidden holds 2000000000; each must be 1000000 or less"),
+    ("base_learner.hidden=[40,0]", "base_learner.hidden holds 0; each must be 1 or more"),
+    ("base_learner.hidden=[-1]", "base_learner.hidden holds -1; each must be 1 or more"),
     ("steps=10000000000000", "steps is 10000000000000, but must be 1000000000000 or less: a run must end"),
     ("evaluation.num_tasks=2000000000", "evaluation.num_tasks is 2000000000, but must be 1000000000 or less"),
     ("execution.threads=100000", "execution.threads is 100000, but must be 1024 or less"),
@@ -109,6 +112,20 @@ def test_torchs_own_classes_are_checked_as_metaruns_are(overrides, message):
     outcome = metarun(*overrides)
     assert outcome.code == 2, outcome.text
     assert message in outcome.err
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    (["task=prototypes", "meta_learner=relationnet", "base_learner=relation_conv", "base_learner.channels=0"],
+     "base_learner.channels is 0, but must be 1 or more."),
+    (["meta_learner=tnp", "meta_learner.depth=0"], "meta_learner.width 64, depth 0, heads 4 and feedforward 128 must be 1"),
+    (["task=prototypes", "meta_learner=teacher", "meta_learner.teacher.hidden=[4,0]"],
+     "meta_learner.teacher.hidden holds 0; each must be 1 or more."),
+])  # fmt: skip
+def test_a_network_without_units_is_one_problem_before_the_first_step(settings, message):
+    with pytest.raises(ConfigError) as refused:
+        experiment(*settings)
+    (problem,) = refused.value.problems
+    assert problem.startswith(message)
 
 
 def test_types_are_found_where_a_class_of_torchs_does_not_resolve_its_own():

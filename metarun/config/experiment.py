@@ -113,9 +113,13 @@ def take_theta(learner: MetaLearner) -> Params:
     """Take theta_0 out of a learner: its networks' parameters, but for those ``outside_theta``, move to the meta device.
 
     A forward pass that forgets ``functional_call`` then raises, instead of silently using stale weights. Buffers and frozen
-    parameters stay. A parameter that stands in several places is still one afterwards.
+    parameters stay. A parameter that stands in several places is still one afterwards. Raises ConfigError where ``init``
+    refuses the learner's settings.
     """
-    theta = learner.init()
+    try:
+        theta = learner.init()
+    except ValueError as error:
+        raise ConfigError([told if "meta_learner" in (told := str(error)) else f"meta_learner: {told}"]) from error
     outside = [getattr(learner, name) for name in learner.outside_theta]
     networks = [network for network in modules_of(learner) if network not in outside]
     left = {p: nn.Parameter(p.to("meta")) for network in networks for p in trainable(network).values()}

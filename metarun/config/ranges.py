@@ -85,6 +85,9 @@ OURS: dict[str, Range] = {  # by the last word of a key
     "x_range": ANY_FLOAT,
     "quantiles": ANY_FLOAT,
     "interval": ANY_FLOAT,
+    **dict.fromkeys(
+        ("hidden", "hidden_size", "width", "latent_width", "channels", "filters", "windows", "heads"), COUNT
+    ),
     "threads": Range(most=1024, why="no run has more cores"),
     "chunk": Range(most=COUNT.most, why=HELD),
 }
