@@ -402,6 +402,8 @@ def test_an_explanation_is_the_same_each_time(own):
         (["evaluation.num_tasks=9"], "evaluation.num_tasks=9: the number of tasks is given by --tasks."),
         (["--checkpoint=first"], "--checkpoint is 'first'; use best or last."),
         (["steps=9"], "steps=9: an evaluation can change"),
+        (["--to", ""], "--to is empty; give it a value, or leave it out."),
+        (["--to="], "--to is empty; give it a value, or leave it out."),
         (["--to=/proc/none"], "Name a folder for the explanation by --to DIR."),
     ],
 )

@@ -14,7 +14,7 @@ from metarun.errors import ConfigError
 from metarun.evaluation.estimates import Estimate
 from metarun.evaluation.whole import Evaluation, evaluate_all
 from metarun.execution.execution import Looped
-from metarun.output.folder import RunFolder, tensorboard_command
+from metarun.output.folder import RunFolder, tensorboard_line
 from metarun.training import runner
 from tests.composing import experiment
 from tests.running import TINY, apart, checkpoint, identical, metarun, metrics, read, scalars
@@ -115,7 +115,13 @@ def test_without_run_dir_a_run_lies_under_its_date_with_a_plain_name(tmp_path, m
 
 def test_a_shell_reads_the_printed_tensorboard_command_as_one_folder():
     folder = Path("/my runs/it's $HOME")
-    assert shlex.split(tensorboard_command(folder))[1:] == ["--logdir", str(folder)]
+    assert tensorboard_line(folder) == ""  # there is nothing to look at, as with logger=none
+    (folder / "a run").mkdir(parents=True)
+    for place in ("a run", "."):
+        events = folder / place / "events.out.tfevents.1.host.2.0"
+        events.touch()
+        assert shlex.split(tensorboard_line(folder).removeprefix("tensorboard: "))[1:] == ["--logdir", str(folder)]
+        events.unlink()
 
 
 def test_output_to_a_pipe_has_no_control_characters(tmp_path):

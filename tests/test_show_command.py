@@ -3,11 +3,13 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 
+from metarun.output.tables import Score
 from tests.kept_runs import config, keep, write
 from tests.running import environment, metarun
 
@@ -44,6 +46,29 @@ def test_what_differs_from_the_defaults_of_its_own_options_is_shown(run):
     assert differs["steps"] == {"value": 100, "default": 30000}
     assert not [key for key in differs if key.startswith(("base_learner", "meta_learner", "run_dir"))]
     assert "  seed   3  (default 0)" in metarun("show", run).out.splitlines()
+
+
+def test_a_run_without_loggers_says_so(tmp_path):
+    run = keep(tmp_path / "a", score=0.9)
+    path = run / "config.yaml"
+    path.write_text(
+        re.sub(r"^logger:.*?(?=^\w|\Z)", "", path.read_text(), flags=re.DOTALL | re.MULTILINE) + "logger: {}\n"
+    )
+    assert shown(run)["differs"]["logger"]["value"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("score", "text"),
+    [
+        (Score(0.9, 0.0123), "0.900 +- 0.012"),
+        (Score(1.0, 2.3e-16), "1 +- 2.3e-16"),
+        (Score(3.14159265e-7, 1e-9), "3.141593e-07 +- 1e-09"),
+        (Score(12345.6, 120.0), "12346 +- 120"),
+        (Score(0.25, 0.0), "0.25"),
+    ],
+)
+def test_a_score_has_no_more_digits_than_its_interval_and_numbers_have(score, text):
+    assert score.text() == text
 
 
 def test_the_adaptation_curve_is_drawn(run):

@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 import traceback
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> None:
 def command(arguments: list[str]) -> int:
     """Do what a sub-command asks for; its exit code."""
     refuse_torchrun(arguments[0])
+    refuse_empty(arguments)
     from metarun.commands.app import app
 
     return app(arguments)
@@ -55,6 +57,15 @@ def refuse_torchrun(word: str) -> None:
     """Raise ConfigError where torchrun has started several processes for what is no single run."""
     if started_together() > 1:
         raise ConfigError([f"torchrun shares out a single run; start metarun {word} without it."])
+
+
+def refuse_empty(arguments: list[str]) -> None:
+    """Raise ConfigError for an option with nothing as its value, which as a path would be the current folder."""
+    given = [word.partition("=") for word in arguments]
+    empty = [name for name, sign, value in given if sign and not value.strip()]
+    empty += [name for name, value in pairwise(arguments) if not value.strip()]
+    if problems := [f"{name} is empty; give it a value, or leave it out." for name in empty if name.startswith("--")]:
+        raise ConfigError(problems, where="the command line")
 
 
 def guarded(action) -> int:  # type: ignore[no-untyped-def]

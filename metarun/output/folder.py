@@ -59,11 +59,14 @@ def place(path: str, setting: str) -> Path:
     return folder
 
 
-def tensorboard_command(folder: Path) -> str:
-    """The command that shows ``folder``: the tensorboard of this environment, whether or not it is on the PATH."""
+def tensorboard_line(folder: Path) -> str:
+    """A line with the command that shows the events in ``folder`` or its runs, by the tensorboard of this environment,
+    whether or not it is on the PATH; empty where there are none."""
+    if not any(next(folder.glob(f"{place}events.out.tfevents.*"), None) for place in ("", "*/")):
+        return ""
     beside = Path(sys.executable).with_name("tensorboard")
     program = "tensorboard" if shutil.which("tensorboard") or not beside.is_file() else str(beside)
-    return shlex.join([program, "--logdir", as_shown(folder)])
+    return f"tensorboard: {shlex.join([program, '--logdir', as_shown(folder)])}"
 
 
 class RunFolder:

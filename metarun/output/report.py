@@ -28,7 +28,7 @@ from metarun.output.alarms import Alarms
 from metarun.output.cost import cost_of_run
 from metarun.output.facts import facts_of
 from metarun.output.figures import adaptation_curve, episode_grid, shots_curve
-from metarun.output.folder import RunFolder, tensorboard_command
+from metarun.output.folder import RunFolder, tensorboard_line
 from metarun.output.metrics import MetricsFile, written
 from metarun.output.profiling import StepProfiler, too_few
 from metarun.output.results import results, write_results
@@ -221,7 +221,8 @@ class Reporter:
         print(self.summary)
         if self.experiment.num_test_tasks:
             print(f"results:     {as_shown(self.folder.path / 'results.json')}")
-        print(f"tensorboard: {tensorboard_command(self.folder.path)}")
+        if line := tensorboard_line(self.folder.path):
+            print(line)
 
     def close(self, state: str) -> None:
         """End the logs of a run that is now in ``state`` (see ``RunFolder.mark``)."""

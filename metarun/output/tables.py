@@ -18,6 +18,7 @@ from rich.console import Console
 from metarun.errors import wrong_command
 
 FORMATS = ("table", "json", "csv", "md", "latex")
+MOST_DIGITS = 7  # after the point, as many as float32 has
 UNFOLDED = 1000  # columns of a table that goes to a file or another program
 OF_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 OF_LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", **{letter: f"\\{letter}" for letter in "&%$#_{}"}}
@@ -32,10 +33,12 @@ class Score(NamedTuple):
     n: int | None = None
 
     def text(self, plus_minus: str = " +- ") -> str:
-        """The mean to the second digit of its interval."""
+        """The mean to the second digit of its interval; of a tiny one only the digits that numbers have."""
         if self.ci95 is None or not math.isfinite(self.ci95) or self.ci95 <= 0:
             return f"{self.mean:.4g}"
         digits = max(0, 1 - math.floor(math.log10(self.ci95)))
+        if digits > MOST_DIGITS:
+            return f"{self.mean:.{MOST_DIGITS}g}{plus_minus}{self.ci95:.2g}"
         return f"{self.mean:.{digits}f}{plus_minus}{self.ci95:.{digits}f}"
 
 

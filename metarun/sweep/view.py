@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from metarun.output.folder import tensorboard_command
+from metarun.output.folder import tensorboard_line
 from metarun.output.kept import number
 from metarun.output.tables import table_console
 from metarun.paths import as_shown
@@ -99,7 +99,7 @@ def final_table(jobs: Sequence[Job], folder: Path) -> int:
         row = (job.name, job.describe(), _score(job.folder.read_status()), f"{job.seconds:.0f}", why)
         table.add_row(*map(Text, row))
     table_console(160).print(table)
-    print(f"runs:        {as_shown(folder)}\ntensorboard: {tensorboard_command(folder)}")
+    print("\n".join(filter(None, [f"runs:        {as_shown(folder)}", tensorboard_line(folder)])))
     return sum(completed)
 
 
