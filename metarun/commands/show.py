@@ -121,7 +121,7 @@ def differences_from_defaults(run: Run) -> dict[str, Any]:
     defaults: Any = OmegaConf.to_container(cfg, resolve=True)
     chosen = flat(defaults)
     return {
-        key: {"value": "none" if value == {} else value, "default": chosen.get(key)}
+        key: {"value": value, "default": chosen.get(key)}
         for key, value in run.settings.items()
         if key not in PLACES and (key not in chosen or chosen[key] != value)
     }

@@ -94,6 +94,8 @@ def text_of(cell: Any, plus_minus: str = " +- ") -> str:
         return cell.text(plus_minus)
     if isinstance(cell, bool):
         return str(cell).lower()
+    if cell == {}:  # as of a run without loggers
+        return "none"
     text = f"{cell:.4g}" if isinstance(cell, float) else str(cell)
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
