@@ -1,8 +1,10 @@
 """What is wrong with a command line whatever its settings are: twice, without effect, without end, or no file's name."""
 
 import pytest
+import yaml
+from omegaconf import OmegaConf
 
-from metarun.config.compose import readable, with_value
+from metarun.config.compose import composed, readable, with_value
 from metarun.config.overrides import MOST_RUNS, refuse_sweeps_without_end
 from metarun.errors import ConfigError
 from metarun.output.tables import table_console
@@ -125,6 +127,15 @@ def test_a_sweep_may_have_as_many_runs_as_anybody_waits_for():
     refuse_sweeps_without_end(readable([f"seed=range({MOST_RUNS // 2})", "task=sinusoid,harmonics", "steps=3"]))
     with pytest.raises(ConfigError, match=f"the sweep has {MOST_RUNS + 2} runs"):
         refuse_sweeps_without_end(readable([f"seed=range({MOST_RUNS // 2 + 1})", "task=sinusoid,harmonics"]))
+
+
+def test_the_configuration_that_is_shown_is_the_one_that_would_run():
+    words = ["task=linear_regression", "task.num_dims=7", "evaluation.task=linear_regression"]
+    shown = yaml.safe_load(metarun("--cfg", "job", *words).out)
+    assert shown["evaluation"]["task"]["linear_regression"]["num_dims"] == 7
+    assert shown == OmegaConf.to_container(composed(words, []))
+    part = metarun("--cfg", "job", "--package", "evaluation.task", *words, as_given=True).out
+    assert part.startswith("# @package evaluation.task\n") and yaml.safe_load(part) == shown["evaluation"]["task"]
 
 
 def test_hydras_options_still_show_what_they_show():

@@ -172,7 +172,7 @@ def hydra_only(arguments: list[str], folders: list[Path]) -> int:
     """Hydra's own options: --cfg, --info, --hydra-help, shell completion."""
     import hydra
 
-    from metarun.config.compose import composed, hydra_arguments, readable, register_schema, with_evaluation_tasks
+    from metarun.config.compose import composed, hydra_arguments, readable, register_schema, show, with_evaluation_tasks
     from metarun.config.overrides import of_hydra, written
     from metarun.paths import config_dir
 
@@ -181,6 +181,9 @@ def hydra_only(arguments: list[str], folders: list[Path]) -> int:
         hydras = [written(override) for override in readable(overrides) if of_hydra(override)]
         cfg = composed([text for text in overrides if text not in hydras], folders)  # our messages
         refuse_what_hydra_cannot_show(cfg, options)
+    if options.cfg == "job":  # with what evaluation tasks take over, which Hydra does not know
+        show(cfg, options.package, options.resolve)
+        return 0
     register_schema()
     sys.argv = ["metarun", *hydra_arguments(folders), *with_evaluation_tasks(arguments, folders)[0]]
 

@@ -77,6 +77,15 @@ def composed(overrides: list[str], extra_config_dirs: list[Path]) -> DictConfig:
     return cfg
 
 
+def show(cfg: DictConfig, package: str | None, resolve: bool) -> None:
+    """Print a configuration, or a part of it, as Hydra does."""
+    shown = OmegaConf.select(cfg, package) if package else cfg
+    if not OmegaConf.is_config(shown):
+        print(shown)
+        return
+    print(f"# @package {package}\n" if package else "", OmegaConf.to_yaml(shown, resolve=resolve), sep="", end="")
+
+
 def with_evaluation_tasks(overrides: list[str], folders: list[Path]) -> tuple[list[str], list[str]]:
     """The overrides with evaluation.task=NAME, [A, B] or {a: A} written as Hydra's placement of options of the group
     ``task``, +task@evaluation.task.NAME=NAME; and what is wrong with the names."""
