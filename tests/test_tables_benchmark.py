@@ -31,6 +31,15 @@ def test_training_rows_are_cut_to_200_and_share_none_with_the_test_rows():
         assert np.bincount(y[train]).tolist() == [140, 50, 10]
 
 
+@pytest.mark.parametrize("classifies", [True, False])
+def test_the_500_test_rows_of_a_sorted_set_are_drawn_by_lot(classifies):
+    y = np.repeat([0, 1], [2000, 4000])
+    first, again = (script.folds(y, classifies) for _ in range(2))
+    for (_, test), (_, same) in zip(first, again, strict=True):
+        assert len(test) == len(set(test)) == 500 and (test == same).all()
+        assert y[test].mean() == pytest.approx(2 / 3, abs=0.1)
+
+
 def test_a_page_without_receipts_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(script, "KEPT", dict.fromkeys(script.KEPT, tmp_path / "none.json"))
     page = "<!-- classifier -->\nold\n<!-- end -->\n"
