@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import vmap
 
+ABSENT = 30.0  # how far the logits of absent classes lie below all others: no probability, and no infinite loss either
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -32,6 +34,12 @@ def detached_mse(outputs: Tensor, y: Tensor) -> Tensor:
 
 CROSS_ENTROPY = Objective(F.cross_entropy, accuracy, "accuracy", higher_is_better=True)
 SQUARED_ERROR = Objective(F.mse_loss, detached_mse, "mse", higher_is_better=False)
+
+
+def among(present: Tensor, logits: Tensor) -> Tensor:
+    """``logits`` [..., N] with those of classes that are not ``present``, bool [N], ``ABSENT`` below all others."""
+    least = torch.where(present, logits, torch.inf).amin(-1, keepdim=True).detach()
+    return torch.where(present, logits, least - (least.abs() / 100).clamp(min=ABSENT))  # 30 less is no less of 1e9
 
 
 def examples_of(batch: Any) -> Tensor | None:

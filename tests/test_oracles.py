@@ -6,6 +6,7 @@ few inner steps and through batch norms over six values, and 1e-8 leaves room fo
 The plain implementations below call nothing of metarun: torch.nn.functional, torch.autograd and dictionaries.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
@@ -15,14 +16,22 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metarun.config.experiment import take_theta
-from metarun.core import Batch, Episode, surrogate
+from metarun.core import Batch, Episode, FewShotLearner, surrogate
+from metarun.evaluation.baselines import ClassMeans
 from metarun.meta_learners.anil import ANIL
+from metarun.meta_learners.cnp import CNP
+from metarun.meta_learners.hypernetwork import Hypernetwork
 from metarun.meta_learners.maml import MAML
+from metarun.meta_learners.matchingnet import MatchingNet
+from metarun.meta_learners.proto_maml import ProtoMAML
+from metarun.meta_learners.protonet import ProtoNet
+from metarun.meta_learners.relationnet import RelationNet
 from metarun.meta_learners.reptile import Reptile
-from metarun.objectives import SQUARED_ERROR
+from metarun.objectives import CROSS_ENTROPY, SQUARED_ERROR, among
 from metarun.trees import detach, tree_map
 from tests.helpers import (
     BASES,
+    IMAGE,
     INNER_LR,
     INNER_STEPS,
     SHOTS,
@@ -421,3 +430,54 @@ def rows_of(episode, rows):
     y = episode.support.y[rows]
     assert set(y.tolist()) == {0, 1}
     return y
+
+
+# ---- a class without support examples ----
+
+COMPARING: dict[str, Callable[[nn.Module, int], FewShotLearner]] = {
+    "protonet": lambda net, ways: ProtoNet(net, CROSS_ENTROPY, ways, "euclidean"),
+    "protonet_cosine": lambda net, ways: ProtoNet(net, CROSS_ENTROPY, ways, "cosine"),
+    "proto_maml": lambda net, ways: ProtoMAML(net, CROSS_ENTROPY, ways, 0.1, 3, False),
+    "proto_maml_first_order": lambda net, ways: ProtoMAML(net, CROSS_ENTROPY, ways, 0.1, 3, True),
+    "matchingnet": lambda net, ways: MatchingNet(net, CROSS_ENTROPY, ways, IMAGE, 0),
+    "relationnet": lambda net, ways: RelationNet(net, CROSS_ENTROPY, ways, IMAGE, 8),
+    "hypernetwork": lambda net, ways: Hypernetwork(net, CROSS_ENTROPY, IMAGE, ways, ways, "head", 5, 2, 1),
+    "cnp": lambda net, ways: CNP(net, CROSS_ENTROPY, IMAGE, ways, ways, "mean", 8, 2, 1),
+    "cnp_attention": lambda net, ways: CNP(net, CROSS_ENTROPY, IMAGE, ways, ways, "attention", 8, 2, 1),
+}
+
+
+@pytest.mark.parametrize("name", COMPARING)
+def test_a_class_that_the_support_lacks_changes_nothing_and_never_wins(name):
+    torch.manual_seed(0)
+    learner = COMPARING[name](BASES["mlp"]().double(), WAYS)
+    theta = tree_map(lambda p: p + 0.1 * torch.randn_like(p), learner.init())
+    (x, y, _), query, _ = one_episode()
+    more = replace(learner, num_ways=4, **({"num_outputs": 4} if hasattr(learner, "num_outputs") else {}))
+    support, places = Batch(x, 1 + 2 * y), torch.tensor([1, 3])  # 0 and 2 are absent
+    far = torch.cat([query.x, 100 * query.x])
+    few, many = (
+        one.probabilities(one.adapt(theta, own), far) for one, own in ((learner, Batch(x, y)), (more, support))
+    )
+    torch.testing.assert_close(many[:, places], few, rtol=1e-9, atol=1e-9)
+    assert many.isfinite().all() and many[:, ::2].max() < 1e-9
+    episode = Episode(support, Batch(query.x, 1 + 2 * query.y))
+    share = 0.5 if name == "relationnet" else 1.0  # its loss is a mean over the classes
+    expected = tree_map(lambda g: share * g, meta_gradient(learner, theta, one_episode()))
+    assert relative_error(meta_gradient(more, theta, episode), expected) < EXACT
+
+
+def test_the_nearest_class_mean_is_never_that_of_a_class_without_examples():
+    (x, y, _), query, _ = one_episode()
+    few, many = ClassMeans(CROSS_ENTROPY, WAYS), ClassMeans(CROSS_ENTROPY, 4)
+    expected = few.predict(few.adapt({}, Batch(x, y)), query.x)
+    found = many.predict(many.adapt({}, Batch(x, 1 + 2 * y)), query.x)
+    torch.testing.assert_close(found[:, 1::2], expected)
+    assert (found.argmax(1) == 1 + 2 * expected.argmax(1)).all()
+
+
+@pytest.mark.parametrize("size", [1.0, 1e4, 1e12])
+def test_absent_classes_are_below_all_others_whatever_the_size_of_the_logits(size):
+    logits = size * torch.tensor([[3.0, -1.0, 2.0], [1.0, 1.0, -5.0], [-3.0, -3.0, -3.0]])
+    found = among(torch.tensor([False, True, False]), logits)
+    assert (found[:, 1] == logits[:, 1]).all() and (found.argmax(1) == 1).all()

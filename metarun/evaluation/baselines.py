@@ -15,7 +15,7 @@ from metarun.evaluation.episodes import Chunk, chunks_of
 from metarun.evaluation.scoring import Evaluator, Subject, Values, score_episodes
 from metarun.evaluation.suite import baseline_of
 from metarun.execution.execution import Vmapped
-from metarun.objectives import CROSS_ENTROPY, Objective
+from metarun.objectives import CROSS_ENTROPY, Objective, among
 
 RIDGE = 1e-3  # of the inputs' mean variance: 0.1% of what least squares finds along a direction of that variance
 
@@ -110,11 +110,14 @@ class ClassMeans(Untrained):
     def adapt(self, theta: Params, support: Batch) -> Params:
         x, offset = _centred(support.x)
         onehot = F.one_hot(support.y, self.num_ways).to(x.dtype)  # [S, N]
-        return {"means": (onehot.T @ x) / onehot.sum(0)[:, None], "offset": offset}  # [N, D], [D]
+        count = onehot.sum(0)
+        means = (onehot.T @ x) / count[:, None].clamp(min=1)  # [N, D]
+        return {"means": means, "offset": offset, "present": count > 0}
 
     def predict(self, phi: Params, x: Tensor) -> Tensor:
         c = phi["means"]
-        return 2 * (x.flatten(1) - phi["offset"]) @ c.T - (c * c).sum(1)  # -||x - c||^2 + ||x||^2  [Q, N]
+        near = 2 * (x.flatten(1) - phi["offset"]) @ c.T - (c * c).sum(1)  # -||x - c||^2 + ||x||^2  [Q, N]
+        return among(phi["present"], near)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from metarun.meta_learners.likelihood import check_smallest, deviation_of, score
 from metarun.models.dense import dense, perceptron
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
-from metarun.objectives import examples_of
+from metarun.objectives import among, examples_of
 
 HEADS = 8  # Kim et al. 2019, released code
 
@@ -100,7 +100,11 @@ class CNP(FewShotLearner):
             members = F.one_hot(support.y, self.num_ways).to(z.dtype)
         if (examples := examples_of(support)) is not None:  # a padded row is a member of no group
             members = members * examples[:, None]
-        phi = {"body": with_support(body, theta["body"], support.x), "decoder": theta["decoder"]}
+        phi = {
+            "body": with_support(body, theta["body"], support.x),
+            "decoder": theta["decoder"],
+            "present": () if self.num_ways is None else members.sum(0) > 0,  # a class without examples is not predicted
+        }
         if self.aggregation == "mean":
             number = members.sum(0)[:, None].clamp(min=1)  # of no examples the representation is 0
             return {**phi, "representation": (members.T @ r) / number}  # [G, R]
@@ -115,6 +119,7 @@ class CNP(FewShotLearner):
         query, key, value = (heads(x) for x in (z @ phi["query"].T, phi["keys"], phi["values"]))
         similarity = query @ key.transpose(1, 2) / math.sqrt(key.shape[-1])  # [heads, Q, S]
         own = phi["members"].T > 0  # [G, S]
+        own = own | ~own.any(1, keepdim=True)  # of no examples: any, which changes nothing
         weights = torch.where(own, similarity[:, :, None], -torch.inf).softmax(-1)  # [heads, Q, G, S]
         read = weights @ value[:, None]  # [heads, Q, G, d]
         return read.permute(1, 2, 0, 3).flatten(2) @ phi["out"].T
@@ -128,7 +133,7 @@ class CNP(FewShotLearner):
 
     def predict(self, phi: Params, x: Tensor) -> Tensor:
         outputs = self.outputs(phi, x)
-        return outputs[:, : self.num_outputs] if self.num_ways is None else outputs
+        return outputs[:, : self.num_outputs] if self.num_ways is None else among(phi["present"], outputs)
 
     def posterior(self, phi: Params, x: Tensor) -> tuple[Tensor, Tensor]:
         mean, raw = self.outputs(phi, x).chunk(2, 1)

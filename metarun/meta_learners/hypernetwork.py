@@ -31,6 +31,7 @@ from metarun.core import Batch, FewShotLearner, Params, frozen, parameters_of
 from metarun.models.dense import Layers, dense, perceptron
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
+from metarun.objectives import among
 
 # S support, D features, G groups: the N classes, or one; O rows of the head: N, or num_outputs
 
@@ -97,9 +98,12 @@ class Hypernetwork(FewShotLearner):
         z = functional_call(net, body, (support.x,))  # [S, D]
         e = perceptron(theta["head_encoder"], self.examples(z, support.y))  # [S, width]
         members = z.new_ones(len(z), 1) if self.num_ways is None else F.one_hot(support.y, self.num_ways).to(z.dtype)
-        means = (members.T @ e) / members.sum(0)[:, None]  # [G, width]
+        count = members.sum(0)
+        means = (members.T @ e) / count[:, None].clamp(min=1)  # [G, width]
         rows = perceptron(theta["head_generator"], means).view(-1, z.shape[1] + 1)  # [O, D + 1]
-        return {"body": with_support(net, body, support.x), "head": {"weight": rows[:, :-1], "bias": rows[:, -1]}}
+        head = {"weight": rows[:, :-1], "bias": rows[:, -1]}
+        present = () if self.num_ways is None else count > 0
+        return {"body": with_support(net, body, support.x), "head": head, "present": present}
 
     def modulated(self, theta: Params, support: Batch) -> Params:
         """The body with the scales and shifts of this task in its layers: (1 + a)(W x + b) + c = W' x + b'."""
@@ -120,4 +124,5 @@ class Hypernetwork(FewShotLearner):
 
     def predict(self, phi: Params, x: Tensor) -> Tensor:
         z = functional_call(body_of(self.base_learner), phi["body"], (x,))  # [Q, D]
-        return F.linear(z, **phi["head"])
+        outputs = F.linear(z, **phi["head"])
+        return outputs if self.num_ways is None else among(phi["present"], outputs)

@@ -37,9 +37,7 @@ from metarun.models.dense import dense
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
 from metarun.models.precision import check_bfloat16, in_bfloat16
-from metarun.objectives import examples_of
-
-ABSENT = 30.0  # how far the logits of absent classes lie below all others: no probability, and no infinite loss either
+from metarun.objectives import among, examples_of
 
 # S context rows, Q query rows, D features, C width, N classes, P targets, G bins
 
@@ -139,8 +137,7 @@ class PFN(FewShotLearner):
         logits = F.linear(norm(phi["norm"], rows.to(z.dtype)), **phi["head"])
         if self.num_ways is None:
             return logits.unflatten(1, (self.num_outputs, self.bins))
-        least = torch.where(phi["classes"], logits, torch.inf).amin(1, keepdim=True)
-        return torch.where(phi["classes"], logits, least.detach() - ABSENT)
+        return among(phi["classes"], logits)
 
     def predict(self, phi: Params, x: Tensor) -> Tensor:
         return self.outputs(phi, x) if self.num_ways is not None else self.posterior(phi, x)[0]

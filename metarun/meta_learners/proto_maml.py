@@ -23,6 +23,7 @@ from metarun.inner.optimizers import SGD
 from metarun.meta_learners.base import GradientLearner
 from metarun.models.norm_state import adapting, with_support
 from metarun.models.parts import body_of, check_learned
+from metarun.objectives import among
 
 
 @dataclass(frozen=True)
@@ -50,19 +51,28 @@ class ProtoMAML(GradientLearner):
     def path(self, theta: Params, support: Batch, steps: int) -> Iterator[Params]:
         start = {"body": theta, "head": self.prototypical_head(theta, support)}
         descend = first_order_descent if self.first_order else descent
-        return descend(self.support_loss, start, SGD(self.inner_lr), steps, support)
+        return descend(self.loss_among, start, SGD(self.inner_lr), steps, support, self.present(support))
 
     def prototypical_head(self, theta: Params, support: Batch) -> Params:
         """The head at the start of a task: weight 2 c [N, D] and bias -||c||^2 [N], c the classes' mean features."""
         with adapting():
             z = functional_call(body_of(self.base_learner), theta, (support.x,))  # [S, D]
         onehot = F.one_hot(support.y, self.num_ways).to(z.dtype)  # [S, N]
-        c = (onehot.T @ z) / onehot.sum(0)[:, None]  # [N, D]
+        c = (onehot.T @ z) / onehot.sum(0)[:, None].clamp(min=1)  # [N, D]
         return {"weight": 2 * c, "bias": -(c * c).sum(1)}
 
     def ended(self, phi: Params, support: Batch) -> Params:
-        return {**phi, "body": with_support(body_of(self.base_learner), phi["body"], support.x)}
+        body = with_support(body_of(self.base_learner), phi["body"], support.x)
+        return {**phi, "body": body, "present": self.present(support)}
+
+    def present(self, support: Batch) -> Tensor:
+        """Which classes the support has, bool [N]; no other is predicted."""
+        return F.one_hot(support.y, self.num_ways).sum(0) > 0
+
+    def loss_among(self, phi: Params, support: Batch, present: Tensor) -> Tensor:
+        """L(phi, support) among the classes that are ``present``."""
+        return self.support_loss({**phi, "present": present}, support)
 
     def predict(self, phi: Params, x: Tensor) -> Tensor:
         z = functional_call(body_of(self.base_learner), phi["body"], (x,))  # [Q, D]
-        return F.linear(z, **phi["head"])
+        return among(phi["present"], F.linear(z, **phi["head"]))

@@ -5,8 +5,9 @@
     cosine:      logit_n(x) = scale * cos(body(x), c_n),   scale learned
 
 The base learner's ``body`` is the embedding; its ``head`` is not used and not trained. Any number of ways: training
-may use more (``task.train_num_ways``) than the test. The paper's cosine has no scale, which keeps its softmax nearly flat:
-the scale and its start are Gidaris and Komodakis, CVPR 2018, https://arxiv.org/abs/1804.09458; Meta-Baseline has the same.
+may use more (``task.train_num_ways``) than the test. A class without support examples is never predicted. The paper's
+cosine has no scale, which keeps its softmax nearly flat: the scale and its start are Gidaris and Komodakis, CVPR 2018,
+https://arxiv.org/abs/1804.09458; Meta-Baseline has the same.
 
 Snell, Swersky and Zemel, NeurIPS 2017, https://arxiv.org/abs/1703.05175. Cost: one forward and backward pass, no inner loop.
 """
@@ -21,6 +22,7 @@ from torch.func import functional_call
 from metarun.core import Batch, FewShotLearner, Params, parameters_of
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, check_learned
+from metarun.objectives import among
 
 FIRST_SCALE = 10.0  # Gidaris and Komodakis 2018, 3.2
 
@@ -55,13 +57,16 @@ class ProtoNet(FewShotLearner):
         learned = {"embedding": theta} if self.distance == "euclidean" else theta
         z = functional_call(body_of(self.base_learner), learned["embedding"], (support.x,))  # [S, D]
         onehot = F.one_hot(support.y, self.num_ways).to(z.dtype)  # [S, N]
-        prototypes = (onehot.T @ z) / onehot.sum(0)[:, None]  # [N, D]
+        count = onehot.sum(0)
+        prototypes = (onehot.T @ z) / count[:, None].clamp(min=1)  # [N, D]
         embedding = with_support(body_of(self.base_learner), learned["embedding"], support.x)
-        return {**learned, "embedding": embedding, "prototypes": prototypes}
+        return {**learned, "embedding": embedding, "prototypes": prototypes, "present": count > 0}
 
     def predict(self, phi: Params, x: Tensor) -> Tensor:
         z = functional_call(body_of(self.base_learner), phi["embedding"], (x,))  # [Q, D]
         c = phi["prototypes"]
         if self.distance == "cosine":
-            return phi["scale"] * F.normalize(z) @ F.normalize(c).T  # [Q, N]
-        return 2 * z @ c.T - (z * z).sum(1, keepdim=True) - (c * c).sum(1)  # -||z - c||^2  [Q, N]
+            logits = phi["scale"] * F.normalize(z) @ F.normalize(c).T  # [Q, N]
+        else:
+            logits = 2 * z @ c.T - (z * z).sum(1, keepdim=True) - (c * c).sum(1)  # -||z - c||^2  [Q, N]
+        return among(phi["present"], logits)

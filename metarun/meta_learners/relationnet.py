@@ -98,12 +98,12 @@ class RelationNet(FewShotLearner):
         sums = (onehot.T @ z.flatten(1)).unflatten(1, z.shape[1:])  # [N, D] or [N, C, h, w]
         embedding = with_support(body_of(self.base_learner), theta["embedding"], support.x)
         relation = with_support(self.structure(z), theta["relation"], pairs(sums, z))
-        return {"embedding": embedding, "relation": relation, "classes": sums}
+        return {"embedding": embedding, "relation": relation, "classes": sums, "present": onehot.sum(0) > 0}
 
     def predict(self, phi: Params, x: Tensor) -> Tensor:
         z = functional_call(body_of(self.base_learner), phi["embedding"], (x,))
         scores = functional_call(self.structure(z), phi["relation"], (pairs(phi["classes"], z),))
-        return scores.unflatten(0, (len(x), self.num_ways))
+        return torch.where(phi["present"], scores.unflatten(0, (len(x), self.num_ways)), 0)  # of no examples: no score
 
     def probabilities(self, phi: Params, x: Tensor) -> Tensor:
         """Each class's share of the scores, which are trained to be 1 for the right class and 0 for others."""
