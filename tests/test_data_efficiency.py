@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import t
 
 from metarun.commands.data_efficiency import curves, figure, spread
@@ -58,13 +59,20 @@ def test_a_share_of_training_changes_no_test_episode_and_names_other_data(words)
     assert manifest(whole, "test", 20) == manifest(half, "test", 20)
     assert manifest(whole, "train", 20) != manifest(half, "train", 20)
     assert whole.fingerprint() != half.fingerprint()
-    assert whole.fitted() != half.fitted()  # means, or a vocabulary, of the share alone
+    assert whole.fitted() != half.fitted()  # means of inputs, or a vocabulary, of the share alone
 
 
 def test_a_share_of_a_table_has_that_part_of_its_training_tasks():
     whole, half = (experiment(*TABLE, f"task.train_fraction={fraction}").task for fraction in (1.0, 0.5))
     assert len(half.split["train"]) == round(len(whole.split["train"]) / 2)
     assert {*half.split["train"]} < {*whole.split["train"]}
+
+
+def test_the_score_of_every_share_of_a_table_is_in_one_unit():
+    whole, half = (experiment(*TABLE, f"task.train_fraction={fraction}").task for fraction in (1.0, 0.5))
+    assert half.fitted()["outputs"] == whole.fitted()["outputs"]
+    draw = whole.draw("test", range(5))
+    torch.testing.assert_close(half.episodes(draw).query.y, whole.episodes(draw).query.y, rtol=0, atol=0)
 
 
 @pytest.mark.data

@@ -2,10 +2,11 @@
 
     y = f_T(x):  x the input columns, y the output columns, K support and Q query rows of one task T
 
-Tasks are split into training, validation and test tasks: by a column that says train, val or test, by lists of names, or
-else by shares, in an order drawn from ``split_seed``. Inputs and outputs are standardised with mean and deviation over the
-rows of the training tasks alone, so predicting their mean has an ``mse`` of about 1; ``mae_<column>`` is the mean
-absolute error in that column's own unit. A run keeps them: other tables are measured by them when it is evaluated.
+Tasks are split into training, validation and test tasks: by a column that says train, val or test, by lists of names,
+or else by shares, in an order drawn from ``split_seed``. Inputs and outputs are standardised with mean and deviation
+over the rows of the training tasks alone, so predicting their mean has an ``mse`` of about 1; outputs by those of all
+training tasks where ``train_fraction`` leaves some out. ``mae_<column>`` is the mean absolute error in that column's
+own unit. A run keeps them: other tables are measured by them when it is evaluated.
 
 B episodes, K support and Q query rows of each
 """
@@ -95,13 +96,14 @@ class CSVRegression(Sized):
         few = [task for task in of_task if task not in rows or (min_rows is not None and len(rows[task]) < min_rows)]
         self._leave_out(few, of_task, min_rows)
         self.split = choice.of(table, {task: of_task[task] for task in of_task if task not in few}, few)
+        every = [rows[task] for task in self.split["train"]]
         kept = train_share(self.split["train"], train_fraction)
         self.split["train"] = [task for task in self.split["train"] if task in kept]
         self.splits = tuple(name for name in SPLITS if self.split[name])
         self.rows = {name: [rows[task] for task in tasks] for name, tasks in self.split.items()}
         self.rows_are = "row" if groups is None else "group"
         self._check_sizes()
-        self._standardise(columns, fits)
+        self._standardise(columns, fits, every)
         for note in self.notes:
             logger.info("%s", note)
 
@@ -148,16 +150,21 @@ class CSVRegression(Sized):
         ]
 
     def _standardise(
-        self, columns: tuple[list[Column], list[Column]], fits: tuple[list[Fit], list[Fit]] | None
+        self,
+        columns: tuple[list[Column], list[Column]],
+        fits: tuple[list[Fit], list[Fit]] | None,
+        every: list[TaskRows],
     ) -> None:
+        """Measure inputs by the training tasks, and outputs by ``every`` one, also those outside ``train_fraction``."""
         if fits is None:
             if not self.rows["train"]:
                 raise DataError(
                     "task.split leaves no training task, and means and deviations are those of the training tasks: evaluate "
                     "a run that has been trained (metarun evaluate RUN ...), or give a split with training tasks."
                 )
-            training = np.concatenate([task.rows for task in self.rows["train"]])
-            inputs, outputs = (fit(part, training, str(self.path)) for part in columns)
+            by = self.rows["train"], every  # scores of all shares have one unit
+            of = (np.concatenate([task.rows for task in tasks]) for tasks in by)
+            inputs, outputs = (fit(part, rows, str(self.path)) for part, rows in zip(columns, of, strict=True))
         else:
             inputs, outputs = fits
         self.fits = inputs, outputs
