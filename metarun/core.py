@@ -233,6 +233,11 @@ class FewShotLearner(MetaLearner):
         """Mean and deviation [Q, num_outputs] of a target at each x; None where a learner knows no deviation."""
         return self.predict(phi, x), None
 
+    def below(self, phi: Params, x: Tensor, y: Tensor) -> Tensor | None:
+        """The probability [Q, num_outputs] of less than y at each x, by a normal where not overridden; None as above."""
+        mean, deviation = self.posterior(phi, x)
+        return None if deviation is None else ((mean - y) / (2**0.5 * deviation)).erfc() / 2
+
     def query_loss(self, phi: Params, query: Batch) -> tuple[Tensor, Metrics]:
         outputs, objective = self.predict(phi, query.x), of_examples(self.objective, examples_of(query))
         loss = objective.loss(outputs, query.y)

@@ -153,10 +153,17 @@ class ANP(FewShotLearner):
 
     def posterior(self, phi: Params, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the mixture over draws of q(l | C)."""
+        return moments(*self.mixture(phi, x))
+
+    def below(self, phi: Params, x: Tensor, y: Tensor) -> Tensor:
+        means, deviations = self.mixture(phi, x)
+        return torch.special.ndtr((y - means) / deviations).mean(0)
+
+    def mixture(self, phi: Params, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and deviations [L, Q, P] of y for draws of q(l | C)."""
         z = functional_call(body_of(self.base_learner), phi["body"], (x,))
-        return moments(
-            *self.decode(phi, self.attended(phi, z), latent(phi, phi["summary"]).draws(self.seed, self.samples))
-        )
+        draws = latent(phi, phi["summary"]).draws(self.seed, self.samples)
+        return self.decode(phi, self.attended(phi, z), draws)
 
     def query_loss(self, phi: Params, query: Batch) -> tuple[Tensor, Metrics]:
         z = functional_call(body_of(self.base_learner), phi["body"], (query.x,))  # [Q, D]

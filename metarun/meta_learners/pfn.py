@@ -31,7 +31,7 @@ from torch.func import functional_call
 from metarun.core import Batch, FewShotLearner, Metrics, Params, parameters_of
 from metarun.meta_learners.likelihood import mean_of, of_mean
 from metarun.models.attention import norm, norm_weights, read, remember, transformer
-from metarun.models.binned import borders_of, log_density, moments
+from metarun.models.binned import borders_of, cumulative, log_density, moments
 from metarun.models.columns import encoded_rows, fitted_columns, ridge_outputs, row_encoder
 from metarun.models.dense import dense
 from metarun.models.norm_state import with_support
@@ -145,6 +145,10 @@ class PFN(FewShotLearner):
     def posterior(self, phi: Params, x: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.outputs(phi, x)
         return moments(logits, self.borders(logits))
+
+    def below(self, phi: Params, x: Tensor, y: Tensor) -> Tensor:
+        logits = self.outputs(phi, x)
+        return cumulative(logits, self.borders(logits), y.flatten(1))
 
     def borders(self, like: Tensor) -> Tensor:
         """Borders of the bins [G + 1]."""

@@ -37,6 +37,17 @@ def log_density(logits: Tensor, borders: Tensor, y: Tensor) -> Tensor:
     return inside + torch.where(outside, tail, -own.log())
 
 
+def cumulative(logits: Tensor, borders: Tensor, y: Tensor) -> Tensor:
+    """Probabilities [...] of less than y [...] under logits [..., G]."""
+    place = (y[..., None] >= borders[1:-1]).sum(-1, keepdim=True)  # [..., 1], below G
+    p, start, width = logits.softmax(-1), borders[place[..., 0]], borders.diff()[place[..., 0]]
+    share = (y - start) / width
+    first, last = (2 * torch.special.ndtr(HALF * away) for away in (share - 1, share))  # a half-normal's
+    share = torch.where(place[..., 0] == 0, first, torch.where(place[..., 0] == p.shape[-1] - 1, last - 1, share))
+    lower = (p.cumsum(-1) - p).take_along_dim(place, -1)[..., 0]
+    return lower + p.take_along_dim(place, -1)[..., 0] * share
+
+
 def moments(logits: Tensor, borders: Tensor) -> tuple[Tensor, Tensor]:
     """Means and deviations [...] of the densities with logits [..., G]."""
     width, middle = borders.diff(), (borders[1:] + borders[:-1]) / 2

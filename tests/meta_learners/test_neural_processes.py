@@ -290,3 +290,14 @@ def test_a_convcnp_refuses_inputs_of_more_than_one_number():
         replace(learner, input_shape=(2,))
     with pytest.raises(ValueError, match=r"interval is \[1, 1\]; use \[lowest, highest\]"):
         replace(learner, interval=[1, 1])
+
+
+@NAMES
+def test_the_probability_below_a_target_has_the_likelihood_as_its_slope(name):
+    learner, theta, episodes = made(name)
+    support, query = one(episodes)
+    phi = learner.adapt(theta, support)
+    y = query.y[:1].clone().requires_grad_()
+    (slope,) = torch.autograd.grad(learner.below(phi, query.x[:1], y).sum(), y)
+    _, metrics = learner.query_loss(phi, Batch(query.x[:1], query.y[:1]))
+    torch.testing.assert_close(slope.sum().log(), -metrics["negative_log_likelihood"], rtol=EXACT, atol=EXACT)

@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from metarun.core import Batch, Episode
+from metarun.evaluation.explaining.numbers import coverage
+from metarun.evaluation.explaining.observed import predictions
 from metarun.meta_learners.pfn import PFN
-from metarun.models.binned import log_density
+from metarun.models.binned import HALF, log_density
 from metarun.models.columns import ridges
 from metarun.models.linear import Linear
 from metarun.objectives import CROSS_ENTROPY, SQUARED_ERROR
@@ -151,3 +153,16 @@ def test_settings_that_make_no_network_are_refused(changes, said):
     learner, _ = learner_of("regression")
     with pytest.raises(ValueError, match=said):
         replace(learner, **changes)
+
+
+def test_the_intervals_of_its_own_distribution_cover_their_levels():
+    (learner, theta), episode = learner_of("regression"), table("regression")
+    phi = learner.adapt(theta, episode.support)
+    phi["head"] = {**phi["head"], "bias": torch.tensor([3.0, 0, 0, -1, 0, 0, 2, 0, 0, 1]).double()}  # far from a normal
+    x = episode.query.x[:1].expand(20000, -1)
+    logits = learner.outputs(phi, x[:1])
+    borders, place = learner.borders(logits), torch.multinomial(logits[0, 0].softmax(0), len(x), replacement=True)
+    width, share, tail = borders.diff()[place], torch.rand(len(x)).double(), torch.randn(len(x)).double().abs() / HALF
+    y = borders[place] + width * torch.where(place == 0, 1 - tail, torch.where(place == len(borders) - 2, tail, share))
+    below = predictions(learner, phi, Batch(x, y[:, None])).below
+    assert coverage(below, [0.1, 0.5, 0.9]) == pytest.approx([0.1, 0.5, 0.9], abs=0.015)  # four standard errors

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarun.models.binned import borders_of, log_density, moments
+from metarun.models.binned import borders_of, cumulative, log_density, moments
 
 QUANTILES = [-4.0, -1.5, -0.4, 0.1, 0.9, 2.0, 5.0]
 FINE = 1e-6
@@ -50,6 +50,15 @@ def test_the_mass_of_a_bin_is_its_probability_and_half_of_a_tails_lies_in_its_wi
         y = (edges[1:] + edges[:-1]) / 2
         p = log_density(logits[:, None].expand(-1, len(y), -1), borders, y.expand(len(logits), -1)).exp()
         torch.testing.assert_close(p.sum(1) * edges.diff()[0], share * probability[:, k], rtol=0, atol=FINE)
+
+
+def test_the_probability_below_a_number_has_the_density_as_its_slope(density):
+    logits, borders = (values[:1] if values.dim() == 2 else values for values in density)
+    y = torch.linspace(-30, 30, 4001, dtype=torch.float64).requires_grad_()
+    found = cumulative(logits.expand(len(y), -1), borders, y)
+    (slope,) = torch.autograd.grad(found.sum(), y)
+    torch.testing.assert_close(slope, log_density(logits.expand(len(y), -1), borders, y).exp(), rtol=1e-9, atol=1e-12)
+    assert found[0] < 1e-5 and found[-1] > 1 - 1e-5 and (found.diff() > -1e-12).all()
 
 
 def test_bins_cut_the_parts_between_two_quantiles_evenly():

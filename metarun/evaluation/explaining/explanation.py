@@ -162,13 +162,13 @@ def calibration(subject: Subject, seen: Sequence[Observed]) -> dict[str, Any] | 
         return {"kind": "classes", **found_bins._asdict(), "num_predictions": len(y)}
     residuals = (y - outputs).flatten()
     common = {"num_predictions": len(residuals), "bias": residuals.mean().item(), "rmse": _root_mean_square(residuals)}
-    if found[0].deviation is None:
+    if found[0].below is None:
         quantiles = torch.linspace(0, 1, 41, dtype=torch.float64)
         spread = torch.quantile(_thinned(residuals), quantiles).tolist()
         return {"kind": "residuals", **common, "quantiles": spread}
-    deviation = torch.cat([one.deviation for one in found if one.deviation is not None])
+    below = torch.cat([one.below for one in found if one.below is not None])
     levels = [*LEVELS, 0.99]
-    return {"kind": "intervals", **common, "levels": levels, "coverage": coverage(outputs, deviation, y, levels)}
+    return {"kind": "intervals", **common, "levels": levels, "coverage": coverage(below, levels)}
 
 
 def _root_mean_square(values: Tensor) -> float:

@@ -6,7 +6,6 @@ n examples, N ways, D and E features
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from statistics import NormalDist
 from typing import NamedTuple
 
 import torch
@@ -84,10 +83,10 @@ def reliability(probabilities: Tensor, y: Tensor, bins: int = BINS) -> Reliabili
     return Reliability(counts.long().tolist(), (sure / counts).tolist(), (correct / counts).tolist(), error.item())
 
 
-def coverage(mean: Tensor, deviation: Tensor, y: Tensor, levels: Sequence[float] = LEVELS) -> list[float]:
-    """The share of targets y within the central interval of each of ``levels`` of a normal distribution."""
-    distance = ((y - mean) / deviation).abs().double()
-    return [(distance <= NormalDist().inv_cdf((1 + level) / 2)).double().mean().item() for level in levels]
+def coverage(below: Tensor, levels: Sequence[float] = LEVELS) -> list[float]:
+    """The share of targets within the central interval of each of ``levels``; ``below``: the probability below each."""
+    least = (2 * below.double() - 1).abs()  # the level of the smallest interval that holds the target
+    return [(least <= level).double().mean().item() for level in levels]
 
 
 class Pair(NamedTuple):

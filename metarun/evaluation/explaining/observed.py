@@ -24,11 +24,11 @@ Layers = dict[str, Tensor]  # outputs of layers [Q, ...] by name
 
 
 class Predictions(NamedTuple):
-    """What is predicted of the queries: probabilities of the classes [Q, N], or means [Q, ...] with their deviations,
-    None where the learner knows none; and what is true [Q, ...]."""
+    """What is predicted of the queries: probabilities of the classes [Q, N], or means [Q, ...] with the probability of
+    less than what is true, None where the learner knows no distribution; and what is true [Q, ...]."""
 
     outputs: Tensor
-    deviation: Tensor | None
+    below: Tensor | None
     y: Tensor
 
 
@@ -192,5 +192,5 @@ def predictions(learner: FewShotLearner, phi: Params, query: Batch) -> Predictio
     """What phi predicts of the query."""
     if not query.y.is_floating_point():  # classes
         return Predictions(learner.probabilities(phi, query.x).cpu(), None, query.y.cpu())
-    mean, deviation = learner.posterior(phi, query.x)
-    return Predictions(mean.cpu(), None if deviation is None else deviation.cpu(), query.y.cpu())
+    mean, below = learner.posterior(phi, query.x)[0], learner.below(phi, query.x, query.y)
+    return Predictions(mean.cpu(), None if below is None else below.cpu(), query.y.cpu())
