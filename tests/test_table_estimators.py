@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import metarun
+from metarun.applied.table_inputs import Levels
 from tests.running import metarun as command
 
 sklearn = pytest.importorskip("sklearn")
@@ -164,3 +165,79 @@ def test_the_wrong_kind_of_estimator_is_refused():
         model("regression").as_classifier()
     with pytest.raises(ValueError, match="as_classifier"):
         model("classification").as_regressor()
+
+
+# ---- what columns and targets may hold ----
+
+
+def inputs(trained_on: object, asked: object) -> list[float]:
+    """The numbers of one column of queries, by the levels of one of labelled rows."""
+    pandas = pytest.importorskip("pandas")
+    of, queries = (pandas.DataFrame({"a": values}) for values in (trained_on, asked))
+    return Levels.found(of).numbers(queries)[:, 0].tolist()
+
+
+def test_ordered_categories_keep_their_order_and_unseen_ones_their_place():
+    pandas = pytest.importorskip("pandas")
+    kind = pandas.CategoricalDtype(["small", "medium", "large"], ordered=True)
+    column = pandas.Categorical(["large", "small"], dtype=kind)
+    assert inputs(column, ["small", "medium", "large"]) == [0, 1, 2]
+    assert inputs(["small", "large"], ["small", "large"]) == [1, 0]  # without an order: by the alphabet
+
+
+@pytest.mark.parametrize("asked", [[1, 10, 2], [1.0, 10.0, 2.0], ["1", "10", "2"]])
+def test_numbers_and_texts_of_numbers_are_the_same_in_training_and_queries(asked):
+    assert inputs(["10", "1", "2", None], asked) == inputs([10, 1, 2, None], asked) == [1, 10, 2]
+    level = inputs(["1", "10", "2", "many"], asked)  # a number beside words is the level of its text
+    assert level == [0, 1, 2]
+
+
+def test_yes_and_no_are_read_alike_as_texts_and_as_booleans():
+    assert inputs(["True", "False"], [True, False]) == inputs([True, False], [True, False]) == [1, 0]
+
+
+def test_numbers_where_the_model_was_fitted_to_words_are_refused_and_not_missing():
+    with pytest.raises(ValueError, match=r"column 'a' has texts where .* as 'blue', and here numbers, as 3\.0"):
+        inputs(["red", "blue"], [3.0, 4.0])
+
+
+def test_a_column_without_values_tells_nothing_whatever_queries_hold_there():
+    assert np.isnan(inputs([np.nan, np.nan], ["red", "blue"])).all()
+    assert np.isnan(inputs([None, None], [3, 4])).all()
+
+
+def test_times_are_numbers_and_a_missing_time_is_missing():
+    pandas = pytest.importorskip("pandas")
+    days = pandas.date_range("2020-01-01", periods=3)
+    found = np.array(inputs(days, pandas.to_datetime(["2020-01-02", None, "2020-01-04"])))
+    assert found[2] - found[0] == 2 * 86400e9 and np.isnan(found[1])
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_fewer_rows_than_classes_in_a_reading_are_refused_with_the_fix(most):
+    x, y = make_blobs(40, 3, centers=3, random_state=0)
+    with pytest.raises(ValueError, match="has a row of each of 3 classes: set max_rows to 3"):
+        classifier(max_rows=most).fit(x, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert classifier(max_rows=3).fit(x, y).predict_proba(x).shape == (40, 3)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("max_rows", 2.5), ("max_rows", 0), ("num_orders", 1.5)])
+def test_settings_that_are_no_whole_numbers_are_refused(setting, value):
+    with pytest.raises(ValueError, match=f"{setting} is {value}; use a whole number"):
+        classifier(**{setting: value}).fit(*make_blobs(40, 3, centers=2, random_state=0))
+
+
+@pytest.mark.parametrize(
+    ("make", "y", "said"),
+    [
+        (classifier, ["a", None], r"y has no value in row 1 \(10 have none\)"),
+        (regressor, [1.0, None], r"y has no value in row 1 \(10 have none\)"),
+        (classifier, ["a", 1], "texts and other values together"),
+        (regressor, ["a", "b"], "y holds what is no number .*as_classifier"),
+    ],
+)
+def test_targets_that_cannot_be_are_refused_in_plain_words(make, y, said):
+    with pytest.raises(ValueError, match=said):
+        make().fit(np.eye(20), np.array(y * 10, dtype=object))

@@ -1,7 +1,9 @@
 """A user's table made what the tables of training were: numbers in columns, of mean 0 and deviation 1 on the labelled rows.
 
-Columns with texts or categories become numbers of their levels; what is missing, and a level that the labelled rows lack,
-is missing to the model. Columns that never vary there are left out. n rows, F columns, D columns of the model
+Columns with texts or categories become numbers of their levels, in the order of the alphabet or of ordered categories;
+texts that are all numbers are these numbers, and times those of nanoseconds. What is missing, and a level that the
+labelled rows lack, is missing to the model. Columns that never vary there are left out. n rows, F columns, D columns of
+the model
 """
 
 from dataclasses import dataclass
@@ -10,23 +12,27 @@ from typing import Any
 import numpy as np
 
 from metarun.errors import DataError
+from metarun.tasks.table_columns import NUMBER, level_of
 from metarun.tasks.tabular_columns import standard_columns
 
 
 @dataclass(frozen=True)
 class Levels:
-    """The levels of each column in ascending order, and None for a column of numbers."""
+    """The levels of each column in their order; None for a column of numbers, and no level for one without values."""
 
     of: tuple[tuple[str, ...] | None, ...]
 
     @staticmethod
     def found(x: Any) -> "Levels":
         """The levels in the columns of ``x``, a data frame or an array [n, F]."""
-        return Levels(tuple(_levels(column) for column in columns(x)))
+        orders = [_order(x.iloc[:, k]) for k in range(x.shape[1])] if hasattr(x, "iloc") else [None] * x.shape[1]
+        return Levels(tuple(order or _levels(column) for order, column in zip(orders, columns(x), strict=True)))
 
     def numbers(self, x: Any) -> np.ndarray:
-        """``x`` as numbers [n, F], NaN where there is none. Raises DataError for a text where the column has numbers."""
-        found = [_coded(column, levels) for column, levels in zip(columns(x), self.of, strict=True)]
+        """``x`` as numbers [n, F], NaN where there is none. Raises DataError where a column has numbers for texts, or texts
+        for numbers."""
+        names = x.columns if hasattr(x, "iloc") else range(x.shape[1])
+        found = [_coded(*given) for given in zip(names, columns(x), self.of, strict=True)]
         return np.stack(found, 1)
 
 
@@ -46,37 +52,71 @@ def columns(x: Any) -> list[np.ndarray]:
 
 def _of_series(series: Any) -> np.ndarray:
     """A data frame's column as floats, or as objects where it holds anything else."""
-    if series.dtype.kind in "biuf":
+    if series.dtype.kind in "iuf":
         return series.to_numpy(dtype=np.float64, na_value=np.nan)
+    if series.dtype.kind in "mM":
+        kind = "datetime64[ns]" if series.dtype.kind == "M" else "timedelta64[ns]"
+        return np.where(series.isna(), np.nan, series.to_numpy(dtype=kind).astype(np.float64))
     values: np.ndarray = series.astype(object).to_numpy(dtype=object, copy=True)
     values[series.isna().to_numpy()] = None
     return values
 
 
+def _order(series: Any) -> tuple[str, ...] | None:
+    """The ordered categories of a data frame's column, also those that it lacks; None where they have no order."""
+    return tuple(str(value) for value in series.cat.categories) if getattr(series.dtype, "ordered", False) else None
+
+
 def _levels(column: np.ndarray) -> tuple[str, ...] | None:
+    known = [value for value in column.tolist() if not missing(value)]
+    if not known:
+        return ()
     if column.dtype.kind in "biuf":
         return None
-    known = [value for value in column.tolist() if not missing(value)]
-    if all(isinstance(value, (int, float, np.number)) for value in known):
+    if all(isinstance(value, (int, float, np.number)) or NUMBER.fullmatch(str(value)) for value in known):
         return None
     if wrong := [value for value in known if not isinstance(value, (str, bytes, int, float, np.generic))]:
-        raise TypeError(f"a table's values must be a string or a number, but one is {type(wrong[0]).__name__}.")
+        raise TypeError(
+            f"a table's values must be a string or a number, but one is {type(wrong[0]).__name__}: make its column "
+            "strings or numbers, or leave it out."
+        )
     return tuple(sorted({str(value) for value in known}))
 
 
-def _coded(column: np.ndarray, levels: tuple[str, ...] | None) -> np.ndarray:
+def _coded(name: Any, column: np.ndarray, levels: tuple[str, ...] | None) -> np.ndarray:
+    values = [None if missing(v) else v for v in column.tolist()]
     if levels is None:
         try:
-            return np.array([np.nan if missing(v) else v for v in column.tolist()], dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"a column had numbers where the model was fitted, and now {error}.") from error
+            return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"column {name!r} has numbers where the model is fitted; here {error}.") from error
+    numbers = [v for v in values if isinstance(v, (int, float, np.number)) and not isinstance(v, bool)]
+    if levels and numbers and not any(NUMBER.fullmatch(level) for level in levels):
+        raise DataError(
+            f"column {name!r} has texts where the model is fitted, as {levels[0]!r}, and here numbers, as {numbers[0]!r}: "
+            "give it the same texts."
+        )
     place = {level: float(k) for k, level in enumerate(levels)}
-    return np.array([np.nan if missing(v) else place.get(str(v), np.nan) for v in column.tolist()], dtype=np.float64)
+    texts = [None if v is None else str(v) for v in values]
+    number = {text: place.get(text if text in place else level_of(text, levels), np.nan) for text in {*texts} - {None}}
+    return np.array([number.get(text, np.nan) for text in texts], dtype=np.float64)
 
 
 def missing(value: Any) -> bool:
-    """Whether a value of a table says that there is none."""
-    return value is None or value != value  # noqa: PLR0124 (NaN)
+    """Whether a value of a table says that there is none: None, NaN, or what pandas has for it."""
+    nan = isinstance(value, (float, np.floating)) and value != value  # noqa: PLR0124
+    return value is None or nan or type(value).__name__ in ("NAType", "NaTType")
+
+
+def check_targets(x: np.ndarray, y: np.ndarray) -> None:
+    """Raise DataError where rows x [n, F] and targets y [n] differ in number, or a target is missing, or not of one kind."""
+    if len(x) != len(y):
+        raise DataError(f"X has {len(x)} rows and y {len(y)}: inconsistent numbers of samples.")
+    values = y.tolist() if y.dtype == object else []
+    if rows := [k for k, value in enumerate(values) if missing(value)]:
+        raise DataError(f"y has no value in row {rows[0]} ({len(rows)} have none); leave rows without a target out.")
+    if len({isinstance(value, str) for value in values}) > 1:
+        raise DataError("y has texts and other values together; make all of them texts, or numbers.")
 
 
 def with_indicators(x: np.ndarray, context: np.ndarray, room: int) -> np.ndarray:

@@ -13,12 +13,20 @@ n labelled rows, Q rows, F columns, N classes
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from metarun.applied.table_inputs import Levels, may_have_texts, model_inputs, uniform_columns, with_indicators
+from metarun.applied.table_inputs import (
+    Levels,
+    check_targets,
+    may_have_texts,
+    model_inputs,
+    uniform_columns,
+    with_indicators,
+)
 from metarun.errors import DataError, MetarunError
 
 try:
@@ -75,8 +83,9 @@ class TableEstimator(BaseEstimator):
 
     def _read(self, x: np.ndarray, y: np.ndarray, num_classes: int) -> None:
         """Show the labelled rows x [n, F] and their targets y [n] to the model, in each of the orders."""
-        if self.num_orders < 1 or (self.max_rows is not None and self.max_rows < 1):
-            raise DataError(f"num_orders is {self.num_orders} and max_rows {self.max_rows}; use 1 or more.")
+        for name, number in (("num_orders", self.num_orders), ("max_rows", self.max_rows)):
+            if number is not None and not (isinstance(number, Integral) and number >= 1):
+                raise DataError(f"{name} is {number}; use a whole number, 1 or more.")
         self.context_ = x
         size = self.model.run.experiment.task.spec.input_shape[0]
         context = with_indicators(x, x, size - x.shape[1])
@@ -93,6 +102,11 @@ class TableEstimator(BaseEstimator):
         """Rows, columns, whether by ranks, and numbers of the classes, of each reading."""
         random = check_random_state(self.random_state)
         most = self.max_rows or self.model.run.experiment.task.spec.most_rows or len(y)
+        if most < num_classes:
+            raise DataError(
+                f"each reading takes {most} rows at most, but has a row of each of {num_classes} classes: set max_rows to "
+                f"{num_classes} or more."
+            )
         parts = max(-(-len(varying) // size), 1)
         number = max(self.num_orders, parts * -(-self.num_orders // 2) if parts > 1 else 1)
         if parts > 1:
@@ -151,8 +165,8 @@ class TableClassifier(ClassifierMixin, TableEstimator):
     def fit(self, X: Any, y: Any) -> "TableClassifier":
         """Keep the rows X [n, F] and their classes y [n], of any names."""
         x, y = self._numbers(X, reset=True), column_or_1d(y, warn=True)
+        check_targets(x, y)
         check_classification_targets(y)
-        _same_length(x, y)
         self.classes_, places = np.unique(y, return_inverse=True)
         most = self.model.run.experiment.task.spec.num_outputs
         if len(self.classes_) > most:
@@ -182,8 +196,12 @@ class TableRegressor(RegressorMixin, TableEstimator):
 
     def fit(self, X: Any, y: Any) -> "TableRegressor":
         """Keep the rows X [n, F] and their targets y [n]."""
-        x, y = self._numbers(X, reset=True), column_or_1d(y, warn=True).astype(np.float64)
-        _same_length(x, y)
+        x, y = self._numbers(X, reset=True), column_or_1d(y, warn=True)
+        check_targets(x, y)
+        try:
+            y = y.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"y holds what is no number ({error}); use as_classifier() for classes.") from error
         if not np.isfinite(y).all():
             raise DataError("y holds NaN or infinity; leave rows without a target out.")
         self.mean_, self.deviation_ = float(y.mean()), float(y.std()) or 1.0
@@ -215,11 +233,6 @@ def _lot(random: Any, y: np.ndarray, most: int) -> np.ndarray:
         within[own] = np.arange(own.sum())
     key = np.where(within == 0, -1.0, (within + 0.5) / counts[place])
     return np.sort(order[np.argsort(key, kind="stable")[:most]])
-
-
-def _same_length(x: np.ndarray, y: np.ndarray) -> None:
-    if len(x) != len(y):
-        raise DataError(f"X has {len(x)} rows and y {len(y)}: inconsistent numbers of samples.")
 
 
 def _warn(text: str) -> None:

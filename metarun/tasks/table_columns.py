@@ -200,7 +200,7 @@ def encoded(columns: Sequence[Column], fits: Sequence[Fit], notes: list[str]) ->
             parts.append(np.where(column.missing, 0.0, standard)[:, None])
             continue
         assert column.texts is not None and found.levels is not None
-        of = {text: _level(text, found.levels) for text in {*column.texts.tolist()}}
+        of = {text: level_of(text, found.levels) for text in {*column.texts.tolist()}}
         one_hot = (np.array([of[text] for text in column.texts])[:, None] == np.array(found.levels)).astype(float)
         parts.append(np.where(column.missing[:, None], found.mean, one_hot))
         if unknown := sorted(text for text, level in of.items() if level not in (*found.levels, "")):
@@ -211,7 +211,7 @@ def encoded(columns: Sequence[Column], fits: Sequence[Fit], notes: list[str]) ->
     return np.concatenate(parts, 1)
 
 
-def _level(text: str, levels: Sequence[str]) -> str:
+def level_of(text: str, levels: Sequence[str]) -> str:
     """The level that an entry names: that which is written so, or else the only one of the same number, as 1 of 1.0."""
     if text in levels or not NUMBER.fullmatch(text):
         return text
