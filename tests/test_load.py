@@ -196,6 +196,28 @@ def test_rows_by_column_by_row_and_as_an_array_give_one_prediction():
     assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
 
 
+ODD_TABLES = {
+    "rows of two kinds": ([{"dose": 1.0, "kind": "a"}, 3], "the array has shape"),
+    "a number for a column": ({"dose": 1.0, "kind": "a"}, "column 'dose' is no list of entries"),
+    "a text for a column": ({"dose": [1.0, 2.0], "kind": "ab"}, "column 'kind' is no list of entries"),
+    "a category that is missing": ({"dose": [1.0, 2.0], "kind": ["a", type("NAType", (), {})()]}, "'kind' is empty"),
+}
+
+
+@pytest.mark.parametrize("name", ODD_TABLES)
+def test_rows_that_make_no_table_are_refused_in_plain_words(name):
+    rows, said = ODD_TABLES[name]
+    with pytest.raises(DataError, match=said):
+        metarun.load(run("table")).adapt(rows, [3.0, 5.0])
+
+
+@pytest.mark.parametrize(("y", "said"), [(["a", "b"], "targets must be numbers"), ([np.nan, 1.0], "hold NaN")])
+def test_a_score_of_targets_that_are_no_numbers_is_refused(y, said):
+    rows = {"dose": [0.5, 1.5], "kind": ["a", "b"]}
+    with pytest.raises(DataError, match=said):
+        metarun.load(run("table")).as_regressor().fit(rows, [300.0, 500.0]).score(rows, y)
+
+
 def test_predictions_are_in_the_units_of_the_targets_with_a_deviation():
     model = metarun.load(run("table"))
     columns = {"dose": [0.5, 1.5, 2.5], "kind": ["a", "b", "a"]}
@@ -219,6 +241,10 @@ WRONG = {
     "no label for each": (lambda x: (x, ["a"] * (len(x) - 1)), "give one for each"),
     "one class": (lambda x: (x, ["a"] * len(x)), "with one class every answer is right"),
     "a label that is missing": (lambda x: (x, ["a", None, *["b"] * (len(x) - 2)]), "example 1 has no label"),
+    "a label that pandas calls missing": (
+        lambda x: (x, np.array(["a", type("NAType", (), {})(), *["b"] * (len(x) - 2)], dtype=object)),
+        "example 1 has no label",
+    ),
     "labels of two kinds in a list": (lambda x: (x, ["a", 1, *["b"] * (len(x) - 2)]), "of several kinds"),
     "pixels out of range": (
         lambda x: (np.full((8, 1, SIZE, SIZE), 255), ["a", "b"] * 4),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from metarun.errors import DataError
+from metarun.tasks.reading import columns_of
 
 if TYPE_CHECKING:
     from typing import TypeVar
@@ -124,7 +125,10 @@ class Regressor(Estimator):
     def score(self, X: Any, y: Any) -> float:
         """The coefficient of determination R^2, mean over the outputs."""
         predicted = self.predict(X)
-        truth = shaped(y, predicted).astype(np.float64)
+        truth = columns_of(y, self.model.run.experiment.task.spec.num_outputs)
+        truth = shaped(truth, predicted)
+        if not np.isfinite(truth).all():
+            raise DataError("the targets hold NaN or infinity; score examples that have a target.")
         errors, spread = ((truth - predicted) ** 2).sum(0), ((truth - truth.mean(0)) ** 2).sum(0)
         if not np.all(spread):
             raise DataError("the targets are all the same, so R^2 is not defined: score examples that differ.")

@@ -29,7 +29,7 @@ from metarun.errors import ConfigError, DataError, listed
 from metarun.evaluation.eval_mode import eval_mode, modules_of
 from metarun.execution.execution import Looped, generators_kept
 from metarun.models.norm_state import norms
-from metarun.tasks.reading import ArrayReader, Reader, columns_of
+from metarun.tasks.reading import ArrayReader, Reader, absent, columns_of
 from metarun.trees import slice_tasks, tree_leaves, tree_map
 
 if TYPE_CHECKING:
@@ -177,8 +177,8 @@ class Model:
     def _of_targets(self, x: Tensor, y: np.ndarray) -> "Task":
         targets = columns_of(y, self.run.experiment.task.spec.num_outputs)
         if not np.isfinite(targets).all():
-            missing = np.flatnonzero(~np.isfinite(targets).all(1))
-            raise DataError(f"example {missing[0]} has no target ({len(missing)} have none); leave such examples out.")
+            gone = np.flatnonzero(~np.isfinite(targets).all(1))
+            raise DataError(f"example {gone[0]} has no target ({len(gone)} have none); leave such examples out.")
         own = torch.from_numpy(self.reader.targets(targets)).to(x.device, self.reader.dtype)
         return Task(self.learner, Batch(x, own), None)
 
@@ -224,9 +224,9 @@ def _classes_of(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The classes in ascending order, and the place of each label [n] among them."""
     if y.ndim != 1:
         raise DataError(f"the labels have shape {list(y.shape)}, but each example has one class: [n].")
-    missing = [i for i, label in enumerate(y.tolist()) if label is None or label in ("", b"") or label != label]  # noqa: PLR0124 (NaN)
-    if missing:
-        raise DataError(f"example {missing[0]} has no label ({len(missing)} have none), but each needs one.")
+    gone = [i for i, label in enumerate(y.tolist()) if absent(label) or label in ("", b"")]
+    if gone:
+        raise DataError(f"example {gone[0]} has no label ({len(gone)} have none), but each needs one.")
     try:
         classes, labels = np.unique(y, return_inverse=True)
     except TypeError as error:

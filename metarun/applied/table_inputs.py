@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from metarun.errors import DataError
+from metarun.tasks.reading import absent
 from metarun.tasks.table_columns import NUMBER, level_of
 from metarun.tasks.tabular_columns import standard_columns
 
@@ -68,7 +69,7 @@ def _order(series: Any) -> tuple[str, ...] | None:
 
 
 def _levels(column: np.ndarray) -> tuple[str, ...] | None:
-    known = [value for value in column.tolist() if not missing(value)]
+    known = [value for value in column.tolist() if not absent(value)]
     if not known:
         return ()
     if column.dtype.kind in "biuf":
@@ -84,7 +85,7 @@ def _levels(column: np.ndarray) -> tuple[str, ...] | None:
 
 
 def _coded(name: Any, column: np.ndarray, levels: tuple[str, ...] | None) -> np.ndarray:
-    values = [None if missing(v) else v for v in column.tolist()]
+    values = [None if absent(v) else v for v in column.tolist()]
     if levels is None:
         try:
             return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
@@ -102,18 +103,12 @@ def _coded(name: Any, column: np.ndarray, levels: tuple[str, ...] | None) -> np.
     return np.array([number.get(text, np.nan) for text in texts], dtype=np.float64)
 
 
-def missing(value: Any) -> bool:
-    """Whether a value of a table says that there is none: None, NaN, or what pandas has for it."""
-    nan = isinstance(value, (float, np.floating)) and value != value  # noqa: PLR0124
-    return value is None or nan or type(value).__name__ in ("NAType", "NaTType")
-
-
 def check_targets(x: np.ndarray, y: np.ndarray) -> None:
     """Raise DataError where rows x [n, F] and targets y [n] differ in number, or a target is missing, or not of one kind."""
     if len(x) != len(y):
         raise DataError(f"X has {len(x)} rows and y {len(y)}: inconsistent numbers of samples.")
     values = y.tolist() if y.dtype == object else []
-    if rows := [k for k, value in enumerate(values) if missing(value)]:
+    if rows := [k for k, value in enumerate(values) if absent(value)]:
         raise DataError(f"y has no value in row {rows[0]} ({len(rows)} have none); leave rows without a target out.")
     if len({isinstance(value, str) for value in values}) > 1:
         raise DataError("y has texts and other values together; make all of them texts, or numbers.")

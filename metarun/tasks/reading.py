@@ -160,3 +160,9 @@ def columns_of(values: Any, count: int) -> np.ndarray:
     if numbers.ndim != 2 or numbers.shape[1] != count:
         raise DataError(f"the targets have shape {list(numbers.shape)}, but the model predicts [n, {count}].")
     return numbers
+
+
+def absent(value: Any) -> bool:
+    """Whether a value says that there is none: None, NaN, or what numpy and pandas have for it."""
+    nan = isinstance(value, (float, np.floating, np.datetime64)) and value != value  # noqa: PLR0124
+    return value is None or bool(nan) or type(value).__name__ in ("NAType", "NaTType")

@@ -3,7 +3,6 @@
 They are measured as the training tasks were: by their means, deviations and levels.
 """
 
-import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from metarun.core import TaskSpec
 from metarun.errors import DataError, DataProblems, Faults, listed
-from metarun.tasks.reading import Examples, Reader, columns_of
+from metarun.tasks.reading import Examples, Reader, absent, columns_of
 from metarun.tasks.splits import composed
 from metarun.tasks.table_columns import Column, Fit, Missing, encoded
 from metarun.tasks.table_columns import Reader as ColumnReader
@@ -137,13 +136,16 @@ def _own(outputs: Sequence[Column]) -> np.ndarray:
 
 def _table_of(examples: Any, names: Sequence[str]) -> Table:
     """A table of columns by name (a mapping, or a data frame), of rows that are mappings, or of an array."""
-    rows = isinstance(examples, (list, tuple)) and bool(examples) and hasattr(examples[0], "keys")
+    rows = isinstance(examples, (list, tuple)) and bool(examples) and all(hasattr(row, "keys") for row in examples)
     if rows:
         columns = {name: [row.get(name) for row in examples] for name in names if any(name in row for row in examples)}
     elif hasattr(examples, "keys"):
-        columns = {name: list(examples[name]) for name in names if name in examples.keys()}  # noqa: SIM118 (a data frame)
+        columns = {name: examples[name] for name in names if name in examples.keys()}  # noqa: SIM118 (a data frame)
+        for name, values in columns.items():
+            if isinstance(values, str) or not hasattr(values, "__len__") or getattr(values, "ndim", 1) != 1:
+                raise DataError(f"the column {name!r} is no list of entries; give one list for each column.")
     else:
-        array = np.asarray(examples)
+        array = np.asarray(examples, dtype=object if isinstance(examples, (list, tuple)) else None)
         if array.ndim != 2 or array.shape[1] != len(names):
             raise DataError(
                 f"the array has shape {list(array.shape)}, but must have a column for each of {', '.join(names)}: "
@@ -162,7 +164,7 @@ def _table_of(examples: Any, names: Sequence[str]) -> Table:
 def _written(value: Any) -> str:
     """An entry as a file has it; what is missing is empty. Whole numbers have no point: a level of a category is 1, not
     1.0, and data frames make floats of them where an entry is missing."""
-    if value is None or (isinstance(value, (float, np.floating)) and math.isnan(value)):
+    if absent(value):
         return ""
     if not isinstance(value, (int, float, np.number)) or isinstance(value, bool):
         return composed(str(value).strip())
