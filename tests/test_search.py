@@ -167,6 +167,58 @@ def test_a_search_whose_options_were_edited_is_another_search():
         refuse_another(damaged, then, Path("s"))
 
 
+TABLE = ["experiment=table", "task.task_column=task", "task.input_columns=[x]", "task.output_columns=[y]"]
+
+
+@pytest.mark.parametrize("varied", [
+    "task.num_shots=interval(1,10)", "task.frequency=[1.0,1.0],[0.5,1.0]", "task=sinusoid,gp_rbf",
+    "+task@evaluation.task.other=gp_rbf,gp_periodic",
+])  # fmt: skip
+def test_a_search_of_what_changes_the_validation_episodes_is_refused(varied, tmp_path):
+    outcome = metarun("search", tmp_path / "s", "trials=2", varied, *SMALL, "--dry")
+    assert outcome.code == 2 and "so all are scored alike. Give one value to what changes" in outcome.err, outcome.text
+
+
+def test_a_search_of_the_share_of_a_table_that_trains_is_refused_for_its_units(tmp_path):
+    lines = [f"t{n % 10},{n},{n * n % 17}" for n in range(100)]
+    (tmp_path / "table.csv").write_text("\n".join(["task,x,y", *lines]))
+    words = [*SMALL, *TABLE, f"task.path={tmp_path / 'table.csv'}", "task.num_shots=4", "--dry"]
+    outcome = metarun("search", tmp_path / "s", "trials=2", "task.train_fraction=0.5,1", *words)
+    assert outcome.code == 2 and "validation episodes are not those" in outcome.err, outcome.text
+
+
+@pytest.mark.parametrize("varied", [
+    ["task.train_num_shots=interval(1,10)", "meta_batch_size=interval(1,3)", "dtype=float32,float64"],
+    ["task.num_shots=1,2", "evaluation.task=gp_rbf"], ["task=linear_regression", "task.grow_dims=null,[1,1,2]"],
+    ["evaluation.inner_steps=1,2", "steps=5,10"],
+])  # fmt: skip
+def test_what_leaves_the_validation_episodes_as_they_are_may_be_searched(varied, tmp_path):
+    outcome = metarun("search", tmp_path / "s", "trials=2", *SMALL, *varied, "--dry")
+    assert outcome.code == 0, outcome.text
+
+
+def test_a_search_does_not_go_on_with_data_that_were_edited(tmp_path):
+    table = tmp_path / "table.csv"
+    lines = [f"t{n % 10},{n},{n * n % 17}" for n in range(100)]
+    table.write_text("\n".join(["task,x,y", *lines]))
+    command = ["search", tmp_path / "s", LR, "seeds=0", *SMALL, "steps=2", *TABLE, f"task.path={table}"]
+    assert metarun(*command, "trials=1").code == 0
+    table.write_text("\n".join(["task,x,y", *lines[:-1], "t9,99,3"]))
+    outcome = metarun(*command, "trials=2")
+    assert outcome.code == 2 and "the data have changed since the search" in outcome.err, outcome.text
+    assert len(trials_of(tmp_path / "s")) == 1
+
+
+def test_a_trial_that_read_other_data_than_the_search_began_with_fails(tmp_path):
+    def reads(folder: RunFolder, pid: int) -> int | None:
+        (folder.path / "run.json").write_text('{"data": "another table"}')
+        return Lines(*GOOD)(folder, pid)
+
+    rows = led(tmp_path / "s", Trials(reads, Lines(*GOOD)), total=2, data={"data": "a table"})
+    assert [row["state"] for row in rows] == ["failed", "completed"]
+    assert rows[0]["outcome"] == "it read another table, but the search began with a table"
+
+
 def test_a_search_killed_at_random_ends_with_exactly_as_many_trials_as_asked_for(told, tmp_path):
     chance, folder, seen = Random(0), tmp_path / "search", set[int]()
     command = ["search", folder, *words(told), "seeds=0", "jobs=2", "steps=40", "evaluation.every=10"]
@@ -299,7 +351,9 @@ class Trials(Stage):
         super().__init__({"resume=auto": list(acts)})
 
 
-def led(folder: Path, stage: Stage, total: int, **rules: Any) -> list[dict[str, Any]]:
+def led(
+    folder: Path, stage: Stage, total: int, data: dict[str, str] | None = None, **rules: Any
+) -> list[dict[str, Any]]:
     """The trials of a search whose jobs act by ``stage``."""
     told = Rules(
         **{"sampler": "random", "pruner": "median", "seed": 0, "higher": False, "every": 10, "steps": 40, **rules}
@@ -309,7 +363,7 @@ def led(folder: Path, stage: Stage, total: int, **rules: Any) -> list[dict[str, 
     folder.mkdir(exist_ok=True)
     recorded(folder, [], [])
     with View(total) as view:
-        plan = Plan(space, shared, total, "mse", told.higher)
+        plan = Plan(space, shared, total, "mse", told.higher, lambda config: data or {})
         lead = Lead(Study(folder, told), Planner([], folder, {*shared}, build=False), plan, Kept(folder), view)
         Drain([], folder, Launching(Slots(1, gpus=[]), stage, []), Limits(), view, lead).run()
     return trials_of(folder)

@@ -38,9 +38,9 @@ class Begun:
     rules: Rules
     score: str
     config: Any  # of a trial
-    facts: dict[
-        str, Any
-    ]  # by which it is known: what varies, the settings of its trials, and a hash of all its options
+    # by which it is known: what varies, the settings of its trials, a hash of all its options, and the names of its data
+    facts: dict[str, Any]
+    common: Any
 
 
 def search(words: list[str], config_dirs: list[Path], flags: list[str], dry: bool) -> int:
@@ -83,24 +83,21 @@ def checked(asked: Asked, config_dirs: Sequence[Path]) -> Begun:
     from metarun.process import prepare
 
     prepare()
+    from metarun.search.common import Common
     from metarun.search.lead import NO_TEST
     from metarun.sweep.plan import Planner
 
     cfg = composed([*shared, *space.first_options(varied)], list(config_dirs))
     found_space = space.parameters(varied, cfg)
     of_trials = [*(text for text in shared if override_key(text) != "evaluation.num_tasks"), NO_TEST]
-    planner = Planner(config_dirs, asked.folder, {*of_trials}, build=True)
+    common = Common()
+    planner = Planner(config_dirs, asked.folder, {*of_trials}, build=True, look=common)
     jobs = built(planner, of_trials, found_space)
-    if len(planner.checked.scores) != 1:
-        names = ", ".join(sorted(name for name, _ in planner.checked.scores))
-        raise ConfigError(
-            [f"the trials have different scores ({names}), which cannot be compared; search on one task."]
-        )
-    ((score, higher),) = planner.checked.scores
+    score, higher = common.objective()
     every, steps = min(job.config["evaluation"]["every"] for job in jobs), max(job.config["steps"] for job in jobs)
     rules = Rules(asked.sampler, asked.pruner, asked.sampler_seed, higher, every, steps)
-    facts = known_by(found_space, jobs)
-    return Begun(found_space, shared, of_trials, planner, rules, score, jobs[0].config, facts)
+    facts = known_by(found_space, jobs) | {"data": common.names()}
+    return Begun(found_space, shared, of_trials, planner, rules, score, jobs[0].config, facts, common)
 
 
 def known_by(parameters: Sequence[space.Parameter], jobs: Sequence[Any]) -> dict[str, Any]:
@@ -134,7 +131,10 @@ def built(planner: Any, shared: list[str], parameters: Sequence[space.Parameter]
                 mistakes[problem].append(name)
     if mistakes:
         everywhere = len(combinations)
-        told = {problem: "" if len(names) == everywhere else f" (in {names[0]})" for problem, names in mistakes.items()}
+        told = {
+            problem: "" if len(names) == everywhere else f" (in {listed(names, most=3)})"
+            for problem, names in mistakes.items()
+        }
         raise ConfigError([f"{problem}{where}" for problem, where in told.items()])
     return jobs
 
@@ -153,7 +153,7 @@ def searched(asked: Asked, begun: Begun, config_dirs: Sequence[Path], launching:
     log = [parameter.key for parameter in begun.space if isinstance(parameter, space.Numbers) and parameter.log]
     kept.write(score=begun.score, direction=direction, logarithmic=log, **begun.facts)
     kept.write(sampler=asked.sampler, sampler_seed=asked.sampler_seed, pruner=asked.pruner)
-    plan = Plan(begun.space, begun.of_trials, asked.trials, begun.score, begun.rules.higher)
+    plan = Plan(begun.space, begun.of_trials, asked.trials, begun.score, begun.rules.higher, begun.common.of)
     with View(asked.trials) as view:
         lead = Lead(study, begun.planner, plan, kept, view)
         signum = Drain([], asked.folder, launching, asked.limits, view, lead).run()
@@ -185,6 +185,10 @@ def refuse_another(then: dict[str, Any], now: dict[str, Any], folder: Path) -> N
         changed += [f"{key} was {before.get(key, 'not set')} and is {after.get(key, 'not set')}" for key in keys]
     if not changed and then.get("options", now["options"]) != now["options"]:
         changed = ["a YAML file of its options was edited"]
+    before, after = then.get("data"), now.get("data")
+    if not changed and None not in (before, after) and before != after:
+        began = f"the data have changed since the search in {as_shown(folder)} began"
+        raise ConfigError([f"{began}: {before} then, {after} now. Restore them, or choose another folder."])
     if changed:
         raise ConfigError(
             [f"{as_shown(folder)} holds another search: {listed(changed, most=3)}. Choose another folder."]

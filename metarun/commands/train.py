@@ -86,8 +86,7 @@ def _nothing_to_do(folder: RunFolder, experiment: Experiment) -> float:
 
 def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
     folder, text = job.folder, OmegaConf.to_yaml(job.cfg, resolve=True)
-    elsewhere = {name: scored.task.fingerprint() for name, scored in experiment.suite.elsewhere.items()}
-    facts = {"data": experiment.task.fingerprint()} | ({"evaluation_data": elsewhere} if elsewhere else {})
+    facts = experiment.suite.fingerprints()
     folder.refuse_other_data(facts, "Restore them, or start a new run with another run_dir.")
     folder.keep_training(experiment.task.fitted(), experiment.task.class_names("train"))
     write_atomically(folder.path / "config.yaml", text.encode())

@@ -32,6 +32,11 @@ class Suite:
         """The first of what is scored."""
         return next(iter(self.elsewhere.values()), self.own)
 
+    def fingerprints(self) -> dict[str, Any]:
+        """The names of the data that it is made of, as run.json has them."""
+        elsewhere = {name: scored.task.fingerprint() for name, scored in self.elsewhere.items()}
+        return {"data": self.own.task.fingerprint()} | ({"evaluation_data": elsewhere} if elsewhere else {})
+
     def require(self, *splits: str) -> None:
         """Raise ConfigError unless all that is scored has episodes of these ``splits``."""
         places = {f"evaluation.task.{name}": scored.task for name, scored in self.elsewhere.items()}

@@ -1,11 +1,11 @@
 """The leader of a search's jobs: each is a trial of the study, and one that looks bad among the others is given up."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from metarun.errors import ConfigError
-from metarun.output.kept import json_lines, number
+from metarun.output.kept import json_lines, json_object, number
 from metarun.output.lock import busy
 from metarun.search.kept import Kept
 from metarun.search.space import Parameter
@@ -28,6 +28,7 @@ class Plan:
     total: int
     score: str
     higher: bool
+    data: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: {}  # that a run of ``config`` should read
 
     def best(self, scores: dict[int, float]) -> float:
         """The best of scores by step."""
@@ -126,6 +127,8 @@ class Lead:
                 job.folder.mark_pruned()
             else:
                 self.view.tell(job, "counts as pruned, though it ended before it was stopped")
+        elif (state in SETTLED or job.why_stopped) and (changed := self._other_data(job)):
+            self.study.failed(trial, changed)
         elif state in SETTLED or job.why_stopped:
             step = self.study.hears(trial, scores)  # judged as if it had been followed: quick runs are pruned alike
             if step is None and state == "completed" and scores:
@@ -138,6 +141,12 @@ class Lead:
         elif state == "failed" or job.unusable or job.code in (1, 2):
             self.study.failed(trial, "; ".join(job.why()) or job.outcome)
         self._tell()
+
+    def _other_data(self, job: Job) -> str:
+        """What has changed where a run read other data than the search began with; its scores tell nothing."""
+        begun, read = self.plan.data(job.config), json_object(job.folder.path / "run.json", [])
+        changed = [name for name in begun if read.get(name, begun[name]) != begun[name]]
+        return "".join(f"it read {read[name]}, but the search began with {begun[name]}" for name in changed[:1])
 
     def _completed(self, trial: Any, job: Job, score: float) -> None:
         self.study.completed(trial, score)

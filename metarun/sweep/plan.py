@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,11 @@ from metarun.sweep.identity import NO_EFFECT, identity
 from metarun.sweep.job import Folders, Job
 
 LONG = 20  # jobs, of which a terminal shows the progress
+Look = Callable[[Any, dict[str, Any]], None]  # at an experiment, and the plain values that it was made of
+
+
+def no_look(experiment: Any, config: dict[str, Any]) -> None:
+    """Refuse nothing."""
 
 
 def planned(overrides: list[str], config_dirs: Sequence[Path], sweep: Path, build: bool = True) -> list[Job]:
@@ -48,8 +53,10 @@ def planned(overrides: list[str], config_dirs: Sequence[Path], sweep: Path, buil
 class Planner:
     """Makes the jobs of one sweep: composes, checks and builds them; what they share is done once."""
 
-    def __init__(self, config_dirs: Sequence[Path], sweep: Path, shared: Collection[str], build: bool) -> None:
-        self.compose, self.checked, self.folders = Composer(config_dirs), Checked(build), Folders(sweep)
+    def __init__(
+        self, config_dirs: Sequence[Path], sweep: Path, shared: Collection[str], build: bool, look: Look = no_look
+    ) -> None:
+        self.compose, self.checked, self.folders = Composer(config_dirs), Checked(build, look), Folders(sweep)
         self.shared = shared  # the overrides that all jobs have
 
     def job(self, overrides: list[str], shown: list[str], compared: Collection[str] = ()) -> Job:
@@ -77,14 +84,14 @@ def _with_progress(jobs: list[Any]) -> Iterable[Any]:
 
 
 class Checked:
-    """Finds what is wrong with configurations; those that differ in their seed alone are built once."""
+    """Finds what is wrong with configurations; those that differ in their seed alone are built once.
 
-    def __init__(self, build: bool) -> None:
-        self.build = build
+    ``look`` is shown what was built of which values, and may refuse it by a ConfigError.
+    """
+
+    def __init__(self, build: bool, look: Look = no_look) -> None:
+        self.build, self.look = build, look
         self.known: dict[str, list[str]] = {}
-        self.scores: set[tuple[str, bool]] = (
-            set()
-        )  # of the tasks that were built: the name, and whether higher is better
 
     def __call__(self, cfg: DictConfig) -> dict[str, Any]:
         """The plain values of a configuration, which is used up. Raises ConfigError with its problems."""
@@ -98,8 +105,7 @@ class Checked:
         kind = json.dumps({**config, "seed": 0, "device": "cpu", "tf32": False}, sort_keys=True, default=str)
         if self.build and kind not in self.known:
             try:
-                objective = ready(cfg).task.spec.objective
-                self.scores.add((objective.score_name, objective.higher_is_better))
+                self.look(ready(cfg), config)
                 self.known[kind] = []
             except ConfigError as error:
                 self.known[kind] = error.problems
