@@ -1,5 +1,6 @@
 """metarun search: what is proposed and pruned, that trials see no test episode, and that a killed search goes on."""
 
+import math
 import os
 import shutil
 import signal
@@ -493,6 +494,22 @@ def test_what_is_proposed_depends_on_seed_and_history_alone(sampler, tmp_path):
     assert proposals(tmp_path / "broken", 9) == whole
     assert len({tuple(each) for each in whole}) > 10
     assert proposals(tmp_path / "other", 3, seed=1) != whole[:3]
+
+
+@pytest.mark.parametrize(("sampler", "trials", "most"), [("gp", 26, 3), ("cmaes", 50, 8)])
+def test_trials_that_diverged_keep_a_search_away_from_where_they_are(sampler, trials, most, tmp_path):
+    space, rules = [Numbers("lr", 1e-4, 1, log=True), Numbers("b", 0, 1)], Rules(sampler, "none", 1, False, 1, 10)
+    diverged = []
+    for _ in range(trials):
+        study = Study(tmp_path, rules)  # each by another call
+        trial = study.ask()
+        lr = float(study.values_of(trial, space)[0].partition("=")[2])
+        diverged.append(lr > 0.01)
+        if diverged[-1]:
+            study.given_up(trial, "diverged")
+        else:
+            study.completed(trial, math.log10(lr) ** 2)  # as if it were the better the nearer to 1
+    assert sum(diverged[:-16]) and sum(diverged[20:]) <= most
 
 
 def test_a_journal_that_was_cut_short_and_left_locked_is_mended(tmp_path):

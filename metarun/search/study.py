@@ -8,6 +8,7 @@ undisturbed one does.
 import hashlib
 import warnings
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -153,8 +154,8 @@ class Study:
         """The sampler for the trial of this number; a sequence of quasi-random numbers is one for all."""
         samplers, name = self.optuna.samplers, self.rules.sampler
         seed = self.rules.seed if name == "qmc" else _seed(self.rules.seed, number)
-        made = {"random": samplers.RandomSampler, "cmaes": samplers.CmaEsSampler}
-        made |= {"gp": samplers.GPSampler, "qmc": samplers.QMCSampler}
+        made = {"random": samplers.RandomSampler, "cmaes": _judging(samplers.CmaEsSampler)}
+        made |= {"gp": _judging(samplers.GPSampler), "qmc": samplers.QMCSampler}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Optuna calls experimental
             return made[name](seed=seed) if name in made else samplers.TPESampler(seed=seed, constant_liar=True)
@@ -166,6 +167,46 @@ class Study:
         if self.rules.pruner == "none":
             return pruners.NopPruner()
         return pruners.MedianPruner(n_warmup_steps=int(steps * WARM_UP))
+
+
+def _judging(sampler: Any) -> Any:
+    """A class of samplers to which trials that were given up are bad ones; Optuna's own leaves them out."""
+
+    class Judging(sampler):
+        def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
+            return super().infer_relative_search_space(_Judged(study), trial)
+
+        def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
+            return super().sample_relative(_Judged(study), trial, search_space)
+
+    return Judging
+
+
+class _Judged:
+    """A study of Optuna's, whose trials that were given up look completed, with no better score than they deserve."""
+
+    def __init__(self, study: Any) -> None:
+        self.study = study
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.study, name)
+
+    def _get_trials(self, deepcopy: bool = True, states: Any = None, use_cache: bool = False) -> list[Any]:
+        """What samplers ask for."""
+        trials = self.study.get_trials(deepcopy=deepcopy)
+        scores = [trial.value for trial in trials if trial.value is not None]
+        sign = 1 if self.study.direction.name == "MAXIMIZE" else -1
+        worst = sign * min((sign * score for score in scores), default=0.0)
+        judged = [self._judged(trial, sign, worst) if trial.state.name == "PRUNED" else trial for trial in trials]
+        return [trial for trial in judged if states is None or trial.state in states]
+
+    def _judged(self, trial: Any, sign: int, worst: float) -> Any:
+        """A trial that was pruned has the best it reported, but none below the ``worst``, which all others have."""
+        pruned = trial.user_attrs.get("outcome") == "pruned"
+        told = [sign * score for score in trial.intermediate_values.values()] if pruned else []
+        other = copy(trial)
+        other.state, other.value = type(trial.state).COMPLETE, sign * max([sign * worst, *told])
+        return other
 
 
 def _seed(seed: int, number: int) -> int:
