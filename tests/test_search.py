@@ -532,6 +532,8 @@ def test_a_journal_that_was_cut_short_and_left_locked_is_mended(tmp_path):
     ("optimizer.lr=tag(log,interval(0.1,0.5))", Numbers("optimizer.lr", 0.1, 0.5, log=True)),
     ("meta_learner.inner_steps=interval(1,8)", Numbers("meta_learner.inner_steps", 1, 8, whole=True)),
     ("clip_norm=interval(1,8)", Numbers("clip_norm", 1, 8)),
+    ("evaluation.inner_steps=interval(1,8)", Numbers("evaluation.inner_steps", 1, 8, whole=True)),
+    ("execution.chunk=interval(1,8)", Numbers("execution.chunk", 1, 8, whole=True)),
     ("meta_learner.inner_steps=range(1,8,3)", Numbers("meta_learner.inner_steps", 1, 7, 3, whole=True)),
     ("meta_learner=maml,anil", Choice("meta_learner", ("maml", "anil"))),
     ("base_learner.hidden=[8],[4,4]", Choice("base_learner.hidden", ("[8]", "[4,4]"))),
@@ -540,6 +542,12 @@ def test_the_space_is_what_hydras_grammar_says(text, expected):
     varied, shared = divided([text, "steps=5"], [])
     (parameter,) = parameters(varied, composed([*shared, *first_options(varied)], []))
     assert parameter == expected and shared == ["steps=5"]
+
+
+def test_a_fraction_that_a_file_writes_as_a_whole_number_is_searched_as_a_fraction():
+    varied, _ = divided(["meta_learner.inner_lr=interval(1,8)"], [])
+    (parameter,) = parameters(varied, composed(["meta_learner.inner_lr=5"], []))
+    assert parameter == Numbers("meta_learner.inner_lr", 1, 8)
 
 
 def test_a_search_may_span_more_values_than_a_sweep_has_runs():

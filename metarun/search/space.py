@@ -4,18 +4,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from metarun.annotations import conforms
 from metarun.config.overrides import given_twice, refuse_sweeps_without_end, written
+from metarun.config.schema import Config, EvaluationConfig
+from metarun.config.targets import locate, types_of
 from metarun.errors import ConfigError
 from metarun.sweep.grammar import understood, values
 from metarun.sweep.identity import NO_EFFECT
 
 LOG_RATIO = 10  # between the ends of an interval, from which on it is searched by its logarithm
 DIGITS = 6  # of a value, so that folders have names that can be read
+TYPED = {"": Config, "evaluation": EvaluationConfig}
 NO_CHOICE = dict.fromkeys(NO_EFFECT, "it has no effect on the scores")
 NO_CHOICE |= {"seed": "the best seed is luck; the winner runs over fresh ones, seeds=N"}
 
@@ -104,20 +109,45 @@ def first_options(varied: Sequence[Override]) -> list[str]:
 
 
 def parameters(varied: Sequence[Override], cfg: DictConfig) -> list[Parameter]:
-    """What ``varied`` spans; intervals of settings that are whole numbers in ``cfg`` have whole numbers."""
+    """What ``varied`` spans; intervals of settings that are whole numbers by the classes of ``cfg`` have whole numbers."""
     return [_parameter(override, cfg) for override in varied]
 
 
 def _parameter(override: Override, cfg: DictConfig) -> Parameter:
     key, value = override.get_key_element(), override.value()
     if isinstance(value, IntervalSweep):
-        usual = OmegaConf.select(cfg, override.key_or_group)
-        return _interval(override, value, isinstance(usual, int) and not isinstance(usual, bool))
+        return _interval(override, value, _is_whole(override.key_or_group, cfg))
     if isinstance(value, RangeSweep) and value.step > 0:
         numbers = [*value.range()]  # some, or it would have been refused
         whole = all(isinstance(number, int) for number in numbers)
         return Numbers(key, numbers[0], numbers[-1], value.step, whole)
     return Choice(key, tuple(dict.fromkeys(text.partition("=")[2] for text in values(override))))
+
+
+def _is_whole(key: str, cfg: DictConfig) -> bool:
+    """Whether a setting is a whole number: by its type, or where it has none by its value."""
+    parent, _, name = key.rpartition(".")
+    kind = _types(OmegaConf.select(cfg, parent) if parent else cfg, parent).get(name, Any)
+    if kind is not Any and conforms(1, kind):
+        return not conforms(0.5, kind)
+    usual = OmegaConf.select(cfg, key)
+    return isinstance(usual, int) and not isinstance(usual, bool)
+
+
+def _types(node: Any, key: str) -> dict[str, Any]:
+    """The types of the settings of a node."""
+    if key in TYPED:
+        return get_type_hints(TYPED[key])
+    try:
+        return types_of(locate(node["_target_"]))
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OmegaConfBaseException,
+    ):  # no class, or told where it is built
+        return {}
 
 
 def _interval(override: Override, value: IntervalSweep, of_whole: bool) -> Numbers:
