@@ -570,6 +570,11 @@ def test_a_search_may_span_more_values_than_a_sweep_has_runs():
     (["trials=3", "optimizer.lr=interval(0.1)"], "interval(LOW,HIGH)"),
     (["trials=3", "optimizer.lr=tag(log,interval(0,1))"], "above 0"),
     (["trials=3", "optimizer.lr=interval(-1,1)"], "optimizer.lr is -1"),
+    (["trials=3", "optimizer.lr=tag(lgo,interval(0.1,1))"], "no tag 'lgo'; write tag(log,...) or tag(linear,...); did"),
+    (["trials=3", "optimizer.lr=tag(log,linear,interval(0.1,1))"], "an interval has one scale. Leave out one of the tags"),
+    (["trials=3", "optimizer.lr=tag(log,choice(0.1,1))"], "scales are of intervals"),
+    (["trials=3", "meta_learner.inner_steps=shuffle(choice(1,2))"], "Leave out shuffle(...)"),
+    (["trials=3", "meta_learner.inner_steps=range(1,8,1.5)"], "inner_steps is 2.5 (float), but must be int"),
     (["trials=3", LR, "sweep_dir=x"], "the folder stands first"),
     (["trials=3", "meta_learner=maml,nothing"], "nothing"),
 ])  # fmt: skip

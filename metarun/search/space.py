@@ -14,12 +14,13 @@ from metarun.annotations import conforms
 from metarun.config.overrides import given_twice, refuse_sweeps_without_end, written
 from metarun.config.schema import Config, EvaluationConfig
 from metarun.config.targets import locate, types_of
-from metarun.errors import ConfigError
+from metarun.errors import ConfigError, did_you_mean
 from metarun.sweep.grammar import understood, values
 from metarun.sweep.identity import NO_EFFECT
 
 LOG_RATIO = 10  # between the ends of an interval, from which on it is searched by its logarithm
 DIGITS = 6  # of a value, so that folders have names that can be read
+SCALES = ("log", "linear")  # tags
 TYPED = {"": Config, "evaluation": EvaluationConfig}
 NO_CHOICE = dict.fromkeys(NO_EFFECT, "it has no effect on the scores")
 NO_CHOICE |= {"seed": "the best seed is luck; the winner runs over fresh ones, seeds=N"}
@@ -64,10 +65,12 @@ class Numbers:
 
     def ends(self) -> tuple[str, ...]:
         """The values at which it is checked that runs can begin."""
-        return tuple(str(int(end)) if self.whole else _text(end) for end in (self.low, self.high))
+        second = [self.low + self.step] if self.low + self.step < self.high else []  # the first that may be a fraction
+        ends = dict.fromkeys([self.low, *(second if self.step else []), self.high])
+        return tuple(str(int(end)) if self.whole else _text(end) for end in ends)
 
     def __str__(self) -> str:
-        low, high = self.ends()
+        low, high = self.ends()[0], self.ends()[-1]
         steps = f" in steps of {self.step:g}" if self.step else ""
         return f"{'whole numbers ' if self.whole else ''}from {low} to {high}{steps}{', by its logarithm' * self.log}"
 
@@ -89,7 +92,7 @@ def divided(words: Sequence[str], config_dirs: Sequence[Path]) -> tuple[list[Ove
         refuse_sweeps_without_end([override])
     if not varied:
         raise ConfigError(["nothing varies: give a setting several values, optimizer.lr=interval(1e-4,1e-2), say."])
-    if problems := [problem for override in varied if (problem := _no_choice(override))]:
+    if problems := [problem for override in varied if (problem := _no_choice(override) or _no_effect(override))]:
         raise ConfigError(problems)
     return varied, [written(override) for override in overrides if override not in varied]
 
@@ -101,6 +104,23 @@ def _no_choice(override: Override) -> str:
     if key.split(".")[0] == "evaluation" and key != "evaluation.inner_steps":
         why = "trials are compared by their scores, so all are scored alike"
     return f"{written(override)}: {why}. Give it one value." if why else ""
+
+
+def _no_effect(override: Override) -> str:
+    """What is wrong with the tags and the order that Hydra's grammar gives values; empty where nothing is."""
+    value: Any = override.value()
+    scales = sorted(value.tags) if isinstance(value, IntervalSweep) else []
+    if strange := sorted(value.tags - {*SCALES}):
+        close = did_you_mean(strange[0], SCALES)
+        return (
+            f"{written(override)}: a search knows no tag {strange[0]!r}; write tag(log,...) or tag(linear,...){close}"
+        )
+    if value.tags and len(scales) != 1:
+        why = "an interval has one scale" if scales else "scales are of intervals, and these values have none"
+        return f"{written(override)}: {why}. Leave out {'one of the tags' if scales else 'the tag'}."
+    if getattr(value, "shuffle", False):
+        return f"{written(override)}: a search chooses in its own order. Leave out shuffle(...)."
+    return ""
 
 
 def first_options(varied: Sequence[Override]) -> list[str]:
