@@ -16,7 +16,7 @@ import pytest
 from metarun.commands.search import refuse_another
 from metarun.commands.search_words import understood
 from metarun.config.compose import composed
-from metarun.errors import ConfigError
+from metarun.errors import ConfigError, MetarunError
 from metarun.output.folder import RunFolder
 from metarun.output.ledger import run_at
 from metarun.output.lock import claim
@@ -523,6 +523,54 @@ def test_a_journal_that_was_cut_short_and_left_locked_is_mended(tmp_path):
     (trial,) = again.unfinished()
     again.completed(trial, 1.0)
     assert again.best().value == 1.0 and not Study(tmp_path, rules).unfinished()
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes"])
+def test_a_search_killed_between_two_writes_of_a_trial_proposes_what_an_undisturbed_one_does(sampler, tmp_path):
+    space, rules = (
+        [Numbers("a", 0, 1), Numbers("b", 0, 1), Choice("c", ("1", "2"))],
+        Rules(sampler, "none", 0, False, 1, 9),
+    )
+
+    def proposals(folder: Path) -> list[dict[str, Any]]:
+        study = Study(folder, rules)
+        for trial in [*study.unfinished(), *(study.ask() for _ in range(3 - len(study.trials)))]:
+            study.completed(trial, float(study.values_of(trial, space)[0].partition("=")[2]))
+        return [trial.params for trial in study.trials]
+
+    (tmp_path / "whole").mkdir()
+    whole = proposals(tmp_path / "whole")
+    lines = (tmp_path / "whole" / JOURNAL).read_bytes().splitlines(keepends=True)
+    for number in range(2, len(lines), 2):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / JOURNAL).write_bytes(b"".join(lines[:number]))
+        assert proposals(tmp_path / str(number)) == whole, lines[number - 1]
+
+
+def test_a_trial_whose_last_score_was_told_but_not_judged_is_judged_by_the_next_call(tmp_path):
+    rules = Rules("random", "median", 0, False, 10, 40)
+    study = Study(tmp_path, rules)
+    for score in (1, 1, 1, 1, 1):
+        trial = study.ask()
+        study.hears(trial, {20: score, 40: score})
+        study.completed(trial, score)
+    study.hears(study.ask(), {20: 9}, judge=False)
+    again = Study(tmp_path, rules)
+    (trial,) = again.unfinished()
+    assert again.hears(trial, {20: 9, 30: 0}) == 20 and again.hears(trial, {20: 9}) is None
+
+
+def test_a_damaged_journal_is_told_with_what_to_do(tmp_path):
+    rules = Rules("random", "none", 0, False, 1, 10)
+    Study(tmp_path, rules).ask()
+    journal = tmp_path / JOURNAL
+    lines = journal.read_text().splitlines(keepends=True)
+    for damaged in (["garbage\n", *lines], [*lines, "{}\n"], ["\x00\x01\n"]):
+        journal.write_text("".join(damaged))
+        with pytest.raises(MetarunError, match=r"study\.journal is damaged.*Delete it and give the same"):
+            Study(tmp_path, rules)
+    journal.unlink()
+    assert not Study(tmp_path, rules).trials
 
 
 @pytest.mark.parametrize(("text", "expected"), [

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from metarun.errors import ConfigError, listed
+from metarun.errors import ConfigError, MetarunError, listed, shortened
 from metarun.search.space import Parameter
 
 JOURNAL = "study.journal"
@@ -57,14 +57,21 @@ class Study:
         journal = folder / JOURNAL
         _mend(journal)
         lock = JournalFileOpenLock(str(journal))
-        self.storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal), lock_obj=lock))
-        self.study = optuna.create_study(
-            storage=self.storage,
-            study_name=NAME,
-            direction="maximize" if rules.higher else "minimize",
-            load_if_exists=True,
-            pruner=self._pruner(),
-        )
+        try:
+            self.storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal), lock_obj=lock))
+            self.study = optuna.create_study(
+                storage=self.storage,
+                study_name=NAME,
+                direction="maximize" if rules.higher else "minimize",
+                load_if_exists=True,
+                pruner=self._pruner(),
+            )
+        except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:  # as Optuna reads it
+            raise MetarunError(
+                f"{journal} is damaged ({type(error).__name__}: {shortened(str(error))}). Delete it and give the same "
+                "command again: the search begins anew, and takes over the runs of the same values in its folder."
+            ) from error
+        self.reopened: set[int] = set()  # trials of an earlier process, whose last score may not have been judged
 
     @property
     def trials(self) -> list[Any]:
@@ -93,13 +100,19 @@ class Study:
             self.study.sampler = self._sampler(number)
             trial_id = self.storage.get_trial_id_from_study_id_trial_number(number_of, number)
             found.append(self.optuna.trial.Trial(self.study, trial_id))
+        self.reopened = {*running}
         return found
 
     def values_of(self, trial: Any, space: Sequence[Parameter]) -> list[str]:
         """The overrides of a trial: those that it has, or else that are proposed now."""
-        self.study.sampler = self._sampler(trial.number)
+        self.study.sampler = sampler = self._sampler(trial.number)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a sampler leaves some kinds of parameters to another one
+            if 0 < len(trial.params) < len(space):  # a process died in between: draw again what was drawn before
+                known, frozen = trial.distributions.items(), self.trials[trial.number]
+                for name, distribution in known:
+                    if name not in trial.relative_params:
+                        sampler.sample_independent(self.study, frozen, name, distribution)
             return [f"{parameter.key}={parameter.sampled(trial)}" for parameter in space]
 
     def hears(self, trial: Any, scores: dict[int, float], judge: bool = True) -> int | None:
@@ -108,10 +121,13 @@ class Study:
         Each is judged in its turn, so that what a trial tells depends on its scores and not on how soon they are heard.
         Without ``judge`` all are reported.
         """
-        known = self.trials[trial.number].intermediate_values
+        last = max(self.trials[trial.number].intermediate_values, default=0)
+        first = last if trial.number in self.reopened and last else last + 1
+        self.reopened.discard(trial.number)
         for step, score in sorted(scores.items()):
-            if step > max(known, default=0):
-                trial.report(score, step)
+            if step >= first:
+                if step > last:
+                    trial.report(score, step)
                 if judge and step < self.rules.steps and trial.should_prune():
                     return step
         return None
