@@ -609,6 +609,7 @@ def test_a_search_may_span_more_values_than_a_sweep_has_runs():
 @pytest.mark.parametrize(("words", "expected"), [
     (["trials=3"], "nothing varies"),
     ([LR], "trials=50"),
+    (["trials=3", "optimizer.lr=choice(0.1,0.10)"], "nothing varies: optimizer.lr=choice(0.1,0.10) has one value"),
     (["trials=0", LR], "must be a whole number of 1 or more"),
     (["trials=3", LR, "sampler=tpee"], "did you mean 'tpe'"),
     (["trials=3", LR, "pruner=best"], "median, hyperband, none"),

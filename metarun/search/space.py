@@ -130,7 +130,10 @@ def first_options(varied: Sequence[Override]) -> list[str]:
 
 def parameters(varied: Sequence[Override], cfg: DictConfig) -> list[Parameter]:
     """What ``varied`` spans; intervals of settings that are whole numbers by the classes of ``cfg`` have whole numbers."""
-    return [_parameter(override, cfg) for override in varied]
+    found = [_parameter(override, cfg) for override in varied]
+    if all(len(parameter.ends()) == 1 for parameter in found):
+        raise ConfigError([f"nothing varies: {' '.join(map(written, varied))} has one value. Give a setting several."])
+    return found
 
 
 def _parameter(override: Override, cfg: DictConfig) -> Parameter:
