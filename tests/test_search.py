@@ -526,7 +526,7 @@ def test_a_journal_that_was_cut_short_and_left_locked_is_mended(tmp_path):
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes"])
-def test_a_search_killed_between_two_writes_of_a_trial_proposes_what_an_undisturbed_one_does(sampler, tmp_path):
+def test_a_search_killed_between_two_writes_proposes_what_an_undisturbed_one_does(sampler, tmp_path):
     space, rules = (
         [Numbers("a", 0, 1), Numbers("b", 0, 1), Choice("c", ("1", "2"))],
         Rules(sampler, "none", 0, False, 1, 9),
@@ -547,7 +547,7 @@ def test_a_search_killed_between_two_writes_of_a_trial_proposes_what_an_undistur
         assert proposals(tmp_path / str(number)) == whole, lines[number - 1]
 
 
-def test_a_trial_whose_last_score_was_told_but_not_judged_is_judged_by_the_next_call(tmp_path):
+def test_a_score_that_was_told_but_not_judged_is_judged_by_the_next_call(tmp_path):
     rules = Rules("random", "median", 0, False, 10, 40)
     study = Study(tmp_path, rules)
     for score in (1, 1, 1, 1, 1):
