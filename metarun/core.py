@@ -198,9 +198,8 @@ class MetaLearner(ABC):
         """
         return self
 
-    def refuse_size(self, num_support: int, num_query: int = 1) -> None:
+    def refuse_size(self, num_support: int, num_query: int = 1) -> None:  # noqa: B027 (most take any)
         """Raise ValueError where a support set, with so many queries read beside it (in training alone), is too large."""
-        return None
 
     def trajectory(self, theta: Params, support: Any, steps: int) -> Iterator[Params]:
         """phi after 0, 1, ..., ``steps`` adaptation steps, one by one. Learners that pass through them override this."""
@@ -247,8 +246,3 @@ class FewShotLearner(MetaLearner):
 def hyperparameters(learner: MetaLearner) -> set[str]:
     """The names that ``dataclasses.replace`` can change on ``learner``."""
     return {field.name for field in fields(learner)}  # type: ignore[arg-type]
-
-
-def takes_steps(learner: MetaLearner) -> bool:
-    """Whether the learner adapts by steps, of which it takes one or more."""
-    return "inner_steps" in hyperparameters(learner) and getattr(learner, "inner_steps", 0) > 0

@@ -98,9 +98,8 @@ def _coded(name: Any, column: np.ndarray, levels: tuple[str, ...] | None) -> np.
             "give it the same texts."
         )
     place = {level: float(k) for k, level in enumerate(levels)}
-    texts = [None if v is None else str(v) for v in values]
-    number = {text: place.get(text if text in place else level_of(text, levels), np.nan) for text in {*texts} - {None}}
-    return np.array([number.get(text, np.nan) for text in texts], dtype=np.float64)
+    number = {text: place.get(text if text in place else level_of(text, levels), np.nan) for text in map(str, values)}
+    return np.array([np.nan if v is None else number[str(v)] for v in values], dtype=np.float64)
 
 
 def check_targets(x: np.ndarray, y: np.ndarray) -> None:

@@ -7,7 +7,7 @@ from dataclasses import fields
 import torch
 from torch import nn
 
-from metarun.core import MetaLearner
+from metarun.core import MetaLearner, hyperparameters
 from metarun.execution.execution import generators_kept
 from metarun.models.norm_state import evaluating
 
@@ -33,3 +33,8 @@ def eval_mode(learner: MetaLearner) -> Iterator[None]:
         for module in modules_of(learner):
             stack.enter_context(evaluating(module))
         yield
+
+
+def takes_steps(learner: MetaLearner) -> bool:
+    """Whether the learner adapts by steps, of which it takes one or more."""
+    return "inner_steps" in hyperparameters(learner) and getattr(learner, "inner_steps", 0) > 0

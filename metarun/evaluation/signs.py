@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metarun.core import Batch, Episode, FewShotLearner, Params, TaskDistribution, takes_steps
+from metarun.core import Batch, Episode, FewShotLearner, Params, TaskDistribution
 from metarun.evaluation.calibration import CALIBRATION_TASKS
 from metarun.evaluation.episodes import tasks_at_a_time
-from metarun.evaluation.eval_mode import eval_mode, fixed_draws, modules_of
+from metarun.evaluation.eval_mode import eval_mode, fixed_draws, modules_of, takes_steps
 from metarun.evaluation.scoring import Subject
 from metarun.execution.execution import MetaLoss
 from metarun.execution.halving import HalvingMap

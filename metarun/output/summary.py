@@ -159,7 +159,7 @@ def verdict(experiment: Experiment, evaluation: Evaluation, step: int) -> list[s
 def conditions(experiment: Experiment, split: str, training: dict[str, Any] | None = None) -> list[str]:
     """A line for each condition of the scores that moves them; ``training``: the task's node of the run, where another."""
     suite, trained = experiment.suite, training or experiment.suite.own.node
-    lines = []
+    lines: list[str] = []
     for name, scored in suite.elsewhere.items() or [("", suite.own)]:
         place = f" on {name}" if name else ""
         lines += scored.notes

@@ -39,19 +39,21 @@ def split_named(text: str) -> str:
     return name if name in SPLITS else SPELLINGS.get(name, text)
 
 
-def lists_classes(split: Split) -> bool:
+def lists_classes(split: Split | PublishedSplit) -> bool:
     """Whether ``split`` names classes."""
     return isinstance(split, Mapping) and any(isinstance(value, (list, tuple)) for value in split.values())
 
 
-def by_shares(split: Split) -> bool:
+def by_shares(split: Split | PublishedSplit) -> bool:
     """Whether ``split`` gives shares, so that every split must get its classes."""
     return (
         split != "given" and not lists_classes(split) and not (isinstance(split, Mapping) and "all" in split.values())
     )
 
 
-def split_classes(names: Sequence[str], given: Sequence[str], split: Split, seed: int, stream: str) -> tuple[str, ...]:
+def split_classes(
+    names: Sequence[str], given: Sequence[str], split: Split | PublishedSplit, seed: int, stream: str
+) -> tuple[str, ...]:
     """The split of each class: shares of them by a lot of its own ``stream``, ``given`` by the source ("": not there),
     listed by name ("" for those that no list names), or all in one. Raises ValueError when ``split`` does not fit."""
     if split == "given":

@@ -95,7 +95,7 @@ class TextClasses(PreparedTask, Sized):
         )
         self.frozen = self.encoded.frozen(self.sizes["test"].num_ways).to(device, dtype)
 
-    def _divide(self, split: Split, split_seed: int, train_fraction: float) -> Prepared:
+    def _divide(self, split: Split | PublishedSplit, split_seed: int, train_fraction: float) -> Prepared:
         """Choose the splits of the classes; what was prepared of the sentences."""
         _, names, given, counts, prepared = self.text_set
         say(placed(prepared.facts.get("notes", ()), self.path))

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarun.core import Episode, MetaLearner, Params, takes_steps
+from metarun.core import Episode, MetaLearner, Params
 from metarun.errors import refuse_divergence
 from metarun.evaluation.estimates import estimate
-from metarun.evaluation.eval_mode import fixed_draws
+from metarun.evaluation.eval_mode import fixed_draws, takes_steps
 from metarun.evaluation.explaining.numbers import (
     LEVELS,
     Guesses,

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metarun.core import Batch, Episode, FewShotLearner, MetaLearner, Params, takes_steps
-from metarun.evaluation.eval_mode import eval_mode, modules_of
+from metarun.core import Batch, Episode, FewShotLearner, MetaLearner, Params
+from metarun.evaluation.eval_mode import eval_mode, modules_of, takes_steps
 from metarun.evaluation.explaining.numbers import linear_cka, relative_change
 from metarun.evaluation.scoring import Subject
 from metarun.meta_learners.base import GradientLearner
