@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from metarun.commands.reproduce import cost, shortly
 from metarun.output.tables import Score
-from metarun.reproduce.registry import Figure, Target
+from metarun.reproduce.registry import MARKS, Figure, Target
 from metarun.reproduce.verdict import Measured, verdict
 
 POINTS = 8  # of a learning curve on a page
@@ -18,12 +18,17 @@ Papers' figures beside ours. A card is written by `metarun reproduce NAME`, whic
 length, tests it by the paper's protocol and by metarun's common one, and judges by rule; nothing in it is written by hand.
 These pages are written from the cards by `python scripts/cards.py --pages`.
 
-- *reproduced*: the paper's figure lies inside our 95% interval over test episodes, or ours is within the paper's interval,
-  or ours is on the good side by no more than the interval of the difference;
-- *close*: within one point of percent; of errors that are no percentage, within a tenth of the paper's figure;
-- *better*: farther away, on the good side; *missed*: on the bad side, with the cause if it was found;
-- *not judged*: the paper prints no number, or nobody here has read its source; *as quoted*: what the rule would say if the
-  figure is as others quote it.
+The verdict on a figure is the first of these that holds:
+
+1. *not judged*: there is no number to compare with, or nobody here has read it in its source. Such figures are marked in the
+   column "paper": *(quoted)* was read in another work, *(unread)* is from memory.
+2. *reproduced*: ours and the paper's differ by no more than our 95% interval over test episodes, or than the paper's interval.
+3. *close*: they differ by no more than one point of percent, or, where the score is no percentage, a tenth of the paper's figure.
+4. *missed*: ours is worse. The card's page names the cause, if it was found.
+5. *better*: ours is better by more than the interval of the difference. If by less, it is *reproduced*.
+
+*As quoted* is the verdict that a quoted figure would get if somebody had read it. A card of several figures has the worst of
+their verdicts.
 
 `metarun reproduce --list` has what can be run, with its time and whether the data are there; `--list --all` every published
 figure that metarun knows of.
@@ -57,10 +62,14 @@ def rows(one: Shown) -> Iterator[Row]:
     for figure in one.card["figures"]:
         ours, paper = figure["ours"], figure["paper"]
         spread = "" if ours["over_seeds"] is None else f"{Score(0, ours['over_seeds']).text().split(' +- ')[1]}"
-        theirs = "" if paper["value"] is None else number(paper["value"], paper["interval"])
+        theirs = "" if paper["value"] is None else number(paper["value"], paper["interval"], paper["read"])
         difference = Score(*figure["difference"].values()).text() if "difference" in figure else ""
         again = [rerun for rerun in one.target.reruns if rerun.figure == figure["name"]]
-        best = f"{number(again[0].value, again[0].interval)} ([{again[0].who}]({again[0].source}))" if again else ""
+        best = (
+            f"{number(again[0].value, again[0].interval, again[0].read)} ([{again[0].who}]({again[0].source}))"
+            if again
+            else ""
+        )
         ours_text = Score(ours["mean"], ours["ci95"]).text()
         in_short = ours_text + (f" (over seeds +- {spread})" if (ours["over_seeds"] or 0.0) > ours["ci95"] else "")
         quoted = as_quoted(one.target, figure)
@@ -77,9 +86,9 @@ def as_quoted(target: Target, figure: dict[str, Any]) -> str:
     return verdict(target, told, Measured.kept(figure["ours"]))
 
 
-def number(value: float, interval: float | None) -> str:
-    """A paper's figure with the digits that it has there."""
-    return f"{value:g}" if interval is None else f"{value:g} +- {interval:g}"
+def number(value: float, interval: float | None, read: str) -> str:
+    """A paper's figure with the digits that it has there, marked where nobody here has read it in its source."""
+    return (f"{value:g}" if interval is None else f"{value:g} +- {interval:g}") + MARKS.get(read, "")
 
 
 def table(columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
@@ -115,11 +124,12 @@ def of_card(one: Shown) -> str:
     target, card = one.target, one.card
     paper = target.paper
     own = f"{target.key.replace('/', '_')}.json"
+    theirs, cited = ("paper", f"[{paper.cited_as}]({paper.source})") if paper.source else ("repository", "No paper")
     parts = [
         f"# {target.title}",
-        f"[{paper.cited_as}]({paper.source}): *{paper.title}*. Card: [{own}]({own}), made by `{card['command']}`.",
+        f"{cited}: *{paper.title}*. Card: [{own}]({own}), made by `{card['command']}`.",
         f"**{verdict_of(one)[:1].upper()}{verdict_of(one)[1:]}.**",
-        "## Beside the paper",
+        f"## Beside the {theirs}",
         f"Score: {unit(target)}. Ours: mean over {seeds_text(card)} with its 95% interval over "
         f"{card['figures'][0]['ours']['tasks']} test episodes a seed.",
         table(
@@ -127,7 +137,7 @@ def of_card(one: Shown) -> str:
                 "figure",
                 "metarun",
                 "+- over seeds",
-                "paper",
+                theirs,
                 "what its interval is",
                 "where",
                 "read",
@@ -140,7 +150,7 @@ def of_card(one: Shown) -> str:
             ],
         ),
         *again_by_others(one),
-        "The paper's protocol:",
+        f"The {theirs}'s protocol:",
         table(
             ("setting", "value"),
             [(name, target.protocol[name]) for name in PROTOCOL if target.protocol.get(name) is not None],
@@ -150,7 +160,7 @@ def of_card(one: Shown) -> str:
         *curve(card),
         "## Runs",
         table(
-            ("seed", "command", "commit", "date", "time", "execution", "machine"),
+            ("seed", "command", "commit", "date", "time", "tested", "execution", "machine"),
             [
                 (
                     r["seed"],
@@ -158,6 +168,7 @@ def of_card(one: Shown) -> str:
                     r["commit"][:7],
                     r["date"],
                     shortly(r["seconds"]) + (f" in {r['continued'] + 1} parts" if r["continued"] else ""),
+                    tested(r),
                     r["execution"],
                     r["machine"]["gpu"] or f"{r['machine']['cpus']} CPU cores, {r['machine']['threads']} used",
                 )
@@ -169,10 +180,17 @@ def of_card(one: Shown) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def tested(run: dict[str, Any]) -> str:
+    """Which model of a run was tested; nothing where its card is from before cards kept that."""
+    return f"the model of step {run['tested_step']}, the best on validation tasks" if "tested_step" in run else ""
+
+
 def again_by_others(one: Shown) -> list[str]:
     if not one.target.reruns:
         return []
-    lines = [(r.figure, number(r.value, r.interval), f"[{r.who}]({r.source})", r.read) for r in one.target.reruns]
+    lines = [
+        (r.figure, number(r.value, r.interval, r.read), f"[{r.who}]({r.source})", r.read) for r in one.target.reruns
+    ]
     return ["Run again by others:", table(("figure", "value", "who", "read"), lines)]
 
 
@@ -216,7 +234,8 @@ def curve(card: dict[str, Any]) -> list[str]:
         (run["seed"], *(f"{dict(map(tuple, run['curve'])).get(step, float('nan')):.4g}" for step in chosen))
         for run in card["runs"]
     ]
-    return ["## Learning curve", "On validation episodes, by training step.", table(("seed", *chosen), lines)]
+    text = "On validation episodes, by training step. The model that is tested is the one that was best on them."
+    return ["## Learning curve", text, table(("seed", *chosen), lines)]
 
 
 def leaderboard(benchmark: str, shown: Sequence[Shown], others: Sequence[Target]) -> str:
@@ -256,7 +275,7 @@ def leaderboard(benchmark: str, shown: Sequence[Shown], others: Sequence[Target]
         (
             f"{t.title} ({t.paper.cited_as})",
             f.name,
-            number(f.value, f.interval),
+            number(f.value, f.interval, f.read),
             f.read,
             "no" if t.words is None else "yes",
         )

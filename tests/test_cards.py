@@ -48,6 +48,44 @@ def test_a_verdict_of_a_card_follows_from_its_numbers_and_the_registry(name):
         assert ours["mean"] == pytest.approx(sum(s["mean"] for s in ours["seeds"]) / len(ours["seeds"]))
 
 
+# ---- what pages say of a card ----
+
+
+def shown(name: str, **of_the_run) -> "cards.card_pages.Shown":
+    """A card as pages show it, with facts of its runs changed."""
+    card = cards.cards()[name]
+    changed = card | {"runs": [run | of_the_run for run in card["runs"]]}
+    return cards.card_pages.Shown(targets()[name], changed, False)
+
+
+@pytest.mark.parametrize("name", list(cards.cards()))
+def test_a_figure_that_nobody_read_in_its_source_is_marked_wherever_it_is_shown(name):
+    one = shown(name)
+    marks = {"quoted": "(quoted)", "unread": "(unread)"}
+    for row, figure in zip(cards.card_pages.rows(one), one.target.figures, strict=True):
+        mark = marks.get(figure.read, "")
+        assert figure.value is None or row.paper.endswith(mark) and ("(" in row.paper) == bool(mark)
+        pages = [cards.card_pages.of_card(one), cards.card_pages.index([one]), cards.card_pages.header(one)]
+        pages += [cards.card_pages.leaderboard(one.target.benchmark, [one], [])]
+        assert all(row.paper in page for page in pages)
+
+
+def test_a_page_says_which_model_of_a_run_was_tested_where_its_card_knows():
+    name = "maml/sinusoid/5s"
+    said = "the model of step 1500, the best on validation tasks"
+    assert said in cards.card_pages.of_card(shown(name, tested_step=1500))
+    before = shown(name)
+    for run in before.card["runs"]:
+        run.pop("tested_step", None)
+    assert "the model of step" not in cards.card_pages.of_card(before)
+
+
+def test_a_page_of_a_figure_of_no_paper_speaks_of_a_repository():
+    page = cards.card_pages.of_card(shown("community/sinusoid/fomaml_5s"))
+    assert "No paper: *a figure that a repository reports*." in page and "## Beside the repository" in page
+    assert "paper's" not in page
+
+
 # ---- figures on pages ----
 
 FIGURE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?) (?:\+-|±) (\d+(?:\.\d+)?(?:e-?\d+)?)")

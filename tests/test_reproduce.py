@@ -136,7 +136,8 @@ def test_errors_in_percent_are_what_accuracies_leave():
 
 @pytest.mark.parametrize(("words", "said"), [
     ([], "name what to reproduce"),
-    (["maml/sinusoid/5"], "did you mean 'maml/sinusoid/5s'?"),
+    (["maml/sinusoid/5"], "did you mean 'maml/sinusoid/5s'? See: metarun"),
+    (["2024"], "2024 is no published result that metarun knows. See: metarun"),
     (["maml/sinusoid/5s", "steps=10"], "steps=10 would reproduce something else"),
     (["maml/sinusoid/5s", "--seeds=0"], "--seeds is 0"),
     (["maml/sinusoid/5s", "--budget=90"], "30s, 90m, 2h, 1h30m"),
@@ -241,6 +242,7 @@ def test_a_card_holds_both_protocols_the_curve_and_the_commands(undisturbed):
     assert [(row["seed"], row["queries"]) for row in card["common"]] == [(0, 5), (0, 15), (1, 5), (1, 15)]
     assert all(len(row["steps"]) == 2 and row["tasks"] == 600 for row in card["common"])  # after 0 and 1 inner steps
     assert [step for step, _ in card["runs"][0]["curve"]] == [0, 20, 40]
+    assert card["runs"][0]["tested_step"] == run.results["protocol"]["checkpoint_step"]
 
 
 def numbers(card: dict) -> list:

@@ -18,7 +18,7 @@ from metarun.files import read_json
 from metarun.output.tables import Score, Table, refuse_other_formats, show
 from metarun.paths import as_shown, cards_dir
 from metarun.reproduce import card
-from metarun.reproduce.registry import Target, target, targets, task_of
+from metarun.reproduce.registry import MARKS, Target, target, targets, task_of
 from metarun.reproduce.running import (
     OF_THE_PLACE,
     Seed,
@@ -151,11 +151,18 @@ def of_card(target: Target, content: dict[str, Any]) -> Table:
     rows = []
     for figure in content["figures"]:
         ours, paper = figure["ours"], figure["paper"]
-        theirs = None if paper["value"] is None else Score(paper["value"], paper["interval"])
+        theirs = Score(paper["value"], paper["interval"]).text() + MARKS.get(paper["read"], "")
         over_seeds = None if ours["over_seeds"] is None else round(ours["over_seeds"], 4)
         difference = Score(*figure["difference"].values()) if "difference" in figure else None
         rows.append(
-            (figure["name"], Score(ours["mean"], ours["ci95"]), over_seeds, theirs, difference, figure["verdict"])
+            (
+                figure["name"],
+                Score(ours["mean"], ours["ci95"]),
+                over_seeds,
+                None if paper["value"] is None else theirs,
+                difference,
+                figure["verdict"],
+            )
         )
     unit = " in percent" if target.scale == 100 else ""
     title = f"{target.title}: {target.score}{unit}, 95% over {content['figures'][0]['ours']['tasks']} episodes"
@@ -197,9 +204,8 @@ def list_targets(wanted: Wanted, place: Sequence[str]) -> None:
 
 def row(target: Target, kept: dict[str, Any], states: dict[str, str]) -> tuple[Any, ...]:
     """A target's line."""
-    marks = {"paper": "", "code": "", "quoted": " (quoted)", "unread": " (unread)"}
     figures = ", ".join(
-        f"{figure.name}: {Score(figure.value, figure.interval).text()}{marks[figure.read]}"
+        f"{figure.name}: {Score(figure.value, figure.interval).text()}{MARKS.get(figure.read, '')}"
         for figure in target.figures
         if figure.value is not None
     )

@@ -127,7 +127,7 @@ def _refuse_unknown(keys: list[str], runs: list[Run]) -> None:
     """Raise ConfigError for keys that no run has."""
     known = dict.fromkeys([*FOR_PROGRAMS, *(key for run in runs for key in (*run.settings, *run.config, *run.scores))])
     problems = [
-        f"{key}: no run has this{did_you_mean(key, known)} Keys are columns, settings (task.num_shots) and scores."
+        f"{key}: no run has this{did_you_mean(key, known) or '.'} Keys are columns, settings (task.num_shots) and scores."
         for key in keys
         if key not in known and all(value_of(run, key) is NO_VALUE for run in runs)
     ]

@@ -26,7 +26,7 @@ def problems_at_the_root(plain: dict[str, Any]) -> list[str]:
     known = [field.name for field in fields(Config)]
     if missing := [f"{key} is missing." for key in known if key not in plain]:
         return missing
-    problems = [f"{key} is not a setting{did_you_mean(key, known)}." for key in plain if key not in known]
+    problems = [f"{key} is not a setting{did_you_mean(key, known) or '.'}" for key in plain if key not in known]
     numbers = {key: plain[key] for key in NUMBERS}
     numbers |= {f"evaluation.{key}": plain["evaluation"][key] for key in OF_EVALUATION}
     problems += [problem for key, value in numbers.items() for problem in range_problems(key, value)]

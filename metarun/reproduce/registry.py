@@ -21,6 +21,7 @@ PUBLISHED = PACKAGE / "published"
 READ = ("paper", "code")  # whose text was read: only such figures are judged; others are quoted, or unread
 LOWER_IS_BETTER = ("mse", "error", "query_loss")
 IN_PERCENT = ("accuracy", "error")
+MARKS = {"quoted": " (quoted)", "unread": " (unread)"}  # of figures that nobody here has read in their source
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,10 @@ def target(name: str) -> Target:
     """The target with that id; raises ConfigError where there is none."""
     known = targets()
     if name not in known:
-        rule = f"{name} is no published result that metarun knows{did_you_mean(name, known)}"
-        raise wrong_command(f"{rule}. See: metarun reproduce --list")
+        guess = did_you_mean(name, known) or "."
+        raise wrong_command(
+            f"{name} is no published result that metarun knows{guess} See: metarun reproduce --list --all"
+        )
     return known[name]
 
 
