@@ -20,10 +20,12 @@ These pages are written from the cards by `python scripts/cards.py --pages`.
 
 The verdict on a figure is the first of these that holds:
 
-1. *not judged*: there is no number to compare with, or nobody here has read it in its source. Such figures are marked in the
-   column "paper": *(quoted)* was read in another work, *(unread)* is from memory.
-2. *reproduced*: ours and the paper's differ by no more than our 95% interval over test episodes, or than the paper's interval.
-3. *close*: they differ by no more than one point of percent, or, where the score is no percentage, a tenth of the paper's figure.
+1. *not judged*: there is no number to compare with, or nobody here has read it in its source. Such figures are marked in
+   the column "paper": *(quoted)* was read in another work, *(unread)* is from memory.
+2. *reproduced*: ours and the paper's differ by no more than our 95% interval over test episodes, or than the paper's
+   interval.
+3. *close*: they differ by no more than one point of percent; where the score is no percentage, by a tenth of the paper's
+   figure.
 4. *missed*: ours is worse. The card's page names the cause, if it was found.
 5. *better*: ours is better by more than the interval of the difference. If by less, it is *reproduced*.
 
@@ -65,16 +67,12 @@ def rows(one: Shown) -> Iterator[Row]:
         theirs = "" if paper["value"] is None else number(paper["value"], paper["interval"], paper["read"])
         difference = Score(*figure["difference"].values()).text() if "difference" in figure else ""
         again = [rerun for rerun in one.target.reruns if rerun.figure == figure["name"]]
-        best = (
-            f"{number(again[0].value, again[0].interval, again[0].read)} ([{again[0].who}]({again[0].source}))"
-            if again
-            else ""
-        )
+        others = [f"{number(r.value, r.interval, r.read)} ([{r.who}]({r.source}))" for r in again]
         ours_text = Score(ours["mean"], ours["ci95"]).text()
         in_short = ours_text + (f" (over seeds +- {spread})" if (ours["over_seeds"] or 0.0) > ours["ci95"] else "")
         quoted = as_quoted(one.target, figure)
         judged = figure["verdict"] + (f"; as quoted: {quoted}" if quoted else "")
-        yield Row(figure["name"], ours_text, spread, theirs, difference, judged, best, in_short, quoted)
+        yield Row(figure["name"], ours_text, spread, theirs, difference, judged, (others or [""])[0], in_short, quoted)
 
 
 def as_quoted(target: Target, figure: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from metarun.commands.reproduce import of_card
 from metarun.reproduce.card import evaluated_by
 from metarun.reproduce.registry import targets
 from tests.test_receipts import ROOT, script
@@ -64,10 +65,14 @@ def test_a_figure_that_nobody_read_in_its_source_is_marked_wherever_it_is_shown(
     marks = {"quoted": "(quoted)", "unread": "(unread)"}
     for row, figure in zip(cards.card_pages.rows(one), one.target.figures, strict=True):
         mark = marks.get(figure.read, "")
-        assert figure.value is None or row.paper.endswith(mark) and ("(" in row.paper) == bool(mark)
+        assert figure.value is None or (row.paper.endswith(mark) and ("(" in row.paper) == bool(mark))
         pages = [cards.card_pages.of_card(one), cards.card_pages.index([one]), cards.card_pages.header(one)]
         pages += [cards.card_pages.leaderboard(one.target.benchmark, [one], [])]
         assert all(row.paper in page for page in pages)
+    printed = [row[3] or "" for row in of_card(one.target, one.card).rows]
+    assert [text.partition(" (")[2].rstrip(")") for text in printed] == [
+        figure.read if figure.value is not None and figure.read in marks else "" for figure in one.target.figures
+    ]
 
 
 def test_a_page_says_which_model_of_a_run_was_tested_where_its_card_knows():

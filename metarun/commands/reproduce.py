@@ -151,18 +151,12 @@ def of_card(target: Target, content: dict[str, Any]) -> Table:
     rows = []
     for figure in content["figures"]:
         ours, paper = figure["ours"], figure["paper"]
-        theirs = Score(paper["value"], paper["interval"]).text() + MARKS.get(paper["read"], "")
+        mark = MARKS.get(paper["read"], "")
+        theirs = None if paper["value"] is None else Score(paper["value"], paper["interval"]).text() + mark
         over_seeds = None if ours["over_seeds"] is None else round(ours["over_seeds"], 4)
         difference = Score(*figure["difference"].values()) if "difference" in figure else None
         rows.append(
-            (
-                figure["name"],
-                Score(ours["mean"], ours["ci95"]),
-                over_seeds,
-                None if paper["value"] is None else theirs,
-                difference,
-                figure["verdict"],
-            )
+            (figure["name"], Score(ours["mean"], ours["ci95"]), over_seeds, theirs, difference, figure["verdict"])
         )
     unit = " in percent" if target.scale == 100 else ""
     title = f"{target.title}: {target.score}{unit}, 95% over {content['figures'][0]['ours']['tasks']} episodes"
