@@ -10,6 +10,7 @@ import sys
 import typing
 from collections.abc import Iterator
 from functools import cache, reduce
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,7 +75,6 @@ WITHOUT_COMMENT = {  # the same, for those whose files say nothing
     "saturation": "largest relative change",
     "layers": "number of blocks",
     "heads": "attention heads of a block",
-    "width": "multiple of the narrowest network's channels",
     "length_scale": "of the smooth departure, at the start; learned",
     "noise_deviation": "of a measurement, at the start; learned",
     "num_layers": "layers of the LSTM",
@@ -196,8 +196,12 @@ def named(target: str) -> Any:
 
 
 def readable(comment: str) -> str:
-    """A comment as a cell of a table shows it."""
-    return comment.replace("|", "\\|").replace("<", "&lt;")
+    """A comment as a cell of a table shows it: outside code, braces and underscores at the edge of a word are themselves."""
+    parts = re.split(r"(`[^`]*`)", comment.replace("|", "\\|"))
+    plain = (
+        re.sub(r"([{}]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", part.replace("<", "&lt;")) for part in parts[::2]
+    )
+    return "".join(text for pair in zip_longest(plain, parts[1::2], fillvalue="") for text in pair)
 
 
 def page() -> str:

@@ -22,6 +22,7 @@ PROJECT = {  # file of the repository: page of the site
 PLACE = {page: path for path, page in PROJECT.items()}
 LINK = re.compile(r"(?P<begin>\]\()(?P<path>[^)#\s:]+)(?P<anchor>#[^)\s]*)?(?=\))")
 CODE = re.compile(r"(^```.*?^```|``.+?``|`[^`\n]+`)", re.M | re.S)
+BEHIND = re.compile(r"decisions\.md|fidelity\.md|project/(?:changelog|design)\.md|results/.+/.+")  # in the search
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".json": "json"}
 
 
@@ -79,6 +80,7 @@ def source(path: str) -> str:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Lead the links of a page to pages of the site; the ages of its receipts in small print."""
     name = page.file.src_uri
+    page.meta["search"] = {"boost": 0.0001 if BEHIND.fullmatch(name) else 1.0} | page.meta.get("search", {})
     if page.parent is None:
         page.meta["hide"] = ["navigation"]  # it would name this page alone
     markdown = markdown.replace("\n<!-- end of receipts -->", "\n{: .receipts }")

@@ -107,6 +107,19 @@ def test_the_search_knows_what_newcomers_look_for_and_no_source(site):
     assert [entry["location"] for entry in entries if entry["location"].startswith("source/")] == []
 
 
+def test_braces_and_underscores_of_a_meaning_stand_on_the_site_as_they_were_written(site):
+    text = re.sub(r"<[^>]+>", "", (site / "settings.html").read_text())
+    assert "or their names: {train: [...], val: [...], test: [...]}" in text
+    assert "names of classes; {test: all}" in text
+    assert "+evaluation.evaluator.NAME._target_=MODULE.CLASS" in text
+
+
+def test_a_name_with_two_meanings_has_in_each_table_of_settings_its_own(site):
+    page = (ROOT / "docs" / "settings.md").read_text()
+    in_context = page.partition("### `meta_learner=in_context`")[2].partition("\n###")[0]
+    assert "channels" not in in_context and "numbers in the vector of a token" in in_context
+
+
 def test_results_are_found_however_many_there_are(tmp_path):
     from scripts.site import nav_of
 
@@ -140,15 +153,23 @@ def until(browser, script: str) -> object:
     return found
 
 
-def test_the_search_works_where_pages_are_opened_as_files(site):
+@pytest.mark.parametrize(("words", "page"), [
+    ("resume", "tutorial_resume.html"),
+    ("meta_learner.inner_lr", "settings.html"),
+    ("meta_learner.inner_lr=0.1", "settings.html"),
+    ("export", "apply.html"),  # decisions.html has a title with this word
+    ("results.json", "run_folder.html"),
+])  # fmt: skip
+def test_the_search_finds_the_page_that_users_need_first_from_files_too(site, words, page):
     with opened(site / "index.html") as browser:
         browser.execute_script(
             "document.querySelector('#__search').click(); const field = document.querySelector('.md-search__input');"
-            "field.focus(); field.value = 'resume'; field.dispatchEvent(new Event('keyup', {bubbles: true}));"
+            "field.focus(); field.value = arguments[0]; field.dispatchEvent(new Event('keyup', {bubbles: true}));",
+            words,
         )
         links = "return [...document.querySelectorAll('.md-search-result__link')].map(link => link.href)"
         found = until(browser, f"const found = (() => {{ {links} }})(); if (found.length) return found")
-        assert any("tutorial_resume.html" in link for link in found or [])
+        assert page in found[0]
         assert complaints(browser) == []
 
 
@@ -160,6 +181,16 @@ def test_no_page_is_wider_than_its_window(site, width, names):
         for path in found:
             browser.get(path.as_uri())
             assert not browser.execute_script(wide), path
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_a_wide_table_shows_that_it_scrolls_wherever_one_reads_in_it(site, width):
+    frame = "document.querySelector('.md-typeset__scrollwrap')"
+    with opened(site / "results" / "index.html", width) as browser:
+        wide = f"const frame = {frame}; if (frame) return frame.scrollWidth - frame.clientWidth"
+        assert until(browser, wide) > 0
+        bar = f"return {frame}.offsetHeight - {frame}.clientHeight"
+        assert browser.execute_script(bar) > 5 and browser.execute_script(f"return {frame}.offsetHeight < innerHeight")
 
 
 def test_a_table_is_sorted_by_a_click_on_its_head(site):
