@@ -1,5 +1,6 @@
 """The commands of the quick start and of the tutorials are run, page by page and in their order, with a tiny budget."""
 
+import csv
 import re
 import shlex
 import shutil
@@ -75,6 +76,26 @@ def test_the_commands_of_a_page_run_one_after_the_other(page, tmp_path, monkeypa
         assert done.code == 0, f"metarun {' '.join(small)}\n{done.text}"
         ran += 1
     assert ran > 2
+
+
+def test_files_that_the_pages_of_applying_use_are_made_by_a_program_of_one_of_them():
+    made = set(re.findall(r'Path\("(\w+)"', "".join(blocks("apply", "python"))))
+    for page in ("apply", "tutorial_sweep"):
+        words = [
+            word for line in commands(page) for word in line if line[0] in ("predict", "export") or "path=" in word
+        ]
+        named = {word.rpartition("=")[2].partition("/")[0] for word in words if "/" in word}
+        assert named - made <= {"runs", "mine"}, page  # mine: in the first line, which stands for any
+
+
+@pytest.mark.data
+def test_the_programs_of_the_page_on_applying_make_the_files_that_its_commands_use(tmp_path, monkeypatch, data_root):
+    monkeypatch.chdir(tmp_path)
+    for program in [text for text in blocks("apply", "python") if "METARUN_DATA" in text]:
+        exec(program, {})
+    assert len(list(tmp_path.glob("signs/support/*/*.png"))) == 18 and len(list(tmp_path.rglob("*.png"))) == 54
+    files = [(tmp_path / "desk" / f"{name}.csv").read_text().splitlines() for name in ("support", "query")]
+    assert len(list(csv.DictReader(files[0]))) == 25 and len(list(csv.DictReader(files[1]))) >= 200
 
 
 def test_the_programs_of_the_page_on_python_run_one_after_the_other(tmp_path, monkeypatch):
