@@ -155,7 +155,7 @@ def of_card(one: Shown) -> str:
         ),
         differences(target),
         *common(card),
-        *curve(card),
+        *curve(target, card),
         "## Runs",
         table(
             ("seed", "command", "commit", "date", "time", "tested", "execution", "machine"),
@@ -166,7 +166,7 @@ def of_card(one: Shown) -> str:
                     r["commit"][:7],
                     r["date"],
                     shortly(r["seconds"]) + (f" in {r['continued'] + 1} parts" if r["continued"] else ""),
-                    tested(r),
+                    tested(target, r),
                     r["execution"],
                     r["machine"]["gpu"] or f"{r['machine']['cpus']} CPU cores, {r['machine']['threads']} used",
                 )
@@ -178,9 +178,10 @@ def of_card(one: Shown) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def tested(run: dict[str, Any]) -> str:
+def tested(target: Target, run: dict[str, Any]) -> str:
     """Which model of a run was tested; nothing where its card is from before cards kept that."""
-    return f"the model of step {run['tested_step']}, the best on validation tasks" if "tested_step" in run else ""
+    which = "the best on validation tasks" if target.tested == "best" else "the last, as the paper's code does"
+    return f"the model of step {run['tested_step']}, {which}" if "tested_step" in run else ""
 
 
 def again_by_others(one: Shown) -> list[str]:
@@ -222,9 +223,11 @@ def common(card: dict[str, Any]) -> list[str]:
     return ["## By metarun's common protocol", text, table(head, lines)]
 
 
-def curve(card: dict[str, Any]) -> list[str]:
+def curve(target: Target, card: dict[str, Any]) -> list[str]:
     """The validation score of each seed at some steps of the training."""
-    steps = [step for step, _ in card["runs"][0]["curve"]]
+    steps = sorted(
+        {step for run in card["runs"] for step, _ in run["curve"]}
+    )  # where one had no finite score, others do
     if len(steps) < 2:
         return []
     chosen = sorted({steps[round(i * (len(steps) - 1) / (POINTS - 1))] for i in range(POINTS)})
@@ -232,7 +235,8 @@ def curve(card: dict[str, Any]) -> list[str]:
         (run["seed"], *(f"{dict(map(tuple, run['curve'])).get(step, float('nan')):.4g}" for step in chosen))
         for run in card["runs"]
     ]
-    text = "On validation episodes, by training step. The model that is tested is the one that was best on them."
+    which = "one that was best on them" if target.tested == "best" else "last"
+    text = f"On validation episodes, by training step. The model that is tested is the {which}."
     return ["## Learning curve", text, table(("seed", *chosen), lines)]
 
 

@@ -149,7 +149,7 @@ def of_run(seed: Seed) -> dict[str, Any]:
         "seconds": round(seconds_of(run)),
         "continued": len(history) - 1,
         "steps": run.config["steps"],
-        "tested_step": run.results["protocol"]["checkpoint_step"],  # of the model that was best on validation tasks
+        "tested_step": seed.tested_step(),
         "execution": run.machine.get("execution"),
         "machine": {name: run.machine.get(name) for name in MACHINE},
         "curve": [[int(step), seed.target.in_its_units(score.mean)] for step, score in validations],
