@@ -1,6 +1,7 @@
-"""Draw what a sinusoid run learned: python scripts/figure_sinusoid.py RUN OUT.png
+"""Draw what sinusoid runs learned: python scripts/figure_sinusoid.py RUN [RUN ...] OUT.png
 
-Left: one test wave, the K support points, and the prediction after 0, 1 and 10 steps. Right: test MSE after each step.
+Left: one test wave, the K support points, and the first run's prediction after 0, 1 and 10 steps. Right: test MSE of every
+run after each step.
 """
 
 import json
@@ -20,9 +21,10 @@ STEPS = (0, 1, 10)
 
 
 def main() -> None:
-    if len(sys.argv) != 3:
+    if len(sys.argv) < 3:
         sys.exit(__doc__)
-    run, out = Path(sys.argv[1]), Path(sys.argv[2])
+    *runs, out = map(Path, sys.argv[1:])
+    run = runs[0]
     x = build(read_config(run / "config.yaml"))
     theta = load(run / "checkpoints" / "best.pt", x.device)["theta"]
     draw = x.task.draw("test", [WAVE])
@@ -43,11 +45,13 @@ def main() -> None:
     left.legend(frameon=False, fontsize=7)
     left.set(xlabel="x", ylabel="y")
 
-    results = json.loads((run / "results.json").read_text())
-    curve = [results[f"test/mse_step_{k}"] for k in range(max(STEPS) + 1)]
-    right.errorbar(
-        range(len(curve)), [c["mean"] for c in curve], yerr=[c["ci95"] for c in curve], marker="o", capsize=3
-    )
+    for place, one in enumerate(runs):
+        results = json.loads((one / "results.json").read_text())
+        curve = [results[f"test/mse_step_{k}"] for k in range(max(STEPS) + 1)]
+        means, widths = [c["mean"] for c in curve], [c["ci95"] for c in curve]
+        right.errorbar(
+            range(len(curve)), means, yerr=widths, marker="o", capsize=3, label=f"seed {place}" if runs[1:] else None
+        )
     right.axhline(0.67, color="0.7", linestyle=":", label="paper, 1 step")
     right.axhline(0.35, color="0.7", linestyle="--", label="paper, 10 steps")
     right.set(xlabel="adaptation steps", ylabel=f"test MSE ({curve[0]['n']} waves, 95% CI)", yscale="log")
