@@ -76,9 +76,11 @@ def test_a_figure_that_nobody_read_in_its_source_is_marked_wherever_it_is_shown(
 
 
 def test_a_page_says_which_model_of_a_run_was_tested_where_its_card_knows():
-    name = "maml/sinusoid/5s"
+    name = "cavia/sinusoid/context_2"
     said = "the model of step 1500, the best on validation tasks"
     assert said in cards.card_pages.of_card(shown(name, tested_step=1500))
+    last = cards.card_pages.of_card(shown("maml/sinusoid/5s", tested_step=70000))
+    assert "the model of step 70000, the last, as the paper's code does" in last
     before = shown(name)
     for run in before.card["runs"]:
         run.pop("tested_step", None)

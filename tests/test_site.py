@@ -109,7 +109,7 @@ def test_the_search_knows_what_newcomers_look_for_and_no_source(site):
 
 def test_braces_and_underscores_of_a_meaning_stand_on_the_site_as_they_were_written(site):
     text = re.sub(r"<[^>]+>", "", (site / "settings.html").read_text())
-    assert "or their names: {train: [...], val: [...], test: [...]}" in text
+    assert "or names: {train: [...], ...}; or protaugment_1 ... 5, as published" in text
     assert "names of classes; {test: all}" in text
     assert "+evaluation.evaluator.NAME._target_=MODULE.CLASS" in text
 
