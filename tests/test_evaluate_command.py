@@ -168,7 +168,7 @@ def test_a_further_score_that_is_undefined_is_told_as_null(run_of, tmp_path):
     (tmp_path / "undefined.py").write_text(UNDEFINED)
     run = run_of("maml")
     node = "+evaluation.evaluator.recall={_target_: undefined.Recall}"
-    outcome = metarun(f"--config-dir={tmp_path}", "evaluate", str(run), node)
+    outcome = metarun("evaluate", str(run), f"--config-dir={tmp_path}", node)
     assert outcome.code == 0, outcome.text
     (found,) = (run / "evaluations").glob("*.json")
     assert read(found)["test/recall"]["mean"] is None

@@ -113,8 +113,8 @@ def test_without_run_dir_a_run_lies_under_its_date_with_a_plain_name(tmp_path, m
     assert f"run folder: {path.relative_to(tmp_path)}\n" in outcome.err
 
 
-def test_a_shell_reads_the_printed_tensorboard_command_as_one_folder():
-    folder = Path("/my runs/it's $HOME")
+def test_a_shell_reads_the_printed_tensorboard_command_as_one_folder(tmp_path):
+    folder = tmp_path / "my runs" / "it's $HOME"
     assert tensorboard_line(folder) == ""  # there is nothing to look at, as with logger=none
     (folder / "a run").mkdir(parents=True)
     for place in ("a run", "."):
