@@ -4,13 +4,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metarun.commands.reproduce import cost, shortly
+from metarun.commands.reproduce import cost
 from metarun.output.tables import Score
 from metarun.reproduce.registry import MARKS, Figure, Target
 from metarun.reproduce.verdict import Measured, verdict
+from metarun.sweep.times import shortly
 
 POINTS = 8  # of a learning curve on a page
 OLDER = "older than the code"
+WITHIN = ", within the seeds"
 PROTOCOL = ("ways", "shots", "queries", "tasks", "inner_steps", "transductive", "split", "backbone", "training")
 INDEX = """# Results
 
@@ -30,7 +32,12 @@ The verdict on a figure is the first of these that holds:
 5. *better*: ours is better by more than the interval of the difference. If by less, it is *reproduced*.
 
 *As quoted* is the verdict that a quoted figure would get if somebody had read it. A card of several figures has the worst of
-their verdicts.
+their verdicts. The rule looks at test episodes; trainings of other seeds may differ by more. *Within the seeds*: the
+difference is no more than our 95% interval over seeds, so that another seed may get another verdict.
+
+*Older*: code or configuration behind a card has changed since it was made. It counts as new again once
+`python scripts/cards.py --same NAME` has found that the first steps of its training, run one task at a time by the code
+of then and of now, and their test are the same bit by bit; else it is run again.
 
 `metarun reproduce --list` has what can be run, with its time and whether the data are there; `--list --all` every published
 figure that metarun knows of.
@@ -71,8 +78,15 @@ def rows(one: Shown) -> Iterator[Row]:
         ours_text = Score(ours["mean"], ours["ci95"]).text()
         in_short = ours_text + (f" (over seeds +- {spread})" if (ours["over_seeds"] or 0.0) > ours["ci95"] else "")
         quoted = as_quoted(one.target, figure)
-        judged = figure["verdict"] + (f"; as quoted: {quoted}" if quoted else "")
+        judged = figure["verdict"] + WITHIN * within_seeds(figure) + (f"; as quoted: {quoted}" if quoted else "")
         yield Row(figure["name"], ours_text, spread, theirs, difference, judged, (others or [""])[0], in_short, quoted)
+
+
+def within_seeds(figure: dict[str, Any]) -> bool:
+    """Whether a verdict other than reproduced is on a difference that is less than what seeds differ by."""
+    spread = figure["ours"]["over_seeds"]
+    judged = figure["verdict"] in ("better", "close", "missed")
+    return judged and spread is not None and abs(figure["difference"]["mean"]) <= spread
 
 
 def as_quoted(target: Target, figure: dict[str, Any]) -> str:
@@ -136,14 +150,14 @@ def of_card(one: Shown) -> str:
                 "metarun",
                 "+- over seeds",
                 theirs,
-                "what its interval is",
-                "where",
-                "read",
-                "difference",
                 "verdict",
+                "difference",
+                "where",
+                "what its interval is",
+                "read",
             ),
             [
-                (*row[:4], f["paper"]["interval_is"], f["paper"]["where"], f["paper"]["read"], *row[4:6])
+                (*row[:4], row.verdict, row.difference, *(f["paper"][key] for key in ("where", "interval_is", "read")))
                 for row, f in zip(rows(one), card["figures"], strict=True)
             ],
         ),
@@ -308,12 +322,13 @@ def table_of_readme(shown: Sequence[Shown]) -> str:
         said += f", {OLDER}" * one.outdated
         said = f"**{said}**" if one.card["verdict"] == "missed" else said
         ours, again = together(found, "in_short"), together(found, "rerun")
-        lines.append((f"[{one.target.title}]({where})", ours, paper, again, said))
+        said += WITHIN * any(map(within_seeds, one.card["figures"]))
+        lines.append((f"[{one.target.title}]({where})", ours, paper, said, again))
     more = (
         f"\n\n{others} more [results](docs/results/index.md) have no verdict: the paper has a curve alone, or nobody here "
         "could read its figure."
     )
-    return table(("", "metarun", "paper", "best independent re-run", "verdict"), lines) + more * bool(others)
+    return table(("", "metarun", "paper", "verdict", "best independent re-run"), lines) + more * bool(others)
 
 
 def together(found: Sequence[Row], column: str) -> str:
@@ -333,8 +348,8 @@ def index(shown: Sequence[Shown]) -> str:
                 (
                     f"[{benchmark}]({benchmark.replace('/', '_')}.md)",
                     f"[{one.target.title}]({where})",
-                    row.name,
-                    row.ours,
+                    f"{row.name} ({'percent' if one.target.scale == 100 else one.target.score})",
+                    row.in_short,
                     row.paper,
                     row.verdict + " (older)" * one.outdated,
                     len(one.card["runs"]),

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from metarun.commands.reproduce import Wanted, reproduce, seconds_in
+from metarun.commands.reproduce import Wanted, reproduce
 from metarun.config.compose import composed
 from metarun.errors import ConfigError, Diverged, Interrupted, MetarunError
 from metarun.output.ledger import read
@@ -20,6 +20,7 @@ from metarun.reproduce import dependence, registry, running
 from metarun.reproduce.card import of_run, score_at
 from metarun.reproduce.registry import Figure, task_of
 from metarun.reproduce.verdict import Measured, measured, of_all, verdict
+from metarun.sweep.times import seconds_in
 from tests.running import metarun, wait_for
 
 TINY = [
@@ -140,7 +141,7 @@ def test_errors_in_percent_are_what_accuracies_leave():
     (["2024"], "2024 is no published result that metarun knows. See: metarun"),
     (["maml/sinusoid/5s", "steps=10"], "steps=10 would reproduce something else"),
     (["maml/sinusoid/5s", "--seeds=0"], "--seeds is 0"),
-    (["maml/sinusoid/5s", "--budget=90"], "30s, 90m, 2h, 1h30m"),
+    (["maml/sinusoid/5s", "--budget=soon"], "must be a time: 90, 90s, 30m, 1h30m or 2d"),
     (["maml/sinusoid/5s", "--within=2h"], "--paper, --within, --all and --format go with --list"),
     (["maml/sinusoid/5s", "--format=json"], "--paper, --within, --all and --format go with --list"),
     (["--list", "steps=3"], "steps=3 has no effect on the list"),
@@ -170,8 +171,9 @@ def test_missing_data_are_named_with_what_fetches_them_before_anything_is_traine
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_time_is_a_number_with_its_unit():
-    assert [seconds_in(text, "--budget") for text in ("30s", "90m", "1h30m", "0.5h")] == [30, 5400, 5400, 1800]
+def test_a_time_is_a_number_of_seconds_or_parts_with_their_units():
+    assert [seconds_in(text) for text in ("90", "30s", "90m", "1h30m", "0.5h")] == [90, 30, 5400, 5400, 1800]
+    assert [seconds_in(text) for text in ("0", "0s", "1h30", "h", "-1m", "")] == [None] * 6
 
 
 def test_a_folder_that_holds_a_run_of_other_settings_is_refused(published, tmp_path):

@@ -1,7 +1,6 @@
 """``metarun reproduce``: which published figures can be repeated, and how ours stand beside them."""
 
 import contextlib
-import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -27,9 +26,7 @@ from metarun.reproduce.running import (
     seeds_of,
     train,
 )
-from metarun.sweep.times import UNITS
-
-TIME = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+")
+from metarun.sweep.times import FORMS, seconds_in, shortly
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ def reproduce(words: list[str], wanted: Wanted) -> int:
             refuse_what_is_missing(target(name), place)
         for seed in seeds:
             refuse_another(seed, place)
-    until = time.time() + seconds_in(wanted.budget, "--budget") if wanted.budget else None
+    until = time.time() + time_in(wanted.budget, "--budget") if wanted.budget else None
     for name in names:
         try:
             one(target(name), place, wanted, until)
@@ -168,6 +165,10 @@ def said(target: Target, content: dict[str, Any]) -> Iterator[str]:
     """What else a reader of the figures has to know."""
     if target.differs:
         yield "differs from the paper's protocol: " + "; ".join(target.differs)
+    if target.tested == "last":
+        yield "tested: the last model of each training, as the paper's code does"
+    if len(content["runs"]) == 1:
+        yield "one seed: trainings of others may differ by more than this interval over episodes (--seeds 3)"
     if content["verdict"] == "missed":
         yield f"missed: {target.cause or 'cause unknown'}"
     if any(figure["paper"]["read"] not in ("paper", "code") for figure in content["figures"]):
@@ -180,7 +181,7 @@ def list_targets(wanted: Wanted, place: Sequence[str]) -> None:
     if not known:
         papers = ", ".join(dict.fromkeys(t.paper.name for t in targets().values()))
         raise wrong_command(f"--paper is {wanted.paper!r}; use {papers}.")
-    most = seconds_in(wanted.within, "--within") if wanted.within else None
+    most = time_in(wanted.within, "--within") if wanted.within else None
     cards = {t.id: card_of(t) for t in known}
     if most is not None:
         known = [t for t in known if 0 < cost(cards[t.id]) <= most]
@@ -236,15 +237,8 @@ def data_states(tasks: set[str], place: Sequence[str]) -> dict[str, str]:
     return {name: state_of(name, composed([f"task={name}", *where], [])) for name in sorted(tasks)}
 
 
-def seconds_in(text: str, option: str) -> float:
-    """The seconds of a time such as 90m, 2h or 1h30m."""
-    if not TIME.fullmatch(text):
-        raise wrong_command(f"{option} is {text!r}; a time is a number with its unit: 30s, 90m, 2h, 1h30m.")
-    return sum(float(number) * UNITS[unit] for number, unit in re.findall(r"([\d.]+)([smhd])", text))
-
-
-def shortly(seconds: float) -> str:
-    """A time in its largest unit, for people."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def time_in(text: str, option: str) -> float:
+    """The seconds of the time that an option is given."""
+    if (seconds := seconds_in(text)) is None:
+        raise wrong_command(f"{option} is {text!r}, but must be a time: {FORMS}.")
+    return seconds

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from metarun.config.build import build
 from metarun.config.checks import length_problems, missing_packages
@@ -10,12 +10,14 @@ from metarun.config.experiment import Experiment
 from metarun.errors import ConfigError
 from metarun.evaluation.shots import too_large
 from metarun.evaluation.suite import Suite, missing
+from metarun.tasks.splits import by_shares
 
 
 def ready(cfg: DictConfig, fitted: dict[str, Any] | None = None) -> Experiment:
     """Build the experiment; raises ConfigError with everything that keeps it from being trained, validated and tested."""
     experiment = build(cfg, fitted)
     problems = missing("task", experiment.task, ["train"]) + missing_packages(experiment.loggers)
+    problems += lot_problems(cfg.task)
     problems += length_problems(experiment.scheduler, experiment.optimizer, experiment.steps)
     if problems:
         raise ConfigError(problems)
@@ -23,6 +25,16 @@ def ready(cfg: DictConfig, fitted: dict[str, Any] | None = None) -> Experiment:
     if problems := size_problems(experiment):
         raise ConfigError(problems)
     return experiment
+
+
+def lot_problems(node: Any) -> list[str]:
+    """What is wrong with a seed of the lot of classes where no lot is drawn."""
+    seed, split = node.get("split_seed"), OmegaConf.to_container(node).get("split")
+    if not seed or by_shares(split):
+        return []
+    return [
+        f"task.split_seed={seed} has no effect, for task.split says which classes are in which split. Leave it out."
+    ]
 
 
 def size_problems(experiment: Experiment) -> list[str]:

@@ -1,12 +1,21 @@
-"""Times as they are written on a command line: 90, 90s, 30m, 12h, 2d."""
+"""Times as they are written on a command line, 90, 90s, 30m or 1h30m, and for people."""
 
 import re
 
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-FORMS = "90, 90s, 30m, 12h or 2d"
+FORMS = "90, 90s, 30m, 1h30m or 2d"
 
 
 def seconds_in(text: str) -> float | None:
     """The seconds of a time, which is more than none; None where ``text`` is no time."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text, re.ASCII)
-    return float(found[1]) * UNITS[found[2]] if found and float(found[1]) else None
+    number = r"\d+(?:\.\d+)?"
+    if not re.fullmatch(rf"{number}|(?:{number}[smhd])+", text, re.ASCII):
+        return None
+    return sum(float(amount) * UNITS[unit] for amount, unit in re.findall(rf"({number})([smhd]?)", text)) or None
+
+
+def shortly(seconds: float) -> str:
+    """A time in its largest unit."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

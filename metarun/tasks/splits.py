@@ -46,9 +46,8 @@ def lists_classes(split: Split | PublishedSplit) -> bool:
 
 def by_shares(split: Split | PublishedSplit) -> bool:
     """Whether ``split`` gives shares, so that every split must get its classes."""
-    return (
-        split != "given" and not lists_classes(split) and not (isinstance(split, Mapping) and "all" in split.values())
-    )
+    listed_or_whole = lists_classes(split) or (isinstance(split, Mapping) and "all" in split.values())
+    return not isinstance(split, str) and not listed_or_whole
 
 
 def split_classes(

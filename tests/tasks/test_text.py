@@ -821,6 +821,15 @@ def test_published_splits_name_every_class_once(data_root, make, sizes):
     assert len({one.fingerprint() for one in made}) == 5
 
 
+@pytest.mark.data
+@pytest.mark.parametrize("split", ["protaugment_1", "{train:[alarm,gas],val:[timer,mpg],test:[pto_used,date]}"])
+def test_a_seed_of_the_lot_is_refused_where_no_lot_is_drawn(data_root, split, tmp_path):
+    words = ["experiment=protonet_clinc150_5w1s", f"task.split={split}", f"data_root={data_root}", "task.num_ways=2"]
+    outcome = metarun(*words, "task.split_seed=3", f"run_dir={tmp_path / 'run'}")
+    assert outcome.code == 2 and "task.split_seed=3 has no effect" in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
 def test_ones_own_sentences_have_no_published_split(root):
     with pytest.raises(ValueError, match=r"protaugment_1, a published split of CLINC150 and Banking77"):
         task(root, split="protaugment_1")
