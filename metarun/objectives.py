@@ -37,7 +37,9 @@ SQUARED_ERROR = Objective(F.mse_loss, detached_mse, "mse", higher_is_better=Fals
 
 
 def among(present: Tensor, logits: Tensor) -> Tensor:
-    """``logits`` [..., N] with those of classes that are not ``present``, bool [N], ``ABSENT`` below all others."""
+    """``logits`` [..., N] with those of classes that are not ``present``, bool [N], ``ABSENT`` below all others; as they are
+    where no class is."""
+    present = present | ~present.any()
     least = torch.where(present, logits, torch.inf).amin(-1, keepdim=True).detach()
     return torch.where(present, logits, least - (least.abs() / 100).clamp(min=ABSENT))  # 30 less is no less of 1e9
 

@@ -134,6 +134,7 @@ def test_the_configuration_that_is_shown_is_the_one_that_would_run():
     shown = yaml.safe_load(metarun("--cfg", "job", *words).out)
     assert shown["evaluation"]["task"]["linear_regression"]["num_dims"] == 7
     assert shown == OmegaConf.to_container(composed(words, []))
+    assert metarun("--cfg", "job", "--package", "run_dir").out == "null\n"
     part = metarun("--cfg", "job", "--package", "evaluation.task", *words, as_given=True).out
     assert part.startswith("# @package evaluation.task\n") and yaml.safe_load(part) == shown["evaluation"]["task"]
 

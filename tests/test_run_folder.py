@@ -181,13 +181,25 @@ def test_the_start_is_validated_as_any_other_step_is(run):
     assert scalars(run)["val/mse"][0] == (0, pytest.approx(start["mse"].mean, rel=1e-6))
 
 
-@pytest.mark.parametrize(("lost", "best"), [((0,), None), ((10,), None), ((5,), "diverged"), ((0, 5), "diverged")])
-def test_a_theta_without_a_finite_score_is_no_candidate_for_the_best(tmp_path, monkeypatch, lost, best):
+@pytest.mark.parametrize(
+    ("lost", "best", "others"),
+    [
+        ((0,), None, ()),
+        ((10,), None, ()),
+        ((10,), None, ("optimizer.lr=0.5",)),
+        ((5,), "diverged", ()),
+        ((0, 5), "diverged", ()),
+    ],
+    ids=["the start", "one", "one, and the start is the best", "the first", "all until then"],
+)
+def test_a_theta_without_a_finite_score_is_no_candidate_for_the_best(tmp_path, monkeypatch, lost, best, others):
     """A learner of one step, validated after ten, may lose them to rounding at one step of training and not at others."""
     run, scored, steps = tmp_path / "run", runner.evaluate_all, iter([0, 5, 10, 12])
     nothing = Evaluation({"mse": Estimate(math.nan, math.nan, 4)})
     monkeypatch.setattr(runner, "evaluate_all", lambda *args: nothing if next(steps, -1) in lost else scored(*args))
-    outcome = metarun(*TINY, f"run_dir={run}")
+    outcome = metarun(
+        *(text for text in TINY if text.partition("=")[0] not in " ".join(others)), *others, f"run_dir={run}"
+    )
     if best:  # training has led to nothing that has a score
         assert outcome.code == 3 and f"val/mse is nan at step {lost[-1]}" in outcome.err
         return

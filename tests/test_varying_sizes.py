@@ -199,8 +199,10 @@ def test_training_episodes_larger_than_a_learner_takes_are_refused_too(tmp_path)
 def test_an_evaluation_with_more_shots_than_a_learner_takes_is_refused(learner, tmp_path):
     choice, message = TOO_LARGE[learner]
     assert metarun(*TINY, *choice, "steps=1", f"run_dir={tmp_path / 'run'}").code == 0
-    for words in (["task.num_shots=20"], ["evaluation.shots=[1,20]"]):
-        outcome = metarun("evaluate", str(tmp_path / "run"), *words)
+    run = str(tmp_path / "run")
+    more, over = "task.num_shots=20", "evaluation.shots=[1,20]"
+    for command in (["evaluate", run, more], ["evaluate", run, over], ["explain", run, more]):
+        outcome = metarun(*command)
         assert outcome.code == 2, outcome.text
         assert message in outcome.err
     assert not (tmp_path / "run/evaluations").exists()

@@ -94,7 +94,7 @@ def _coded(name: Any, column: np.ndarray, levels: tuple[str, ...] | None) -> np.
     numbers = [v for v in values if isinstance(v, (int, float, np.number)) and not isinstance(v, bool)]
     if levels and numbers and not any(NUMBER.fullmatch(level) for level in levels):
         raise DataError(
-            f"column {name!r} has texts where the model is fitted, as {levels[0]!r}, and here numbers, as {numbers[0]!r}: "
+            f"column {name!r} has texts where the model is fitted, as {levels[0]!r}, and here numbers, as {numbers[0]}: "
             "give it the same texts."
         )
     place = {level: float(k) for k, level in enumerate(levels)}

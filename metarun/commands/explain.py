@@ -16,6 +16,7 @@ from metarun.errors import ConfigError, MetarunError
 from metarun.evaluation.eval_mode import modules_of
 from metarun.evaluation.explaining.explanation import ALIGNED, Explanation, explain, tasks_alignment
 from metarun.evaluation.scoring import Subject
+from metarun.evaluation.shots import too_large
 from metarun.files import write_atomically, write_json
 from metarun.models.dropout import dropping
 from metarun.output.explained.figures import drawn
@@ -86,6 +87,8 @@ def _subject(run: Trained, split: str, tasks: int | None) -> Subject:
     """The learner on the first ``tasks`` of the split: of the run's task, or of the first that it is evaluated on."""
     experiment = for_split(run.experiment, split)
     experiment.suite.require(split)
+    if problems := too_large(experiment.suite, split):
+        raise ConfigError(problems)
     scored, names = experiment.suite.first, list(experiment.suite.elsewhere)
     if len(names) > 1:
         print(f"explained on {names[0]}, the first task of {', '.join(names)}; for another: evaluation.task={names[1]}")

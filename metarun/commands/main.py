@@ -236,7 +236,7 @@ def refuse_what_hydra_cannot_show(cfg: "DictConfig", options: argparse.Namespace
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        if options.cfg == "job" and options.package and OmegaConf.select(cfg, options.package) is None:
+        if options.cfg == "job" and options.package and OmegaConf.select(cfg, options.package, default=cfg) is cfg:
             raise ConfigError([f"--package {options.package}: the configuration has no such part."])
         if options.resolve:
             OmegaConf.to_container(cfg, resolve=True)

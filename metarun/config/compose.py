@@ -81,7 +81,7 @@ def show(cfg: DictConfig, package: str | None, resolve: bool) -> None:
     """Print a configuration, or a part of it, as Hydra does."""
     shown = OmegaConf.select(cfg, package) if package else cfg
     if not OmegaConf.is_config(shown):
-        print(shown)
+        print("null" if shown is None else shown)
         return
     print(f"# @package {package}\n" if package else "", OmegaConf.to_yaml(shown, resolve=resolve), sep="", end="")
 

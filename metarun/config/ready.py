@@ -29,8 +29,9 @@ def ready(cfg: DictConfig, fitted: dict[str, Any] | None = None) -> Experiment:
 
 def lot_problems(node: Any) -> list[str]:
     """What is wrong with a seed of the lot of classes where no lot is drawn."""
-    seed, split = node.get("split_seed"), OmegaConf.to_container(node).get("split")
-    if not seed or by_shares(split):
+    task: Any = OmegaConf.to_container(node)
+    seed = task.get("split_seed")
+    if not seed or by_shares(task.get("split")):
         return []
     return [
         f"task.split_seed={seed} has no effect, for task.split says which classes are in which split. Leave it out."

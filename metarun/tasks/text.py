@@ -32,6 +32,7 @@ from metarun.tasks.store import Prepared, Source
 from metarun.tasks.text_files import BY_NAME, Fields
 from metarun.tasks.text_reader import TextReader
 from metarun.tasks.text_sets import placed, say, text_set
+from metarun.tasks.text_words import by_rule_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,7 +78,8 @@ class TextClasses(PreparedTask, Sized):
         """Read and encode the sentences; ``fitted``: vocabulary and word weights of a run, to be used for these."""
         of_training = train_num_ways, train_num_shots, train_num_queries
         self.sizes = sizes_by_split(EpisodeSize, (num_ways, num_shots, num_queries), *of_training)
-        self.seed, self.device, self.dtype, self.features = seed, device, dtype, features
+        self.seed, self.device, self.dtype = seed, device, dtype
+        self.features = by_rule_of((fitted or {}).get("features", ""), features)
 
         named = data()
         self.fields, self.path = named.fields, named.path
@@ -86,7 +88,7 @@ class TextClasses(PreparedTask, Sized):
         prepared = self._divide(chosen, split_seed, train_fraction)
         training = np.isin(self.text_set.labels(), [c for c, of in enumerate(self.split_of) if of == "train"])
         known = self._known(fitted or {})
-        self.encoded = features.encode(self.text_set, training, Path(data_root) / "prepared", device, dtype, known)
+        self.encoded = self.features.encode(self.text_set, training, Path(data_root) / "prepared", device, dtype, known)
         self.prepared = (prepared, *self.encoded.prepared)
         self.spec = replace(
             class_spec(self.encoded.input_shape, self.sizes, len(self.pools["train"].names)),

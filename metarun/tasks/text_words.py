@@ -3,9 +3,12 @@
 import re
 import sys
 import unicodedata
+from dataclasses import replace
 from functools import cache
+from typing import Any
 
 from metarun.tasks.splits import composed
+from metarun.tasks.text_sets import say
 
 WORD = re.compile(r"\w+|[^\w\s]")  # rule 1, of runs that name none: marks split words, Chinese has one a sentence
 UNSPACED = (  # letters of Thai, Lao, Burmese, Khmer, kana, and Han ideographs, whose words no blanks part
@@ -42,3 +45,12 @@ def check_rule(rule: int) -> None:
     """Raise ValueError unless there is such a rule."""
     if rule not in RULES:
         raise ValueError(f"task.features.word_rule is {rule}, but must be one of {', '.join(map(str, RULES))}.")
+
+
+def by_rule_of(described: str, features: Any) -> Any:
+    """``features`` by the rule of words of a run that ``described`` its own so, where they differ in that alone."""
+    made = [replace(features, word_rule=rule) for rule in RULES] if hasattr(features, "word_rule") else []
+    own = next((one for one in made if one.describe() == described), features)
+    if own != features:
+        say([f"words are by task.features.word_rule={own.word_rule}, as in the run's training"])
+    return own

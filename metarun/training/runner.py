@@ -184,12 +184,14 @@ class Runner:
         subject = experiment.subject(self.theta, "val", experiment.num_val_tasks, self.execution)
         scores = self.scores(subject, final=False).scores
         score, sign = scores[objective.score_name], 1 if objective.higher_is_better else -1
-        if self.step and not self.best.get("step"):  # training has led to nothing that has a score
+        if self.step and not self.best.get("scored"):  # training has led to nothing that has a score
             refuse_divergence({f"val/{objective.score_name}": score.mean}, self.step, experiment.seed)
         self.validated = self.step
-        if math.isfinite(score.mean) and (not self.best or sign * score.mean > sign * self.best["value"]):
-            self.best = {"value": score.mean, "step": self.step}
-            self.save("best")
+        if math.isfinite(score.mean):
+            better = not self.best or sign * score.mean > sign * self.best["value"]
+            self.best = ({"value": score.mean, "step": self.step} if better else self.best) | {"scored": self.step}
+            if better:
+                self.save("best")
         self.report.validation(self.step, scores, self.best)
         self.save("last")  # after the report: a run killed in between does both again
 

@@ -223,6 +223,17 @@ def test_features_of_runs_that_name_no_rule_of_words_are_as_they_were():
     assert replace(TOKENS, word_rule=2).describe() == "tokens-32-2-50-words2"
 
 
+def test_other_sentences_are_read_by_the_words_of_the_run(root, tmp_path, caplog):
+    """An option of the group has today's rule; a run from before names none, and keeps its own on every data set."""
+    caplog.set_level("INFO")
+    fitted = json.loads(json.dumps(task(root, features=HASHED).fitted()))
+    now = task(root, features=replace(HASHED, word_rule=2), fitted=fitted)
+    assert now.features == HASHED and now.fitted() == fitted
+    assert "words are by task.features.word_rule=1, as in the run's training" in caplog.text
+    with pytest.raises(ValueError, match=r"hashed-512-2-3-4-words2, but the run was trained on hashed-256-2-3-4"):
+        task(root, features=replace(HASHED, word_rule=2, num_buckets=512), fitted=fitted)
+
+
 def test_sentences_of_one_word_are_told(root, tmp_path, caplog):
     caplog.set_level("INFO")
     rows = [{"text": f"{c}{i}", "label": c} for c in "abcdefghij" for i in range(10)]
