@@ -28,7 +28,10 @@ LANGUAGES = {".py": "python", ".yaml": "yaml", ".json": "json"}
 
 def on_config(config: Any) -> Any:
     """Put every page below docs/results into the navigation, however many there are."""
-    found = nav_of(Path(config.docs_dir), "results")
+    pages = nav_of(Path(config.docs_dir), "results")
+    index, *boards = [page for page in pages if isinstance(page, str)]
+    papers = [room for room in pages if isinstance(room, dict)]
+    found = [index, {"By benchmark": boards}, {"By paper": papers}]
     for entry in config.nav:
         entry["Results"] = [*found, *entry["Results"]] if "Results" in entry else entry.get("Results")
     config.nav = [{name: value for name, value in entry.items() if value is not None} for entry in config.nav]
