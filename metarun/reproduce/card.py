@@ -51,9 +51,8 @@ def card(seeds: Sequence[Seed], evaluated: Evaluated) -> dict[str, Any]:
 
 def of_figure(target: Target, figure: Figure, seeds: Sequence[Seed], evaluated: Evaluated) -> dict[str, Any]:
     """One figure of the paper beside ours."""
-    each = []
+    each, by = [], evaluated_by(target, figure.evaluate)
     for seed in seeds:
-        by = evaluated_by(target, figure.evaluate)
         results = evaluated(seed, figure.evaluate) if by else read_json(seed.path / "results.json")
         score = score_at(target, results, figure.step)
         protocol = results["protocol"]
@@ -68,7 +67,7 @@ def of_figure(target: Target, figure: Figure, seeds: Sequence[Seed], evaluated: 
             }
         )
     ours = measured([(row["mean"], row["ci95"], row["tasks"], str(row["episodes"])) for row in each])
-    kept = {**asdict(ours), "seeds": each, "step": figure.step, "evaluated_by": evaluated_by(target, figure.evaluate)}
+    kept = {**asdict(ours), "seeds": each, "step": figure.step, "evaluated_by": by}
     return judged(target, figure, kept)
 
 
