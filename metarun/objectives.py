@@ -36,6 +36,12 @@ CROSS_ENTROPY = Objective(F.cross_entropy, accuracy, "accuracy", higher_is_bette
 SQUARED_ERROR = Objective(F.mse_loss, detached_mse, "mse", higher_is_better=False)
 
 
+def one_hot(y: Tensor, num_ways: int, dtype: torch.dtype) -> Tensor:
+    """Classes ``y`` [...] of ``num_ways`` as vectors [..., N] of 0 and 1. torch's own asks on a CPU whether every class is
+    below N, which no compiled graph can."""
+    return (y[..., None] == torch.arange(num_ways, device=y.device)).to(dtype)
+
+
 def among(present: Tensor, logits: Tensor) -> Tensor:
     """``logits`` [..., N] with those of classes that are not ``present``, bool [N], ``ABSENT`` below all others; as they are
     where no class is."""

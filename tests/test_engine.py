@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from metarun.execution.choosing import choose_execution
 from metarun.execution.compiled import Compiled
@@ -14,7 +15,9 @@ from metarun.execution.cuda_graph import CudaGraphed
 from metarun.execution.decorated import GraphFailed
 from metarun.execution.execution import Auto, Looped, Vmapped, Workload
 from metarun.execution.update import Update, dense
+from metarun.models.exact.layers import composing
 from metarun.trees import slice_tasks
+from tests.composing import experiment, options
 from tests.helpers import image_episodes, make, relative_error
 
 FLOAT32 = 1e-4  # accumulated float32 rounding of a few thousand operations in another order
@@ -169,6 +172,34 @@ def test_a_graph_that_cannot_be_made_is_a_failure_with_one_line():
     with pytest.raises(GraphFailed) as failure:
         Compiled(Looped()).mean_grad(impossible, {"w": torch.ones(2)}, image_episodes(2))
     assert len(str(failure.value).splitlines()) == 1
+
+
+class ReadsNothing(TorchDispatchMode):
+    def __torch_dispatch__(self, operator, types, arguments=(), keywords=None):
+        assert operator is not torch.ops.aten._local_scalar_dense.default
+        return operator(*arguments, **(keywords or {}))
+
+
+ONLY_CURVES = ("anp", "convcnp", "gaussian_process", "tnp", "learned_optimizer")
+
+
+@pytest.mark.parametrize("learner", options("meta_learner"))
+def test_the_meta_gradient_of_each_learner_reads_no_value_so_that_it_can_be_traced(learner):
+    task = ["task=sinusoid"] if learner in ONLY_CURVES else ["task=prototypes", "task.num_classes=7"]
+    built = experiment(*task, "base_learner=mlp", f"meta_learner={learner}")
+    with composing(), ReadsNothing():
+        Looped().share(built.learner.at(0).meta_loss, built.theta_0, built.task.sample("train", range(1)), num_tasks=1)
+
+
+@pytest.mark.parametrize(("steps", "tried"), [(100, False), (10**7, True)])
+def test_large_tasks_are_compiled_where_a_run_is_long_enough(steps, tried, monkeypatch):
+    monkeypatch.setattr("metarun.execution.choosing.KERNELS_MS", 0.0)
+    monkeypatch.setattr("metarun.execution.choosing.COMPILE_SECONDS", 0.0)
+    monkeypatch.setattr("metarun.execution.compiled.lowered", uncompiled)
+    built, theta, episodes = in_float32("maml", "mlp")
+    choice = choose_execution(Auto(None, compile="auto"), Workload(built.meta_loss, theta, episodes, steps=steps))
+    assert tried == any(name.endswith("compiled") for name in choice.milliseconds)
+    assert tried != any("too few to earn it back" in note for note in choice.notes)
 
 
 def test_what_cannot_be_compiled_runs_uncompiled_and_says_why(monkeypatch):

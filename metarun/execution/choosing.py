@@ -26,7 +26,8 @@ OTHER = 0.1  # relative; rounding beside kinks of ReLU and max-pooling makes a h
 COMPILE_SECONDS = 40.0  # a shorter run is not even traced; a longer one is compiled where its graph is small enough
 RECORD_SECONDS = 5.0  # a shorter run does not earn back the seconds that recording on a GPU takes
 MOST_SIZES = 16  # of meta-batches, each of which needs a graph
-KERNELS_MS = 25.0  # on a CPU, a task that takes longer is spent in kernels that compiling does not speed up
+KERNELS_MS = 25.0  # on a CPU; compiling makes a task that takes longer 0 to 40 % quicker
+LONG_SECONDS = 3600.0  # a run of such tasks that takes less does not earn back the minutes of compiling
 
 
 def choose_execution(
@@ -127,8 +128,9 @@ def _why_not_to_compile(eager: Eager, work: Workload, milliseconds: float) -> st
         "a compiler would store what inner_memory=recomputed computes again": eager.inner_memory == "recomputed",
         f"the steps take {seconds:.0f} s in all, so compiling would take longer than it saves": seconds
         < COMPILE_SECONDS,
-        f"a task takes {a_task:.0f} ms, spent in kernels that compiling does not speed up": a_task > KERNELS_MS
-        and not work.on_gpu,
+        f"a task takes {a_task:.0f} ms, mostly in kernels, and {seconds:.0f} s of steps are too few to earn it back": (
+            a_task > KERNELS_MS and seconds < LONG_SECONDS and not work.on_gpu
+        ),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 

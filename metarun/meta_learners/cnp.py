@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
@@ -37,7 +36,7 @@ from metarun.meta_learners.likelihood import check_smallest, deviation_of, score
 from metarun.models.dense import dense, perceptron
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
-from metarun.objectives import among, examples_of
+from metarun.objectives import among, examples_of, one_hot
 
 HEADS = 8  # Kim et al. 2019, released code
 
@@ -97,7 +96,7 @@ class CNP(FewShotLearner):
             members = z.new_ones(len(z), 1)  # [S, G]
         else:
             r = perceptron(theta["encoder"], z)
-            members = F.one_hot(support.y, self.num_ways).to(z.dtype)
+            members = one_hot(support.y, self.num_ways, z.dtype)
         if (examples := examples_of(support)) is not None:  # a padded row is a member of no group
             members = members * examples[:, None]
         phi = {

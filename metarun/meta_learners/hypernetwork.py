@@ -31,7 +31,7 @@ from metarun.core import Batch, FewShotLearner, Params, frozen, parameters_of
 from metarun.models.dense import Layers, dense, perceptron
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
-from metarun.objectives import among
+from metarun.objectives import among, one_hot
 
 # S support, D features, G groups: the N classes, or one; O rows of the head: N, or num_outputs
 
@@ -97,7 +97,7 @@ class Hypernetwork(FewShotLearner):
             body = self.modulated(theta, support)
         z = functional_call(net, body, (support.x,))  # [S, D]
         e = perceptron(theta["head_encoder"], self.examples(z, support.y))  # [S, width]
-        members = z.new_ones(len(z), 1) if self.num_ways is None else F.one_hot(support.y, self.num_ways).to(z.dtype)
+        members = z.new_ones(len(z), 1) if self.num_ways is None else one_hot(support.y, self.num_ways, z.dtype)
         count = members.sum(0)
         means = (members.T @ e) / count[:, None].clamp(min=1)  # [G, width]
         rows = perceptron(theta["head_generator"], means).view(-1, z.shape[1] + 1)  # [O, D + 1]

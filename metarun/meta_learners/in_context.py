@@ -35,7 +35,7 @@ from metarun.models.dense import dense
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
 from metarun.models.precision import check_bfloat16, in_bfloat16
-from metarun.objectives import examples_of, of_examples
+from metarun.objectives import examples_of, of_examples, one_hot
 
 DEVIATION = 0.02  # of GPT-2's weights and positions
 GELU = partial(F.gelu, approximate="tanh")  # GPT-2's
@@ -150,7 +150,7 @@ class InContext(FewShotLearner):
         """Targets, or classes as one-hot vectors in the dtype of ``like``: [S, O]."""
         if batch.y.is_floating_point():
             return batch.y.flatten(1)
-        return F.one_hot(batch.y, self.num_outputs).to(like.dtype)
+        return one_hot(batch.y, self.num_outputs, like.dtype)
 
     def loss(self, outputs: Tensor, y: Tensor, examples: Tensor | None) -> tuple[Tensor, Metrics]:
         """Loss and metrics of ``outputs`` [P, O], over the rows that are ``examples`` [P]."""

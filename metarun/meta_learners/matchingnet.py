@@ -31,6 +31,7 @@ from metarun.core import Batch, FewShotLearner, Params, parameters_of
 from metarun.models.cells import LSTMCell
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, check_learned, num_features
+from metarun.objectives import one_hot
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class MatchingNet(FewShotLearner):
         embedding = with_support(body_of(self.base_learner), theta["embedding"], support.x)
         if self.num_reads:
             z = z + _run(theta["forward"], z) + _run(theta["backward"], z.flip(0)).flip(0)
-        labels = F.one_hot(support.y, self.num_ways).to(z.dtype)  # [S, N]
+        labels = one_hot(support.y, self.num_ways, z.dtype)  # [S, N]
         reader = {"reader": theta["reader"]} if self.num_reads else {}
         return {"embedding": embedding, **reader, "memory": z, "labels": labels}
 

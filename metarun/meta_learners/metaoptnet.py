@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
@@ -25,6 +24,7 @@ from metarun.core import Batch, FewShotLearner, Params, parameters_of
 from metarun.inner.solvers import crammer_singer, ridge
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of
+from metarun.objectives import one_hot
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class MetaOptNet(FewShotLearner):
 
     def adapt(self, theta: Params, support: Batch) -> Params:
         z = functional_call(body_of(self.base_learner), theta["embedding"], (support.x,))  # [S, D]
-        onehot = F.one_hot(support.y, self.num_ways).to(z.dtype)  # [S, N]
+        onehot = one_hot(support.y, self.num_ways, z.dtype)  # [S, N]
         embedding = with_support(body_of(self.base_learner), theta["embedding"], support.x)
         return {"embedding": embedding, "weight": self.fit(z, onehot), "scale": theta["scale"]}
 

@@ -37,7 +37,7 @@ from metarun.models.dense import dense
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
 from metarun.models.precision import check_bfloat16, in_bfloat16
-from metarun.objectives import among, examples_of
+from metarun.objectives import among, examples_of, one_hot
 
 # S context rows, Q query rows, D features, C width, N classes, P targets, G bins
 
@@ -123,7 +123,7 @@ class PFN(FewShotLearner):
     def targets(self, y: Tensor, like: Tensor) -> Tensor:
         """Targets as numbers [S, T]: one-hot classes, or each y and its square less 1."""
         if self.num_ways is not None:
-            return F.one_hot(y, self.num_outputs).to(like.dtype)
+            return one_hot(y, self.num_outputs, like.dtype)
         y = y.flatten(1)
         return torch.cat([y, y.square() - 1], 1)
 

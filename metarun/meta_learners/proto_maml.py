@@ -13,6 +13,7 @@ Triantafillou et al., ICLR 2020, https://arxiv.org/abs/1903.03096. Cost: as MAML
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
@@ -23,7 +24,7 @@ from metarun.inner.optimizers import SGD
 from metarun.meta_learners.base import GradientLearner
 from metarun.models.norm_state import adapting, with_support
 from metarun.models.parts import body_of, check_learned
-from metarun.objectives import among
+from metarun.objectives import among, one_hot
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class ProtoMAML(GradientLearner):
         """The head at the start of a task: weight 2 c [N, D] and bias -||c||^2 [N], c the classes' mean features."""
         with adapting():
             z = functional_call(body_of(self.base_learner), theta, (support.x,))  # [S, D]
-        onehot = F.one_hot(support.y, self.num_ways).to(z.dtype)  # [S, N]
+        onehot = one_hot(support.y, self.num_ways, z.dtype)  # [S, N]
         c = (onehot.T @ z) / onehot.sum(0)[:, None].clamp(min=1)  # [N, D]
         return {"weight": 2 * c, "bias": -(c * c).sum(1)}
 
@@ -67,7 +68,7 @@ class ProtoMAML(GradientLearner):
 
     def present(self, support: Batch) -> Tensor:
         """Which classes the support has, bool [N]; no other is predicted."""
-        return F.one_hot(support.y, self.num_ways).sum(0) > 0
+        return one_hot(support.y, self.num_ways, torch.bool).any(0)
 
     def loss_among(self, phi: Params, support: Batch, present: Tensor) -> Tensor:
         """L(phi, support) among the classes that are ``present``."""

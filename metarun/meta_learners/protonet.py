@@ -22,7 +22,7 @@ from torch.func import functional_call
 from metarun.core import Batch, FewShotLearner, Params, parameters_of
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, check_learned
-from metarun.objectives import among
+from metarun.objectives import among, one_hot
 
 FIRST_SCALE = 10.0  # Gidaris and Komodakis 2018, 3.2
 
@@ -56,7 +56,7 @@ class ProtoNet(FewShotLearner):
     def adapt(self, theta: Params, support: Batch) -> Params:
         learned = {"embedding": theta} if self.distance == "euclidean" else theta
         z = functional_call(body_of(self.base_learner), learned["embedding"], (support.x,))  # [S, D]
-        onehot = F.one_hot(support.y, self.num_ways).to(z.dtype)  # [S, N]
+        onehot = one_hot(support.y, self.num_ways, z.dtype)  # [S, N]
         count = onehot.sum(0)
         prototypes = (onehot.T @ z) / count[:, None].clamp(min=1)  # [N, D]
         embedding = with_support(body_of(self.base_learner), learned["embedding"], support.x)

@@ -16,7 +16,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
@@ -24,6 +23,7 @@ from metarun.core import Batch, FewShotLearner, Params, parameters_of
 from metarun.inner.solvers import ridge
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of
+from metarun.objectives import one_hot
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class R2D2(FewShotLearner):
 
     def adapt(self, theta: Params, support: Batch) -> Params:
         x = self.features(theta["embedding"], support.x)  # [S, D + 1]
-        y = support.y if self.num_ways is None else F.one_hot(support.y, self.num_ways).to(x.dtype)  # [S, N]
+        y = support.y if self.num_ways is None else one_hot(support.y, self.num_ways, x.dtype)  # [S, N]
         regulariser = theta["log_regulariser"].exp()
         weight = ridge(x, y, len(x) * regulariser if self.per_example else regulariser)  # [D + 1, N]
         embedding = with_support(body_of(self.base_learner), theta["embedding"], support.x)

@@ -31,6 +31,7 @@ from metarun.models.exact.layers import BatchNorm, BatchNormMode, Blocks, Conv2d
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of
 from metarun.models.relation_conv import as_released
+from metarun.objectives import one_hot
 
 
 class Relation(nn.Module):
@@ -94,7 +95,7 @@ class RelationNet(FewShotLearner):
 
     def adapt(self, theta: Params, support: Batch) -> Params:
         z = functional_call(body_of(self.base_learner), theta["embedding"], (support.x,))  # [S, D] or [S, C, h, w]
-        onehot = F.one_hot(support.y, self.num_ways).to(z.dtype)  # [S, N]
+        onehot = one_hot(support.y, self.num_ways, z.dtype)  # [S, N]
         sums = (onehot.T @ z.flatten(1)).unflatten(1, z.shape[1:])  # [N, D] or [N, C, h, w]
         embedding = with_support(body_of(self.base_learner), theta["embedding"], support.x)
         relation = with_support(self.structure(z), theta["relation"], pairs(sums, z))
@@ -112,7 +113,7 @@ class RelationNet(FewShotLearner):
 
     def query_loss(self, phi: Params, query: Batch) -> tuple[Tensor, Metrics]:
         scores = self.predict(phi, query.x)
-        loss = F.mse_loss(scores, F.one_hot(query.y, self.num_ways).to(scores.dtype))
+        loss = F.mse_loss(scores, one_hot(query.y, self.num_ways, scores.dtype))
         return loss, {"query_loss": loss.detach(), self.objective.score_name: self.objective.score(scores, query.y)}
 
     def structure(self, z: Tensor) -> Relation:

@@ -31,6 +31,7 @@ from metarun.core import Batch, FewShotLearner, Params, parameters_of
 from metarun.models.dense import dense
 from metarun.models.norm_state import with_support
 from metarun.models.parts import body_of, num_features
+from metarun.objectives import one_hot
 
 # S support, Q query, T = S + Q rows, C channels (growing from block to block)
 
@@ -91,7 +92,7 @@ class SNAIL(FewShotLearner):
         self.refuse_size(len(support.x))
         z = functional_call(body_of(self.base_learner), theta["body"], (support.x,))  # [S, D]
         targets = support.y.is_floating_point()
-        y = support.y.flatten(1) if targets else F.one_hot(support.y, self.num_outputs).to(z.dtype)
+        y = support.y.flatten(1) if targets else one_hot(support.y, self.num_outputs, z.dtype)
         body = with_support(body_of(self.base_learner), theta["body"], support.x)
         return {"body": body, "network": theta["network"], "sequence": torch.cat([z, y], 1)}
 
