@@ -7,7 +7,7 @@
     python scripts/cards.py --same ID [STEPS]     trains and tests a card's command for a few steps with the code of its
                                              commit and with today's; equal bit by bit, the card stands for today's
 
-It refuses a card of a shortened run, and one whose code had uncommitted changes or is no commit's.
+It refuses a card of a shortened run, one whose code had uncommitted changes or is no commit's, and one that was edited.
 """
 
 import json
@@ -24,9 +24,9 @@ import same
 
 from metarun.files import write_json
 from metarun.reproduce import dependence
-from metarun.reproduce.card import evaluated_by, judged
+from metarun.reproduce.card import digest, evaluated_by, judged
 from metarun.reproduce.registry import Target, targets
-from metarun.reproduce.verdict import of_all
+from metarun.reproduce.verdict import Measured, measured, of_all
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -55,12 +55,26 @@ def refuse_another_command(run: dict[str, Any], known: Target) -> None:
         sys.exit(f"seed {run['seed']} was {run['command']}, not metarun {' '.join(known.words or ())}.")
 
 
+def refuse_edited(content: dict[str, Any], where: str) -> None:
+    """Raise SystemExit where a number of a card is not the one that its digest is of, or does not follow from its seeds'."""
+    if content.get("digest") != digest(content):
+        sys.exit(
+            f"{where} was edited: what it says was measured has another digest. Take it in again as it was written."
+        )
+    for figure in content["figures"]:
+        ours = figure["ours"]
+        each = [(row["mean"], row["ci95"], row["tasks"], str(row["episodes"])) for row in ours["seeds"]]
+        if Measured.kept(ours) != measured(each):
+            sys.exit(f"{where}: {figure['name']} of the card does not follow from its seeds.")
+
+
 def take_in(path: Path) -> None:
     """Keep a card that ``metarun reproduce`` wrote; raises SystemExit where it proves nothing."""
     content = json.loads(path.read_text())
     known = targets().get(content.get("id"))
     if known is None or known.words is None:
         sys.exit(f"{path} is the card of no target of metarun/published.")
+    refuse_edited(content, str(path))
     for run in content["runs"]:
         if run["dirty"] or not run["commit"] or not run["depends_on"]:
             sys.exit(
@@ -110,6 +124,7 @@ def judge_again() -> None:
     """Let what the cards say of the papers, and the verdicts, follow from their numbers by today's registry and rule.
     Raises SystemExit where a figure is of another step or evaluation than the registry asks for now."""
     for name, content in cards().items():
+        refuse_edited(content, name)
         target, before, figures = targets()[name], json.dumps(content), []
         for shown, figure in zip(content["figures"], target.figures, strict=True):
             ours = shown["ours"]
@@ -141,13 +156,14 @@ def old_pages() -> list[str]:
 def confirm(name: str, steps: int) -> None:
     """Let a card stand for today's code, if ``steps`` steps and a small test are bit by bit those of its commit's."""
     content = cards()[name]
+    refuse_edited(content, name)
     for commit in dict.fromkeys(run["commit"] for run in content["runs"]):
         run = next(run for run in content["runs"] if run["commit"] == commit)
         if said := same.difference(run["command"], commit, steps, name):
             sys.exit(said)
     for run in content["runs"]:
         run.update(same.stamp(run["command"], steps))
-    write_json(path_of(targets()[name]), content)
+    write_json(path_of(targets()[name]), content | {"digest": digest(content)})
     print(
         f"{name}: the same at {dependence.git('rev-parse', '--short', 'HEAD').strip()} for {steps} steps and their test"
     )

@@ -46,7 +46,37 @@ def test_a_verdict_of_a_card_follows_from_its_numbers_and_the_registry(name):
         assert ours["step"] == figure.step and ours["evaluated_by"] == evaluated_by(target, figure.evaluate)
         measured = Measured(ours["mean"], ours["ci95"], ours["tasks"], ours["over_seeds"])
         assert shown["verdict"] == verdict(target, figure, measured)
-        assert ours["mean"] == pytest.approx(sum(s["mean"] for s in ours["seeds"]) / len(ours["seeds"]))
+
+
+@pytest.mark.parametrize("name", list(cards.cards()))
+def test_no_number_of_a_card_was_changed_by_hand(name):
+    cards.refuse_edited(cards.cards()[name], name)
+
+
+def _of_ours(card, **values):
+    card["figures"][0]["ours"] |= values
+
+
+EDITS = {
+    "ci95": lambda card: _of_ours(card, ci95=1.2),
+    "mean": lambda card: _of_ours(card, mean=1.0),
+    "over seeds": lambda card: _of_ours(card, over_seeds=0.5),
+    "common": lambda card: card["common"][0].update(mean=97.0),
+    "seconds": lambda card: card["runs"][0].update(seconds=60),
+    "curve": lambda card: card["runs"][0]["curve"].pop(),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_a_card_that_somebody_edited_is_refused(edit):
+    card = json.loads(json.dumps(cards.cards()["maml/sinusoid/5s"]))
+    edit(card)
+    with pytest.raises(SystemExit, match="was edited"):
+        cards.refuse_edited(card, "card.json")
+    card["digest"] = cards.digest(card)  # by somebody who knows how
+    if card["figures"] != cards.cards()["maml/sinusoid/5s"]["figures"]:
+        with pytest.raises(SystemExit, match="does not follow from its seeds"):
+            cards.refuse_edited(card, "card.json")
 
 
 # ---- what pages say of a card ----

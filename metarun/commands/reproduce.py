@@ -12,7 +12,7 @@ from metarun.commands.data import state_of
 from metarun.commands.evaluate import evaluate_run, name_of
 from metarun.config.build import build_task, check
 from metarun.config.compose import composed
-from metarun.errors import ConfigError, Interrupted, wrong_command
+from metarun.errors import ConfigError, Interrupted, MetarunError, did_you_mean, wrong_command
 from metarun.files import read_json
 from metarun.output.tables import Score, Table, refuse_other_formats, show
 from metarun.paths import as_shown, cards_dir
@@ -119,6 +119,7 @@ def one(target: Target, place: Sequence[str], wanted: Wanted, until: float | Non
     for seed in seeds:
         print(f"{target.id}, seed {seed.number}: metarun {' '.join(seed.words)}   in {as_shown(seed.path)}", flush=True)
         train(seed, place, until)
+        seed.refuse_damaged()
     log = wanted.to / target.folder / "evaluations.txt"
     number = sum(len(protocols(seed)) for seed in seeds)
     print(f"testing by the paper's protocol and by the common one: {number} evaluations", flush=True)
@@ -134,7 +135,7 @@ def evaluated(seed: Seed, overrides: Sequence[str], log: Path) -> dict[str, Any]
     """What ``metarun evaluate RUN OVERRIDES`` leaves, from its file where the run's model is still that one's."""
     model = seed.target.tested
     where = seed.path / "evaluations" / f"{name_of(list(overrides), 'test', model)}.json"
-    if where.is_file():
+    with contextlib.suppress(ValueError, KeyError):  # absent or damaged: it is made again
         kept = read_json(where)
         if kept["protocol"]["checkpoint_step"] == seed.tested_step():
             return kept
@@ -179,8 +180,8 @@ def list_targets(wanted: Wanted, place: Sequence[str]) -> None:
     """Print what can be run, what it takes, whether its data are there, and what our cards say."""
     known = [t for t in targets().values() if not wanted.paper or t.paper.name == wanted.paper]
     if not known:
-        papers = ", ".join(dict.fromkeys(t.paper.name for t in targets().values()))
-        raise wrong_command(f"--paper is {wanted.paper!r}; use {papers}.")
+        papers = list(dict.fromkeys(t.paper.name for t in targets().values()))
+        raise wrong_command(f"--paper is {wanted.paper!r}; use {', '.join(papers)}{did_you_mean(wanted.paper, papers)}")
     most = time_in(wanted.within, "--within") if wanted.within else None
     cards = {t.id: card_of(t) for t in known}
     if most is not None:
@@ -222,7 +223,12 @@ def row(target: Target, kept: dict[str, Any], states: dict[str, str]) -> tuple[A
 def card_of(target: Target) -> dict[str, Any]:
     """The card that comes with metarun; empty where there is none."""
     path = cards_dir() / target.paper.name / f"{target.key.replace('/', '_')}.json"
-    return read_json(path) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise MetarunError(f"{path} is damaged ({error}). Delete it, or install metarun again.") from None
 
 
 def cost(kept: dict[str, Any]) -> float:

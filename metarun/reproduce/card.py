@@ -5,8 +5,10 @@ verdict                   the worst of the figures that are judged
 figures                   each with the paper's value, ours, the difference with its interval, and the verdict
 common                    metarun's own protocol: for each seed, norm and number of queries, the score at each step
 runs                      of each seed: command, commit, date, seconds, machine, learning curve, what it depends on
+digest                    of all that was measured, so that a number that somebody changes is found
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -36,7 +38,7 @@ def card(seeds: Sequence[Seed], evaluated: Evaluated) -> dict[str, Any]:
     target = seeds[0].target
     figures = [of_figure(target, figure, seeds, evaluated) for figure in target.figures]
     number = f" --seeds {len(seeds)}" if len(seeds) > 1 else ""
-    return {
+    content = {
         "version": VERSION,
         "id": target.id,
         "command": f"metarun reproduce {target.id}{number}",
@@ -47,6 +49,19 @@ def card(seeds: Sequence[Seed], evaluated: Evaluated) -> dict[str, Any]:
         "common": [row for seed in seeds for row in common(target, seed, evaluated)],
         "runs": [of_run(seed) for seed in seeds],
     }
+    return content | {"digest": digest(content)}
+
+
+def digest(content: dict[str, Any]) -> str:
+    """Of what a card says was measured; the paper's side and the verdicts follow from the registry."""
+    kept = [
+        content["id"],
+        content["command"],
+        content["common"],
+        content["runs"],
+        *(f["ours"] for f in content["figures"]),
+    ]
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def of_figure(target: Target, figure: Figure, seeds: Sequence[Seed], evaluated: Evaluated) -> dict[str, Any]:

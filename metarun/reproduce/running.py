@@ -43,6 +43,17 @@ class Seed:
         """completed, running, interrupted ..., or unknown where it has not begun."""
         return RunFolder(self.path).read_status()["state"]
 
+    def refuse_damaged(self) -> None:
+        """Raise MetarunError where a file of the ended run that its card is made of cannot be read."""
+        for name in ("results.json", "run.json"):
+            try:
+                read_json(self.path / name)
+            except ValueError as error:
+                raise MetarunError(
+                    f"{self.path / name} is absent or damaged ({error}), and with it the proof of the run. Delete "
+                    f"{self.path}; the same command trains it again."
+                ) from None
+
     def tested_step(self) -> int:
         """The step of the model that the target tests."""
         if self.target.tested == "last":

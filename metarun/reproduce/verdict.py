@@ -1,7 +1,6 @@
 """How far our figure is from the paper's, and the verdict by rule.
 
-- *reproduced*: the paper's figure lies inside our 95% interval, or ours is within the paper's interval of it; or ours is on
-  the good side, by no more than the interval of the difference.
+- *reproduced*: the paper's figure lies inside our 95% interval, or ours is within the paper's interval of it.
 - *close*: within one point (percent); of errors that are no percentage, within a tenth of the paper's figure.
 - *better*: farther away, on the good side.
 - *missed*: farther away, on the bad side.
@@ -58,9 +57,7 @@ def verdict(target: Target, figure: Figure, ours: Measured) -> str:
         return "reproduced"
     if abs(difference) <= (POINT if target.score in IN_PERCENT else SHARE * abs(figure.value)):
         return "close"
-    if (difference > 0) != target.higher_is_better:
-        return "missed"
-    return "better" if abs(difference) > width_of_difference(ours, figure) else "reproduced"
+    return "better" if (difference > 0) == target.higher_is_better else "missed"
 
 
 def of_all(verdicts: Sequence[str]) -> str:
