@@ -17,9 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from metarun.config.build import build, build_task
 from metarun.config.calls import GROUPS
 from metarun.config.compose import composed, override_key, read_config, readable, with_value
-from metarun.config.elsewhere import inheriting, option_trained_on, without_effect
+from metarun.config.elsewhere import inheriting, keys_of_tasks, option_trained_on, without_effect
 from metarun.config.experiment import Experiment
 from metarun.config.overrides import given_twice
+from metarun.config.ready import lot_problems
 from metarun.core import MetaLearner, Params, TaskDistribution, hyperparameters
 from metarun.errors import ConfigError, MetarunError
 from metarun.evaluation.calibration import calibrated, calibrates
@@ -135,7 +136,10 @@ def changed(
             problems += error.problems
     if problems := problems + without_effect(cfg, said):
         raise ConfigError(problems)
-    return inheriting(cfg, training, option_trained_on(readable([*began_with]), training), said)
+    cfg = inheriting(cfg, training, option_trained_on(readable([*began_with]), training), said)
+    if problems := lot_problems(cfg, keys_of_tasks(said)):
+        raise ConfigError(problems)
+    return cfg
 
 
 def _training_task(experiment: Experiment, folder: RunFolder, overrides: list[str]) -> TaskDistribution:

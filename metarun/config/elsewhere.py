@@ -89,6 +89,12 @@ def given(overrides: list[Override]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def keys_of_tasks(overrides: list[Override]) -> set[str]:
+    """The settings that ``overrides`` give the training task or evaluation tasks, by their whole keys."""
+    elsewhere = {f"{PLACE}{name}.{path}" for name, settings in given(overrides).items() for path in settings}
+    return elsewhere | {override.key_or_group for override in overrides}
+
+
 def _chosen(overrides: list[Override]) -> dict[str, Any]:
     """The options that overrides choose for evaluation tasks, by the names of these."""
     found: dict[str, Any] = {}

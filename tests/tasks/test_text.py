@@ -18,8 +18,10 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from sklearn.feature_extraction.text import TfidfTransformer
 
+from metarun.config.ready import lot_problems
 from metarun.errors import DataError, MissingDataError
 from metarun.evaluation.baselines import FrozenBaseline
 from metarun.evaluation.episodes import manifest
@@ -839,6 +841,25 @@ def test_a_seed_of_the_lot_is_refused_where_no_lot_is_drawn(data_root, split, tm
     outcome = metarun(*words, "task.split_seed=3", f"run_dir={tmp_path / 'run'}")
     assert outcome.code == 2 and "task.split_seed=3 has no effect" in outcome.err
     assert not (tmp_path / "run").exists()
+    other = ["evaluation.task=clinc150", f"evaluation.task.clinc150.split={split}"]
+    refused = metarun(*words[:1], *words[2:], *other, "evaluation.task.clinc150.split_seed=3", f"run_dir={tmp_path}/a")
+    assert refused.code == 2 and "evaluation.task.clinc150.split_seed=3 has no effect, for evaluation.t" in refused.err
+
+
+def test_a_seed_of_the_lot_has_an_effect_on_a_lot_alone():
+    named, drawn = {"split": "given", "split_seed": 3}, {"split": {"train": 5, "val": 2, "test": 2}, "split_seed": 3}
+    task, other = "task.split_seed=3 has no effect", "evaluation.task.a.split_seed=3 has no effect"
+
+    def problems(own: dict, elsewhere: dict, *given: str) -> str:
+        cfg = OmegaConf.create({"task": own, "evaluation": {"task": {"a": elsewhere}}})
+        return " ".join(lot_problems(cfg, given or None))
+
+    assert task in problems(named, {}) and other in problems({}, named) and not problems(drawn, drawn)
+    assert not problems(drawn, named)  # which may be inherited
+    assert other in problems(drawn, named, "evaluation.task.a.split_seed")
+    assert not problems(named, named, "task.split")  # an evaluation of a run that drew
+    column = {"split": None, "split_column": "part", "split_seed": 3}
+    assert "for task.split_column says" in problems(column, {})
 
 
 def test_ones_own_sentences_have_no_published_split(root):
