@@ -180,6 +180,14 @@ def test_a_search_of_what_changes_the_validation_episodes_is_refused(varied, tmp
     assert outcome.code == 2 and "so all are scored alike. Give one value to what changes" in outcome.err, outcome.text
 
 
+@pytest.mark.parametrize("lr", ["0.3", "interval(0.1,0.3)"])
+def test_a_search_over_options_that_lack_a_setting_names_them(lr, tmp_path):
+    both = "meta_learner=protonet,maml"
+    outcome = metarun("search", tmp_path / "search", "trials=2", both, "seeds=1", f"meta_learner.inner_lr={lr}", *SMALL)
+    assert outcome.code == 2 and "1 problem" in outcome.err
+    assert "meta_learner.inner_lr is a setting of meta_learner=maml, but not of meta_learner=protonet." in outcome.err
+
+
 def test_a_search_of_the_share_of_a_table_that_trains_is_refused_for_its_units(tmp_path):
     lines = [f"t{n % 10},{n},{n * n % 17}" for n in range(100)]
     (tmp_path / "table.csv").write_text("\n".join(["task,x,y", *lines]))

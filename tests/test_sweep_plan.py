@@ -90,6 +90,18 @@ def test_a_mistake_of_all_runs_is_told_once_and_one_of_some_names_them():
     assert some.endswith("(in seed=0 meta_learner.inner_lr=abc, seed=1 meta_learner.inner_lr=abc)")
 
 
+def test_options_of_a_sweep_that_lack_a_setting_are_named():
+    both = "experiment=protonet_omniglot_5w1s,maml_sinusoid,matchingnet_omniglot_5w1s"
+    of = "of experiment=maml_sinusoid, but not of experiment=protonet_omniglot_5w1s, experiment=matchingnet_omniglot_5w1s"
+    told = f"meta_learner.inner_lr is a setting {of}. Leave it out, or give those without it a command of their own."
+    with pytest.raises(ConfigError) as caught:
+        plan(both, "meta_learner.inner_lr=0.1,0.2", "seed=0,1")
+    assert caught.value.problems == [told]
+    with pytest.raises(ConfigError) as caught:
+        plan(both, "meta_learner.nothing=1")
+    assert all("meta_learner.nothing is not a setting; " in text for text in caught.value.problems)
+
+
 def test_runs_that_differ_in_values_are_composed_as_each_by_itself():
     shared = ["steps=5", "meta_learner=anil"]
     compose = Composer([])

@@ -4,7 +4,6 @@ import hashlib
 import json
 import shlex
 import sys
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from metarun.search import space
 from metarun.search.kept import WINNER, Found, Kept, found
 from metarun.search.study import Rules, Study, refuse_missing
 from metarun.sweep.drain import Drain, Launching
+from metarun.sweep.mistakes import Mistakes
 
 STOPPED = "search stopped; the same command continues it"
 LOCK = ".search"  # a folder that is held by the one process that leads the search
@@ -87,7 +87,7 @@ def checked(asked: Asked, config_dirs: Sequence[Path]) -> Begun:
     from metarun.search.lead import NO_TEST
     from metarun.sweep.plan import Planner
 
-    cfg = composed([*shared, *space.first_options(varied)], list(config_dirs))
+    cfg = first_of(varied, shared, config_dirs)
     found_space = space.parameters(varied, cfg)
     of_trials = [*(text for text in shared if override_key(text) != "evaluation.num_tasks"), NO_TEST]
     common = Common()
@@ -98,6 +98,20 @@ def checked(asked: Asked, config_dirs: Sequence[Path]) -> Begun:
     rules = Rules(asked.sampler, asked.pruner, asked.sampler_seed, higher, every, steps)
     facts = known_by(found_space, jobs) | {"data": common.names()}
     return Begun(found_space, shared, of_trials, planner, rules, score, jobs[0].config, facts, common)
+
+
+def first_of(varied: Sequence[Any], shared: list[str], config_dirs: Sequence[Path]) -> Any:
+    """The configuration at the first of all values. Raises ConfigError, which tells options that lack a setting apart."""
+    from metarun.sweep.plan import planned
+
+    first = [*shared, *space.first_options(varied)]
+    try:
+        return composed(first, list(config_dirs))
+    except ConfigError:
+        groups = [override for override in varied if "." not in override.key_or_group]
+        named = [text for text in first if text.partition("=")[0] not in {each.key_or_group for each in groups}]
+        planned([*named, *map(space.written, groups)], config_dirs, Path(), build=False)
+        raise
 
 
 def known_by(parameters: Sequence[space.Parameter], jobs: Sequence[Any]) -> dict[str, Any]:
@@ -122,20 +136,15 @@ def built(planner: Any, shared: list[str], parameters: Sequence[space.Parameter]
         for end in parameter.ends():
             text = f"{parameter.key}={end}"
             combinations.setdefault((*first[:place_], text, *first[place_ + 1 :]), text)
-    jobs, mistakes = [], defaultdict(list)
+    jobs, mistakes = [], Mistakes()
     for values, name in combinations.items():
         try:
             jobs.append(planner.job([*shared, *values], list(values)))
         except ConfigError as error:
-            for problem in error.problems:
-                mistakes[problem].append(name)
-    if mistakes:
-        everywhere = len(combinations)
-        told = {
-            problem: "" if len(names) == everywhere else f" (in {listed(names, most=3)})"
-            for problem, names in mistakes.items()
-        }
-        raise ConfigError([f"{problem}{where}" for problem, where in told.items()])
+            mistakes.add(name, values, error.problems)
+        else:
+            mistakes.add(name, values)
+    mistakes.refuse()
     return jobs
 
 

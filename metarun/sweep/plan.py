@@ -1,7 +1,6 @@
 """The jobs of a sweep: each composed, checked and built once before any starts, with all mistakes in one list."""
 
 import json
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,12 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
 
-from metarun.errors import ConfigError, listed
+from metarun.errors import ConfigError
 from metarun.sweep.composing import Composer
 from metarun.sweep.grammar import combinations, varying
 from metarun.sweep.identity import NO_EFFECT, identity
 from metarun.sweep.job import Folders, Job
+from metarun.sweep.mistakes import Mistakes
 
 LONG = 20  # jobs, of which a terminal shows the progress
 Look = Callable[[Any, dict[str, Any]], None]  # at an experiment, and the plain values that it was made of
@@ -34,19 +34,18 @@ def planned(overrides: list[str], config_dirs: Sequence[Path], sweep: Path, buil
     compared = {text.lstrip("+~").partition("=")[0].split(".")[0] for names in shown for text in names}
     compared = compared & {*NO_EFFECT} if len(texts) > 1 else set()
     planner = Planner(config_dirs, sweep, shared, build)
-    mistakes: dict[str, list[str]] = defaultdict(list)
+    mistakes = Mistakes()
     jobs: dict[str, Job] = {}
     for job_overrides, names in _with_progress(list(zip(texts, shown, strict=True))):
         try:
             job = planner.job(job_overrides, names, compared)
         except ConfigError as error:
-            for problem in error.problems:
-                mistakes[problem].append(named(names))
+            mistakes.add(named(names), names, error.problems)
         else:
+            mistakes.add(named(names), names)
             job.number = len(jobs) + 1
             jobs.setdefault(job.identity, job)
-    if mistakes:
-        raise ConfigError([_told(problem, names, len(texts)) for problem, names in mistakes.items()])
+    mistakes.refuse()
     return list(jobs.values())
 
 
@@ -69,11 +68,6 @@ class Planner:
 def named(shown: Sequence[str]) -> str:
     """The name of the job that these overrides tell from the others."""
     return " ".join(shown) or "defaults"
-
-
-def _told(problem: str, names: list[str], total: int) -> str:
-    """A mistake, once, with the runs that it concerns where it does not concern all."""
-    return problem if len(names) == total else f"{problem} (in {listed(names, most=3)})"
 
 
 def _with_progress(jobs: list[Any]) -> Iterable[Any]:
