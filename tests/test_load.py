@@ -1,6 +1,7 @@
 """``metarun.load``: a finished run as a model in Python, and as scikit-learn's estimators."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from PIL import Image
 
 import metarun
 from metarun.applied import calibrated
+from metarun.applied.estimators import Classifier
 from metarun.errors import ConfigError, DataError
 from metarun.evaluation.calibration import running_norms
 from metarun.tasks.store import load_prepared
@@ -263,6 +265,92 @@ def test_examples_that_do_not_fit_are_refused_with_what_is_wrong(name, photos):
     make, said = WRONG[name]
     with pytest.raises(ValueError, match=said):
         metarun.load(run("protonet")).adapt(*make(photos[0]))
+
+
+RAGGED, COMPLEX = [[1.0, 2.0]] * 7 + [[1.0]], np.ones((8, 1), complex)
+OF_CLASSES = {
+    "ragged": (RAGGED, "labels make no array"),
+    "dictionaries": ([{}] * 8, "of one without an order"),
+    "masked": (np.ma.masked_equal([0, 1] * 4, 1), "some of the labels are masked"),
+}
+OF_NUMBERS = {
+    "ragged": (RAGGED, "labels make no array"),
+    "complex": (COMPLEX, "must be numbers, but are complex128"),
+    "times": (np.array(["NaT", "2020"] * 4, dtype="M8[D]"), "must be numbers, but are datetime64"),
+    "masked": (np.ma.masked_equal([0.0, 1] * 4, 1), "some of the labels are masked"),
+    "no end": (10**400, "no list as labels"),
+    "none": ([], "8 examples and 0 of them"),
+}
+INPUTS = {
+    "sinusoid": {
+        "one number": (3, r"shape \[\], but the model takes"),
+        "nothing": (None, "are NoneType, but must be an array of numbers"),
+        "ragged": (RAGGED, "examples make no array"),
+        "complex": (torch.ones(8, 1, dtype=torch.complex64), "must hold real numbers"),
+    },
+    "protonet": {"files and numbers": (["a.png", 1] * 4, "example 1 is int")},
+    "hashed": {
+        "nothing": (None, "are NoneType"),
+        "half a character": (["\ud800"] * 8, "a sentence holds half a character"),
+    },
+    "table": {"no columns": ([{}] * 8, "there are none")},
+}
+MANY = {"protonet": np.zeros((8, 1, SIZE, SIZE)), "sinusoid": np.linspace(-5, 5, 8)[:, None]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("protonet", k) for k in OF_CLASSES] + [("sinusoid", k) for k in OF_NUMBERS]
+)
+def test_labels_of_any_wrong_kind_are_refused_in_plain_words(kind, name):
+    y, said = {"protonet": OF_CLASSES, "sinusoid": OF_NUMBERS}[kind][name]
+    with pytest.raises(DataError, match=said):
+        metarun.load(run(kind)).adapt(MANY[kind], y)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, given in INPUTS.items() for name in given])
+def test_inputs_of_any_wrong_kind_are_refused_in_plain_words(kind, name):
+    x, said = INPUTS[kind][name]
+    with pytest.raises(DataError, match=said):
+        metarun.load(run(kind)).adapt(x, [1.0, 2.0] * 4)
+
+
+@pytest.mark.parametrize("kind", [np.longdouble, ">f8", np.float16])
+def test_numbers_of_any_kind_and_order_are_taken(kind):
+    x, model = MANY["sinusoid"], metarun.load(run("sinusoid"))
+    found = model.adapt(x.astype(kind)[::-1], torch.tensor(x[::-1].copy(), requires_grad=True)).predict(x.astype(kind))
+    assert np.allclose(found, model.adapt(x, x).predict(x), atol=0.01 if kind == np.float16 else 1e-4)
+
+
+ARGUMENTS = {
+    "a number for the run": ((3,), {}, "run is 3, but must be the folder of a run"),
+    "a list of overrides": (("run", ["device=cpu"]), {}, r"an override is \['device=cpu'\].*as \*LIST"),
+    "a number for a folder": (("run",), {"config_dir": [3]}, "config_dir is 3, but must be a folder"),
+    "a module": (("run",), {"allow": np}, "allow is <module 'numpy'.*must be the name of a package"),
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_arguments_of_another_kind_are_refused_in_plain_words(name):
+    positional, named, said = ARGUMENTS[name]
+    with pytest.raises(ConfigError, match=said):
+        metarun.load(*positional, **named)
+
+
+@pytest.mark.parametrize("given", [str, Path, lambda folder: [Path(folder)], lambda folder: (str(folder),)])
+def test_a_config_folder_is_a_text_a_path_or_a_list(given, tmp_path, monkeypatch):
+    monkeypatch.setenv("METARUN_ALLOW", "")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    loaded = metarun.load(run("sinusoid"), config_dir=given(tmp_path), allow="numpy")
+    assert "numpy" in os.environ["METARUN_ALLOW"].split(":") and str(tmp_path) in sys.path
+    assert loaded.learner
+
+
+def test_an_estimator_of_no_model_and_a_score_without_labels_are_refused():
+    with pytest.raises(DataError, match="the model is int, but must be"):
+        Classifier(3)
+    x = MANY["protonet"]
+    with pytest.raises(DataError, match="example 0 has no label"):
+        metarun.load(run("protonet")).as_classifier().fit(x, ["a", "b"] * 4).score(x, [None] * 8)
 
 
 def test_threads_that_share_a_model_get_what_one_thread_gets():

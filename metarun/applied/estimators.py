@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from metarun.errors import DataError
-from metarun.tasks.reading import columns_of
+from metarun.tasks.reading import absent, as_array, columns_of
 
 if TYPE_CHECKING:
     from typing import TypeVar
@@ -71,7 +71,7 @@ class Classifier(Estimator):
     adapted_: "AdaptedClassifier"
 
     def __init__(self, model: "Model") -> None:
-        if not model.classifies:
+        if not classifies(model):
             raise DataError("the run was trained on a task without classes; use as_regressor().")
         super().__init__(model)
 
@@ -92,7 +92,10 @@ class Classifier(Estimator):
     def score(self, X: Any, y: Any) -> float:
         """The accuracy."""
         predicted = self.predict(X)
-        return float(np.mean(predicted == shaped(y, predicted)))
+        truth = shaped(y, predicted)
+        if gone := [i for i, label in enumerate(truth.tolist()) if absent(label)]:
+            raise DataError(f"example {gone[0]} has no label ({len(gone)} have none); score examples that have one.")
+        return float(np.mean(predicted == truth))
 
 
 class Regressor(Estimator):
@@ -102,7 +105,7 @@ class Regressor(Estimator):
     adapted_: "AdaptedRegressor"
 
     def __init__(self, model: "Model") -> None:
-        if model.classifies:
+        if classifies(model):
             raise DataError("the run was trained to tell classes apart; use as_classifier().")
         super().__init__(model)
 
@@ -135,9 +138,20 @@ class Regressor(Estimator):
         return float(np.mean(1 - errors / spread))
 
 
+def classifies(model: Any) -> bool:
+    """Whether ``model`` tells classes apart. Raises DataError for what is no model."""
+    from metarun.applied.model import Model
+
+    if not isinstance(model, Model):
+        raise DataError(f"the model is {type(model).__name__}, but must be what metarun.load(RUN) gives.")
+    return model.classifies
+
+
 def shaped(y: Any, like: np.ndarray) -> np.ndarray:
     """Labels in the shape of predictions, as [n, 1] for [n]. Raises DataError where their number is another."""
-    labels = np.asarray(y)
+    labels = as_array(y, "labels")
+    if labels.dtype.kind == "V":
+        raise DataError(f"the labels are {labels.dtype}; give texts, or numbers.")
     if labels.size != like.size:
         raise DataError(
             f"predictions have shape {list(like.shape)} and labels {list(labels.shape)}: give one for each."

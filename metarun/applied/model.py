@@ -8,7 +8,7 @@ n examples, N ways, Q queries, P outputs
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from metarun.applied.adapted import Adapted, AdaptedClassifier, AdaptedRegressor
+from metarun.applied.arguments import load_arguments
 from metarun.applied.calibrated import calibrate_once
 from metarun.applied.trained import Trained, trained
 from metarun.config.compose import assigned
@@ -29,7 +30,7 @@ from metarun.errors import ConfigError, DataError, listed
 from metarun.evaluation.eval_mode import eval_mode, modules_of
 from metarun.execution.execution import Looped, generators_kept
 from metarun.models.norm_state import norms
-from metarun.tasks.reading import ArrayReader, Reader, absent, columns_of
+from metarun.tasks.reading import ArrayReader, Reader, absent, as_array, columns_of
 from metarun.trees import slice_tasks, tree_leaves, tree_map
 
 if TYPE_CHECKING:
@@ -42,19 +43,21 @@ def load(
     *overrides: str,
     checkpoint: str = "best",
     device: str | None = None,
-    config_dir: list[str] | None = None,
-    allow: list[str] | None = None,
+    config_dir: str | PathLike[str] | Sequence[str | PathLike[str]] = (),
+    allow: str | Sequence[str] = (),
 ) -> "Model":
     """The trained model of a run's folder, under ``overrides`` as of ``metarun evaluate`` (evaluation.inner_steps=10).
 
     ``checkpoint`` is best or last. ``device`` is cpu, cuda, cuda:N or mps: that of the run, where it is None.
-    ``config_dir`` and ``allow`` are those of the command line. Raises ConfigError where the run cannot be used.
+    ``config_dir`` and ``allow`` are those of the command line, one or a list. Raises ConfigError where the run cannot be
+    used.
     """
-    given = [*overrides, *([] if device is None else [assigned("device", device)])]
+    where, given, folders, packages = load_arguments(run, overrides, config_dir, allow)
+    given += [] if device is None else [assigned("device", device)]
     threads = torch.get_num_threads()
     try:
         with ALONE, generators_kept():  # a program that uses a model keeps its own draws and threads
-            return model_of(trained(Path(run), given, checkpoint, trust(config_dir or [], allow or [])))
+            return model_of(trained(Path(where), given, checkpoint, trust(folders, packages)))
     finally:
         torch.set_num_threads(threads)
 
@@ -217,7 +220,7 @@ class Model:
 def _array_of(y: Any) -> np.ndarray:
     """Labels as an array, which makes texts of numbers where there are both: of those each stays what it is."""
     mixed = isinstance(y, (list, tuple)) and len({isinstance(label, str) for label in y}) > 1
-    return np.array(y, dtype=object) if mixed else np.asarray(y)
+    return as_array(y, "labels", dtype=object if mixed else None)
 
 
 def _classes_of(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -230,7 +233,8 @@ def _classes_of(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     try:
         classes, labels = np.unique(y, return_inverse=True)
     except TypeError as error:
-        raise DataError(f"the labels are of several kinds ({error}); give texts, or numbers, alone.") from error
+        kinds = "of several kinds, or of one without an order"
+        raise DataError(f"the labels are {kinds} ({error}); give texts, or numbers, alone.") from error
     if len(classes) < 2:
         raise DataError(
             f"all examples are of the class {classes[0]!s}, and with one class every answer is right: give two."

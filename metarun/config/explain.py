@@ -28,11 +28,11 @@ def said(error: BaseException | None) -> list[str]:
 def explained(override: str, error: BaseException, cfg: DictConfig, folders: list[Path]) -> str:  # noqa: PLR0911, PLR0912
     """One line: the value, the rule and the fix."""
     key, separator, value = override.partition("=")
-    lines, typed, value = said(error), shortened(override), shortened(value)
+    lines, typed, value = said(error), shortened(override) or "''", shortened(value)
     if override.startswith("~") and key.strip("~") and not separator:
         return f"{typed}: it takes away what every run has; choose another option instead: {key.strip('~')}=NAME."
     if not separator or not key.strip("+~"):
-        if OmegaConf.select(cfg, key.strip("+~")) is not None:
+        if key.strip("+~") and OmegaConf.select(cfg, key.strip("+~")) is not None:
             return f"{typed}: cannot be read as KEY=VALUE; write {typed}=VALUE."
         hint = did_you_mean(override, COMMANDS) or "; metarun --help says what there is."
         return f"{typed}: cannot be read as KEY=VALUE{hint}"

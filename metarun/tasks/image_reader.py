@@ -35,6 +35,11 @@ class ImageReader(Reader):
         as_list = list(examples) if isinstance(examples, (list, tuple)) or _holds_objects(examples) else None
         if not as_list or not isinstance(as_list[0], (str, Path, Image.Image)):
             return self._of_array(examples)
+        if wrong := [i for i, one in enumerate(as_list) if not isinstance(one, (str, Path, Image.Image))]:
+            kind = type(as_list[wrong[0]]).__name__
+            raise DataError(
+                f"example {wrong[0]} is {kind}, but each must be a file or an image of PIL, as the first is."
+            )
         return self._decoded([(one, f"image {i}") for i, one in enumerate(as_list)])
 
     def _of_array(self, examples: Any) -> Tensor:

@@ -17,6 +17,8 @@ from metarun.core import TaskSpec
 from metarun.errors import DataError, MissingDataError
 from metarun.tasks.splits import composed
 
+MOST_BYTES = 8  # of a number that torch knows
+
 
 class Examples(NamedTuple):
     """Examples of one task: a name for each, inputs x [n, ...] as the networks take them, and labels where there are any.
@@ -122,7 +124,7 @@ def array_inputs(array: Any, spec: TaskSpec, device: torch.device, dtype: torch.
     ``num_tokens``."""
     if isinstance(array, Mapping) or (isinstance(array, Sequence) and array and isinstance(array[0], (str, Path))):
         raise DataError(f"these examples are no array; give one of shape {['n', *spec.input_shape]}.")
-    x = torch.as_tensor(array) if isinstance(array, Tensor) else torch.from_numpy(_numeric(array))
+    x = array.detach() if isinstance(array, Tensor) else torch.from_numpy(_numeric(array))
     if tuple(x.shape[1:]) != spec.input_shape or not len(x):
         rule = f"the model takes inputs of shape {list(spec.input_shape)}, one or more of them"
         images = " Image files (or PIL images) are cut and resized; arrays must have the model's shape."
@@ -132,6 +134,8 @@ def array_inputs(array: Any, spec: TaskSpec, device: torch.device, dtype: torch.
         if x.is_floating_point() or x.min() < 0 or x.max() >= spec.num_tokens:
             raise DataError(f"the inputs are words: whole numbers from 0 to {spec.num_tokens - 1}; or give sentences.")
         return x.to(device).long()
+    if x.is_complex():
+        raise DataError(f"the array holds {x.dtype}, but must hold real numbers.")
     if not torch.isfinite(x).all():
         raise DataError("the array holds numbers that are not finite; correct them, or leave these examples out.")
     if x.dtype == torch.uint8:
@@ -140,20 +144,42 @@ def array_inputs(array: Any, spec: TaskSpec, device: torch.device, dtype: torch.
 
 
 def _numeric(array: Any) -> np.ndarray:
-    try:
-        found = np.asarray(array)
-    except ValueError as error:  # rows of different lengths
-        raise DataError(f"these examples make no array: {error}.") from error
+    found = as_array(array, "examples")
+    if found.ndim == 0 and found.dtype == object:
+        raise DataError(f"the examples are {type(array).__name__}, but must be an array of numbers.")
     if found.dtype.kind not in "biuf":
         raise DataError(f"the array holds {found.dtype}, but must hold numbers.")
-    return np.ascontiguousarray(found)
+    native = np.dtype(np.float64) if found.dtype.itemsize > MOST_BYTES else found.dtype.newbyteorder("=")
+    return np.require(found.astype(native), requirements="C")
+
+
+def as_array(values: Any, what: str, dtype: Any = None) -> np.ndarray:
+    """An array of ``values``, whatever library made them. Raises DataError where they make none; ``what`` names them."""
+    try:
+        if isinstance(values, Tensor):
+            tensor = values.detach().cpu()
+            return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        found = np.asarray(values, dtype=dtype)
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # lists of different lengths; tensors with a gradient in a list
+        reason = str(error).rstrip(".")
+        raise DataError(f"the {what} make no array ({reason}); give each the same length, or shape.") from error
+    if np.ma.is_masked(values):
+        raise DataError(f"some of the {what} are masked; fill them in, or leave them out.")
+    return found
 
 
 def columns_of(values: Any, count: int) -> np.ndarray:
     """Numbers [n, count] of an array [n, count], or [n] where ``count`` is 1."""
+    found = as_array(values, "targets")
+    if found.dtype.kind in "cmMV":
+        raise DataError(f"the targets must be numbers, but are {found.dtype}.")
     try:
-        numbers = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        numbers = np.ascontiguousarray(found, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"the targets must be numbers: {error}.") from error
     if numbers.ndim == 1 and count == 1:
         numbers = numbers[:, None]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metarun.core import TaskSpec
 from metarun.errors import DataError, DataProblems, Faults, listed
-from metarun.tasks.reading import Examples, Reader, absent, columns_of
+from metarun.tasks.reading import Examples, Reader, absent, as_array, columns_of
 from metarun.tasks.splits import composed
 from metarun.tasks.table_columns import Column, Fit, Missing, encoded
 from metarun.tasks.table_columns import Reader as ColumnReader
@@ -145,7 +145,7 @@ def _table_of(examples: Any, names: Sequence[str]) -> Table:
             if isinstance(values, str) or not hasattr(values, "__len__") or getattr(values, "ndim", 1) != 1:
                 raise DataError(f"the column {name!r} is no list of entries; give one list for each column.")
     else:
-        array = np.asarray(examples, dtype=object if isinstance(examples, (list, tuple)) else None)
+        array = as_array(examples, "rows", dtype=object if isinstance(examples, (list, tuple)) else None)
         if array.ndim != 2 or array.shape[1] != len(names):
             raise DataError(
                 f"the array has shape {list(array.shape)}, but must have a column for each of {', '.join(names)}: "

@@ -38,7 +38,7 @@ class Table:
             return ""
         hint = did_you_mean(name, self.header)
         there = ", ".join(map(repr, self.header))
-        return f"{self.path} has no such column{hint}; there are {there}.{_on_comments(self.num_comments)}"
+        return f"{self.path}: no such column{hint}; there are {there or 'none'}.{_on_comments(self.num_comments)}"
 
 
 def read_table(path: Path, separator: str) -> Table:

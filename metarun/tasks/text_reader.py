@@ -1,6 +1,6 @@
 """New sentences for a trained model: lines or a list of JSON, CSV, TSV, a text file of unlabelled lines, or strings."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ class TextReader(Reader):
             return array_inputs(examples, self.spec, self.device, self.dtype)
         if wrong := [i for i, text in enumerate(texts) if not isinstance(text, str) or not plain(text)]:
             raise DataError(f"sentence {wrong[0]} is {texts[wrong[0]]!r}; each must be a text that is not empty.")
+        if halves := [text for text in texts if any("\ud800" <= letter <= "\udfff" for letter in text)]:
+            raise DataError(f"a sentence holds half a character (a lone surrogate): {halves[0]!r}. Write it whole.")
         return self.encode([plain(text) for text in texts])
 
     def examples(self, path: Path, labelled: bool) -> Examples:
@@ -64,7 +66,8 @@ class TextReader(Reader):
 def _are_texts(examples: Any) -> bool:
     if isinstance(examples, np.ndarray):
         return examples.dtype.kind in "OU"
-    return not isinstance(examples, Tensor) and len(examples) > 0 and isinstance(next(iter(examples)), str)
+    sized = isinstance(examples, Sized) and isinstance(examples, Iterable) and not isinstance(examples, Tensor)
+    return sized and len(examples) > 0 and isinstance(next(iter(examples)), str)
 
 
 def _queries(path: Path, asked: Fields, findings: Findings) -> list[Row]:
