@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from metarun.commands.reproduce import cost
 from metarun.output.tables import Score
-from metarun.reproduce.registry import MARKS, Figure, Target
+from metarun.reproduce.registry import Figure, Target, printed
 from metarun.reproduce.verdict import Measured, verdict
 from metarun.sweep.times import shortly
 
@@ -71,10 +71,10 @@ def rows(one: Shown) -> Iterator[Row]:
     for figure in one.card["figures"]:
         ours, paper = figure["ours"], figure["paper"]
         spread = "" if ours["over_seeds"] is None else f"{Score(0, ours['over_seeds']).text().split(' +- ')[1]}"
-        theirs = "" if paper["value"] is None else number(paper["value"], paper["interval"], paper["read"])
+        theirs = "" if paper["value"] is None else printed(paper["value"], paper["interval"], paper["read"])
         difference = Score(*figure["difference"].values()).text() if "difference" in figure else ""
         again = [rerun for rerun in one.target.reruns if rerun.figure == figure["name"]]
-        others = [f"{number(r.value, r.interval, r.read)} ([{r.who}]({r.source}))" for r in again]
+        others = [f"{printed(r.value, r.interval, r.read)} ([{r.who}]({r.source}))" for r in again]
         ours_text = Score(ours["mean"], ours["ci95"]).text()
         in_short = ours_text + (f" (over seeds +- {spread})" if (ours["over_seeds"] or 0.0) > ours["ci95"] else "")
         quoted = as_quoted(one.target, figure)
@@ -96,11 +96,6 @@ def as_quoted(target: Target, figure: dict[str, Any]) -> str:
         return ""
     told = Figure(figure["name"], **{**paper, "read": "paper"})
     return verdict(target, told, Measured.kept(figure["ours"]))
-
-
-def number(value: float, interval: float | None, read: str) -> str:
-    """A paper's figure with the digits that it has there, marked where nobody here has read it in its source."""
-    return (f"{value:g}" if interval is None else f"{value:g} +- {interval:g}") + MARKS.get(read, "")
 
 
 def table(columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
@@ -202,7 +197,7 @@ def again_by_others(one: Shown) -> list[str]:
     if not one.target.reruns:
         return []
     lines = [
-        (r.figure, number(r.value, r.interval, r.read), f"[{r.who}]({r.source})", r.read) for r in one.target.reruns
+        (r.figure, printed(r.value, r.interval, r.read), f"[{r.who}]({r.source})", r.read) for r in one.target.reruns
     ]
     return ["Run again by others:", table(("figure", "value", "who", "read"), lines)]
 
@@ -291,7 +286,7 @@ def leaderboard(benchmark: str, shown: Sequence[Shown], others: Sequence[Target]
         (
             f"{t.title} ({t.paper.cited_as})",
             f.name,
-            number(f.value, f.interval, f.read),
+            printed(f.value, f.interval, f.read),
             f.read,
             "no" if t.words is None else "yes",
         )

@@ -151,7 +151,7 @@ MISTAKES = {
     "both clips": (["clip_norm=1", "clip_value=1"], "clip_norm and clip_value are both set"),
     "a clip of zero": (["clip_norm=0"], "clip_norm is 0.0, but must be above 0"),
     "an interpolation to nowhere": (["data_root=${nowhere}"], "data_root: an interpolation cannot be resolved"),
-    "a folder from nowhere": (["run_dir=${nowhere}"], "run_dir: an interpolation cannot be resolved"),
+    "a folder from nowhere": (["run_dir=${nowhere}"], "'nowhere' not found. Write \\${...} where the name itself holds"),
     "steps without effect": ([*IMAGES, "meta_learner=protonet", "evaluation.inner_steps=3"], "has no effect: ProtoNet"),
     "classes for a task without": (["meta_learner=protonet"], "the task Sinusoid has no classes"),
     "images for a task without": (["base_learner=conv4"], "needs images [channels, height, width]"),

@@ -18,7 +18,7 @@ from metarun.errors import ConfigError, Diverged, Interrupted, MetarunError
 from metarun.output.ledger import read
 from metarun.reproduce import dependence, registry, running
 from metarun.reproduce.card import of_run, score_at
-from metarun.reproduce.registry import Figure, task_of
+from metarun.reproduce.registry import Figure, printed, task_of
 from metarun.reproduce.verdict import Measured, measured, of_all, verdict
 from metarun.sweep.times import seconds_in
 from tests.running import metarun, wait_for
@@ -171,6 +171,32 @@ def test_missing_data_are_named_with_what_fetches_them_before_anything_is_traine
     assert not (tmp_path / "runs").exists()
 
 
+def test_missing_data_name_the_command_that_was_typed_to_be_typed_again(published, tmp_path, monkeypatch):
+    published(images=told(["task=omniglot", "base_learner=conv4", *TINY]))
+    monkeypatch.setattr(sys, "argv", ["metarun", "reproduce", "paper/images", "--to", "a b"])
+    again = "metarun reproduce paper/images --to 'a b'"
+    with pytest.raises(ConfigError) as failure:
+        reproduce(["paper/images", f"data_root={tmp_path / 'none'}"], wanted(tmp_path / "runs"))
+    (problem,) = failure.value.problems
+    assert f"To download there: {again} task.download=true." in problem
+    assert problem.endswith(f"Then type again: {again}")
+
+
+def test_the_list_and_the_pages_print_a_papers_figure_with_the_digits_that_it_has(published, capsys):
+    figure = {
+        "name": "error",
+        "value": 96.06,
+        "interval": 1.0,
+        "interval_is": "not said",
+        "where": "",
+        "read": "quoted",
+    }
+    assert printed(figure["value"], figure["interval"], figure["read"]) == "96.06 +- 1 (quoted)"
+    published(only=told() | {"figures": [figure]})
+    reproduce([], wanted(Path("none"), listed=True, chosen="md"))
+    assert "96.06 +- 1 (quoted)" in capsys.readouterr().out
+
+
 def test_a_time_is_a_number_of_seconds_or_parts_with_their_units():
     assert [seconds_in(text) for text in ("90", "30s", "90m", "1h30m", "0.5h")] == [90, 30, 5400, 5400, 1800]
     assert [seconds_in(text) for text in ("0", "0s", "1h30", "h", "-1m", "")] == [None] * 6
@@ -180,7 +206,9 @@ def test_a_folder_that_holds_a_run_of_other_settings_is_refused(published, tmp_p
     published(sine=told())
     path = tmp_path / "paper" / "sine" / "seed0"
     assert metarun(*TINY, "steps=2", "seed=0", "optimizer.lr=0.5", f"run_dir={path}").code == 0
-    with pytest.raises(ConfigError, match=r"holds a run whose optimizer\.lr is 0\.5, not 0\.001"):
+    with pytest.raises(
+        ConfigError, match=r"holds a run with optimizer\.lr=0\.5, but .* has optimizer\.lr=0\.001 now\. Move"
+    ):
         reproduce(["paper/sine"], wanted(tmp_path))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from metarun.config.compose import read_config
 from metarun.errors import ConfigError
 from metarun.evaluation.estimates import Estimate
 from metarun.evaluation.whole import Evaluation, evaluate_all
@@ -223,3 +224,15 @@ def test_a_further_score_that_is_no_number_is_told_and_ends_nothing(tmp_path, mo
     assert outcome.code == 0, outcome.text
     assert "no finite number at step 5: val/query_loss\n" in outcome.err
     assert {step for step, _ in scalars(run)["val/mse"]} == {0, 5, 10, 12} and "val/query_loss" not in scalars(run)
+
+
+def test_a_run_in_a_folder_with_the_letters_of_an_interpolation_is_read_again(tmp_path):
+    place = "/a\\${nowhere}"  # as Hydra's grammar escapes it
+    words = [f"run_dir={tmp_path}{place}", f"data_root={tmp_path}{place}", *TINY]
+    assert metarun(*words).code == 0
+    folder = tmp_path / "a${nowhere}"
+    kept = read_config(folder / "config.yaml")
+    assert kept.run_dir == kept.data_root == str(folder)
+    for again in (["evaluate", str(folder)], [*words, "resume=auto"]):
+        outcome = metarun(*again)
+        assert outcome.code == 0, outcome.text

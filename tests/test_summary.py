@@ -138,13 +138,15 @@ def test_batch_norm_over_queries_is_said_with_their_number():
 
 def test_other_shots_in_training_are_said():
     x = experiment("task=sinusoid", "task.num_shots=20", "task.train_num_shots=10")
-    assert conditions(x, "test") == ["training had other episodes than the test: num_shots 10, not 20"]
+    assert conditions(x, "test") == ["training had other episodes than the test: num_shots was 10, and is 20 here"]
 
 
 def test_the_shots_of_the_trained_run_are_said_in_an_evaluation_with_others(sinusoid):
     assert conditions(sinusoid, "test") == []
     trained = {**sinusoid.suite.own.node, "num_shots": 3}
-    assert conditions(sinusoid, "test", trained) == ["training had other episodes than the test: num_shots 3, not 5"]
+    assert conditions(sinusoid, "test", trained) == [
+        "training had other episodes than the test: num_shots was 3, and is 5 here"
+    ]
 
 
 def test_test_classes_are_named_where_they_are_few(prototypes, monkeypatch):

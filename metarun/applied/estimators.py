@@ -140,11 +140,10 @@ class Regressor(Estimator):
 
 def classifies(model: Any) -> bool:
     """Whether ``model`` tells classes apart. Raises DataError for what is no model."""
-    from metarun.applied.model import Model
-
-    if not isinstance(model, Model):
-        raise DataError(f"the model is {type(model).__name__}, but must be what metarun.load(RUN) gives.")
-    return model.classifies
+    try:
+        return bool(model.classifies)
+    except AttributeError:
+        raise DataError(f"the model is {type(model).__name__}, but must be what metarun.load(RUN) gives.") from None
 
 
 def shaped(y: Any, like: np.ndarray) -> np.ndarray:

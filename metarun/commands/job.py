@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarun.config.checks import changed_settings, flat
 from metarun.config.compose import override_key, read_config, with_value
+from metarun.config.explain import unresolved
 from metarun.errors import ConfigError
 from metarun.output.folder import RunFolder, new_name, place
 
@@ -33,9 +34,7 @@ def plan(cfg: DictConfig, overrides: list[str]) -> Job:
     try:
         run_dir, resume = cfg.run_dir, cfg.resume
     except OmegaConfBaseException as error:
-        raise ConfigError(
-            [f"{error.full_key}: an interpolation cannot be resolved: {str(error).splitlines()[0]}."]
-        ) from None
+        raise ConfigError([unresolved(error)]) from None
     if resume not in (None, "auto"):
         return _continued(RunFolder(place(resume, "resume")), overrides)
     if run_dir is None:

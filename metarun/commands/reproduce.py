@@ -17,10 +17,11 @@ from metarun.files import read_json
 from metarun.output.tables import Score, Table, refuse_other_formats, show
 from metarun.paths import as_shown, cards_dir
 from metarun.reproduce import card
-from metarun.reproduce.registry import MARKS, Target, target, targets, task_of
+from metarun.reproduce.registry import Target, printed, target, targets, task_of
 from metarun.reproduce.running import (
     OF_THE_PLACE,
     Seed,
+    as_typed,
     protocols,
     refuse_another,
     seeds_of,
@@ -86,7 +87,10 @@ def refuse_what_is_missing(target: Target, place: Sequence[str]) -> None:
     if problems := check(cfg):
         raise ConfigError(problems)
     if state_of(task_of(target.words or ()), cfg).startswith("absent"):
-        build_task(cfg)  # fetches them if it may, or says what does
+        try:
+            build_task(cfg)  # fetches them if it may, or says what does
+        except ConfigError as error:
+            raise as_typed(error) from None
 
 
 def _refuse(names: list[str], place: list[str], wanted: Wanted) -> None:
@@ -149,8 +153,7 @@ def of_card(target: Target, content: dict[str, Any]) -> Table:
     rows = []
     for figure in content["figures"]:
         ours, paper = figure["ours"], figure["paper"]
-        mark = MARKS.get(paper["read"], "")
-        theirs = None if paper["value"] is None else Score(paper["value"], paper["interval"]).text() + mark
+        theirs = None if paper["value"] is None else printed(paper["value"], paper["interval"], paper["read"])
         over_seeds = None if ours["over_seeds"] is None else round(ours["over_seeds"], 4)
         difference = Score(*figure["difference"].values()) if "difference" in figure else None
         rows.append(
@@ -201,7 +204,7 @@ def list_targets(wanted: Wanted, place: Sequence[str]) -> None:
 def row(target: Target, kept: dict[str, Any], states: dict[str, str]) -> tuple[Any, ...]:
     """A target's line."""
     figures = ", ".join(
-        f"{figure.name}: {Score(figure.value, figure.interval).text()}{MARKS.get(figure.read, '')}"
+        f"{figure.name}: {printed(figure.value, figure.interval, figure.read)}"
         for figure in target.figures
         if figure.value is not None
     )

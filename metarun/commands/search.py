@@ -11,7 +11,7 @@ from typing import Any
 
 from metarun.commands.search_words import Asked, understood
 from metarun.commands.sweep import fresh
-from metarun.config.compose import composed, override_key
+from metarun.config.compose import override_key
 from metarun.errors import ConfigError, MetarunError, listed
 from metarun.output.lock import claim
 from metarun.output.tables import Table, show
@@ -85,9 +85,10 @@ def checked(asked: Asked, config_dirs: Sequence[Path]) -> Begun:
     prepare()
     from metarun.search.common import Common
     from metarun.search.lead import NO_TEST
-    from metarun.sweep.plan import Planner
+    from metarun.sweep.plan import Planner, first_of
 
-    cfg = first_of(varied, shared, config_dirs)
+    options = [space.written(override) for override in varied if "." not in override.key_or_group]
+    cfg = first_of([*shared, *space.first_options(varied)], options, config_dirs)
     found_space = space.parameters(varied, cfg)
     of_trials = [*(text for text in shared if override_key(text) != "evaluation.num_tasks"), NO_TEST]
     common = Common()
@@ -98,20 +99,6 @@ def checked(asked: Asked, config_dirs: Sequence[Path]) -> Begun:
     rules = Rules(asked.sampler, asked.pruner, asked.sampler_seed, higher, every, steps)
     facts = known_by(found_space, jobs) | {"data": common.names()}
     return Begun(found_space, shared, of_trials, planner, rules, score, jobs[0].config, facts, common)
-
-
-def first_of(varied: Sequence[Any], shared: list[str], config_dirs: Sequence[Path]) -> Any:
-    """The configuration at the first of all values. Raises ConfigError, which tells options that lack a setting apart."""
-    from metarun.sweep.plan import planned
-
-    first = [*shared, *space.first_options(varied)]
-    try:
-        return composed(first, list(config_dirs))
-    except ConfigError:
-        groups = [override for override in varied if "." not in override.key_or_group]
-        named = [text for text in first if text.partition("=")[0] not in {each.key_or_group for each in groups}]
-        planned([*named, *map(space.written, groups)], config_dirs, Path(), build=False)
-        raise
 
 
 def known_by(parameters: Sequence[space.Parameter], jobs: Sequence[Any]) -> dict[str, Any]:

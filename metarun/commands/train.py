@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from metarun.commands.job import Job
-from metarun.config.compose import assigned, nobody_chose
+from metarun.config.compose import assigned, kept_text, nobody_chose
 from metarun.config.experiment import Experiment
 from metarun.config.ready import ready
 from metarun.errors import CheckpointError, ConfigError, Diverged, Interrupted, MetarunError
@@ -85,7 +85,7 @@ def _nothing_to_do(folder: RunFolder, experiment: Experiment) -> float:
 
 
 def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
-    folder, text = job.folder, OmegaConf.to_yaml(job.cfg, resolve=True)
+    folder, text = job.folder, kept_text(job.cfg)
     facts = experiment.suite.fingerprints()
     folder.refuse_other_data(facts, "Restore them, or start a new run with another run_dir.")
     folder.keep_training(experiment.task.fitted(), experiment.task.class_names("train"))

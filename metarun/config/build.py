@@ -23,6 +23,7 @@ from metarun.config.checks import (
     token_problems,
 )
 from metarun.config.experiment import Experiment, check_rates, take_theta
+from metarun.config.explain import unresolved
 from metarun.config.networks import exact, suited
 from metarun.core import MetaLearner, TaskDistribution
 from metarun.errors import ConfigError
@@ -101,8 +102,7 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
     try:
         return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError([f"{error.full_key}: an interpolation cannot be resolved: {reason}."]) from error
+        raise ConfigError([unresolved(error)]) from error
 
 
 def _checked(cfg: DictConfig) -> tuple[dict[str, Any], dict[str, Callable[..., Any]], list[str]]:

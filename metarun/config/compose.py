@@ -177,7 +177,9 @@ def read_config(path: Path) -> DictConfig:
         kept = yaml.safe_load(content)  # only to see which keys are there: OmegaConf would fill in the others
         if not isinstance(kept, dict) or (missing := [key for key in ALWAYS if key not in kept]):
             raise ValueError(f"it lacks {', '.join(missing)}" if isinstance(kept, dict) else "it holds no settings")
-        if b"${" in content:  # what a run keeps is resolved; this would read the environment of who continues it
+        if re.search(
+            rb"(?<!\\)\$\{", content
+        ):  # what a run keeps is resolved; this would read the environment of who continues it
             raise ValueError("it holds an interpolation, ${...}, which no run writes")
         cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
         cfg.logger = kept.get("logger", LOGGER_ONCE)
@@ -187,6 +189,20 @@ def read_config(path: Path) -> DictConfig:
     assert isinstance(cfg, DictConfig)
     OmegaConf.set_struct(cfg, True)
     return cfg
+
+
+def kept_text(cfg: DictConfig) -> str:
+    """The text of a run's config.yaml, resolved: a ``${`` in a name is escaped there, as it is on a command line."""
+    text = OmegaConf.to_yaml(cfg, resolve=True)
+    return OmegaConf.to_yaml(_escaped(OmegaConf.to_container(cfg, resolve=True))) if "${" in text else text
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _escaped(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_escaped(inner) for inner in value]
+    return value.replace("${", r"\${") if isinstance(value, str) else value
 
 
 def with_value(cfg: DictConfig, override: str) -> DictConfig:

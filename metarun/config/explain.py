@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from metarun.config.help import COMMANDS, options
 from metarun.errors import did_you_mean, shortened
@@ -23,6 +24,13 @@ def said(error: BaseException | None) -> list[str]:
         lines.append(" ".join([first, *more[: first.endswith(":")]]).strip().rstrip("."))
         error = error.__cause__
     return lines
+
+
+def unresolved(error: OmegaConfBaseException) -> str:
+    """What to say of an interpolation, ${...}, that stands for nothing: it may be a part of a name."""
+    reason = str(error).splitlines()[0].rstrip(".")
+    fix = r"Write \${...} where the name itself holds these letters, in single quotes for the shell."
+    return f"{error.full_key}: an interpolation cannot be resolved: {reason}. {fix}"
 
 
 def explained(override: str, error: BaseException, cfg: DictConfig, folders: list[Path]) -> str:  # noqa: PLR0911, PLR0912

@@ -93,7 +93,8 @@ def _without_classifier(name: str, input_shape: tuple[int, ...]) -> tuple[nn.Mod
     """
     known = models.list_models(module=models)
     if name not in known:
-        raise ValueError(f"base_learner.name is {name!r}, which is no model of torchvision{did_you_mean(name, known)}.")
+        guess = did_you_mean(name, known) or "."
+        raise ValueError(f"base_learner.name is {name!r}, which is no model of torchvision{guess}")
     try:
         model = models.get_model(name, **_settings(name, input_shape))
     except (AssertionError, ValueError) as error:  # of transformers, whose patches or windows must fill the image

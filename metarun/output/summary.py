@@ -167,7 +167,7 @@ def conditions(experiment: Experiment, split: str, training: dict[str, Any] | No
             number = f" (num_queries={scored.node['num_queries']})" if "num_queries" in scored.node else ""
             lines.append(f"batch norms read the whole query batch{place}{number}: with other queries the score changes")
         if split != "train" and (others := list(differences(trained, scored.node))):
-            lines.append(f"training had other episodes than the {split}{place}: {', '.join(others)}")
+            lines.append(f"training had other episodes than the {split}{place}: {', '.join(others)} here")
         classes = list(dict.fromkeys(scored.task.class_names(split)))
         if scored.task.spec.num_ways is not None and 0 < len(classes) <= NAMES_SHOWN:
             lines.append(f"only {len(classes)} {split} classes{place}: {', '.join(classes)}")
@@ -179,4 +179,4 @@ def differences(trained: dict[str, Any], scored: dict[str, Any]) -> Iterator[str
     for key in ("num_ways", "num_shots"):
         own = trained.get(f"train_{key}") or trained.get(key)
         if None not in (own, scored.get(key)) and own != scored[key]:
-            yield f"{key} {own}, not {scored[key]}"
+            yield f"{key} was {own}, and is {scored[key]}"

@@ -24,6 +24,11 @@ IN_PERCENT = ("accuracy", "error")
 MARKS = {"quoted": " (quoted)", "unread": " (unread)"}  # of figures that nobody here has read in their source
 
 
+def printed(value: float, interval: float | None, read: str) -> str:
+    """A paper's figure with the digits that it has there, marked where nobody here has read it in its source."""
+    return (f"{value:g}" if interval is None else f"{value:g} +- {interval:g}") + MARKS.get(read, "")
+
+
 @dataclass(frozen=True)
 class Paper:
     """Where figures are from. ``name``: of its file."""

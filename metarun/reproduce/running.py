@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -75,8 +76,16 @@ def refuse_another(seed: Seed, place: Sequence[str]) -> None:
     old, new = (flat(dependence.of_numbers(dependence.plain(config))) for config in (read_config(path), now))
     other = changed_settings(old, new, set(map(override_key, seed.words)))
     if other:
-        rule = f"holds a run whose {other[0]} is {old.get(other[0])!r}, not {new.get(other[0])!r}"
+        held, wanted = old.get(other[0]), new.get(other[0])
+        rule = f"holds a run with {other[0]}={held!r}, but {seed.target.id} has {other[0]}={wanted!r} now"
         raise ConfigError([f"{seed.path} {rule}. Move it away, or choose another folder: --to DIR."])
+
+
+def as_typed(error: ConfigError) -> ConfigError:
+    """The error of data that are missing, with the command that was typed in the place of ``metarun ...``."""
+    typed = shlex.join(["metarun", *sys.argv[1:]])
+    told = [problem.replace("metarun ... ", f"{typed} ") for problem in error.problems]
+    return ConfigError([*told[:-1], f"{told[-1]} Then type again: {typed}"])
 
 
 def _stored_execution(seed: Seed, place: Sequence[str]) -> list[str]:

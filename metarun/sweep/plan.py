@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
 
+from metarun.config.compose import composed
 from metarun.errors import ConfigError
 from metarun.sweep.composing import Composer
 from metarun.sweep.grammar import combinations, varying
@@ -47,6 +48,18 @@ def planned(overrides: list[str], config_dirs: Sequence[Path], sweep: Path, buil
             jobs.setdefault(job.identity, job)
     mistakes.refuse()
     return list(jobs.values())
+
+
+def first_of(first: list[str], options: list[str], config_dirs: Sequence[Path]) -> DictConfig:
+    """The configuration of the overrides ``first``. Raises ConfigError, which tells apart those ``options``, GROUP=A,B,
+    that lack a setting which others have."""
+    try:
+        return composed(first, list(config_dirs))
+    except ConfigError:
+        groups = {text.partition("=")[0] for text in options}
+        others = [text for text in first if text.partition("=")[0] not in groups]
+        planned([*others, *options], config_dirs, Path(), build=False)
+        raise
 
 
 class Planner:
