@@ -161,3 +161,9 @@ def test_a_number_of_a_run_is_checked_again_when_the_run_is_scored(tmp_path):
     outcome = metarun("evaluate", str(run), "meta_learner.inner_lr=nan")
     assert outcome.code == 2
     assert "meta_learner.inner_lr is nan" in outcome.err
+
+
+@pytest.mark.parametrize("key", ["base_learner.depth", "base_learner.layers", "task.num_layers", "meta_learner.cells"])
+@pytest.mark.parametrize("number", [-1, 0])
+def test_a_number_of_layers_is_refused_below_one_with_the_true_bound(key, number):
+    assert list(range_problems(key, number)) == [f"{key} is {number}, but must be 1 or more."]

@@ -86,8 +86,24 @@ OURS: dict[str, Range] = {  # by the last word of a key
     "quantiles": ANY_FLOAT,
     "interval": ANY_FLOAT,
     **dict.fromkeys(
-        ("hidden", "hidden_size", "width", "latent_width", "channels", "filters", "windows", "heads"), COUNT
+        (
+            "hidden",
+            "hidden_size",
+            "width",
+            "latent_width",
+            "channels",
+            "filters",
+            "windows",
+            "heads",
+            "depth",
+            "layers",
+            "num_layers",
+            "feedforward",
+            "cells",
+        ),
+        COUNT,
     ),
+    "bins": replace(COUNT, least=3),
     "threads": Range(most=1024, why="no run has more cores"),
     "chunk": Range(most=COUNT.most, why=HELD),
 }
