@@ -183,8 +183,21 @@ def test_no_page_is_wider_than_its_window(site, width, names):
             assert not browser.execute_script(wide), path
 
 
-@pytest.mark.parametrize("width", [400, 1400])
-def test_a_wide_table_shows_that_it_scrolls_wherever_one_reads_in_it(site, width):
+def test_a_wide_table_on_a_phone_shows_every_cell_with_its_column_s_name(site):
+    hidden = """
+        const cells = [...document.querySelectorAll("article tbody td")], edge = document.documentElement.clientWidth
+        if (cells.some(cell => cell.dataset.head !== undefined))
+          return cells.filter(cell => cell.getBoundingClientRect().right > edge).map(cell => cell.innerText).concat("end")
+    """
+    name = "return getComputedStyle(document.querySelector('td[data-head=verdict]'), '::before').content"
+    with opened(site / "results" / "index.html", 400) as browser:
+        for page in ("troubleshooting", "settings", "matrix", "results/index"):
+            browser.get((site / f"{page}.html").as_uri())
+            assert until(browser, hidden) == ["end"], page
+        assert "verdict" in browser.execute_script(name)
+
+
+def test_a_wide_table_shows_that_it_scrolls_wherever_one_reads_in_it(site, width=1400):
     frame = "document.querySelector('.md-typeset__scrollwrap')"
     with opened(site / "results" / "index.html", width) as browser:
         wide = f"const frame = {frame}; if (frame) return frame.scrollWidth - frame.clientWidth"

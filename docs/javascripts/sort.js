@@ -1,5 +1,6 @@
 // A table is sorted by a click on a cell of its head, or by Enter or the space bar there: numbers as numbers
-// ("98.7 +- 0.4" by its first), words as words, empty cells last. The second time turns the order round.
+// ("98.7 +- 0.4" by its first), words as words, empty cells last. The second time turns the order round. In a window as narrow as a phone's, a table that
+// is wider has each row as a paragraph, its cells with their column's name.
 const number = text => parseFloat(text.match(/[-+]?(\d*\.)?\d+(e[-+]?\d+)?/i)?.[0])
 const textOf = (row, column) => row.cells[column]?.textContent.trim() ?? ""
 
@@ -22,8 +23,10 @@ function sortTable(body, column, sign) {
 function makeSortable(table) {
   const body = table.tBodies[0], rows = [...body.rows], heads = [...table.tHead.rows[0].cells]
   for (const row of rows)
-    for (const cell of row.cells)
+    for (const cell of row.cells) {
+      cell.dataset.head = heads[cell.cellIndex]?.textContent.trim() ?? ""
       if (cell.textContent.length > 40) cell.dataset.long = cell.textContent.length > 120 ? "very" : ""
+    }
   if (rows.length < 3) return
   table.toggleAttribute("data-numbers", heads.some((_, column) => isNumeric(rows, column)))
   heads.forEach((head, column) => {
@@ -40,5 +43,13 @@ function makeSortable(table) {
   })
 }
 
-for (const table of document.querySelectorAll(".md-typeset table:not([class])"))
-  if (table.tHead && table.tBodies[0]) makeSortable(table)
+const tables = [...document.querySelectorAll(".md-typeset table:not([class])")].filter(t => t.tHead && t.tBodies[0])
+tables.forEach(makeSortable)
+
+function stackWideTables() {
+  tables.forEach(table => table.removeAttribute("data-stacked"))
+  const wide = innerWidth < 600 ? tables.filter(table => table.scrollWidth > table.closest("article").clientWidth) : []
+  wide.forEach(table => table.setAttribute("data-stacked", ""))
+}
+stackWideTables()
+addEventListener("resize", stackWideTables)
