@@ -29,6 +29,7 @@ GROUPS = (*(group for group in ORDER if group != "experiment"), "launcher")
 LINE = re.compile(r"""( *)([\w/]+): *((?:"[^"]*"|'[^']*'|[^#'"])*?) *(?:#+ *(.*))?""")
 COMMENT = re.compile(r" *#+ *(.*)")
 LEFT_OUT = ("_target_", "_partial_", "defaults", "hydra")
+CODED = re.compile(r"_|\d|^lr$")
 SOURCE = re.compile(  # a clause of a comment that says where the value is from
     r"[A-Z][\w'-]+(?:, [A-Z]\w+)*(?: et al\.| and [A-Z]\w+)? \d{4}\b|released|(?:the )?same\b(?! images| for)"
     r"|our choice|ours$"
@@ -204,19 +205,38 @@ def readable(comment: str) -> str:
     return "".join(text for pair in zip_longest(plain, parts[1::2], fillvalue="") for text in pair)
 
 
+def options(group: str) -> Iterator[tuple[str, str, Path]]:
+    """Each option of a group: the word that chooses it, how its settings' names begin, its file."""
+    folder = CONFIGS / group
+    for path in sorted(folder.rglob("*.yaml"), key=lambda path: (len(path.parts), path)):
+        option = path.relative_to(folder).with_suffix("").as_posix()
+        inner, _, name = option.rpartition("/")
+        key = f"{group}.{inner}." if inner else f"{group}."
+        yield f"{group}/{inner}={name}" if inner else f"{group}={name}", key, path
+
+
+def by_name() -> Iterator[str]:
+    """A heading for each name that is no word of prose, so that a search for it leads here first; below it, its places."""
+    places: dict[str, dict[str, list[str]]] = {}
+    every = [("every run", "", CONFIGS / "config.yaml"), *(option for group in GROUPS for option in options(group))]
+    for chosen, prefix, path in every:
+        link = f"[{chosen}](#{re.sub(r'[^a-z0-9_-]', '', chosen.replace(' ', '-'))})"
+        for setting in settings(path.read_text()):
+            known = places.setdefault(setting.name.rpartition(".")[2], {})
+            known.setdefault(f"`{prefix}{setting.name}` is `{setting.default or 'null'}`", []).append(link)
+    for name in sorted(name for name in places if CODED.search(name)):
+        yield f"### `{name}`\n\n" + "".join(f"- {said}: {', '.join(links)}\n" for said, links in places[name].items())
+
+
 def page() -> str:
-    """The whole page: the root, then each option of each group."""
+    """The whole page: the root, then each option of each group, then the names."""
     parts = [HEAD, "## Every run\n", table("", CONFIGS / "config.yaml")]
     for group in GROUPS:
-        folder = CONFIGS / group
-        paths = sorted(folder.rglob("*.yaml"), key=lambda path: (len(path.parts), path))
-        parts += [f"\n## {group}\n"] if paths else []
-        for path in paths:
-            option = path.relative_to(folder).with_suffix("").as_posix()
-            inner, _, name = option.rpartition("/")
-            chosen = f"{group}/{inner}={name}" if inner else f"{group}={name}"
-            key = f"{group}.{inner}." if inner else f"{group}."
+        found = list(options(group))
+        parts += [f"\n## {group}\n"] if found else []
+        for chosen, key, path in found:
             parts += [f"### `{chosen}`\n", table(key, path) + "\n"]
+    parts += ["\n## By name\n\nWhere a setting of this name stands, and its default there.\n", *by_name()]
     return "\n".join(parts).rstrip("\n") + "\n"
 
 

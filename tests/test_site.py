@@ -157,6 +157,7 @@ def until(browser, script: str) -> object:
     ("resume", "tutorial_resume.html"),
     ("meta_learner.inner_lr", "settings.html"),
     ("meta_learner.inner_lr=0.1", "settings.html"),
+    *((name, "settings.html") for name in ("inner_lr", "num_shots", "meta_batch_size", "data_root", "lr")),
     ("export", "apply.html"),  # decisions.html has a title with this word
     ("results.json", "run_folder.html"),
 ])  # fmt: skip
