@@ -17,8 +17,12 @@ CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what a file system answe
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` by way of a file beside it that is flushed to the disk and renamed.
 
-    A crash at any moment leaves the old file or the new one. Raises OSError where the disk refuses.
+    A crash at any moment leaves the old file or the new one; a link stays one. Raises OSError where the disk refuses, and
+    where ``path`` is a device or a pipe, which the renamed file would take the place of.
     """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EPERM, "it is no regular file", str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:

@@ -277,6 +277,18 @@ def test_a_disk_that_fails_to_flush_is_still_an_error(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
+def test_no_file_takes_the_place_of_a_pipe_or_device_and_a_link_stays_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="it is no regular file"):
+        files.write_atomically(tmp_path / "pipe", b"content")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    for content in (b"content", b"other"):
+        files.write_atomically(tmp_path / "link", content)
+        assert (tmp_path / "file").read_bytes() == content and (tmp_path / "link").is_symlink()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "link", "pipe"]
+
+
 @pytest.mark.skipif(lock.fcntl is None, reason="Windows has no such locks")
 def test_a_run_works_where_the_file_system_has_no_locks(tmp_path, monkeypatch):
     def refuse(file: object, operation: int) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -237,6 +238,19 @@ def test_what_is_wrong_with_a_file_is_one_message_and_nothing_is_written(name, t
     assert not (tmp_path / "out.csv").exists()
 
 
+def test_only_earlier_predictions_are_replaced_and_no_other_file(photos):
+    picture, phi = photos / "support" / "circle" / "20.png", photos / "phi.pt"
+    other = photos / "weights.pt"
+    torch.save({"theta": torch.zeros(2)}, other)
+    for words in ([f"--out={picture}"], [f"--save-phi={picture}"], [f"--save-phi={other}"]):
+        before = [file.read_bytes() for file in (picture, other)]
+        outcome = metarun("predict", str(run("protonet")), *of_folder(photos), *words)
+        assert outcome.code == 2 and "that file holds something else" in outcome.err, outcome.text
+        assert [file.read_bytes() for file in (picture, other)] == before
+    for _ in range(2):
+        predict("protonet", photos, *of_folder(photos), f"--save-phi={phi}")
+
+
 def test_wrong_places_are_refused_before_the_run_is_loaded(photos):
     file, new = photos / "examples.npz", photos / "new"
     file.touch()
@@ -249,6 +263,10 @@ def test_wrong_places_are_refused_before_the_run_is_loaded(photos):
         ([*of_folder(photos), f"--out={photos / 'a' / 'b.csv'}"], "there is no folder"),
         ([f"--support={file}", f"--query={file}", f"--out={file}"], "holds examples that are read"),
         ([*of_folder(photos), f"--out={new}", f"--save-phi={new}"], "is that of --out"),
+        ([*of_folder(photos), "--out=-"], "that is no regular file"),
+        ([*of_folder(photos), f"--out={os.devnull}"], "that is no regular file"),
+        ([*of_folder(photos), f"--out={photos / ('a' * 300)}"], "cannot be used: File name too long"),
+        ([f"--support={photos / ('a' * 300)}", f"--query={photos}"], "cannot be used: File name too long"),
     ):
         outcome = metarun("predict", str(photos / "no run"), *words)
         assert outcome.code == 2 and said in outcome.err, outcome.text

@@ -1,6 +1,7 @@
 """``metarun predict RUN``: a finished run's model, adapted to labelled examples of the user's, labels others."""
 
 import io
+import pickle
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,11 +30,14 @@ def predict_run(  # noqa: PLR0913, PLR0917
     config_dirs: list[Path],
 ) -> None:
     """Print what was adapted and scored, and write the predictions; nothing is written where something is wrong."""
-    places = _places(support, query, tasks)
     written = {"--out": out, "--save-phi": save_phi}
-    for option, file in written.items():
-        _refuse_place(option, file)
-    _refuse_overwriting(written, [file for of_task in places.values() for file in of_task])
+    try:
+        places = _places(support, query, tasks)
+        for option, file in written.items():
+            _refuse_place(option, file)
+        _refuse_overwriting(written, [file for of_task in places.values() for file in of_task])
+    except OSError as error:  # a name that is too long for the system, or a folder that may not be read
+        raise ConfigError([f"{error.filename} cannot be used: {error.strerror}."]) from error
     model = model_of(trained(path, overrides, checkpoint, config_dirs))
     predictions = _predicted(model, places)
     for note in dict.fromkeys(note for prediction in predictions.values() for note in prediction.notes):
@@ -70,9 +74,30 @@ def _places(support: Path | None, query: Path | None, tasks: Path | None) -> dic
 
 
 def _refuse_place(option: str, file: Path | None) -> None:
-    if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
+    """Raise ConfigError where no file can be, or one is that another predict did not write: a picture, a checkpoint."""
+    if file is None:
+        return
+    if file.is_dir() or not file.absolute().parent.is_dir():
         why = "that is a folder" if file.is_dir() else f"there is no folder {file.absolute().parent}"
         raise ConfigError([f"{option} {file}: {why}; name a file."])
+    if str(file) == "-" or (file.exists() and not file.is_file()):
+        raise ConfigError([f"{option} {file}: that is no regular file, and nothing else is written; name a file."])
+    ours = _is_phi if option == "--save-phi" else _is_table
+    if file.exists() and file.stat().st_size and not ours(file):
+        rule = "that file holds something else, which would be lost; name another, or delete it."
+        raise ConfigError([f"{option} {file}: {rule}"])
+
+
+def _is_table(file: Path) -> bool:
+    with file.open("rb") as content:
+        return content.read(10).startswith((b"item,", b"task,item,"))
+
+
+def _is_phi(file: Path) -> bool:
+    try:
+        return {*torch.load(file, map_location="cpu", weights_only=True)} == {"run", "step", "tasks"}
+    except (OSError, RuntimeError, ValueError, TypeError, EOFError, pickle.UnpicklingError):
+        return False
 
 
 def _refuse_overwriting(written: Mapping[str, Path | None], examples: Sequence[Path]) -> None:
