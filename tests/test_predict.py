@@ -190,6 +190,27 @@ def labels_of_shape(folder: Path, *shape: int) -> tuple[str, str]:
     return "s.npz", "q.npz"
 
 
+def arrays(folder: Path, x: object, y: object, query: object = 0) -> tuple[str, str]:
+    np.savez(folder / "s.npz", x=x, y=y)
+    np.savez(folder / "q.npz", x=x if isinstance(query, int) else query)
+    return "s.npz", "q.npz"
+
+
+def far(path: Path) -> Path:
+    path.write_text("subject,dose,kind\na,1,a\na,1e300,a\n")
+    return path
+
+
+def npy(folder: Path) -> tuple[str, str]:
+    with (folder / "s.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    return "s.npz", "s.npz"
+
+
+def of_shape(count: int) -> np.ndarray:
+    return np.random.default_rng(0).random((count, 1, SIZE, SIZE))
+
+
 FILES = {
     "labels in a column": ("protonet", lambda f: labels_of_shape(f, 4, 1), "y has shape [4, 1], but each example"),
     "one label for all": ("protonet", labels_of_shape, "4 examples in x and one number in y"),
@@ -198,6 +219,63 @@ FILES = {
         "protonet",
         lambda f: ((f / "s.npz").write_text("no"), "s.npz")[1:] * 2,
         "cannot be read as arrays",
+    ),
+    "an npy by the name of an npz": ("sinusoid", npy, "it is no .npz file, or not a whole one"),
+    "labels that are objects": (
+        "protonet",
+        lambda f: arrays(f, of_shape(2), np.array(["a", 1], dtype=object)),
+        "objects are never read",
+    ),
+    "complex labels": (
+        "protonet",
+        lambda f: arrays(f, of_shape(2), np.array([1j, 2])),
+        "y holds complex128, but a class",
+    ),
+    "labels in bytes of another code": (
+        "protonet",
+        lambda f: arrays(f, of_shape(2), np.array([b"\xff", b"b"])),
+        "bytes that are not UTF-8",
+    ),
+    "a label that is NaN": (
+        "protonet",
+        lambda f: arrays(f, of_shape(2), np.array([0, np.nan])),
+        "example 1 has no label",
+    ),
+    "bytes of 0 and 1": (
+        "protonet",
+        lambda f: arrays(f, (of_shape(2) > 0.5).astype("uint8"), ["a", "b"]),
+        "the array is black: its highest number is 1 of 255",
+    ),
+    "complex targets": ("sinusoid", lambda f: arrays(f, np.zeros((2, 1)), np.array([1j, 2])), "but are complex128"),
+    "numbers that the dtype of the model has not": (
+        "sinusoid",
+        lambda f: arrays(f, np.zeros((2, 1)), np.zeros(2), np.array([[0.0], [1e300]])),
+        "too large for the model, which computes in torch.float32",
+    ),
+    "a number of a table that the dtype of the model has not": (
+        "table",
+        lambda f: (table(f / "t.csv", ["a"], 3).name, far(f / "q.csv").name),
+        "q.csv, line 3: numbers that are too large for the model",
+    ),
+    "complex numbers for a table": (
+        "table",
+        lambda f: (table(f / "t.csv", ["a"], 3).name, arrays(f, np.array([[1j, 2]]), [1.0])[1]),
+        "column 'dose' is '1j', which is not a finite number",
+    ),
+    "JSON that is nested too deep": (
+        "hashed",
+        lambda f: ((f / "t.jsonl").write_text("[" * 100000), "t.jsonl")[1:] * 2,
+        "t.jsonl is not read as JSON: it is nested too deep",
+    ),
+    "JSON with a number of thousands of digits": (
+        "hashed",
+        lambda f: ((f / "t.jsonl").write_text(f'{{"text": "a", "label": {"1" * 5000}}}'), "t.jsonl")[1:] * 2,
+        "line 1 is not read as JSON: Exceeds the limit",
+    ),
+    "a text that is no list": (
+        "hashed",
+        lambda f: arrays(f, np.array("a b c"), np.array("a")),
+        "but must hold numbers",
     ),
     "a CSV of a generated task": (
         "sinusoid",
@@ -236,6 +314,30 @@ def test_what_is_wrong_with_a_file_is_one_message_and_nothing_is_written(name, t
     outcome = metarun("predict", str(run(kind)), *words)
     assert outcome.code == 2 and said in outcome.err and "Traceback" not in outcome.text
     assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize("kind", [">f4", ">f8", "f2", "g", "i2", ">i8", "u1", "u2"])
+def test_numbers_of_every_dtype_and_order_predict_alike(kind, tmp_path):
+    x, y = np.arange(8).reshape(4, 2), np.arange(4.0)
+    parts = [f"--{part}={tmp_path / part[0]}.npz" for part in ("support", "query")]
+    arrays(tmp_path, x[:, :1].astype("f4"), y)
+    rows = predict("sinusoid", tmp_path, *parts)
+    arrays(tmp_path, np.asfortranarray(x.astype(kind))[:, :1], y)
+    assert predict("sinusoid", tmp_path, *parts) == rows
+
+
+def test_a_prediction_that_is_not_finite_is_refused_and_names_no_class():
+    adapted = package.load(run("maml")).adapt(of_shape(4), list("abab"))
+    queries = torch.tensor([0.5, 3e38])[:, None, None, None].expand(2, 1, SIZE, SIZE)
+    with pytest.raises(ValueError, match=r"prediction of query 1, counted from 0, is not finite \(1 of 2 are not\)"):
+        adapted.probabilities(queries)
+
+
+def test_labels_of_arrays_are_whole_numbers_also_where_one_is_missing(tmp_path):
+    arrays(tmp_path, of_shape(4), [0, 1, 0, 1])
+    np.savez(tmp_path / "q.npz", x=of_shape(4), y=[0, np.nan, 1, 1])
+    rows = predict("protonet", tmp_path, f"--support={tmp_path / 's.npz'}", f"--query={tmp_path / 'q.npz'}")
+    assert [row["label"] for row in rows] == ["0", "", "1", "1"] and {"p_0", "p_1"} < {*rows[0]}
 
 
 def test_only_earlier_predictions_are_replaced_and_no_other_file(photos):

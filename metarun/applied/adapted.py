@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metarun.core import FewShotLearner, Params
+from metarun.errors import DataError
 
 if TYPE_CHECKING:
     from metarun.applied.model import Model
@@ -53,7 +54,8 @@ class AdaptedClassifier(Adapted):
         """The probabilities [Q, N] for inputs that the model's reader gave."""
         (every,) = self.outputs(lambda phi, x: [self.learner.probabilities(phi, x)], inputs)
         own = every[:, : len(self.classes_)]  # a head may have more
-        return own / own.sum(1, keepdims=True)
+        with np.errstate(invalid="ignore"):  # 0 / 0, where the other classes have all
+            return _told(own / own.sum(1, keepdims=True))
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,18 @@ class AdaptedRegressor(Adapted):
     def moments(self, inputs: Tensor) -> tuple[np.ndarray, np.ndarray | None]:
         """The same for inputs that the model's reader gave."""
         found = self.outputs(lambda phi, x: [v for v in self.learner.posterior(phi, x) if v is not None], inputs)
-        mean, deviation = self.model.reader.in_own_units(found[0], found[1] if len(found) > 1 else None)
+        mean, deviation = self.model.reader.in_own_units(_told(found[0]), found[1] if len(found) > 1 else None)
+        _told(mean)
         if not self.flat:
             return mean, deviation
         return mean[:, 0], None if deviation is None else deviation[:, 0]
+
+
+def _told(predictions: np.ndarray) -> np.ndarray:
+    """The predictions [Q, ...]. Raises DataError where one is no number, for the class that it would name means nothing."""
+    if (gone := np.flatnonzero(~np.isfinite(predictions).all(1))).size:
+        raise DataError(
+            f"the prediction of query {gone[0]}, counted from 0, is not finite ({len(gone)} of {len(predictions)} are not): "
+            "is it like the examples of the training? Correct it, or leave it out."
+        )
+    return predictions

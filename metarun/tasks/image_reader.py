@@ -51,6 +51,11 @@ class ImageReader(Reader):
                 f"the array has numbers from {low:g} to {high:g}, but images are numbers from 0 to 1, or bytes: divide by "
                 "the largest, or give .astype('uint8')."
             )
+        if 0 < high < 1.001 / 255:
+            raise DataError(
+                "the array is black: its highest number is 1 of 255. Where the bytes are 0 and 1, give floats; where the "
+                "numbers were divided by 255, give them as they are."
+            )
         return x
 
     def examples(self, path: Path, labelled: bool) -> Examples:
@@ -91,7 +96,7 @@ def square_reader(spec: TaskSpec, device: torch.device, dtype: torch.dtype, rang
 
 
 def _holds_objects(examples: Any) -> bool:
-    return isinstance(examples, np.ndarray) and examples.dtype.kind in "OU"
+    return isinstance(examples, np.ndarray) and examples.dtype.kind in "OU" and examples.ndim > 0
 
 
 def _listing(path: Path, labelled: bool) -> Listing:

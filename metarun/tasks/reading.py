@@ -3,7 +3,9 @@
 A task distribution gives its own ``Reader``; where it has none, examples come as arrays in the model's shape.
 """
 
+import lzma
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +19,10 @@ from metarun.core import TaskSpec
 from metarun.errors import DataError, MissingDataError
 from metarun.tasks.splits import composed
 
-MOST_BYTES = 8  # of a number that torch knows
+UNREADABLE = (
+    *(OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    *(RuntimeError, MemoryError),  # of a zip with a password or an unknown method, and of a shape that was made up
+)
 
 
 class Examples(NamedTuple):
@@ -76,16 +81,7 @@ class Reader(ABC):
         return mean, deviation
 
     def _arrays(self, path: Path, labelled: bool) -> Examples:
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(
-                f"{path} cannot be read as arrays: {error}. Write it by numpy.savez(path, x=x, y=y)."
-            ) from error
-        needed = ("x", "y") if labelled else ("x",)
-        if missing := [name for name in needed if name not in arrays]:
-            raise DataError(f"{path} lacks {' and '.join(missing)}; it holds {', '.join(arrays) or 'nothing'}.")
+        arrays = _arrays_in(path, ("x", "y") if labelled else ("x",))
         x = self.inputs(arrays["x"])
         labels = self._labels_of(path, arrays.get("y"), len(x))
         return Examples([str(i) for i in range(len(x))], x, labels, self.on_arrays)
@@ -100,7 +96,7 @@ class Reader(ABC):
             return columns_of(y, self.spec.num_outputs)
         if y.ndim != 1:
             raise DataError(f"{path}: y has shape {list(y.shape)}, but each example has one class: [n].")
-        return np.array([*map(composed, y.astype(str))], dtype=object)
+        return _names_in(path, y)
 
     def unlabelled(self, count: int) -> np.ndarray:
         """Labels of ``count`` examples that have none."""
@@ -138,9 +134,42 @@ def array_inputs(array: Any, spec: TaskSpec, device: torch.device, dtype: torch.
         raise DataError(f"the array holds {x.dtype}, but must hold real numbers.")
     if not torch.isfinite(x).all():
         raise DataError("the array holds numbers that are not finite; correct them, or leave these examples out.")
-    if x.dtype == torch.uint8:
+    if x.dtype == torch.uint8 and len(spec.input_shape) == 3:  # pixels
         return x.to(device).to(dtype).div_(255)
-    return x.to(device, dtype)
+    x = x.to(device, dtype)
+    if not torch.isfinite(x).all():
+        raise DataError(f"the array holds numbers that are too large for the model, which computes in {dtype}.")
+    return x
+
+
+def _arrays_in(path: Path, needed: Sequence[str]) -> dict[str, np.ndarray]:
+    """The arrays x and y of a .npz file. Raises DataError where one that is ``needed`` is not there."""
+    rule = "Write it by numpy.savez(path, x=x, y=y), of numbers or texts; objects are never read."
+    if path.is_dir() or not zipfile.is_zipfile(path):  # numpy takes anything else for a pickle
+        raise DataError(f"{path} cannot be read as arrays: it is no .npz file, or not a whole one. {rule}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: np.asarray(file[name]) for name in ("x", "y") if name in file.files}
+            held = ", ".join(file.files) or "nothing"
+    except UNREADABLE as error:
+        raise DataError(f"{path} cannot be read as arrays: {error}. {rule}") from error
+    if missing := [name for name in needed if name not in arrays]:
+        raise DataError(f"{path} lacks {' and '.join(missing)}; it holds {held}.")
+    return arrays
+
+
+def _names_in(path: Path, y: np.ndarray) -> np.ndarray:
+    """Names of classes [n], "" where there is none. Whole numbers have no point: where an entry is missing, numpy has
+    floats in their place."""
+    if y.dtype.kind not in "biufSUM":
+        raise DataError(f"{path}: y holds {y.dtype}, but a class is a text or a number.")
+    try:
+        y = np.char.decode(y, "utf-8") if y.dtype.kind == "S" else y
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: y holds bytes that are not UTF-8 ({error}). Write texts: y.astype(str).") from error
+    whole = [y.dtype.kind == "f" and abs(v) < 2**53 and float(v).is_integer() for v in y]
+    named = ["" if absent(v) else str(int(v)) if is_whole else str(v) for v, is_whole in zip(y, whole, strict=True)]
+    return np.array([composed(name).strip() for name in named], dtype=object)
 
 
 def _numeric(array: Any) -> np.ndarray:
@@ -149,7 +178,7 @@ def _numeric(array: Any) -> np.ndarray:
         raise DataError(f"the examples are {type(array).__name__}, but must be an array of numbers.")
     if found.dtype.kind not in "biuf":
         raise DataError(f"the array holds {found.dtype}, but must hold numbers.")
-    native = np.dtype(np.float64) if found.dtype.itemsize > MOST_BYTES else found.dtype.newbyteorder("=")
+    native = np.dtype(np.float64) if found.dtype.itemsize > 8 else found.dtype.newbyteorder("=")
     return np.require(found.astype(native), requirements="C")
 
 
@@ -160,11 +189,7 @@ def as_array(values: Any, what: str, dtype: Any = None) -> np.ndarray:
             tensor = values.detach().cpu()
             return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
         found = np.asarray(values, dtype=dtype)
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # lists of different lengths; tensors with a gradient in a list
+    except (TypeError, ValueError, RuntimeError) as error:  # of other lengths; tensors with a gradient in a list
         reason = str(error).rstrip(".")
         raise DataError(f"the {what} make no array ({reason}); give each the same length, or shape.") from error
     if np.ma.is_masked(values):

@@ -97,6 +97,11 @@ class TableReader(Reader):
             lines = [f"line {table.lines[row]}" for row in np.flatnonzero(gone)]
             notes.append(f"{table.path}: rows with missing entries are left out ({len(lines)}): {listed(lines)}.")
         x = torch.from_numpy(encoded(inputs, self.columns.inputs, notes)[~gone]).to(self.device, self.dtype)
+        if (far := ~torch.isfinite(x).all(1).cpu().numpy()).any():
+            lines = [f"line {line}" for line in np.array(table.lines)[~gone][far]]
+            raise DataError(
+                f"{table.path}, {listed(lines)}: numbers that are too large for the model, in {self.dtype}."
+            )
         items = [f"line {line}" for line, left_out in zip(table.lines, gone, strict=True) if not left_out]
         labels = _own(outputs)[~gone] if outputs else self.unlabelled(len(x))
         return Examples(items, x, labels, notes)
@@ -166,6 +171,6 @@ def _written(value: Any) -> str:
     1.0, and data frames make floats of them where an entry is missing."""
     if absent(value):
         return ""
-    if not isinstance(value, (int, float, np.number)) or isinstance(value, bool):
+    if not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, bool):
         return composed(str(value).strip())
     return str(int(value)) if isinstance(value, int) or float(value).is_integer() else repr(float(value))

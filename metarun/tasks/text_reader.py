@@ -42,7 +42,7 @@ class TextReader(Reader):
         if not texts:
             return array_inputs(examples, self.spec, self.device, self.dtype)
         if wrong := [i for i, text in enumerate(texts) if not isinstance(text, str) or not plain(text)]:
-            raise DataError(f"sentence {wrong[0]} is {texts[wrong[0]]!r}; each must be a text that is not empty.")
+            raise DataError(f"sentence {wrong[0]} is {str(texts[wrong[0]])!r}; each must be a text that is not empty.")
         if halves := [text for text in texts if any("\ud800" <= letter <= "\udfff" for letter in text)]:
             raise DataError(f"a sentence holds half a character (a lone surrogate): {halves[0]!r}. Write it whole.")
         return self.encode([plain(text) for text in texts])
@@ -65,7 +65,7 @@ class TextReader(Reader):
 
 def _are_texts(examples: Any) -> bool:
     if isinstance(examples, np.ndarray):
-        return examples.dtype.kind in "OU"
+        return examples.dtype.kind in "OU" and examples.ndim > 0
     sized = isinstance(examples, Sized) and isinstance(examples, Iterable) and not isinstance(examples, Tensor)
     return sized and len(examples) > 0 and isinstance(next(iter(examples)), str)
 
