@@ -121,7 +121,11 @@ def _list(path: Path, content: str) -> list[Any] | None:
     """The list that is the whole of ``content``; None where the first line is JSON of its own. Raises DataError."""
     try:
         return json.loads(content)
-    except json.JSONDecodeError as error:
+    except RecursionError as error:
+        raise DataError(f"{path} is not read as JSON: it is nested too deep.") from error
+    except ValueError as error:
+        if not isinstance(error, json.JSONDecodeError):  # a number with thousands of digits
+            raise DataError(f"{path} is not read as JSON: {error}.") from error
         try:
             json.loads(content.lstrip().split("\n", 1)[0])
         except json.JSONDecodeError:
@@ -140,6 +144,8 @@ def _lines(path: Path, content: str, faults: Faults) -> Iterator[tuple[str, Any]
                 f"line {number} is not JSON: {error.msg} at column {error.colno}",
                 "Write one object on each line.",
             )
+        except (RecursionError, ValueError) as error:  # nested too deep, or a number with thousands of digits
+            faults.add(str(path), f"line {number} is not read as JSON: {error}", "Write one object on each line.")
 
 
 # -------------------------------------------------------------------------------------------------------- CSV and TSV
