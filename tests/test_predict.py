@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import metarun as package
 from tests.applying import SIZE, drawings, run, sentence, table
@@ -133,6 +134,19 @@ def test_many_tasks_are_predicted_in_one_call_each_by_its_own_support(photos):
     saved = torch.load(phi, weights_only=True)
     assert saved["tasks"]["second"]["classes"] == ["square", "zigzag"]
     assert saved["tasks"]["first"]["phi"]["prototypes"].shape[0] == 3
+
+
+def test_how_images_of_more_than_8_bits_are_read_is_told_or_refused(photos):
+    pixels = np.asarray(Image.open(photos / "query" / "40.png"))
+    (photos / "query" / "40.png").unlink()
+    words = ["predict", str(run("protonet")), *of_folder(photos), f"--out={photos / 'out.csv'}"]
+    Image.fromarray(pixels.astype("u2") * 16).save(photos / "query" / "deep.png")
+    outcome = metarun(*words)
+    assert outcome.code == 0 and "are read as those of the training were: as of 0 (black) to 65535" in outcome.err
+    (photos / "query" / "deep.png").unlink()
+    Image.fromarray(pixels.astype("f4")).save(photos / "query" / "float.tif")
+    outcome = metarun(*words)
+    assert outcome.code == 2 and "the training had images of 8 bits alone" in outcome.err, outcome.text
 
 
 def flat(folder: Path) -> None:

@@ -128,6 +128,20 @@ class Survey(NamedTuple):
     ranges: Ranges
     notes: list[str]
 
+    @property
+    def deep(self) -> bool:
+        """Whether some have values of more than 8 bits."""
+        return any(" read as of " in note for note in self.notes)
+
+    def told_by(self, known: Ranges) -> list[str]:
+        """The notes, where images are read by ``known`` ranges."""
+        if not self.deep or known == self.ranges:
+            return self.notes
+        (black, white), (low, high) = known
+        as_of = f"as of {black:.0f} (black) to {white:.0f} (white), floats as of {low:g} to {high:g}"
+        others = [note for note in self.notes if " read as of " not in note]
+        return [*others, f"images of more than 8 bits are read as those of the training were: {as_of}."]
+
 
 def survey(files: Sequence[Path]) -> Survey:
     """The ranges of all values that are not of 8 bits. Files that cannot be read are passed over: decoding names them."""

@@ -129,14 +129,9 @@ class Reading:
 
     def rows(self) -> ClassRows:
         """The images of each class. Raises DataProblems where some cannot be read, or lie in two classes."""
-        found, self.notes = survey([row.file for rows in self.classes.values() for row in rows])
-        self.ranges, told = self.known or found, [note for note in self.notes if " read as of " in note]
-        self.deep = bool(told)
-        if told and self.ranges != found:
-            (black, white), (low, high) = self.ranges
-            self.notes = [note for note in self.notes if note not in told]
-            as_of = f"as of {black:.0f} (black) to {white:.0f} (white), floats as of {low:g} to {high:g}"
-            self.notes.append(f"images of more than 8 bits are read as those of the training were: {as_of}.")
+        found = survey([row.file for rows in self.classes.values() for row in rows])
+        self.ranges, self.deep = self.known or found.ranges, found.deep
+        self.notes = found.told_by(self.ranges)
         seen: dict[bytes, Row] = {}
         broken: list[str] = []
         twins: list[str] = []

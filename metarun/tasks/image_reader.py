@@ -12,7 +12,7 @@ from torch import Tensor
 from metarun.core import TaskSpec
 from metarun.errors import DataError, listed
 from metarun.tasks.image_csv import rows_of_csv
-from metarun.tasks.image_files import ENDINGS, Ranges, is_image, plain, squared
+from metarun.tasks.image_files import ENDINGS, Ranges, is_image, plain, squared, survey
 from metarun.tasks.image_rows import Listing, Row, by_class, rows_of_folders
 from metarun.tasks.reading import Examples, Reader, array_inputs
 from metarun.tasks.splits import composed
@@ -26,9 +26,16 @@ class ImageReader(Reader):
 
     takes = "a folder with a folder of images for each class, a CSV file with the columns filename and label, or a .npz"
 
-    def __init__(self, spec: TaskSpec, device: torch.device, dtype: torch.dtype, decode: Decode) -> None:
+    def __init__(
+        self,
+        spec: TaskSpec,
+        device: torch.device,
+        dtype: torch.dtype,
+        decode: Decode,
+        ranges: Ranges | None = None,  # by which ``decode`` reads values of more than 8 bits
+    ) -> None:
         super().__init__(spec, device, dtype)
-        self.decode = decode
+        self.decode, self.ranges = decode, ranges
 
     def inputs(self, examples: Any) -> Tensor:
         """Of paths, or images of PIL; or of an array in the model's shape."""
@@ -67,7 +74,22 @@ class ImageReader(Reader):
         root = path if path.is_dir() else path.parent
         items = [row.file.as_posix().removeprefix(f"{root.as_posix()}/") for row in rows]
         x = self._decoded([(row.file, row.file) for row in rows])
+        notes = [*notes, *self._told(path, [row.file for row in rows])]
         return Examples(items, x, np.array([composed(row.label) for row in rows], dtype=object), notes)
+
+    def _told(self, path: Path, files: Sequence[Path]) -> list[str]:
+        """What the user should know of images of more than 8 bits. Raises DataError where the training had none, and values
+        lie outside what is read: all of them would be white."""
+        if self.ranges is None:
+            return []
+        found = survey(files)
+        sides = zip(found.ranges, self.ranges, strict=True)
+        if self.ranges == Ranges() and any(low < black or high > white for (low, high), (black, white) in sides):
+            raise DataError(
+                f"{path}: {' '.join(found.notes)} But the training had images of 8 bits alone, and others are read as "
+                "whole numbers from 0 to 65535 or floats from 0 to 1: save these so, or with 8 bits."
+            )
+        return [f"{path}: {note}" for note in found.told_by(self.ranges)]
 
     def _decoded(self, images: Sequence[tuple[Any, object]]) -> Tensor:
         """The images as inputs. Raises DataError with all that cannot be read."""
@@ -92,7 +114,7 @@ def square_reader(spec: TaskSpec, device: torch.device, dtype: torch.dtype, rang
     def decode(source: Path | BinaryIO | Image.Image, name: object) -> np.ndarray:
         return squared(plain(source, name, channels, ranges), size)
 
-    return ImageReader(spec, device, dtype, decode)
+    return ImageReader(spec, device, dtype, decode, ranges)
 
 
 def _holds_objects(examples: Any) -> bool:
