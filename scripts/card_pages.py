@@ -12,12 +12,12 @@ from metarun.sweep.times import shortly
 
 POINTS = 8  # of a learning curve on a page
 OLDER = "older than the code"
-WITHIN = ", within the seeds"
 PROTOCOL = ("ways", "shots", "queries", "tasks", "inner_steps", "transductive", "split", "backbone", "training")
 INDEX = """# Results
 
-Papers' figures beside ours. A card is written by `metarun reproduce NAME`, which trains the paper's setting at its full
-length, tests it by the paper's protocol and by metarun's common one, and judges by rule; nothing in it is written by hand.
+Papers' figures beside ours. A card is written by `metarun reproduce NAME`, which trains the paper's setting for as long as
+the paper says (where it does not say, the card's page has the length that we chose), tests it by the paper's protocol and
+by metarun's common one, and judges by rule. Nothing in it is written by hand: a digest of what was measured is part of it.
 These pages are written from the cards by `python scripts/cards.py --pages`.
 
 The verdict on a figure is the first of these that holds:
@@ -29,15 +29,16 @@ The verdict on a figure is the first of these that holds:
 3. *close*: they differ by no more than one point of percent; where the score is no percentage, by a tenth of the paper's
    figure.
 4. *missed*: ours is worse. The card's page names the cause, if it was found.
-5. *better*: ours is better by more than the interval of the difference. If by less, it is *reproduced*.
+5. *better*: ours is better.
 
 *As quoted* is the verdict that a quoted figure would get if somebody had read it. A card of several figures has the worst of
 their verdicts. The rule looks at test episodes; trainings of other seeds may differ by more. *Within the seeds*: the
-difference is no more than our 95% interval over seeds, so that another seed may get another verdict.
+difference is no more than our 95% interval over seeds, so that another seed may get another verdict. *1 of 3 seeds alone*:
+the mean of the seeds is reproduced, and so is one of them by itself.
 
 *Older*: code or configuration behind a card has changed since it was made. It counts as new again once
-`python scripts/cards.py --same NAME` has found that the first steps of its training, run one task at a time by the code
-of then and of now, and their test are the same bit by bit; else it is run again.
+`python scripts/cards.py --same NAME` has found that the first steps of its training (five or more), run one task at a time
+by the code of then and of now, and their test are the same bit by bit; else it is run again.
 
 `metarun reproduce --list` has what can be run, with its time and whether the data are there; `--list --all` every published
 figure that metarun knows of.
@@ -73,13 +74,27 @@ def rows(one: Shown) -> Iterator[Row]:
         spread = "" if ours["over_seeds"] is None else f"{Score(0, ours['over_seeds']).text().split(' +- ')[1]}"
         theirs = "" if paper["value"] is None else printed(paper["value"], paper["interval"], paper["read"])
         difference = Score(*figure["difference"].values()).text() if "difference" in figure else ""
-        again = [rerun for rerun in one.target.reruns if rerun.figure == figure["name"]]
+        again = sorted(
+            (rerun for rerun in one.target.reruns if rerun.figure == figure["name"]),
+            key=lambda rerun: rerun.value,
+            reverse=one.target.higher_is_better,
+        )
         others = [f"{printed(r.value, r.interval, r.read)} ([{r.who}]({r.source}))" for r in again]
         ours_text = Score(ours["mean"], ours["ci95"]).text()
         in_short = ours_text + (f" (over seeds +- {spread})" if (ours["over_seeds"] or 0.0) > ours["ci95"] else "")
         quoted = as_quoted(one.target, figure)
-        judged = figure["verdict"] + WITHIN * within_seeds(figure) + (f"; as quoted: {quoted}" if quoted else "")
+        judged = figure["verdict"] + about_seeds(one.target, [figure]) + (f"; as quoted: {quoted}" if quoted else "")
         yield Row(figure["name"], ours_text, spread, theirs, difference, judged, (others or [""])[0], in_short, quoted)
+
+
+def about_seeds(target: Target, figures: Sequence[dict[str, Any]]) -> str:
+    """What the seeds say of the verdicts on these figures: that a difference is less than what seeds differ by, or that
+    some seed alone would not have reproduced a figure that all together have."""
+    if any(within_seeds(figure) for figure in figures):
+        return ", within the seeds"
+    alone = [alone_reproduces(target, figure) for figure in figures if figure["verdict"] == "reproduced"]
+    fewest = min(alone, key=sum, default=[])
+    return "" if all(fewest) else f", {sum(fewest)} of {len(fewest)} seeds alone"
 
 
 def within_seeds(figure: dict[str, Any]) -> bool:
@@ -87,6 +102,15 @@ def within_seeds(figure: dict[str, Any]) -> bool:
     spread = figure["ours"]["over_seeds"]
     judged = figure["verdict"] in ("better", "close", "missed")
     return judged and spread is not None and abs(figure["difference"]["mean"]) <= spread
+
+
+def alone_reproduces(target: Target, figure: dict[str, Any]) -> list[bool]:
+    """Whether each seed alone reproduces the figure."""
+    told = Figure(figure["name"], **figure["paper"])
+    return [
+        verdict(target, told, Measured(seed["mean"], seed["ci95"], seed["tasks"], None)) == "reproduced"
+        for seed in figure["ours"]["seeds"]
+    ]
 
 
 def as_quoted(target: Target, figure: dict[str, Any]) -> str:
@@ -317,7 +341,7 @@ def table_of_readme(shown: Sequence[Shown]) -> str:
         said += f", {OLDER}" * one.outdated
         said = f"**{said}**" if one.card["verdict"] == "missed" else said
         ours, again = together(found, "in_short"), together(found, "rerun")
-        said += WITHIN * any(map(within_seeds, one.card["figures"]))
+        said += about_seeds(one.target, one.card["figures"])
         lines.append((f"[{one.target.title}]({where})", ours, paper, said, again))
     more = (
         f"\n\n{others} more [results](docs/results/index.md) have no verdict: the paper has a curve alone, or nobody here "
