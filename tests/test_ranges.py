@@ -117,7 +117,7 @@ def test_torchs_own_classes_are_checked_as_metaruns_are(overrides, message):
 @pytest.mark.parametrize(("settings", "message"), [
     (["task=prototypes", "meta_learner=relationnet", "base_learner=relation_conv", "base_learner.channels=0"],
      "base_learner.channels is 0, but must be 1 or more."),
-    (["meta_learner=tnp", "meta_learner.depth=0"], "meta_learner.width 64, depth 0, heads 4 and feedforward 128 must be 1"),
+    (["meta_learner=tnp", "meta_learner.depth=0"], "meta_learner.depth is 0, but must be 1 or more"),
     (["task=prototypes", "meta_learner=teacher", "meta_learner.teacher.hidden=[4,0]"],
      "meta_learner.teacher.hidden holds 0; each must be 1 or more."),
 ])  # fmt: skip

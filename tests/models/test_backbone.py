@@ -172,7 +172,7 @@ def test_a_file_that_is_missing_damaged_or_of_another_model_is_a_message(tmp_pat
 @pytest.mark.parametrize(
     ("shape", "name", "message"),
     [
-        (GREY, "resnet81", "which is no model of torchvision; did you mean 'resnet18'"),
+        (GREY, "resnet81", "which is no model of torchvision; did you mean 'resnet18'\\?$"),
         (GREY, "squeezenet1_1", "no linear layer to replace"),
         ((3, 40, 40), "vit_b_32", r"cannot take images of \[3, 40, 40\]: .*patch size.*any size, such as resnet18"),
         ((3, 32, 64), "vit_b_32", r"cannot take images of \[3, 32, 64\]"),
