@@ -78,7 +78,7 @@ def test_the_commands_of_a_page_run_one_after_the_other(page, tmp_path, monkeypa
     assert ran > 2
 
 
-def test_no_command_of_a_page_names_the_digest_of_a_run_which_changes_with_any_default():
+def test_no_command_of_a_page_names_the_digest_of_a_run():
     pages = [path.stem for path in (ROOT / "docs").glob("*.md")]
     named = [word for page in pages for line in commands(page) for word in line if re.search(r"-[0-9a-f]{6,8}$", word)]
     assert named == []
