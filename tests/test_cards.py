@@ -3,6 +3,8 @@
 import json
 import math
 import re
+from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -147,15 +149,31 @@ def pairs(node) -> set[tuple[float, float]]:
     return set().union(*map(pairs, node)) if isinstance(node, list) else set()
 
 
-@pytest.fixture(scope="module")
-def known() -> tuple[list[tuple[float, float]], str]:
-    """Means with their intervals, and the text of all receipts, for some keep what a run said."""
-    kept = [*(ROOT / "docs" / "results").glob("*/*.json"), *(ROOT / "docs" / "receipts").glob("*.json")]
-    found = set().union(*(pairs(json.loads(path.read_text())) for path in kept))
-    for target in targets().values():
-        found |= {(f.value, f.interval) for f in target.figures if f.value is not None and f.interval is not None}
-        found |= {(r.value, r.interval) for r in target.reruns if r.interval is not None}
-    return sorted(found), "".join(path.read_text() for path in kept)
+@cache
+def known(path: Path) -> tuple[set[tuple[float, float]], str]:
+    """Means with their intervals of a card or a receipt, and its text, for some keep what a run said."""
+    text = path.read_text()
+    return pairs(json.loads(text)), text
+
+
+@cache
+def published() -> set[tuple[float, float]]:
+    """Values with their intervals of the registry."""
+    figures = [figure for target in targets().values() for figure in (*target.figures, *target.reruns)]
+    return {(f.value, f.interval) for f in figures if f.value is not None and f.interval is not None}
+
+
+KEPT = sorted([*(ROOT / "docs" / "results").glob("*/*.json"), *(ROOT / "docs" / "receipts").glob("*.json")])
+LINK = re.compile(r"\]\(([^)\s]+)\.(?:md|json)\)")
+
+
+def sources(page: Path, text: str) -> list[Path]:
+    """The cards and receipts that a page's text links to, or names as its receipts."""
+    linked = {(page.parent / link).resolve().with_suffix(".json") for link in LINK.findall(text)}
+    named = {
+        ROOT / "docs" / "receipts" / f"{n}.json" for m in re.findall(r"receipts: ([\w ]+) -->", text) for n in m.split()
+    }
+    return [path for path in KEPT if path in linked | named]
 
 
 def shows(printed: tuple[str, str], mean: float, width: float) -> bool:
@@ -174,12 +192,14 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_figure_with_its_interval_on_a_page_has_a_card_or_a_receipt(page, known):
-    text = ELSEWHERE.sub("", page.read_text())
-    pairs_, said = known
-    without = [
-        m[0]
-        for m in FIGURE.finditer(text)
-        if m[0] not in said and not any(shows((m[1], m[2]), mean, width) for mean, width in pairs_)
-    ]
+def test_every_figure_with_its_interval_has_the_card_or_receipt_that_its_row_or_page_names(page):
+    text, without = ELSEWHERE.sub("", page.read_text()), []
+    for block in re.split(r"\n\n+|\n(?=\|)", text):
+        found = list(map(known, sources(page, block) or sources(page, text) or KEPT))
+        values, said = set().union(published(), *(values for values, _ in found)), "".join(told for _, told in found)
+        without += [
+            m[0]
+            for m in FIGURE.finditer(block)
+            if m[0] not in said and not any(shows((m[1], m[2]), mean, width) for mean, width in values)
+        ]
     assert without == [], f"{page.name} shows figures that no card, receipt or source in metarun/published has"
