@@ -146,7 +146,7 @@ def verdict_of(one: Shown) -> str:
         said += f": {one.target.cause or 'cause unknown'}"
     if said == "not judged":
         drawn = all(figure["paper"]["value"] is None for figure in one.card["figures"])
-        said += ": the paper draws a curve" if drawn else ": nobody here has read the figure in its source"
+        said += ": the paper prints no number" if drawn else ": nobody here has read the figure in its source"
     return said + f" ({OLDER})" * one.outdated
 
 
@@ -344,8 +344,8 @@ def table_of_readme(shown: Sequence[Shown]) -> str:
         said += about_seeds(one.target, one.card["figures"])
         lines.append((f"[{one.target.title}]({where})", ours, paper, said, again))
     more = (
-        f"\n\n{others} more [results](docs/results/index.md) have no verdict: the paper has a curve alone, or nobody here "
-        "could read its figure."
+        f"\n\n{others} more [results](docs/results/index.md) have no verdict: the paper prints no number, or nobody here "
+        "could read it."
     )
     return table(("", "metarun", "paper", "verdict", "best independent re-run"), lines) + more * bool(others)
 

@@ -177,9 +177,8 @@ def read_config(path: Path) -> DictConfig:
         kept = yaml.safe_load(content)  # only to see which keys are there: OmegaConf would fill in the others
         if not isinstance(kept, dict) or (missing := [key for key in ALWAYS if key not in kept]):
             raise ValueError(f"it lacks {', '.join(missing)}" if isinstance(kept, dict) else "it holds no settings")
-        if re.search(
-            rb"(?<!\\)\$\{", content
-        ):  # what a run keeps is resolved; this would read the environment of who continues it
+        # what a run keeps is resolved; this would read the environment of who continues it
+        if re.search(rb"(?<!\\)\$\{", content):
             raise ValueError("it holds an interpolation, ${...}, which no run writes")
         cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
         cfg.logger = kept.get("logger", LOGGER_ONCE)

@@ -45,7 +45,7 @@ class Figure:
     """A number that a paper prints. ``interval``: the half width, which is what ``interval_is`` says."""
 
     name: str
-    value: float | None  # None: the paper draws a curve
+    value: float | None  # None: the paper prints none
     interval: float | None
     interval_is: str
     where: str  # table and row
