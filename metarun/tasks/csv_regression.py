@@ -183,21 +183,22 @@ class CSVRegression(Sized):
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
         """Numbers of tasks in the split [B] and of rows below the header, support [B, K] and query [B, Q].
 
-        Of a group there is one row at most: no two rows of it are in the support and in the query.
+        Of a group there is one row at most: no two rows of it are in the support and in the query. Where the support is
+        "first", it is of the first groups, and every query stands below all of it.
         """
         (shots, queries), rows, numbers = self.sizes[split], self.rows[split], np.asarray(indices)
         u = uniform(self.seed, f"csv_regression/{split}", numbers, 1 + shots + queries)
         task = np.floor(len(rows) * u[:, 0]).astype(np.int64)
         counts = np.array([len(of_task) for of_task in rows])[task]
-        if self.support == "random":
+        num_first = shots * (self.support == "first")
+        if not num_first:
             places = without_replacement(u[:, 1:], counts)  # [B, K + Q]
         else:
             later = shots + without_replacement(u[:, 1 + shots :], counts - shots)
             places = np.concatenate([np.tile(np.arange(shots), (len(later), 1)), later], 1)
         within = uniform(self.seed, f"csv_regression/{split}/groups", numbers, shots + queries)
-        chosen = np.array([rows[t].at(at, v) for t, at, v in zip(task, places, within, strict=True)]).reshape(
-            places.shape
-        )
+        picks = [rows[t].at(at, v, num_first) for t, at, v in zip(task, places, within, strict=True)]
+        chosen = np.array(picks).reshape(places.shape)
         return {"task": task, "support": chosen[:, :shots], "query": chosen[:, shots:]}
 
     def class_names(self, split: str) -> Sequence[str]:

@@ -34,9 +34,15 @@ class TaskRows:
     def __len__(self) -> int:
         return len(self.first)
 
-    def at(self, groups: np.ndarray, u: np.ndarray) -> np.ndarray:
-        """One row of each of ``groups``, chosen by uniforms ``u``."""
-        return self.rows[self.first[groups] + np.floor(self.count[groups] * u).astype(np.int64)]
+    def at(self, groups: np.ndarray, u: np.ndarray, num_first: int = 0) -> np.ndarray:
+        """One row of each of ``groups``, chosen by uniforms ``u``. The first ``num_first`` are the first of the task: of
+        these, one that stands before all rows of the later groups, as the row does that begins a group."""
+        count = self.count[groups]
+        if num_first:
+            end = self.first[num_first]
+            early = self.rows[:end] < self.rows[end]
+            count[:num_first] = np.add.reduceat(early, self.first[:num_first], dtype=np.int64)
+        return self.rows[self.first[groups] + np.floor(count * u).astype(np.int64)]
 
 
 def rows_of_tasks(table: Table, task_column: str, faults: Faults) -> dict[str, list[int]]:

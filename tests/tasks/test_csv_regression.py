@@ -391,6 +391,16 @@ def test_rows_of_one_group_are_never_in_both_support_and_query(path):
             assert not {*one} & {*other}
 
 
+def test_forecasts_are_of_rows_below_the_support_also_where_groups_interleave(path):
+    header, *lines = table(dict.fromkeys("abcdefgh", 30)).splitlines()
+    path.write_text("\n".join([f"{header},visit", *(f"{line},v{i % 30 % 10}" for i, line in enumerate(lines))]))
+    draw = task_of(path, "task.group_column=visit", "task.support=first").draw("train", range(100))
+    assert (draw["support"] % 30 == np.arange(5)).all()
+    assert (draw["query"].min(1) > draw["support"].max(1)).all() and draw["query"].max() % 30 > 9
+    for one, other in zip(draw["support"] % 10, draw["query"] % 10, strict=True):
+        assert len({*one, *other}) == 10
+
+
 def test_names_of_tasks_match_as_text_and_stand_once(path):
     path.write_text(table({"007": 10, "7": 10, "1_000": 10, "1000": 10, "true": 10}))
     split = task_of(path, "task.val_tasks=[007]", "task.test_tasks=[1_000,true]").split
