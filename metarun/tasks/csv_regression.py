@@ -91,7 +91,7 @@ class CSVRegression(Sized):
         self.sha256 = table.sha256
         roles.check(table, None if choice.all_in else choice.column)
         fits = self._fits_of(fitted)
-        columns, of_task, groups, self.notes = roles.read(table, self.missing, fits[0] if fits else ())
+        columns, of_task, groups, self.notes = roles.read(table, self.missing, fits[0] if fits else (), choice)
         rows = {task: TaskRows.of(of_rows, groups) for task, of_rows in of_task.items() if of_rows}
         few = [task for task in of_task if task not in rows or (min_rows is not None and len(rows[task]) < min_rows)]
         self._leave_out(few, of_task, min_rows)

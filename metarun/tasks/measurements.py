@@ -1,14 +1,15 @@
 """What the columns of a table are to a task, and the rows that can be used: read, counted, and told to the user."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from metarun.errors import DataProblems, Faults, listed
-from metarun.tasks.table_columns import Column, Fit, Missing, Reader
-from metarun.tasks.table_rows import filled, rows_of_tasks, without_repeats
+from metarun.tasks.splits import SPLITS, nearly_equal, split_named
+from metarun.tasks.table_columns import NUMBERS_TO_SOME, Column, Fit, Missing, Reader, look_like_numbers
+from metarun.tasks.table_rows import Choice, filled, rows_of_tasks, without_repeats
 from metarun.tasks.tables import Table
 
 
@@ -60,7 +61,7 @@ class Roles:
         if problems:
             raise DataProblems(problems)
 
-    def read(self, table: Table, missing: Missing, fits: Sequence[Fit]) -> Measurements:
+    def read(self, table: Table, missing: Missing, fits: Sequence[Fit], choice: Choice) -> Measurements:
         """The columns and the usable rows; inputs that were fitted hold what they held then. Raises DataProblems with all
         that is wrong."""
         faults, notes = Faults(), [f"{table.path}: {table.num_comments} lines of comments (#) are left out."]
@@ -76,10 +77,15 @@ class Roles:
         faults.refuse()
         gone = np.any([c.missing for c in (outputs if missing == "mean" else [*inputs, *outputs])], 0)
         of_task = {task: [row for row in rows if not gone[row]] for task, rows in of_task.items()}
-        used = [*self.inputs, *self.outputs, *filter(None, [self.group])]
-        of_task, repeats = without_repeats(table, of_task, used)
-        notes += [*reader.notes(), *_notes_on_missing(table, inputs, gone), *_notes_on_categories(inputs), *repeats]
-        notes += _notes_on_names([*of_task])
+        of_task, repeats = without_repeats(table, of_task, [*inputs, *outputs], self.group)
+        notes += [
+            *reader.notes(),
+            *_notes_on_missing(table, inputs, gone),
+            *_notes_on_categories(inputs, holds),
+            *repeats,
+        ]
+        notes += nearly_equal(of_task, "tasks") + nearly_equal(groups or (), "groups")
+        notes += _notes_on_unread(table, [self.task, *self.inputs, *self.outputs, self.group, choice.column], choice)
         return Measurements((inputs, outputs), of_task, groups, notes)
 
 
@@ -93,15 +99,24 @@ def _notes_on_missing(table: Table, inputs: list[Column], gone: np.ndarray) -> l
     return notes
 
 
-def _notes_on_names(names: Sequence[str]) -> list[str]:
-    """What to say of tasks that may be one under two spellings: S1 and s1, 1 and 1.0 (of which 007 and 7 are none)."""
-    spelt: dict[str, list[str]] = {}
-    for name in names:
-        spelt.setdefault(name.casefold().removesuffix(".0"), []).append(name)
-    alike = [" and ".join(map(repr, several)) for several in spelt.values() if len(several) > 1]
-    return [f"names of tasks that are nearly equal, and taken for different ones: {listed(alike)}."] if alike else []
-
-
-def _notes_on_categories(inputs: list[Column]) -> list[str]:
+def _notes_on_categories(inputs: list[Column], holds: Mapping[str, bool]) -> list[str]:
+    """What to say of columns of categories; ``holds``: what was asked for, or fitted, of columns, and so is meant."""
     of = {c.name: sorted({*c.texts.tolist()} - {""}) for c in inputs if c.texts is not None}
-    return [f"column {name!r} holds categories, an input for each: {listed(held, 20)}." for name, held in of.items()]
+    cures = {
+        name: f" They look like numbers. {NUMBERS_TO_SOME} If they are categories, name the column in task.category_columns."
+        for name, held in of.items()
+        if name not in holds and look_like_numbers(held)
+    }
+    return [
+        f"column {name!r} holds categories, an input for each: {listed(held, 20)}.{cures.get(name, '')}"
+        for name, held in of.items()
+    ]
+
+
+def _notes_on_unread(table: Table, read: Sequence[str | None], choice: Choice) -> list[str]:
+    """The columns that are not read, and of these the one by which tasks could be split, where that is left to shares."""
+    unread = [name for name in table.header if name and name not in read]
+    words = {name: {*map(split_named, table.column(name))} - {""} for name in unread}
+    splits = [name for name, held in words.items() if held <= {*SPLITS} and len(held) > 1 and choice.by_shares]
+    fix = f"; task.split_column={splits[0]} splits the tasks by it" if splits else ""
+    return [f"{table.path}: not read are the columns {listed([*map(repr, unread)])}{fix}."] if unread else []

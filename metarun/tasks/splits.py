@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,10 @@ from metarun.errors import DataProblems, did_you_mean, listed
 
 SPLITS = ("train", "val", "test")
 SPELLINGS = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
+UNSEEN = dict.fromkeys(  # letters without width, but for the joiners 200c and 200d, which other letters are written by
+    (0xAD, 0x34F, 0x61C, 0x180E, 0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF)
+)
+WHOLE_NUMBER = re.compile(r"0*(\d+?)(?:\.0+)?", re.ASCII)
 # A mapping rather than three numbers stands in the YAML: Hydra cannot put a mapping of lists in the place of a list.
 Split = Sequence[float] | Mapping[str, float | Sequence[str] | Literal["all"]] | Literal["given"]
 
@@ -31,6 +36,23 @@ def published_splits(data: str) -> Any:
 def composed(text: str) -> str:
     """The text in Unicode's form NFC, so that an accent is a part of its letter, as macOS does not write it in names."""
     return unicodedata.normalize("NFC", text)
+
+
+def likeness(name: str) -> str:
+    """What names share that differ by case or blanks alone, by letters that nobody sees, or as numbers do: 1, 1.0 and 01."""
+    seen = composed(" ".join(name.translate(UNSEEN).split())).casefold()
+    number = WHOLE_NUMBER.fullmatch(seen)
+    return number[1] if number else seen
+
+
+def nearly_equal(names: Iterable[str], what: str) -> list[str]:
+    """A note on the ``names`` (of ``what``: tasks, groups) that share a likeness; nothing where none do."""
+    spelt: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        spelt.setdefault(likeness(name), []).append(name)
+    alike = [" and ".join(map(repr, several)) for several in spelt.values() if len(several) > 1]
+    said = f"names of {what} that are nearly equal, and taken for different ones: {listed(alike)}. Write them alike"
+    return [f"{said} where they are one."] if alike else []
 
 
 def split_named(text: str) -> str:

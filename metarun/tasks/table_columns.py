@@ -31,6 +31,11 @@ CURE_OF_WORDS = (
     "Correct the line, or leave it out; an input column of categories that look like numbers is named in "
     "task.category_columns."
 )
+BETWEEN_THOUSANDS = re.compile(r"(?<=\d)[,'\u2019\s](?=\d{3}(?!\d))")
+NUMBERS_TO_SOME = (
+    "To have them read as numbers, write them without %, without commas or blanks between thousands, with decimal points "
+    "and with - (not \u2212) below 0."
+)
 CURE_OF_THOUSANDS = "Write all of the column without commas (1234), or with decimal points (1.234)."
 
 
@@ -50,6 +55,12 @@ class Column:
             return np.isnan(self.numbers)
         assert self.texts is not None
         return self.texts == ""
+
+    def entries(self) -> list[float | str | None]:
+        """What was read in each row, None where nothing was: equal for numbers that are, however they are written."""
+        read = self.texts if self.numbers is None else self.numbers
+        assert read is not None
+        return [None if gone else entry for entry, gone in zip(read.tolist(), self.missing, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -163,11 +174,19 @@ def _levels(column: Column, rows: np.ndarray, where: str) -> Fit:
     if len(levels) < 2:
         _refuse_constant([column.name], where)
     if len(levels) == len(rows):
+        cure = NUMBERS_TO_SOME if look_like_numbers(levels.tolist()) else "Leave it out of task.input_columns."
         raise DataError(
             f"{where}: column {column.name!r} holds another text in every row of the training tasks, so it is neither a "
-            f"number nor a category: {listed([repr(str(level)) for level in levels])}. Leave it out of task.input_columns."
+            f"number nor a category: {listed([repr(str(level)) for level in levels])}. {cure}"
         )
     return Fit(column.name, False, [str(v) for v in levels], list(counts / counts.sum()), [1.0] * len(levels))
+
+
+def look_like_numbers(texts: Sequence[str]) -> bool:
+    """Whether people, though not ``NUMBER``, read numbers in most of the ``texts``: 10%, 1,000, or \u22125 by its minus."""
+    bare = [BETWEEN_THOUSANDS.sub("", text.replace("\u2212", "-").removesuffix("%").strip()) for text in texts]
+    found = sum(bool(NUMBER.fullmatch(text) or DECIMAL_COMMA.fullmatch(text)) for text in bare)
+    return 2 * found > len(texts)
 
 
 def _refuse_constant(names: Sequence[str], where: str) -> None:

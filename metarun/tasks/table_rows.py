@@ -9,6 +9,7 @@ import numpy as np
 from metarun.counter import uniform
 from metarun.errors import DataError, DataProblems, Faults, listed
 from metarun.tasks.splits import SPLITS, composed, spellings_of, split_named
+from metarun.tasks.table_columns import Column
 from metarun.tasks.tables import Table
 
 Split = dict[str, list[str]]  # the tasks of train, val and test
@@ -64,21 +65,26 @@ def filled(table: Table, name: str, role: str, otherwise: str, faults: Faults) -
 
 
 def without_repeats(
-    table: Table, of_task: dict[str, list[int]], used: Sequence[str]
+    table: Table, of_task: dict[str, list[int]], columns: Sequence[Column], group: str | None
 ) -> tuple[dict[str, list[int]], list[str]]:
-    """The first of equal rows of each task, and notes on the others: a row may not be in the support and in the query."""
-    places = [table.header.index(name) for name in used]
+    """The first of equal rows of each task, and notes on the others: a row may not be in the support and in the query.
+
+    Rows are equal by what was read in the ``columns``, and in all others by their text; tasks by the columns alone.
+    """
+    values = [*zip(*(column.entries() for column in columns), strict=True)]
+    used = values if group is None else [*zip(values, table.column(group), strict=True)]
+    others = [at for at, name in enumerate(table.header) if name not in {column.name for column in columns}]
     kept: dict[str, list[int]] = {}
     repeats, alike = [], 0
     for task, rows in of_task.items():
-        whole: dict[tuple[str, ...], int] = {}
+        whole: dict[tuple[Any, ...], int] = {}
         for row in rows:
-            first = whole.setdefault(tuple(table.rows[row]), row)
+            first = whole.setdefault((*values[row], *(table.rows[row][at] for at in others)), row)
             if first != row:
                 repeats.append(f"line {table.lines[row]} = line {table.lines[first]}")
         kept[task] = [*whole.values()]
-        alike += len(kept[task]) - len({tuple(table.rows[row][at] for at in places) for row in kept[task]})
-    notes = []
+        alike += len(kept[task]) - len({used[row] for row in kept[task]})
+    notes = _notes_on_twins({task: frozenset(values[row] for row in rows) for task, rows in kept.items()})
     if repeats:
         notes.append(
             f"{len(repeats)} row{'s repeat' if len(repeats) > 1 else ' repeats'} another row of the same task and "
@@ -91,6 +97,20 @@ def without_repeats(
             "If they are one measurement, leave them out or name their group in task.group_column."
         )
     return kept, notes
+
+
+def _notes_on_twins(held: Mapping[str, frozenset[Any]]) -> list[str]:
+    """What to say of tasks that hold the same rows: one may be for training, and the other for the test."""
+    first: dict[frozenset[Any], str] = {}
+    twins = [
+        f"{task!r} = {first[rows]!r}" for task, rows in held.items() if rows and first.setdefault(rows, task) != task
+    ]
+    if not twins:
+        return []
+    return [
+        f"{len(twins)} task{'s have' if len(twins) > 1 else ' has'} the rows of another task, under another name: "
+        f"{listed(twins)}. A test task may be one of the training so: if they are one, leave one of them out."
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------- the split
@@ -106,6 +126,11 @@ class Choice:
     test_tasks: Sequence[Any] | None
     shares: tuple[float, float]
     seed: int
+
+    @property
+    def by_shares(self) -> bool:
+        """Whether nothing says which tasks are in which split."""
+        return self.all_in is None and self.column is None and self.val_tasks is None and self.test_tasks is None
 
     def of(self, table: Table, of_task: dict[str, list[int]], dropped: Sequence[str]) -> Split:
         """The tasks of each split. Raises ValueError or DataError where the choice does not fit."""

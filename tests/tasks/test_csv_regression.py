@@ -14,7 +14,7 @@ from metarun.applied.trained import trained
 from metarun.commands.evaluate import evaluate_run
 from metarun.errors import ConfigError, DataError
 from metarun.evaluation.episodes import manifest
-from metarun.tasks.measurements import _notes_on_names
+from metarun.tasks.splits import nearly_equal
 from tests.composing import experiment, train
 from tests.running import metarun
 
@@ -289,6 +289,26 @@ def test_a_column_of_words_has_an_input_for_each_level_of_the_training_tasks(pat
     assert told(caplog).count("no training task has 'moon'") == 1
 
 
+@pytest.mark.parametrize(
+    "forms", [("10%", "20 %"), ("1,000", "2,000.5"), ("\u22125", "\u22126"), ("1\xa0000", "2'000")]
+)
+def test_categories_that_look_like_numbers_are_told_with_the_fix(path, forms):
+    with_site(path, lambda i, _: f'"{forms[i % 2]}"')
+    inputs = "task.input_columns=[site,dose]"
+    assert any("They look like numbers." in note and "without %" in note for note in task_of(path, inputs).notes)
+    assert "look like" not in " ".join(task_of(path, inputs, "task.category_columns=[site]").notes)
+
+
+def test_categories_that_hold_digits_beside_letters_are_said_without_advice(path):
+    with_site(path, lambda i, _: ("north 1", "1st", "2020-01-02", "1.2.3")[i % 4])
+    assert "look like" not in " ".join(task_of(path, "task.input_columns=[site,dose]").notes)
+
+
+def test_a_column_of_another_percentage_in_each_row_is_answered_with_the_fix(path):
+    with_site(path, lambda i, _: f"{i}%")
+    assert "write them without %" in problem(path, "task.input_columns=[site,dose]")
+
+
 def test_numbers_are_categories_where_the_user_says_so(path):
     with_site(path, lambda i, line: str(i % 3))
     assert task_of(path, *SITE).spec.input_shape == (2,)
@@ -381,6 +401,38 @@ def test_repeated_rows_of_a_task_are_kept_once_and_counted(path, caplog):
     assert "num_shots + task.num_queries is 13" in problem(path, "task.num_shots=8")
 
 
+def test_rows_that_hold_the_same_numbers_are_one_however_these_are_written(path):
+    text = path.read_text()
+    path.write_text(text + "anna,+0.010,-1.0,1.42857142857142849e-01\n" + "anna,-0.0,0,0.\n")
+    note = "2 rows repeat another row of the same task and are left out: line 113 = line 3, line 114 = line 2."
+    assert note in task_of(path).notes
+    lines = text.splitlines()
+    path.write_text(
+        "\n".join([f"{lines[0]},nr", *(f"{line},{i}" for i, line in enumerate(lines[1:])), "anna,0.0,-0,0,x"])
+    )
+    assert any("1 row of" in note and "in all columns that are used" in note for note in task_of(path).notes)
+
+
+def test_tasks_that_hold_the_same_rows_under_two_names_are_told(path):
+    text = path.read_text()
+    copied = "".join(f"new {line}\n" for line in text.splitlines() if line.startswith(("ben", "eva")))
+    path.write_text(text + copied)
+    note = "2 tasks have the rows of another task, under another name: 'new ben' = 'ben', 'new eva' = 'eva'."
+    assert any(said.startswith(note) for said in task_of(path).notes)
+
+
+def test_columns_that_are_not_read_are_told_and_one_of_splits_with_its_setting(path):
+    header, *lines = path.read_text().splitlines()
+    parts = {"anna": "test", "ben": "Valid"}
+    more = [f"{line},1,{parts.get(line.split(',')[0], 'train')},a,b,c,d" for line in lines]
+    path.write_text("\n".join([f"{header},site,split,a,b,c,d", *more]))
+    unread = f"{path}: not read are the columns 'site', 'split', 'a', 'b', 'c' (and 1 more)"
+    assert f"{unread}; task.split_column=split splits the tasks by it." in task_of(path).notes
+    assert f"{unread}." in task_of(path, "task.val_tasks=[ben]", "task.test_tasks=[anna]").notes
+    by_column = " ".join(task_of(path, "task.split_column=split").notes)
+    assert "not read are the columns 'site', 'a', 'b', 'c', 'd'." in by_column
+
+
 def test_rows_of_one_group_are_never_in_both_support_and_query(path):
     header, *lines = path.read_text().splitlines()
     copies = [f"{line},{i}" for i, line in enumerate(lines) for _ in range(3)]
@@ -409,10 +461,19 @@ def test_names_of_tasks_match_as_text_and_stand_once(path):
 
 
 def test_names_of_tasks_that_are_nearly_equal_are_told():
-    assert _notes_on_names(["s1", "S1", "2", "2.0", "007", "7"]) == [
-        "names of tasks that are nearly equal, and taken for different ones: 's1' and 'S1', '2' and '2.0'."
+    assert nearly_equal(["s1", "S1", "2", "2.0", "007", "7", "a b", "a\xa0 b", "a\u200b", "a"], "tasks") == [
+        "names of tasks that are nearly equal, and taken for different ones: 's1' and 'S1', '2' and '2.0', '007' and '7', "
+        "'a b' and 'a\\xa0 b', 'a\\u200b' and 'a'. Write them alike where they are one."
     ]
-    assert _notes_on_names(["a", "b"]) == []
+    assert nearly_equal(["a", "b", "a", "s1", "s10"], "tasks") == []
+
+
+def test_names_of_tasks_and_groups_that_are_nearly_equal_join_the_notes(path):
+    header, *lines = table({"big oak": 12, "big  oak": 12, **SIZES}).splitlines()
+    path.write_text("\n".join([f"{header},visit", *(f"{line},{i}" for i, line in enumerate(lines)), "ben,1,9,3,0001"]))
+    notes = " ".join(task_of(path, "task.group_column=visit").notes)
+    assert "names of tasks that are nearly equal, and taken for different ones: 'big  oak' and 'big oak'." in notes
+    assert "names of groups that are nearly equal, and taken for different ones: '1' and '0001'." in notes
 
 
 def test_all_faults_are_told_at_once_five_of_each_kind_and_a_count(path):
