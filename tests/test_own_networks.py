@@ -16,12 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 from torchvision.models.convnext import LayerNorm2d
 from torchvision.ops import StochasticDepth
 
+from metarun.applied.model import load
 from metarun.config.compose import nobody_chose
-from metarun.config.experiment import Experiment
+from metarun.config.experiment import Experiment, take_theta
 from metarun.config.networks import exact, suited
+from metarun.config.probe import reads_all_queries
 from metarun.core import Batch, Draw, Episode, MetaLearner, Params, TaskDistribution, TaskSpec, frozen
 from metarun.errors import ConfigError
 from metarun.evaluation.calibration import calibrated
@@ -290,12 +293,27 @@ REFUSED: dict[str, tuple[Callable[[], Net], str]] = {
         lambda: Net(torch.nn.utils.weight_norm(nn.Linear(4, 4))),
         "it cannot be copied to be tried.*use that of torch.nn.utils.parametrizations",
     ),
+    "torch's checkpoints": (
+        lambda: Net(nn.Linear(4, 4), lambda m, z: checkpoint(lambda v: m(v).tanh(), z, use_reentrant=False)),
+        "there is no meta-gradient through Net: .*leave out torch.utils.checkpoint.*execution.inner_memory=recomputed",
+    ),
+    "weights that a backward pass reads": (
+        lambda: Net(nn.Linear(4, 4), hooked),
+        "there is no meta-gradient through Net: .*read weights in forward only",
+    ),
     "nothing to train": (lambda: Net(nn.Identity()).requires_grad_(False), "every parameter is frozen"),
     "sizes that do not fit": (
         lambda: Misfit(nn.Identity()),
         r"there is no meta-gradient through Misfit: .*must match the size .*test_own_networks.py, line \d+",
     ),
 }
+
+
+def hooked(m: nn.Module, z: Tensor) -> Tensor:
+    """m(z), of which the backward pass reads the weights that m then has."""
+    out = m(z)
+    out.register_hook(lambda slope: slope * m.weight.sum())
+    return out
 
 
 class Misfit(Net):
@@ -396,6 +414,58 @@ def test_a_network_that_cannot_be_trained_is_refused_with_the_fix(kind, executio
     learner = built(make)
     with pytest.raises(ConfigError, match=f"(?s)^1 problem.*base_learner: .*{why}"):
         suited(execution, learner, Images(), STEPS)
+
+
+# ---- queries that are read together ----
+
+
+class OwnBatchNorm(nn.BatchNorm2d):
+    """Not torch's, for metarun."""
+
+
+TOGETHER: dict[str, Callable[[], Net]] = {
+    "sums over the batch": lambda: Net(nn.Identity(), lambda m, z: z.cumsum(0)),
+    "sums from its end": lambda: Net(nn.Identity(), lambda m, z: z.flip(0).cumsum(0).flip(0)),
+    "the batch's mean": lambda: Net(nn.Identity(), lambda m, z: z - z.mean(0)),
+    "a class derived from a batch norm": lambda: Net(OwnBatchNorm(4, track_running_stats=False)),
+    "attention among examples": VMAPPED["attention, places first"],
+}
+APART: dict[str, Callable[[], Net]] = {
+    **VMAPPED,
+    "dropout": lambda: Net(nn.Dropout(0.4)),
+    "noise": lambda: Net(nn.Identity(), lambda m, z: z + torch.randn_like(z)),
+    "LSTM": LOOPED["LSTM"][0],
+}
+del APART["attention, places first"]
+
+
+def read_together(make: Callable[[], Net]) -> bool:
+    learner = built(make)
+    learner.base_learner.float()
+    return reads_all_queries(learner, take_theta(learner), episodes())
+
+
+@pytest.mark.parametrize("kind", TOGETHER)
+def test_a_network_that_reads_its_queries_together_is_found(kind):
+    assert read_together(TOGETHER[kind])
+
+
+@pytest.mark.parametrize("kind", APART)
+def test_norms_dropout_and_noise_are_not_taken_for_reading_queries_together(kind):
+    assert not read_together(APART[kind])
+
+
+def test_a_run_and_its_model_say_that_a_network_reads_its_queries_together(tmp_path):
+    words = [*BUDGET, "task=sinusoid", "base_learner=cumulative", f"run_dir={tmp_path / 'run'}"]
+    outcome = metarun(*words)
+    assert "Cumulative reads the whole query batch (num_queries=3): with other queries the score changes" in outcome.out
+    assert load(tmp_path / "run", config_dir=[OUTSIDE.partition("=")[2]]).looks_at_all_queries
+    files = [tmp_path / "support.npz", tmp_path / "query.npz"]
+    np.savez(files[0], x=[[0.1], [0.2]], y=[1.0, 2.0])
+    np.savez(files[1], x=[[0.1], [0.2]])
+    named = [str(word) for pair in zip(("--support", "--query"), files, strict=True) for word in pair]
+    outcome = metarun("predict", str(tmp_path / "run"), *named, OUTSIDE, f"--out={tmp_path / 'out.csv'}")
+    assert "transductive: each prediction depends on all queries" in outcome.err
 
 
 # ---- what is replaced ----

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from metarun.applied.model import Model
 
 AT_ONCE = 500  # queries of one forward pass
-OF_ALL_QUERIES = "batch norms are transductive: each prediction depends on all queries of its task."
+OF_ALL_QUERIES = "the model is transductive: each prediction depends on all queries of its task."
 
 
 @dataclass(frozen=True)

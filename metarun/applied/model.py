@@ -23,13 +23,13 @@ from metarun.applied.arguments import load_arguments
 from metarun.applied.calibrated import calibrate_once
 from metarun.applied.trained import Trained, trained
 from metarun.config.compose import assigned
+from metarun.config.networks import transductive
 from metarun.config.trust import trust
 from metarun.core import Batch, FewShotLearner, Params, hyperparameters
 from metarun.counter import uniform
 from metarun.errors import ConfigError, DataError, listed
-from metarun.evaluation.eval_mode import eval_mode, modules_of
+from metarun.evaluation.eval_mode import eval_mode
 from metarun.execution.execution import Looped, generators_kept
-from metarun.models.norm_state import norms
 from metarun.tasks.reading import ArrayReader, Reader, absent, as_array, columns_of
 from metarun.trees import slice_tasks, tree_leaves, tree_map
 
@@ -74,7 +74,7 @@ def model_of(run: Trained) -> "Model":
     calibrate_once(run)
     dtype = next(leaf.dtype for leaf in tree_leaves(run.theta))
     reader = task.reader() or ArrayReader(task.spec, run.experiment.device, dtype)
-    return Model(run, learner, reader)
+    return Model(run, learner, reader, bool(transductive(run.experiment)))
 
 
 # One computation at a time: networks are put into another mode and hold phi while they compute, and generators are set.
@@ -96,6 +96,7 @@ class Model:
     run: Trained
     learner: FewShotLearner
     reader: Reader
+    looks_at_all_queries: bool  # whether a prediction depends on the other queries that are asked with it
 
     def __repr__(self) -> str:
         return f"Model({str(self.run.folder.path)!r})"
@@ -112,11 +113,6 @@ class Model:
     def any_ways(self) -> bool:
         """Whether it can be adapted to any number of classes."""
         return self.learner.any_ways and "num_ways" in hyperparameters(self.learner)
-
-    @property
-    def looks_at_all_queries(self) -> bool:
-        """Whether a prediction depends on the other queries that are asked with it, by transductive batch norms."""
-        return any(norms(network, "transductive") for network in modules_of(self.learner))
 
     def adapt(self, x: Any, y: Any) -> Adapted:
         """The model adapted to examples ``x`` and their labels ``y``: names of classes [n], or targets [n] or [n, P].

@@ -1,17 +1,23 @@
 """Networks that metarun has not made: exact layers in them, and an execution that is right for them, or a refusal."""
 
+import re
 from dataclasses import replace
 
 from torch import nn
 
-from metarun.config.probe import OFF, Trial, networks_of, tried
-from metarun.core import MetaLearner, TaskDistribution
+from metarun.config.experiment import Experiment
+from metarun.config.probe import OFF, Trial, networks_of, reads_all_queries, tried
+from metarun.core import FewShotLearner, MetaLearner, TaskDistribution
 from metarun.errors import ConfigError
+from metarun.evaluation.eval_mode import modules_of
 from metarun.execution.execution import Eager, Looped
 from metarun.models.exact.replaced import make_exact
+from metarun.models.norm_state import norms
 
 NUM_TASKS = 2  # of the trial
-FIXES = {  # by what torch says
+FIXES = {  # by a pattern in what torch says
+    r"utils\.checkpoint|\bmeta\b(?![-.])": "Weights are read outside of its forward pass, where they are not theta: leave "
+    "out torch.utils.checkpoint, for which metarun has execution.inner_memory=recomputed, and read weights in forward only.",
     "scaled_dot_product": "Call it within torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), or use "
     "nn.MultiheadAttention, which metarun replaces.",
     "cudnn rnn": "Call it within torch.backends.cudnn.flags(enabled=False).",
@@ -53,17 +59,13 @@ def suited(execution: Eager, learner: MetaLearner, task: TaskDistribution, steps
 
     Raises ConfigError where a network of somebody else cannot be trained, or not as ``execution`` says.
     """
-    foreign = {
-        key: type(network).__name__
-        for key, network in networks_of(learner).items()
-        if not type(network).__module__.startswith("metarun.")
-    }
+    foreign = _foreign(learner)
     if not foreign:
         return execution, []
     episodes, name, keys = task.sample("train", range(NUM_TASKS)), ", ".join(foreign.values()), ", ".join(foreign)
     trial = tried(learner, episodes, steps, vmapped=_loop(execution) != execution)
     if trial.failure:
-        fix = next(fix for words, fix in FIXES.items() if words in trial.failure.lower())
+        fix = next(fix for words, fix in FIXES.items() if re.search(words, trial.failure, re.IGNORECASE))
         raise ConfigError([f"{keys}: there is no meta-gradient through {name}: {trial.failure}. {fix}"])
     if trial.changed:
         what = f"{keys}: a training step of {name} changes {', '.join(trial.changed)}"
@@ -71,6 +73,25 @@ def suited(execution: Eager, learner: MetaLearner, task: TaskDistribution, steps
         fix = "Compute it from the inputs, or make it a parameter; norms: track_running_stats=False"
         raise ConfigError([f"{what}, {why}. {fix}."])
     return _allowed(execution, trial, name)
+
+
+def _foreign(learner: MetaLearner) -> dict[str, str]:
+    """The networks that metarun has not made, by their keys."""
+    return {
+        key: type(network).__name__
+        for key, network in networks_of(learner).items()
+        if not type(network).__module__.startswith("metarun.")
+    }
+
+
+def transductive(experiment: Experiment) -> list[str]:
+    """What makes a prediction depend on the other queries that are asked with it, as the beginning of a sentence."""
+    learner = experiment.learner
+    found = ["batch norms read"] * any(norms(network, "transductive") for network in modules_of(learner))
+    if (foreign := _foreign(learner)) and isinstance(learner, FewShotLearner):
+        task = experiment.task.sample("train", [0])
+        found += [f"{', '.join(foreign.values())} reads"] * reads_all_queries(learner, experiment.theta_0, task)
+    return found
 
 
 def _loop(execution: Eager) -> Eager | None:

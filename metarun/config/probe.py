@@ -7,17 +7,20 @@ about as long as a training step.
 import traceback
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from metarun.core import Episode, MetaLearner, Metrics, Params, frozen
+from metarun.config.experiment import take_theta
+from metarun.core import Episode, FewShotLearner, MetaLearner, Metrics, Params, frozen
 from metarun.errors import MetarunError
 from metarun.evaluation.eval_mode import eval_mode, modules_of
 from metarun.execution.execution import Execution, Looped, Vmapped, generators_kept
 from metarun.execution.failures import memory_errors
-from metarun.trees import leaf_names, ravel, tree_leaves, tree_map
+from metarun.models.exact.layers import BatchNorm
+from metarun.trees import leaf_names, ravel, slice_tasks, tree_leaves, tree_map
 
 # how far the two meta-gradients may be apart, relative; float32 is for networks that insist on it
 SAME = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -59,7 +62,10 @@ def tried(learner: MetaLearner, episodes: Episode, steps: int, vmapped: bool = T
 
 
 def _started(learner: MetaLearner, episodes: Episode, dtype: torch.dtype) -> tuple[Params, Episode]:
-    """A theta near the learner's first one and the episodes, with its networks in ``dtype``; not on MPS, which has few."""
+    """A theta near the learner's first one and the episodes, with its networks in ``dtype``; not on MPS, which has few.
+
+    As in the run, the networks' own parameters are on "meta", where a pass that reads them beside theta raises.
+    """
     device = tree_leaves(episodes)[0].device
     device = torch.device("cpu") if device.type == "mps" else device
     for module in modules_of(learner):
@@ -68,7 +74,7 @@ def _started(learner: MetaLearner, episodes: Episode, dtype: torch.dtype) -> tup
     def cast(value: Tensor) -> Tensor:
         return value.to(device, dtype) if value.is_floating_point() else value.to(device)
 
-    theta = tree_map(lambda p: p + MOVED * torch.randn_like(p), tree_map(cast, learner.init()))
+    theta = tree_map(lambda p: p + MOVED * torch.randn_like(p), tree_map(cast, take_theta(learner)))
     return theta, tree_map(cast, episodes)
 
 
@@ -96,6 +102,44 @@ def _tried(learner: MetaLearner, steps: int, theta: Params, episodes: Episode, t
             trial.not_vmapped = f"its {what} would be {off:.1g} {OFF}"
             break
     return trial
+
+
+def reads_all_queries(learner: FewShotLearner, theta: Params, episodes: Episode) -> bool:
+    """Whether a prediction depends on the queries beside it in some other way than by batch norms of metarun.
+
+    False where that cannot be told, as of a network that draws, or takes no query alone. Changes nothing.
+    """
+    for dtype, tolerance in SAME.items():
+        try:
+            copy, episode = deepcopy(learner), slice_tasks(tree_map(partial(_cast, dtype=dtype), episodes), 0)
+            with eval_mode(copy), torch.no_grad():
+                near = tree_map(lambda p: p + MOVED * torch.randn_like(p), tree_map(partial(_cast, dtype=dtype), theta))
+                return _moved_by_others(copy, near, episode, dtype, tolerance)
+        except Exception:  # a learner that needs float32, or one that fails: its training says so
+            continue
+    return False
+
+
+def _moved_by_others(
+    learner: FewShotLearner, theta: Params, episode: Episode, dtype: torch.dtype, tolerance: float
+) -> bool:
+    """Whether the first or the last query is predicted otherwise alone than among all."""
+    for network in modules_of(learner):
+        network.to(dtype)
+    phi, x = learner.adapt(theta, episode.support), torch.cat([episode.query.x, episode.support.x])
+    for norm in (m for network in modules_of(learner) for m in network.modules() if isinstance(m, BatchNorm)):
+        norm.mode = "running"
+        norm.mean, norm.var = (torch.full((1,), value, dtype=dtype, device=x.device) for value in (0.0, 1.0))
+    generators = _generators()
+    among = learner.predict(phi, x)[[0, -1]]
+    if not all(map(torch.equal, generators, _generators())):
+        return False
+    alone = torch.cat([learner.predict(phi, x[:1]), learner.predict(phi, x[-1:])])
+    return bool((alone - among).norm() > tolerance * among.norm())
+
+
+def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.to(dtype) if value.is_floating_point() else value
 
 
 def _results(
@@ -150,5 +194,5 @@ def reason(error: Exception) -> str:
     """The error in a line, with the place in somebody else's code where it was raised."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*INSTALLED, "<"))]
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    first = next(iter(str(error).strip().splitlines()), "no message").rstrip(".")
+    first = next(iter(str(error).strip().splitlines()), "no message").rstrip(".!")
     return f"{type(error).__name__}: {first[:300]}{place}"

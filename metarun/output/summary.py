@@ -9,13 +9,12 @@ import numpy as np
 import torch
 
 from metarun.config.experiment import Experiment
+from metarun.config.networks import transductive
 from metarun.evaluation.baselines import baseline_name
 from metarun.evaluation.estimates import Estimate, estimate
-from metarun.evaluation.eval_mode import modules_of
 from metarun.evaluation.intervals import Over
 from metarun.evaluation.records import SHOTS, EpisodeScores
 from metarun.evaluation.whole import Evaluation
-from metarun.models.norm_state import norms
 from metarun.output.terminal import plain
 
 STEPS_SHOWN = (0, 1, 2, 3, 5, 10, 20, 50, 100, 200)  # of the adaptation curve
@@ -159,13 +158,14 @@ def verdict(experiment: Experiment, evaluation: Evaluation, step: int) -> list[s
 def conditions(experiment: Experiment, split: str, training: dict[str, Any] | None = None) -> list[str]:
     """A line for each condition of the scores that moves them; ``training``: the task's node of the run, where another."""
     suite, trained = experiment.suite, training or experiment.suite.own.node
-    lines: list[str] = []
+    lines, readers = list[str](), transductive(experiment)
     for name, scored in suite.elsewhere.items() or [("", suite.own)]:
         place = f" on {name}" if name else ""
         lines += scored.notes
-        if any(norms(network, "transductive") for network in modules_of(scored.learner)):
-            number = f" (num_queries={scored.node['num_queries']})" if "num_queries" in scored.node else ""
-            lines.append(f"batch norms read the whole query batch{place}{number}: with other queries the score changes")
+        number = f" (num_queries={scored.node['num_queries']})" if "num_queries" in scored.node else ""
+        lines += [
+            f"{reader} the whole query batch{place}{number}: with other queries the score changes" for reader in readers
+        ]
         if split != "train" and (others := list(differences(trained, scored.node))):
             lines.append(f"training had other episodes than the {split}{place}: {', '.join(others)} here")
         classes = list(dict.fromkeys(scored.task.class_names(split)))
