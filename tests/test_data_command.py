@@ -1,5 +1,6 @@
 """``metarun data``: what it says of each task, what it writes, and what a mistake is answered with."""
 
+import io
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,15 @@ from rich.console import Console
 
 from metarun.commands import data, doctor
 from metarun.commands.data import entries, show
+from metarun.commands.data_efficiency import figure as efficiency
 from metarun.config.help import options
 from metarun.core import Batch, Episode
 from metarun.drawing import class_figure, numbers_figure
 from metarun.errors import ConfigError
+from metarun.evaluation.estimates import Estimate
+from metarun.output.figures import adaptation_curve, shots_curve
+from metarun.output.lines import Axes, Line, drawn
+from metarun.output.tables import Score
 from metarun.tasks.sinusoid import Sinusoid
 from metarun.tasks.store import ClassRows, Source
 from tests.composing import composed
@@ -24,6 +30,7 @@ from tests.tasks.pictures_of import colour, picture
 
 GENERATED = {"quadratics", "sinusoid"}
 NAMES = "abcdefghij"
+POINTS = [{"train_fraction": share, "mean": 0.5, "ci95": 0.1} for share in (0.5, 1.0)]
 ROOT = Path(__file__).parents[1]
 CONFIGS, REQUESTS = ROOT / "configs", ROOT / "tests" / "outside" / "requests.jsonl"
 WITHOUT_DOWNLOAD = {"mini_imagenet": "mini-imagenet", "tiered_imagenet": "tiered-imagenet"}
@@ -43,6 +50,28 @@ def photos(tmp_path):
         for i in range(10):
             picture(tmp_path / "photos" / name / f"{i}.png", colour(name, i))
     return f"task.path={tmp_path / 'photos'}"
+
+
+def test_names_of_columns_are_no_formulas(tmp_path):
+    (x, y), table = (r"x$_{", r"y$\frac$<b>"), tmp_path / "table.csv"
+    table.write_text("\n".join([f"subject,{x},{y}", *(f"s{i % 9},{i % 7}.5,{i}" for i in range(108))]))
+    words = [f"path={table}", "task_column=subject", f'input_columns=["{x}"]', f"output_columns=['{y}']"]
+    show("csv_regression", [f"task.{word}" for word in words], [], "train", [0], tmp_path / "shown.png")
+    assert (tmp_path / "shown.png").stat().st_size > 0
+
+
+def test_names_in_other_figures_are_no_formulas():
+    name, score = r"a$_{\frac$", {k: Estimate(0.5, 0.1, 3) for k in (1, 2)}
+    figures = [
+        shots_curve({name: score}, {}),
+        adaptation_curve({f"{name}_step_{k}": score[1] for k in range(3)}, name, 1),
+    ]
+    figures.append(
+        efficiency({"score": name, "curves": [{"name": name, "points": POINTS}, {"name": "b", "points": POINTS}]})
+    )
+    for figure in figures:
+        figure.savefig(io.BytesIO(), format="png")
+    assert name in drawn([Line(name, {1: Score(0.5), 2: Score(0.6)})], Axes(name, name, name, [name]), "figure")
 
 
 def states(*folders: Path) -> dict[str, str]:

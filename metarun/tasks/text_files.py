@@ -113,14 +113,31 @@ def json_records(path: Path, faults: Faults) -> Iterator[Record]:
     for place, record in numbered:
         if isinstance(record, dict):
             yield place, record
+        elif isinstance(record, _Repeated):
+            faults.add(str(path), f"{place} has {record.name!r} more than once", "Name each field once.")
         else:
             faults.add(str(path), f'{place} is no object {{"text": ..., "label": ...}}', "Write one.")
+
+
+class _Repeated(NamedTuple):
+    """What stands for an object that names a field twice: JSON leaves it open which of the two counts."""
+
+    name: str
+
+
+def _parsed(content: str) -> Any:
+    def record(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Repeated:
+        names = [name for name, _ in pairs]
+        twice = [name for name in names if names.count(name) > 1]
+        return _Repeated(twice[0]) if twice else dict(pairs)
+
+    return json.loads(content, object_pairs_hook=record)
 
 
 def _list(path: Path, content: str) -> list[Any] | None:
     """The list that is the whole of ``content``; None where the first line is JSON of its own. Raises DataError."""
     try:
-        return json.loads(content)
+        return _parsed(content)
     except RecursionError as error:
         raise DataError(f"{path} is not read as JSON: it is nested too deep.") from error
     except ValueError as error:
@@ -137,7 +154,7 @@ def _lines(path: Path, content: str, faults: Faults) -> Iterator[tuple[str, Any]
     for number, line in enumerate(content.split("\n"), 1):
         try:
             if line.strip():
-                yield f"line {number}", json.loads(line)
+                yield f"line {number}", _parsed(line)
         except json.JSONDecodeError as error:
             faults.add(
                 str(path),
