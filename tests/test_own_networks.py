@@ -191,6 +191,16 @@ class OwnNorm(nn.LayerNorm):
         return super().forward(x) + 1
 
 
+class Padded(nn.Embedding):
+    """Adds to maps the vectors of their rounded numbers, of which 0 stands for padding."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 4, padding_idx=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x.detach().abs().long().clamp(max=2)).mean(-2)
+
+
 class Branch(nn.Module):
     """Another function where the inputs are large."""
 
@@ -292,6 +302,10 @@ REFUSED: dict[str, tuple[Callable[[], Net], str]] = {
     "a tensor that was computed": (
         lambda: Net(torch.nn.utils.weight_norm(nn.Linear(4, 4))),
         "it cannot be copied to be tried.*use that of torch.nn.utils.parametrizations",
+    ),
+    "spectral norm": (
+        lambda: Net(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))),
+        r"changes base_learner.layers.*_u, .* or make it a parameter; for spectral_norm, take weight_norm [^;]*\.$",
     ),
     "torch's checkpoints": (
         lambda: Net(nn.Linear(4, 4), lambda m, z: checkpoint(lambda v: m(v).tanh(), z, use_reentrant=False)),
@@ -405,6 +419,12 @@ def test_a_network_that_vmap_gets_wrong_is_looped_with_the_reason_or_refused(kin
     assert suited(Looped(), learner, Images(), STEPS) == (Looped(), [])
     compiled = [Compiled(Looped())] if kind in TRACED else []
     assert_exact(learner, start_of(learner), [Looped(), *compiled])
+
+
+def test_embeddings_whose_padding_would_learn_under_vmap_are_looped_for_that_reason():
+    execution, (note,) = suited(AUTO, built(lambda: Net(Padded())), Images(), STEPS)
+    assert execution == Looped() and re.search("off, relative .torch's embeddings with padding_idx", note)
+    assert "norm" not in note
 
 
 @pytest.mark.parametrize("execution", [AUTO, Looped(), Vmapped(None)], ids=lambda e: e.describe())
@@ -593,6 +613,16 @@ def test_a_trial_changes_nothing():
 def test_a_network_without_sizes_is_refused():
     with pytest.raises(ConfigError, match=r"without a shape \(layers.weight, layers.bias\).* Use layers with sizes"):
         exact(Net(nn.LazyLinear(4)))
+
+
+@pytest.mark.parametrize("hold", [nn.Module.register_parameter, nn.Module.register_buffer], ids=["weight", "buffer"])
+def test_a_network_that_holds_complex_numbers_is_refused(hold):
+    layers = nn.Identity()
+    hold(layers, "phase", nn.Parameter(torch.ones(4, dtype=torch.cfloat)))
+    with pytest.raises(
+        ConfigError, match=r"complex numbers \(layers.phase\), .* call torch.view_as_complex in forward"
+    ):
+        exact(Net(layers))
 
 
 # ---- frozen layers ----

@@ -8,7 +8,7 @@ from torch import nn
 from metarun.config.experiment import Experiment
 from metarun.config.probe import OFF, Trial, networks_of, reads_all_queries, tried
 from metarun.core import FewShotLearner, MetaLearner, TaskDistribution
-from metarun.errors import ConfigError
+from metarun.errors import ConfigError, listed
 from metarun.evaluation.eval_mode import modules_of
 from metarun.execution.execution import Eager, Looped
 from metarun.models.exact.replaced import make_exact
@@ -29,6 +29,14 @@ FIXES = {  # by a pattern in what torch says
     "not implemented": "Use other operations.",
     "": "Correct it there, or choose another network.",
 }
+KEPT = {  # by a pattern in the names of what a training step changes
+    "running_|num_batches": "norms: track_running_stats=False",
+    r"\._[uv]$": "for spectral_norm, take weight_norm or orthogonal of torch.nn.utils.parametrizations",
+}
+PADDED = (
+    "torch's embeddings with padding_idx do that, whose row learns under vmap: leave padding_idx out, and multiply the "
+    "embeddings of padding by 0"
+)
 FUSED = (
     "torch's fused norms with a weight do that: replace F.layer_norm, F.batch_norm, F.instance_norm, and classes derived "
     "from torch's norms, by torch's own modules, for which metarun has exact ones"
@@ -38,7 +46,7 @@ FUSED = (
 def exact(network: nn.Module) -> list[str]:
     """Make the layers of ``network`` exact; a line that says what was replaced, if anything was.
 
-    Raises ConfigError where its parameters have no shapes yet.
+    Raises ConfigError where its parameters have no shapes yet, or it holds complex numbers.
     """
     lazy = [name for name, p in network.named_parameters() if nn.parameter.is_lazy(p)]
     if lazy:
@@ -46,6 +54,14 @@ def exact(network: nn.Module) -> list[str]:
             [
                 f"{type(network).__name__} has parameters without a shape ({', '.join(lazy)}), which torch gives them at "
                 "the first input. Use layers with sizes; input_shape and num_outputs are arguments of your network."
+            ]
+        )
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    if complex_ones := [name for name, tensor in tensors.items() if tensor.is_complex()]:
+        raise ConfigError(
+            [
+                f"{type(network).__name__} holds complex numbers ({listed(complex_ones)}), but theta and buffers are of the "
+                "run's dtype, real. Hold torch.view_as_real of them, and call torch.view_as_complex in forward."
             ]
         )
     replaced = make_exact(network)
@@ -70,9 +86,13 @@ def suited(execution: Eager, learner: MetaLearner, task: TaskDistribution, steps
     if trial.changed:
         what = f"{keys}: a training step of {name} changes {', '.join(trial.changed)}"
         why = "which no checkpoint keeps and vmapped tasks would not see"
-        fix = "Compute it from the inputs, or make it a parameter; norms: track_running_stats=False"
-        raise ConfigError([f"{what}, {why}. {fix}."])
-    return _allowed(execution, trial, name)
+        fixes = [fix for words, fix in KEPT.items() if any(re.search(words, name) for name in trial.changed)]
+        raise ConfigError(
+            [f"{what}, {why}. {'; '.join(['Compute it from the inputs, or make it a parameter', *fixes])}."]
+        )
+    modules = (module for network in modules_of(learner) for module in network.modules())
+    padded = any(getattr(module, "padding_idx", None) is not None for module in modules)
+    return _allowed(execution, trial, name, PADDED if padded else FUSED)
 
 
 def _foreign(learner: MetaLearner) -> dict[str, str]:
@@ -99,8 +119,8 @@ def _loop(execution: Eager) -> Eager | None:
     return next((candidate for candidate in execution.candidates() if isinstance(candidate, Looped)), None)
 
 
-def _allowed(execution: Eager, trial: Trial, name: str) -> tuple[Eager, list[str]]:
-    """``execution`` where the trial allows it, or its loop, with lines that say why."""
+def _allowed(execution: Eager, trial: Trial, name: str, off: str) -> tuple[Eager, list[str]]:
+    """``execution`` where the trial allows it, or its loop, with lines that say why; ``off``: what makes it inexact."""
     notes = []
     if trial.draws and execution.inner_memory != "stored":
         why = f"{name} draws random numbers, and a step that is computed again would draw different ones"
@@ -113,7 +133,7 @@ def _allowed(execution: Eager, trial: Trial, name: str) -> tuple[Eager, list[str
     if not trial.not_vmapped or loop == execution:
         return execution, notes
     why = f"{name} cannot be vmapped: {trial.not_vmapped}"
-    why += f" ({FUSED})" if OFF in trial.not_vmapped else ""
+    why += f" ({off})" if OFF in trial.not_vmapped else ""
     if loop is None:
         raise ConfigError([f"execution: {why}. Use execution=looped, or execution=auto, which then loops."])
     return loop, [*notes, f"execution: looped, because {why}"]
