@@ -1,6 +1,7 @@
 """Pictures of tasks, by matplotlib: curves with their support points, motions of mechanical systems, images, numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 3
+
+
+@contextmanager
+def as_written() -> Iterator[None]:
+    """A context, or decorator, in which matplotlib draws texts letter by letter: names of users may hold $, which is no
+    formula."""
+    import matplotlib as mpl
+
+    with mpl.rc_context({"text.parse_math": False}):
+        yield
 
 
 def curves(
@@ -113,7 +124,7 @@ def class_figure(episodes: Episode, titles: Sequence[str], names: Sequence[Seque
         shown = min(len(names[b]), MAX_ROWS)
         middles = (np.arange(shown) + 0.5) * blocks["support"].shape[1] / shown
         labels = [f"{n}: {name}" for n, name in enumerate(names[b][:shown])]
-        grid[b][0].set_yticks(middles, labels, fontsize=8, parse_math=False)
+        grid[b][0].set_yticks(middles, labels, fontsize=8)
         grid[b][0].tick_params(length=0)
     return figure
 
@@ -150,6 +161,7 @@ def numbers_figure(episodes: Episode, titles: Sequence[str]) -> Any:
     return figure
 
 
+@as_written()
 def picture(task: TaskDistribution, split: str, indices: Sequence[int]) -> "Figure":
     """Draw those episodes as the task itself shows them; where it has no picture, draw numbers or nameless images."""
     if own := task.show(split, indices):

@@ -7,6 +7,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from metarun.config.compose import composed
+from metarun.drawing import as_written
 from metarun.errors import ConfigError
 from metarun.evaluation.intervals import half_width
 from metarun.files import read_json, write_json
@@ -76,6 +77,7 @@ def leave_curves(runs: Sequence[tuple[list[str], RunFolder]], folder: Path) -> l
     return [f"data efficiency: {folder / NAME}.png and .json", *left_out]
 
 
+@as_written()
 def figure(content: dict[str, Any]) -> Any:
     """A matplotlib figure of the score over the share, with an interval at each point."""
     from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metarun.core import Batch, Episode
-from metarun.drawing import GAP, GREY, LINE, MAX_ROWS, WHITE
+from metarun.drawing import GAP, GREY, LINE, MAX_ROWS, WHITE, as_written
 from metarun.evaluation.estimates import Estimate
 from metarun.output.summary import Curves, references_over_shots
 
@@ -35,6 +35,7 @@ def episode_grid(episode: Episode, num_ways: int) -> Tensor:
     return torch.cat([support, gap, query], dim=2).cpu()
 
 
+@as_written()
 def adaptation_curve(scores: dict[str, Estimate], name: str, trained_steps: int) -> Any:
     """A matplotlib figure: ``name`` after 0, 1, ... adaptation steps with 95% confidence intervals."""
     from matplotlib.figure import Figure
@@ -55,6 +56,7 @@ def adaptation_curve(scores: dict[str, Estimate], name: str, trained_steps: int)
     return figure
 
 
+@as_written()
 def shots_curve(curves: Curves, scores: dict[str, Estimate]) -> Any:
     """A matplotlib figure of the ``curves_over_shots`` of ``scores``, a panel for each, with 95% confidence intervals.
 

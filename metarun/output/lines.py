@@ -54,7 +54,8 @@ def svg(draw: Callable[[Any], None], size: tuple[float, float], title: str, name
     from matplotlib.figure import Figure
 
     text = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif", "font.size": 10}):
+    settings = {"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif", "font.size": 10}
+    with mpl.rc_context({**settings, "text.parse_math": False}):  # names may hold $, which is no formula
         picture = Figure(figsize=size, layout="constrained")
         draw(picture)
         picture.savefig(text, format="svg", metadata={"Date": None})

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from metarun.drawing import as_written
 from metarun.output.explained.findings import begins_at_zero, named
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ COLOURS = 20  # of classes; more are not told apart
 BEFORE, AFTER, SUPPORT, QUERY = "0.55", "C0", "C3", "C0"
 
 
+@as_written()
 def drawn(parts: dict[str, Any], score: str) -> "dict[str, Figure]":
     """A figure of each part that has one, by its name."""
     found: dict[str, Figure | None] = {name: draw(parts[name]) for name, draw in OF_PARTS.items() if name in parts}
@@ -54,7 +56,7 @@ def layers(part: dict[str, Any]) -> "Figure":
         panel.grid(axis="x", alpha=0.3)
     for place in (place for place, row in zip(places, rows, strict=True) if begins_at_zero(row)):
         panels[0].text(0, place, " away from zero", fontsize=8, va="center")
-    panels[0].set_yticks(places, [named(row) for row in rows], fontsize=8, parse_math=False)
+    panels[0].set_yticks(places, [named(row) for row in rows], fontsize=8)
     panels[0].set(xlim=(0, None), ylim=(len(rows) - 0.5, -0.5))
     panels[1].set_xlim(0, 1.02)
     return figure
@@ -156,7 +158,7 @@ def confusion(part: dict[str, Any]) -> "Figure | None":
     titles = ("share mistaken (class → taken for)", "share recognised (hardest classes)")
     for panel, values, color, title in zip(panels, (pairs, hardest), (SUPPORT, AFTER), titles, strict=True):
         panel.barh(range(len(values)), [times / number for _, times, number in values], color=color, height=0.65)
-        panel.set_yticks(range(len(values)), [name for name, *_ in values], fontsize=8, parse_math=False)
+        panel.set_yticks(range(len(values)), [name for name, *_ in values], fontsize=8)
         for row, (_, times, number) in enumerate(values):
             panel.text(times / number + 0.01, row, f"{times} of {number}", fontsize=8, va="center")
         panel.set_title(title, fontsize=10, loc="left")
