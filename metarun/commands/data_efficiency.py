@@ -7,7 +7,6 @@ from statistics import fmean, stdev
 from typing import Any
 
 from metarun.config.compose import composed
-from metarun.drawing import as_written
 from metarun.errors import ConfigError
 from metarun.evaluation.intervals import half_width
 from metarun.files import read_json, write_json
@@ -68,16 +67,17 @@ def leave_curves(runs: Sequence[tuple[list[str], RunFolder]], folder: Path) -> l
     if not content["curves"]:
         return []
     write_json(folder / f"{NAME}.json", content)
-    drawn = figure(content)
-    drawn.savefig(folder / f"{NAME}.png", dpi=130)
-    from metarun.output.loggers.tensorboard import add_figures  # torch is loaded after the sweep
+    from metarun.drawing import as_written  # torch is loaded after the sweep
+    from metarun.output.loggers.tensorboard import add_figures
 
+    with as_written():
+        drawn = figure(content)
+    drawn.savefig(folder / f"{NAME}.png", dpi=130)
     add_figures(folder / NAME, {NAME: drawn}, 0)
     left_out = [f"not in the curve: {', '.join(content['missing'])}"] if content["missing"] else []
     return [f"data efficiency: {folder / NAME}.png and .json", *left_out]
 
 
-@as_written()
 def figure(content: dict[str, Any]) -> Any:
     """A matplotlib figure of the score over the share, with an interval at each point."""
     from matplotlib.figure import Figure
