@@ -354,6 +354,8 @@ GOOD = "".join(json.dumps({"text": f"{c} {i}", "label": c}) + "\n" for c in "abc
 WRONG = {  # the content of a file, and what is said of it
     "not JSON": (GOOD + "{text: 1}\n", r"line 51 is not JSON: .* at column"),
     "no object": (GOOD + "[1, 2]\n", r"line 51 is no object"),
+    "a label twice": (GOOD + '{"text": "x", "label": "a", "label": "b"}\n', r"line 51 has 'label' more than once"),
+    "a label twice in a list": ('[{"text": "x", "label": "a", "label": "a"}]', r"entry 1 has 'label' more than once"),
     "a missing label": (GOOD + '{"text": "x"}\n', r"line 51 has no 'label'"),
     "a missing text": ('{"label": "x"}\n' + GOOD, r"line 1 has no 'text'"),
     "a blank text": (GOOD + '\n{"text": " \\t", "label": "a"}\n', r"line 52: 'text' is empty"),
