@@ -283,6 +283,59 @@ def test_one_evaluation_task_is_compared_by_its_name_before_the_score(two_tasks)
     assert outcome.code == 2 and "no score nowhere/accuracy" in outcome.err
 
 
+# ---- few classes or tasks ----
+
+SUBJECTS = {"anna": -0.17, "ben": 0.001, "carl": 0.007}
+
+
+def of_subjects(folder: Path, effects: dict[str, float], seed: int = 0, count: int = 200) -> Path:
+    """Two runs on so many episodes of each subject, of whom each has a difference of his own."""
+    rng = np.random.default_rng(seed)
+    for name, sign in (("one", 1.0), ("other", 0.0)):
+        lines = []
+        for i, (subject, effect) in enumerate(effects.items()):
+            values = [float(value) for value in 0.5 + sign * effect + rng.normal(0, 0.01, count)]
+            run = episodes(keep(folder / name, seed=seed), values, seed=seed, tasks=[subject])
+            rows = map(json.loads, (run / "episodes.jsonl").read_text().splitlines())
+            lines += [json.dumps({**row, "episode": row["episode"] * len(effects) + i}) for row in rows]
+        (run / "episodes.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def test_few_tasks_have_an_interval_of_their_own_from_which_to_conclude(tmp_path):
+    shown = told(of_subjects(tmp_path, SUBJECTS))
+    (pair,) = shown["differences"]
+    wide, narrow = pair["difference over tasks"], pair["difference over episodes"]
+    assert wide["ci95"] == pytest.approx(4.3027 * np.std([*SUBJECTS.values()], ddof=1) / math.sqrt(3), rel=0.02)
+    assert (wide["n"], wide["mean"]) == (3, narrow["mean"]) and narrow["ci95"] < 0.02
+    assert pair["p over episodes"] < 1e-9 and 0.3 < pair["p over tasks"] < 0.5
+    assert any("conclude from that over tasks, whose interval is wider" in note for note in shown["notes"])
+
+
+def test_more_seeds_of_the_same_tasks_do_not_narrow_the_interval_over_them(tmp_path):
+    for seed in range(3):
+        of_subjects(tmp_path / str(seed), SUBJECTS, seed)
+        for name, learner in (("one", "maml"), ("other", "protonet")):
+            keep(tmp_path / str(seed) / name, learner=learner, seed=seed)
+    (pair,) = told(tmp_path, "--by=meta_learner")["differences"]
+    (alone,) = told(tmp_path / "0")["differences"]
+    assert pair["difference over tasks"]["ci95"] == pytest.approx(alone["difference over tasks"]["ci95"], rel=0.05)
+
+
+def test_a_test_of_one_task_says_that_others_are_unknown(tmp_path):
+    shown = told(of_subjects(tmp_path, {"anna": -0.17}))
+    (pair,) = shown["differences"]
+    assert pair["difference over tasks"]["ci95"] is None is pair["p over tasks"]
+    assert any("unknown for other tasks, of which the test has too few" in note for note in shown["notes"])
+
+
+def test_equal_differences_are_said_to_tell_nothing_of_others(tmp_path):
+    for name, shift in (("one", 0.1), ("other", 0.0)):
+        made(tmp_path / name, [0.5 + shift, 0.7 + shift])
+    (note,) = [note for note in told(tmp_path)["notes"] if "are equal" in note]
+    assert note == "one and other: all 2 differences over episodes are equal: an interval of 0 tells nothing of others"
+
+
 # ---- groups of seeds ----
 
 

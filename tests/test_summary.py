@@ -72,6 +72,29 @@ def test_the_last_line_says_where_training_did_not_help(prototypes, sinusoid, tr
     assert last_line(sinusoid, (1 - trained, 0.03), (0.5, 0.04)) == f"training did not help: {said}"
 
 
+FEW = "+- WIDE over the 3 classes"
+
+
+@pytest.mark.parametrize(
+    ("gain", "said"),
+    [
+        (-0.02, f"made it worse by 0.0200 +- NARROW; {FEW}, which is within the interval over the classes"),
+        (0.02, f"made it better by 0.0200 +- NARROW; {FEW}, which is within the interval over the classes"),
+        (-0.3, f"made it worse by 0.3000 +- NARROW; {FEW}"),
+        (0.3, ""),
+    ],
+)
+def test_what_few_classes_leave_open_is_not_concluded_from_many_episodes(prototypes, gain, said):
+    classes, hard, effects = np.arange(600) % 3, values(0.5, 0.04, 1, 600), np.array([-0.03, 0.01, 0.02])
+    found = evaluation(prototypes, hard + gain + effects[classes], hard)
+    (part,) = found.episodes
+    part = dataclasses.replace(part, kind="classes", members=[[f"class {c}"] for c in classes])
+    last = summary(prototypes, dataclasses.replace(found, episodes=[part]), 100).splitlines()[-1]
+    narrow, wide = (half_width(effects.std(ddof=ddof), n) for ddof, n in ((0, 600), (1, 3)))
+    expected = said.replace("NARROW", f"{narrow:.4f}").replace("WIDE", f"{wide:.4f}")
+    assert last.removeprefix("training did not help: training ") == expected or (not said and "help" not in last)
+
+
 def test_training_is_compared_with_its_baseline_episode_by_episode(prototypes):
     """One point better in every episode, of which some are far harder than others."""
     hard = values(0.5, 0.04, 1)

@@ -1,8 +1,8 @@
 """``metarun compare RUN RUN ...``: differences on the same test episodes; by groups of seeds with ``--by``."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
@@ -10,10 +10,23 @@ from typing import Any
 
 from metarun.commands.runs import NO_VALUE, filters_in, passes, value_of
 from metarun.errors import listed, wrong_command
+from metarun.evaluation.kinds import KINDS
 from metarun.output.ledger import runs_in
-from metarun.output.paired import Difference, holm, of_strata, of_values, win_rate
-from metarun.output.scored import Scored, by_task, mean_of, shared, strata, why_none, without_episodes, without_numbers
+from metarun.output.paired import Difference, holm, of_others, of_strata, of_values, win_rate
+from metarun.output.scored import (
+    Scored,
+    by_task,
+    mean_of,
+    over_others,
+    shared,
+    strata,
+    why_none,
+    without_episodes,
+    without_numbers,
+)
 from metarun.output.tables import Score, Table, plain, refuse_other_formats, show, text_of
+
+ROUNDING = 1e-9  # relative: an interval below it is one of equal values
 
 
 @dataclass(frozen=True)
@@ -23,11 +36,14 @@ class Group:
     name: str
     members: dict[Any, Scored]
 
-    def summary(self, score: str) -> tuple[Score, Score]:
-        """The mean with its interval over seeds, and with that over the episodes of these seeds; evaluation tasks count
-        alike, however many episodes they have."""
-        values = [member.scores(score) for member in self.members.values()]
-        return of_values(list(map(mean_of, values))).score, of_strata(strata(values)).score
+    def summary(self, score: str) -> dict[str, Score]:
+        """The mean with its interval over seeds, with that over the episodes of these seeds, and with that over other
+        classes or tasks where the episodes' are known; evaluation tasks count alike, however many episodes they have."""
+        runs = list(self.members.values())
+        values = [run.scores(score) for run in runs]
+        found = {"seeds": of_values(list(map(mean_of, values))).score, "episodes": of_strata(strata(values)).score}
+        others = over_others(runs, values)
+        return found | ({others.kind: of_others(found["seeds"].mean, others).score} if others else {})
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,21 @@ class Pair:
     over_seeds: Difference
     over_episodes: Difference
     wins: float
+    over_others: dict[str, Difference] = field(default_factory=dict)  # by the kind: classes, tasks of a table, or sizes
+
+    @property
+    def caveats(self) -> Iterator[str]:
+        """What a reader must know before drawing a conclusion from its intervals."""
+        for kind, (score, p) in self.over_others.items():
+            of_episodes = f"over episodes a difference is sure for these {score.n} {kind} alone"
+            if p is None:
+                yield f"{of_episodes}, and unknown for other {kind}, of which the test has too few"
+            elif (score.ci95 or 0.0) > (self.over_episodes.score.ci95 or 0.0):
+                yield f"{of_episodes}; conclude from that over {kind}, whose interval is wider"
+        for over, (score, p) in {"seeds": self.over_seeds, "episodes": self.over_episodes, **self.over_others}.items():
+            if p is not None and (score.ci95 or 0.0) <= ROUNDING * abs(score.mean):
+                name = f"{self.first} and {self.second}"
+                yield f"{name}: all {score.n} differences over {over} are equal: an interval of 0 tells nothing of others"
 
 
 def compare_runs(words: list[str], by: str, score: str, evaluation: str, chosen: str) -> None:
@@ -99,7 +130,7 @@ def compared(one: Group, other: Group, score: str, notes: list[str]) -> Pair | N
     couples = list(zip(one.members.values(), other.members.values(), strict=True)) if single else couples
     if alone := one.members.keys() ^ other.members.keys() if not single else set():
         notes.append(f"{one.name} and {other.name}: seeds {listed([str(s) for s in alone])} are in one of them alone")
-    of_seeds = []
+    of_seeds, runs = [], []
     for a, b in couples:
         differences = shared(a, b, score)
         count, counts = len(differences), (len(a.scores(score)), len(b.scores(score)))
@@ -108,13 +139,19 @@ def compared(one: Group, other: Group, score: str, notes: list[str]) -> Pair | N
         elif count < max(counts):
             notes.append(f"{a.name} and {b.name} share {count} of {counts[0]} and {counts[1]} episodes")
         of_seeds += [differences] if differences else []
+        runs += [a] if differences else []
     if not of_seeds:
         return None
     higher = couples[0][0].higher(score)
     wins = fmean(
         win_rate(list(episodes.values()), higher) for scores in of_seeds for episodes in by_task(scores).values()
     )
-    return Pair(one.name, other.name, of_values(list(map(mean_of, of_seeds))), of_strata(strata(of_seeds)), wins)
+    over_seeds, over_episodes = of_values(list(map(mean_of, of_seeds))), of_strata(strata(of_seeds))
+    others = over_others(runs, of_seeds)
+    apart = {others.kind: of_others(over_episodes.score.mean, others)} if others else {}
+    pair = Pair(one.name, other.name, over_seeds, over_episodes, wins, apart)
+    notes += [note for note in pair.caveats if note not in notes]
+    return pair
 
 
 def _note_of_tasks(groups: list[Group], score: str) -> list[str]:
@@ -152,17 +189,19 @@ def told(groups: list[Group], pairs: list[Pair], score: str, notes: list[str], b
 
 def of_groups(groups: list[Group], score: str, over: Sequence[str]) -> Table:
     """The mean of each group with its intervals."""
-    rows = []
-    for group in groups:
-        intervals = dict(zip(("seeds", "episodes"), group.summary(score), strict=True))
+    rows, found = [], [group.summary(score) for group in groups]
+    over = [*over, *(kind for kind in KINDS if any(kind in intervals for intervals in found))]
+    for group, intervals in zip(groups, found, strict=True):
         seeds = [", ".join(map(str, group.members))] if "seeds" in over else []
-        rows.append([group.name, *seeds, *(intervals[name] for name in over)])
+        rows.append([group.name, *seeds, *(intervals.get(name) for name in over)])
     seeds = ["seeds"] if "seeds" in over else []
     return Table(["run" if not seeds else "group", *seeds, *(f"{score} over {name}" for name in over)], rows, "scores")
 
 
 def of_pairs(pairs: list[Pair], score: str, over: Sequence[str]) -> Table:
-    """The differences with their intervals and p values, these also corrected where there are several."""
+    """The differences with their intervals and p values, these also corrected where there are several; beside those that
+    are asked for, those over other classes or tasks, where the episodes' are known."""
+    over = [*over, *(kind for kind in KINDS if any(kind in pair.over_others for pair in pairs))]
     columns = ["first", "second", *(f"difference over {name}" for name in over), "win rate"]
     rows = [[pair.first, pair.second, *(d.score for d in _of(pair, over)), pair.wins] for pair in pairs]
     for name in over:
@@ -175,4 +214,5 @@ def of_pairs(pairs: list[Pair], score: str, over: Sequence[str]) -> Table:
 
 
 def _of(pair: Pair, over: Sequence[str]) -> list[Difference]:
-    return [{"seeds": pair.over_seeds, "episodes": pair.over_episodes}[name] for name in over]
+    found = {"seeds": pair.over_seeds, "episodes": pair.over_episodes, **pair.over_others}
+    return [found.get(name, Difference(Score(pair.over_episodes.score.mean), None)) for name in over]

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, variance
 from typing import Any, NamedTuple
 
+from metarun.evaluation.intervals import Over
 from metarun.evaluation.student import student_t, two_sided
 from metarun.output.tables import Score
 
@@ -50,6 +51,13 @@ def of_strata(strata: Sequence[Sequence[float]]) -> Difference:
         return _by_student(mean, None, 0, n)
     error = math.sqrt(math.fsum(variance(values) / len(values) for values in strata)) / len(strata)
     return _by_student(mean, error, n - len(strata), n)
+
+
+def of_others(mean: float, over: Over) -> Difference:
+    """A mean difference as it is sure for other classes or tasks than those of the test; the p value agrees with the
+    interval, and neither is known where the test has too few."""
+    df = over.number - 1
+    return _by_student(mean, None if math.isnan(over.ci95) else over.ci95 / student_t(df), df, over.number)
 
 
 def half_width_of_mean(widths: Sequence[float], alike: bool) -> float:

@@ -6,6 +6,10 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
+from metarun.evaluation.intervals import Over, over
+from metarun.evaluation.kinds import KINDS
 from metarun.output.kept import json_lines, json_object, number
 from metarun.output.ledger import Run
 from metarun.output.paired import higher_is_better
@@ -43,6 +47,12 @@ class Scored:
         task, _, own = name.rpartition("/")
         found = {_key(row): number(row["scores"].get(own)) for row in self.episodes}
         return {key: value for key, value in found.items() if value is not None and task in ("", key[0])}
+
+    @cached_property
+    def origins(self) -> dict[tuple[str, int], tuple[str, list[str]]]:
+        """What each episode was drawn from, by its task and number, where known: one of ``KINDS``, and which ones."""
+        told = [(_key(row)[:2], kind, row.get(kind)) for row in self.episodes for kind in KINDS]
+        return {key: (kind, list(map(str, names))) for key, kind, names in told if isinstance(names, list)}
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -96,9 +106,34 @@ def strata(of_seeds: Sequence[Mapping[Key, float]]) -> list[list[float]]:
     Seeds that were tested on the very same episodes are taken together episode by episode, and so are tasks whose episodes
     have the same numbers: they are drawn by these numbers, and may share classes.
     """
-    if all(scores.keys() == of_seeds[0].keys() for scores in of_seeds):
-        of_seeds = [{key: fmean(scores[key] for scores in of_seeds) for key in of_seeds[0]}]
-    return [values for scores in of_seeds for values in _over_tasks(list(by_task(scores).values()))]
+    return [values for scores in _apart(of_seeds) for values in _over_tasks(list(by_task(scores).values()))]
+
+
+def _apart(of_seeds: Sequence[Mapping[Key, float]]) -> Sequence[Mapping[Key, float]]:
+    """The scores of each seed, or of seeds with the very same episodes their mean."""
+    if any(scores.keys() != of_seeds[0].keys() for scores in of_seeds):
+        return of_seeds
+    return [{key: fmean(scores[key] for scores in of_seeds) for key in of_seeds[0]}]
+
+
+def over_others(runs: Sequence[Scored], of_seeds: Sequence[Mapping[Key, float]]) -> Over | None:
+    """How sure the mean is on other classes, tasks of a table or draws of sizes than those of the episodes, which all seeds
+    share; None where these are not known. ``runs``: of each seed one whose episodes these are."""
+    values, members, kinds = [], [], set()
+    for seed, (run, scores) in enumerate(zip(runs, _apart(of_seeds), strict=False)):
+        tasks = by_task(scores)
+        alike = _over_tasks(list(tasks.values()))
+        if len(alike) > 1:  # tasks with episodes of their own
+            return None
+        for episode, value in zip(next(iter(tasks.values())), alike[0], strict=True):
+            origins = [run.origins.get((task, episode), ("", [])) for task in tasks]
+            names = [f"{seed} {name}" if kind == "sizes" else name for kind, own in origins for name in own]
+            values.append(value)
+            members.append(names)
+            kinds |= {kind for kind, _ in origins}
+    if len(kinds) > 1 or not all(members) or len(values) <= 1:
+        return None
+    return over(kinds.pop(), {"": np.array(values)}, members)[""]
 
 
 def _over_tasks(tasks: list[dict[int, float]]) -> list[list[float]]:

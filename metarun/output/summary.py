@@ -13,13 +13,14 @@ from metarun.config.networks import transductive
 from metarun.evaluation.baselines import baseline_name
 from metarun.evaluation.estimates import Estimate, estimate
 from metarun.evaluation.intervals import Over
-from metarun.evaluation.records import SHOTS, EpisodeScores
+from metarun.evaluation.records import SHOTS, EpisodeScores, mean_over_tasks
 from metarun.evaluation.whole import Evaluation
 from metarun.output.terminal import plain
 
 STEPS_SHOWN = (0, 1, 2, 3, 5, 10, 20, 50, 100, 200)  # of the adaptation curve
 NOWHERE: Mapping[str, Over] = MappingProxyType({})  # no interval over other classes is known
 LIKELIHOOD = "negative_log_likelihood"
+GAIN = "gain"
 NAMES_SHOWN = 10  # test classes at most: so few that it matters which they are
 
 
@@ -128,31 +129,37 @@ def _baseline(experiment: Experiment, part: EpisodeScores) -> tuple[str, str]:
     return baseline_name(scored.task, experiment.task.spec.objective.score_name)
 
 
-def gain_of_training(experiment: Experiment, evaluation: Evaluation) -> Estimate:
-    """By how much the score is better than that without training, episode by episode; over tasks elsewhere the mean."""
-    objective, gains = experiment.task.spec.objective, []
+def gain_of_training(experiment: Experiment, evaluation: Evaluation) -> tuple[Estimate, Over | None]:
+    """By how much the score is better than that without training, episode by episode; over tasks elsewhere the mean. How
+    sure that is on other episodes, and on other classes or tasks, where these are known."""
+    objective, parts = experiment.task.spec.objective, []
     for part in evaluation.episodes:
         key, _ = _baseline(experiment, part)
-        gains.append(part.all[objective.score_name] - part.all[key])
-    gain = torch.from_numpy(np.mean(gains, 0))
-    return estimate(gain if objective.higher_is_better else -gain)
+        gain = part.all[objective.score_name] - part.all[key]
+        gains = {GAIN: gain if objective.higher_is_better else -gain}
+        parts.append(EpisodeScores(part.split, gains, kind=part.kind, members=part.members))
+    mean = mean_over_tasks(parts)
+    return estimate(torch.from_numpy(mean.values[GAIN])), mean.over().get(GAIN)
 
 
 def verdict(experiment: Experiment, evaluation: Evaluation, step: int) -> list[str]:
     """A line where training did not help: where the checkpoint, of ``step``, is the start, or its score is not above that
-    without training by more than the interval of their difference."""
+    without training by more than the intervals of their difference, over episodes and over classes or tasks."""
     found = without_training(experiment, evaluation)
     start = ["training did not help: the best checkpoint is the start"] * (step == 0)
     if found is None:
         return start
-    gain, interval, _ = gain_of_training(experiment, evaluation)
-    if start and gain < -interval:
-        return [f"{start[0]}, and {found[0]} would be better by {-gain:.4f} +- {interval:.4f}"]
-    if start or gain > interval:
+    (gain, interval, _), over = gain_of_training(experiment, evaluation)
+    widest = interval if over is None or math.isnan(over.ci95) else max(interval, over.ci95)
+    by = f"by {abs(gain):.4f} +- {interval:.4f}{_over(over)}"
+    if start and gain < -widest:
+        return [f"{start[0]}, and {found[0]} would be better {by}"]
+    if start or gain > widest:
         return start
     outcome = "made it worse" if gain < 0 else "made it better"
-    within = ", which is within the interval" if abs(gain) <= interval else ""
-    return [f"training did not help: training {outcome} by {abs(gain):.4f} +- {interval:.4f}{within}"]
+    over_kind = f" over the {over.kind}" if over and abs(gain) > interval else ""
+    within = f", which is within the interval{over_kind}" if abs(gain) <= widest else ""
+    return [f"training did not help: training {outcome} {by}{within}"]
 
 
 def conditions(experiment: Experiment, split: str, training: dict[str, Any] | None = None) -> list[str]:
