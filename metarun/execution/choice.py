@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 import torch
 
 from metarun.annotations import conforms
+from metarun.config.ranges import range_problems
 from metarun.errors import MetarunError
 from metarun.execution.compiled import Compiled
 from metarun.execution.cuda_graph import CudaGraphed
@@ -48,7 +49,7 @@ class Choice:
         try:
             facts = read_json(path)
             stored, threads = facts.get("execution"), facts["threads"]
-            if not conforms(threads, int) or threads < 1:
+            if not _may_be("threads", threads, int) or threads < 1:
                 raise ValueError(f"threads is {threads!r}")
             execution = _named(facts["chosen"], like) if stored is None else _execution(stored)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -73,9 +74,14 @@ def _execution(content: dict[str, Any]) -> Execution:
     kind = KINDS[content["kind"]]
     hints = get_type_hints(kind)
     values = {name: _execution(v) if name == "inner" else v for name, v in content.items() if name != "kind"}
-    if wrong := [name for name, value in values.items() if not conforms(value, hints[name])]:
+    if wrong := [name for name, value in values.items() if not _may_be(name, value, hints[name])]:
         raise ValueError(f"not what they may be: {', '.join(wrong)}")
     return kind(**values)
+
+
+def _may_be(name: str, value: Any, kind: Any) -> bool:
+    """Whether a configuration could have this value for the setting ``name``, which is a ``kind``."""
+    return conforms(value, kind) and not any(range_problems(name, value))
 
 
 def _named(name: str, like: Eager) -> Execution:
@@ -83,6 +89,8 @@ def _named(name: str, like: Eager) -> Execution:
     if not (match := OLD_NAME.fullmatch(name)):
         raise ValueError(name)
     chunk, convolution, recomputed, graph, whole = match.groups()
+    if chunk and not _may_be("chunk", int(chunk), int):
+        raise ValueError(name)
     shared = {setting.name: getattr(like, setting.name) for setting in fields(Eager)} | {"compile": False}
     if convolution:
         shared["convolution"] = convolution
