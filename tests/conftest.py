@@ -24,6 +24,12 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(50_000)
 
 
+@pytest.fixture
+def statuses_alone(monkeypatch) -> None:
+    """The jobs of a sweep act by a script, and leave a status.json and no other file of a run."""
+    monkeypatch.setattr("metarun.sweep.job.Job.damage", "")
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder with the real data sets; tests that ask for it are marked ``data``."""

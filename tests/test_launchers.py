@@ -30,6 +30,7 @@ from metarun.sweep.slots import Slots
 from metarun.sweep.way import Sweep
 from tests.running import TINY, environment, metarun, read, state, wait_for
 
+pytestmark = pytest.mark.usefixtures("statuses_alone")
 ENGINES = ("joblib", "submitit", "ray")
 
 

@@ -15,6 +15,7 @@ from metarun.sweep.launchers import slurm
 from metarun.sweep.launchers.slurm_script import Task, script
 from tests.running import TINY, Outcome, metarun, read
 
+pytestmark = pytest.mark.usefixtures("statuses_alone")
 NOTE = 'echo "$(basename "$0") $*" >> "$(dirname "$0")/asked"\n'
 PARTS = {
     "sbatch": 'echo "4711;cluster"\n',

@@ -23,6 +23,7 @@ from metarun.sweep.slots import Slots
 from metarun.sweep.view import View, final_table, progress_table
 from tests.running import TINY, environment, metarun, state
 
+pytestmark = pytest.mark.usefixtures("statuses_alone")
 NONE = Limits()
 ELSEWHERE = 1  # a process that is not of this sweep's parent
 Act = Callable[[RunFolder, int], int | None]  # writes what a job writes; its exit code, or None: it goes on

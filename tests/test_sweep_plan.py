@@ -5,12 +5,15 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
+from omegaconf import OmegaConf
 
-from metarun.config.compose import composed
+from metarun.config.compose import composed, kept_text
 from metarun.config.trust import trust
 from metarun.errors import ConfigError, MetarunError
 from metarun.sweep import identity as identity_module
@@ -18,6 +21,7 @@ from metarun.sweep.composing import Composer
 from metarun.sweep.grammar import combinations
 from metarun.sweep.plan import planned
 from metarun.sweep.record import recorded
+from metarun.sweep.view import final_table
 from tests.running import environment, metarun, read
 
 NOWHERE = Path("none")
@@ -228,6 +232,7 @@ def test_a_damaged_sweep_json_is_written_anew_and_runs_are_found_all_the_same(tm
 # ---- a dry run ----
 
 
+@pytest.mark.usefixtures("statuses_alone")
 def test_a_dry_run_lists_runs_folders_and_what_would_be_done_and_touches_nothing(tmp_path):
     sweep = tmp_path / "sweep"
     first, second, _ = plan("seed=0,1,2", sweep=sweep)
@@ -242,6 +247,47 @@ def test_a_dry_run_lists_runs_folders_and_what_would_be_done_and_touches_nothing
     for text in (first.folder.path.name, "be kept, completed", "continue at step 7", "begin", "1 would begin"):
         assert text in outcome.out
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def finished(sweep: Path) -> Any:
+    """A job whose folder holds what its run leaves."""
+    (job,) = plan("seed=0", "steps=6", "meta_learner.inner_lr=1e-5", sweep=sweep)
+    job.folder.create()
+    job.folder.mark("completed", step=6, steps=6)
+    (job.folder.path / "config.yaml").write_text(kept_text(OmegaConf.create(job.config)))
+    (job.folder.path / "results.json").write_text("{}")
+    assert job.completed
+    return job
+
+
+DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
+    "other settings": (
+        "config.yaml",
+        lambda text: text.replace(b"steps: 6", b"steps: 3"),
+        "steps is 3, not 6. Delete the folder",
+    ),
+    "no configuration": ("config.yaml", lambda text: None, "config.yaml: is missing. Delete the folder"),
+    "an early step": ("status.json", lambda text: text.replace(b'"step": 6', b'"step": 1'), "it ended at step 1 of 6"),
+    "no step": ("status.json", lambda text: b'{"state": "completed"}', "it ended at step 0 of 6"),
+    "no results": ("results.json", lambda text: None, "results.json: is missing. Delete seed-0"),
+    "half of the results": ("results.json", lambda text: b"{", "results.json: cannot be read"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_completed_run_that_is_not_the_jobs_is_named_and_does_not_count(damage, tmp_path, capsys):
+    job, (name, change, why) = finished(tmp_path), DAMAGES[damage]
+    path = job.folder.path / name
+    if (content := change(path.read_bytes())) is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    assert (job.completed, job.describe()) == (False, "damaged") and why in job.damage
+    assert final_table([job], tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "0 of 1 runs completed" in out and "damaged" in out and "and the same command" in out
+    outcome = metarun("-m", "--dry", *job.overrides, f"sweep_dir={tmp_path}")
+    assert "1 would be left, damaged" in outcome.out
 
 
 def test_dry_without_a_sweep_says_where_it_belongs():

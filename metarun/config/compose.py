@@ -193,14 +193,15 @@ def read_config(path: Path) -> DictConfig:
 def kept_text(cfg: DictConfig) -> str:
     """The text of a run's config.yaml, resolved: a ``${`` in a name is escaped there, as it is on a command line."""
     text = OmegaConf.to_yaml(cfg, resolve=True)
-    return OmegaConf.to_yaml(_escaped(OmegaConf.to_container(cfg, resolve=True))) if "${" in text else text
+    return OmegaConf.to_yaml(escaped(OmegaConf.to_container(cfg, resolve=True))) if "${" in text else text
 
 
-def _escaped(value: Any) -> Any:
+def escaped(value: Any) -> Any:
+    """``value`` with each ``${`` in its texts escaped, as config.yaml has it."""
     if isinstance(value, dict):
-        return {key: _escaped(inner) for key, inner in value.items()}
+        return {key: escaped(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_escaped(inner) for inner in value]
+        return [escaped(inner) for inner in value]
     return value.replace("${", r"\${") if isinstance(value, str) else value
 
 

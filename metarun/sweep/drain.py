@@ -133,7 +133,8 @@ class Drain:
         """Whether nobody has the job, and it is not over; notes what it is otherwise."""
         status = job.folder.read_status()
         if status["state"] == "completed":
-            self._over(job, "completed elsewhere" if status != job.found else "completed before, kept")
+            kept = "completed elsewhere" if status != job.found else "completed before, kept"
+            self._over(job, f"damaged: {job.damage}" if job.damage else kept)
         elif busy(job.folder.path):
             if job.state != "elsewhere":
                 job.state = "elsewhere"

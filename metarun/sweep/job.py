@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metarun.config.compose import assigned
-from metarun.errors import MetarunError
+from metarun.config.compose import assigned, escaped
+from metarun.config.schema import without_fetching
+from metarun.errors import MetarunError, listed, shortened
 from metarun.output.folder import RunFolder, slug
+from metarun.output.kept import configuration, flat, json_object
 from metarun.output.lock import busy
-from metarun.sweep.identity import DIGITS
+from metarun.sweep.identity import DIGITS, NO_EFFECT
 
 MOST_LETTERS = 80  # of the readable part of a folder's name
 
@@ -42,8 +44,35 @@ class Job:
 
     @property
     def completed(self) -> bool:
-        """Whether its folder says that it is."""
+        """Whether its folder says that it is, and holds what a run of it leaves."""
+        return self.says_completed and not self.damage
+
+    @property
+    def says_completed(self) -> bool:
+        """Whether its status.json says so; nothing is run again then, whatever else the folder holds."""
         return self.folder.read_status()["state"] == "completed"
+
+    @property
+    def damage(self) -> str:
+        """Why its folder is not what this job leaves when it is completed, and what to do; empty where it is."""
+        path, unreadable = self.folder.path, []
+        kept = flat(_compared(configuration(path / "config.yaml", unreadable)[0]))
+        own = flat(_compared(escaped(self.config)))
+        changed = [
+            f"{key} is {shortened(str(kept.get(key, 'not there')))}, not {shortened(str(own.get(key, 'there')))}"
+            for key in sorted({*own, *kept})
+            if (key in own, own.get(key)) != (key in kept, kept.get(key))
+        ]
+        if unreadable or changed:
+            what = unreadable[0] if unreadable else f"its config.yaml is another run's: {listed(changed, most=3)}"
+            return f"{what}. Delete the folder {path.name}, and the same command runs it again"
+        if (step := self.folder.read_status().get("step", 0)) < (steps := self.config["steps"]):
+            unreadable.append(f"its status.json says that it ended at step {step} of {steps}")
+        elif self.config["evaluation"]["num_tasks"]:
+            json_object(path / "results.json", unreadable)
+        return "".join(
+            f"{what}. Delete {path.name}/status.json, and the same command finishes it" for what in unreadable[:1]
+        )
 
     @property
     def seconds(self) -> float:
@@ -77,8 +106,8 @@ class Job:
 
     def describe(self) -> str:
         """Its state as a table has it."""
-        if self.completed:
-            return "completed"
+        if self.says_completed:
+            return "damaged" if self.damage else "completed"
         if busy(self.folder.path):
             return "running"
         state = self.folder.read_status()["state"]
@@ -87,6 +116,9 @@ class Job:
 
     def why(self) -> Iterator[str]:
         """Why it did not complete: the message in its output from the last line that metarun began, or its last line."""
+        if self.says_completed:
+            yield self.damage
+            return
         if self.unusable or (self.code is not None and self.code < 0):
             yield self.unusable or f"killed by signal {-(self.code or 0)}"
             return
@@ -97,6 +129,11 @@ class Job:
         start = max((i for i, line in enumerate(lines) if line.startswith("metarun: ")), default=len(lines) - 1)
         before = [lines[start - 1]] if "did not expect" in lines[start] else []
         yield from (line.removeprefix("metarun: ") for line in (before or lines[start:]))
+
+
+def _compared(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings in which a run of a job is no other than the job."""
+    return without_fetching({key: value for key, value in config.items() if key not in NO_EFFECT})
 
 
 class Folders:

@@ -119,8 +119,9 @@ def dry_table(jobs: Sequence[Job], folder: Path) -> None:
 def _would(job: Job) -> str:
     status = job.folder.read_status()
     state = job.describe()
-    if state in ("completed", "running"):
-        return {"completed": "be kept, completed", "running": "be waited for, in progress"}[state]
+    kept = {"completed": "be kept, completed", "running": "be waited for, in progress", "damaged": "be left, damaged"}
+    if state in kept:
+        return kept[state]
     if job.folder.holds_a_run and status.get("step"):
         return f"continue at step {status['step']}"
     return "begin"

@@ -83,7 +83,7 @@ class Slurm(Way):
         folder = sweep.folder / FOLDER
         folder.mkdir(exist_ok=True)
         with alone(folder / ".lock"):  # of two commands at a time the second sees what the first has submitted
-            left = [job for job in sweep.jobs if not job.completed]
+            left = [job for job in sweep.jobs if not job.says_completed]
             names = {job.folder.path.name for job in left}
             there = queued(folder, names)
             new = [job for job in left if job.folder.path.name not in there and not busy(job.folder.path)]
