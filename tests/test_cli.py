@@ -1,17 +1,23 @@
 """The command line: what --help costs and says, and what a mistake is answered with."""
 
+import errno
+import os
 import re
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from metarun import __version__
 from metarun.commands.job import may_change
+from metarun.commands.main import main
+from metarun.commands.streams import lasting
 from metarun.config.help import ORDER, options
 from metarun.paths import config_dir
-from tests.running import OUTSIDE, TINY, environment, metarun, process
+from tests.running import OUTSIDE, TINY, environment, metarun, process, state, untouched_process
 
 IMAGES = [OUTSIDE, "task=prototypes"]
 LAYER = [  # of torch's own, for the base learner
@@ -257,3 +263,59 @@ def test_resume_auto_names_every_value_that_is_not_the_run_s(run):
 def test_words_of_a_sweep_or_a_command_in_the_wrong_place_say_where_they_belong():
     outcome = metarun("jobs=2", "seed=1", "evaluate")
     refused(outcome, "jobs=2: goes with a sweep: metarun -m jobs=2", "evaluate: the command comes first")
+
+
+# ---- standard output and error that take nothing ----
+
+FULL = Path("/dev/full")  # a device on which there is no room
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+
+
+def code_of(*arguments: object) -> object:
+    """The exit code of a command in this process, whose standard streams stay what the test made them."""
+    with untouched_process(), pytest.raises(SystemExit) as end:
+        main(list(map(str, arguments)))
+    return end.value.code
+
+
+@needs_full
+def test_an_evaluation_is_kept_where_standard_output_has_no_room(run, tmp_path, monkeypatch, capsys):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    monkeypatch.setattr("sys.stdout", FULL.open("w"))
+    assert code_of("evaluate", copy, "evaluation.num_tasks=2") == 1
+    assert len(list((copy / "evaluations").glob("*.json"))) == 1
+    err = capsys.readouterr().err
+    assert err == f"metarun: standard output took no more ({os.strerror(errno.ENOSPC)}); all else is done.\n"
+
+
+@needs_full
+def test_a_run_goes_on_where_standard_error_has_no_room(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stderr", FULL.open("w"))
+    assert code_of(*TINY, f"run_dir={tmp_path / 'run'}") == 0
+    assert state(tmp_path / "run") == "completed" and "run folder" in (tmp_path / "run" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("command", [["runs", "RUN"], ["report", "RUN", "--out=OUT"], ["evaluate", "RUN"]])
+def test_closed_standard_streams_keep_no_command_from_its_work(command, run, tmp_path, monkeypatch):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert code_of(*(word.replace("RUN", str(copy)).replace("OUT", str(tmp_path / "out")) for word in command)) == 0
+
+
+def test_letters_that_a_stream_does_not_know_are_escaped_and_what_it_is_stays(tmp_path, monkeypatch):
+    with (tmp_path / "file").open("w", encoding="ascii") as file, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", file)
+        with lasting("stdout") as refusal:
+            print("5 ± 1", flush=True)
+            assert refusal() is None and not sys.stdout.isatty() and sys.stdout.fileno() == file.fileno()
+        assert sys.stdout is file
+    assert (tmp_path / "file").read_text() == "5 \\xb1 1\n"
+
+
+def test_whoever_closes_a_pipe_early_is_told_nothing(run, monkeypatch, capsys):
+    reading, writing = os.pipe()
+    os.close(reading)
+    monkeypatch.setattr("sys.stdout", os.fdopen(writing, "w"))
+    assert code_of("runs", run) == 1
+    assert not capsys.readouterr().err

@@ -1,7 +1,6 @@
 """The command line: a sub-command, Hydra's own options, a sweep, or one run. Imports torch only to run."""
 
 import argparse
-import os
 import shlex
 import sys
 import traceback
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from metarun import __version__
+from metarun.commands.streams import lasting
 from metarun.config.help import COMMANDS, SWEEP_KEYS, help_text
 from metarun.config.trust import as_flags, trust
 from metarun.errors import ConfigError, Interrupted, MetarunError, did_you_mean
@@ -37,11 +37,12 @@ class Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None) -> None:
     """Entry point of ``metarun`` and ``python -m metarun``; always ends in SystemExit."""
     arguments = sys.argv[1:] if argv is None else argv
-    if arguments and arguments[0] in COMMANDS:
-        code = guarded(lambda: command(arguments))
-    else:
-        code = guarded(lambda: hydra_style(arguments))
-    sys.exit(code)
+    action = command if arguments and arguments[0] in COMMANDS else hydra_style
+    with lasting("stdout") as refusal, lasting("stderr"):
+        code = guarded(lambda: action(arguments))
+        if (error := refusal()) and not isinstance(error, BrokenPipeError):  # as ``metarun ... | head`` leaves it
+            print(f"metarun: standard output took no more ({error.strerror}); all else is done.", file=sys.stderr)
+    sys.exit(code or int(error is not None))
 
 
 def command(arguments: list[str]) -> int:
@@ -75,9 +76,8 @@ def guarded(action) -> int:  # type: ignore[no-untyped-def]
     except MetarunError as error:
         print(f"metarun: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:  # whoever read the output has gone, as in ``metarun ... | head``
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except SystemExit as end:  # by which typer ends a command
+        return end.code if isinstance(end.code, int) else int(bool(end.code))
     except KeyboardInterrupt:
         print("metarun: stopped", file=sys.stderr)
         return 130
