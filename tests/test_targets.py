@@ -4,15 +4,18 @@ import importlib
 import inspect
 import pkgutil
 import warnings
+from collections.abc import Callable, Iterable
 from functools import cache
+from typing import Any, Literal, Protocol
 
 import pytest
 import torch
 import torchvision
 from torch import nn
 
+from metarun.config.build import check
 from metarun.config.calls import BASES
-from metarun.config.targets import OURS, locate
+from metarun.config.targets import OURS, bases_of, locate
 from metarun.core import TaskDistribution
 from tests.composing import OUTSIDE, compose, options, outsider
 from tests.running import TINY, metarun, process
@@ -149,3 +152,32 @@ def test_a_trusted_module_may_offer_functions(monkeypatch):
     assert callable(locate("prototypes.Prototypes", TaskDistribution))
     with pytest.raises(ValueError, match="derived from Module"):
         locate("prototypes.Prototypes", nn.Module)
+
+
+RELU = "{_target_: torch.nn.ReLU}"
+VALUES = [
+    ("base_learner=conv4", "base_learner.batch_norm", "'transductive' or 'running' or 'support'"),
+    ("meta_learner=maml", "meta_learner.inner_optimizer", "'sgd' or 'momentum' or 'rmsprop' or 'adam'"),
+    ("meta_learner=maml", "meta_learner.adapted", "'all' or 'body' or 'head'"),
+    ("optimizer=adam", "optimizer.lr", "float"),
+    ("task=sinusoid", "task.num_shots", "int or a list of int and int"),
+    ("meta_learner=maml", "meta_learner.inner_lr", "float"),
+]
+
+
+@pytest.mark.parametrize(("choice", "key", "rule"), VALUES, ids=[key for _, key, _ in VALUES])
+def test_a_nested_target_does_not_stand_where_a_plain_value_belongs(choice, key, rule):
+    problems = check(compose("task=sinusoid", "base_learner=mlp", choice, f"++{key}={RELU}"))
+    assert f"{key} is {{'_target_': 'torch.nn.ReLU'}}, but must be {rule}." in problems
+    assert sum(key in problem for problem in problems) == 1
+
+
+def test_a_part_stands_where_an_annotation_admits_its_class():
+    class Theirs(Protocol):
+        def forward(self) -> None: ...
+
+    given = [bases_of(kind) for kind in (nn.Module | None, Callable[[], nn.Module] | None, Any, Theirs, Iterable[int])]
+    assert given == [(nn.Module,), (object,), (object,), (object,), (Iterable,)]
+    assert [bases_of(kind) for kind in (float | torch.Tensor, Literal["a", 1], list[int], dict[str, int])] == [()] * 4
+    problems = check(compose("meta_learner=teacher", "meta_learner.teacher={_target_: torch.optim.SGD}"))
+    assert any("meta_learner.teacher._target_" in text and "derived from Module" in text for text in problems)

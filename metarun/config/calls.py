@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from metarun.config.targets import Part, base_of, locate, problems_of_call, raised
+from metarun.config.targets import Part, bases_of, locate, problems_of_call, raised, readable_type, types_of
 from metarun.core import MetaLearner, TaskDistribution
-from metarun.errors import DataProblems
+from metarun.errors import DataProblems, shortened
 from metarun.evaluation.scoring import Evaluator
 from metarun.execution.execution import Eager
 from metarun.output.sink import Sink
@@ -43,7 +43,7 @@ BASES: dict[str, type] = {
 
 
 def checked_call(
-    node: Any, key: str, given: Collection[str], base: type
+    node: Any, key: str, given: Collection[str], base: type | tuple[type, ...]
 ) -> tuple[Callable[..., Any] | None, list[str]]:
     """A callable that makes a ``base`` and still needs what is ``given`` in code, or None and the problems of the node."""
     if not isinstance(node, dict) or "_target_" not in node:
@@ -58,7 +58,10 @@ def checked_call(
     problems = _partial_problems(node.get("_partial_"), key)
     for name, value in arguments.items():
         if isinstance(value, dict) and "_target_" in value:
-            call, found = checked_call(value, f"{key}.{name}", given, base_of(target, name))
+            hint = types_of(target).get(name, Any)
+            call, found = None, [f"{key}.{name} is {shortened(str(value))}, but must be {readable_type(hint)}."]
+            if bases := bases_of(hint):  # else it holds plain values alone, and a part makes an object
+                call, found = checked_call(value, f"{key}.{name}", given, bases)
             problems += found
             # a part that is refused stands there still, so that its problems are not told twice
             arguments[name] = call if call and value.get("_partial_") else Part(call or object)

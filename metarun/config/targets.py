@@ -33,6 +33,7 @@ OURS = (
 )
 COUNTED = " Use a whole number, or two as [lowest, highest]: each meta-batch draws its own between them."
 ALLOWED = (*OURS, "torch.nn", "torch.optim", "torchvision.models", "torchvision.transforms")
+PLAIN = (bool, int, float, str, bytes, os.PathLike, type(None), abc.Sequence, abc.Mapping, abc.Set, enum.Enum, type)
 IN_YAML = {type(None): "null", bool: "true or false"}  # how YAML writes what Python calls otherwise
 
 
@@ -60,7 +61,7 @@ def plugins() -> list[str]:
     return [entry.value.split(":")[0] for entry in entry_points(group="metarun.plugins")]
 
 
-def locate(path: str, base: type = object) -> Callable[..., Any]:
+def locate(path: str, base: type | tuple[type, ...] = object) -> Callable[..., Any]:
     """The callable ``package.module.Name``, which makes a ``base``; raises ValueError with the reason.
 
     Of metarun, torch and torchvision it is a public class derived from ``base``, a function of metarun that says it returns
@@ -94,10 +95,12 @@ def locate(path: str, base: type = object) -> Callable[..., Any]:
         raise ValueError(f"module {module_name!r} has no {name!r}{did_you_mean(name, public)}")
     if not callable(target) or not _below(getattr(target, "__module__", None) or "", allowed):
         raise ValueError(refusal)
-    wanted = f" Here it must be a class derived from {base.__name__}." if base is not object else ""
-    if inspect.isclass(target) and (not issubclass(target, base) or inspect.isabstract(target)):
+    bases = base if isinstance(base, tuple) else (base,)
+    wanted = f" Here it must be a class derived from {' or '.join(kind.__name__ for kind in bases)}."
+    wanted = "" if object in bases else wanted
+    if inspect.isclass(target) and (not issubclass(target, bases) or inspect.isabstract(target)):
         raise ValueError(f"{refusal}{wanted}")
-    if known and not (_is_ours(target, base) if _below(module_name, OURS) else _is_torchs(target, base)):
+    if known and not (_is_ours(target, bases) if _below(module_name, OURS) else _is_torchs(target, bases)):
         raise ValueError(f"{refusal}{wanted}")
     return target
 
@@ -113,17 +116,17 @@ def _below(module: str, prefixes: Iterable[str]) -> bool:
     return any(module == prefix or module.startswith(prefix + ".") for prefix in prefixes)
 
 
-def _is_ours(target: Any, base: type) -> bool:
-    """Whether ``target`` is a class that makes something, or a function that says it returns a task of the kind ``base``."""
+def _is_ours(target: Any, bases: tuple[type, ...]) -> bool:
+    """Whether ``target`` is a class that makes something, or a function that says it returns a task of these ``bases``."""
     if inspect.isclass(target):
         return not issubclass(target, BaseException)
     from metarun.core import TaskDistribution  # torch, which this module does without until a config is checked
 
     made = types_of(target).get("return")
-    return inspect.isclass(made) and issubclass(made, TaskDistribution) and issubclass(made, base)
+    return inspect.isclass(made) and issubclass(made, TaskDistribution) and issubclass(made, bases)
 
 
-def _is_torchs(target: Any, base: type) -> bool:
+def _is_torchs(target: Any, bases: tuple[type, ...]) -> bool:
     """Whether ``target`` is a module, an optimizer, a scheduler or a transform of torch or torchvision, or, where modules
     belong, one of the models that torchvision lists."""
     import torch
@@ -132,7 +135,7 @@ def _is_torchs(target: Any, base: type) -> bool:
         kinds = (torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
         return (issubclass(target, kinds) and target not in kinds) or _is_transform(target)
     return (
-        issubclass(torch.nn.Module, base)
+        issubclass(torch.nn.Module, bases)
         and target.__module__.startswith("torchvision.models.")
         and target in _models()
     )
@@ -154,11 +157,23 @@ def _is_transform(target: type) -> bool:
     return target.__name__ in transforms.__all__ and not issubclass(target, enum.Enum)
 
 
-def base_of(target: Callable[..., Any], name: str) -> type:
-    """The class that ``target`` expects as its argument ``name``, by its annotation; object where that does not say."""
-    annotation = types_of(target).get(name)
-    options = [option for option in typing.get_args(annotation) or [annotation] if option is not type(None)]
-    return options[0] if len(options) == 1 and inspect.isclass(options[0]) else object
+def bases_of(annotation: Any) -> tuple[type, ...]:
+    """The classes whose objects a setting of this annotation may hold: none where it holds plain values alone, and object
+    where the annotation does not say."""
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return tuple(base for option in typing.get_args(annotation) for base in bases_of(option))
+    if origin is typing.Literal or annotation is None or issubclass(_class(origin or annotation), PLAIN):
+        return ()
+    return (_class(origin or annotation),)
+
+
+def _class(kind: Any) -> type:
+    """``kind`` where it is a class that others derive from; else object, for it says nothing: a callable, a protocol."""
+    says = inspect.isclass(kind) and kind not in (inspect.Parameter.empty, abc.Callable, Any)
+    if says and kind.__name__ == "Tensor":
+        return type(None)  # no config makes one
+    return kind if says and not getattr(kind, "_is_protocol", False) else object
 
 
 def problems_of_call(
@@ -185,9 +200,8 @@ def problems_of_call(
             choice = f" To choose the {key} write {key}={value}." if value in options(key) else ""
             choice += f" Write {key}/{name}={value}." if value in options(f"{key}/{name}") else ""
             choice += COUNTED if tuple[int, int] in typing.get_args(hints[name]) else ""
-            expected = readable_type(hints[name])
-            held = shortened(repr(value))
-            problems.append(f"{key}.{name} is {held} ({type(value).__name__}), but must be {expected}.{choice}")
+            held = f"{shortened(repr(value))} ({type(value).__name__})"
+            problems.append(f"{key}.{name} is {held}, but must be {readable_type(hints[name])}.{choice}")
         else:
             problems += range_problems(f"{key}.{name}", value, owner)
     for name, p in parameters.items():
