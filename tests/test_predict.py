@@ -260,6 +260,26 @@ FILES = {
         lambda f: arrays(f, (of_shape(2) > 0.5).astype("uint8"), ["a", "b"]),
         "the array is black: its highest number is 1 of 255",
     ),
+    "bytes times 256": (
+        "protonet",
+        lambda f: arrays(f, (of_shape(2) * 255).round().astype("uint16") * 256, ["a", "b"]),
+        "divide by 65535, which is white.",
+    ),
+    "bytes as whole numbers": (
+        "protonet",
+        lambda f: arrays(f, (of_shape(2) * 255).round(), ["a", "b"]),
+        "divide by 255, which is white, or give .astype('uint8').",
+    ),
+    "images from -1 to 1": (
+        "protonet",
+        lambda f: arrays(f, of_shape(2) * 2 - 1, ["a", "b"]),
+        "or bytes: add 1 and divide by 2.",
+    ),
+    "images a little above 1": (
+        "protonet",
+        lambda f: arrays(f, of_shape(2) * 1.05, ["a", "b"]),
+        "limit them by .clip(0, 1).",
+    ),
     "complex targets": ("sinusoid", lambda f: arrays(f, np.zeros((2, 1)), np.array([1j, 2])), "but are complex128"),
     "numbers that the dtype of the model has not": (
         "sinusoid",

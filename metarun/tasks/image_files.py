@@ -161,6 +161,14 @@ def survey(files: Sequence[Path]) -> Survey:
     return Survey(ranges, notes)
 
 
+def dark(highest: int) -> list[str]:
+    """A note where the ``highest`` value of all images is that of fewer bits than the 8 that are read."""
+    if highest > 63:
+        return []
+    fix = f"If {highest} is meant as white, multiply the values by {255 // highest}" if highest else "Look at the files"
+    return [f"the images are nearly black: their highest value is {highest} of 255. {fix}."]
+
+
 def _extremes(image: Image.Image) -> tuple[float, float]:
     values = np.asarray(image)
     if values.ndim == 3 and image.getbands()[-1] == "A":

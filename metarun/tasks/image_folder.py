@@ -13,7 +13,7 @@ import numpy as np
 from metarun.errors import DataError, DataProblems, MissingDataError, listed
 from metarun.tasks.image_classes import ImageData, image_task
 from metarun.tasks.image_csv import rows_of_csv
-from metarun.tasks.image_files import ENDINGS, Ranges, plain, problem_of, squared, survey
+from metarun.tasks.image_files import ENDINGS, Ranges, dark, plain, problem_of, squared, survey
 from metarun.tasks.image_rows import Listing, Row, by_class, grouped, rows_of_folders
 from metarun.tasks.splits import SPLITS, Split, by_shares, lists_classes, split_classes
 from metarun.tasks.store import ClassRows, Prepared, Source
@@ -136,7 +136,7 @@ class Reading:
         broken: list[str] = []
         twins: list[str] = []
         copies: list[str] = []
-        self.left_out, number = [], -1
+        self.left_out, number, highest = [], -1, 0
         for name, rows in self.classes.items():
             kept = []
             for row in rows:
@@ -146,6 +146,7 @@ class Reading:
                 except DataError as error:
                     broken.append(str(error))
                     continue
+                highest = max(highest, int(pixels.max()))
                 first = seen.setdefault(digest, row)
                 if first is row:
                     kept.append(pixels)
@@ -157,6 +158,7 @@ class Reading:
                 yield name, np.stack(kept)
         if broken or twins:
             raise DataProblems([listed(broken, separator=" ")] * bool(broken) + [_in_two_classes(twins)] * bool(twins))
+        self.notes += dark(highest)
         if copies:
             what = "copy of another image is" if len(copies) == 1 else "copies of other images are"
             self.notes.append(f"{len(copies)} {what} left out: {listed(copies)}.")

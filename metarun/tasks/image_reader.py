@@ -12,7 +12,7 @@ from torch import Tensor
 from metarun.core import TaskSpec
 from metarun.errors import DataError, listed
 from metarun.tasks.image_csv import rows_of_csv
-from metarun.tasks.image_files import ENDINGS, Ranges, is_image, plain, squared, survey
+from metarun.tasks.image_files import ENDINGS, TOPS, Ranges, dark, is_image, plain, squared, survey
 from metarun.tasks.image_rows import Listing, Row, by_class, rows_of_folders
 from metarun.tasks.reading import Examples, Reader, array_inputs
 from metarun.tasks.splits import composed
@@ -55,8 +55,8 @@ class ImageReader(Reader):
         low, high = x.min().item(), x.max().item()
         if low < 0 or high > 1:
             raise DataError(
-                f"the array has numbers from {low:g} to {high:g}, but images are numbers from 0 to 1, or bytes: divide by "
-                "the largest, or give .astype('uint8')."
+                f"the array has numbers from {low:g} to {high:g}, but images are numbers from 0 to 1, or bytes: "
+                f"{_into_range(x, low, high)}."
             )
         if 0 < high < 1.001 / 255:
             raise DataError(
@@ -75,6 +75,7 @@ class ImageReader(Reader):
         items = [row.file.as_posix().removeprefix(f"{root.as_posix()}/") for row in rows]
         x = self._decoded([(row.file, row.file) for row in rows])
         notes = [*notes, *self._told(path, [row.file for row in rows])]
+        notes += dark(round(255 * (1 - x.min() if self.spec.inverted else x.max()).item()))
         return Examples(items, x, np.array([composed(row.label) for row in rows], dtype=object), notes)
 
     def _told(self, path: Path, files: Sequence[Path]) -> list[str]:
@@ -104,6 +105,17 @@ class ImageReader(Reader):
             raise DataError(listed(broken, separator=" "))
         pixels = np.stack(rows)
         return array_inputs(255 - pixels if self.spec.inverted else pixels, self.spec, self.device, self.dtype)
+
+
+def _into_range(x: Tensor, low: float, high: float) -> str:
+    """How numbers from ``low`` to ``high`` become those from 0 (black) to 1 (white)."""
+    if low >= -0.1 and high <= 1.1:  # as resizing leaves them
+        return "limit them by .clip(0, 1)"
+    if low < 0:
+        undo = "undo their normalisation, so that black is 0 and white is 1"
+        return "add 1 and divide by 2" if low >= -1.1 and high <= 1.1 else undo
+    as_bytes = ", or give .astype('uint8')" if high <= TOPS[0] and bool((x == x.round()).all()) else ""
+    return f"divide by {next((top for top in TOPS if high <= top), high):g}, which is white{as_bytes}"
 
 
 def square_reader(spec: TaskSpec, device: torch.device, dtype: torch.dtype, ranges: Ranges | None) -> ImageReader:

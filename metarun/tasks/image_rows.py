@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from metarun.errors import DataError, listed
 from metarun.tasks.image_files import ENDINGS, hidden, is_image
-from metarun.tasks.splits import composed, split_named
+from metarun.tasks.splits import SPLITS, composed, named_as_splits, split_named
 
 
 class Row(NamedTuple):
@@ -95,9 +95,9 @@ def _refuse_parts(root: Path, labels: Iterable[Sequence[str]], fix: str) -> None
                 f"{where} has folders named support and query, but metarun draws both itself, anew in every episode, from "
                 "the images of a class. Put all images of a class into one folder."
             )
-        splits = sorted(name for name in names if split_named(name) in ("train", "val", "test"))
-        if len({split_named(name) for name in splits}) > 1:
-            otherwise = f"add {fix}" if fix and not inside else "put all images of a class into one folder"
+        if splits := named_as_splits(names):
+            rename = "" if all(split_named(name) in SPLITS for name in splits) else "name them train, val and test and "
+            otherwise = f"{rename}add {fix}" if fix and not inside else "put all images of a class into one folder"
             raise DataError(
                 f"{where} has folders named {', '.join(splits)}, which are splits and no classes. If they are splits, "
                 f"{otherwise}; if they are classes, list them by name in task.split."

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,13 @@ from metarun.errors import DataProblems, did_you_mean, listed
 
 SPLITS = ("train", "val", "test")
 SPELLINGS = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
+# Names of folders that are splits where they stand side by side; "background" beside "train", say, is a class.
+SIDE_BY_SIDE = (
+    (*SPLITS, *SPELLINGS, "trainval", "eval", "evaluation"),
+    ("base", "novel"),
+    ("background", "evaluation"),
+    ("seen", "unseen"),
+)
 UNSEEN = dict.fromkeys(  # letters without width, but for the joiners 200c and 200d, which other letters are written by
     (0xAD, 0x34F, 0x61C, 0x180E, 0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF)
 )
@@ -59,6 +66,27 @@ def split_named(text: str) -> str:
     """The split that a folder or an entry of this name means; the name itself where it means none."""
     name = text.strip().lower()
     return name if name in SPLITS else SPELLINGS.get(name, text)
+
+
+def named_as_splits(names: Collection[str]) -> list[str]:
+    """Those of the ``names`` of folders side by side that are splits by all appearance, two kinds of them or more; empty
+    where there are none. They may differ by the word of a split alone: images_train, images_test."""
+    read = [(name, *parts) for name in names for parts in _split_words(name)]
+    for family in SIDE_BY_SIDE:
+        for rest in {rest for _, word, rest in read if word in family}:
+            found = {name: split_named(word) for name, word, of in read if word in family and of == rest}
+            if len({*found.values()}) > 1:
+                return sorted(found)
+    return []
+
+
+def _split_words(name: str) -> Iterator[tuple[str, str]]:
+    """Each word of a name that may be a split, and the rest of the name, without what is often written beside splits."""
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
+    words = [re.sub("^meta(?=.)|(?<=.)(set|data)$", "", word) for word in words]
+    for at, word in enumerate(words):
+        beside = ("meta", "set", "split", "data", "image", "images", "img", "imgs", "class", "classes")
+        yield word, " ".join(other for other in words[:at] + words[at + 1 :] if other not in beside)
 
 
 def lists_classes(split: Split | PublishedSplit) -> bool:

@@ -275,6 +275,15 @@ def test_all_files_that_a_csv_file_names_in_vain_are_named(photos):
         task(photos / "list.csv", photos.parent / "data", split=[1, 1, 1])
 
 
+def test_a_data_set_of_few_low_values_is_said_to_be_nearly_black(photos, notes):
+    draws = np.random.default_rng(0)
+    for file in photos.rglob("*.png"):
+        Image.fromarray(draws.integers(0, 16, (8, 8)).astype("uint8")).save(file)
+    task(photos)
+    rule = "nearly black: their highest value is 15 of 255. If 15 is meant as white, multiply the values by 17."
+    assert any(rule in note for note in notes())
+
+
 # ------------------------------------------------------------------------------------------- what the data says itself
 
 
@@ -285,6 +294,13 @@ def test_folders_that_are_splits_are_refused_where_they_would_become_classes(tmp
     for name in names:
         write(tmp_path / "photos" / name)
     with pytest.raises(DataError, match=r"photos has folders named .*, which are splits.*add task.split=given"):
+        task(tmp_path / "photos", split=[1, 1, 1])
+
+
+def test_folders_of_splits_by_other_names_are_refused_with_what_to_call_them(tmp_path):
+    for name in ("base", "val", "novel"):
+        write(tmp_path / "photos" / name)
+    with pytest.raises(DataError, match=r"named base, novel, .*name them train, val and test and add task.split=given"):
         task(tmp_path / "photos", split=[1, 1, 1])
 
 

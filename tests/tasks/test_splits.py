@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 from metarun.config.compose import composed, parsed
 from metarun.config.names import names_as_text
 from metarun.errors import DataProblems
-from metarun.tasks.splits import SPLITS, split_classes
+from metarun.tasks.splits import SPLITS, named_as_splits, split_classes
 
 NAMES = ["007", "1000", "1_000", "12E3", "oak", "true"]
 
@@ -102,3 +102,30 @@ def test_all_classes_can_be_in_one_split_whatever_was_said_of_the_others(others)
 def test_a_split_in_words_that_mean_nothing_is_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         split(NAMES, wrong)
+
+
+PARTS = [
+    ["base", "val", "novel"],
+    ["background", "evaluation"],
+    ["images_background", "images_evaluation"],
+    ["seen", "unseen"],
+    ["meta_train", "meta-val", "metatest"],
+    ["train_images", "val_images", "test_images"],
+    ["TrainSet", "TestSet"],
+    ["train2017", "val2017"],
+    ["seg_train", "seg_test"],
+    ["train", "dev"],
+    ["trainval", "images_test"],
+]
+
+
+@pytest.mark.parametrize("names", PARTS, ids=["-".join(names) for names in PARTS])
+def test_names_that_differ_by_the_word_of_a_split_alone_are_splits(names):
+    found = named_as_splits({*names, "oak", "crash test"})
+    assert len(found) >= 2 and {*found} <= {*names}
+
+
+def test_ordinary_names_of_classes_are_no_splits():
+    vehicles = ["train", "bus", "background", "steam train", "crash test", "trainer", "tester", "novel", "essay"]
+    assert named_as_splits([*vehicles, "invalid", "test tube", "base camp"]) == []
+    assert named_as_splits(["valid", "invalid", "background", "foreground", "valid 1", "valid 2"]) == []
