@@ -18,15 +18,7 @@ from metarun.output.tables import Score, Table, refuse_other_formats, show
 from metarun.paths import as_shown, cards_dir
 from metarun.reproduce import card
 from metarun.reproduce.registry import Target, printed, target, targets, task_of
-from metarun.reproduce.running import (
-    OF_THE_PLACE,
-    Seed,
-    as_typed,
-    protocols,
-    refuse_another,
-    seeds_of,
-    train,
-)
+from metarun.reproduce.running import OF_THE_PLACE, Seed, as_typed, protocols, refuse_another, seeds_of, train
 from metarun.sweep.times import FORMS, seconds_in, shortly
 
 
