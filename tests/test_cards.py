@@ -192,7 +192,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_figure_with_its_interval_has_the_card_or_receipt_that_its_row_or_page_names(page):
+def test_every_figure_with_its_interval_is_of_the_card_or_receipt_beside_it(page):
     text, without = ELSEWHERE.sub("", page.read_text()), []
     for block in re.split(r"\n\n+|\n(?=\|)", text):
         found = list(map(known, sources(page, block) or sources(page, text) or KEPT))
