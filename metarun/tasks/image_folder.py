@@ -15,7 +15,7 @@ from metarun.tasks.image_classes import ImageData, image_task
 from metarun.tasks.image_csv import rows_of_csv
 from metarun.tasks.image_files import ENDINGS, Ranges, dark, plain, problem_of, squared, survey
 from metarun.tasks.image_rows import Listing, Row, by_class, grouped, rows_of_folders
-from metarun.tasks.splits import SPLITS, Split, by_shares, lists_classes, split_classes
+from metarun.tasks.splits import SPLITS, Split, by_shares, lists_classes, nearly_equal, split_classes
 from metarun.tasks.store import ClassRows, Prepared, Source
 
 RULES = 3  # of reading; raise it when the same files give other rows, and they are prepared again
@@ -104,7 +104,7 @@ def _listing(path: Path, split: Split, group_column: str | None, group_pattern: 
         )
     if group_pattern is not None:
         rows = grouped(rows, path if path.is_dir() else path.parent, group_pattern)
-    return Listing(rows, notes)
+    return Listing(rows, [*notes, *nearly_equal((row.group for row in rows), "groups")])
 
 
 class Reading:

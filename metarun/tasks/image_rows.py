@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from metarun.errors import DataError, listed
 from metarun.tasks.image_files import ENDINGS, hidden, is_image
-from metarun.tasks.splits import SPLITS, composed, named_as_splits, split_named
+from metarun.tasks.splits import SPLITS, composed, named_as_splits, seen, split_named
 
 
 class Row(NamedTuple):
@@ -175,7 +175,7 @@ def by_class(rows: Iterable[Row]) -> dict[str, list[Row]]:
         row = given._replace(label=composed(given.label), group=composed(given.group))
         if files.setdefault(row.file, row) is not row:
             raise DataError(f"{row.file} is named twice ({files[row.file].place} and {row.place}). Delete one of them.")
-        first = spelt.setdefault(row.label.casefold(), row)
+        first = spelt.setdefault(seen(row.label), row)
         if first.split != row.split:
             raise DataError(
                 f"the class {row.label!r} is in the split {first.split!r} ({first.place}) and in {row.split!r} "
@@ -183,8 +183,8 @@ def by_class(rows: Iterable[Row]) -> dict[str, list[Row]]:
             )
         if first.label != row.label:
             raise DataError(
-                f"the classes {first.label!r} ({first.place}) and {row.label!r} ({row.place}) differ by case alone. Write "
-                "them alike if they are one class, and rename one if they are two."
+                f"the classes {first.label!r} ({first.place}) and {row.label!r} ({row.place}) differ by case or blanks "
+                "alone. Write them alike if they are one class, and rename one if they are two."
             )
         classes.setdefault(row.label, []).append(row)
     return dict(sorted(classes.items()))

@@ -45,11 +45,15 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def seen(text: str) -> str:
+    """What texts share that differ by case or blanks alone, or by letters that nobody sees."""
+    return composed(" ".join(text.translate(UNSEEN).split())).casefold()
+
+
 def likeness(name: str) -> str:
-    """What names share that differ by case or blanks alone, by letters that nobody sees, or as numbers do: 1, 1.0 and 01."""
-    seen = composed(" ".join(name.translate(UNSEEN).split())).casefold()
-    number = WHOLE_NUMBER.fullmatch(seen)
-    return number[1] if number else seen
+    """What names share that are ``seen`` alike, or are one whole number: 1, 1.0 and 01."""
+    number = WHOLE_NUMBER.fullmatch(seen(name))
+    return number[1] if number else seen(name)
 
 
 def nearly_equal(names: Iterable[str], what: str) -> list[str]:

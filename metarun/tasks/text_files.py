@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metarun.errors import DataError, Faults, did_you_mean
-from metarun.tasks.splits import SPLITS, composed, split_named
-from metarun.tasks.text_sets import Findings, Row, plain
+from metarun.tasks.splits import SPLITS, composed, seen, split_named
+from metarun.tasks.text_sets import Findings, Row
 
 TEXTS = (
     "text",
@@ -89,7 +89,7 @@ def row_of(record: dict[str, Any], fields: Fields, split: str | None, place: str
             return None, f" has no {name!r}", "Add it, or delete the line."
         if not isinstance(value, str) and not (name != fields.text and type(value) is int):
             return None, f": {name!r} is {value!r}, but must be a string", "Put it in quotation marks."
-        if not plain(str(value)):
+        if not seen(str(value)):
             return None, f": {name!r} is empty", "Delete the line."
         if any(0xD800 <= ord(letter) <= 0xDFFF for letter in str(value)):
             return None, f": {name!r} holds half a character (a lone surrogate): {value!r}", "Write it whole."

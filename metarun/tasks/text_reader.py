@@ -12,6 +12,7 @@ from torch import Tensor
 from metarun.core import TaskSpec
 from metarun.errors import DataError
 from metarun.tasks.reading import Examples, Reader, array_inputs
+from metarun.tasks.splits import seen
 from metarun.tasks.text_files import Fields, json_records, row_of, rows_of, table_records, text_of
 from metarun.tasks.text_sets import Findings, Names, Row, placed, plain
 
@@ -41,7 +42,7 @@ class TextReader(Reader):
         texts = list(examples) if _are_texts(examples) else []
         if not texts:
             return array_inputs(examples, self.spec, self.device, self.dtype)
-        if wrong := [i for i, text in enumerate(texts) if not isinstance(text, str) or not plain(text)]:
+        if wrong := [i for i, text in enumerate(texts) if not isinstance(text, str) or not seen(text)]:
             raise DataError(f"sentence {wrong[0]} is {str(texts[wrong[0]])!r}; each must be a text that is not empty.")
         if halves := [text for text in texts if any("\ud800" <= letter <= "\udfff" for letter in text)]:
             raise DataError(f"a sentence holds half a character (a lone surrogate): {halves[0]!r}. Write it whole.")
@@ -75,14 +76,14 @@ def _queries(path: Path, asked: Fields, findings: Findings) -> list[Row]:
     faults, ending = findings.faults, path.suffix.lower()
     if ending == ".txt":
         lines = enumerate(StringIO(text_of(path), newline=None), 1)
-        return [Row(line, "", "", f"{path}, line {number}") for number, line in lines if plain(line)]
+        return [Row(line, "", "", f"{path}, line {number}") for number, line in lines if seen(line)]
     found = table_records(path, asked, faults, labelled=False) if ending in TABLES else json_records(path, faults)
     records = [*found]
     fields = asked.among(dict.fromkeys(name for _, record in records for name in record))
     rows = []
     for place, record in records:
         given = record.get(fields.label) if fields.label else None
-        label = fields.label if given is not None and plain(str(given)) else ""  # 0 is a label
+        label = fields.label if given is not None and seen(str(given)) else ""  # 0 is a label
         row, what, cure = row_of(record, Fields(fields.text or "text", label), None, f"{path}, {place}")
         if row is None:
             faults.add(str(path), f"{place}{what}", cure)

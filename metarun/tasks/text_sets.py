@@ -4,15 +4,17 @@ Prepared are bytes: class after class, sentence after sentence, each ended by a 
 """
 
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from metarun.errors import DataError, Faults
-from metarun.tasks.splits import composed
+from metarun.tasks.splits import composed, nearly_equal, seen
 from metarun.tasks.store import ClassRows, Prepared
 
+FINAL_MARKS = re.compile(r"[\s.,;:!?\u2026\u3002\uff01\uff0c\uff1f]+$")
 logger = logging.getLogger(__name__)
 
 
@@ -105,6 +107,7 @@ def class_rows(rows: Iterable[Row], origin: str, findings: Findings | None = Non
         else:
             findings.notes.append(f"{of}; it stays in {first.label!r}.")
     findings.faults.refuse()
+    findings.notes += _notes_on_kindred(kept) if own else []
     if not own:  # beside what is prepared
         say(findings.notes)
     for row in kept:
@@ -122,24 +125,38 @@ def class_rows(rows: Iterable[Row], origin: str, findings: Findings | None = Non
 def _without_duplicates(
     rows: Iterable[Row], splits: "Names", notes: list[str]
 ) -> tuple[list[Row], list[tuple[Row, Row]]]:
-    """One of equal sentences (but for case and blanks), for none may be in a support set and in its query set: the one that
+    """One of equal sentences (as they are ``seen``), for none may be in a support set and in its query set: the one that
     is lowest, whatever their order. And the pairs of which the second row has another class than the first."""
     kept: dict[str, Row] = {}
     twins, repeated = [], 0
     for given in rows:
         row = given._replace(text=plain(given.text), label=composed(given.label))
         splits.add(row)
-        first = kept.setdefault(row.text.casefold(), row)
+        first = kept.setdefault(seen(row.text), row)
         if first is row:
             continue
         repeated += 1
-        if plain(first.label).casefold() != plain(row.label).casefold():
+        if seen(first.label) != seen(row.label):
             twins.append((first, row))
         elif (row.text, row.group) < (first.text, first.group):
-            kept[row.text.casefold()] = row
+            kept[seen(row.text)] = row
     if repeated:
         notes.append(f"{repeated} sentences repeat another one and are left out; {len(kept)} are kept.")
     return [*kept.values()], twins
+
+
+def _notes_on_kindred(rows: list[Row]) -> list[str]:
+    """What to say of near-equal groups, and of sentences that differ by their last marks alone. These are kept, for a
+    mark may be what tells two classes apart, a question from a statement, and everybody sees it."""
+    of_group = {(seen(row.label), FINAL_MARKS.sub("", seen(row.text)), row.group or row.text) for row in rows}
+    notes = nearly_equal((row.group for row in rows), "groups")
+    if alike := len(of_group) - len({kindred[:2] for kindred in of_group}):
+        notes.append(
+            f"{alike} sentence{'s differ' if alike > 1 else ' differs'} from another of the class by the marks at the "
+            "end alone, and may be in the support while that is in the query. If they are one sentence, leave them out "
+            "or name their group in task.group_field."
+        )
+    return notes
 
 
 class Names:
@@ -151,7 +168,7 @@ class Names:
         self.faults, self.noted = faults, set[tuple[str, str]]()
 
     def add(self, row: Row) -> None:
-        first = self.first.setdefault(plain(row.label).casefold(), row)
+        first = self.first.setdefault(seen(row.label), row)
         if (row.label, row.split) not in self.noted:
             self._compare(first, row)
             self.noted.add((row.label, row.split))

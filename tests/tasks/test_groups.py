@@ -126,6 +126,14 @@ def test_a_pattern_finds_the_groups_in_the_names_of_files_and_folders(photos, pa
     )
 
 
+def test_names_of_groups_that_are_nearly_equal_are_told(photos, caplog):
+    caplog.set_level("INFO")
+    lines = (photos / "list.csv").read_text().replace("oak0", "Oak0", 1)
+    (photos / "list.csv").write_text(lines)
+    task(photos / "list.csv", group_column="burst")
+    assert "names of groups that are nearly equal, and taken for different ones: 'Oak0' and 'oak0'." in caplog.text
+
+
 def test_copies_take_no_place_among_the_groups(photos):
     picture(photos / "ash" / "burst0_1.png", colour("ash", 0))
     group_of = task(photos / "list.csv", group_column="burst").group_of

@@ -187,8 +187,11 @@ def test_a_class_of_images_is_one_in_both_unicode_forms_of_its_name(tmp_path):
 
 def test_classes_that_differ_by_case_and_classes_in_two_splits_are_refused(tmp_path):
     write(tmp_path / "a", {"Dog": 2, "dog": 2})
-    with pytest.raises(DataError, match=r"classes 'Dog' .* and 'dog' .* differ by case alone"):
+    with pytest.raises(DataError, match=r"classes 'Dog' .* and 'dog' .* differ by case or blanks alone"):
         task(tmp_path / "a")
+    write(tmp_path / "c", {"big oak": 2, "big  oak": 2})
+    with pytest.raises(DataError, match=r"'big  oak' .* and 'big oak' .* differ by case or blanks alone"):
+        task(tmp_path / "c")
     write(tmp_path / "b" / "train", {"dog": 2})
     write(tmp_path / "b" / "test", {"Dog": 2})
     with pytest.raises(DataError, match=r"class 'dog' is in the split 'test' .*and in 'train'.*must not share a class"):

@@ -359,6 +359,7 @@ WRONG = {  # the content of a file, and what is said of it
     "a missing label": (GOOD + '{"text": "x"}\n', r"line 51 has no 'label'"),
     "a missing text": ('{"label": "x"}\n' + GOOD, r"line 1 has no 'text'"),
     "a blank text": (GOOD + '\n{"text": " \\t", "label": "a"}\n', r"line 52: 'text' is empty"),
+    "an unseen text": (GOOD + '{"text": "\\u200b", "label": "a"}\n', r"line 51: 'text' is empty"),
     "a blank label": (GOOD + '{"text": "x", "label": ""}\n', r"line 51: 'label' is empty"),
     "half a character": (GOOD + '{"text": "\\ud83d", "label": "a"}\n', r"line 51: 'text' holds half a character"),
     "a text that is none": (GOOD + '{"text": ["x"], "label": "a"}\n', r"line 51: 'text' is \['x'\], but must be a string"),
@@ -441,6 +442,42 @@ def test_repeated_sentences_are_kept_once_whatever_their_case_blanks_and_label(t
     texts = texts_of(tmp_path / "set", [Row(t, c, "", "") for t, c in rows])
     assert texts.texts == ("Where is it", "stay", "go")
     assert texts.counts.tolist() == [2, 1]
+
+
+def test_sentences_that_differ_by_letters_that_nobody_sees_are_one(tmp_path):
+    forms = ("wh\u00adere is it", "where\u200b is it", "where is it", "\ufeffgo\u2060", "go", "stay \u200b", "stay")
+    rows = [*(Row(form, "a", "", "") for form in forms), Row("b", "b", "", "")]
+    assert texts_of(tmp_path / "set", rows).texts == ("go", "stay", "where is it", "b")
+    rows = [
+        Row(form, "a", "", "") for form in ("\u0645\u06cc\u200c\u062e", "\u0645\u06cc\u062e")
+    ]  # a joiner of Persian is seen
+    assert texts_of(tmp_path / "joined", [*rows, Row("b", "b", "", "")]).counts.tolist() == [2, 1]
+
+
+def test_sentences_that_differ_by_their_last_marks_alone_are_told(root, tmp_path):
+    rows = [{**row, "text": f"{row['text']} x"} for row in ROWS]
+    rows += [
+        {**row, "text": f"{row['text']}{mark}", "talk": talk}
+        for row in rows[:3]
+        for mark, talk in (("!", "y"), (" ?", "z"))
+    ]
+    path = written(tmp_path / "marks.csv", rows, ",")
+    note = "sentences differ from another of the class by the marks at the end alone"
+    a_task = task(root, path=path)
+    assert any(said.startswith(f"6 {note}") for said in a_task.text_set.prepared.facts["notes"])
+    assert len(a_task.text_set.texts) == len(rows)
+    together = written(tmp_path / "together.csv", [{**row, "talk": row["text"].rstrip("?! ")} for row in rows], ",")
+    assert note not in " ".join(task(root, path=together, group_field="talk").text_set.prepared.facts["notes"])
+
+
+def test_names_of_groups_that_are_nearly_equal_are_told(root, tmp_path):
+    rows = [{**row, "talk": row["talk"].upper() if i % 2 else row["talk"]} for i, row in enumerate(ROWS)]
+    notes = task(root, path=written(tmp_path / "groups.csv", rows, ","), group_field="talk").text_set.prepared.facts[
+        "notes"
+    ]
+    assert any(
+        note.startswith("names of groups that are nearly equal, and taken for different ones: ") for note in notes
+    )
 
 
 def test_a_sentence_in_two_classes_of_ones_own_file_is_an_error_that_names_both(root, tmp_path):
