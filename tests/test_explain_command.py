@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.func import functional_call
 
 from metarun.applied.trained import Trained, trained
+from metarun.evaluation.intervals import over
 from metarun.evaluation.scoring import score_episodes
 from metarun.output.explained.figures import embedding, layers
 from metarun.trees import slice_tasks
@@ -62,6 +64,21 @@ def by_layer(kind: str, key: str) -> dict[str, float]:
 
 def loaded(kind: str) -> Trained:
     return trained(run(kind), [], "best", [])
+
+
+# ---- how sure it is ----
+
+
+def test_scores_have_their_interval_over_classes_beside_that_over_episodes():
+    content, said, _ = explained("protonet")
+    task = loaded("protonet").experiment.task
+    origin = task.drawn_from("test", task.draw("test", range(4)))
+    expected = over("classes", {"": np.array(content["parts"]["episodes"]["scores"])}, origin.names)[""]
+    found = content["parts"]["steps"]["rows"][-1]["query_accuracy"]
+    unknown = math.isnan(expected.ci95)
+    assert found["num_classes"] == expected.number
+    assert found["ci95_over_classes"] == (None if unknown else pytest.approx(expected.ci95))
+    assert f"over {expected.number} classes" in said and ("unknown for other classes" in said) == unknown
 
 
 # ---- what changes ----

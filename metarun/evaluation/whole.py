@@ -68,11 +68,16 @@ def _episodes(name: str, subject: Subject, evaluators: Sequence[Evaluator], fina
     if not final:
         return EpisodeScores(subject.split, values, task=name)
     apart = _plain({key: found for e in evaluators for key, found in e.episode_scores(subject).items()})
+    kind, members, codes = drawn_from(subject)
+    return EpisodeScores(subject.split, values, apart, name, kind, members, codes)
+
+
+def drawn_from(subject: Subject) -> tuple[str, list[list[str]], list[str]]:
+    """What the episodes are drawn from again and again, one of ``KINDS`` or "", which ones each is of, and their hashes."""
     draws = [at.draw(subject.split, of) for at, of in by_size(subject.task, subject.split, subject.num_tasks)]
     origins = [origin for draw in draws if (origin := subject.task.drawn_from(subject.split, draw))]
     kind = origins[0].kind if origins else ""
     members = [names for origin in origins for names in origin.names]
     if not origins and subject.task.at(subject.split, 0) is not subject.task:  # episodes of a block share their size
         kind, members = "sizes", [[str(i // BLOCK)] for i in range(subject.num_tasks)]
-    codes = [code for draw in draws for code in hashes(draw)]
-    return EpisodeScores(subject.split, values, apart, name, kind, members, codes)
+    return kind, members, [code for draw in draws for code in hashes(draw)]

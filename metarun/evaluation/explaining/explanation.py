@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +28,9 @@ from metarun.evaluation.explaining.numbers import (
 )
 from metarun.evaluation.explaining.observed import BODY, Observed, observe
 from metarun.evaluation.explaining.of_one import curve, embedding
+from metarun.evaluation.intervals import over
 from metarun.evaluation.scoring import Subject
+from metarun.evaluation.whole import drawn_from
 from metarun.execution.execution import Execution, MetaLoss
 from metarun.trees import ravel, slice_tasks, tree_leaves, tree_map
 
@@ -68,7 +71,7 @@ def explain(subject: Subject, step: int, seed: int) -> Explanation:
     refuse_divergence({f"{subject.split}/loss": seen_loss(seen)}, step, seed)
     found = Explanation()
     found.add("layers", layers(subject, seen))
-    found.add("steps", steps(seen))
+    found.add("steps", steps(subject, seen))
     found.add("gradient_alignment", gradient_alignment(subject, seen))
     found.add("calibration", calibration(subject, seen))
     found.add("confusion", confusion(subject, seen))
@@ -117,11 +120,20 @@ def kind_of(learner: MetaLearner, layer: str) -> str | None:
     return type(modules[layer]).__name__ if layer in modules else None
 
 
-def steps(seen: Sequence[Observed]) -> dict[str, Any]:
-    """After each step 0 ... K the mean of each score on support and query; after adaptation alone where there are none."""
-    count = len(seen[0].steps)
-    names = seen[0].steps[0]
-    return {"rows": [{name: told(one.steps[k][name] for one in seen) for name in names} for k in range(count)]}
+def steps(subject: Subject, seen: Sequence[Observed]) -> dict[str, Any]:
+    """After each step 0 ... K the mean of each score on support and query; after adaptation alone where there are none.
+
+    Beside their intervals over episodes those over other classes or tasks, where the episodes' are known.
+    """
+    count, names = len(seen[0].steps), seen[0].steps[0]
+    kind, members, _ = drawn_from(subject)
+    rows = []
+    for k in range(count):
+        values = {name: np.array([one.steps[k][name] for one in seen]) for name in names}
+        others = over(kind, values, members) if kind else {}
+        wider = {name: {f"ci95_over_{kind}": other.ci95, f"num_{kind}": other.number} for name, other in others.items()}
+        rows.append({name: told(values[name].tolist()) | wider.get(name, {}) for name in names})
+    return {"rows": rows}
 
 
 def gradient_alignment(subject: Subject, seen: Sequence[Observed]) -> dict[str, Any] | str:

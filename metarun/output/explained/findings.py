@@ -1,11 +1,12 @@
 """The main findings of an explanation, as a table of a few rows."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from metarun.evaluation.kinds import KINDS
 from metarun.output.ledger import score_of
-from metarun.output.tables import Table
+from metarun.output.tables import Score, Table
 
 BODY = "body"
 
@@ -44,12 +45,22 @@ def _of_steps(rows: list[dict[str, Any]], score: str) -> list[tuple[str, Any]]:
     if len(rows) > 1:
         found.append((f"{score} before adaptation", score_of(rows[0][f"query_{score}"])))
     found.append((f"{score} {after}", score_of(last[f"query_{score}"])))
+    found += _over_others(f"{score} {after}", last[f"query_{score}"])
     if len(rows) > 1:
         first, end = rows[0]["support_loss"]["mean"], last["support_loss"]["mean"]
         found.append(("support loss", f"{first:.4g} -> {end:.4g}"))
     first, end = rows[0]["query_loss"]["mean"], last["query_loss"]["mean"]
     found.append(("query loss", f"{first:.4g} -> {end:.4g}" if len(rows) > 1 else f"{end:.4g}"))
     return found
+
+
+def _over_others(name: str, told: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The same mean with its interval over other classes or tasks, where the episodes' are known."""
+    for kind in (kind for kind in KINDS if f"num_{kind}" in told):
+        number, width = told[f"num_{kind}"], told[f"ci95_over_{kind}"]
+        known = width is not None and math.isfinite(width)
+        unknown = f"unknown for other {kind}: {number} here"
+        yield f"{name}, over {number} {kind}", Score(told["mean"], width, number) if known else unknown
 
 
 def _of_layers(rows: list[dict[str, Any]]) -> list[tuple[str, Any]]:
