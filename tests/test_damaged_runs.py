@@ -216,6 +216,15 @@ def test_a_completed_run_without_a_whole_status_is_tested_again(run):
     assert state(run) == "completed"
 
 
+@pytest.mark.parametrize("content", [b'{"names": 5}', b'{"names": [5]}', b'{"names": {}}', b'{"names": null}', b"[]"])
+def test_names_of_training_classes_that_no_run_wrote_are_named_with_the_fix(content, run):
+    (run / "trained_on.json").write_bytes(content)
+    outcome = metarun("evaluate", str(run), "evaluation.num_tasks=2")
+    assert outcome.code == 1 and f"{run / 'trained_on.json'} is damaged. Remove it to go on" in outcome.err, (
+        outcome.text
+    )
+
+
 @pytest.mark.parametrize(
     "content", [b"5", b"[" * 20000, b"\xff\xfe", b'{"data": 5}', b'{"history": {}}', b'{"history": null}']
 )

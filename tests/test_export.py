@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +147,18 @@ def test_the_model_card_has_the_scores_with_their_intervals_and_the_protocol(tmp
     assert metric["args"]["ci95"] == results["test/accuracy"]["ci95"] and metric["args"]["num_ways"] == 3
     assert results["protocol"]["manifest"] in card
     assert all(f"`{file.name}`" in card for file in (tmp_path / "exported").iterdir() if file.name != "README.md")
+
+
+def test_scores_that_are_no_numbers_are_left_out_of_the_card(tmp_path):
+    copy = Path(shutil.copytree(run("protonet"), tmp_path / "run"))
+    odd = {"test/foo": {"mean": None, "ci95": None, "n": 5}, "test/bar": 5, "test/accuracy": {"mean": 0.5}}
+    odd |= {"test/huge": {"mean": int("9" * 400), "ci95": 1, "n": 5}, "protocol": 5}
+    (copy / "results.json").write_text(json.dumps(read(copy / "results.json") | odd))
+    outcome = metarun("export", str(copy), f"--to={tmp_path / 'exported'}")
+    assert outcome.code == 0, outcome.text
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert "| accuracy | 0.5000 | unknown | unknown |" in card and "huge" not in card and "foo" not in card
+    yaml.safe_load(card.split("---")[1])
 
 
 def test_no_exported_text_names_a_folder_of_this_machine(tmp_path):

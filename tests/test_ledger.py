@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ import yaml
 from metarun.config.choices import option_of
 from metarun.config.help import options
 from metarun.errors import ConfigError
+from metarun.output.folder import RunFolder
 from metarun.output.ledger import folders, read, run_at, runs_in
 from metarun.output.tables import Score
 from metarun.paths import config_dir
-from tests.kept_runs import config, keep, told, write
+from tests.kept_runs import config, keep, made, told, write
+from tests.running import metarun
 
 OLD = Path(__file__).parent / "outside" / "runs" / "sinusoid"
 
@@ -126,6 +129,26 @@ def test_parts_of_other_kinds_are_passed_over(tmp_path):
     assert (run.history, run.started, run.score) == ([], None, None)
     change(path / "status.json", state={"a": 1})
     assert read(path).damaged == ("status.json: it names no state but {'a': 1}",)
+
+
+@pytest.mark.parametrize("value", ["9" * 400, "-" + "9" * 400, "NaN", "Infinity", "-5"])
+def test_numbers_that_no_float_holds_make_no_run_unreadable(value, tmp_path):
+    for name in ("a", "b"):
+        run = made(tmp_path / name, [0.5, 0.6, 0.7], seed=0)
+        for file in ("results.json", "status.json", "episodes.jsonl", "metrics.jsonl"):
+            text = re.sub(
+                r'("(mean|ci95|n|seconds|step|steps|accuracy|val/accuracy)": )[\d.]+',
+                rf"\g<1>{value}",
+                (run / file).read_text(),
+            )
+            (run / file).write_text(text)
+    change_text = (tmp_path / "a" / "status.json").read_text().replace('"pid"', f'"seconds": {value}, "pid"')
+    (tmp_path / "a" / "status.json").write_text(change_text)
+    for words in (["runs", "DIR"], ["show", "RUN"], ["report", "DIR", f"--out={tmp_path / 'out'}"], ["compare", "DIR"]):
+        outcome = metarun(*(word.replace("DIR", str(tmp_path)).replace("RUN", str(tmp_path / "a")) for word in words))
+        assert outcome.code in (0, 1, 2) and "Traceback" not in outcome.text, outcome.text
+    with RunFolder(tmp_path / "a").claimed():  # it goes on from the seconds that it says
+        pass
 
 
 def test_yaml_that_unfolds_without_end_is_not_followed(tmp_path):

@@ -9,7 +9,8 @@ from metarun.applied.adapted import OF_ALL_QUERIES
 from metarun.applied.exporting import Inputs
 from metarun.applied.model import Model
 from metarun.evaluation.records import SHOTS
-from metarun.output.ledger import OF_OTHERS
+from metarun.output.ledger import OF_OTHERS, scores_in
+from metarun.output.tables import Score
 
 EXAMPLE = '''"""Adapt the exported model to labelled examples, and predict others. Needs torch and numpy, and no metarun.
 
@@ -65,7 +66,8 @@ def card_of(model: Model, results: dict[str, Any], files: dict[str, str]) -> str
     """The model card: metadata as Hugging Face reads them, with scores, intervals and protocol; and what the files are."""
     learner, target = type(model.learner).__name__, model.run.experiment.protocol["task"]["_target_"]
     name, kind = f"{learner} on {target.rpartition('.')[2]}", _kind(model)
-    scores = {key.removeprefix("test/"): value for key, value in results.items() if key.startswith("test/")}
+    found = scores_in(results)
+    scores = {key.removeprefix("test/"): value for key, value in found.items() if key.startswith("test/")}
     scores = {
         key: value for key, value in scores.items() if "_step_" not in key and SHOTS not in key and "/" not in key
     }
@@ -91,7 +93,7 @@ def _kind(model: Model) -> str:
     return "few-shot classification" if model.classifies else "few-shot regression"
 
 
-def _result(model: Model, scores: dict[str, Any]) -> dict[str, Any]:
+def _result(model: Model, scores: dict[str, Score]) -> dict[str, Any]:
     """An entry of ``model-index``: the model's own scores, each with its interval and what the episodes were."""
     experiment, kind = model.run.experiment, _kind(model)
     settings = experiment.protocol["task"]
@@ -99,9 +101,9 @@ def _result(model: Model, scores: dict[str, Any]) -> dict[str, Any]:
     metrics = [
         {
             "type": key,
-            "name": f"{key}: mean and 95% interval over {value['n']} test episodes",
-            "value": value["mean"],
-            "args": {"ci95": value["ci95"], "episodes": value["n"], **shown, "seed": experiment.seed},
+            "name": f"{key}: mean and 95% interval over {_known(value.n)} test episodes",
+            "value": value.mean,
+            "args": {"ci95": value.ci95, "episodes": value.n, **shown, "seed": experiment.seed},
         }
         for key, value in scores.items()
         if not key.startswith(OF_OTHERS)
@@ -131,10 +133,14 @@ def shareable(node: Any, key: str = "") -> Any:
     return Path(node).name if named else node
 
 
-def _score_lines(scores: dict[str, Any], protocol: dict[str, Any]) -> list[str]:
+def _known(value: Any, digits: str = "") -> str:
+    return "unknown" if value is None else f"{value:{digits}}"
+
+
+def _score_lines(scores: dict[str, Score], protocol: dict[str, Any]) -> list[str]:
     if not scores:
         return ["The run has no test scores yet.\n"]
-    rows = [f"| {key} | {value['mean']:.4f} | {value['ci95']:.4f} | {value['n']} |" for key, value in scores.items()]
+    rows = [f"| {key} | {mean:.4f} | {_known(ci95, '.4f')} | {_known(n)} |" for key, (mean, ci95, n) in scores.items()]
     table = ["| score | mean | 95% interval, +- | episodes |", "|---|---|---|---|", *rows, ""]
     lines = ["## Scores on tasks that training has not seen\n", *table, "Protocol:\n", "```"]
     return [*lines, _yaml(shareable(protocol)).rstrip(), "```", ""]

@@ -11,6 +11,7 @@ from metarun.errors import ConfigError
 from metarun.evaluation.intervals import half_width
 from metarun.files import read_json, write_json
 from metarun.output.folder import RunFolder
+from metarun.output.ledger import score_of
 
 OPTION, LIST, KEY = "evaluation=data_efficiency", "evaluation.train_fractions=", "task.train_fraction="
 NAME = "data_efficiency"
@@ -44,6 +45,8 @@ def curves(runs: Sequence[tuple[list[str], RunFolder]]) -> dict[str, Any]:
         try:
             score = read_json(folder.path / "results.json")[name]
         except (ValueError, KeyError):
+            score = None
+        if score_of(score) is None:
             missing.append(folder.path.name)
             continue
         groups[" ".join(others)][fraction].append(score)
@@ -56,7 +59,7 @@ def curves(runs: Sequence[tuple[list[str], RunFolder]]) -> dict[str, Any]:
 
 def _point(scores: list[dict[str, Any]]) -> dict[str, Any]:
     if len(scores) == 1:
-        return {**scores[0], "num_seeds": 1}
+        return {"ci95": None, **scores[0], "num_seeds": 1}
     means = [score["mean"] for score in scores]
     return {"mean": fmean(means), "ci95_over_seeds": half_width(stdev(means), len(means)), "num_seeds": len(means)}
 

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from metarun import __version__
+from metarun.annotations import conforms
 from metarun.errors import ConfigError, MetarunError, shortened
 from metarun.files import read_json, write_atomically, write_json
+from metarun.output.kept import number
 from metarun.output.lock import claim
 from metarun.output.machine import hardware, installed
 from metarun.paths import as_shown
@@ -109,8 +111,7 @@ class RunFolder:
                     f"the run {self.path} is in progress (process {pid}). Wait for it, or choose another run_dir."
                 )
             self._sweep_up()
-            spent = before.get("seconds", 0.0)
-            self.began = time.monotonic() - (spent if isinstance(spent, (int, float)) else 0.0)
+            self.began = time.monotonic() - max(0.0, number(before.get("seconds")) or 0.0)
             yield
 
     def _sweep_up(self) -> None:
@@ -152,15 +153,8 @@ class RunFolder:
 
     def facts(self) -> dict[str, Any]:
         """What run.json says; nothing where there is none. Raises MetarunError for a damaged file."""
-        path = self.path / "run.json"
-        try:
-            facts = read_json(path) if path.exists() else {}
-        except ValueError as error:
-            raise MetarunError(_damaged(path)) from error
-        parts = {"history": list, "data": str, "evaluation_data": dict}
-        if not all(isinstance(facts.get(name, kind()), kind) for name, kind in parts.items()):
-            raise MetarunError(_damaged(path))
-        return facts
+        without = "the run then forgets its history and which data it began with"
+        return self._kept("run.json", without, history=list, data=str, evaluation_data=dict)
 
     def overrides(self) -> list[str]:
         """The overrides that the run began with; none where run.json does not say them."""
@@ -176,12 +170,17 @@ class RunFolder:
     def trained_on(self) -> list[str]:
         """The names of the training classes, or of a table's training tasks; none where they have no names, or an earlier
         metarun kept none. Raises MetarunError for a damaged file."""
-        return self._kept(TRAINED_ON, "no evaluation then tells which classes were trained on").get("names", [])
+        without = "no evaluation then tells which classes were trained on"
+        return self._kept(TRAINED_ON, without, names=list[str]).get("names", [])
 
-    def _kept(self, name: str, without: str) -> dict[str, Any]:
+    def _kept(self, name: str, without: str, **kinds: Any) -> dict[str, Any]:
+        """What a file says, of whose parts some have a kind."""
         path = self.path / name
         try:
-            return read_json(path) if path.exists() else {}
+            content = read_json(path) if path.exists() else {}
+            if wrong := [key for key, kind in kinds.items() if key in content and not conforms(content[key], kind)]:
+                raise ValueError(f"not what they may be: {', '.join(wrong)}")
+            return content
         except ValueError as error:
             raise MetarunError(f"{path} is damaged. Remove it to go on: {without}; or train again.") from error
 
@@ -231,10 +230,6 @@ class RunFolder:
             return {"git": {"commit": commit, "dirty": bool(diff or added), "untracked": added}}
         except (OSError, subprocess.CalledProcessError):
             return {"git": None}
-
-
-def _damaged(path: Path) -> str:
-    return f"{path} is damaged. Remove it: the run goes on, but forgets its history and which data it began with."
 
 
 def _now() -> str:

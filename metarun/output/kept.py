@@ -1,9 +1,9 @@
 """The files of a run folder, read as far as they can be: what cannot be read is noted, and empty."""
 
 import json
-import math
 import os
 import re
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -81,8 +81,8 @@ def read_alarms(path: Path) -> list[dict[str, Any]]:
 
 
 def number(value: Any) -> float | None:
-    """``value`` where it is a finite number."""
-    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """``value`` where it is a finite number that a float can hold."""
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     return value if fits else None
 
 

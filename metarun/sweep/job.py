@@ -11,7 +11,7 @@ from metarun.config.compose import assigned, escaped
 from metarun.config.schema import without_fetching
 from metarun.errors import MetarunError, listed, shortened
 from metarun.output.folder import RunFolder, slug
-from metarun.output.kept import configuration, flat, json_object
+from metarun.output.kept import configuration, flat, json_object, number
 from metarun.output.lock import busy
 from metarun.sweep.identity import DIGITS, NO_EFFECT
 
@@ -77,8 +77,7 @@ class Job:
     @property
     def seconds(self) -> float:
         """What it has taken in all its attempts."""
-        seconds = self.folder.read_status().get("seconds")
-        return seconds if isinstance(seconds, (int, float)) else 0.0
+        return max(0.0, number(self.folder.read_status().get("seconds")) or 0.0)
 
     @contextmanager
     def noting_trouble(self) -> Iterator[None]:
