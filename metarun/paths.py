@@ -1,7 +1,11 @@
-"""Where the files that come with metarun are."""
+"""Where the files that come with metarun are, and the paths that a user names."""
 
+from contextlib import suppress
 from pathlib import Path
 
+from metarun.errors import ConfigError, shortened
+
+DATA_ROOT = "data_root (METARUN_DATA)"  # as messages name it
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -28,6 +32,30 @@ def cards_dir() -> Path:
     """The folder of the cards that come with metarun: ``docs/results`` of the checkout, or the copy in the package."""
     checkout = PACKAGE.parent
     return checkout / "docs" / "results" if (checkout / "pyproject.toml").is_file() else PACKAGE / "results"
+
+
+def usable(path: str | Path, setting: str) -> Path:
+    """The path that ``setting`` names, with ~ and ~user as home folders; whether anything is there is not asked.
+
+    Raises ConfigError where nothing can be there: no such user, a name too long for the system, links in a circle.
+    """
+    if not str(path).strip():
+        raise ConfigError([f"{setting} is empty; name a folder, or leave it out."])
+    try:
+        expanded = Path(path).expanduser()
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            expanded.stat()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+    except RuntimeError:
+        user = Path(path).parts[0]
+        reason = f"{user[1:]} is no user of this machine; write ./{user} for a name that begins so"
+    else:
+        return expanded
+    said = f"{setting}={shortened(str(path))}: no file or folder can have this name ({reason})."
+    raise ConfigError(
+        [said], where="the command line" if setting.startswith("-") or setting.isupper() else "the configuration"
+    )
 
 
 def as_shown(path: Path) -> str:

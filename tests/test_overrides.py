@@ -13,6 +13,8 @@ from tests.composing import compose, experiment, last_of_each
 from tests.running import metarun
 
 LONG = "x" * 300
+NOBODYS = "~nosuchuser/x"
+LOOP = "LOOP/x"  # in a link to itself
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +27,7 @@ def elsewhere(tmp_path, monkeypatch):
 MISTAKES = {
     "an empty run_dir": (["run_dir="], "run_dir is empty; name a folder"),
     "an empty resume": (["resume=''"], "resume is empty; name a folder"),
-    "a name too long for a file": ([f"run_dir={LONG}"], "no folder can have this name (File name too long)"),
+    "a name too long for a file": ([f"run_dir={LONG}"], "no file or folder can have this name (File name too long)"),
     "a name too long for an option": (["task=" + "x" * 5000], "there is no task called 'xxx"),
     "a group that is no text": (["task='${seed}'"], "task='${seed}': Error resolving interpolation"),
     "a number in a list of options": (["logger=[0,0]"], "logger=[0,0]: 0 is no name of an option; write logger=[NAME"),
@@ -60,7 +62,7 @@ MISTAKES = {
     "an empty sweep_dir": (["-m", "seed=1,2", "sweep_dir="], "sweep_dir is empty"),
     "a sweep_dir too long": (["-m", "seed=1,2", f"sweep_dir={LONG}"], "sweep_dir=xxx"),
     "a number of one job": (["-m", "meta_learner.inner_lr=0.1,nan"], "meta_learner.inner_lr is nan"),
-    "evaluate of a name too long": (["evaluate", LONG], "no folder can have this name"),
+    "evaluate of a name too long": (["evaluate", LONG], "no file or folder can have this name"),
     "a picture over a folder": (["data", "show", "sinusoid", "--out=/"], "that is a folder; name a file in it"),
     "an episode beyond 64 bits": (["data", "show", "sinusoid", "--episode=99999999999999999999"], "--episode is 9999"),
     "a part of no sine wave": (["task/augmentation=none"], "task/augmentation=none: this task has no augmentation; those"),
@@ -79,6 +81,42 @@ def test_a_mistake_is_answered_in_a_line_with_exit_code_2_and_leaves_nothing(mis
     assert message in outcome.err
     assert max(map(len, outcome.err.splitlines())) < 3000
     assert not list(tmp_path.iterdir())
+
+
+PLACES = [
+    ["runs", "PATH"],
+    ["tensorboard", "PATH"],
+    ["compare", ".", "PATH"],
+    ["report", "PATH"],
+    ["report", ".", "--out=PATH"],
+    ["doctor", "--data-root=PATH"],
+    ["data", "list", "data_root='PATH'"],
+    ["task=sinusoid", "data_root='PATH'"],
+    ["export", "RUN", "--to=PATH"],
+    ["reproduce", "maml/sinusoid/5s", "--to=PATH"],
+    *(["predict", "RUN", f"--{option}=PATH"] for option in ("support", "query", "tasks", "out", "save-phi")),
+]
+
+
+@pytest.mark.parametrize("command", PLACES, ids=[" ".join(words[:3]) for words in PLACES])
+@pytest.mark.parametrize("path", [NOBODYS, "x" * 5000, LOOP], ids=["nobody's", "long", "loop"])
+def test_a_path_that_nothing_can_have_is_refused_by_every_command(command, path, tmp_path):
+    (tmp_path / "LOOP").symlink_to(tmp_path / "LOOP")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("seed: 0\n")
+    (run / "status.json").write_text("{}")
+    outcome = metarun(*[word.replace("PATH", path) for word in command], as_given=True)
+    assert outcome.code == 2 and "Traceback" not in outcome.text, outcome.text
+    assert "no file or folder can have this name" in outcome.err
+    assert {place.name for place in tmp_path.iterdir()} == {"LOOP", "run"}
+
+
+@pytest.mark.parametrize("path", ["", NOBODYS])
+def test_a_data_root_of_the_environment_is_refused_as_one_that_is_typed(path, monkeypatch):
+    monkeypatch.setenv("METARUN_DATA", path)
+    outcome = metarun("data", "list", as_given=True)
+    assert outcome.code == 2 and "data_root (METARUN_DATA)" in outcome.err, outcome.text
 
 
 @pytest.mark.parametrize("command", [

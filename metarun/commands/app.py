@@ -1,11 +1,21 @@
 """The sub-commands, by typer. Each command lives in its own module and is imported when it is called."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from metarun.commands.app_runs import register
+from metarun.paths import usable
+
+
+def _usable(option: typer.CallbackParam, value: Path | None) -> Path | None:
+    """The path that an option names, with ~ as the home folder."""
+    return None if value is None else usable(value, option.opts[0])
+
+
+PathOption = partial(typer.Option, callback=_usable)
 
 app = typer.Typer(
     name="metarun", add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
@@ -31,7 +41,7 @@ def metarun() -> None:
 
 @app.command()
 def doctor(
-    data_root: Annotated[Path, typer.Option(envvar="METARUN_DATA", help="where the data sets are")] = Path(
+    data_root: Annotated[Path, PathOption(envvar="METARUN_DATA", help="where the data sets are")] = Path(
         "~/.cache/metarun"
     ),
 ) -> None:
@@ -41,7 +51,7 @@ def doctor(
     prepare()
     from metarun.commands.doctor import doctor as examine
 
-    examine(data_root.expanduser())
+    examine(data_root)
 
 
 @app.command()
@@ -71,7 +81,7 @@ def explain(
     split: Annotated[str, typer.Option(help="test, val or train")] = "test",
     tasks: Annotated[int | None, typer.Option(help="their number; default 100")] = None,
     checkpoint: Annotated[str, typer.Option(help="best or last")] = "best",
-    to: Annotated[Path | None, typer.Option(help="a folder for the files; default RUN/explanations/NAME")] = None,
+    to: Annotated[Path | None, PathOption(help="a folder for the files; default RUN/explanations/NAME")] = None,
     config_dir: ConfigDir = [],  # noqa: B006
     allow: Allow = [],  # noqa: B006
 ) -> None:
@@ -94,7 +104,7 @@ def reproduce(  # noqa: PLR0913, PLR0917
     within: Annotated[str, typer.Option(metavar="TIME", help="only what was measured to take less: 2h, 90m")] = "",
     seeds: Annotated[int, typer.Option(help="runs, of seeds 0, 1, ...")] = 1,
     budget: Annotated[str, typer.Option(metavar="TIME", help="stop training then; the same command goes on")] = "",
-    to: Annotated[Path, typer.Option(help="the folder of the runs and cards")] = Path("runs/reproduce"),
+    to: Annotated[Path, PathOption(help="the folder of the runs and cards")] = Path("runs/reproduce"),
     chosen: Annotated[str, typer.Option("--format", help="of --list: table, json, csv, md or latex")] = "table",
 ) -> None:
     """Repeat a paper's training and test, continue it where it stands, and say how far the figure is from the paper's."""
@@ -151,7 +161,7 @@ def show(
     overrides: Overrides = None,
     split: Annotated[str, typer.Option(help="train, val or test")] = "train",
     episode: Annotated[list[int], typer.Option(help="its number; may be repeated")] = [0],  # noqa: B006
-    out: Annotated[Path | None, typer.Option(help="the picture's file; default NAME-SPLIT-EPISODE.png")] = None,
+    out: Annotated[Path | None, PathOption(help="the picture's file; default NAME-SPLIT-EPISODE.png")] = None,
     config_dir: ConfigDir = [],  # noqa: B006
     allow: Allow = [],  # noqa: B006
 ) -> None:
@@ -200,16 +210,14 @@ def predict(  # noqa: PLR0913, PLR0917
     overrides: Annotated[list[str] | None, typer.Argument(help="evaluation.inner_steps=10 device=cpu ...")] = None,
     support: Annotated[
         Path | None,
-        typer.Option(help="labelled examples: a folder of class folders, or a .csv, .jsonl, .tsv or .npz file"),
+        PathOption(help="labelled examples: a folder of class folders, or a .csv, .jsonl, .tsv or .npz file"),
     ] = None,
-    query: Annotated[
-        Path | None, typer.Option(help="examples to predict: the same, or a flat folder of images")
-    ] = None,
+    query: Annotated[Path | None, PathOption(help="examples to predict: the same, or a flat folder of images")] = None,
     tasks: Annotated[
-        Path | None, typer.Option(help="a folder with a folder for each task, which holds its support and query")
+        Path | None, PathOption(help="a folder with a folder for each task, which holds its support and query")
     ] = None,
-    out: Annotated[Path, typer.Option(help="the file of the predictions")] = Path("predictions.csv"),
-    save_phi: Annotated[Path | None, typer.Option(help="a file for the adapted weights, too")] = None,
+    out: Annotated[Path, PathOption(help="the file of the predictions")] = Path("predictions.csv"),
+    save_phi: Annotated[Path | None, PathOption(help="a file for the adapted weights, too")] = None,
     checkpoint: Annotated[str, typer.Option(help="best or last")] = "best",
     config_dir: ConfigDir = [],  # noqa: B006
     allow: Allow = [],  # noqa: B006
@@ -224,12 +232,12 @@ def predict(  # noqa: PLR0913, PLR0917
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="the run's folder")],
-    to: Annotated[Path, typer.Option(help="a new folder for the files")],
+    to: Annotated[Path, PathOption(help="a new folder for the files")],
     overrides: Annotated[list[str] | None, typer.Argument(help="evaluation.inner_steps=10 device=cpu ...")] = None,
     support: Annotated[
-        Path | None, typer.Option(help="labelled examples as of metarun predict: the adapted weights are written, too")
+        Path | None, PathOption(help="labelled examples as of metarun predict: the adapted weights are written, too")
     ] = None,
-    query: Annotated[Path | None, typer.Option(help="examples to predict: as many as the program is to take")] = None,
+    query: Annotated[Path | None, PathOption(help="examples to predict: as many as the program is to take")] = None,
     checkpoint: Annotated[str, typer.Option(help="best or last")] = "best",
     config_dir: ConfigDir = [],  # noqa: B006
     allow: Allow = [],  # noqa: B006

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -25,6 +24,7 @@ from metarun.output.scored import (
     without_numbers,
 )
 from metarun.output.tables import Score, Table, plain, refuse_other_formats, show, text_of
+from metarun.paths import usable
 
 ROUNDING = 1e-9  # relative: an interval below it is one of equal values
 
@@ -94,7 +94,7 @@ def compare_runs(words: list[str], by: str, score: str, evaluation: str, chosen:
 def scored_runs(words: list[str], evaluation: str) -> list[Scored]:
     """The runs in the folders among ``words`` that pass the filters among them, named by what tells their paths apart."""
     filters, places = filters_in(words)
-    found = {run.path.resolve(): run for place in places for run in runs_in(Path(place).expanduser())}
+    found = {run.path.resolve(): run for place in places for run in runs_in(usable(place, "RUN"))}
     kept = {path: run for path, run in found.items() if all(passes(run, wanted) for wanted in filters)}
     if len(kept) < 2:
         raise wrong_command(f"two or more runs can be compared, and these are {len(kept)}: metarun compare RUN RUN ...")

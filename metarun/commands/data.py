@@ -24,6 +24,7 @@ from metarun.errors import ConfigError, DataError
 from metarun.evaluation.episodes import BLOCK
 from metarun.evaluation.suite import missing
 from metarun.output.tables import table_console
+from metarun.paths import DATA_ROOT, usable
 from metarun.tasks.splits import SPLITS
 
 KIND_WIDTH = 25  # columns, which leave room for the state at 80
@@ -45,7 +46,7 @@ def list_data(overrides: list[str], folders: list[Path]) -> None:
     table.add_column("name", no_wrap=True)
     table.add_column("kind", overflow="fold", max_width=KIND_WIDTH)
     table.add_column("state", overflow="fold")
-    root = Path(composed(overrides, folders).data_root).expanduser()
+    root = usable(composed(overrides, folders).data_root, DATA_ROOT)
     for name, kind, state, where in entries(overrides, folders):
         table.add_row(name, kind, ": ".join(filter(None, (state, where.removeprefix(f"{root}{os.sep}")))))
     table_console(100).print(table)

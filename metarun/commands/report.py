@@ -15,6 +15,7 @@ from metarun.files import write_atomically
 from metarun.output.ledger import Run, runs_in
 from metarun.output.scored import Scored
 from metarun.output.tables import as_csv, as_latex, as_markdown, refuse_other_formats, show
+from metarun.paths import usable
 from metarun.search.kept import found
 
 FOLDER = "report"  # where the files lie, in the folder of the runs
@@ -29,7 +30,7 @@ def report_on(words: list[str], by: str, score: str, out: str, chosen: str) -> N
     kept = [run for run in runs_in(root) if all(passes(run, wanted) for wanted in filters)]
     if not kept:
         raise wrong_command(f"none of the runs in {root} passes the filter")
-    folder, search = Path(out).expanduser() if out else root / FOLDER, found(root)
+    folder, search = usable(out, "--out") if out else root / FOLDER, found(root)
     kept = without_trials(kept, root, search)
     if kept or not search:
         findings = _findings(kept, by, score, root)

@@ -12,6 +12,7 @@ from metarun.errors import did_you_mean, listed, wrong_command
 from metarun.output.kept import number
 from metarun.output.ledger import Run, runs_in
 from metarun.output.tables import Score, Table, refuse_other_formats, show
+from metarun.paths import usable
 
 AGES = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 SHOWN = ("run", "state", "age", "learner", "task", "seed", "metric", "score", "step")
@@ -48,7 +49,7 @@ def understood(words: list[str]) -> tuple[Path, list[Filter]]:
     filters, places = filters_in(words)
     if len(places) > 1:
         raise wrong_command(f"one folder at a time: {listed(places)}. A filter is KEY=VALUE.")
-    return Path(places[0] if places else "runs").expanduser(), filters
+    return usable(places[0] if places else "runs", "DIR"), filters
 
 
 def filters_in(words: list[str]) -> tuple[list[Filter], list[str]]:

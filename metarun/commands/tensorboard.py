@@ -2,17 +2,17 @@
 
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from metarun.errors import wrong_command
 from metarun.output.ledger import folders
+from metarun.paths import usable
 
 
 def start(words: list[str]) -> None:
     """Serve the runs in the folder that comes first (runs, where none does) until Ctrl-C; TensorBoard's options follow."""
     named = bool(words) and not words[0].startswith("-")
-    root, further = Path(words[0] if named else "runs").expanduser(), words[named:]
+    root, further = usable(words[0] if named else "runs", "DIR"), words[named:]
     if not os.path.isdir(root):
         raise wrong_command(f"there is no folder {root}. Name a run, or the folder that your runs lie in.")
     if next(folders(root), None) is None:

@@ -1,7 +1,6 @@
 """From a configuration to the objects of a run. The only module that turns config nodes into objects."""
 
 import inspect
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -33,6 +32,7 @@ from metarun.evaluation.shots import OverShots, check_shots
 from metarun.evaluation.suite import Scored, Suite, learner_for, scored_elsewhere
 from metarun.execution.execution import Eager
 from metarun.execution.sharded import divided
+from metarun.paths import usable
 from metarun.tasks.store import Source
 
 AS_THEY_ARE = ("seed", "steps", "meta_batch_size", "log_every", "checkpoint_minutes", "profile", "devices", "exact")
@@ -134,7 +134,7 @@ def device_of(name: str) -> torch.device:
 
 def _given_task(plain: dict[str, Any]) -> dict[str, Any]:
     dtype, device = getattr(torch, plain["dtype"]), device_of(plain["device"])
-    data_root = os.path.expanduser(plain["data_root"])
+    data_root = str(usable(plain["data_root"], "data_root"))
     return {"seed": plain["seed"], "device": device, "dtype": dtype, "data_root": data_root}
 
 

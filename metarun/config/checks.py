@@ -14,8 +14,9 @@ from metarun.config.ranges import range_problems
 from metarun.config.schema import Config
 from metarun.config.targets import Part
 from metarun.core import MetaLearner, TaskDistribution, hyperparameters
-from metarun.errors import did_you_mean
+from metarun.errors import ConfigError, did_you_mean
 from metarun.evaluation.suite import ONE_NUMBER, varying_ways
+from metarun.paths import DATA_ROOT, usable
 
 NUMBERS = ("seed", "steps", "devices", "meta_batch_size", "log_every", "checkpoint_minutes", "clip_norm", "clip_value")
 OF_EVALUATION = ("every", "num_val_tasks", "num_tasks", "inner_steps")
@@ -89,7 +90,7 @@ def _where_it_is(value: Any) -> Any:
 
 
 def place_problems(plain: dict[str, Any]) -> list[str]:
-    """Problems of ``dtype`` and ``device``, without which nothing can be built."""
+    """Problems of ``dtype``, ``data_root`` and ``device``, without which nothing can be built."""
     problems = (
         []
         if plain.get("dtype") in ("float32", "float64")
@@ -97,6 +98,10 @@ def place_problems(plain: dict[str, Any]) -> list[str]:
     )
     if str(plain.get("device")).startswith("mps") and plain.get("dtype") == "float64":
         problems.append("dtype is float64, but device=mps has no such numbers; use dtype=float32, or device=cpu.")
+    try:
+        usable(plain["data_root"], DATA_ROOT)
+    except ConfigError as error:
+        problems += error.problems
     return problems + device_problems(plain.get("device"))
 
 

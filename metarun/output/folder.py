@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from metarun.files import read_json, write_atomically, write_json
 from metarun.output.kept import number
 from metarun.output.lock import claim
 from metarun.output.machine import hardware, installed
-from metarun.paths import as_shown
+from metarun.paths import as_shown, usable
 
 HEARTBEAT_SECONDS = 5.0
 STATES = ("running", "completed", "failed", "interrupted", "diverged", "pruned")
@@ -46,16 +46,8 @@ def new_name(label: str) -> str:
 
 def place(path: str, setting: str) -> Path:
     """The absolute path of the folder that a setting names; raises ConfigError where no folder can have such a name."""
-    if not path.strip():
-        raise ConfigError([f"{setting} is empty; name a folder, or leave it out."])
-    try:
-        folder = Path(path).expanduser().resolve()
-        with suppress(FileNotFoundError, NotADirectoryError):
-            folder.lstat()
-        there = next(place for place in (folder, *folder.parents) if place.exists())
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError([f"{setting}={shortened(path)}: no folder can have this name ({reason})."]) from None
+    folder = usable(path, setting).resolve()
+    there = next(place for place in (folder, *folder.parents) if os.path.exists(place))
     if not there.is_dir():
         raise ConfigError([f"{setting}={shortened(path)}: {there} is a file; name a folder."])
     return folder

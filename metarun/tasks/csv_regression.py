@@ -13,7 +13,6 @@ B episodes, K support and Q query rows of each
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -23,6 +22,7 @@ from metarun.core import Batch, Draw, Episode, Metrics, Origin, Params, TaskSpec
 from metarun.counter import uniform, without_replacement
 from metarun.errors import DataError, DataProblems, listed
 from metarun.objectives import SQUARED_ERROR
+from metarun.paths import usable
 from metarun.tasks.measurements import Roles
 from metarun.tasks.sizes import Count, PointSize, Sized, Sizes, sizes_by_split
 from metarun.tasks.splits import SPLITS, train_share
@@ -76,7 +76,7 @@ class CSVRegression(Sized):
     ) -> None:
         """Read the table, choose the splits, and measure all of it by the training tasks."""
         self.sizes = sizes_by_split(PointSize, (num_shots, num_queries), train_num_shots, train_num_queries)
-        self.path, self.separator, self.support = Path(path).expanduser(), separator, support
+        self.path, self.separator, self.support = usable(path, "task.path"), separator, support
         self.input_columns, self.output_columns = list(input_columns), list(output_columns)
         self.task_column, self.log_columns, self.missing = task_column, log_columns, missing
         self.seed, self.device, self.dtype = seed, device, dtype

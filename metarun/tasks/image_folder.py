@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from metarun.errors import DataError, DataProblems, MissingDataError, listed
+from metarun.paths import usable
 from metarun.tasks.image_classes import ImageData, image_task
 from metarun.tasks.image_csv import rows_of_csv
 from metarun.tasks.image_files import ENDINGS, Ranges, dark, plain, problem_of, squared, survey
@@ -42,7 +43,7 @@ def image_folder(  # noqa: PLR0913, PLR0917
     """
     if size < 1:
         raise ValueError(f"task.size is {size}, but an image needs 1 pixel or more.")
-    found = _listing(Path(path).expanduser(), split, group_column, group_pattern)
+    found = _listing(usable(path, "task.path"), split, group_column, group_pattern)
     classes = by_class(found.rows)
     split_of = split_classes(
         tuple(classes), [rows[0].split for rows in classes.values()], split, split_seed, "image_folder/classes"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from metarun.errors import DataError, MissingDataError
+from metarun.paths import usable
 from metarun.tasks.published import Published, PublishedFile
 from metarun.tasks.splits import Split, published_splits
 from metarun.tasks.store import ClassRows, Source
@@ -48,7 +49,7 @@ def text_jsonl(
 
     Prepared under the digest of the file and of these settings, so a changed file is read anew.
     """
-    file = Path(path).expanduser()
+    file = usable(path, "task.path")
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "does not exist"
         raise MissingDataError(
