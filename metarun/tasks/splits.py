@@ -52,8 +52,9 @@ def seen(text: str) -> str:
 
 def likeness(name: str) -> str:
     """What names share that are ``seen`` alike, or are one whole number: 1, 1.0 and 01."""
-    number = WHOLE_NUMBER.fullmatch(seen(name))
-    return number[1] if number else seen(name)
+    written = seen(name)
+    number = WHOLE_NUMBER.fullmatch(written)
+    return number[1] if number else written
 
 
 def nearly_equal(names: Iterable[str], what: str) -> list[str]:
