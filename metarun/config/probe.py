@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from metarun.config.experiment import take_theta
 from metarun.core import Episode, FewShotLearner, MetaLearner, Metrics, Params, frozen
-from metarun.errors import MetarunError
+from metarun.errors import ConfigError, MetarunError
 from metarun.evaluation.eval_mode import eval_mode, modules_of
 from metarun.execution.execution import Execution, Looped, Vmapped, generators_kept
 from metarun.execution.failures import memory_errors
@@ -41,7 +41,7 @@ class Trial:
 
 def tried(learner: MetaLearner, episodes: Episode, steps: int, vmapped: bool = True) -> Trial:
     """The trial of ``learner``, whose modules hold their parameters, on ``episodes``, as it begins and ends a run of
-    ``steps`` steps; ``vmapped`` or in a loop alone. Changes nothing."""
+    ``steps`` steps; ``vmapped`` or in a loop alone. Changes nothing. Raises ConfigError where ``init`` refuses settings."""
     trial = Trial()
     for dtype, tolerance in SAME.items():
         try:
@@ -54,6 +54,8 @@ def tried(learner: MetaLearner, episodes: Episode, steps: int, vmapped: bool = T
                 return _tried(copy, steps, *_started(copy, episodes, dtype), tolerance if vmapped else None)
         except torch.OutOfMemoryError:
             trial = Trial(not_vmapped="two tasks do not fit into memory to be compared")
+        except ConfigError:  # of settings that ``init`` refuses
+            raise
         except (RuntimeError, ValueError, MetarunError) as error:
             trial = Trial(failure=reason(error))
         except Exception:  # a mistake in somebody's code: the run will stop at it, with a traceback and a folder
