@@ -14,6 +14,16 @@ DISK_REFUSALS = (
 CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what a file system answers that does not know the call
 
 
+def refused_by_disk(error: Exception, then: str) -> str:
+    """What to say of an error with which the disk refused a file, and to do ``then``; empty for any other error."""
+    if not isinstance(error, OSError) or error.errno not in DISK_REFUSALS:
+        return ""
+    return (
+        f"the disk refused: {error}.\nWhat was written before is intact. Free some space, make it writable, or move away "
+        f"what is in the place of a file; then {then}"
+    )
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` by way of a file beside it that is flushed to the disk and renamed.
 

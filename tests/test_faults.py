@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from metarun.commands.main import guarded
 from metarun.output import checkpoint as checkpoint_module
 from metarun.training import runner
 from tests.running import (
@@ -201,6 +202,7 @@ def test_a_read_only_run_folder_is_an_error_that_leaves_everything_as_it_was(who
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     failed(metarun(f"resume={run}", "steps=20"), "cannot write to the run folder", "Read-only file system")
     failed(metarun(*TINY, f"run_dir={small_disk / 'other'}"), "cannot write to the run folder")
+    failed(metarun("rerun", str(run)), "cannot write to the run folder", "--run-dir PATH of metarun rerun")
     failed(metarun("evaluate", str(run)), "Read-only file system")
     explained = metarun("explain", str(run))
     assert explained.code == 2 and "Read-only file system" in explained.err and "--to DIR" in explained.err
@@ -212,6 +214,25 @@ def test_a_read_only_run_folder_is_an_error_that_leaves_everything_as_it_was(who
 
 def no_space(*_) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_disk_that_refuses_any_command_is_told_without_a_traceback(whole, tmp_path, monkeypatch, capsys):
+    assert guarded(no_space) == 1  # type: ignore[func-returns-value]
+    err = capsys.readouterr().err
+    assert f"the disk refused: [Errno {errno.ENOSPC}]" in err and "give the same command again" in err
+    assert "Traceback" not in err
+    monkeypatch.setattr("metarun.commands.rerun.write_atomically", no_space)
+    again = tmp_path / "again"
+    failed(metarun("rerun", str(whole), f"--run-dir={again}"), "the disk refused", "give the same command again")
+    monkeypatch.undo()
+    assert metarun("rerun", str(whole), f"--run-dir={again}").code == 0
+
+
+def test_a_run_without_its_configuration_is_not_said_to_be_continuable(tmp_path, monkeypatch):
+    monkeypatch.setattr("metarun.commands.train.write_atomically", no_space)
+    outcome = metarun(*TINY, f"run_dir={tmp_path / 'run'}")
+    failed(outcome, "the disk refused", "give the same command again")
+    assert "resume=" not in outcome.err
 
 
 @pytest.mark.parametrize("name", ["best.pt", "last.pt"])

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from metarun import __version__
-from metarun.commands.streams import lasting
+from metarun.commands.streams import lasting, told
 from metarun.config.help import COMMANDS, SWEEP_KEYS, help_text
 from metarun.config.trust import as_flags, trust
 from metarun.errors import ConfigError, Interrupted, MetarunError, did_you_mean
+from metarun.files import refused_by_disk
 from metarun.process import prepare, started_rank, started_together
 
 if TYPE_CHECKING:
@@ -39,10 +40,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if argv is None else argv
     action = command if arguments and arguments[0] in COMMANDS else hydra_style
     with lasting("stdout") as refusal, lasting("stderr"):
-        code = guarded(lambda: action(arguments))
-        if (error := refusal()) and not isinstance(error, BrokenPipeError):  # as ``metarun ... | head`` leaves it
-            print(f"metarun: standard output took no more ({error.strerror}); all else is done.", file=sys.stderr)
-    sys.exit(code or int(error is not None))
+        code = guarded(lambda: action(arguments)) or told(refusal())
+    sys.exit(code)
 
 
 def command(arguments: list[str]) -> int:
@@ -81,7 +80,10 @@ def guarded(action) -> int:  # type: ignore[no-untyped-def]
     except KeyboardInterrupt:
         print("metarun: stopped", file=sys.stderr)
         return 130
-    except Exception:
+    except Exception as error:
+        if said := refused_by_disk(error, "give the same command again"):
+            print(f"metarun: {said}", file=sys.stderr)
+            return 1
         traceback.print_exc()
         print("metarun: the run failed with the error above, which metarun did not expect.", file=sys.stderr)
         return 1

@@ -131,7 +131,7 @@ def evaluated(seed: Seed, overrides: Sequence[str], log: Path) -> dict[str, Any]
     """What ``metarun evaluate RUN OVERRIDES`` leaves, from its file where the run's model is still that one's."""
     model = seed.target.tested
     where = seed.path / "evaluations" / f"{name_of(list(overrides), 'test', model)}.json"
-    with contextlib.suppress(ValueError, KeyError):  # absent or damaged: it is made again
+    with contextlib.suppress(ValueError, KeyError, TypeError):  # absent or damaged: it is made again
         kept = read_json(where)
         if kept["protocol"]["checkpoint_step"] == seed.tested_step():
             return kept

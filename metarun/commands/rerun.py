@@ -1,7 +1,6 @@
 """``metarun rerun RUN``: the same run again in a new folder, and whether its numbers are the same, bit by bit."""
 
 import shlex
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from metarun.commands.job import Job
 from metarun.commands.train import run
 from metarun.config.compose import assigned, override_key, read_config
 from metarun.errors import CheckpointError, Interrupted, wrong_command
+from metarun.files import write_atomically
 from metarun.output.checkpoint import load
 from metarun.output.folder import RunFolder, place
 from metarun.output.ledger import Run, read, run_at
@@ -55,7 +55,7 @@ def _keep_execution(old: Run, folder: RunFolder) -> None:
     chosen = old.path / "execution.json"
     if chosen.is_file() and bool(old.machine.get("gpu")) == torch.cuda.is_available():
         folder.create()
-        shutil.copyfile(chosen, folder.path / "execution.json")
+        write_atomically(folder.path / "execution.json", chosen.read_bytes())
 
 
 @dataclass(frozen=True)

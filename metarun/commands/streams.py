@@ -23,6 +23,13 @@ class Lasting(io.FileIO):
         return memoryview(content).nbytes
 
 
+def told(refusal: OSError | None) -> int:
+    """The exit code where standard output took not all; said on standard error, if it was not a reader who has gone."""
+    if refusal and not isinstance(refusal, BrokenPipeError):  # which ``metarun ... | head`` leaves
+        print(f"metarun: standard output took no more ({refusal.strerror}); all else is done.", file=sys.stderr)
+    return int(refusal is not None)
+
+
 @contextmanager
 def lasting(name: Literal["stdout", "stderr"]) -> Iterator[Callable[[], OSError | None]]:
     """A context in which printing to a standard stream raises no OSError and knows every letter, and which yields a

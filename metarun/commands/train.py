@@ -12,7 +12,7 @@ from metarun.config.experiment import Experiment
 from metarun.config.ready import ready
 from metarun.errors import CheckpointError, ConfigError, Diverged, Interrupted, MetarunError
 from metarun.evaluation.whole import Evaluation
-from metarun.files import DISK_REFUSALS, read_json, write_atomically
+from metarun.files import read_json, refused_by_disk, write_atomically
 from metarun.output.checkpoint import load, restoring
 from metarun.output.folder import RunFolder
 from metarun.output.report import Reporter
@@ -43,12 +43,11 @@ def run(job: Job) -> float:
                 return _nothing_to_do(job.folder, experiment)
             return _run(job, experiment, resume_step)
     except OSError as error:
-        if error.errno not in DISK_REFUSALS:
+        goes_on = job.folder.holds_a_run
+        then = f"continue with {assigned('resume', job.folder.path)}" if goes_on else "give the same command again"
+        if not (said := refused_by_disk(error, then)):
             raise
-        raise MetarunError(
-            f"the disk refused: {error}.\nWhat was written before is intact. Free some space, make it writable, or move "
-            f"away what is in the place of a file; then continue with {assigned('resume', job.folder.path)}"
-        ) from error
+        raise MetarunError(said) from error
 
 
 def _steps_made(folder: RunFolder, experiment: Experiment) -> int:

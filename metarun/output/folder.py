@@ -88,7 +88,7 @@ class RunFolder:
         except OSError as error:
             raise MetarunError(
                 f"cannot write to the run folder {self.path} ({error.strerror}). "
-                "Choose another with run_dir=PATH, or make this one writable."
+                "Choose another with run_dir=PATH, or --run-dir PATH of metarun rerun, or make this one writable."
             ) from error
 
     @contextmanager
