@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from metarun.errors import DataError, did_you_mean, listed
+from metarun.tasks.decoding import csv_problem, text_of
 from metarun.tasks.image_rows import Listing, Row
 from metarun.tasks.splits import split_named
 
@@ -13,12 +14,12 @@ from metarun.tasks.splits import split_named
 def rows_of_csv(path: Path, with_splits: bool, group_column: str | None, labelled: bool = True) -> Listing:
     """The lines filename,label[,split] below a header; file names are relative to the folder of ``path``. Labels may be
     left out where they need not be ``labelled``."""
+    reader = csv.reader(io.StringIO(text_of(path), newline=""), strict=True)
     try:
-        reader = csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True)
         header = [name.strip() for name in next(reader, [])]
         lines = [(reader.line_num, entries) for entries in reader if entries]
-    except (csv.Error, UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{path} cannot be read as CSV in UTF-8: {error}.") from error
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: {'. '.join(csv_problem(error))}") from error
     needed = ["filename", "label"] if labelled else ["filename"]
     _check_header(path, header, needed, group_column)
     wanted = ["filename", "label", *["split"] * with_splits, *[group_column] * (group_column is not None)]

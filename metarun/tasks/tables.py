@@ -9,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 
 from metarun.errors import DataError, Faults, MissingDataError, did_you_mean
+from metarun.tasks.decoding import csv_problem, decoded
 from metarun.tasks.splits import composed
 
 SEPARATORS = {";": ";", "\t": "\\t", ",": ",", "|": "|"}  # and how to write them on the command line
@@ -49,7 +50,7 @@ def read_table(path: Path, separator: str) -> Table:
         raise ValueError(f"task.separator is {separator!r}, but must be one character, such as ',' or ';' or \"\\t\".")
     content = _content(path)
     try:
-        in_lines = StringIO(content.decode("utf-8-sig"), newline="")  # str.splitlines ends them at marks within entries
+        in_lines = StringIO(decoded(path, content), newline="")  # str.splitlines ends them at marks within entries
         uncommented = _Uncommented([*in_lines], separator)
         reader = csv.reader(uncommented, delimiter=separator, strict=True)
         lines, rows = [], []
@@ -58,13 +59,8 @@ def read_table(path: Path, separator: str) -> Table:
             if row:  # an empty line is no row
                 lines.append(reader.line_num)
                 rows.append([entry.strip() for entry in row])
-    except UnicodeDecodeError as error:
-        at = content[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{path}, line {at}: byte {content[error.start]:#04x} is not UTF-8; save it as UTF-8."
-        ) from error
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}. Quotation marks must come in pairs.") from error
+        raise DataError(f"{path}, line {reader.line_num}: {'. '.join(csv_problem(error))}") from error
     if not rows:
         raise DataError(f"{path} is empty; it must have a line of column names, and a line for each measurement.")
     digest = hashlib.sha256(content).hexdigest()

@@ -2,13 +2,14 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from metarun.errors import DataError, Faults, did_you_mean
+from metarun.tasks.decoding import csv_problem, text_of
 from metarun.tasks.splits import SPLITS, composed, seen, split_named
 from metarun.tasks.text_sets import Findings, Row
 
@@ -66,10 +67,15 @@ def rows_of(path: Path, asked: Fields, findings: Findings, with_splits: bool = F
     rest = [name for name in names if name not in (*fields, split)]
     findings.notes.append(
         f"sentences are in the field {fields.text!r}, their classes in {fields.label!r}."
-        + (f" Not read: {', '.join(map(repr, rest))}." if rest else "")
+        + not_read(rest)
         + (f" task.split=given uses {splits[0]!r}." if splits and not with_splits else "")
     )
     return [*_checked(path, records, fields, split, faults)]
+
+
+def not_read(names: Sequence[str]) -> str:
+    """What to say of fields of these names; nothing where there are none."""
+    return f" Not read: {', '.join(map(repr, names))}." if names else ""
 
 
 def _checked(path: Path, records: list[Record], fields: Fields, split: str | None, faults: Faults) -> Iterator[Row]:
@@ -211,29 +217,10 @@ def _rows(path: Path, content: str, separator: str, faults: Faults) -> Iterator[
         for entries in filter(None, reader):  # an empty line is no row
             yield f"line {reader.line_num}", entries
     except csv.Error as error:
-        faults.add(str(path), f"line {reader.line_num} is not CSV: {error}", "")
+        what, cure = csv_problem(error)
+        faults.add(str(path), f"line {reader.line_num} is not CSV: {what}", cure)
 
 
 def _unquoted(entry: str) -> str:
     quoted = len(entry) > 1 and entry[0] == entry[-1] == '"'
     return entry[1:-1].replace('""', '"') if quoted else entry
-
-
-def text_of(path: Path) -> str:
-    """What a file says; raises DataError unless it is UTF-8."""
-    content = bytes_of(path)
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{path}, line {line} is not UTF-8 (byte 0x{content[error.start]:02x}). Save the file as UTF-8."
-        ) from error
-
-
-def bytes_of(path: Path) -> bytes:
-    """The content of a file; raises DataError where it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error

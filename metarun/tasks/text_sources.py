@@ -14,11 +14,12 @@ from pathlib import Path
 
 from metarun.errors import DataError, MissingDataError
 from metarun.paths import usable
+from metarun.tasks.decoding import bytes_of, text_of
 from metarun.tasks.published import Published, PublishedFile
 from metarun.tasks.splits import Split, published_splits
 from metarun.tasks.store import ClassRows, Source
 from metarun.tasks.text import TextData, text_task
-from metarun.tasks.text_files import Fields, bytes_of, row_of, rows_of, text_of
+from metarun.tasks.text_files import Fields, row_of, rows_of
 from metarun.tasks.text_sets import Findings, Row, class_rows
 
 RULES = 4  # of reading the user's own files; raise it when the same file gives other sentences: it is prepared again

@@ -361,10 +361,16 @@ def test_a_folder_that_is_no_split_is_named_where_splits_are_given(tmp_path):
         ),
         ("filename,label,label\na.png,oak,elm", r"line 1: several columns are named label"),
         ("filename,label,split\na.png,oak", r"line 2 has 2 entries, where the header has 3"),
+        (
+            'filename,label\n"a.png,oak',
+            r"list.csv, line 2: unexpected end of data\. Quotation marks must come in pairs",
+        ),
+        (f"filename,label\na.png,{'a' * 140_000}", r"list.csv, line 2: an entry has more than 131072 letters.*Shorten"),
+        ("PK\3\4\udcff", r"list.csv is a zip archive, or a workbook: unpack it, or save the workbook as CSV"),
     ],
 )
 def test_lines_of_a_csv_file_that_do_not_fit_its_header_are_refused(photos, text, message):
-    (photos / "list.csv").write_text(text)
+    (photos / "list.csv").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(DataError, match=message):
         task(photos / "list.csv", photos.parent / "data")
 

@@ -4,6 +4,7 @@ The tests without real data read tests/outside/requests.jsonl: ten classes of tw
 """
 
 import csv
+import gzip
 import hashlib
 import json
 import os
@@ -372,6 +373,7 @@ WRONG = {  # the content of a file, and what is said of it
     "too few sentences": (GOOD, r"num_queries is 6, .* 'train' has only 5 examples, and too few have 9 others: '\w' 5"),
     "another encoding": (GOOD.encode() + b'{"text": "caf\xe9", "label": "a"}', r"line 51 is not UTF-8 \(byte 0xe9\)"),
     "bytes": (b"\x00\xff\xfe" * 50, r"line 1 is not UTF-8"),
+    "a packed file": (gzip.compress(GOOD.encode()), r"mine.jsonl is packed by gzip: unpack it\."),
 }  # fmt: skip
 
 
@@ -405,6 +407,10 @@ CSV = {
     ),
     "a name twice": ("text,label,text\nx,a,y\n", r"several columns are named 'text'; give each its own name"),
     "an open quote in the header": ('"text,label\nx,a\n', r"columns text and label, but it is '\"text,label'"),
+    "a text without end": (
+        f'text,label\n"{"x," * 70_000}",a\n',
+        r"line 2 is not CSV: an entry has more than 131072 .* Shorten",
+    ),
     "an open quote": ('text,label\nx,a\n"y,b\n', r"line 3 is not CSV: unexpected end of data"),
 }
 
