@@ -117,6 +117,17 @@ def test_images_are_read_as_those_of_the_training_were():
     assert np.array_equal(model.reader.inputs(sorted(folder.iterdir())).numpy(), expected.astype(np.float32))
 
 
+def test_images_of_more_than_8_bits_in_memory_are_warned_of_or_refused(tmp_path):
+    reader = metarun.load(run("protonet")).reader
+    deep = Image.fromarray(np.full((20, 20), 900, dtype="u2"))
+    deep.save(tmp_path / "deep.png")
+    for image in (deep, tmp_path / "deep.png"):
+        with pytest.warns(UserWarning, match="these images: .*are read as those of the training were: as of 0"):
+            reader.inputs([image])
+    with pytest.raises(DataError, match=r"these images: .*the training had images of 8 bits alone"):
+        reader.inputs([Image.fromarray(np.full((20, 20), 900, dtype="f4"))])
+
+
 def rows_of(path):
     try:
         prepared = load_prepared(path, (1, SIZE, SIZE))

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import metarun as package
+from metarun.applied.prediction import PARTS
 from tests.applying import SIZE, drawings, run, sentence, table
 from tests.running import metarun
 
@@ -36,6 +37,10 @@ def predict(kind: str, folder: Path, *words: object, code: int = 0) -> list[dict
     assert outcome.code == code, outcome.text
     with (folder / "out.csv").open() as file:
         return list(csv.DictReader(file))
+
+
+def npz_parts(folder: Path) -> list[str]:
+    return [f"--support={folder / 's.npz'}", f"--query={folder / 'q.npz'}"]
 
 
 def of_folder(photos: Path) -> list[str]:
@@ -136,6 +141,82 @@ def test_many_tasks_are_predicted_in_one_call_each_by_its_own_support(photos):
     assert saved["tasks"]["first"]["phi"]["prototypes"].shape[0] == 3
 
 
+def seen_images(folder: Path) -> list[str]:
+    photos = [drawings(folder / "support" / name, c + 2, range(20, 23)) for c, name in enumerate(SHAPES)]
+    for c, name in enumerate(SHAPES):
+        drawings(folder / "query" / name, c + 2, range(30, 32))
+    for number, image in enumerate((photos[0][0], photos[1][1])):
+        shutil.copy(image, folder / "query" / SHAPES[number] / f"again{number}.png")
+    return ["support", "query"]
+
+
+def seen_sentences(folder: Path) -> list[str]:
+    support = [(sentence(c, i), c) for c in (6, 7) for i in range(3)]
+    query = [(sentence(c, i), c) for c in (6, 7) for i in range(10, 13)] + [(support[0][0].upper(), 6), support[4]]
+    for name, rows in (("s.jsonl", support), ("q.jsonl", query)):
+        lines = [json.dumps({"text": text, "label": str(c)}) for text, c in rows]
+        (folder / name).write_text("\n".join(lines))
+    return ["s.jsonl", "q.jsonl"]
+
+
+def seen_rows(folder: Path) -> list[str]:
+    lines = table(folder / "all.csv", ["new"], 12).read_text().splitlines()
+    (folder / "s.csv").write_text("\n".join(lines[:7]))
+    other = lines[3].rpartition(",")[0] + ",77"  # measured anew
+    (folder / "q.csv").write_text("\n".join([lines[0], *lines[7:12], other, *lines[1:3]]))
+    return ["s.csv", "q.csv"]
+
+
+SEEN = {"protonet": seen_images, "hashed": seen_sentences, "table": seen_rows}
+
+
+@pytest.mark.parametrize("kind", SEEN)
+def test_queries_that_stand_in_the_support_are_named_and_not_scored(kind, tmp_path):
+    parts = [f"--{part}={tmp_path / name}" for part, name in zip(PARTS, SEEN[kind](tmp_path), strict=True)]
+    outcome = metarun("predict", str(run(kind)), *parts, f"--out={tmp_path / 'out.csv'}")
+    assert outcome.code == 0 and "2 of 8 queries are examples of the support, too" in outcome.err, outcome.text
+    assert "over the 6 queries that have a label and are not in the support" in outcome.out
+    all_in = [parts[0], parts[0].replace("--support", "--query")]
+    outcome = metarun("predict", str(run(kind)), *all_in, f"--out={tmp_path / 'out.csv'}")
+    assert "and no score counts them" in outcome.err and "over the" not in outcome.out, outcome.text
+
+
+def test_classes_that_differ_by_blanks_or_case_alone_are_told_of(tmp_path):
+    arrays(tmp_path, of_shape(4), [" red oak", "red  oak", "fir", "red oak "])
+    outcome = metarun("predict", str(run("protonet")), *npz_parts(tmp_path), f"--out={tmp_path / 'out.csv'}")
+    assert "the classes 'red  oak', 'red oak' differ by case or blanks alone" in outcome.err, outcome.text
+    assert "of 3 classes" in outcome.out
+
+
+def test_the_interval_of_equal_scores_or_of_one_is_unknown(photos):
+    tasks = photos / "tasks"
+    for name in ("first", "second", "third"):
+        shutil.copytree(photos / "support", tasks / name / "support")
+        shutil.copytree(photos / "query", tasks / name / "query")
+    words = ["predict", str(run("protonet")), f"--tasks={tasks}", f"--out={photos / 'out.csv'}"]
+    assert "unknown, for the 3 tasks that have labels score the same" in metarun(*words).out
+    for name in ("first", "second"):
+        for shape in SHAPES:
+            shutil.rmtree(tasks / name / "query" / shape)
+    assert "unknown, for 1 task has labels" in metarun(*words).out
+
+
+def test_what_is_written_is_said_where_the_disk_refuses_the_second_file(photos):
+    (photos / "phi.pt").symlink_to(photos / "absent" / "phi.pt")
+    words = [*of_folder(photos), f"--out={photos / 'out.csv'}", f"--save-phi={photos / 'phi.pt'}"]
+    outcome = metarun("predict", str(run("protonet")), *words)
+    assert outcome.code == 2 and f"cannot be written: No such file or directory. {photos / 'out.csv'} is" in outcome.err
+
+
+def test_the_field_that_is_read_of_queries_is_told_where_there_are_others(tmp_path):
+    support = [json.dumps({"text": sentence(c, 0), "label": str(c)}) for c in (6, 7)]
+    (tmp_path / "s.jsonl").write_text("\n".join(support))
+    (tmp_path / "q.csv").write_text("text,body\nplease taxi,what\n")
+    parts = [f"--support={tmp_path / 's.jsonl'}", f"--query={tmp_path / 'q.csv'}", f"--out={tmp_path / 'out.csv'}"]
+    outcome = metarun("predict", str(run("hashed")), *parts)
+    assert "q.csv: sentences are in the field 'text'. Not read: 'body'." in outcome.err, outcome.text
+
+
 def test_how_images_of_more_than_8_bits_are_read_is_told_or_refused(photos):
     pixels = np.asarray(Image.open(photos / "query" / "40.png"))
     (photos / "query" / "40.png").unlink()
@@ -180,6 +261,10 @@ WRONG = {
         "has folders named support and query",
     ),
     "no query": (lambda folder: shutil.rmtree(folder / "query"), "--query"),
+    "an image in two classes": (
+        lambda folder: shutil.copy(folder / "support" / "circle" / "20.png", folder / "support" / "square"),
+        "1 example is of two classes: square/20.png (square) = circle/20.png (circle). Delete each from the class",
+    ),
 }
 
 
@@ -198,7 +283,7 @@ def wrong_npz(folder: Path) -> tuple[str, str]:
 
 
 def labels_of_shape(folder: Path, *shape: int) -> tuple[str, str]:
-    x, y = np.zeros((4, 1, SIZE, SIZE)), np.array(["a", "a", "b", "b"])
+    x, y = of_shape(4), np.array(["a", "a", "b", "b"])
     np.savez(folder / "s.npz", x=x, y=y)
     np.savez(folder / "q.npz", x=x, y=y[: np.prod(shape, dtype=int)].reshape(shape))
     return "s.npz", "q.npz"
@@ -325,6 +410,16 @@ FILES = {
         "hashed",
         lambda f: ((f / "t.csv").write_text("text,label\na b c,Taxi\nd e f,taxi\n"), "t.csv")[1:] * 2,
         "differ by case or blanks alone",
+    ),
+    "a sentence in two classes": (
+        "hashed",
+        lambda f: ((f / "t.csv").write_text("text,label\na  B,taxi\nc d,hotel\nA b,hotel\n"), "t.csv")[1:] * 2,
+        "t.csv: 1 example is of two classes: A b (hotel) = a B (taxi). Delete each from the class",
+    ),
+    "an array in two classes": (
+        "protonet",
+        lambda f: arrays(f, of_shape(2)[[0, 1, 0]], ["a", "b", "b"]),
+        "s.npz: 1 example is of two classes: 2 (b) = 0 (a)",
     ),
     "two subjects": ("table", lambda f: (table(f / "t.csv", ["a", "b"], 3).name,) * 2, "holds rows of 2 tasks"),
     "another subject in the query": (

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,15 +21,16 @@ PARTS = ("support", "query")
 class Prediction:
     """What a model adapted to the support of one task says of its queries.
 
-    ``columns``: of the table, each with an entry for each query. ``scores`` are means over the ``num_labelled`` queries
-    that have a label; nothing where none has.
+    ``columns``: of the table, each with an entry for each query. ``scores`` are means over the ``num_scored`` queries that
+    have a label, without the ``num_seen`` that the support holds, too; nothing where none is left.
     """
 
     adapted: Adapted
     num_shots: int
     columns: Mapping[str, Sequence[str]]
     scores: Mapping[str, float]
-    num_labelled: int
+    num_scored: int
+    num_seen: int
     notes: Sequence[str]
 
 
@@ -43,12 +44,27 @@ def predicted(model: Model, support: Path, query: Path) -> Prediction:
             f"{query} holds rows of {asked.task!r}, but the support those of {given.task!r}: name one task."
         )
     of_kind = _of_classes if isinstance(adapted, AdaptedClassifier) else _of_numbers
-    columns, scores, count = of_kind(adapted, asked, query)  # type: ignore[arg-type]
-    return Prediction(adapted, len(given.x), columns, scores, count, [*given.notes, *asked.notes])
+    seen = _in_support(given, asked, model.classifies)
+    columns, scores, count = of_kind(adapted, asked, query, ~seen)  # type: ignore[arg-type]
+    notes = [*given.notes, *asked.notes]
+    if names := [item for item, known in zip(asked.items, seen, strict=True) if known]:
+        said = f"{len(names)} of {len(seen)} queries are examples of the support, too, and no score counts them"
+        notes.append(f"{query}: {said}: {listed(names)}.")
+    return Prediction(adapted, len(given.x), columns, scores, count, len(names), notes)
+
+
+def _in_support(given: Examples, asked: Examples, classes: bool) -> np.ndarray:
+    """Which queries the support holds, too [Q]; of numbers those with the same targets, for others are measured anew."""
+
+    def keys(of: Examples) -> list[Hashable]:
+        return [*of.keys] if classes else [(key, y.tobytes()) for key, y in zip(of.keys, of.labels, strict=True)]
+
+    known = {*keys(given)}
+    return np.array([key in known for key in keys(asked)])
 
 
 def _of_classes(
-    adapted: AdaptedClassifier, asked: Examples, query: Path
+    adapted: AdaptedClassifier, asked: Examples, query: Path, counted: np.ndarray
 ) -> tuple[dict[str, Sequence[str]], dict[str, float], int]:
     labelled = asked.labels != ""
     if unknown := sorted({*asked.labels[labelled]} - {*adapted.classes_}):
@@ -64,12 +80,12 @@ def _of_classes(
         columns["label"] = [*asked.labels]
     columns["predicted"] = [*best]
     columns |= {f"p_{name}": _numbers(probabilities[:, i]) for i, name in enumerate(adapted.classes_)}
-    right = (best == asked.labels)[labelled]
+    right = (best == asked.labels)[labelled & counted]
     return columns, {"accuracy": float(right.mean())} if len(right) else {}, len(right)
 
 
 def _of_numbers(
-    adapted: AdaptedRegressor, asked: Examples, query: Path
+    adapted: AdaptedRegressor, asked: Examples, query: Path, counted: np.ndarray
 ) -> tuple[dict[str, Sequence[str]], dict[str, float], int]:
     reader = adapted.model.reader
     mean, deviation = adapted.moments(asked.x)
@@ -82,13 +98,14 @@ def _of_numbers(
         if deviation is not None:
             columns[f"deviation_{name}"] = _numbers(deviation[:, i])
     scores: dict[str, float] = {}
-    if labelled.any():
-        truth, found = asked.labels[labelled], mean[labelled]
+    scored = labelled & counted
+    if scored.any():
+        truth, found = asked.labels[scored], mean[scored]
         scores["mse"] = float(((reader.targets(truth) - reader.targets(found)) ** 2).mean())  # in the units of training
         scores |= {
             f"mae_{name}": float(np.abs(truth - found)[:, i].mean()) for i, name in enumerate(reader.output_names)
         }
-    return columns, scores, int(labelled.sum())
+    return columns, scores, int(scored.sum())
 
 
 def _numbers(values: np.ndarray) -> list[str]:

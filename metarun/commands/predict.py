@@ -1,6 +1,7 @@
 """``metarun predict RUN``: a finished run's model, adapted to labelled examples of the user's, labels others."""
 
 import io
+import math
 import pickle
 import sys
 from collections.abc import Mapping, Sequence
@@ -45,10 +46,10 @@ def predict_run(  # noqa: PLR0913, PLR0917
     if model.looks_at_all_queries:
         print(OF_ALL_QUERIES, file=sys.stderr)
     _tell(predictions)
-    _write(out, as_csv(predictions))
+    content = {out: as_csv(predictions)} | ({save_phi: _phi_of(model, predictions)} if save_phi else {})
+    _write(content)
     print(f"predictions: {out}")
     if save_phi is not None:
-        _write(save_phi, _phi_of(model, predictions))
         print(f"phi: {save_phi}")
 
 
@@ -134,13 +135,18 @@ def _tell(predictions: Mapping[str, Prediction]) -> None:
         classes = f" of {len(one.adapted.classes_)} classes" if isinstance(one.adapted, AdaptedClassifier) else ""
         print(f"adapted to {one.num_shots} examples{classes}; predicted {count}")
         for name, score in one.scores.items():
-            print(f"{name}: {score:.4g}, over the {one.num_labelled} queries that have a label")
+            others = " and are not in the support" * bool(one.num_seen)
+            print(f"{name}: {score:.4g}, over the {one.num_scored} queries that have a label{others}")
         return
     print(f"adapted to {len(every)} tasks; predicted {sum(len(one.columns['item']) for one in every)}")
     scored = [one for one in every if one.scores]
     for name in scored[0].scores if scored else ():
         mean, ci95, n = estimate(torch.tensor([one.scores[name] for one in scored]))
-        print(f"{name}: {mean:.4g} +- {ci95:.2g}, mean and 95% CI over {n} tasks that have labels")
+        if 0 < ci95 < math.inf:
+            print(f"{name}: {mean:.4g} +- {ci95:.2g}, mean and 95% CI over {n} tasks that have labels")
+        else:
+            why = "1 task has labels" if n == 1 else f"the {n} tasks that have labels score the same"
+            print(f"{name}: {mean:.4g}; the interval over other tasks is unknown, for {why}")
 
 
 def _phi_of(model: Model, predictions: Mapping[str, Prediction]) -> bytes:
@@ -154,8 +160,12 @@ def _phi_of(model: Model, predictions: Mapping[str, Prediction]) -> bytes:
     return buffer.getvalue()
 
 
-def _write(file: Path, content: bytes) -> None:
-    try:
-        write_atomically(file, content)
-    except OSError as error:
-        raise ConfigError([f"{file} cannot be written: {error.strerror}."]) from error
+def _write(content: Mapping[Path, bytes]) -> None:
+    """Write all files. Raises ConfigError where the disk refuses one, with those that are written by then."""
+    written = ""
+    for file, new in content.items():
+        try:
+            write_atomically(file, new)
+        except OSError as error:
+            raise ConfigError([f"{file} cannot be written: {error.strerror}.{written}"]) from error
+        written = f" {file} is written."

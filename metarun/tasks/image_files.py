@@ -143,14 +143,15 @@ class Survey(NamedTuple):
         return [*others, f"images of more than 8 bits are read as those of the training were: {as_of}."]
 
 
-def survey(files: Sequence[Path]) -> Survey:
-    """The ranges of all values that are not of 8 bits. Files that cannot be read are passed over: decoding names them."""
+def survey(images: Sequence[Path | Image.Image]) -> Survey:
+    """The ranges of all values that are not of 8 bits. Files that cannot be read are passed over: decoding names them. Of
+    colours of 16 bits Pillow keeps the upper 8, so that decoded images in memory tell nothing of the others."""
     seen: dict[str, list[tuple[float, float]]] = {"whole": [], "real": [], "colour": []}
     many = 0
-    for file in files:
+    for source in images:
         try:
-            with _refusing(file), Image.open(file) as image:
-                many += getattr(image, "n_frames", 1) > 1
+            with _refusing(source), _opened(source) as image:
+                many += isinstance(source, Path) and getattr(image, "n_frames", 1) > 1
                 kind = "colour" if _is_deep_colour(image) else {"I": "whole", "F": "real"}.get(image.mode[0])
                 if kind is not None:
                     seen[kind].append(_extremes(image))

@@ -37,17 +37,19 @@ class ImageReader(Reader):
         super().__init__(spec, device, dtype)
         self.decode, self.ranges = decode, ranges
 
-    def inputs(self, examples: Any) -> Tensor:
+    def noted(self, examples: Any) -> tuple[Tensor, Sequence[str]]:
         """Of paths, or images of PIL; or of an array in the model's shape."""
         as_list = list(examples) if isinstance(examples, (list, tuple)) or _holds_objects(examples) else None
         if not as_list or not isinstance(as_list[0], (str, Path, Image.Image)):
-            return self._of_array(examples)
+            return self._of_array(examples), ()
         if wrong := [i for i, one in enumerate(as_list) if not isinstance(one, (str, Path, Image.Image))]:
             kind = type(as_list[wrong[0]]).__name__
             raise DataError(
                 f"example {wrong[0]} is {kind}, but each must be a file or an image of PIL, as the first is."
             )
-        return self._decoded([(one, f"image {i}") for i, one in enumerate(as_list)])
+        images = [one if isinstance(one, Image.Image) else Path(one).expanduser() for one in as_list]
+        x = self._decoded([(one, f"image {i}") for i, one in enumerate(images)])
+        return x, self._told("these images", images)
 
     def _of_array(self, examples: Any) -> Tensor:
         """An array as inputs. Raises DataError for numbers that are no pixels."""
@@ -78,27 +80,26 @@ class ImageReader(Reader):
         notes += dark(round(255 * (1 - x.min() if self.spec.inverted else x.max()).item()))
         return Examples(items, x, np.array([composed(row.label) for row in rows], dtype=object), notes)
 
-    def _told(self, path: Path, files: Sequence[Path]) -> list[str]:
+    def _told(self, where: object, images: Sequence[Path | Image.Image]) -> list[str]:
         """What the user should know of images of more than 8 bits. Raises DataError where the training had none, and values
         lie outside what is read: all of them would be white."""
         if self.ranges is None:
             return []
-        found = survey(files)
+        found = survey(images)
         sides = zip(found.ranges, self.ranges, strict=True)
         if self.ranges == Ranges() and any(low < black or high > white for (low, high), (black, white) in sides):
             raise DataError(
-                f"{path}: {' '.join(found.notes)} But the training had images of 8 bits alone, and others are read as "
+                f"{where}: {' '.join(found.notes)} But the training had images of 8 bits alone, and others are read as "
                 "whole numbers from 0 to 65535 or floats from 0 to 1: save these so, or with 8 bits."
             )
-        return [f"{path}: {note}" for note in found.told_by(self.ranges)]
+        return [f"{where}: {note}" for note in found.told_by(self.ranges)]
 
-    def _decoded(self, images: Sequence[tuple[Any, object]]) -> Tensor:
-        """The images as inputs. Raises DataError with all that cannot be read."""
+    def _decoded(self, images: Sequence[tuple[Path | Image.Image, object]]) -> Tensor:
+        """The images as inputs; those in memory have names. Raises DataError with all that cannot be read."""
         rows, broken = [], []
         for image, name in images:
-            source, said = (Path(image).expanduser(), image) if isinstance(image, (str, Path)) else (image, name)
             try:
-                rows.append(self.decode(source, said))
+                rows.append(self.decode(image, image if isinstance(image, Path) else name))
             except DataError as error:
                 broken.append(str(error))
         if broken:

@@ -4,10 +4,11 @@ A task distribution gives its own ``Reader``; where it has none, examples come a
 """
 
 import lzma
+import warnings
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from metarun.core import TaskSpec
 from metarun.errors import DataError, MissingDataError
+from metarun.tasks.repeated import keys_of, nearly_equal, refuse_two_classes
 from metarun.tasks.splits import composed
 
 UNREADABLE = (
@@ -29,7 +31,8 @@ class Examples(NamedTuple):
     """Examples of one task: a name for each, inputs x [n, ...] as the networks take them, and labels where there are any.
 
     ``labels`` are the names of classes [n], "" where there is none; or targets [n, outputs] in their own units, NaN where
-    there is none. ``task`` is the task's name where the file says it, ``notes`` are what the user should know.
+    there is none. ``task`` is the task's name where the file says it, ``notes`` are what the user should know. ``keys`` are
+    equal for examples that are the same: ``Reader.read`` makes them of x where a reader gives no other.
     """
 
     items: Sequence[str]
@@ -37,6 +40,7 @@ class Examples(NamedTuple):
     labels: np.ndarray
     notes: Sequence[str] = ()
     task: str = ""
+    keys: Sequence[Hashable] = ()
 
 
 class Reader(ABC):
@@ -48,24 +52,34 @@ class Reader(ABC):
     def __init__(self, spec: TaskSpec, device: torch.device, dtype: torch.dtype) -> None:
         self.spec, self.device, self.dtype = spec, device, dtype
 
-    @abstractmethod
     def inputs(self, examples: Any) -> Tensor:
-        """Inputs x [n, ...] of examples that are in memory."""
+        """Inputs x [n, ...] of examples that are in memory; what the user should know is a warning."""
+        x, notes = self.noted(examples)
+        for note in notes:
+            warnings.warn(f"metarun: {note}", UserWarning, stacklevel=3)
+        return x
+
+    @abstractmethod
+    def noted(self, examples: Any) -> tuple[Tensor, Sequence[str]]:
+        """Inputs x [n, ...] of examples that are in memory, and what the user should know of them."""
 
     @abstractmethod
     def examples(self, path: Path, labelled: bool) -> Examples:
         """The examples in a file or folder that is no .npz; ``labelled``: each needs a label."""
 
     def read(self, path: Path, labelled: bool) -> Examples:
-        """The examples in ``path``; with ``labelled`` one without a label raises DataError, as a query may be."""
+        """The examples in ``path``; with ``labelled`` one without a label raises DataError, as a query may be, and so does
+        one of two classes."""
         if not path.exists():
             raise MissingDataError(f"{path} does not exist. Name {self.takes}.")
-        if path.suffix.lower() == ".npz":
-            return self._arrays(path, labelled)
-        found = self.examples(path, labelled)
+        found = self._arrays(path, labelled) if path.suffix.lower() == ".npz" else self.examples(path, labelled)
         if not len(found.x):
             raise DataError(f"{path} holds no example.")
-        return found
+        found = found._replace(keys=found.keys or keys_of(found.x))
+        if not labelled or self.spec.num_ways is None:
+            return found
+        refuse_two_classes(path, found.items, found.keys, found.labels.tolist())
+        return found._replace(notes=[*found.notes, *nearly_equal(path, found.labels)])
 
     @property
     def output_names(self) -> list[str]:
@@ -82,9 +96,11 @@ class Reader(ABC):
 
     def _arrays(self, path: Path, labelled: bool) -> Examples:
         arrays = _arrays_in(path, ("x", "y") if labelled else ("x",))
-        x = self.inputs(arrays["x"])
+        x, notes = self.noted(arrays["x"])
         labels = self._labels_of(path, arrays.get("y"), len(x))
-        return Examples([str(i) for i in range(len(x))], x, labels, self.on_arrays)
+        return Examples(
+            [str(i) for i in range(len(x))], x, labels, [*self.on_arrays, *(f"{path}: {note}" for note in notes)]
+        )
 
     def _labels_of(self, path: Path, y: np.ndarray | None, count: int) -> np.ndarray:
         if y is None:
@@ -108,8 +124,8 @@ class Reader(ABC):
 class ArrayReader(Reader):
     """Takes arrays in the model's shape, and nothing else."""
 
-    def inputs(self, examples: Any) -> Tensor:
-        return array_inputs(examples, self.spec, self.device, self.dtype)
+    def noted(self, examples: Any) -> tuple[Tensor, Sequence[str]]:
+        return array_inputs(examples, self.spec, self.device, self.dtype), ()
 
     def examples(self, path: Path, labelled: bool) -> Examples:
         raise DataError(f"{path} cannot be read: this run was trained on generated data, so name {self.takes}.")

@@ -3,7 +3,6 @@
 They are measured as the training tasks were: by their means, deviations and levels.
 """
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,13 +50,11 @@ class TableReader(Reader):
     def output_names(self) -> list[str]:
         return [found.column for found in self.columns.outputs]
 
-    def inputs(self, examples: Any) -> Tensor:
+    def noted(self, examples: Any) -> tuple[Tensor, Sequence[str]]:
         """Of columns by name, of rows that are such mappings, or of an array [n, input columns]; in their own units."""
         table = _table_of(examples, [found.column for found in self.columns.inputs])
         found = self._read(table, labelled=None)
-        for note in found.notes:
-            warnings.warn(f"metarun: {note}", UserWarning, stacklevel=2)
-        return found.x
+        return found.x, found.notes
 
     def examples(self, path: Path, labelled: bool) -> Examples:
         if path.is_dir():

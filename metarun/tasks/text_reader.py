@@ -11,9 +11,10 @@ from torch import Tensor
 
 from metarun.core import TaskSpec
 from metarun.errors import DataError
+from metarun.tasks.decoding import text_of
 from metarun.tasks.reading import Examples, Reader, array_inputs
 from metarun.tasks.splits import seen
-from metarun.tasks.text_files import Fields, json_records, row_of, rows_of, table_records, text_of
+from metarun.tasks.text_files import Fields, json_records, not_read, row_of, rows_of, table_records
 from metarun.tasks.text_sets import Findings, Names, Row, placed, plain
 
 TABLES = (".csv", ".tsv", ".tab")
@@ -35,18 +36,18 @@ class TextReader(Reader):
         super().__init__(spec, device, dtype)
         self.encode, self.fields = encode, fields
 
-    def inputs(self, examples: Any) -> Tensor:
+    def noted(self, examples: Any) -> tuple[Tensor, Sequence[str]]:
         """Of sentences; or of an array in the model's shape."""
         if isinstance(examples, str):
             raise DataError("one sentence was given; give a list of them.")
         texts = list(examples) if _are_texts(examples) else []
         if not texts:
-            return array_inputs(examples, self.spec, self.device, self.dtype)
+            return array_inputs(examples, self.spec, self.device, self.dtype), ()
         if wrong := [i for i, text in enumerate(texts) if not isinstance(text, str) or not seen(text)]:
             raise DataError(f"sentence {wrong[0]} is {str(texts[wrong[0]])!r}; each must be a text that is not empty.")
         if halves := [text for text in texts if any("\ud800" <= letter <= "\udfff" for letter in text)]:
             raise DataError(f"a sentence holds half a character (a lone surrogate): {halves[0]!r}. Write it whole.")
-        return self.encode([plain(text) for text in texts])
+        return self.encode([plain(text) for text in texts]), ()
 
     def examples(self, path: Path, labelled: bool) -> Examples:
         if path.is_dir():
@@ -61,7 +62,8 @@ class TextReader(Reader):
             raise DataError(f"{path} holds no sentence.")
         labels = np.array([plain(row.label) for row in rows], dtype=object)
         items, notes = [plain(row.text) for row in rows], placed(findings.notes, path)
-        return Examples(items, self.inputs([row.text for row in rows]), labels, notes)
+        keys = [item.casefold() for item in items]  # sentences of unknown words are equal inputs, and not the same
+        return Examples(items, self.encode(items), labels, notes, keys=keys)
 
 
 def _are_texts(examples: Any) -> bool:
@@ -79,7 +81,10 @@ def _queries(path: Path, asked: Fields, findings: Findings) -> list[Row]:
         return [Row(line, "", "", f"{path}, line {number}") for number, line in lines if seen(line)]
     found = table_records(path, asked, faults, labelled=False) if ending in TABLES else json_records(path, faults)
     records = [*found]
-    fields = asked.among(dict.fromkeys(name for _, record in records for name in record))
+    names = [*dict.fromkeys(name for _, record in records for name in record)]
+    fields = asked.among(names)
+    if rest := [name for name in names if name not in fields]:
+        findings.notes.append(f"sentences are in the field {fields.text or 'text'!r}.{not_read(rest)}")
     rows = []
     for place, record in records:
         given = record.get(fields.label) if fields.label else None

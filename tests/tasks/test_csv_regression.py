@@ -1,5 +1,6 @@
 """Tables: what is read, how it is split and standardised, and the answer to every mistake; the documented example runs."""
 
+import gzip
 import os
 import re
 import shlex
@@ -332,6 +333,14 @@ def test_an_unknown_level_of_examples_in_memory_is_warned_of(path):
         assert reader.inputs({"dose": [0.5, 0.5], "site": [7, 1]})[:, 1:].tolist() == [[0, 0, 0], [0, 1, 0]]
 
 
+def test_an_unknown_level_of_arrays_in_a_file_is_a_note_and_no_warning(path, tmp_path, recwarn):
+    with_site(path, lambda i, line: str(i % 3))
+    reader = task_of(path, *SITE, "task.category_columns=[site]").reader()
+    np.savez(tmp_path / "rows.npz", x=[[0.5, 7], [0.5, 1]])
+    notes = reader.read(tmp_path / "rows.npz", labelled=False).notes
+    assert "rows.npz: column 'site': no training task has '7'" in notes[0] and not len(recwarn)
+
+
 def test_no_row_is_left_out_of_those_that_are_to_be_predicted(path, tmp_path):
     text = "dose,age,response\n0.5,1,2\nNA,2,3\n0.7,3,4\n"
     (tmp_path / "rows.csv").write_text(text)
@@ -581,6 +590,10 @@ def replaced(old: str, new: str, count: int = 1):
             r"'response' has one and the same",
         ),
         (replaced("anna", '"anna'), r"Quotation marks must come in pairs"),
+        (
+            replaced("anna", "a" * 140_000),
+            r"line 2: an entry has more than 131072 letters, which are not read\. Shorten",
+        ),
     ],
 )
 def test_a_mistake_in_the_table_is_answered_with_its_place(path, change, message):
@@ -590,7 +603,9 @@ def test_a_mistake_in_the_table_is_answered_with_its_place(path, change, message
 
 def test_files_that_are_no_tables_are_refused(path, tmp_path):
     path.write_bytes(path.read_bytes().replace(b"ben", b"b\xe9n", 1))
-    assert re.search(r"line 14: byte 0xe9 is not UTF-8", problem(path))
+    assert re.search(r"line 14 is not UTF-8 \(byte 0xe9\)", problem(path))
+    path.write_bytes(gzip.compress(b"dose,age\n1,2\n"))
+    assert "is packed by gzip: unpack it." in problem(path)
     assert "there is no such file" in problem(tmp_path / "nothing.csv")
     assert "cannot be read" in problem(tmp_path)
 

@@ -1,0 +1,38 @@
+"""Examples that are the same as others, and classes whose names are nearly the same."""
+
+import hashlib
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from metarun.errors import DataError, listed
+
+
+def keys_of(x: Tensor) -> list[bytes]:
+    """A digest of each of the inputs x [n, ...], equal for equal ones."""
+    return [hashlib.blake2b(one.tobytes(), digest_size=16).digest() for one in x.detach().cpu().numpy()]
+
+
+def refuse_two_classes(path: object, items: Sequence[str], keys: Sequence[Hashable], labels: Sequence[str]) -> None:
+    """Raise DataError where one example, by its key, is of two classes."""
+    first: dict[Hashable, tuple[str, str]] = {}
+    pairs = zip(keys, zip(items, labels, strict=True), strict=True)
+    twins = [(one, other) for key, one in pairs if (other := first.setdefault(key, one))[1] != one[1]]
+    if twins:
+        said = [f"{item} ({label}) = {other} ({of})" for (item, label), (other, of) in twins]
+        what = "example is of two classes" if len(twins) == 1 else "examples are of two classes each"
+        raise DataError(f"{path}: {len(twins)} {what}: {listed(said)}. Delete each from the class that it is not of.")
+
+
+def nearly_equal(path: object, labels: np.ndarray) -> list[str]:
+    """What to say of classes whose names differ by case or blanks alone."""
+    spelt: dict[str, list[str]] = {}
+    for name in sorted({*labels}):
+        spelt.setdefault(" ".join(name.split()).casefold(), []).append(name)
+    return [
+        f"{path}: the classes {listed([*map(repr, names)])} differ by case or blanks alone. They are told apart; write them "
+        "alike if they are one."
+        for names in spelt.values()
+        if len(names) > 1
+    ]
