@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from metarun.errors import DataError, listed
+from metarun.tasks.splits import seen
 
 
 def keys_of(x: Tensor) -> list[bytes]:
@@ -26,10 +27,10 @@ def refuse_two_classes(path: object, items: Sequence[str], keys: Sequence[Hashab
 
 
 def nearly_equal(path: object, labels: np.ndarray) -> list[str]:
-    """What to say of classes whose names differ by case or blanks alone."""
+    """What to say of classes whose names differ by case, blanks or letters that nobody sees."""
     spelt: dict[str, list[str]] = {}
     for name in sorted({*labels}):
-        spelt.setdefault(" ".join(name.split()).casefold(), []).append(name)
+        spelt.setdefault(seen(name), []).append(name)
     return [
         f"{path}: the classes {listed([*map(repr, names)])} differ by case or blanks alone. They are told apart; write them "
         "alike if they are one."

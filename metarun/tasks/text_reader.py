@@ -62,7 +62,7 @@ class TextReader(Reader):
             raise DataError(f"{path} holds no sentence.")
         labels = np.array([plain(row.label) for row in rows], dtype=object)
         items, notes = [plain(row.text) for row in rows], placed(findings.notes, path)
-        keys = [item.casefold() for item in items]  # sentences of unknown words are equal inputs, and not the same
+        keys = [seen(item) for item in items]  # sentences of unknown words are equal inputs, and not the same
         return Examples(items, self.encode(items), labels, notes, keys=keys)
 
 
