@@ -60,6 +60,23 @@ class Interrupted(MetarunError):
         super().__init__(f"interrupted by signal {signum}")
 
 
+EXHAUSTED = (
+    *("can't allocate memory", "not enough memory", "bad_alloc", "Storage size calculation overflowed"),
+    *("could not create a primitive", "can't start new thread"),
+)
+TO_NEED_LESS = (
+    "To need less, take smaller sizes: of the base_learner or the meta_learner, fewer meta_learner.inner_steps, fewer "
+    "inputs in an episode, or dtype=float32."
+)
+
+
+def memory_refusal(error: BaseException) -> str:
+    """What an error says where there is not the memory that was asked for; empty where it says something else."""
+    of_torch = type(error).__name__ == "OutOfMemoryError" or any(words in str(error) for words in EXHAUSTED)
+    said = isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and of_torch)
+    return (str(error).partition("\n")[0] or "no memory").rstrip(".") if said else ""
+
+
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """A question that ends an error message, about the option most like ``name``; empty where none is like it."""
     by_lower = {option.lower(): option for option in options}

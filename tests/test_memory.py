@@ -19,6 +19,7 @@ from metarun.inner.loops import last, recomputing, repeat
 from metarun.trees import ravel, tree_leaves
 from tests.composing import experiment, options, train
 from tests.helpers import BASES, LEARNERS, image_episodes, make, meta_gradient, relative_error
+from tests.running import metarun
 from tests.test_execution import nodes, saved
 
 SAME = 1e-10  # the same operations, but for where the backward pass starts and how many tasks are summed at a time
@@ -302,3 +303,28 @@ def test_the_oracle_of_one_task_is_unchanged_when_steps_are_recomputed():
     stored = meta_gradient(built, theta, episode)
     with recomputing(True):
         assert relative_error(meta_gradient(built, theta, episode), stored) < SAME
+
+
+SIZES = {
+    "of episodes": (["experiment=anp_gp_rbf", "task.train_num_queries=1000000"], 1, "out of memory: "),
+    "of a learner": (["experiment=in_context_linear_20d", "meta_learner.width=1000000"], 1, "out of memory: "),
+    "of a network": (
+        ["task=sinusoid", "base_learner=mlp", "base_learner.hidden=[1000000,1000000]"],
+        2,
+        "out of memory: ",
+    ),
+    "of a grid": (
+        ["experiment=convcnp_sawtooth", "meta_learner.levels=1000000"],
+        2,
+        "levels is 1000000, but must be 30",
+    ),
+}
+
+
+@pytest.mark.parametrize("of", SIZES)
+def test_sizes_that_need_terabytes_are_refused_without_a_traceback(of, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words, code, message = SIZES[of]
+    outcome = metarun(*words, "steps=1", "run_dir=run")
+    assert outcome.code == code and message in outcome.err and "Traceback" not in outcome.text, outcome.text
+    assert code == 2 or "To need less, take smaller sizes" in outcome.err

@@ -12,13 +12,14 @@ from metarun import __version__
 from metarun.commands.streams import lasting, told
 from metarun.config.help import COMMANDS, SWEEP_KEYS, help_text
 from metarun.config.trust import as_flags, trust
-from metarun.errors import ConfigError, Interrupted, MetarunError, did_you_mean
+from metarun.errors import TO_NEED_LESS, ConfigError, Interrupted, MetarunError, did_you_mean, memory_refusal
 from metarun.files import refused_by_disk
 from metarun.process import prepare, started_rank, started_together
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+UNEXPECTED = "metarun: the run failed with the error above, which metarun did not expect."
 CONFIGS, INFOS = ("job", "hydra", "all"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 SHELLS, COMPLETIONS = ("bash", "fish", "zsh"), ("install", "uninstall", "query")
 OPTIONS = (
@@ -84,8 +85,9 @@ def guarded(action) -> int:  # type: ignore[no-untyped-def]
         if said := refused_by_disk(error, "give the same command again"):
             print(f"metarun: {said}", file=sys.stderr)
             return 1
-        traceback.print_exc()
-        print("metarun: the run failed with the error above, which metarun did not expect.", file=sys.stderr)
+        if not (no_memory := memory_refusal(error)):
+            traceback.print_exc()
+        print(f"metarun: out of memory: {no_memory}.\n{TO_NEED_LESS}" if no_memory else UNEXPECTED, file=sys.stderr)
         return 1
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from metarun.config.targets import Part, bases_of, locate, problems_of_call, raised, readable_type, types_of
 from metarun.core import MetaLearner, TaskDistribution
-from metarun.errors import DataProblems, shortened
+from metarun.errors import DataProblems, memory_refusal, shortened
 from metarun.evaluation.scoring import Evaluator
 from metarun.execution.execution import Eager
 from metarun.output.sink import Sink
@@ -109,7 +109,8 @@ def attempt(problems: list[str], key: str, call: Callable[..., Any] | None, **gi
         problems.append(f"{key}: it makes a {type(it).__name__}, but must make a {base.__name__}.")
         return None
     except (ValueError, OSError, RuntimeError) as error:  # torch refuses sizes with a RuntimeError
-        for said in error.problems if isinstance(error, DataProblems) else [str(error)]:
+        no_memory = f"out of memory: {said}. Take smaller sizes." if (said := memory_refusal(error)) else ""
+        for said in error.problems if isinstance(error, DataProblems) else [no_memory or str(error)]:
             # a task elsewhere speaks of its settings as task.NAME
             text = re.sub(r"\btask\.(?=[a-z])", f"{key}.", said) if key.startswith("evaluation.task.") else said
             problems.append(text if key in text else f"{key}: {text}")

@@ -103,6 +103,7 @@ OURS: dict[str, Range] = {  # by the last word of a key
         ),
         COUNT,
     ),
+    "levels": Range(1, 30, why="each halves a grid, of 2^levels points or more"),
     "bins": replace(COUNT, least=3),
     "threads": Range(most=1024, why="no run has more cores"),
     "chunk": Range(most=COUNT.most, why=HELD),

@@ -6,9 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from metarun.errors import MetarunError
-
-EXHAUSTED = ("can't allocate memory", "bad_alloc", "could not create a primitive", "can't start new thread")
+from metarun.errors import TO_NEED_LESS, MetarunError, memory_refusal
 
 
 @contextmanager
@@ -17,24 +15,18 @@ def memory_errors() -> Iterator[None]:
     failure = ""
     try:
         yield
-    except MemoryError as error:
-        failure = str(error) or "no memory"
-    except RuntimeError as error:
-        if not any(words in str(error) for words in EXHAUSTED):
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or not (failure := memory_refusal(error)):
             raise
-        failure = str(error)
     if failure:  # out here, where nothing holds the frames of the first error and their tensors any more
         raise torch.OutOfMemoryError(failure)
 
 
 def out_of_memory(error: torch.OutOfMemoryError, settings: str, resuming: str) -> MetarunError:
     """What to tell where the smallest execution, of these ``settings``, is too large; ``resuming`` continues the run."""
-    reason = str(error).partition("\n")[0]
     return MetarunError(
-        f"out of memory, with {settings} too: {reason}.\n"
-        f"The steps until now are saved: {resuming} goes on where there is more memory.\n"
-        "To need less, take a smaller base_learner, fewer meta_learner.inner_steps, fewer inputs in an episode, or "
-        "dtype=float32."
+        f"out of memory, with {settings} too: {memory_refusal(error)}.\n"
+        f"The steps until now are saved: {resuming} goes on where there is more memory.\n{TO_NEED_LESS}"
     )
 
 
