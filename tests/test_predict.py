@@ -496,8 +496,8 @@ def test_wrong_places_are_refused_before_the_run_is_loaded(photos):
         ([*of_folder(photos), f"--out={new}", f"--save-phi={new}"], "is that of --out"),
         ([*of_folder(photos), "--out=-"], "that is no regular file"),
         ([*of_folder(photos), f"--out={os.devnull}"], "that is no regular file"),
-        ([*of_folder(photos), f"--out={photos / ('a' * 300)}"], "cannot be used: File name too long"),
-        ([f"--support={photos / ('a' * 300)}", f"--query={photos}"], "cannot be used: File name too long"),
+        ([*of_folder(photos), f"--out={photos / ('a' * 300)}"], "(File name too long)"),
+        ([f"--support={photos / ('a' * 300)}", f"--query={photos}"], "(File name too long)"),
     ):
         outcome = metarun("predict", str(photos / "no run"), *words)
         assert outcome.code == 2 and said in outcome.err, outcome.text

@@ -14,13 +14,13 @@ from metarun.tasks.splits import split_named
 def rows_of_csv(path: Path, with_splits: bool, group_column: str | None, labelled: bool = True) -> Listing:
     """The lines filename,label[,split] below a header; file names are relative to the folder of ``path``. Labels may be
     left out where they need not be ``labelled``."""
-    reader = csv.reader(io.StringIO(text_of(path), newline=""), strict=True)
+    needed, content = ["filename", "label"] if labelled else ["filename"], text_of(path)
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=_separator(content, needed), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         lines = [(reader.line_num, entries) for entries in reader if entries]
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: {'. '.join(csv_problem(error))}") from error
-    needed = ["filename", "label"] if labelled else ["filename"]
     _check_header(path, header, needed, group_column)
     wanted = ["filename", "label", *["split"] * with_splits, *[group_column] * (group_column is not None)]
     places = {name: header.index(name) for name in wanted if name in header}
@@ -32,11 +32,20 @@ def rows_of_csv(path: Path, with_splits: bool, group_column: str | None, labelle
             problems.append(problem)
             continue
         group = of[group_column].strip() if group_column else ""
-        file = path.parent / of["filename"]
+        file = path.parent / of["filename"].strip()
         rows.append(Row(file, of.get("label", "").strip(), split_named(of.get("split", "")), place, group))
     if problems:
         raise DataError(listed(problems, separator=" "))
     return Listing(rows, [*_unread(path, [name for name in header if name and name not in places])])
+
+
+def _separator(content: str, needed: list[str]) -> str:
+    """Comma, semicolon or tab: the one that gives the ``needed`` columns; the comma where none does."""
+    first = content.partition("\n")[0].strip("\r")
+    for separator in ",;\t":
+        if {*needed} <= {name.strip() for name in next(csv.reader([first], delimiter=separator), [])}:
+            return separator
+    return ","
 
 
 def _unread(path: Path, columns: list[str]) -> Iterator[str]:
@@ -71,6 +80,8 @@ def _line_problem(
         )
     if not all(of.get(name, "").strip() for name in needed):
         return f"{place} has no {' or no '.join(needed)}. Delete it."
+    if "\0" in of["filename"]:
+        return f"{place}: the filename {of['filename']!r} holds a NUL, which no name of a file does. Correct it."
     if len(entries) < len(header):
         return f"{place} has {len(entries)} entries, where the header has {len(header)}."
     if group_column and not of[group_column].strip():

@@ -92,7 +92,13 @@ def row_of(record: dict[str, Any], fields: Fields, split: str | None, place: str
     for name in filter(None, fields):
         value = record.get(name)
         if value is None:
-            return None, f" has no {name!r}", "Add it, or delete the line."
+            nested = any(isinstance(other, (list, dict)) for other in record.values())
+            cure = (
+                'Write one object {"text": ..., "label": ...} on each line.'
+                if nested
+                else "Add it, or delete the line."
+            )
+            return None, f" has no {name!r}{', but others within it' * nested}", cure
         if not isinstance(value, str) and not (name != fields.text and type(value) is int):
             return None, f": {name!r} is {value!r}, but must be a string", "Put it in quotation marks."
         if not seen(str(value)):

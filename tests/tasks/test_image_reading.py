@@ -360,6 +360,7 @@ def test_a_folder_that_is_no_split_is_named_where_splits_are_given(tmp_path):
             r"line 2 has 3 entries, where the header has 2.*line 3 has 3",
         ),
         ("filename,label,label\na.png,oak,elm", r"line 1: several columns are named label"),
+        ("filename,label\na\0.png,oak", r"line 2: the filename 'a\\x00.png' holds a NUL"),
         ("filename,label,split\na.png,oak", r"line 2 has 2 entries, where the header has 3"),
         (
             'filename,label\n"a.png,oak',
@@ -373,6 +374,13 @@ def test_lines_of_a_csv_file_that_do_not_fit_its_header_are_refused(photos, text
     (photos / "list.csv").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(DataError, match=message):
         task(photos / "list.csv", photos.parent / "data")
+
+
+@pytest.mark.parametrize("separator", [" , ", ";", "\t"])
+def test_a_csv_file_of_images_is_read_whatever_separates_its_columns(photos, separator):
+    lines = [f"{name}/{i}.png{separator}{name}" for name in NAMES for i in range(3)]
+    (photos / "list.csv").write_text("\n".join([f"filename{separator}label", *lines]))
+    assert images_of(task(photos / "list.csv", photos.parent / "data")) == images_of(task(photos))
 
 
 def test_columns_of_a_csv_file_that_are_not_read_are_named(photos, notes):

@@ -358,6 +358,7 @@ WRONG = {  # the content of a file, and what is said of it
     "a label twice": (GOOD + '{"text": "x", "label": "a", "label": "b"}\n', r"line 51 has 'label' more than once"),
     "a label twice in a list": ('[{"text": "x", "label": "a", "label": "a"}]', r"entry 1 has 'label' more than once"),
     "a missing label": (GOOD + '{"text": "x"}\n', r"line 51 has no 'label'"),
+    "a list in an object": ('{"data": [{"text": "a"}]}\n', r"has no 'text', but others within it.*one object .* on each"),
     "a missing text": ('{"label": "x"}\n' + GOOD, r"line 1 has no 'text'"),
     "a blank text": (GOOD + '\n{"text": " \\t", "label": "a"}\n', r"line 52: 'text' is empty"),
     "an unseen text": (GOOD + '{"text": "\\u200b", "label": "a"}\n', r"line 51: 'text' is empty"),
