@@ -61,7 +61,7 @@ def _lasting(stream: Any, number: int) -> tuple[Any, Lasting | None]:
     file = Lasting(raw.fileno(), "w", closefd=False)
     return (
         io.TextIOWrapper(
-            file if buffer is raw else io.BufferedWriter(file),  # type: ignore[arg-type]
+            file if buffer is raw else io.BufferedWriter(file),
             encoding=stream.encoding,
             errors="backslashreplace" if stream.errors == "strict" else stream.errors,
             line_buffering=stream.line_buffering,
