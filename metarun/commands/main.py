@@ -19,7 +19,7 @@ from metarun.process import prepare, started_rank, started_together
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-UNEXPECTED = "metarun: the run failed with the error above, which metarun did not expect."
+UNEXPECTED = "the run failed with the error above, which metarun did not expect."
 CONFIGS, INFOS = ("job", "hydra", "all"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 SHELLS, COMPLETIONS = ("bash", "fish", "zsh"), ("install", "uninstall", "query")
 OPTIONS = (
@@ -82,12 +82,10 @@ def guarded(action) -> int:  # type: ignore[no-untyped-def]
         print("metarun: stopped", file=sys.stderr)
         return 130
     except Exception as error:
-        if said := refused_by_disk(error, "give the same command again"):
-            print(f"metarun: {said}", file=sys.stderr)
-            return 1
-        if not (no_memory := memory_refusal(error)):
+        told_memory = f"out of memory: {said}.\n{TO_NEED_LESS}" if (said := memory_refusal(error)) else ""
+        if not (known := refused_by_disk(error, "give the same command again") or told_memory):
             traceback.print_exc()
-        print(f"metarun: out of memory: {no_memory}.\n{TO_NEED_LESS}" if no_memory else UNEXPECTED, file=sys.stderr)
+        print(f"metarun: {known or UNEXPECTED}", file=sys.stderr)
         return 1
 
 
