@@ -78,6 +78,12 @@ class SystemIdentification(Sized):
         raw = Encoding(self.system, torch.zeros(n).double(), torch.ones(n).double())
         _, _, states = self.motions(self.draw("train", range(NUM_STANDARD_TASKS)))
         changes = raw.outputs(states[..., :-1, :], states[..., 1:, :]).flatten(0, -2)
+        if not (changes.isfinite().all() and (changes.std(0) > 0).all()):
+            ranges = ", ".join(f"{name} {list(map(float, r))}" for name, r in self.system.ranges.items())
+            raise ValueError(
+                f"systems of these ranges have motions without finite changes that differ: {ranges}. Correct those of "
+                "task.system that no such system has."
+            )
         return Encoding(self.system, changes.mean(0), changes.std(0))
 
     def _known(self, fitted: Mapping[str, Any]) -> Encoding | None:

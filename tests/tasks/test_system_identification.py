@@ -104,3 +104,10 @@ def test_wrong_sizes_are_refused_with_the_rule():
         experiment("task=pendulum", "task.train_num_shots=0")
     with pytest.raises(ConfigError, match=r"control_steps is 0"):
         experiment("task=pendulum", "task.control_steps=0")
+
+
+def test_ranges_of_systems_that_do_not_move_in_finite_numbers_are_refused():
+    with pytest.raises(
+        ConfigError, match=r"without finite changes .*length1 \[1e\+30, 1e\+30\].*Correct those of task\.system"
+    ):
+        task_of("two_link_arm", "task.system.length1=[1e30,1e30]")
