@@ -83,11 +83,12 @@ def checked(asked: Asked, config_dirs: Sequence[Path]) -> Begun:
     from metarun.process import prepare
 
     prepare()
+    from metarun.config.overrides import written
     from metarun.search.common import Common
     from metarun.search.lead import NO_TEST
     from metarun.sweep.plan import Planner, first_of
 
-    options = [space.written(override) for override in varied if "." not in override.key_or_group]
+    options = [written(override) for override in varied if "." not in override.key_or_group]
     cfg = first_of([*shared, *space.first_options(varied)], options, config_dirs)
     found_space = space.parameters(varied, cfg)
     of_trials = [*(text for text in shared if override_key(text) != "evaluation.num_tasks"), NO_TEST]
