@@ -70,12 +70,10 @@ def leave_curves(runs: Sequence[tuple[list[str], RunFolder]], folder: Path) -> l
     if not content["curves"]:
         return []
     write_json(folder / f"{NAME}.json", content)
-    from metarun.drawing import as_written  # torch is loaded after the sweep
-    from metarun.output.loggers.tensorboard import add_figures
-
-    with as_written():
-        drawn = figure(content)
+    drawn = figure(content)
     drawn.savefig(folder / f"{NAME}.png", dpi=130)
+    from metarun.output.loggers.tensorboard import add_figures  # torch is loaded after the sweep
+
     add_figures(folder / NAME, {NAME: drawn}, 0)
     left_out = [f"not in the curve: {', '.join(content['missing'])}"] if content["missing"] else []
     return [f"data efficiency: {folder / NAME}.png and .json", *left_out]
@@ -83,6 +81,13 @@ def leave_curves(runs: Sequence[tuple[list[str], RunFolder]], folder: Path) -> l
 
 def figure(content: dict[str, Any]) -> Any:
     """A matplotlib figure of the score over the share, with an interval at each point."""
+    from metarun.drawing import as_written
+
+    with as_written():
+        return _figure(content)
+
+
+def _figure(content: dict[str, Any]) -> Any:
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(5, 3.4), layout="constrained")
