@@ -317,9 +317,14 @@ def test_more_seeds_of_the_same_tasks_do_not_narrow_the_interval_over_them(tmp_p
         of_subjects(tmp_path / str(seed), SUBJECTS, seed)
         for name, learner in (("one", "maml"), ("other", "protonet")):
             keep(tmp_path / str(seed) / name, learner=learner, seed=seed)
-    (pair,) = told(tmp_path, "--by=meta_learner")["differences"]
+    shown = told(tmp_path, "--by=meta_learner")
+    (pair,) = shown["differences"]
     (alone,) = told(tmp_path / "0")["differences"]
     assert pair["difference over tasks"]["ci95"] == pytest.approx(alone["difference over tasks"]["ci95"], rel=0.05)
+    report = metarun("report", str(tmp_path), "--by=meta_learner", "--format=json", f"--out={tmp_path / 'report'}")
+    assert [row["accuracy over tasks"] for row in json.loads(report.out)] == [
+        row["accuracy over tasks"] for row in shown["scores"]
+    ]
 
 
 def test_a_test_of_one_task_says_that_others_are_unknown(tmp_path):

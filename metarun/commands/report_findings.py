@@ -102,7 +102,7 @@ def explained(findings: Findings) -> Iterator[str]:
         yield "over seeds: 95% by Student's t over the seeds' means; how sure the mean is for other trainings"
     yield "over episodes: 95% for these trained runs on other episodes of the same test classes or tasks"
     if any(column.endswith((" over classes", " over tasks", " over sizes")) for column in findings.means.columns):
-        yield "over classes, tasks or sizes: 95% on others than those of the test, which all seeds share; the mean of theirs"
+        yield "over classes, tasks or sizes: 95% on others than those of the test, which all seeds share"
     if findings.paired[0]:
         more = "higher" if findings.higher else "lower"
         yield f"differences: the first less the second, on the same episodes; {more} {findings.score} is better"

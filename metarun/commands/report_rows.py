@@ -10,8 +10,8 @@ from metarun.config.help import ORDER
 from metarun.errors import did_you_mean, wrong_command
 from metarun.output.kept import number
 from metarun.output.ledger import Run
-from metarun.output.paired import half_width_of_mean, of_values
-from metarun.output.scored import Scored
+from metarun.output.paired import half_width_of_mean, of_others, of_values
+from metarun.output.scored import Scored, mean_of, over_others
 from metarun.output.tables import Score, text_of
 
 CHOSEN = (
@@ -58,8 +58,12 @@ class Row:
         return _together(scores, alike=len(manifests) == 1 and None not in manifests) if scores else None
 
     def over_others(self, name: str, kind: str) -> Score | None:
-        """The same mean; its interval is over other ``kind`` than those of the test. All seeds are tested on the same
-        ones, so more seeds do not make it narrower: it is the mean of theirs."""
+        """The same mean; its interval is over other ``kind`` than those of the test, as ``metarun compare`` gives it; of
+        runs without the scores of single episodes it is the mean of theirs, for all seeds are tested on the same ones."""
+        runs = list(self.counted.values())
+        each = [run.scores(name.removeprefix("test/")) for run in runs]
+        if each and all(each) and (others := over_others(runs, each)) and others.kind == kind:
+            return of_others(fmean(map(mean_of, each)), others).score
         told = [scored.run.results.get(name) or {} for scored in self.counted.values()]
         widths = [number(result.get(f"ci95_over_{kind}")) for result in told]
         known = [width for width in widths if width is not None]
