@@ -20,6 +20,12 @@ def prepare() -> None:
     tell()
 
 
+def forget_empty_data_root() -> None:
+    """Take an empty METARUN_DATA, as ``docker -e METARUN_DATA=`` leaves it, for one that is not set."""
+    if not os.environ.get("METARUN_DATA", "set").strip():
+        del os.environ["METARUN_DATA"]
+
+
 def tell() -> None:
     """Let metarun's own notes (what is downloaded, what is prepared) reach the terminal."""
     notes = logging.getLogger("metarun")

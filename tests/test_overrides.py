@@ -112,9 +112,14 @@ def test_a_path_that_nothing_can_have_is_refused_by_every_command(command, path,
     assert {place.name for place in tmp_path.iterdir()} == {"LOOP", "run"}
 
 
-@pytest.mark.parametrize("path", ["", NOBODYS])
-def test_a_data_root_of_the_environment_is_refused_as_one_that_is_typed(path, monkeypatch):
-    monkeypatch.setenv("METARUN_DATA", path)
+def test_an_empty_data_root_of_the_environment_is_one_that_is_not_set(monkeypatch):
+    monkeypatch.setenv("METARUN_DATA", " ")
+    outcome = metarun("--cfg", "job", "--resolve", as_given=True)
+    assert outcome.code == 0 and "data_root: ~/.cache/metarun" in outcome.out, outcome.text
+
+
+def test_a_data_root_of_the_environment_is_refused_as_one_that_is_typed(monkeypatch):
+    monkeypatch.setenv("METARUN_DATA", NOBODYS)
     outcome = metarun("data", "list", as_given=True)
     assert outcome.code == 2 and "data_root (METARUN_DATA)" in outcome.err, outcome.text
 

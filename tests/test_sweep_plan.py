@@ -260,6 +260,14 @@ def finished(sweep: Path) -> Any:
     return job
 
 
+def test_a_run_that_was_trained_longer_than_the_job_counts(tmp_path):
+    job = finished(tmp_path)
+    for name, old, new in (("config.yaml", "steps: 6", "steps: 9"), ("status.json", '"step": 6', '"step": 9')):
+        path = job.folder.path / name
+        path.write_text(path.read_text().replace(old, new))
+    assert job.completed and not job.damage
+
+
 DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
     "other settings": (
         "config.yaml",

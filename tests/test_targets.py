@@ -178,6 +178,7 @@ def test_a_part_stands_where_an_annotation_admits_its_class():
 
     given = [bases_of(kind) for kind in (nn.Module | None, Callable[[], nn.Module] | None, Any, Theirs, Iterable[int])]
     assert given == [(nn.Module,), (object,), (object,), (object,), (Iterable,)]
+    assert [bases_of(kind) for kind in (type, type[nn.Module], type[nn.Module] | None)] == [(object,)] * 3
     assert [bases_of(kind) for kind in (float | torch.Tensor, Literal["a", 1], list[int], dict[str, int])] == [()] * 4
     problems = check(compose("meta_learner=teacher", "meta_learner.teacher={_target_: torch.optim.SGD}"))
     assert any("meta_learner.teacher._target_" in text and "derived from Module" in text for text in problems)

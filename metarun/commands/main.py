@@ -14,7 +14,7 @@ from metarun.config.help import COMMANDS, SWEEP_KEYS, help_text
 from metarun.config.trust import as_flags, trust
 from metarun.errors import TO_NEED_LESS, ConfigError, Interrupted, MetarunError, did_you_mean, memory_refusal
 from metarun.files import refused_by_disk
-from metarun.process import prepare, started_rank, started_together
+from metarun.process import forget_empty_data_root, prepare, started_rank, started_together
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 UNEXPECTED = "the run failed with the error above, which metarun did not expect."
 CONFIGS, INFOS = ("job", "hydra", "all"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 SHELLS, COMPLETIONS = ("bash", "fish", "zsh"), ("install", "uninstall", "query")
-OPTIONS = (
-    *("--help", "--version", "--multirun", "--dry", "--config-dir", "--allow"),
-    *("--cfg", "--package", "--resolve", "--info", "--hydra-help", "--shell-completion"),
-)
+OPTIONS = ["--help", "--version", "--multirun", "--dry", "--config-dir", "--allow", "--cfg", "--package", "--resolve"]
+OPTIONS += ["--info", "--hydra-help", "--shell-completion"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,6 +36,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of ``metarun`` and ``python -m metarun``; always ends in SystemExit."""
+    forget_empty_data_root()
     arguments = sys.argv[1:] if argv is None else argv
     action = command if arguments and arguments[0] in COMMANDS else hydra_style
     with lasting("stdout") as refusal, lasting("stderr"):

@@ -161,6 +161,8 @@ def bases_of(annotation: Any) -> tuple[type, ...]:
     """The classes whose objects a setting of this annotation may hold: none where it holds plain values alone, and object
     where the annotation does not say."""
     origin = typing.get_origin(annotation)
+    if (origin or annotation) is type:  # a class, by _partial_
+        return (object,)
     if origin in (typing.Union, types.UnionType):
         return tuple(base for option in typing.get_args(annotation) for base in bases_of(option))
     if origin is typing.Literal or annotation is None or issubclass(_class(origin or annotation), PLAIN):

@@ -58,6 +58,8 @@ class Job:
         path, unreadable = self.folder.path, []
         kept = flat(_compared(configuration(path / "config.yaml", unreadable)[0]))
         own = flat(_compared(escaped(self.config)))
+        if isinstance(steps := kept.get("steps"), int):  # resume=RUN may have trained it longer
+            own["steps"] = max(own["steps"], steps)
         changed = [
             f"{key} is {shortened(str(kept.get(key, 'not there')))}, not {shortened(str(own.get(key, 'there')))}"
             for key in sorted({*own, *kept})

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
 from itertools import islice
@@ -139,9 +140,10 @@ class _Repeated(NamedTuple):
 
 def _parsed(content: str) -> Any:
     def record(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Repeated:
-        names = [name for name, _ in pairs]
-        twice = [name for name in names if names.count(name) > 1]
-        return _Repeated(twice[0]) if twice else dict(pairs)
+        found = dict(pairs)
+        if len(found) == len(pairs):
+            return found
+        return _Repeated(next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1))
 
     return json.loads(content, object_pairs_hook=record)
 
