@@ -15,6 +15,11 @@ from PIL import Image
 
 import metarun as package
 from metarun.applied.prediction import PARTS
+from metarun.applied.vectors import VectorReader
+from metarun.core import TaskSpec
+from metarun.errors import DataError
+from metarun.objectives import CROSS_ENTROPY
+from metarun.tasks.reading import ArrayReader
 from tests.applying import SIZE, drawings, run, sentence, table
 from tests.running import metarun
 
@@ -524,3 +529,12 @@ def test_drawings_of_unseen_characters_are_told_apart_after_a_short_training(dat
     outcome = metarun("predict", str(folder), *places)
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
     assert np.mean([row["label"] == row["predicted"] for row in rows]) > 0.8, outcome.text
+
+
+def test_equal_rows_of_numbers_may_be_of_two_classes_and_are_no_repeats(tmp_path):
+    spec, path = TaskSpec((2,), 2, CROSS_ENTROPY, num_ways=2), tmp_path / "rows.npz"
+    np.savez(path, x=np.zeros((2, *spec.input_shape)), y=["a", "b"])
+    found = VectorReader(spec, torch.device("cpu"), torch.float32).read(path, labelled=True)
+    assert found.labels.tolist() == ["a", "b"] and len({*found.keys}) == 2
+    with pytest.raises(DataError, match="of two classes"):
+        ArrayReader(spec, torch.device("cpu"), torch.float32).read(path, labelled=True)

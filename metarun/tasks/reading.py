@@ -75,13 +75,11 @@ class Reader(ABC):
         found = self._arrays(path, labelled) if path.suffix.lower() == ".npz" else self.examples(path, labelled)
         if not len(found.x):
             raise DataError(f"{path} holds no example.")
-        keys, tells = found.keys or keys_of(found.x), bool(found.keys) or len(self.spec.input_shape) == 3
-        notes = [*found.notes]
-        if labelled and self.spec.num_ways is not None:
-            if tells:  # equal rows of a table may well be of two classes
-                refuse_two_classes(path, found.items, keys, found.labels.tolist())
-            notes += nearly_equal(path, found.labels)
-        return found._replace(keys=keys, notes=notes)
+        found = found._replace(keys=found.keys or keys_of(found.x))
+        if not labelled or self.spec.num_ways is None:
+            return found
+        refuse_two_classes(path, found.items, found.keys, found.labels.tolist())
+        return found._replace(notes=[*found.notes, *nearly_equal(path, found.labels)])
 
     @property
     def output_names(self) -> list[str]:
