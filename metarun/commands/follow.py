@@ -26,7 +26,7 @@ def follow() -> int:
     cfg = OmegaConf.create(begin["text"])
     if device_of(cfg.device).type == "cuda":
         cfg.device = f"cuda:{os.environ['LOCAL_RANK']}"
-    experiment = ready(cfg, begin["fitted"])
+    experiment = ready(cfg, begin["fitted"], begun=True)  # the first process has asked
     stop = StopRequest()
     try:
         with stop.listening(), joined(store, started_rank(), experiment) as devices:

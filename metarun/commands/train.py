@@ -26,7 +26,7 @@ STATE_OF = {Diverged: "diverged", Interrupted: "interrupted"}
 def run(job: Job) -> float:
     """Run the job to its end; returns its test score, or else its best validation. Raises MetarunError, once noted."""
     try:
-        experiment = ready(job.cfg, job.folder.fitted() if job.continues else None)
+        experiment = ready(job.cfg, job.folder.fitted() if job.continues else None, begun=job.continues)
     except ConfigError as error:
         if job.continues:
             raise ConfigError(error.problems, where=str(job.folder.path / "config.yaml")) from error

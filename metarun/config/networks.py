@@ -78,7 +78,8 @@ def suited(execution: Eager, learner: MetaLearner, task: TaskDistribution, steps
     foreign = _foreign(learner)
     if not foreign:
         return execution, []
-    episodes, name, keys = task.sample("train", range(NUM_TASKS)), ", ".join(foreign.values()), ", ".join(foreign)
+    name, keys = ", ".join(foreign.values()), ", ".join(foreign)
+    episodes = task.sample(_first_split(task), range(NUM_TASKS))
     trial = tried(learner, episodes, steps, vmapped=_loop(execution) != execution)
     if trial.failure:
         fix = next(fix for words, fix in FIXES.items() if re.search(words, trial.failure, re.IGNORECASE))
@@ -109,9 +110,14 @@ def transductive(experiment: Experiment) -> list[str]:
     learner = experiment.learner
     found = ["batch norms read"] * any(norms(network, "transductive") for network in modules_of(learner))
     if (foreign := _foreign(learner)) and isinstance(learner, FewShotLearner):
-        task = experiment.task.sample("train", [0])
+        task = experiment.task.sample(_first_split(experiment.task), [0])
         found += [f"{', '.join(foreign.values())} reads"] * reads_all_queries(learner, experiment.theta_0, task)
     return found
+
+
+def _first_split(task: TaskDistribution) -> str:
+    """The split of training, or where all classes are for a test another."""
+    return next((split for split in task.splits if split == "train"), task.splits[0])
 
 
 def _loop(execution: Eager) -> Eager | None:

@@ -15,11 +15,14 @@ from metarun.evaluation.suite import Suite, missing
 from metarun.tasks.splits import by_shares
 
 
-def ready(cfg: DictConfig, fitted: dict[str, Any] | None = None) -> Experiment:
-    """Build the experiment; raises ConfigError with everything that keeps it from being trained, validated and tested."""
+def ready(cfg: DictConfig, fitted: dict[str, Any] | None = None, begun: bool = False) -> Experiment:
+    """Build the experiment; raises ConfigError with everything that keeps it from being trained, validated and tested.
+
+    ``begun``: the run has begun with these settings, so that one without effect stays.
+    """
     experiment = build(cfg, fitted)
     problems = missing("task", experiment.task, ["train"]) + missing_packages(experiment.loggers)
-    problems += lot_problems(cfg)
+    problems += [] if begun else lot_problems(cfg)
     problems += length_problems(experiment.scheduler, experiment.optimizer, experiment.steps)
     if problems:
         raise ConfigError(problems)

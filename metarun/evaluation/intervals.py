@@ -5,6 +5,7 @@ n episodes, C classes (or tasks of a table, or draws of sizes) that they were dr
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +38,7 @@ def over(kind: str, values: Mapping[str, np.ndarray], members: Sequence[Sequence
     without a class has more noise of finitely many episodes than the mean: that is taken off, and Satterthwaite's rule says
     how many degrees of freedom the rest has. Classes that always come together count as one.
     """
-    each = _without_each(members)
+    each = _without_each(tuple(map(tuple, members)))
     number, without = len(each), np.unique(each, axis=0)  # [C, n]
     (c, n), left = without.shape, without.sum(1)  # left [C]: episodes without each class
     if c < 2 or left.min() == 0:
@@ -57,7 +58,8 @@ def over(kind: str, values: Mapping[str, np.ndarray], members: Sequence[Sequence
     return {name: Over(kind, width(scores), number) for name, scores in values.items()}
 
 
-def _without_each(members: Sequence[Sequence[str]]) -> np.ndarray:
+@lru_cache(maxsize=1)  # scores of one test, and pairs of runs, have the same members
+def _without_each(members: tuple[tuple[str, ...], ...]) -> np.ndarray:
     """1 where a class has no part in an episode, else 0 [C, n]."""
     place = {name: c for c, name in enumerate(sorted({name for names in members for name in names}))}
     without = np.ones((len(place), len(members)))

@@ -151,15 +151,16 @@ def verdict(experiment: Experiment, evaluation: Evaluation, step: int) -> list[s
         return start
     (gain, interval, _), over = gain_of_training(experiment, evaluation)
     widest = interval if over is None or math.isnan(over.ci95) else max(interval, over.ci95)
-    by = f"by {abs(gain):.4f} +- {interval:.4f}{_over(over)}"
+    unknown = _over(over) if over and math.isnan(over.ci95) else ""
+    by = f"by {abs(gain):.4f} +- {interval:.4f}{'' if unknown else _over(over)}"
     if start and gain < -widest:
-        return [f"{start[0]}, and {found[0]} would be better {by}"]
+        return [f"{start[0]}, and {found[0]} would be better {by}{unknown}"]
     if start or gain > widest:
         return start
     outcome = "made it worse" if gain < 0 else "made it better"
     over_kind = f" over the {over.kind}" if over and abs(gain) > interval else ""
     within = f", which is within the interval{over_kind}" if abs(gain) <= widest else ""
-    return [f"training did not help: training {outcome} {by}{within}"]
+    return [f"training did not help: training {outcome} {by}{within}{unknown}"]
 
 
 def conditions(experiment: Experiment, split: str, training: dict[str, Any] | None = None) -> list[str]:

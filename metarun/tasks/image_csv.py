@@ -15,7 +15,8 @@ def rows_of_csv(path: Path, with_splits: bool, group_column: str | None, labelle
     """The lines filename,label[,split] below a header; file names are relative to the folder of ``path``. Labels may be
     left out where they need not be ``labelled``."""
     needed, content = ["filename", "label"] if labelled else ["filename"], text_of(path)
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=_separator(content, needed), strict=True)
+    first = content.splitlines()[0] if content else ""
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=_separator(first, needed), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         lines = [(reader.line_num, entries) for entries in reader if entries]
@@ -39,11 +40,10 @@ def rows_of_csv(path: Path, with_splits: bool, group_column: str | None, labelle
     return Listing(rows, [*_unread(path, [name for name in header if name and name not in places])])
 
 
-def _separator(content: str, needed: list[str]) -> str:
+def _separator(header: str, needed: list[str]) -> str:
     """Comma, semicolon or tab: the one that gives the ``needed`` columns; the comma where none does."""
-    first = content.partition("\n")[0].strip("\r")
     for separator in ",;\t":
-        if {*needed} <= {name.strip() for name in next(csv.reader([first], delimiter=separator), [])}:
+        if {*needed} <= {name.strip(' \t"') for name in header.split(separator)}:
             return separator
     return ","
 

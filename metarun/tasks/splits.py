@@ -17,10 +17,11 @@ from metarun.errors import DataProblems, did_you_mean, listed
 
 SPLITS = ("train", "val", "test")
 SPELLINGS = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
-# Names of folders that are splits where they stand side by side; "background" beside "train", say, is a class.
+# Names of folders that are splits where they stand side by side; "background" beside "train", say, is a class. Words that
+# are names of classes as well count where all folders are of their family.
 SIDE_BY_SIDE = (
     (*SPLITS, *SPELLINGS, "trainval", "eval", "evaluation"),
-    ("base", "novel"),
+    ("base", "novel", "val", "validation"),
     ("background", "evaluation"),
     ("seen", "unseen"),
 )
@@ -80,7 +81,7 @@ def named_as_splits(names: Collection[str]) -> list[str]:
     for family in SIDE_BY_SIDE:
         for rest in {rest for _, word, rest in read if word in family}:
             found = {name: split_named(word) for name, word, of in read if word in family and of == rest}
-            if len({*found.values()}) > 1:
+            if len({*found.values()}) > 1 and (family is SIDE_BY_SIDE[0] or len(found) == len(names)):
                 return sorted(found)
     return []
 

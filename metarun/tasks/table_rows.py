@@ -1,5 +1,6 @@
 """The rows of a table's tasks: repeated ones kept once, groups kept together; and which split each task is in."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,7 +85,7 @@ def without_repeats(
                 repeats.append(f"line {table.lines[row]} = line {table.lines[first]}")
         kept[task] = [*whole.values()]
         alike += len(kept[task]) - len({used[row] for row in kept[task]})
-    notes = _notes_on_twins({task: frozenset(values[row] for row in rows) for task, rows in kept.items()})
+    notes = _notes_on_twins({task: Counter(values[row] for row in rows) for task, rows in kept.items()})
     if repeats:
         notes.append(
             f"{len(repeats)} row{'s repeat' if len(repeats) > 1 else ' repeats'} another row of the same task and "
@@ -99,12 +100,11 @@ def without_repeats(
     return kept, notes
 
 
-def _notes_on_twins(held: Mapping[str, frozenset[Any]]) -> list[str]:
+def _notes_on_twins(held: Mapping[str, Counter[Any]]) -> list[str]:
     """What to say of tasks that hold the same rows: one may be for training, and the other for the test."""
     first: dict[frozenset[Any], str] = {}
-    twins = [
-        f"{task!r} = {first[rows]!r}" for task, rows in held.items() if rows and first.setdefault(rows, task) != task
-    ]
+    sets = {task: frozenset(rows.items()) for task, rows in held.items() if rows}
+    twins = [f"{task!r} = {first[rows]!r}" for task, rows in sets.items() if first.setdefault(rows, task) != task]
     if not twins:
         return []
     return [

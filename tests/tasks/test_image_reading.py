@@ -379,8 +379,9 @@ def test_lines_of_a_csv_file_that_do_not_fit_its_header_are_refused(photos, text
 @pytest.mark.parametrize("separator", [" , ", ";", "\t"])
 def test_a_csv_file_of_images_is_read_whatever_separates_its_columns(photos, separator):
     lines = [f"{name}/{i}.png{separator}{name}" for name in NAMES for i in range(3)]
-    (photos / "list.csv").write_text("\n".join([f"filename{separator}label", *lines]))
-    assert images_of(task(photos / "list.csv", photos.parent / "data")) == images_of(task(photos))
+    for ending in ("\n", "\r\n", "\r"):
+        (photos / "list.csv").write_text(ending.join([f"filename{separator}label", *lines]), newline="")
+        assert images_of(task(photos / "list.csv", photos.parent / "data")) == images_of(task(photos))
 
 
 def test_columns_of_a_csv_file_that_are_not_read_are_named(photos, notes):
