@@ -192,8 +192,7 @@ def read_config(path: Path) -> DictConfig:
 
 def kept_text(cfg: DictConfig) -> str:
     """The text of a run's config.yaml, resolved: a ``${`` in a name is escaped there, as it is on a command line."""
-    text = OmegaConf.to_yaml(cfg, resolve=True)
-    return OmegaConf.to_yaml(escaped(OmegaConf.to_container(cfg, resolve=True))) if "${" in text else text
+    return OmegaConf.to_yaml(escaped(OmegaConf.to_container(cfg, resolve=True)))
 
 
 def escaped(value: Any) -> Any:

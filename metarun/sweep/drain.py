@@ -134,7 +134,7 @@ class Drain:
         status = job.folder.read_status()
         if status["state"] == "completed":
             kept = "completed elsewhere" if status != job.found else "completed before, kept"
-            self._over(job, f"damaged: {job.damage}" if job.damage else kept)
+            self._over(job, f"damaged: {damage}" if (damage := job.damage) else kept)
         elif busy(job.folder.path):
             if job.state != "elsewhere":
                 job.state = "elsewhere"
