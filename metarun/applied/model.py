@@ -22,7 +22,6 @@ from metarun.applied.adapted import Adapted, AdaptedClassifier, AdaptedRegressor
 from metarun.applied.arguments import load_arguments
 from metarun.applied.calibrated import calibrate_once
 from metarun.applied.trained import Trained, trained
-from metarun.applied.vectors import VectorReader
 from metarun.config.compose import assigned
 from metarun.config.networks import transductive
 from metarun.config.trust import trust
@@ -74,8 +73,7 @@ def model_of(run: Trained) -> "Model":
         )
     calibrate_once(run)
     dtype = next(leaf.dtype for leaf in tree_leaves(run.theta))
-    kind = ArrayReader if len(task.spec.input_shape) == 3 else VectorReader
-    reader = task.reader() or kind(task.spec, run.experiment.device, dtype)
+    reader = task.reader() or ArrayReader(task.spec, run.experiment.device, dtype)
     return Model(run, learner, reader, bool(transductive(run.experiment)))
 
 

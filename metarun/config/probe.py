@@ -73,9 +73,7 @@ def _started(learner: MetaLearner, episodes: Episode, dtype: torch.dtype) -> tup
     for module in modules_of(learner):
         module.to(device, dtype)
 
-    def cast(value: Tensor) -> Tensor:
-        return value.to(device, dtype) if value.is_floating_point() else value.to(device)
-
+    cast = partial(_cast, dtype=dtype, device=device)
     theta = tree_map(lambda p: p + MOVED * torch.randn_like(p), tree_map(cast, take_theta(learner)))
     return theta, tree_map(cast, episodes)
 
@@ -140,8 +138,8 @@ def _moved_by_others(
     return bool((alone - among).norm() > tolerance * among.norm())
 
 
-def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
-    return value.to(dtype) if value.is_floating_point() else value
+def _cast(value: Tensor, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
+    return value.to(device or value.device, dtype if value.is_floating_point() else value.dtype)
 
 
 def _results(

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from metarun.core import TaskSpec
 from metarun.errors import DataError, MissingDataError
-from metarun.tasks.repeated import keys_of, nearly_equal, refuse_two_classes
-from metarun.tasks.splits import composed
+from metarun.tasks.repeated import keys_of, refuse_two_classes
+from metarun.tasks.splits import composed, nearly_equal
 
 UNREADABLE = (
     *(OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
@@ -32,7 +32,7 @@ class Examples(NamedTuple):
 
     ``labels`` are the names of classes [n], "" where there is none; or targets [n, outputs] in their own units, NaN where
     there is none. ``task`` is the task's name where the file says it, ``notes`` are what the user should know. ``keys`` are
-    equal for examples that are the same: ``Reader.read`` makes them of x where a reader gives no other.
+    equal for examples that are the same: ``Reader.keys`` makes them of x where a reader gives no other.
     """
 
     items: Sequence[str]
@@ -75,11 +75,16 @@ class Reader(ABC):
         found = self._arrays(path, labelled) if path.suffix.lower() == ".npz" else self.examples(path, labelled)
         if not len(found.x):
             raise DataError(f"{path} holds no example.")
-        found = found._replace(keys=found.keys or keys_of(found.x))
+        found = found._replace(keys=found.keys or self.keys(found.x))
         if not labelled or self.spec.num_ways is None:
             return found
         refuse_two_classes(path, found.items, found.keys, found.labels.tolist())
-        return found._replace(notes=[*found.notes, *nearly_equal(path, found.labels)])
+        alike = [f"{path}: {note}" for note in nearly_equal(sorted({*found.labels}), "classes")]
+        return found._replace(notes=[*found.notes, *alike])
+
+    def keys(self, x: Tensor) -> Sequence[Hashable]:
+        """A key of each of the inputs x [n, ...]; equal ones are the same example."""
+        return keys_of(x)
 
     @property
     def output_names(self) -> list[str]:
@@ -123,6 +128,11 @@ class Reader(ABC):
 
 class ArrayReader(Reader):
     """Takes arrays in the model's shape, and nothing else."""
+
+    def keys(self, x: Tensor) -> Sequence[Hashable]:
+        """Those of equal images are equal; equal rows of numbers are no repeats: few values come again, in other classes
+        too."""
+        return keys_of(x) if len(self.spec.input_shape) == 3 else [object() for _ in x]
 
     def noted(self, examples: Any) -> tuple[Tensor, Sequence[str]]:
         return array_inputs(examples, self.spec, self.device, self.dtype), ()

@@ -1,13 +1,11 @@
-"""Examples that are the same as others, and classes whose names are nearly the same."""
+"""Examples that are the same as others."""
 
 import hashlib
 from collections.abc import Hashable, Sequence
 
-import numpy as np
 from torch import Tensor
 
 from metarun.errors import DataError, listed
-from metarun.tasks.splits import seen
 
 
 def keys_of(x: Tensor) -> list[bytes]:
@@ -24,16 +22,3 @@ def refuse_two_classes(path: object, items: Sequence[str], keys: Sequence[Hashab
         said = [f"{item} ({label}) = {other} ({of})" for (item, label), (other, of) in twins]
         what = "example is of two classes" if len(twins) == 1 else "examples are of two classes each"
         raise DataError(f"{path}: {len(twins)} {what}: {listed(said)}. Delete each from the class that it is not of.")
-
-
-def nearly_equal(path: object, labels: np.ndarray) -> list[str]:
-    """What to say of classes whose names differ by case, blanks or letters that nobody sees."""
-    spelt: dict[str, list[str]] = {}
-    for name in sorted({*labels}):
-        spelt.setdefault(seen(name), []).append(name)
-    return [
-        f"{path}: the classes {listed([*map(repr, names)])} differ by case or blanks alone. They are told apart; write them "
-        "alike if they are one."
-        for names in spelt.values()
-        if len(names) > 1
-    ]

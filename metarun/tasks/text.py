@@ -192,7 +192,7 @@ class TextClasses(PreparedTask, Sized):
         longest = max(len(text) for text, _ in lines)
         figure = Figure(figsize=(0.075 * longest + 1, 0.22 * len(lines) + 0.3))
         for row, (text, style) in enumerate(lines):
-            figure.text(0.02, 1 - (row + 1) / (len(lines) + 1), text, **{"size": 8, "parse_math": False, **style})
+            figure.text(0.02, 1 - (row + 1) / (len(lines) + 1), text, **{"size": 8, **style})
         return figure
 
 
