@@ -6,7 +6,7 @@ of central differences; a fused norm under vmap is off by 1e-3 to 1e-1.
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from unittest import mock
 
@@ -313,7 +313,11 @@ REFUSED: dict[str, tuple[Callable[[], Net], str]] = {
     ),
     "weights that a backward pass reads": (
         lambda: Net(nn.Linear(4, 4), hooked),
-        "there is no meta-gradient through Net: .*read weights in forward only",
+        "there is no meta-gradient through Net: .*read weights in forward, by their names",
+    ),
+    "a weight that is read from a list": (
+        lambda: Net(beside(nn.Linear(4, 4)), lambda m, z: m(z) + m.beside[0]),
+        "there is no meta-gradient through Net: .*or from a list of its own, where they are not theta",
     ),
     "nothing to train": (lambda: Net(nn.Identity()).requires_grad_(False), "every parameter is frozen"),
     "sizes that do not fit": (
@@ -321,6 +325,12 @@ REFUSED: dict[str, tuple[Callable[[], Net], str]] = {
         r"there is no meta-gradient through Misfit: .*must match the size .*test_own_networks.py, line \d+",
     ),
 }
+
+
+def beside(layer: nn.Linear) -> nn.Linear:
+    """The layer, which keeps its bias in a list as well."""
+    layer.beside = [layer.bias]
+    return layer
 
 
 def hooked(m: nn.Module, z: Tensor) -> Tensor:
@@ -622,6 +632,26 @@ def test_a_network_that_holds_complex_numbers_is_refused(hold):
     with pytest.raises(
         ConfigError, match=r"complex numbers \(layers.phase\), .* call torch.view_as_complex in forward"
     ):
+        exact(Net(layers))
+
+
+@pytest.mark.parametrize(
+    ("kept", "told"),
+    {
+        "layers in a list": (lambda: [nn.Linear(4, 4)], r"\(layers.beside\), .* Use nn.ModuleList"),
+        "parameters in a dict": (
+            lambda: {"scale": [nn.Parameter(torch.ones(4))]},
+            r"\(layers.beside\), .* nn.ParameterList",
+        ),
+        "a frozen teacher": (lambda: [nn.Linear(4, 4).requires_grad_(False)], None),
+        "numbers": (lambda: [torch.ones(4), 3, "a"], None),
+    }.values(),
+    ids=str,
+)
+def test_weights_that_torch_does_not_find_are_refused_unless_frozen(kept, told):
+    layers = nn.Identity()
+    layers.beside = kept()
+    with pytest.raises(ConfigError, match=told) if told else nullcontext():
         exact(Net(layers))
 
 

@@ -122,8 +122,19 @@ def take_theta(learner: MetaLearner) -> Params:
         raise ConfigError([told if "meta_learner" in (told := str(error)) else f"meta_learner: {told}"]) from error
     outside = [getattr(learner, name) for name in learner.outside_theta]
     networks = [network for network in modules_of(learner) if network not in outside]
-    left = {p: nn.Parameter(p.to("meta")) for network in networks for p in trainable(network).values()}
+    left = {p: _moved(p) for network in networks for p in trainable(network).values()}
     for child in (child for network in networks for child in network.modules()):
         for name, p in child.named_parameters(recurse=False, remove_duplicate=False):
             setattr(child, name, left.get(p, p))
     return theta
+
+
+def _moved(p: nn.Parameter) -> nn.Parameter:
+    """The parameter on the meta device: the object itself, so that it is there for a list that a network keeps beside it
+    too; a new one where torch must keep the old, as recurrent networks and graphs do."""
+    there = nn.Parameter(p.to("meta"))
+    try:
+        torch.utils.swap_tensors(p, there)
+    except RuntimeError:
+        return there
+    return p

@@ -1,6 +1,7 @@
 """Networks that metarun has not made: exact layers in them, and an execution that is right for them, or a refusal."""
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from torch import nn
@@ -16,8 +17,9 @@ from metarun.models.norm_state import norms
 
 NUM_TASKS = 2  # of the trial
 FIXES = {  # by a pattern in what torch says
-    r"utils\.checkpoint|\bmeta\b(?![-.])": "Weights are read outside of its forward pass, where they are not theta: leave "
-    "out torch.utils.checkpoint, for which metarun has execution.inner_memory=recomputed, and read weights in forward only.",
+    r"utils\.checkpoint|\bmeta\b(?![-.])": "Weights are read outside of its forward pass, or from a list of its own, where "
+    "they are not theta: leave out torch.utils.checkpoint, for which metarun has execution.inner_memory=recomputed, and "
+    "read weights in forward, by their names.",
     "scaled_dot_product": "Call it within torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), or use "
     "nn.MultiheadAttention, which metarun replaces.",
     "cudnn rnn": "Call it within torch.backends.cudnn.flags(enabled=False).",
@@ -46,7 +48,8 @@ FUSED = (
 def exact(network: nn.Module) -> list[str]:
     """Make the layers of ``network`` exact; a line that says what was replaced, if anything was.
 
-    Raises ConfigError where its parameters have no shapes yet, or it holds complex numbers.
+    Raises ConfigError where its parameters have no shapes yet, are kept where torch does not find them, or it holds
+    complex numbers.
     """
     lazy = [name for name, p in network.named_parameters() if nn.parameter.is_lazy(p)]
     if lazy:
@@ -64,10 +67,39 @@ def exact(network: nn.Module) -> list[str]:
                 "run's dtype, real. Hold torch.view_as_real of them, and call torch.view_as_complex in forward."
             ]
         )
+    if unseen := _unseen(network):
+        raise ConfigError(
+            [
+                f"{type(network).__name__} keeps weights in a plain list or dict ({listed(unseen)}), where torch does not "
+                "find them, so they would never learn. Use nn.ModuleList, nn.ModuleDict, nn.ParameterList; weights that "
+                "shall stay as they are: requires_grad_(False)."
+            ]
+        )
     replaced = make_exact(network)
     counts = ", ".join(f"{count} {kind}" for kind, count in replaced.items())
     what = f"{type(network).__name__}: {counts} of torch replaced by exact layers (docs/base_learners.md)"
     return [what] if replaced else []
+
+
+def _unseen(network: nn.Module) -> list[str]:
+    """The attributes in which ``network`` keeps weights to be trained that are none of its parameters."""
+    known, found = {id(p) for p in network.parameters()}, []
+    for name, module in network.named_modules():
+        for attribute, value in vars(module).items():
+            kept = [] if attribute in ("_modules", "_parameters") else _weights_in(value)
+            if any(p.requires_grad and id(p) not in known for p in kept):
+                found.append(f"{name}.{attribute}".lstrip("."))
+    return found
+
+
+def _weights_in(value: object) -> Iterator[nn.Parameter]:
+    if isinstance(value, nn.Parameter):
+        yield value
+    elif isinstance(value, nn.Module):
+        yield from value.parameters()
+    elif isinstance(value, (list, tuple, set, Mapping)):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _weights_in(one)
 
 
 def suited(execution: Eager, learner: MetaLearner, task: TaskDistribution, steps: int) -> tuple[Eager, list[str]]:
