@@ -42,6 +42,7 @@ SMALL: dict[str, dict[str, list[str]]] = {  # the rows of a base learner, each w
     },
     "embedding_bag": {"": ["base_learner.width=5"]},
     "mlp": {"": ["base_learner.hidden=[8,6]"], "regression": ["base_learner.hidden=[8,6]", "task=sinusoid"]},
+    "r2d2_conv": {"": ["base_learner.channels=[3,4,5,6]", "base_learner.dropout=0.2"]},
     "relation_conv": {"": ["base_learner.channels=3", "task.padding=6"]},
     "residual": {"": ["base_learner.hidden=4"]},
     "resnet12": {"": ["base_learner.channels=[3,4,5,6]", "base_learner.drop_block_steps=0"]},

@@ -6,7 +6,7 @@
 
 ``flatten`` takes the strided features as they are, as the released codes of Reptile and iMAML do: 256 of 64 channels.
 28x28 images give ``channels`` features either way; 84x84 images give 25 * channels with max-pooling. One number of
-channels is that of every block; a list of four is one each, as 96, 192, 384, 512 (R2-D2: Bertinetto et al. 2019, 5.2).
+channels is that of every block; a list of four is one each.
 """
 
 from collections.abc import Sequence
@@ -36,6 +36,16 @@ def initialise(net: nn.Module, init: Init) -> None:
                 nn.init.normal_(layer.weight)
             if layer.bias is not None:
                 nn.init.uniform_(layer.bias, 0.0, 0.05 if init == "imaml" else 0.0)
+
+
+def four(channels: int | Sequence[int]) -> list[int]:
+    """The channels of four blocks. Raises ValueError unless it is one number of 1 or more, or four of them."""
+    widths = [channels] * 4 if isinstance(channels, int) else list(channels)
+    if len(widths) != 4 or min(widths) < 1:
+        raise ValueError(
+            f"base_learner.channels is {channels}; give one number of 1 or more for all blocks, or a list of four."
+        )
+    return widths
 
 
 class ImageMean(nn.Module):
@@ -71,14 +81,9 @@ class Conv4(nn.Module):
             )
         if min(input_shape[1:]) < 16:
             raise ValueError(f"base_learner conv4 halves the image four times; {input_shape[1:]} is below 16 pixels.")
-        widths = [channels] * 4 if isinstance(channels, int) else list(channels)
-        if len(widths) != 4 or min(widths) < 1:
-            raise ValueError(
-                f"base_learner.channels is {channels}; give one number of 1 or more for all blocks, or a list of four."
-            )
         strided = downsample == "stride"
         blocks: list[nn.Module] = []
-        for fan_in, width in pairwise([input_shape[0], *widths]):
+        for fan_in, width in pairwise([input_shape[0], *four(channels)]):
             blocks += [Conv2d(fan_in, width, 3, stride=2 if strided else 1, padding=1)]
             blocks += [BatchNorm(width, batch_norm), nn.ReLU(), *([] if strided else [MaxPool2d(2)])]
         self.body = Blocks(*blocks, ImageMean() if strided and not flatten else nn.Flatten())

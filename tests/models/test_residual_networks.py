@@ -1,4 +1,4 @@
-"""ResNet-12, wide residual networks and their dropout: the papers' sizes, the same function written again, exact by vmap.
+"""ResNet-12, wide residual networks, R2-D2's and their dropout: the papers' sizes, the same function again, exact by vmap.
 
 float64; 1e-10 is for the same sums in another order. Names of theta in the second writings are those of the modules.
 """
@@ -15,6 +15,7 @@ from metarun.execution.execution import Looped, Vmapped
 from metarun.meta_learners.maml import MAML
 from metarun.models.conv4 import Conv4
 from metarun.models.dropout import DropBlock, Dropout, dropping, drops
+from metarun.models.r2d2_conv import R2D2Conv
 from metarun.models.resnet12 import ResNet12
 from metarun.models.wrn import WideResNet
 from metarun.objectives import CROSS_ENTROPY
@@ -42,6 +43,7 @@ NETWORKS = {
     "resnet12 mean": lambda: resnet12(features="mean"),
     "wrn": wrn,
     "wrn dropout": lambda: wrn(dropout=0.3),
+    "r2d2_conv": lambda: R2D2Conv((1, 16, 16), 2, TINY, 0.3, "transductive"),
     "conv4 of four widths": lambda: Conv4((1, 16, 16), 2, TINY, "max_pool", "transductive"),
 }
 
@@ -87,12 +89,6 @@ def test_conv4_of_four_widths_is_the_network_of_one_width_where_they_are_equal()
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), four.parameters(), strict=True))
 
 
-def test_conv4_of_r2d2_has_its_widths():
-    net = Conv4((3, 84, 84), 5, [96, 192, 384, 512], "max_pool", "transductive")
-    assert [m.out_channels for m in net.modules() if isinstance(m, nn.Conv2d)] == [96, 192, 384, 512]
-    assert net.head.in_features == 512 * 25
-
-
 # ---- the same functions, written again ----
 
 
@@ -114,6 +110,35 @@ def test_resnet12_is_the_function_of_its_docstring(features):
         z = F.max_pool2d(F.leaky_relu(a, 0.1), 2)
     z = z.mean((2, 3)) if features == "mean" else z.flatten(1)
     torch.testing.assert_close(net(x), F.linear(z, p["head.weight"], p["head.bias"]), rtol=SAME, atol=SAME)
+
+
+@pytest.mark.parametrize("size", [16, 28, 21])
+def test_r2d2s_network_is_the_function_of_the_released_code(size):
+    torch.manual_seed(0)
+    net = moved(R2D2Conv((3, size, size), 2, TINY, 0.4, "transductive"))
+    x = torch.randn(5, 3, size, size).double()
+    p, z = dict(net.named_parameters()), x
+    for i in range(4):
+        at, layer = ("body.first", 4 * i) if i < 3 else ("body.last", 0)
+        conv = F.conv2d(z, p[f"{at}.{layer}.weight"], p[f"{at}.{layer}.bias"], padding=1)
+        before, z = z, F.leaky_relu(F.max_pool2d(norm(p, f"{at}.{layer + 1}", conv), 2, 2 if i < 3 else 1), 0.1)
+    z = torch.cat([F.max_pool2d(before, 2, 1).flatten(1), z.flatten(1)], 1)
+    torch.testing.assert_close(net.body(x), z, rtol=SAME, atol=SAME)
+    with dropping([net], seed=0, step=1):
+        dropped = net.body(x)[:, -6:] == 0  # of the last block, which nothing pools afterwards
+    assert 0.2 < dropped.double().mean() < 0.6
+
+
+def test_r2d2s_network_has_the_papers_sizes_and_refuses_others():
+    assert R2D2Conv((1, 28, 28), 5, [96, 192, 384, 512], 0.0, "running").head.in_features == 3584
+    assert R2D2Conv((1, 28, 28), 5, 64, 0.0, "running").head.in_features == 512
+    for shape, channels, told in (
+        ((1, 28), 4, "needs images"),
+        ((1, 16, 15), 4, "16 pixels"),
+        ((1, 16, 16), [4], "of four"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            R2D2Conv(shape, 5, channels, 0.0, "running")
 
 
 def test_a_wide_residual_network_is_the_function_of_its_docstring():

@@ -162,8 +162,8 @@ class Blocks(nn.Sequential):
 
     - a norm by the batch's own statistics takes the convolution's bias out again, so it is not added at all, and its
       gradient is 0, not rounding noise that Adam would turn into steps;
-    - a norm of positive weight and ReLU keep the order of numbers, so if max-pooling follows it goes first, and they see a
-      quarter of the numbers. Where a norm's weight is negative, the kernels before it change sign.
+    - a norm of positive weight and (leaky) ReLU keep the order of numbers, so if max-pooling follows it goes first, and
+      they see a quarter of the numbers. Where a norm's weight is negative, the kernels before it change sign.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -181,11 +181,11 @@ def through(x: Tensor, layers: list[nn.Module], axis: int) -> Tensor:
     """
     while layers:
         match layers[:4]:
-            case [Conv2d() as conv, BatchNorm() as norm, nn.ReLU() as relu, MaxPool2d() as pool]:
+            case [Conv2d() as conv, BatchNorm() as norm, nn.ReLU() | nn.LeakyReLU() as relu, MaxPool2d() as pool]:
                 x, layers = relu(convolved(x, conv, norm, pool, axis)), layers[4:]
             case [Conv2d() as conv, BatchNorm() as norm, *_]:
                 x, layers = convolved(x, conv, norm, None, axis), layers[2:]
-            case [nn.ReLU() as relu, *_]:
+            case [nn.ReLU() | nn.LeakyReLU() as relu, *_]:
                 x, layers = relu(x), layers[1:]
             case [layer, *_]:
                 x, layers = layer(x) if axis == 1 else swapped(layer, x), layers[1:]
