@@ -31,7 +31,8 @@ TITLES = {
 TITLES |= {"evaluations": "evaluated later", "warnings": "what the log warns of", "damaged": "what cannot be read"}
 # what a reader of the score should know, as the log has it
 WARNINGS = re.compile(
-    r"(?:warning|alarm)\b|training did not help|[^:]* reads? the whole query batch|training had other|only \d+ test classes",
+    r"(?:warning|alarm)\b|training (?:did not help|may not have helped|had other)|[^:]* reads? the whole query batch|"
+    r"only \d+ test classes",
     re.IGNORECASE,
 )
 

@@ -143,8 +143,9 @@ def gain_of_training(experiment: Experiment, evaluation: Evaluation) -> tuple[Es
 
 
 def verdict(experiment: Experiment, evaluation: Evaluation, step: int) -> list[str]:
-    """A line where training did not help: where the checkpoint, of ``step``, is the start, or its score is not above that
-    without training by more than the intervals of their difference, over episodes and over classes or tasks."""
+    """A line where training did not help, or may not have: where the checkpoint, of ``step``, is the start, or its score is
+    not above that without training by more than the intervals of their difference, over episodes and over classes or tasks.
+    """
     found = without_training(experiment, evaluation)
     start = ["training did not help: the best checkpoint is the start"] * (step == 0)
     if found is None:
@@ -160,7 +161,8 @@ def verdict(experiment: Experiment, evaluation: Evaluation, step: int) -> list[s
     outcome = "made it worse" if gain < 0 else "made it better"
     over_kind = f" over the {over.kind}" if over and abs(gain) > interval else ""
     within = f", which is within the interval{over_kind}" if abs(gain) <= widest else ""
-    return [f"training did not help: training {outcome} {by}{within}{unknown}"]
+    doubt = "may not have helped" if within and gain > 0 else "did not help"
+    return [f"training {doubt}: training {outcome} {by}{within}{unknown}"]
 
 
 def conditions(experiment: Experiment, split: str, training: dict[str, Any] | None = None) -> list[str]:
