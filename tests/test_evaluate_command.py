@@ -4,8 +4,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+from metarun.applied.trained import trained
+from metarun.core import frozen
 from metarun.execution.execution import Looped
+from tests.composing import OUTSIDE as FOLDER
+from tests.composing import outsider
 from tests.running import OUTSIDE, metarun, metrics, read, scores
 
 BUDGET = [
@@ -91,6 +96,20 @@ def test_a_prototypical_network_is_tested_with_other_ways(run_of):
 
 
 @pytest.mark.data
+@pytest.mark.parametrize("others", [["seed=1"], ["seed=1", "task.num_ways=4"]])
+def test_other_episodes_leave_frozen_layers_as_theta_was_trained_beside_them(others, tmp_path):
+    run, tiny = tmp_path / "run", ["steps=2", "evaluation.num_val_tasks=2", "evaluation.num_tasks=2", "logger=none"]
+    made = metarun(OUTSIDE, "task=prototypes", "meta_learner=protonet", "base_learner=frozen", *tiny, f"run_dir={run}")
+    assert made.code == 0, made.text
+    with outsider():
+        own, other = (trained(run, words, "best", [FOLDER]) for words in ([], others))
+    kept, asked = (frozen(one.experiment.learner.base_learner)["body.kept.weight"] for one in (own, other))
+    assert torch.equal(asked, kept)
+    assert asked.shape == (5, 256)
+    assert other.experiment.seed == 1
+    assert not torch.equal(*(one.experiment.task.sample("test", [0]).query.x[:, :6] for one in (own, other)))
+
+
 def test_training_tasks_are_scored_with_the_ways_that_they_have(data_root, tmp_path):
     words = ["task=omniglot", f"data_root={data_root}", "meta_learner=protonet", "task.train_num_ways=8"]
     assert metarun(*words, *BUDGET, f"run_dir={tmp_path / 'run'}").code == 0

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from metarun.config.build import build, build_task
 from metarun.config.calls import GROUPS
@@ -20,8 +21,9 @@ from metarun.config.compose import composed, override_key, read_config, readable
 from metarun.config.elsewhere import inheriting, keys_of_tasks, option_trained_on, without_effect
 from metarun.config.experiment import Experiment
 from metarun.config.overrides import given_twice
+from metarun.config.probe import networks_of
 from metarun.config.ready import lot_problems
-from metarun.core import MetaLearner, Params, TaskDistribution, hyperparameters
+from metarun.core import MetaLearner, Params, TaskDistribution, frozen, hyperparameters
 from metarun.errors import ConfigError, MetarunError
 from metarun.evaluation.calibration import calibrated, calibrates
 from metarun.evaluation.whole import Evaluation
@@ -34,6 +36,7 @@ from metarun.output.results import write_results
 from metarun.trees import leaf_names, tree_leaves, zip_map
 
 CHANGEABLE = ("task", "base_learner", "meta_learner", "evaluation", "execution", "device", "data_root", "seed", "dtype")
+PLACE = ("device", "data_root", "dtype")  # keys that say where and how it is computed
 # keys of what a run was trained on
 OTHER_DATA = re.compile(r"task(\.path|\.split.*|\.(val|test)_(share|tasks)|\.train_fraction)?")
 
@@ -104,6 +107,8 @@ def trained(path: Path, overrides: list[str], checkpoint: str, config_dirs: list
         folder.refuse_other_data(
             data, "Restore them, or score new data, all of them as test: task.path=NEW 'task.split={test: all}'"
         )
+    if roots & {"seed", "task"}:
+        _take_what_theta_lacks(experiment.learner, cfg, folder, overrides)
     state = load(saved, experiment.device)
     theta = _fitted(experiment.theta_0, state["theta"], saved)
     training_task = _training_task(experiment, folder, overrides)
@@ -147,7 +152,7 @@ def _training_task(experiment: Experiment, folder: RunFolder, overrides: list[st
     training tasks, that of the run as it was trained. If its data are gone the training classes of the others must do."""
     if not any(OTHER_DATA.fullmatch(override_key(text)) for text in overrides) or not calibrates(experiment.learner):
         return experiment.task
-    place = [text for text in overrides if override_key(text) in ("device", "data_root", "dtype")]
+    place = [text for text in overrides if override_key(text) in PLACE]
     try:
         return build_task(changed(read_config(folder.path / "config.yaml"), place, []))
     except ConfigError as error:
@@ -156,6 +161,33 @@ def _training_task(experiment: Experiment, folder: RunFolder, overrides: list[st
         reason = f"what the run was trained on cannot be read ({error.problems[0]})"
         print(f"running batch norms take the statistics of the training classes as given now, for {reason}")
         return experiment.task
+
+
+def _take_what_theta_lacks(learner: MetaLearner, cfg: DictConfig, folder: RunFolder, overrides: list[str]) -> None:
+    """Give the networks the frozen parameters and buffers that theta was trained beside: no checkpoint holds them, and under
+    another seed or number of classes a constructor draws others. If its data are gone, those of the run's seed must do."""
+    if not _beside_theta(learner):
+        return
+    began = read_config(folder.path / "config.yaml")
+    place = [text for text in overrides if override_key(text) in PLACE]
+    try:
+        own = build(changed(began.copy(), place, []), folder.fitted())
+    except ConfigError:
+        own = build(with_value(cfg, f"seed={began.seed}"), folder.fitted())
+    held = _beside_theta(own.learner)
+    for name, tensor in _beside_theta(learner).items():
+        if name in held and held[name].shape == tensor.shape:
+            tensor.data.copy_(held[name])
+
+
+def _beside_theta(learner: MetaLearner) -> dict[str, Tensor]:
+    """The frozen parameters and the buffers of networks that metarun has not made, by name; norms' statistics are empty
+    here. In metarun's own all of them are constants."""
+    named: dict[str, Tensor] = {}
+    for key, net in networks_of(learner).items():
+        if not type(net).__module__.startswith("metarun."):
+            named |= {f"{key}.{name}": tensor for name, tensor in [*frozen(net).items(), *net.named_buffers()]}
+    return {name: tensor for name, tensor in named.items() if tensor.numel()}
 
 
 def _execution(experiment: Experiment, folder: RunFolder, overrides: list[str]) -> Execution:
