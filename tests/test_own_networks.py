@@ -23,7 +23,7 @@ from torchvision.ops import StochasticDepth
 from metarun.applied.model import load
 from metarun.config.compose import nobody_chose
 from metarun.config.experiment import Experiment, take_theta
-from metarun.config.networks import exact, suited
+from metarun.config.networks import exact, suited, taken_apart
 from metarun.config.probe import reads_all_queries
 from metarun.core import Batch, Draw, Episode, MetaLearner, Params, TaskDistribution, TaskSpec, frozen
 from metarun.errors import ConfigError
@@ -31,6 +31,8 @@ from metarun.evaluation.calibration import calibrated
 from metarun.evaluation.eval_mode import modules_of
 from metarun.execution.compiled import Compiled
 from metarun.execution.execution import Auto, Execution, Looped, Vmapped
+from metarun.meta_learners.anil import ANIL
+from metarun.meta_learners.fine_tune import FineTune
 from metarun.meta_learners.maml import MAML
 from metarun.meta_learners.maml_plus_plus import MAMLPlusPlus
 from metarun.models.dropout import dropping
@@ -635,24 +637,63 @@ def test_a_network_that_holds_complex_numbers_is_refused(hold):
         exact(Net(layers))
 
 
-@pytest.mark.parametrize(
-    ("kept", "told"),
-    {
-        "layers in a list": (lambda: [nn.Linear(4, 4)], r"\(layers.beside\), .* Use nn.ModuleList"),
-        "parameters in a dict": (
-            lambda: {"scale": [nn.Parameter(torch.ones(4))]},
-            r"\(layers.beside\), .* nn.ParameterList",
-        ),
-        "a frozen teacher": (lambda: [nn.Linear(4, 4).requires_grad_(False)], None),
-        "numbers": (lambda: [torch.ones(4), 3, "a"], None),
-    }.values(),
-    ids=str,
-)
+BESIDE = {
+    "layers in a list": (lambda: [nn.Linear(4, 4)], r"\(layers.beside\), .* Use nn.ModuleList"),
+    "a parameter in a dict": (lambda: {"a": [nn.Parameter(torch.ones(4))]}, r"\(layers.beside\), .* nn.ParameterList"),
+    "a frozen teacher": (lambda: [nn.Linear(4, 4).requires_grad_(False)], None),
+    "numbers": (lambda: [torch.ones(4), 3, "a"], None),
+}
+
+
+@pytest.mark.parametrize(("kept", "told"), BESIDE.values(), ids=BESIDE)
 def test_weights_that_torch_does_not_find_are_refused_unless_frozen(kept, told):
     layers = nn.Identity()
     layers.beside = kept()
     with pytest.raises(ConfigError, match=told) if told else nullcontext():
         exact(Net(layers))
+
+
+# ---- body and head ----
+
+
+class Between(nn.Module):
+    """Something ``between`` body and head, which a learner that takes them apart would leave out."""
+
+    def __init__(self, between: nn.Module) -> None:
+        super().__init__()
+        self.body, self.between = nn.Sequential(nn.Flatten(), nn.Linear(32, 5)), between
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.between(self.body(x)))
+
+
+LEARNERS = {
+    "anil": lambda net: ANIL(net, SQUARED_ERROR, 0.1, 2),
+    "fine_tune": lambda net: FineTune(net, SQUARED_ERROR, None, None, "all", 0.1, 2, "sgd"),
+    "maml": lambda net: MAML(net, SQUARED_ERROR, 0.2, 2, False, "head", "sgd"),
+}
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_what_forward_does_between_body_and_head_is_not_left_out_unsaid(name):
+    def problems(between: nn.Module) -> list[str]:
+        torch.manual_seed(0)
+        learner = LEARNERS[name](Between(between).double())
+        theta = take_theta(learner)
+        return taken_apart(mock.Mock(learner=learner, theta_0=theta, task=Images()))
+
+    assert problems(nn.Identity()) == []
+    says = r"takes head\(body\(x\)\) for the network, but forward of Between .* Move what it does besides into body or head"
+    assert [bool(re.search(says, told)) for told in problems(nn.Tanh())] == [True] * (name != "maml")
+
+
+def test_a_parameter_that_body_and_head_share_is_not_trained_as_two():
+    net = Between(nn.Identity()).double()
+    net.body[1].bias = net.head.bias = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    learner = LEARNERS["fine_tune"](net)
+    (told,) = taken_apart(mock.Mock(learner=learner, theta_0=take_theta(learner), task=Images()))
+    assert "body and head of Between share a parameter, which would become two" in told
 
 
 # ---- frozen layers ----

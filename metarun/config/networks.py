@@ -7,13 +7,22 @@ from dataclasses import replace
 from torch import nn
 
 from metarun.config.experiment import Experiment
-from metarun.config.probe import OFF, Trial, networks_of, reads_all_queries, tried
+from metarun.config.probe import (
+    OFF,
+    Trial,
+    is_head_of_body,
+    networks_of,
+    reads_all_queries,
+    takes_head_alone,
+    tried,
+)
 from metarun.core import FewShotLearner, MetaLearner, TaskDistribution
 from metarun.errors import ConfigError, listed
 from metarun.evaluation.eval_mode import modules_of
 from metarun.execution.execution import Eager, Looped
 from metarun.models.exact.replaced import make_exact
 from metarun.models.norm_state import norms
+from metarun.trees import slice_tasks
 
 NUM_TASKS = 2  # of the trial
 FIXES = {  # by a pattern in what torch says
@@ -145,6 +154,28 @@ def transductive(experiment: Experiment) -> list[str]:
         task = experiment.task.sample(_first_split(experiment.task), [0])
         found += [f"{', '.join(foreign.values())} reads"] * reads_all_queries(learner, experiment.theta_0, task)
     return found
+
+
+def taken_apart(experiment: Experiment) -> list[str]:
+    """A problem where the learner takes head(body(x)) for a network whose forward gives something else."""
+    learner, task = experiment.learner, experiment.task
+    net = networks_of(learner).get("base_learner")
+    if "base_learner" not in _foreign(learner) or net is None or not isinstance(learner, FewShotLearner):
+        return []
+    episode = slice_tasks(task.sample(_first_split(task), [0]), 0)
+    parts = dict(net.named_children())
+    if not {"body", "head"} <= {*parts} or not takes_head_alone(learner, experiment.theta_0, episode):
+        return []
+    what = f"base_learner: {type(learner).__name__} takes head(body(x)) for the network, but"
+    fix = "or choose a learner of whole networks, such as maml."
+    if {*parts["body"].parameters()} & {*parts["head"].parameters()}:
+        return [
+            f"{what} body and head of {type(net).__name__} share a parameter, which would become two. Untie it, {fix}"
+        ]
+    if not is_head_of_body(net, episode.support.x):
+        rest = f"forward of {type(net).__name__} gives something else. Move what it does besides into body or head,"
+        return [f"{what} {rest} {fix}"]
+    return []
 
 
 def _first_split(task: TaskDistribution) -> str:

@@ -9,6 +9,7 @@ from metarun.config.build import build
 from metarun.config.calls import named_nodes
 from metarun.config.checks import length_problems, missing_packages
 from metarun.config.experiment import Experiment
+from metarun.config.networks import taken_apart
 from metarun.errors import ConfigError
 from metarun.evaluation.shots import too_large
 from metarun.evaluation.suite import Suite, missing
@@ -22,7 +23,7 @@ def ready(cfg: DictConfig, fitted: dict[str, Any] | None = None, begun: bool = F
     """
     experiment = build(cfg, fitted)
     problems = missing("task", experiment.task, ["train"]) + missing_packages(experiment.loggers)
-    problems += [] if begun else lot_problems(cfg)
+    problems += [] if begun else lot_problems(cfg) + taken_apart(experiment)
     problems += length_problems(experiment.scheduler, experiment.optimizer, experiment.steps)
     if problems:
         raise ConfigError(problems)
