@@ -106,6 +106,8 @@ SHOWN = {  # what on a page shows a receipt
     r"(?<=<!-- matrix: runs of )([\w ]+)(?= -->)": "{}",
     r"<!-- (language): ": "{}",
     r"figures/(control_\w+)\.png": "{}",
+    r"<!-- (classifier|unseen) -->": "tables_benchmark",
+    r"<!-- (regressor) -->": "tables_benchmark_regression",
 }
 
 

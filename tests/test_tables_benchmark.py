@@ -1,5 +1,6 @@
 """scripts/tables_benchmark.py: its folds, and the table that it writes."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -38,6 +39,18 @@ def test_the_500_test_rows_of_a_sorted_set_are_drawn_by_lot(classifies):
     for (_, test), (_, same) in zip(first, again, strict=True):
         assert len(test) == len(set(test)) == 500 and (test == same).all()
         assert y[test].mean() == pytest.approx(2 / 3, abs=0.1)
+
+
+def test_the_page_and_the_headers_of_the_presets_have_the_means_of_the_receipts():
+    page = script.PAGE.read_text()
+    assert script.filled(page) == page
+    for preset, sets in {"pfn_tables": script.UNSEEN, "pfn_tables_regression": script.NUMBERS}.items():
+        found = json.loads(script.KEPT["unseen" if preset == "pfn_tables" else "regressor"].read_text())["results"]
+        own, forest = (
+            np.mean([np.mean(found[name][learner]) for name in sets]) for learner in ("PFN", "random forest")
+        )
+        header = (script.RECEIPTS.parents[1] / "configs" / "experiment" / f"{preset}.yaml").read_text()
+        assert f" {own:.3f} on {len(sets)} real tables" in header and f"random forest {forest:.3f};" in header
 
 
 def test_a_page_without_receipts_says_so(monkeypatch, tmp_path):

@@ -21,7 +21,6 @@ from metarun.process import SPIN_COUNT, THRESHOLDS, keep_freed_memory
 GIB = 2**30
 NEEDED_DISK = 2 * GIB
 LAUNCHERS = ("joblib", "submitit", "ray")  # named as the packages that they need
-SWEEPERS = {"optuna": "hydra-optuna-sweeper"}
 
 
 class Finding(NamedTuple):
@@ -121,9 +120,7 @@ def _data(root: Path) -> Iterator[Finding]:
 def _launchers() -> Iterator[Finding]:
     yield Finding("sweeps", "ok", "metarun -m jobs=N: N runs at a time, a process each")
     here = {f"launcher={name}": (name, find_spec(name) is not None) for name in LAUNCHERS}
-    for name, package in SWEEPERS.items():
-        there = find_spec("hydra_plugins") is not None and find_spec(f"hydra_plugins.hydra_{name}_sweeper") is not None
-        here[f"hydra/sweeper={name}"] = package, there
+    here["metarun search"] = "'metarun[search]'", find_spec("optuna") is not None
     for what, (package, present) in here.items():
         state, value = ("ok", "installed") if present else ("info", "not installed")
         yield Finding(what, state, value, "" if present else f"pip install {package}")

@@ -8,8 +8,8 @@ The base learner alone predicts. With ``guidance: 0`` every weight is 1 and the 
 start. The weights are the teacher's hold on the pace of learning, of a task and of each example in it. What it wins is
 mostly that pace: without it, a larger ``inner_lr`` found by hand does as well or better (compare before you credit it).
 
-Two networks after the design article's example (784-128-10 and 784-64-10, Adam outside, 5 SGD steps inside); which of the
-teacher's outputs enter the inner loss is our choice: example weights, as in Ren et al., ICML 2018,
+The teacher of ``experiment=article_example`` is an MLP of 784-128-10, its base learner one of 784-64-10. What of the
+teacher enters the inner loss is our choice: example weights, as in Ren et al., ICML 2018,
 https://arxiv.org/abs/1803.09050, and Shu et al., NeurIPS 2019, https://arxiv.org/abs/1902.07379. Cost: as MAML, and one
 pass of the support set through the teacher.
 """
