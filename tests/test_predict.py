@@ -15,8 +15,9 @@ from PIL import Image
 
 import metarun as package
 from metarun.applied.prediction import PARTS
+from metarun.commands.predict import refuse_place
 from metarun.core import TaskSpec
-from metarun.errors import DataError
+from metarun.errors import ConfigError, DataError
 from metarun.objectives import CROSS_ENTROPY
 from metarun.tasks.reading import ArrayReader
 from tests.applying import SIZE, drawings, run, sentence, table
@@ -486,6 +487,17 @@ def test_only_earlier_predictions_are_replaced_and_no_other_file(photos):
         assert [file.read_bytes() for file in (picture, other)] == before
     for _ in range(2):
         predict("protonet", photos, *of_folder(photos), f"--save-phi={phi}")
+
+
+@pytest.mark.parametrize(
+    "beginning", [b"item,", b"task,item,", b'\xef\xbb\xbf"item","', b"\xef\xbb\xbftask;item;", b"item\t"]
+)
+def test_a_table_of_predictions_that_a_spreadsheet_saved_again_is_replaced(beginning, tmp_path):
+    (tmp_path / "out.csv").write_bytes(beginning)
+    refuse_place("--out", tmp_path / "out.csv")
+    (tmp_path / "out.csv").write_bytes(beginning.replace(b"item", b"items"))
+    with pytest.raises(ConfigError, match="holds something else"):
+        refuse_place("--out", tmp_path / "out.csv")
 
 
 def test_wrong_places_are_refused_before_the_run_is_loaded(photos):

@@ -3,6 +3,7 @@
 import io
 import math
 import pickle
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ def predict_run(  # noqa: PLR0913, PLR0917
     try:
         places = _places(support, query, tasks)
         for option, file in written.items():
-            _refuse_place(option, file)
+            refuse_place(option, file)
         _refuse_overwriting(written, [file for of_task in places.values() for file in of_task])
     except OSError as error:  # a name that is too long for the system, or a folder that may not be read
         raise ConfigError([f"{error.filename} cannot be used: {error.strerror}."]) from error
@@ -74,7 +75,7 @@ def _places(support: Path | None, query: Path | None, tasks: Path | None) -> dic
     return {"": (support, query)}
 
 
-def _refuse_place(option: str, file: Path | None) -> None:
+def refuse_place(option: str, file: Path | None) -> None:
     """Raise ConfigError where no file can be, or one is that another predict did not write: a picture, a checkpoint."""
     if file is None:
         return
@@ -90,8 +91,9 @@ def _refuse_place(option: str, file: Path | None) -> None:
 
 
 def _is_table(file: Path) -> bool:
+    """Whether it begins as a table of predictions, also where a spreadsheet saved it: BOM, quotes, other separators."""
     with file.open("rb") as content:
-        return content.read(10).startswith((b"item,", b"task,item,"))
+        return bool(re.match(rb'(\xef\xbb\xbf)?("?task"?[,;\t])?"?item"?[,;\t]', content.read(20)))
 
 
 def _is_phi(file: Path) -> bool:
