@@ -274,6 +274,18 @@ def test_a_search_that_another_process_leads_is_refused(searched, told):
     assert outcome.code == 1 and "is led by another process" in outcome.err
 
 
+def test_a_trial_whose_folder_was_edited_tells_nothing_and_is_named(searched, told, tmp_path):
+    folder = tmp_path / "search"
+    shutil.copytree(searched[0], folder)
+    (folder / JOURNAL).unlink()  # whose loss lets a search take over the runs in its folder
+    edited = folder / trials_of(folder)[1]["folder"] / "config.yaml"
+    edited.write_text(edited.read_text().replace("num_shots: ", "num_shots: 1"))
+    again = metarun("search", folder, *words(told))
+    assert again.code == 1 and "its config.yaml is another run's: task.num_shots is" in again.err, again.text
+    assert [row["state"] for row in trials_of(folder)] == ["completed", "unfinished", "completed", "completed"]
+    assert "1 of 4 trials are not done, so there is no winner yet" in again.out
+
+
 # ---- the report ----
 
 
@@ -287,6 +299,34 @@ def test_the_report_of_a_search_shows_its_trials_and_the_scores_of_the_winner(se
     assert ("Importance of parameters" in page) == bool(kept["importance"])
     assert "2 of 2 runs count" in page, "trials are no runs of the means"
     assert all(row["values"]["optimizer.lr"] in page for row in kept["trials"])
+
+
+def qmc(folder: Path, total: int, first: str) -> list[list[str]]:
+    """What a quasi-random search proposes, by a new process for each trial, where its first trial becomes ``first``."""
+    found = []
+    for number in range(total):
+        study = Study(folder, Rules("qmc", "none", 0, False, 1, 10))
+        trial = study.ask()
+        found.append(study.values_of(trial, [Numbers("a", 0, 1), Choice("b", ("x", "y", "z"))]))
+        study.failed(trial, "why") if number == 0 and first == "failed" else study.completed(trial, 1.0)
+    return found
+
+
+def test_a_quasi_random_search_goes_on_elsewhere_after_a_first_trial_that_failed(tmp_path):
+    proposed = qmc(tmp_path, 3, first="failed")
+    assert len({*map(tuple, proposed)}) == 3
+
+
+def test_a_quasi_random_search_skips_no_point_where_a_process_died_while_it_asked(tmp_path):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    whole = qmc(tmp_path / "whole", 4, first="completed")
+    killed = qmc(tmp_path / "killed", 2, first="completed")
+    Study(tmp_path / "killed", Rules("qmc", "none", 0, False, 1, 10)).ask()  # and dies before it has the values
+    study = Study(tmp_path / "killed", Rules("qmc", "none", 0, False, 1, 10))
+    (trial,) = study.unfinished()
+    killed.append(study.values_of(trial, [Numbers("a", 0, 1), Choice("b", ("x", "y", "z"))]))
+    assert killed == whole[:3]
 
 
 def test_the_axes_of_parallel_coordinates_are_in_the_order_of_their_values():
@@ -371,7 +411,8 @@ def led(
     shared = ["steps=40", "evaluation.every=10", NO_TEST]
     folder.mkdir(exist_ok=True)
     recorded(folder, [], [])
-    with View(total) as view:
+    undamaged = mock.patch("metarun.sweep.job.Job.damage", "")  # these jobs leave no config.yaml
+    with undamaged, View(total) as view:
         plan = Plan(space, shared, total, "mse", told.higher, lambda config: data or {})
         lead = Lead(Study(folder, told), Planner([], folder, {*shared}, build=False), plan, Kept(folder), view)
         Drain([], folder, Launching(Slots(1, gpus=[]), stage, []), Limits(), view, lead).run()

@@ -163,8 +163,10 @@ def searched(asked: Asked, begun: Begun, config_dirs: Sequence[Path], launching:
     tell(result)
     best, unfinished = study.best(), [row for row in result.trials if row["state"] == "unfinished"]
     if unfinished or best is None:
-        why = f"{len(unfinished)} trials were killed" if unfinished else "no trial is completed"
-        print(f"{why}, so there is no winner yet; the same command goes on with what is not done")
+        why = (
+            f"{len(unfinished)} of {len(result.trials)} trials are not done" if unfinished else "no trial is completed"
+        )
+        print(f"{why}, so there is no winner yet; the same command goes on")
         return 1
     kept.write(winner=best.number)
     code = winner(best, asked, begun, config_dirs, launching, kept)

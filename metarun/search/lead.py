@@ -62,7 +62,7 @@ class Lead:
             followed = self.jobs.get(job.identity)
             if followed and followed.job.state != "ended":
                 followed.trials.append(trial)
-            elif followed or job.folder.read_status()["state"] in SETTLED:
+            elif followed or (job.folder.read_status()["state"] in SETTLED and not _damaged(job)):
                 self._settle(trial, followed.job if followed else job)
             else:
                 self.jobs[job.identity] = Followed(job, [trial])
@@ -120,9 +120,12 @@ class Lead:
         return {step: score for step, score in scores.items() if isinstance(step, int) and score is not None}
 
     def _settle(self, trial: Any, job: Job) -> None:
-        """Tell the study what a job's folder says. A trial that a signal ended stays open, for the same command."""
+        """Tell the study what a job's folder says. A trial that a signal ended, or whose folder is not what its run
+        left, stays open, for the same command."""
         state, scores = job.folder.read_status()["state"], self._validations(job)
-        if self.study.is_finished(trial):
+        if _damaged(job):
+            pass  # as was told
+        elif self.study.is_finished(trial):
             if state != "completed":
                 job.folder.mark_pruned()
             else:
@@ -182,3 +185,8 @@ class Lead:
             "values": dict(text.split("=", 1) for text in facts.get("overrides", [])),
             "folder": facts.get("folder"),
         }
+
+
+def _damaged(job: Job) -> bool:
+    """Whether a completed job's folder is not what its run left, so that its scores tell nothing of its values."""
+    return job.says_completed and bool(job.damage)

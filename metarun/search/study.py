@@ -167,11 +167,11 @@ class Study:
         return {name: float(share) for name, share in found.items()}
 
     def _sampler(self, number: int) -> Any:
-        """The sampler for the trial of this number; a sequence of quasi-random numbers is one for all."""
+        """The sampler for the trial of this number."""
         samplers, name = self.optuna.samplers, self.rules.sampler
-        seed = self.rules.seed if name == "qmc" else _seed(self.rules.seed, number)
+        seed = _seed(self.rules.seed, number)
         made = {"random": samplers.RandomSampler, "cmaes": _judging(samplers.CmaEsSampler)}
-        made |= {"gp": _judging(samplers.GPSampler), "qmc": samplers.QMCSampler}
+        made |= {"gp": _judging(samplers.GPSampler), "qmc": _in_place(samplers.QMCSampler, number)}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Optuna calls experimental
             return made[name](seed=seed) if name in made else samplers.TPESampler(seed=seed, constant_liar=True)
@@ -196,6 +196,17 @@ def _judging(sampler: Any) -> Any:
             return super().sample_relative(_Judged(study), trial, search_space)
 
     return Judging
+
+
+def _in_place(sampler: Any, number: int) -> Any:
+    """A class of samplers whose point of the sequence follows from a trial's number; Optuna counts the calls, also those
+    of a process that died. The first trial has none: it says what the space is."""
+
+    class InPlace(sampler):
+        def _find_sample_id(self, *_: Any) -> int:
+            return max(0, number - 1)
+
+    return InPlace
 
 
 class _Judged:
