@@ -69,7 +69,7 @@ end_slurm() {
 
 # ---- the sweep ----
 
-words=(device=cpu execution=looped meta_batch_size=4 "base_learner.hidden=[16]" log_every=50 "logger={}"
+words=(device=cpu execution=looped meta_batch_size=4 "base_learner.hidden=[16]" log_every=50 "logger=none"
   task.num_queries=5 evaluation.every=500 evaluation.num_val_tasks=8 evaluation.num_tasks=8
   steps="${STEPS:-8000}" seed=0,1 meta_learner=maml,reptile)
 sweep() { "$PYTHON" -m metarun -m "${words[@]}" "$@"; }

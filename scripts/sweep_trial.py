@@ -30,7 +30,7 @@ BUDGET = [
     "meta_batch_size=4",
     "base_learner.hidden=[16]",
     "log_every=10",
-    "logger={}",
+    "logger=none",
 ]
 BUDGET += ["task.num_queries=5", "evaluation.num_val_tasks=8", "evaluation.num_tasks=8"]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)

@@ -95,17 +95,20 @@ def _pairs(arguments: list[str]) -> list[tuple[str, str]]:
     return [(key, value) for key, _, value in (text.partition("=") for text in arguments)]
 
 
+def _why_not(text: str) -> str:
+    if text.startswith(("--c", "-c", "--i", "-i", "--r", "--p", "-p")):
+        return "it shows a single run; --dry lists the runs of a sweep"
+    if text.startswith("-"):
+        return "see metarun --help"
+    return "each run of a sweep has its own folder in sweep_dir=DIR, and goes on there"
+
+
 def _divided(arguments: list[str], config_dirs: list[Path]) -> tuple[dict[str, str], Way, list[str]]:
     """What is the sweep's own, by its keys, its launcher, and the overrides of its runs. Raises ConfigError for what has no
     place, and for a launcher that cannot run here."""
     wrong = [text for text in arguments if text.startswith("-") or text.split("=")[0] in NOT_IN_A_SWEEP]
     if wrong:
-        raise ConfigError(
-            [
-                f"{text} cannot stand beside -m; each run of a sweep has its own folder in sweep_dir=DIR, and goes on there."
-                for text in wrong
-            ]
-        )
+        raise ConfigError([f"{text} cannot stand beside -m; {_why_not(text)}." for text in wrong])
     if problems := given_twice(readable(arguments)):
         raise ConfigError(problems)
     way = chosen(list(filter(is_of_the_launcher, arguments)), config_dirs)

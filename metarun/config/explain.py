@@ -33,7 +33,7 @@ def unresolved(error: OmegaConfBaseException) -> str:
     return f"{error.full_key}: an interpolation cannot be resolved: {reason}. {fix}"
 
 
-def explained(override: str, error: BaseException, cfg: DictConfig, folders: list[Path]) -> str:  # noqa: PLR0911, PLR0912
+def explained(override: str, error: BaseException, cfg: DictConfig, folders: list[Path]) -> str:  # noqa: PLR0911
     """One line: the value, the rule and the fix."""
     key, separator, value = override.partition("=")
     lines, typed, value = said(error), shortened(override) or "''", shortened(value)
@@ -63,16 +63,32 @@ def explained(override: str, error: BaseException, cfg: DictConfig, folders: lis
     ):
         quoted = {"[": "['...']", "{": "{NAME:['...']}"}.get(value[:1], "'...'")
         return f'{typed}: cannot be read as KEY=VALUE; quote what is not plain: "{key}={quoted}".'
-    if "Ambiguous value" in lines[0]:
-        fixes = f"one list is written {key}=[{value}], and one text \"{key}='{value}'\""
-        return f"{typed}: several values are a sweep, metarun -m {typed}; {fixes}."
+    if "Ambiguous value" in lines[0] or "requires --multirun" in lines[0]:
+        return _several_values(typed, key, value)
     if "Could not append" in lines[0]:
         return f"{typed}: there is a {key.lstrip('+')} already; leave out the '+' to change it."
     if "is not Optional" in lines[-1]:
         return f"{typed}: it needs a value, and null is none; leave it out for the default."
-    if kind := re.search(r"could not be converted to (Integer|Float|Boolean)|is not a valid (bool)", lines[-1]):
-        return f"{typed}: must be {_in_words(kind[1] or kind[2], value, key)}."
-    return f"{typed}: {shortened(lines[-1], 300)}."
+    return f"{typed}: {_of_another_kind(lines[-1], value, key)}."
+
+
+def _several_values(typed: str, key: str, value: str) -> str:
+    """What to say of values of a sweep where a run has one."""
+    text = f"one text \"{key}='{value}'\""
+    if value.startswith(("interval(", "tag(")):
+        return f"{typed}: metarun search DIR trials=50 '{typed}' searches an interval; {text}."
+    one_list = "" if "(" in value else f"one list is written {key}=[{value}], and "
+    return f"{typed}: several values are a sweep, metarun -m {typed}; {one_list}{text}."
+
+
+def _of_another_kind(line: str, value: str, key: str) -> str:
+    """What a value must be that OmegaConf refuses by ``line`` for its kind; the line itself where it says else."""
+    if kind := re.search(r"could not be converted to (Integer|Float|Boolean)|is not a valid (bool)", line):
+        return f"must be {_in_words(kind[1] or kind[2], value, key)}"
+    if kind := re.search(r"Cannot convert '\w+' to string|(?:Cannot merge \w+ with|is not a) (List|Dict)Config", line):
+        here = {"List": f"a list, {key}=[A,B]", "Dict": f"a mapping, {key}={{NAME:VALUE}}"}.get(kind[1], "a text")
+        return f"must be {here}"
+    return shortened(line, 300)
 
 
 def _in_words(kind: str, value: str, key: str) -> str:

@@ -18,11 +18,36 @@ INSTEAD = {  # of Hydra's settings, by how they begin
     "hydra/sweeper=optuna": "metarun search DIR trials=50 'KEY=interval(A,B)' ... searches by Optuna",
     "hydra/sweeper": "it goes with a sweep: metarun -m hydra/sweeper=NAME ...",
 }
+SWITCHES = ("exact", "tf32", "profile", "evaluation.fit_images")
+MAPPINGS = (
+    "task",
+    "base_learner",
+    "meta_learner",
+    "optimizer",
+    "scheduler",
+    "execution",
+    "logger",
+    "evaluation",
+    "rates",
+)
 
 
 def override_problems(overrides: list[Override]) -> list[str]:
-    """What is wrong with overrides that Hydra can read: no names of options, given twice, or without effect."""
-    return [*without_names(overrides), *given_twice(overrides), *without_effect_on_a_run(overrides)]
+    """What is wrong with overrides that Hydra can read: no names of options, given twice, without effect, or misread."""
+    found = [*without_names(overrides), *given_twice(overrides), *without_effect_on_a_run(overrides)]
+    return found + [problem for override in overrides if (problem := _misread(override))]
+
+
+def _misread(override: Override) -> str:
+    """What is wrong with a value that OmegaConf takes for another one: a number for true, {} for what is there already."""
+    if override.is_sweep_override() or override.is_delete():
+        return ""
+    key, value = override.key_or_group, override.value()
+    if key in SWITCHES and isinstance(value, (int, float)) and value not in (0, 1):
+        return f"{written(override)}: must be true or false."
+    if key in MAPPINGS and value == {}:
+        return f"{written(override)}: an empty mapping changes nothing, for values are added; leave it out."
+    return ""
 
 
 def without_names(overrides: list[Override]) -> list[str]:
