@@ -93,6 +93,12 @@ def test_all_processes_end_where_the_run_that_they_are_to_continue_is_complete(w
     assert "is complete: test score" in first.out
 
 
+def test_all_processes_end_where_the_run_is_refused_and_the_first_says_why(tmp_path):
+    first, other = together(*SHARED, "steps=-1", f"run_dir={tmp_path / 'run'}", cwd=tmp_path)
+    assert (first.code, other.code, other.text) == (2, 0, ""), first.text + other.text
+    assert "steps is -1" in first.err and not (tmp_path / "run").exists()
+
+
 # ---- processes that die ----
 
 
@@ -229,6 +235,7 @@ def test_a_choice_is_measured_among_executions_whose_chunks_the_processes_divide
 def test_torchrun_goes_with_a_single_run_and_says_how_many_processes_there_are(monkeypatch):
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr("metarun.commands.follow.PATIENCE", 0)
     for words in (["-m", "seed=1,2"], ["runs"]):
         outcome = metarun(*words)
         assert outcome.code == 2 and "torchrun shares out a single run" in outcome.err

@@ -133,25 +133,21 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args(arguments)
 
 
-def with_devices(overrides: list[str]) -> list[str]:
-    """The overrides, with the number of processes that torchrun has started."""
-    count, said = started_together(), [text for text in overrides if text.startswith("devices=")]
-    if count == 1 or said == [f"devices={count}"]:
-        return overrides
-    if said:
-        raise ConfigError([f"{said[0]}: torchrun has started {count} processes; leave out devices."])
-    return [*overrides, f"devices={count}"]
-
-
 def single(overrides: list[str], folders: list[Path], flags: list[str]) -> int:
-    """One run."""
-    from metarun.config.compose import assigned, composed
-
+    """One run, or this process's part in one."""
     prepare()
-    if started_rank() > 0:
-        from metarun.commands.follow import follow
+    if started_together() == 1:
+        return begun(overrides, folders, flags)
+    from metarun.commands.follow import follow, led
 
-        return follow()
+    return follow() if started_rank() > 0 else led(lambda: begun(overrides, folders, flags))
+
+
+def begun(overrides: list[str], folders: list[Path], flags: list[str]) -> int:
+    """One run, in its first process."""
+    from metarun.config.compose import assigned, composed
+    from metarun.config.overrides import with_devices
+
     overrides = with_devices(overrides)
     cfg = composed(overrides, folders)
     from metarun.commands.job import plan  # torch is imported here, after the command line has been understood

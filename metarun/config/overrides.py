@@ -8,6 +8,7 @@ from typing import Any
 from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 
 from metarun.errors import ConfigError
+from metarun.process import started_together
 
 MOST_RUNS = 10_000  # of a sweep
 INSTEAD = {  # of Hydra's settings, by how they begin
@@ -30,6 +31,16 @@ MAPPINGS = (
     "evaluation",
     "rates",
 )
+
+
+def with_devices(overrides: list[str]) -> list[str]:
+    """The overrides, with the number of processes that torchrun has started."""
+    count, said = started_together(), [text for text in overrides if text.startswith("devices=")]
+    if count == 1 or said == [f"devices={count}"]:
+        return overrides
+    if said:
+        raise ConfigError([f"{said[0]}: torchrun has started {count} processes; leave out devices."])
+    return [*overrides, f"devices={count}"]
 
 
 def override_problems(overrides: list[Override]) -> list[str]:
