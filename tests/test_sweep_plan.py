@@ -20,7 +20,7 @@ from metarun.sweep import identity as identity_module
 from metarun.sweep.composing import Composer
 from metarun.sweep.grammar import combinations
 from metarun.sweep.plan import planned
-from metarun.sweep.record import recorded
+from metarun.sweep.record import added, recorded
 from metarun.sweep.view import final_table
 from tests.running import environment, metarun, read
 
@@ -221,10 +221,14 @@ def test_changed_modules_of_ones_own_warn_too(tmp_path):
     assert identity_module.other_code(before, before) == ""
 
 
-def test_a_damaged_sweep_json_is_written_anew_and_runs_are_found_all_the_same(tmp_path):
+@pytest.mark.parametrize("content", ['{"jobs": [1]}', '{"jobs": null}', '{"history": null}', "[]", ""])
+def test_a_damaged_sweep_json_is_written_anew_and_runs_are_found_all_the_same(content, tmp_path):
     (job,) = plan("seed=0", sweep=tmp_path)
     job.folder.create()
-    (tmp_path / "sweep.json").write_text('{"jobs": [1]}')
+    (tmp_path / "sweep.json").write_text(content)
+    added(tmp_path, job)  # of a search, whose file is damaged while it goes on
+    assert [row["hash"] for row in read(tmp_path / "sweep.json")["jobs"]] == [job.identity]
+    (tmp_path / "sweep.json").write_text(content)
     assert "damaged" in recorded(tmp_path, [job], [])[0]
     assert plan("seed=0", sweep=tmp_path)[0].folder.path == job.folder.path
 

@@ -35,13 +35,7 @@ def recorded(sweep: Path, jobs: Sequence[Job], config_dirs: Sequence[Path], kept
 
 
 def _recorded(path: Path, jobs: Sequence[Job], now: dict[str, Any], kept: bool) -> list[str]:
-    warnings = []
-    try:
-        before = read_json(path) if path.exists() else {}
-        rows = {row["hash"]: row for row in before.get("jobs", [])}
-    except (ValueError, KeyError, TypeError):
-        warnings.append(f"{path} is damaged; it is written anew, and the runs are found by their folders")
-        before, rows = {}, {}
+    before, rows, warnings = _kept(path)
     if (kept or any(job.folder.holds_a_run for job in jobs)) and (changed := other_code(before.get("code"), now)):
         warnings.append(
             f"{changed}: completed runs are kept as they are, and begun ones go on. For runs of one code choose another "
@@ -49,7 +43,7 @@ def _recorded(path: Path, jobs: Sequence[Job], now: dict[str, Any], kept: bool) 
         )
     rows |= _rows(jobs)
     history = [
-        *before.get("history", []),
+        *before["history"],
         {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "argv": sys.argv, "code": now},
     ]
     content = {"version": 1, "metarun": __version__, "code": before.get("code") or now, "history": history}
@@ -57,12 +51,22 @@ def _recorded(path: Path, jobs: Sequence[Job], now: dict[str, Any], kept: bool) 
     return warnings
 
 
+def _kept(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]], list[str]]:
+    """What the file of a sweep says, its jobs by their identities, and a warning where it cannot be read as that."""
+    try:
+        content = {"history": [], **(read_json(path) if path.exists() else {})}
+        if not isinstance(content["history"], list):
+            raise TypeError
+        return content, {row["hash"]: row for row in content.get("jobs", [])}, []
+    except (ValueError, KeyError, TypeError):
+        return {"history": []}, {}, [f"{path} is damaged; it is written anew, and the runs are found by their folders"]
+
+
 def added(sweep: Path, job: Job) -> None:
     """Write what a further job of a sweep is, whose beginning is ``recorded``."""
     with alone(sweep / LOCK):
-        content = read_json(sweep / NAME)
-        rows = {row["hash"]: row for row in content["jobs"]} | _rows([job])
-        write_json(sweep / NAME, {**content, "jobs": list(rows.values())})
+        content, rows, _ = _kept(sweep / NAME)
+        write_json(sweep / NAME, {**content, "jobs": list((rows | _rows([job])).values())})
 
 
 def _rows(jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
