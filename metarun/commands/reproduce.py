@@ -12,6 +12,7 @@ from metarun.commands.data import state_of
 from metarun.commands.evaluate import evaluate_run, name_of
 from metarun.config.build import build_task, check
 from metarun.config.compose import composed
+from metarun.config.overrides import MOST_RUNS
 from metarun.errors import ConfigError, Interrupted, MetarunError, did_you_mean, wrong_command
 from metarun.files import read_json
 from metarun.output.tables import Score, Table, refuse_other_formats, show
@@ -97,8 +98,8 @@ def _refuse(names: list[str], place: list[str], wanted: Wanted) -> None:
         f"{text} would reproduce something else; beside a name stand {', '.join(OF_THE_PLACE)}.{own} {text}"
         for text in others
     ]
-    if wanted.seeds < 1:
-        problems.append(f"--seeds is {wanted.seeds}, but must be 1 or more.")
+    if not 1 <= wanted.seeds <= MOST_RUNS:
+        problems.append(f"--seeds is {wanted.seeds}, but must be 1 or more, and {MOST_RUNS} or less.")
     if problems:
         raise wrong_command(*problems)
     for name in names:

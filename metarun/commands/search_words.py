@@ -8,6 +8,7 @@ from metarun.commands.sweep import limits_of, whole
 from metarun.errors import did_you_mean, wrong_command
 from metarun.output.folder import place
 from metarun.search.study import PRUNERS, SAMPLERS
+from metarun.sweep.chosen import is_of_the_launcher
 from metarun.sweep.drain import Limits
 from metarun.sweep.slots import Slots
 
@@ -44,6 +45,11 @@ def understood(words: Sequence[str]) -> Asked:
         f"{word}: the folder stands first, and each trial goes on in its own."
         for word in rest
         if word.partition("=")[0] in ("sweep_dir", "run_dir", "resume")
+    ]
+    problems += [
+        f"{word}: a search starts its trials itself, on this machine; leave it out, jobs=N runs N at a time."
+        for word in rest
+        if is_of_the_launcher(word) or word.startswith("hydra/launcher=")
     ]
     for name, names in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
         if name in own and own[name] not in names:

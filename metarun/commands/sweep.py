@@ -20,8 +20,8 @@ from metarun.config.compose import (
 )
 from metarun.config.elsewhere import with_training_settings
 from metarun.config.help import SWEEP_KEYS
-from metarun.config.overrides import given_twice
-from metarun.errors import ConfigError
+from metarun.config.overrides import MOST_RUNS, given_twice
+from metarun.errors import ConfigError, shortened
 from metarun.output.folder import new_name, place
 from metarun.paths import as_shown, config_dir
 from metarun.process import prepare
@@ -41,6 +41,8 @@ MEANS = {
     "seeds": "the fresh seeds over which the winner runs",
     "sampler_seed": "the seed of what is proposed",
 }
+DIGITS = 19  # from which on numbers do not fit into 64 bits
+MOST = {"jobs": MOST_RUNS, "seeds": MOST_RUNS, "trials": 100 * MOST_RUNS}
 Main = Callable[[list[str]], None]  # of a command line; ends in SystemExit
 
 
@@ -119,10 +121,12 @@ def _divided(arguments: list[str], config_dirs: list[Path]) -> tuple[dict[str, s
 
 
 def whole(key: str, text: str, least: int) -> int:
-    """The number that a setting of the sweep has. Raises ConfigError where it is none, or below ``least``."""
-    if not (text.isascii() and text.isdecimal()) or int(text) < least:
-        raise ConfigError([f"{key}={text}: must be a whole number of {least} or more, {MEANS[key]}."])
-    return int(text)
+    """The number that a setting of the sweep has. Raises ConfigError where it is none, below ``least`` or senseless."""
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) < DIGITS else -1
+    if not least <= number <= MOST.get(key, number):
+        many = f" and {MOST[key]} or less" if number > least else ""
+        raise ConfigError([f"{key}={shortened(text)}: must be a whole number of {least} or more{many}, {MEANS[key]}."])
+    return number
 
 
 def limits_of(own: dict[str, str]) -> Limits:
