@@ -30,6 +30,18 @@ def spread(arguments: list[str], config_dirs: list[Path]) -> list[str]:
     return [text for text in arguments if text not in asked] + [KEY + ",".join(f"{f:g}" for f in fractions)]
 
 
+def refuse_without_shares(overrides: Sequence[str], config_dirs: Sequence[Path]) -> None:
+    """Raise ConfigError where a run of ``overrides`` is on a task that has no share of training classes or tasks."""
+    try:
+        task = composed([text for text in overrides if not text.startswith(KEY)], [*config_dirs]).task
+    except ConfigError:  # which is told with the mistakes of the other runs
+        return
+    if "train_fraction" not in task:
+        name = str(task.get("_target_")).rpartition(".")[2]
+        rule = f"{name} draws its training tasks without end, and has no share of them"
+        raise ConfigError([f"{OPTION}: {rule}; choose a task on data, task=omniglot or task=csv_regression, say."])
+
+
 def curves(runs: Sequence[tuple[list[str], RunFolder]]) -> dict[str, Any]:
     """The score for each share, a curve for each combination of the other settings but the seed; runs without a score.
 

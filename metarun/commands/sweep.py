@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from metarun.commands.data_efficiency import leave_curves, spread
+from metarun.commands.data_efficiency import leave_curves, refuse_without_shares, spread
 from metarun.config.compose import (
     composed,
     hydra_arguments,
@@ -62,7 +62,9 @@ def sweep(arguments: list[str], config_dirs: list[Path], flags: list[str], dry: 
     slots, limits = Slots(whole("jobs", own.get("jobs", "1"), 1)), limits_of(own)
     folder = place(own.get("sweep_dir", str(Path("runs", new_name("sweep")))), "sweep_dir")
     spanned = spread(rest, config_dirs)
-    combinations(spanned, config_dirs)  # its mistakes are told before anything is loaded
+    texts = combinations(spanned, config_dirs)  # its mistakes are told before anything is loaded
+    if spanned != rest:
+        refuse_without_shares(texts[0], config_dirs)
     with _launcher(slots, main if way.forks and not dry else None) as launcher:
         from metarun.sweep.plan import planned
         from metarun.sweep.record import recorded

@@ -8,11 +8,12 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
-from metarun.config.explain import option_names
+from metarun.config.explain import explained, option_names
 from metarun.config.names import names_as_text
 from metarun.config.overrides import refuse_sweeps_without_end, written
-from metarun.errors import ConfigError, shortened
+from metarun.errors import ConfigError
 
 
 def combinations(overrides: list[str], config_dirs: Sequence[Path] = ()) -> list[list[str]]:
@@ -71,6 +72,4 @@ def _parsed(text: str) -> Override:
     except (HydraException, AssertionError) as error:
         if re.search(r"\binterval\(", text):
             raise ConfigError([f"{text}: write interval(LOW,HIGH) with two numbers, the lower one first."]) from None
-        raise ConfigError(
-            [shortened(" ".join(str(error).split()) or f"{text}: an override has no key.", 300)]
-        ) from None
+        raise ConfigError([explained(text, error, OmegaConf.create({}), [])]) from None
