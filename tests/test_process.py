@@ -50,3 +50,19 @@ def test_the_doctor_says_what_the_allocator_does_and_how_to_mend_it(monkeypatch)
     assert found().fix == "unset MALLOC_TRIM_THRESHOLD_"
     monkeypatch.setenv("LD_PRELOAD", "/lib/libjemalloc.so.2")
     assert found() == Finding("allocator", "ok", "libjemalloc.so.2")
+
+
+def test_the_doctor_counts_all_cores_where_the_system_tells_no_affinity(monkeypatch):
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)  # as on macOS
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 8)
+    (threads,) = [finding for finding in doctor._processor() if finding.what == "threads"]
+    assert threads.state == "ok" and threads.value == "8 of 8 cores"
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_the_doctor_names_the_search_and_no_sweeper_that_is_refused(present, monkeypatch):
+    monkeypatch.setattr(doctor, "find_spec", lambda name: name if present else None)
+    found = {finding.what: finding for finding in doctor._launchers()}
+    assert found["metarun search"].fix == ("" if present else "pip install 'metarun[search]'")
+    assert not [what for what in found if what.startswith("hydra/")]

@@ -17,6 +17,7 @@ from metarun.commands.data import entries
 from metarun.config.compose import assigned
 from metarun.output.tables import table_console
 from metarun.process import SPIN_COUNT, THRESHOLDS, keep_freed_memory
+from metarun.sweep.slots import usable_cpus
 
 GIB = 2**30
 NEEDED_DISK = 2 * GIB
@@ -62,7 +63,7 @@ def _device() -> Iterator[Finding]:
 
 
 def _processor() -> Iterator[Finding]:
-    threads, cpus = torch.get_num_threads(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    threads, cpus = torch.get_num_threads(), usable_cpus()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if threads > cpus:
         yield Finding("threads", "slow", f"{threads} threads on {cpus} cores", f"export OMP_NUM_THREADS={cpus}")
