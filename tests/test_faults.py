@@ -202,7 +202,11 @@ def test_a_read_only_run_folder_is_an_error_that_leaves_everything_as_it_was(who
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     failed(metarun(f"resume={run}", "steps=20"), "cannot write to the run folder", "Read-only file system")
     failed(metarun(*TINY, f"run_dir={small_disk / 'other'}"), "cannot write to the run folder")
-    failed(metarun("rerun", str(run)), "cannot write to the run folder", "--run-dir PATH of metarun rerun")
+    failed(
+        metarun("rerun", str(run)),
+        "cannot write to the run folder",
+        "metarun rerun: --run-dir PATH; metarun reproduce: --to DIR",
+    )
     failed(metarun("evaluate", str(run)), "Read-only file system")
     explained = metarun("explain", str(run))
     assert explained.code == 2 and "Read-only file system" in explained.err and "--to DIR" in explained.err

@@ -12,7 +12,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from metarun.commands.reproduce import Wanted, reproduce
+from metarun.commands.evaluate import name_of
+from metarun.commands.reproduce import Wanted, evaluated, reproduce
 from metarun.config.compose import composed
 from metarun.errors import ConfigError, Diverged, Interrupted, MetarunError
 from metarun.output.ledger import read
@@ -138,6 +139,8 @@ def test_errors_in_percent_are_what_accuracies_leave():
 @pytest.mark.parametrize(("words", "said"), [
     ([], "name what to reproduce"),
     (["maml/sinusoid/5"], "did you mean 'maml/sinusoid/5s'? See: metarun"),
+    (["maml"], "--list --all --paper maml"),
+    (["reptile/omniglot/50w1s"], "--list --all --paper reptile"),
     (["2024"], "2024 is no published result that metarun knows. See: metarun"),
     (["maml/sinusoid/5s", "steps=10"], "steps=10 would reproduce something else"),
     (["maml/sinusoid/5s", "--seeds=0"], "--seeds is 0"),
@@ -295,6 +298,39 @@ def test_a_paper_that_tests_its_last_model_is_met_by_our_last_one(published, tmp
     assert all(row["evaluated_by"].startswith("metarun evaluate RUN --checkpoint last ") for row in card["common"])
     monkeypatch.setattr("metarun.commands.reproduce.evaluate_run", None)
     assert reproduce(["paper/sine"], wanted(tmp_path)) == 0  # all is there
+
+
+@pytest.mark.parametrize(("name", "content", "said"), [
+    ("results.json", "{", "results.json is absent or damaged"),
+    ("run.json", "{}", "run.json does not say how the run was begun"),
+    ("run.json", '{"history": [{}]}', "run.json does not say how the run was begun"),
+    ("metrics.jsonl", "", "metrics.jsonl has no validation"),
+])  # fmt: skip
+def test_a_run_without_what_its_card_is_made_of_makes_no_card(name, content, said, undisturbed, published, tmp_path):
+    published(sine=told())
+    run = tmp_path / "paper" / "sine" / "seed0"
+    shutil.copytree(undisturbed[1].path, run)
+    (run / name).write_text(content)
+    with pytest.raises(MetarunError, match=f"{said}.* and with it the proof of the run. Delete .*/seed0; the same"):
+        reproduce(["paper/sine"], wanted(tmp_path))
+    assert not (tmp_path / "paper" / "sine.json").exists()
+
+
+def test_a_checkpoint_put_in_the_place_of_the_tested_one_makes_no_card(tmp_path, published, monkeypatch):
+    published(sine=told())
+    (seed,) = running.seeds_of(registry.target("paper/sine"), tmp_path, 1)
+    (seed.path / "evaluations").mkdir(parents=True)
+    (seed.path / "results.json").write_text(json.dumps({"protocol": {"checkpoint_step": 40}}))
+    made = {"protocol": {"checkpoint_step": 20}}
+
+    def evaluate(run: Path, overrides: list, split: str, model: str, words: list) -> None:
+        (run / "evaluations" / f"{name_of(overrides, split, model)}.json").write_text(json.dumps(made))
+
+    monkeypatch.setattr("metarun.commands.reproduce.evaluate_run", evaluate)
+    with pytest.raises(MetarunError, match=r"best.pt is of step 20, but the .* that of 40.*trains it again"):
+        evaluated(seed, (), tmp_path / "log.txt")
+    made["protocol"]["checkpoint_step"] = 40
+    assert evaluated(seed, (), tmp_path / "log.txt") == made
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -5,8 +5,10 @@ import io
 import json
 
 import pytest
+from rich.console import Console
 
 from metarun.errors import ConfigError
+from metarun.output import tables
 from metarun.output.tables import (
     Score,
     Table,
@@ -108,3 +110,13 @@ def test_a_terminal_gets_no_control_characters_and_no_folded_lines(capsys):
 def test_an_unknown_format_is_refused_with_those_that_there_are():
     with pytest.raises(ConfigError, match="--format is 'tex'; use table, json, csv, md or latex"):
         refuse_other_formats("tex")
+
+
+def test_a_narrow_terminal_folds_the_other_columns_and_no_name(monkeypatch, capsys):
+    monkeypatch.setattr(tables, "table_console", lambda width: Console(width=60))
+    names = ["omniglot/twenty_ways_1", "sinusoid/5s"]
+    show(Table(["name", *"abcd"], [[name, *4 * ["one two three four"]] for name in names]))
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in names) and max(map(len, printed.splitlines())) <= 60
+    show(Table(["name", "a"], [[80 * "x", "y"]]))  # longer than half of the line: folded, with all its letters
+    assert capsys.readouterr().out.count("x") == 80

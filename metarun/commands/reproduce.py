@@ -138,7 +138,9 @@ def evaluated(seed: Seed, overrides: Sequence[str], log: Path) -> dict[str, Any]
             return kept
     with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
         evaluate_run(seed.path, list(overrides), "test", model, [])
-    return read_json(where)
+    made = read_json(where)
+    seed.refuse_another_model(made["protocol"]["checkpoint_step"])
+    return made
 
 
 def of_card(target: Target, content: dict[str, Any]) -> Table:

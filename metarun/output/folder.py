@@ -23,6 +23,7 @@ from metarun.output.machine import hardware, installed
 from metarun.paths import as_shown, usable
 
 HEARTBEAT_SECONDS = 5.0
+OTHER_FOLDER = "run_dir=PATH (metarun rerun: --run-dir PATH; metarun reproduce: --to DIR)"
 STATES = ("running", "completed", "failed", "interrupted", "diverged", "pruned")
 FITTED = "fitted.json"
 TRAINED_ON = "trained_on.json"
@@ -88,7 +89,7 @@ class RunFolder:
         except OSError as error:
             raise MetarunError(
                 f"cannot write to the run folder {self.path} ({error.strerror}). "
-                "Choose another with run_dir=PATH, or --run-dir PATH of metarun rerun, or make this one writable."
+                f"Choose another with {OTHER_FOLDER}, or make this one writable."
             ) from error
 
     @contextmanager
@@ -100,7 +101,8 @@ class RunFolder:
             if not ours:
                 pid = before.get("pid", "unknown")
                 raise MetarunError(
-                    f"the run {self.path} is in progress (process {pid}). Wait for it, or choose another run_dir."
+                    f"the run {self.path} is in progress (process {pid}). Wait for it, or choose another folder: "
+                    f"{OTHER_FOLDER}."
                 )
             self._sweep_up()
             self.began = time.monotonic() - max(0.0, number(before.get("seconds")) or 0.0)

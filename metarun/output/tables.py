@@ -78,12 +78,15 @@ def show(table: Table, chosen: str = "table") -> None:
 def _show_on_a_terminal(table: Table) -> None:
     from rich.table import Table as RichTable
 
-    drawn = RichTable(title=table.title or None, title_justify="left")
+    drawn, console = RichTable(title=table.title or None, title_justify="left"), table_console(UNFOLDED)
+    longest = max((len(text_of(row[0])) for row in table.rows), default=0)
     for number, name in enumerate(table.columns):
-        drawn.add_column(name, overflow="fold", justify="right" if table.of_numbers(number) else "left")
+        whole = number == 0 and longest <= console.width // 2  # what a row is called can be copied
+        side = "right" if table.of_numbers(number) else "left"
+        drawn.add_column(name, overflow="fold", justify=side, no_wrap=whole)
     for row in table.rows:
         drawn.add_row(*map(text_of, row))
-    table_console(UNFOLDED).print(drawn)
+    console.print(drawn)
 
 
 def text_of(cell: Any, plus_minus: str = " +- ") -> str:

@@ -154,8 +154,10 @@ def target(name: str) -> Target:
     known = targets()
     if name not in known:
         guess = did_you_mean(name, known) or "."
+        papers = {one.paper.name for one in known.values()}
+        of_paper = next((f" --paper {part}" for part in [name.partition("/")[0].lower()] if part in papers), "")
         raise wrong_command(
-            f"{name} is no published result that metarun knows{guess} See: metarun reproduce --list --all"
+            f"{name} is no published result that metarun knows{guess} See: metarun reproduce --list --all{of_paper}"
         )
     return known[name]
 

@@ -50,10 +50,22 @@ class Seed:
             try:
                 read_json(self.path / name)
             except ValueError as error:
-                raise MetarunError(
-                    f"{self.path / name} is absent or damaged ({error}), and with it the proof of the run. Delete "
-                    f"{self.path}; the same command trains it again."
-                ) from None
+                raise self._without_proof(f"{self.path / name} is absent or damaged ({error})") from None
+        run = ledger.read(self.path)
+        if not run.history or not all({"started", "overrides"} <= part.keys() for part in run.history):
+            raise self._without_proof(f"{self.path / 'run.json'} does not say how the run was begun and continued")
+        if not run.validations(run.score_name):
+            raise self._without_proof(f"{self.path / 'metrics.jsonl'} has no validation, so there is no learning curve")
+
+    def refuse_another_model(self, step: int) -> None:
+        """Raise MetarunError where the checkpoint that was tested, of ``step``, is not the model that the target tests."""
+        path = self.path / "checkpoints" / f"{self.target.tested}.pt"
+        if step != self.tested_step():
+            raise self._without_proof(f"{path} is of step {step}, but the run ended with that of {self.tested_step()}")
+
+    def _without_proof(self, what: str) -> MetarunError:
+        rule = f"and with it the proof of the run. Delete {self.path}; the same command trains it again."
+        return MetarunError(f"{what}, {rule}")
 
     def tested_step(self) -> int:
         """The step of the model that the target tests."""
