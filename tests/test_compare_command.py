@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import math
 from pathlib import Path
@@ -382,6 +383,16 @@ def test_two_runs_of_one_seed_in_a_group_are_refused(sweep):
     outcome = metarun("compare", sweep, "--by=meta_learner")
     assert outcome.code == 2 and "are both of seed 0" in outcome.err and "KEY=VALUE" in outcome.err
     assert metarun("compare", sweep, "steps=100", "--by=meta_learner").code == 0
+
+
+def test_own_learners_of_one_class_are_groups_of_their_own(tmp_path):
+    for learner, seed in itertools.product(("fast", "slow"), range(2)):
+        run = made(tmp_path / f"{learner}{seed}", 0.8 + 0.01 * seed + np.zeros(EPISODES), learner="maml", seed=seed)
+        facts = json.loads((run / "run.json").read_text())
+        facts["history"][0]["overrides"].append(f"meta_learner={learner}")
+        (run / "run.json").write_text(json.dumps(facts))
+    rows = told(tmp_path, "--by", "meta_learner")["scores"]
+    assert [row["group"] for row in rows] == ["fast", "slow"]
 
 
 def test_every_format_has_the_differences(sweep):

@@ -61,6 +61,14 @@ def test_the_class_of_somebody_else_is_called_by_its_name():
     assert option_of("task", None) == option_of("task", {"_target_": 5}) == ""
 
 
+def test_an_option_of_the_user_s_own_is_called_as_the_override_calls_it(tmp_path):
+    own, maml = {"_target_": "layers.LayerMAML"}, {"_target_": "metarun.meta_learners.maml.MAML", "inner_lr": 0.05}
+    assert option_of("meta_learner", own, ["seed=1", "meta_learner=layer_maml"]) == "layer_maml"
+    assert option_of("meta_learner", maml, ["meta_learner=maml_fast"]) == "maml_fast"
+    assert option_of("meta_learner", maml, ["meta_learner.inner_lr=0.05"]) == "maml"
+    assert option_of("meta_learner", maml, ["meta_learner=protonet"]) == "maml"  # changed by a target
+
+
 def test_a_run_whose_lock_is_held_is_running_and_else_it_was_killed(tmp_path):
     run = keep(tmp_path / "a", state="running", score=None)
     assert read(run).state == "killed"

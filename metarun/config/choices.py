@@ -1,7 +1,7 @@
-"""Which option of a group a part of a kept configuration is, found by its target, for the option's name is not kept."""
+"""Which option of a group a part of a kept configuration is, found by its target or, of a user's own, by an override."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,11 +13,18 @@ from metarun.paths import config_dir
 TARGET = re.compile(r"^_target_:\s*(\S+)", re.MULTILINE)
 
 
-def option_of(group: str, node: Any) -> str:
-    """The option of ``group`` that ``node`` was made from; the name of its class where metarun has no such option."""
+def option_of(group: str, node: Any, overrides: Sequence[str] = ()) -> str:
+    """The option of ``group`` that ``node`` was made from, one of the user's own by its name in the run's ``overrides``.
+
+    Where neither metarun nor the overrides have its name, it is that of its class.
+    """
     if not isinstance(node, Mapping) or not isinstance(target := node.get("_target_"), str):
         return ""
-    known = _options_by_target(group).get(target, [])
+    by_target = _options_by_target(group)
+    said = [text.partition("=")[2] for text in overrides if text.lstrip("+").startswith(f"{group}=")]
+    if said and not any(said[-1] in names for names in by_target.values()):
+        return said[-1]
+    known = by_target.get(target, [])
     if len(known) > 1:  # one class serves several options, as the mechanical systems
         return min(known, key=lambda option: _differences(_node(group, option), node))
     return known[0] if known else target.rpartition(".")[2].lower()

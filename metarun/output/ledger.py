@@ -59,7 +59,7 @@ class Run:
 
     def option(self, group: str) -> str:
         """The option of a group of the configuration; empty where it has no such group."""
-        return option_of(group, self.config.get(group))
+        return option_of(group, self.config.get(group), self.overrides)
 
     @cached_property
     def scores(self) -> dict[str, Score]:
