@@ -420,3 +420,7 @@ def test_an_estimator_of_the_other_kind_is_refused():
         metarun.load(run("sinusoid")).as_classifier()
     with pytest.raises(DataError, match=r"use as_classifier\(\)"):
         metarun.load(run("protonet")).as_regressor()
+
+
+def test_load_is_among_the_names_that_a_notebook_offers():
+    assert "load" in dir(metarun)

@@ -9,8 +9,10 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from metarun.applied.trained import changed
+from metarun.errors import ConfigError
 from metarun.output.kept import Loader
 from metarun.paths import PACKAGE
+from metarun.reproduce.registry import targets_in
 from tests.composing import composed
 
 FILES = sorted((PACKAGE / "published").glob("*.yaml"))
@@ -171,3 +173,21 @@ def test_a_test_on_other_queries_or_fewer_tasks_than_the_paper_s_is_said(name):
     assert tasks in (None, cfg.evaluation.num_tasks) or f"instead of {tasks}" in said_of(name)
     fixed = "runs" in TARGETS[name]["title"]  # Lake's
     assert fixed or protocol["queries"] in (None, queries) or "quer" in said_of(name)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("interval_is:", "intervall_is:", "'intervall_is' is no field of a figure; did you mean 'interval_is'?"),
+        ("read: paper", "read: papr", "read is 'papr'; use one of paper, code, quoted, unread"),
+        ("value: 0.67", "value: 0,67", "67 is no field of a figure"),
+        ("    cause: null\n", "", "cause is missing"),
+        ("cited_as:", "cite_as:", "'cite_as' is no field of a paper; did you mean 'cited_as'?"),
+    ],
+)
+def test_a_file_of_another_form_is_named_with_the_place(right, wrong, said, tmp_path):
+    path = tmp_path / "maml.yaml"
+    path.write_text((PACKAGE / "published" / "maml.yaml").read_text(encoding="utf-8").replace(right, wrong), "utf-8")
+    with pytest.raises(ConfigError) as raised:
+        list(targets_in(path))
+    assert "maml.yaml" in str(raised.value) and said in str(raised.value)

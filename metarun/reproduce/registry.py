@@ -5,15 +5,15 @@ what the paper prints of it. Accuracies and errors in percent stand as the paper
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, fields
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from metarun.errors import did_you_mean, wrong_command
+from metarun.errors import ConfigError, did_you_mean, wrong_command
 from metarun.output.kept import Loader
 from metarun.paths import PACKAGE, config_dir
 
@@ -22,6 +22,7 @@ READ = ("paper", "code")  # whose text was read: only such figures are judged; o
 LOWER_IS_BETTER = ("mse", "error", "query_loss")
 IN_PERCENT = ("accuracy", "error")
 MARKS = {"quoted": " (quoted)", "unread": " (unread)"}  # of figures that nobody here has read in their source
+HOW_READ = (*READ, *MARKS)
 
 
 def printed(value: float, interval: float | None, read: str) -> str:
@@ -127,26 +128,37 @@ def targets() -> dict[str, Target]:
 
 
 def targets_in(path: Path) -> Iterator[Target]:
-    """The targets of a paper's file."""
+    """The targets of a paper's file; raises ConfigError that names the place where it has another form."""
     content = yaml.load(path.read_bytes(), Loader)
     entries = content.pop("targets")
-    paper = Paper(path.stem, **content)
+    paper = _made(Paper, {"name": path.stem, **content}, path.name)
     for key, entry in entries.items():
-        figures = tuple(
-            Figure(**{**figure, "evaluate": tuple(figure.get("evaluate", ()))}) for figure in entry.pop("figures")
-        )
-        reruns = tuple(Rerun(**rerun) for rerun in entry.pop("reruns"))
-        command, differs = entry.pop("command", None), tuple(entry.pop("differs"))
-        entry.setdefault("trained_as", None)
-        yield Target(
-            paper,
-            key,
-            command=None if command is None else tuple(command),
-            differs=differs,
-            figures=figures,
-            reruns=reruns,
-            **entry,
-        )
+        where = f"{path.name}, {key}"
+        parts: dict[str, Callable[[Any], Any]] = {"command": str, "differs": str}
+        parts |= {"figures": partial(_figure, where=where), "reruns": partial(_made, Rerun, where=where)}
+        values = {"command": None, "trained_as": None, **entry}
+        values |= {name: tuple(map(make, values[name])) for name, make in parts.items() if values.get(name) is not None}
+        yield _made(Target, {"paper": paper, "key": key, **values}, where)
+
+
+def _figure(values: dict[str, Any], where: str) -> Figure:
+    return _made(Figure, {**values, "evaluate": tuple(values.get("evaluate", ()))}, where)
+
+
+def _made(kind: type[Any], values: dict[str, Any], where: str) -> Any:
+    """A ``kind`` of the values of a file; raises ConfigError where it lacks fields, has others, or read is no such word."""
+    known = {field.name: field.default is MISSING for field in fields(kind)}
+    problems = [
+        f"{name!r} is no field of a {kind.__name__.lower()}{did_you_mean(str(name), known)}"
+        for name in values
+        if name not in known
+    ]
+    problems += [f"{name} is missing" for name, needed in known.items() if needed and name not in values]
+    if "read" in values and values["read"] not in HOW_READ:
+        problems.append(f"read is {values['read']!r}; use one of {', '.join(HOW_READ)}")
+    if problems:
+        raise ConfigError([f"metarun/published/{where}: {'; '.join(problems)}. Correct that file."])
+    return kind(**values)
 
 
 def target(name: str) -> Target:
