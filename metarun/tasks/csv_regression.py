@@ -27,7 +27,7 @@ from metarun.tasks.measurements import Roles
 from metarun.tasks.sizes import Count, PointSize, Sized, Sizes, sizes_by_split
 from metarun.tasks.splits import SPLITS, train_share
 from metarun.tasks.table_columns import Column, Fit, Missing, encoded, fit, from_plain, names_of_inputs
-from metarun.tasks.table_reader import Columns, TableReader
+from metarun.tasks.table_reader import Columns, TableReader, refuse_infinite
 from metarun.tasks.table_rows import Choice, TaskRows
 from metarun.tasks.tables import read_table
 
@@ -104,6 +104,7 @@ class CSVRegression(Sized):
         self.rows_are = "row" if groups is None else "group"
         self._check_sizes()
         self._standardise(columns, fits, every)
+        refuse_infinite(table.path, table.lines, torch.cat([self.x, self.y], 1))
         for note in self.notes:
             logger.info("%s", note)
 

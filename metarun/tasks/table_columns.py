@@ -18,7 +18,9 @@ from metarun.tasks.tables import Table
 
 Missing = Literal["refuse", "drop", "mean"]
 MISSING = ("", "na", "n/a", "nan", "null", "?", "-")
+AMONG_NUMBERS = ("none", "<na>", "#n/a", "n.a.", "nat", ".", "--")  # missing too there; among words each may be one
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)  # 1_0 is none
+ROUNDING = 1e-15  # of a column's numbers: what is computed twice differs so, and is one number
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+", re.ASCII)
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
@@ -31,6 +33,7 @@ CURE_OF_WORDS = (
     "Correct the line, or leave it out; an input column of categories that look like numbers is named in "
     "task.category_columns."
 )
+CURE_OF_NUMBERS = "Correct the line, or leave it out; the column is read as numbers alone (1 and 0 for yes and no)."
 BETWEEN_THOUSANDS = re.compile(r"(?<=\d)[,'\u2019\s](?=\d{3}(?!\d))")
 NUMBERS_TO_SOME = (
     "To have them read as numbers, write them without %, without commas or blanks between thousands, with decimal points "
@@ -93,31 +96,31 @@ class Reader:
     def read(self, name: str, log: bool, categories: bool | None) -> Column:
         """The column ``name``; ``categories``: whether it holds them, or None where its entries are to say so."""
         texts = self.table.column(name)
-        absent = [text.casefold() in MISSING for text in texts]
+        absent, cure = [text.casefold() in MISSING for text in texts], CURE_OF_NUMBERS
+        if categories is None:
+            there, cure = [text for text, gone in zip(texts, absent, strict=True) if not gone], CURE_OF_WORDS
+            categories = bool(there) and not any(map(self._is_number, there))
+        if not categories:
+            absent = [text.casefold() in (*MISSING, *AMONG_NUMBERS) for text in texts]
         if self.missing == "refuse":
             for text, line in self._at(texts, absent):
                 what = f"is {text!r}, which is not a finite number" if text else "is empty"
                 self._fault(name, line, what, self.cure)
-        if categories is None:
-            there = [text for text, gone in zip(texts, absent, strict=True) if not gone]
-            categories = bool(there) and not any(map(self._is_number, there))
         if categories:
             return Column(name, False, None, np.array(["" if g else t for t, g in zip(texts, absent, strict=True)]))
-        return Column(name, log, self._numbers(name, texts, absent, log))
+        return Column(name, log, self._numbers(name, texts, absent, log, cure))
 
-    def _numbers(self, name: str, texts: list[str], absent: list[bool], log: bool) -> np.ndarray:
+    def _numbers(self, name: str, texts: list[str], absent: list[bool], log: bool, cure: str) -> np.ndarray:
         if self.table.separator != "," and any(map(DECIMAL_COMMA.fullmatch, texts)):
             texts = self._with_points(name, texts)
         values = np.array([float(text) if NUMBER.fullmatch(text) else math.nan for text in texts])
         wrong = ~np.isfinite(values) & ~np.array(absent)
         for text, line in self._at(texts, wrong):
-            self._fault(name, line, f"is {text!r}, which is not a finite number", CURE_OF_WORDS)
-        if log:
-            low = values <= 0
-            for text, line in self._at(texts, low):
-                self._fault(name, line, f"is {text}", "task.log_columns takes the logarithm, so it must be above 0.")
-            values = np.log(np.where(low, 1.0, values))
-        return values
+            self._fault(name, line, f"is {text!r}, which is not a finite number", cure)
+        low = values <= 0
+        for text, line in self._at(texts, low & log):
+            self._fault(name, line, f"is {text}", "task.log_columns takes the logarithm, so it must be above 0.")
+        return np.log(np.where(low, 1.0, values)) if log else values
 
     def _with_points(self, name: str, texts: list[str]) -> list[str]:
         commas = [(text, line) for text, line in zip(texts, self.table.lines, strict=True) if "," in text]
@@ -130,10 +133,8 @@ class Reader:
         with_points = [line for text, line in self._at(texts, ["." in t and bool(NUMBER.fullmatch(t)) for t in texts])]
         with_commas = [line for text, line in self._at(texts, [bool(DECIMAL_COMMA.fullmatch(t)) for t in texts])]
         if with_points:
-            what = (
-                f"column {name!r} has decimal commas (line {with_commas[0]}) and decimal points (line {with_points[0]})"
-            )
-            self.faults.add(str(self.table.path), what, "Write all of its numbers alike.")
+            what = f"decimal commas (line {with_commas[0]}) and decimal points (line {with_points[0]})"
+            self.faults.add(str(self.table.path), f"column {name!r} has {what}", "Write all of its numbers alike.")
         self.with_commas.append(name)
         return [text.replace(",", ".") if DECIMAL_COMMA.fullmatch(text) else text for text in texts]
 
@@ -160,9 +161,15 @@ def fit(columns: Sequence[Column], rows: np.ndarray, where: str) -> list[Fit]:
             partly = bool(np.isnan(values).any())
             mean, deviation = (np.nanmean, np.nanstd) if partly else (np.mean, np.std)
             low, high = (np.nanmin(values, 0), np.nanmax(values, 0)) if partly else (values.min(0), values.max(0))
-        constant = [c.name for c, least, most in zip(numeric, low, high, strict=True) if not most > least]
-        _refuse_constant(constant, where)
-        for column, m, d in zip(numeric, mean(values, 0), deviation(values, 0), strict=True):
+            means, deviations = mean(values, 0), deviation(values, 0)
+            varies = high - low > ROUNDING * np.maximum(abs(low), abs(high))
+        _refuse_constant([column.name for column, does in zip(numeric, varies, strict=True) if not does], where)
+        for column, m, d, least, most in zip(numeric, means, deviations, low, high, strict=True):
+            if not (d > 0 and np.isfinite([m, d]).all()):
+                raise DataError(
+                    f"{where}: column {column.name!r} has numbers from {least:g} to {most:g}, which are too large or too "
+                    "small to compute their deviation. Write them in another unit, or name the column in task.log_columns."
+                )
             fits[column.name] = Fit(column.name, column.log, None, [float(m)], [float(d)])
     return [fits[column.name] for column in columns]
 
@@ -192,8 +199,8 @@ def look_like_numbers(texts: Sequence[str]) -> bool:
 def _refuse_constant(names: Sequence[str], where: str) -> None:
     if names:
         raise DataError(
-            f"{where}: column {names[0]!r} has one and the same value in all rows of the training tasks; there "
-            "is nothing to learn from it or about it, so leave it out."
+            f"{where}: column {', '.join(map(repr, names))} has one and the same value, but for rounding, in all rows of "
+            "the training tasks; there is nothing to learn from it or about it, so leave it out."
         )
 
 

@@ -94,11 +94,7 @@ class TableReader(Reader):
             lines = [f"line {table.lines[row]}" for row in np.flatnonzero(gone)]
             notes.append(f"{table.path}: rows with missing entries are left out ({len(lines)}): {listed(lines)}.")
         x = torch.from_numpy(encoded(inputs, self.columns.inputs, notes)[~gone]).to(self.device, self.dtype)
-        if (far := ~torch.isfinite(x).all(1).cpu().numpy()).any():
-            lines = [f"line {line}" for line in np.array(table.lines)[~gone][far]]
-            raise DataError(
-                f"{table.path}, {listed(lines)}: numbers that are too large for the model, in {self.dtype}."
-            )
+        refuse_infinite(table.path, np.array(table.lines)[~gone], x)
         items = [f"line {line}" for line, left_out in zip(table.lines, gone, strict=True) if not left_out]
         labels = _own(outputs)[~gone] if outputs else self.unlabelled(len(x))
         return Examples(items, x, labels, notes)
@@ -128,6 +124,13 @@ class TableReader(Reader):
             if spread is not None:
                 spread[:, i] = s
         return own, spread
+
+
+def refuse_infinite(path: Path, lines: Sequence[int] | np.ndarray, values: Tensor) -> None:
+    """Raise DataError with the ``lines`` whose ``values`` [lines, n], in the units of the training, are not finite."""
+    if (far := ~torch.isfinite(values).all(1).cpu().numpy()).any():
+        said = [f"line {line}" for line in np.asarray(lines)[far]]
+        raise DataError(f"{path}, {listed(said)}: numbers that are too large for the model, in {values.dtype}.")
 
 
 def _own(outputs: Sequence[Column]) -> np.ndarray:

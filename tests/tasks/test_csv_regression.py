@@ -1,6 +1,7 @@
 """Tables: what is read, how it is split and standardised, and the answer to every mistake; the documented example runs."""
 
 import gzip
+import logging
 import os
 import re
 import shlex
@@ -265,6 +266,51 @@ def test_rows_with_missing_values_are_left_out_or_get_the_mean_as_asked(path, ma
     )
     filled = task_of(path, "task.missing=mean", "task.test_tasks=[ben]", "task.val_tasks=[cem]")
     assert filled.x[3, 0] == filled.x[5, 0] == 0 and len(filled.rows["train"][0]) == 12
+
+
+@pytest.mark.parametrize("mark", ["None", "<NA>", "#N/A", ".", "--", "NaT"])
+def test_what_is_no_number_but_says_that_one_is_missing_is_missing_among_numbers(path, mark):
+    path.write_text(path.read_text().replace("0.03,", f"{mark},", 1))
+    assert f"'dose' is {mark!r}" in problem(path) and "task.missing=drop" in problem(path)
+    filled = task_of(path, "task.missing=mean", "task.test_tasks=[ben]", "task.val_tasks=[cem]")
+    assert filled.x[3, 0] == 0 and filled.spec.input_shape == (2,)
+
+
+def test_words_that_say_missing_stay_levels_of_a_column_of_words(path, caplog):
+    caplog.set_level(logging.INFO, "metarun")
+    with_site(path, lambda i, line: ("None", "drug")[i % 2])
+    assert task_of(path, *SITE).spec.input_shape == (3,)
+    assert "'site' holds categories, an input for each: None, drug." in caplog.text
+
+
+def test_words_in_an_output_are_answered_without_advice_on_categories(path):
+    path.write_text(re.sub(r",[^,]*\n", ",True\n", path.read_text()).replace("age,True", "age,response"))
+    assert "1 and 0 for yes and no" in problem(path) and "category_columns" not in problem(path)
+
+
+@pytest.mark.parametrize("column", ["dose", "response"])
+@pytest.mark.parametrize("power", ["e200", "e307", "e-200", "e-310"])
+def test_numbers_whose_deviation_cannot_be_computed_are_refused(path, column, power):
+    header, *lines = path.read_text().splitlines()
+    at = header.split(",").index(column)
+    rows = [
+        [f"1.{i:03}{power}" if k == at else v for k, v in enumerate(line.split(","))] for i, line in enumerate(lines)
+    ]
+    path.write_text("\n".join([header, *map(",".join, rows)]))
+    assert f"column {column!r} has numbers from 1" in problem(path) and "task.log_columns" in problem(path)
+
+
+def test_numbers_too_large_for_the_model_are_refused_in_all_splits(path):
+    path.write_text(path.read_text().replace("ben,1.0,", "ben,1e300,", 1))
+    said = problem(path, "task.test_tasks=[ben]", "task.val_tasks=[cem]", "dtype=float32")
+    assert "line 14: numbers that are too large for the model" in said
+
+
+def test_a_column_that_varies_by_rounding_alone_is_refused_with_all_such_columns(path):
+    path.write_text(path.read_text().replace("\n", ",7\n").replace("response,7", "response,same"))
+    text = re.sub(r"(?m)^(\w+),\d[^,]*,", r"\1,0.3,", path.read_text())
+    path.write_text(text.replace(",0.3,", ",0.30000000000000004,", 1))
+    assert "column 'dose', 'same' has one and the same" in problem(path, "task.input_columns=[dose,age,same]")
 
 
 def test_a_row_without_a_target_is_left_out_where_others_get_the_mean(path):
