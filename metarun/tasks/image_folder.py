@@ -12,10 +12,12 @@ import numpy as np
 
 from metarun.errors import DataError, DataProblems, MissingDataError, listed
 from metarun.paths import usable
+from metarun.tasks.doubtful import notes_on_classes
 from metarun.tasks.image_classes import ImageData, image_task
 from metarun.tasks.image_csv import rows_of_csv
 from metarun.tasks.image_files import ENDINGS, Ranges, dark, plain, problem_of, squared, survey
 from metarun.tasks.image_rows import Listing, Row, by_class, grouped, rows_of_folders
+from metarun.tasks.near_copies import NearCopies
 from metarun.tasks.splits import SPLITS, Split, by_shares, lists_classes, nearly_equal, split_classes
 from metarun.tasks.store import ClassRows, Prepared, Source
 
@@ -61,7 +63,7 @@ def image_folder(  # noqa: PLR0913, PLR0917
         required=SPLITS if by_shares(split) else (),
         counts={name: len({row.group for row in rows}) if with_groups else len(rows) for name, rows in classes.items()},
         faults=lambda: [] if source.state() == "ready" else reading.broken(),
-        notes=found.notes,
+        notes=[*found.notes, *notes_on_classes(classes)],
         groups=reading.groups if with_groups else None,
         ranges=lambda prepared: _ranges(prepared.facts),
     )
@@ -137,7 +139,7 @@ class Reading:
         broken: list[str] = []
         twins: list[str] = []
         copies: list[str] = []
-        self.left_out, number, highest = [], -1, 0
+        self.left_out, number, highest, near = [], -1, 0, NearCopies()
         for name, rows in self.classes.items():
             kept = []
             for row in rows:
@@ -151,6 +153,7 @@ class Reading:
                 first = seen.setdefault(digest, row)
                 if first is row:
                     kept.append(pixels)
+                    near.add(row, pixels)
                     continue
                 self.left_out.append(number)
                 pair = f"{_short(row)} = {_short(first)}"
@@ -163,6 +166,7 @@ class Reading:
         if copies:
             what = "copy of another image is" if len(copies) == 1 else "copies of other images are"
             self.notes.append(f"{len(copies)} {what} left out: {listed(copies)}.")
+        self.notes += near.notes()
 
     def _decoded(self, row: Row) -> tuple[np.ndarray, bytes]:
         """The image, and a digest of its pixels before it is cut and resized, which is equal for equal images."""

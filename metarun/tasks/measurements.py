@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metarun.errors import DataProblems, Faults, listed
+from metarun.tasks.doubtful import missing_names
 from metarun.tasks.splits import SPLITS, nearly_equal, split_named
 from metarun.tasks.table_columns import NUMBERS_TO_SOME, Column, Fit, Missing, Reader, look_like_numbers
 from metarun.tasks.table_rows import Choice, filled, rows_of_tasks, without_repeats
@@ -85,6 +86,7 @@ class Roles:
             *repeats,
         ]
         notes += nearly_equal(of_task, "tasks") + nearly_equal(groups or (), "groups")
+        notes += missing_names(of_task, "tasks") + missing_names(groups or (), "groups")
         notes += _notes_on_unread(table, [self.task, *self.inputs, *self.outputs, self.group, choice.column], choice)
         return Measurements((inputs, outputs), of_task, groups, notes)
 
@@ -108,8 +110,13 @@ def _notes_on_categories(inputs: list[Column], holds: Mapping[str, bool]) -> lis
         if name not in holds and look_like_numbers(held)
     }
     return [
-        f"column {name!r} holds categories, an input for each: {listed(held, 20)}.{cures.get(name, '')}"
+        note
         for name, held in of.items()
+        for note in (
+            f"column {name!r} holds categories, an input for each: {listed(held, 20)}.{cures.get(name, '')}",
+            *nearly_equal(held, f"categories of {name!r}"),
+            *missing_names(held, f"categories of {name!r}"),
+        )
     ]
 
 

@@ -15,12 +15,13 @@ from pathlib import Path
 from metarun.errors import DataError, MissingDataError
 from metarun.paths import usable
 from metarun.tasks.decoding import bytes_of, text_of
+from metarun.tasks.doubtful import notes_on_classes
 from metarun.tasks.published import Published, PublishedFile
 from metarun.tasks.splits import Split, published_splits
 from metarun.tasks.store import ClassRows, Source
 from metarun.tasks.text import TextData, text_task
 from metarun.tasks.text_files import Fields, row_of, rows_of
-from metarun.tasks.text_sets import Findings, Row, class_rows
+from metarun.tasks.text_sets import Findings, Row, class_rows, plain
 
 RULES = 4  # of reading the user's own files; raise it when the same file gives other sentences: it is prepared again
 
@@ -63,7 +64,9 @@ def text_jsonl(
 
     def read() -> ClassRows:
         findings.begin()
-        return class_rows(rows_of(file, fields, findings, split == "given"), path, findings)
+        rows = rows_of(file, fields, findings, split == "given")
+        findings.notes += notes_on_classes({plain(row.label) for row in rows})
+        return class_rows(rows, path, findings)
 
     return TextData("text_jsonl", Source(folder, (), read, facts=findings.facts), fields, path)
 

@@ -283,6 +283,18 @@ def test_words_that_say_missing_stay_levels_of_a_column_of_words(path, caplog):
     assert "'site' holds categories, an input for each: None, drug." in caplog.text
 
 
+def test_names_that_say_missing_and_categories_that_are_nearly_equal_are_told(path, caplog):
+    caplog.set_level(logging.INFO, "metarun")
+    path.write_text(path.read_text().replace("\ndora", "\nNA"))
+    with_site(path, lambda i, line: ("Male", "male", "NULL", "none")[i % 4])
+    task_of(path, *SITE, "task.missing=mean")
+    assert "tasks named 'NA' are what missing entries" in caplog.text
+    assert (
+        "names of categories of 'site' that are nearly equal, and taken for different ones: 'Male' and" in caplog.text
+    )
+    assert "categories of 'site' named 'none' are" in caplog.text
+
+
 def test_words_in_an_output_are_answered_without_advice_on_categories(path):
     path.write_text(re.sub(r",[^,]*\n", ",True\n", path.read_text()).replace("age,True", "age,response"))
     assert "1 and 0 for yes and no" in problem(path) and "category_columns" not in problem(path)

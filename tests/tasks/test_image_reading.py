@@ -149,6 +149,49 @@ def test_copies_of_an_image_are_kept_once_and_named_whenever_they_are_used(photo
     assert notes() == [said, said]
 
 
+def textured(path: Path, seed: int) -> Image.Image:
+    image = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize((40, 40))
+    path.parent.mkdir(exist_ok=True)
+    image.save(path)
+    return image
+
+
+def test_copies_that_are_not_equal_to_the_bit_are_told(photos, notes):
+    for seed, name in enumerate(["oak/x.png", "oak/y.png", "fir/x.png"]):
+        image = textured(photos / name, seed)
+    image.save(photos / "fir" / "y.jpg", quality=80)
+    image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(photos / "fir" / "z.png")
+    image.resize((90, 90)).point(lambda value: value * 0.9).save(photos / "oak" / "z.png")
+    task(photos)
+    assert [note.partition(" of the images")[0] for note in notes()] == ["2", "1"]
+    assert "fir/y.jpg ~ fir/x.png, fir/z.png ~ fir/x.png. Delete copies" in notes()[0]
+    assert "another class" in notes()[1] and "oak/z.png ~ fir/x.png" in notes()[1]
+
+
+def test_near_copies_of_one_group_and_one_shape_in_other_colours_are_not_told(photos, notes):
+    image = textured(photos / "oak" / "p1_x.png", 0)
+    image.save(photos / "oak" / "p1_y.jpg")
+    red, green, blue = image.split()
+    Image.merge("RGB", (blue, red, green)).save(photos / "oak" / "p2_x.png")
+    task(photos, group_pattern=r"p\d_|/\d\.")
+    assert notes() == []
+
+
+def test_classes_that_may_be_one_are_told_of_folders_and_of_lists(photos, notes):
+    write(photos, ["oak/more", "fir_2", "fir-2", "7", "07", "ash, oak", "nan"])
+    task(photos)
+    assert notes() == [
+        "classes named 'nan' are what missing entries are often written as; each is taken for one of the classes. Leave its "
+        "examples out if they have none.",
+        "classes that are several others at once, and taken for classes of their own: 'ash, oak'. An example has one class: "
+        "leave them out.",
+        "classes whose names are parts of other classes, and taken for different ones: 'oak/more' of 'oak'. Join each with "
+        "that class if it is of it.",
+        "names of classes that are nearly equal, and taken for different ones: '07' and '7', 'fir-2' and 'fir_2'. Write "
+        "them alike where they are one.",
+    ]
+
+
 def test_a_class_that_is_too_small_without_its_copies_is_refused(tmp_path):
     photos = write(tmp_path / "photos", count=2)
     picture(photos / "oak" / "1.png", colour("oak", 0))

@@ -451,6 +451,16 @@ def test_repeated_sentences_are_kept_once_whatever_their_case_blanks_and_label(t
     assert texts.counts.tolist() == [2, 1]
 
 
+def test_classes_of_sentences_that_may_be_one_are_told(root, tmp_path, caplog):
+    caplog.set_level("INFO", "metarun")
+    names = ["lost card", "lost_card", "null", "rent", "rent|stock", "stock"]
+    lines = [f"word{name[0]} {i} {n},{name}" for n, name in enumerate(names) for i in range(6)]
+    (tmp_path / "names.csv").write_text("\n".join(["text,label", *lines]))
+    task(root, path=str(tmp_path / "names.csv"), split=[1, 1, 1])
+    said = [message for message in caplog.messages if "classes" in message and "field" not in message]
+    assert ["'null'" in said[0], "'rent|stock'" in said[1], "'lost card' and 'lost_card'" in said[2]] == [True] * 3
+
+
 def test_sentences_that_differ_by_letters_that_nobody_sees_are_one(tmp_path):
     forms = ("wh\u00adere is it", "where\u200b is it", "where is it", "\ufeffgo\u2060", "go", "stay \u200b", "stay")
     rows = [*(Row(form, "a", "", "") for form in forms), Row("b", "b", "", "")]

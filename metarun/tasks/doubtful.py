@@ -1,0 +1,51 @@
+"""Names of classes, tasks and groups that the user should look at: missing ones, several at once, parts of others, twins."""
+
+import re
+import unicodedata
+from collections.abc import Collection, Iterable
+
+from metarun.errors import listed
+from metarun.tasks.splits import likeness, seen
+
+NO_NAME = ("na", "n/a", "#n/a", "<na>", "n.a.", "nan", "nat", "null", "none", "undefined", "?", "-", "--", ".")
+BETWEEN_WORDS = re.compile(r"(?<=[^\W_])[\s_-]+(?=[^\W_])")
+BETWEEN_NAMES = re.compile(r"[|;,+&]")
+
+
+def notes_on_classes(names: Collection[str]) -> list[str]:
+    """What to say of the ``names`` of classes: of two that are one, one may be for training and the other for the test."""
+    return [*missing_names(names, "classes"), *_of_several(names), *_parts(names), *_alike(names)]
+
+
+def missing_names(names: Iterable[str], what: str) -> list[str]:
+    """A note on ``names`` (of ``what``: classes, tasks, groups) by which programs write that there is none."""
+    if not (found := sorted({name for name in names if seen(name) in NO_NAME})):
+        return []
+    said = f"{what} named {', '.join(map(repr, found))} are what missing entries are often written as"
+    return [f"{said}; each is taken for one of the {what}. Leave its examples out if they have none."]
+
+
+def _of_several(names: Collection[str]) -> list[str]:
+    known = {*map(seen, names)}
+    found = []
+    for name in sorted(names):
+        parts = [seen(part.strip(" []{}()'\"")) for part in BETWEEN_NAMES.split(name)]
+        found += [repr(name)] if len(parts) > 1 and {*parts} <= known else []
+    said = f"classes that are several others at once, and taken for classes of their own: {listed(found)}"
+    return [f"{said}. An example has one class: leave them out."] if found else []
+
+
+def _parts(names: Collection[str]) -> list[str]:
+    pairs = ((name, name[: mark.start()]) for name in sorted(names) for mark in re.finditer("/", name))
+    found = [f"{name!r} of {whole!r}" for name, whole in pairs if whole in names]
+    said = f"classes whose names are parts of other classes, and taken for different ones: {listed(found)}"
+    return [f"{said}. Join each with that class if it is of it."] if found else []
+
+
+def _alike(names: Iterable[str]) -> list[str]:
+    spelt: dict[str, list[str]] = {}
+    for name in sorted(names):
+        spelt.setdefault(likeness(BETWEEN_WORDS.sub(" ", unicodedata.normalize("NFKC", name))), []).append(name)
+    alike = [" and ".join(map(repr, several)) for several in spelt.values() if len(several) > 1]
+    said = f"names of classes that are nearly equal, and taken for different ones: {listed(alike)}"
+    return [f"{said}. Write them alike where they are one."] if alike else []
