@@ -10,6 +10,7 @@ from metarun.errors import DataProblems, Faults, listed
 from metarun.tasks.doubtful import missing_names
 from metarun.tasks.splits import SPLITS, nearly_equal, split_named
 from metarun.tasks.table_columns import NUMBERS_TO_SOME, Column, Fit, Missing, Reader, look_like_numbers
+from metarun.tasks.table_notes import notes_on_numbers
 from metarun.tasks.table_rows import Choice, filled, rows_of_tasks, without_repeats
 from metarun.tasks.tables import Table
 
@@ -84,6 +85,7 @@ class Roles:
             *_notes_on_missing(table, inputs, gone),
             *_notes_on_categories(inputs, holds),
             *repeats,
+            *notes_on_numbers(inputs, outputs),
         ]
         notes += nearly_equal(of_task, "tasks") + nearly_equal(groups or (), "groups")
         notes += missing_names(of_task, "tasks") + missing_names(groups or (), "groups")

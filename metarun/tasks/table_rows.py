@@ -11,6 +11,7 @@ from metarun.counter import uniform
 from metarun.errors import DataError, DataProblems, Faults, listed
 from metarun.tasks.splits import SPLITS, composed, spellings_of, split_named
 from metarun.tasks.table_columns import Column
+from metarun.tasks.table_notes import notes_on_twins
 from metarun.tasks.tables import Table
 
 Split = dict[str, list[str]]  # the tasks of train, val and test
@@ -85,7 +86,7 @@ def without_repeats(
                 repeats.append(f"line {table.lines[row]} = line {table.lines[first]}")
         kept[task] = [*whole.values()]
         alike += len(kept[task]) - len({used[row] for row in kept[task]})
-    notes = _notes_on_twins({task: Counter(values[row] for row in rows) for task, rows in kept.items()})
+    notes = notes_on_twins({task: Counter(values[row] for row in rows) for task, rows in kept.items()})
     if repeats:
         notes.append(
             f"{len(repeats)} row{'s repeat' if len(repeats) > 1 else ' repeats'} another row of the same task and "
@@ -98,19 +99,6 @@ def without_repeats(
             "If they are one measurement, leave them out or name their group in task.group_column."
         )
     return kept, notes
-
-
-def _notes_on_twins(held: Mapping[str, Counter[Any]]) -> list[str]:
-    """What to say of tasks that hold the same rows: one may be for training, and the other for the test."""
-    first: dict[frozenset[Any], str] = {}
-    sets = {task: frozenset(rows.items()) for task, rows in held.items() if rows}
-    twins = [f"{task!r} = {first[rows]!r}" for task, rows in sets.items() if first.setdefault(rows, task) != task]
-    if not twins:
-        return []
-    return [
-        f"{len(twins)} task{'s have' if len(twins) > 1 else ' has'} the rows of another task, under another name: "
-        f"{listed(twins)}. A test task may be one of the training so: if they are one, leave one of them out."
-    ]
 
 
 # ---------------------------------------------------------------------------------------------------------- the split

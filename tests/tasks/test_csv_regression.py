@@ -295,6 +295,35 @@ def test_names_that_say_missing_and_categories_that_are_nearly_equal_are_told(pa
     assert "categories of 'site' named 'none' are" in caplog.text
 
 
+def test_a_task_that_lies_within_another_is_told(path, caplog):
+    caplog.set_level(logging.INFO, "metarun")
+    rows = [line.replace("cem", "cem_old") for line in path.read_text().splitlines() if line.startswith("cem")][:11]
+    path.write_text("\n".join([path.read_text().rstrip(), *rows]))
+    task_of(path)
+    assert "1 task has the rows of another task, under another name: 'cem_old' within 'cem'." in caplog.text
+
+
+@pytest.mark.parametrize(("column", "code"), [("age", -999), ("age", 9999), ("response", -999)])
+def test_numbers_that_are_codes_of_missing_ones_are_told(path, caplog, column, code):
+    caplog.set_level(logging.INFO, "metarun")
+    header, *lines = path.read_text().splitlines()
+    rows, at = [line.split(",") for line in lines], header.split(",").index(column)
+    for row in rows[::30]:
+        row[at] = str(code)
+    path.write_text("\n".join([header, *map(",".join, rows)]))
+    task_of(path)
+    assert f"column {column!r} has 4 times {code}, far from all others (" in caplog.text
+
+
+def test_an_input_that_is_the_output_in_another_unit_is_told(path, caplog):
+    caplog.set_level(logging.INFO, "metarun")
+    task_of(path, "task.input_columns=[dose,age]")
+    assert "is a line" not in caplog.text and "far from" not in caplog.text
+    with_site(path, lambda i, line: 32 - 1.8 * float(line.split(",")[3]))
+    task_of(path, "task.input_columns=[dose,age,site]")
+    assert "an output is a line in all rows, so that they tell it: 'site' of 'response'." in caplog.text
+
+
 def test_words_in_an_output_are_answered_without_advice_on_categories(path):
     path.write_text(re.sub(r",[^,]*\n", ",True\n", path.read_text()).replace("age,True", "age,response"))
     assert "1 and 0 for yes and no" in problem(path) and "category_columns" not in problem(path)

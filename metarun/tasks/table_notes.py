@@ -1,0 +1,76 @@
+"""What the numbers of a table give the user to look at: tasks that hold the same rows, codes of missing ones, leaks."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from metarun.errors import listed
+from metarun.tasks.table_columns import Column
+
+CODES = (-9, -99, -999, -9999, -99999, 99, 999, 9999, 99999)  # by which tables say that a number is missing
+LEAST_ROWS = 5  # of a task that lies within another: fewer may be equal by chance
+
+
+def notes_on_twins(held: Mapping[str, Counter[Any]]) -> list[str]:
+    """What to say of tasks whose rows another holds: one may be for training, and the other for the test."""
+    first: dict[frozenset[Any], str] = {}
+    sets = {task: frozenset(rows.items()) for task, rows in held.items() if rows}
+    twins = [f"{task!r} = {first[rows]!r}" for task, rows in sets.items() if first.setdefault(rows, task) != task]
+    twins += [f"{task!r} within {other!r}" for task, other in _within(held)]
+    if not twins:
+        return []
+    return [
+        f"{len(twins)} task{'s have' if len(twins) > 1 else ' has'} the rows of another task, under another name: "
+        f"{listed(twins)}. A test task may be one of the training so: if they are one, leave one of them out."
+    ]
+
+
+def _within(held: Mapping[str, Counter[Any]]) -> list[tuple[str, str]]:
+    """Each task all of whose rows another has, that has more, and that other."""
+    holders: dict[Any, set[str]] = {}
+    for task, rows in held.items():
+        for row in rows:
+            holders.setdefault(row, set()).add(task)
+    found = []
+    for task, rows in held.items():
+        if len(rows) >= LEAST_ROWS:
+            others = set.intersection(*(holders[row] for row in rows))
+            found += [(task, other) for other in sorted(others) if len(held[other]) > len(rows)][:1]
+    return found
+
+
+def notes_on_numbers(inputs: Sequence[Column], outputs: Sequence[Column]) -> list[str]:
+    """What to say of entries that seem to be codes of missing ones, and of inputs that tell an output by themselves."""
+    numeric = [column for column in inputs if column.numbers is not None]
+    notes = [note for column in (*numeric, *outputs) if not column.log for note in _codes(column)]
+    leaks = [f"{x.name!r} of {y.name!r}" for y in outputs for x in numeric if _is_line(x, y)]
+    said = f"input columns of which an output is a line in all rows, so that they tell it: {listed(leaks)}"
+    return [*notes, *[f"{said}. Leave out what is not known when the output is to be predicted."] * bool(leaks)]
+
+
+def _codes(column: Column) -> list[str]:
+    assert column.numbers is not None
+    values, counts = np.unique(column.numbers[~column.missing], return_counts=True)
+    found = []
+    for end, others in ((0, values[1:]), (-1, values[:-1])):
+        if len(others) > 1 and values[end] in CODES and counts[end] > 1:
+            low, high = others[0], others[-1]
+            if min(abs(low - values[end]), abs(high - values[end])) > high - low:
+                found.append(
+                    f"column {column.name!r} has {counts[end]} times {values[end]:g}, far from all others ({low:g} to "
+                    f"{high:g}). If it says that a number is missing, leave those entries empty and choose task.missing."
+                )
+    return found
+
+
+def _is_line(x: Column, y: Column) -> bool:
+    assert x.numbers is not None and y.numbers is not None
+    there = ~(x.missing | y.missing)
+    a, b = x.numbers[there], y.numbers[there]
+    if len(a) < LEAST_ROWS:
+        return False
+    with np.errstate(all="ignore"):
+        a, b = a - a.mean(), b - b.mean()
+        return bool(abs(a @ b) > (1 - 1e-10) * np.sqrt((a @ a) * (b @ b)) > 0)
