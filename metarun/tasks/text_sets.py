@@ -4,7 +4,7 @@ Prepared are bytes: class after class, sentence after sentence, each ended by a 
 """
 
 import logging
-import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +14,6 @@ from metarun.errors import DataError, Faults
 from metarun.tasks.splits import composed, nearly_equal, seen
 from metarun.tasks.store import ClassRows, Prepared
 
-FINAL_MARKS = re.compile(r"[\s.,;:!?\u2026\u3002\uff01\uff0c\uff1f]+$")
 logger = logging.getLogger(__name__)
 
 
@@ -146,17 +145,23 @@ def _without_duplicates(
 
 
 def _notes_on_kindred(rows: list[Row]) -> list[str]:
-    """What to say of near-equal groups, and of sentences that differ by their last marks alone. These are kept, for a
+    """What to say of near-equal groups, and of sentences that differ by marks alone. These are kept, for a
     mark may be what tells two classes apart, a question from a statement, and everybody sees it."""
-    of_group = {(seen(row.label), FINAL_MARKS.sub("", seen(row.text)), row.group or row.text) for row in rows}
+    of_group = {(seen(row.label), _without_marks(row.text), row.group or row.text) for row in rows}
     notes = nearly_equal((row.group for row in rows), "groups")
     if alike := len(of_group) - len({kindred[:2] for kindred in of_group}):
         notes.append(
-            f"{alike} sentence{'s differ' if alike > 1 else ' differs'} from another of the class by the marks at the "
-            "end alone, and may be in the support while that is in the query. If they are one sentence, leave them out "
+            f"{alike} sentence{'s differ' if alike > 1 else ' differs'} from another of the class by punctuation or the width "
+            "of letters alone, and may be in the support while that is in the query. If they are one sentence, leave them out "
             "or name their group in task.group_field."
         )
     return notes
+
+
+def _without_marks(text: str) -> str:
+    """The text as it is ``seen`` without punctuation and with letters in their usual form: \u2019 is ', and \uff41 is a."""
+    usual = unicodedata.normalize("NFKC", text)
+    return seen("".join(letter for letter in usual if unicodedata.category(letter)[0] != "P")) or seen(text)
 
 
 class Names:

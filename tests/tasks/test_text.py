@@ -451,6 +451,14 @@ def test_repeated_sentences_are_kept_once_whatever_their_case_blanks_and_label(t
     assert texts.counts.tolist() == [2, 1]
 
 
+def test_sentences_that_differ_by_apostrophes_commas_or_wide_letters_alone_are_told(root, tmp_path):
+    texts = ["it's a {c}", "it\u2019s; a {c}", "it's \uff41 {c}", "is it {c}", "{c} it is"]
+    lines = [f"{text.format(c=c)},{c}" for c in "abcdef" for text in texts]
+    (tmp_path / "marks.csv").write_text("\n".join(["text,label", *lines]))
+    facts = task(root, path=str(tmp_path / "marks.csv"), split=[1, 1, 1]).text_set.prepared.facts
+    assert any(note.startswith("12 sentences differ from another of the class by punct") for note in facts["notes"])
+
+
 def test_classes_of_sentences_that_may_be_one_are_told(root, tmp_path, caplog):
     caplog.set_level("INFO", "metarun")
     names = ["lost card", "lost_card", "null", "rent", "rent|stock", "stock"]
@@ -479,7 +487,7 @@ def test_sentences_that_differ_by_their_last_marks_alone_are_told(root, tmp_path
         for mark, talk in (("!", "y"), (" ?", "z"))
     ]
     path = written(tmp_path / "marks.csv", rows, ",")
-    note = "sentences differ from another of the class by the marks at the end alone"
+    note = "sentences differ from another of the class by punctuation or the width of letters alone"
     a_task = task(root, path=path)
     assert any(said.startswith(f"6 {note}") for said in a_task.text_set.prepared.facts["notes"])
     assert len(a_task.text_set.texts) == len(rows)
