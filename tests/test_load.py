@@ -199,6 +199,14 @@ def test_sentences_of_new_classes_are_told_apart():
     assert adapted.predict(np.array(queries)).tolist() == ["hotel"] * 4 + ["taxi"] * 4
 
 
+@pytest.mark.parametrize(
+    "rows", [{"Dose": [1, 2], "kind": ["a", "b"], 3: [0, 0]}, [{"Dose": 1, "kind": "a", 3: 0}] * 2]
+)
+def test_a_column_of_another_name_is_asked_about_in_the_examples_of_a_table(rows):
+    with pytest.raises(ValueError, match=r"'dose' is missing.*did you mean 'Dose'\?; there are 'Dose', 'kind', '3'"):
+        metarun.load(run("table")).adapt(rows, [1.0, 2.0])
+
+
 def test_rows_by_column_by_row_and_as_an_array_give_one_prediction():
     model = metarun.load(run("table"))
     columns = {"dose": [0.5, 1.5, 2.5], "kind": ["a", "b", "a"]}

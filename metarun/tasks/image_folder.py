@@ -15,13 +15,29 @@ from metarun.paths import usable
 from metarun.tasks.doubtful import notes_on_classes
 from metarun.tasks.image_classes import ImageData, image_task
 from metarun.tasks.image_csv import rows_of_csv
-from metarun.tasks.image_files import ENDINGS, Ranges, dark, plain, problem_of, squared, survey
+from metarun.tasks.image_files import ENDINGS, Ranges, dark, is_image, plain, problem_of, squared, survey
 from metarun.tasks.image_rows import Listing, Row, by_class, grouped, rows_of_folders
 from metarun.tasks.near_copies import NearCopies
 from metarun.tasks.splits import SPLITS, Split, by_shares, lists_classes, nearly_equal, split_classes
 from metarun.tasks.store import ClassRows, Prepared, Source
 
 RULES = 3  # of reading; raise it when the same files give other rows, and they are prepared again
+ARRAYS = (
+    ".npz",
+    ".npy",
+    ".pt",
+    ".pth",
+    ".mat",
+    ".h5",
+    ".hdf5",
+    ".pkl",
+    ".pickle",
+    ".parquet",
+    "-ubyte",
+    ".idx",
+    ".tfrecord",
+)
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 LOOKED_AT = 10_000  # images that are decoded to name broken ones beside other faults, before anything is prepared
 logger = logging.getLogger(__name__)
 
@@ -97,6 +113,7 @@ def _listing(path: Path, split: Split, group_column: str | None, group_pattern: 
             "task.group_column names a column of a CSV file. For a folder set task.group_pattern instead, a regular "
             "expression that finds the group in the path of an image; never both."
         )
+    _refuse_no_list(path)
     if path.is_dir():
         rows, notes = rows_of_folders(path, split == "given", lists_classes(split))
     else:
@@ -108,6 +125,20 @@ def _listing(path: Path, split: Split, group_column: str | None, group_pattern: 
     if group_pattern is not None:
         rows = grouped(rows, path if path.is_dir() else path.parent, group_pattern)
     return Listing(rows, [*notes, *nearly_equal((row.group for row in rows), "groups")])
+
+
+def _refuse_no_list(path: Path) -> None:
+    """Raise DataError for a file that by its name is no CSV file: an image, or images packed into one file."""
+    name, file = path.name.lower(), path.is_file()
+    if file and is_image(path):
+        raise DataError(f"task.path {path} is one image. Name the folder that holds a folder of images for each class.")
+    if file and name.endswith(ARRAYS):
+        raise DataError(
+            f"task.path {path} holds arrays, which are not read: images are files. Write each into a folder of its class, "
+            'as by PIL.Image.fromarray(x[i]).save(f"photos/{y[i]}/{i}.png"), and name that folder.'
+        )
+    if file and name.endswith(ARCHIVES):
+        raise DataError(f"task.path {path} is an archive: unpack it, and name the folder of class folders in it.")
 
 
 class Reading:

@@ -143,9 +143,10 @@ def _table_of(examples: Any, names: Sequence[str]) -> Table:
     """A table of columns by name (a mapping, or a data frame), of rows that are mappings, or of an array."""
     rows = isinstance(examples, (list, tuple)) and bool(examples) and all(hasattr(row, "keys") for row in examples)
     if rows:
-        columns = {name: [row.get(name) for row in examples] for name in names if any(name in row for row in examples)}
+        given = _asked([*dict.fromkeys(name for row in examples for name in row)], names)
+        columns = {name: [row.get(name) for row in examples] for name in given}
     elif hasattr(examples, "keys"):
-        columns = {name: examples[name] for name in names if name in examples.keys()}  # noqa: SIM118 (a data frame)
+        columns = {name: examples[name] for name in _asked([*examples.keys()], names)}
         for name, values in columns.items():
             if isinstance(values, str) or not hasattr(values, "__len__") or getattr(values, "ndim", 1) != 1:
                 raise DataError(f"the column {name!r} is no list of entries; give one list for each column.")
@@ -163,7 +164,12 @@ def _table_of(examples: Any, names: Sequence[str]) -> Table:
             f"the columns have {listed([str(n) for n in sorted(lengths)])} entries; all need as many, and some."
         )
     entries = [[_written(value) for value in row] for row in zip(*columns.values(), strict=True)]
-    return Table(Path("these rows, counted from 0"), ",", [*columns], entries, [*range(len(entries))], "", 0)
+    return Table(Path("these rows, counted from 0"), ",", [*map(str, columns)], entries, [*range(len(entries))], "", 0)
+
+
+def _asked(given: Sequence[Any], names: Sequence[str]) -> Sequence[Any]:
+    """The columns of these ``names``; where one is missing all that are ``given``, of which the message speaks."""
+    return names if {*names} <= {*given} else given
 
 
 def _written(value: Any) -> str:

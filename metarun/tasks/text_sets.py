@@ -151,9 +151,9 @@ def _notes_on_kindred(rows: list[Row]) -> list[str]:
     notes = nearly_equal((row.group for row in rows), "groups")
     if alike := len(of_group) - len({kindred[:2] for kindred in of_group}):
         notes.append(
-            f"{alike} sentence{'s differ' if alike > 1 else ' differs'} from another of the class by punctuation or the width "
-            "of letters alone, and may be in the support while that is in the query. If they are one sentence, leave them out "
-            "or name their group in task.group_field."
+            f"{alike} sentence{'s differ' if alike > 1 else ' differs'} from another of the class by punctuation or the "
+            "width of letters alone, and may be in the support while that is in the query. If they are one sentence, leave "
+            "them out or name their group in task.group_field."
         )
     return notes
 

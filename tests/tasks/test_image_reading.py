@@ -149,6 +149,21 @@ def test_copies_of_an_image_are_kept_once_and_named_whenever_they_are_used(photo
     assert notes() == [said, said]
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("x.npz", r"photos/{y\[i\]}"),
+        ("train-images-idx3-ubyte", "holds arrays, which are not read"),
+        ("x.tar.gz", "is an archive: unpack it"),
+        ("oak/0.png", "is one image. Name the folder"),
+    ],
+)
+def test_one_file_that_is_no_list_is_refused_with_what_to_do_with_it(photos, name, message):
+    (photos / name).touch()
+    with pytest.raises(DataError, match=message):
+        task(photos / name)
+
+
 def textured(path: Path, seed: int) -> Image.Image:
     image = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize((40, 40))
     path.parent.mkdir(exist_ok=True)
