@@ -129,6 +129,15 @@ def test_a_new_subject_of_a_table_is_predicted_in_its_own_unit(tmp_path):
     assert [row["predicted_level"] for row in again] == [row["predicted_level"] for row in rows]
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_new_rows_may_have_another_separator_than_the_table_of_the_training(separator, tmp_path):
+    rows = [["dose", "kind", "level"], ["0.5", "a", "3"], ["1.5", "b", "5"]]
+    for mark, name in ((",", "s.csv"), (separator, "q.csv")):
+        (tmp_path / name).write_text("\n".join(map(mark.join, rows)))
+    by = [predict("table", tmp_path, f"--support={tmp_path / 's.csv'}", f"--query={tmp_path / n}.csv") for n in "sq"]
+    assert by[0] == by[1] and len(by[0]) == 2
+
+
 def test_many_tasks_are_predicted_in_one_call_each_by_its_own_support(photos):
     tasks = photos / "tasks"
     for name in ("first", "second"):
