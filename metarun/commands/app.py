@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from metarun.commands.app_runs import register
+from metarun.commands.app_runs import Allow, ConfigDir, RunPath, register
 from metarun.paths import usable
 
 
@@ -27,9 +27,10 @@ data = typer.Typer(
 app.add_typer(data, name="data")
 register(app)
 
-ConfigDir = Annotated[list[str], typer.Option("--config-dir", help="a further folder of YAML groups, trusted")]
-Allow = Annotated[list[str], typer.Option("--allow", help="a package whose classes a config may name")]
-
+Split = Annotated[str, typer.Option(help="test, val or train")]
+Checkpoint = Annotated[str, typer.Option(help="best or last")]
+Scored = Annotated[list[str] | None, typer.Argument(help="task.num_shots=5 evaluation.inner_steps=10 ...")]
+Applied = Annotated[list[str] | None, typer.Argument(help="evaluation.inner_steps=10 device=cpu ...")]
 Name = Annotated[str, typer.Argument(help="an option of the group task: omniglot, cifar_fs, ...")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="task.download=true data_root=DIR ...")]
 
@@ -56,12 +57,10 @@ def doctor(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="the run's folder")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="task.num_shots=5 evaluation.inner_steps=10 ...")
-    ] = None,
-    split: Annotated[str, typer.Option(help="test, val or train")] = "test",
-    checkpoint: Annotated[str, typer.Option(help="best or last")] = "best",
+    run: RunPath,
+    overrides: Scored = None,
+    split: Split = "test",
+    checkpoint: Checkpoint = "best",
     config_dir: ConfigDir = [],  # noqa: B006 (typer reads defaults from the signature)
     allow: Allow = [],  # noqa: B006
 ) -> None:
@@ -74,13 +73,11 @@ def evaluate(
 
 @app.command()
 def explain(
-    run: Annotated[Path, typer.Argument(help="the run's folder")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="task.num_shots=5 evaluation.inner_steps=10 ...")
-    ] = None,
-    split: Annotated[str, typer.Option(help="test, val or train")] = "test",
+    run: RunPath,
+    overrides: Scored = None,
+    split: Split = "test",
     tasks: Annotated[int | None, typer.Option(help="their number; default 100")] = None,
-    checkpoint: Annotated[str, typer.Option(help="best or last")] = "best",
+    checkpoint: Checkpoint = "best",
     to: Annotated[Path | None, PathOption(help="a folder for the files; default RUN/explanations/NAME")] = None,
     config_dir: ConfigDir = [],  # noqa: B006
     allow: Allow = [],  # noqa: B006
@@ -193,7 +190,7 @@ def control(
         str, typer.Option(help="numbers of transitions that the model adapts to; 0: not adapted")
     ] = "0,1,3,10",
     tasks: Annotated[int, typer.Option(help="test systems to control")] = 20,
-    checkpoint: Annotated[str, typer.Option(help="best or last")] = "best",
+    checkpoint: Checkpoint = "best",
     config_dir: ConfigDir = [],  # noqa: B006
     allow: Allow = [],  # noqa: B006
 ) -> None:
@@ -206,8 +203,8 @@ def control(
 
 @app.command()
 def predict(  # noqa: PLR0913, PLR0917
-    run: Annotated[Path, typer.Argument(help="the run's folder")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="evaluation.inner_steps=10 device=cpu ...")] = None,
+    run: RunPath,
+    overrides: Applied = None,
     support: Annotated[
         Path | None,
         PathOption(help="labelled examples: a folder of class folders, or a .csv, .jsonl, .tsv or .npz file"),
@@ -218,7 +215,7 @@ def predict(  # noqa: PLR0913, PLR0917
     ] = None,
     out: Annotated[Path, PathOption(help="the file of the predictions")] = Path("predictions.csv"),
     save_phi: Annotated[Path | None, PathOption(help="a file for the adapted weights, too")] = None,
-    checkpoint: Annotated[str, typer.Option(help="best or last")] = "best",
+    checkpoint: Checkpoint = "best",
     config_dir: ConfigDir = [],  # noqa: B006
     allow: Allow = [],  # noqa: B006
 ) -> None:
@@ -231,14 +228,14 @@ def predict(  # noqa: PLR0913, PLR0917
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="the run's folder")],
+    run: RunPath,
     to: Annotated[Path, PathOption(help="a new folder for the files")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="evaluation.inner_steps=10 device=cpu ...")] = None,
+    overrides: Applied = None,
     support: Annotated[
         Path | None, PathOption(help="labelled examples as of metarun predict: the adapted weights are written, too")
     ] = None,
     query: Annotated[Path | None, PathOption(help="examples to predict: as many as the program is to take")] = None,
-    checkpoint: Annotated[str, typer.Option(help="best or last")] = "best",
+    checkpoint: Checkpoint = "best",
     config_dir: ConfigDir = [],  # noqa: B006
     allow: Allow = [],  # noqa: B006
 ) -> None:

@@ -5,7 +5,10 @@ from typing import Annotated
 
 import typer
 
+RunPath = Annotated[Path, typer.Argument(help="the run's folder")]
 Format = Annotated[str, typer.Option("--format", help="table, json, csv, md or latex")]
+ConfigDir = Annotated[list[str], typer.Option("--config-dir", help="a further folder of YAML groups, trusted")]
+Allow = Annotated[list[str], typer.Option("--allow", help="a package whose classes a config may name")]
 
 
 def runs(
@@ -22,7 +25,7 @@ def runs(
     list_runs(words or [], sort, chosen)
 
 
-def show(run: Annotated[Path, typer.Argument(help="the run's folder")], chosen: Format = "table") -> None:
+def show(run: RunPath, chosen: Format = "table") -> None:
     """Say what a run is: protocol, scores, adaptation curve, cost, and what differs from the defaults."""
     from metarun.commands.show import show_run
 
@@ -92,8 +95,8 @@ def search(
         ),
     ],
     dry: Annotated[bool, typer.Option("--dry", help="only check, and say what would be searched")] = False,
-    config_dir: Annotated[list[str], typer.Option(help="a further folder of YAML groups, trusted")] = [],  # noqa: B006
-    allow: Annotated[list[str], typer.Option(help="a package whose classes a config may name")] = [],  # noqa: B006
+    config_dir: ConfigDir = [],  # noqa: B006 (typer reads defaults from the signature)
+    allow: Allow = [],  # noqa: B006
 ) -> None:
     """Search for the best values of settings by Optuna: trials by validation scores, the winner tested over fresh seeds.
 
@@ -108,7 +111,7 @@ def search(
 
 
 def rerun(
-    run: Annotated[Path, typer.Argument(help="the run's folder")],
+    run: RunPath,
     run_dir: Annotated[str | None, typer.Option("--run-dir", help="the new run's folder; default RUN-rerun")] = None,
     config_dir: Annotated[list[str], typer.Option(help="as the run was given it")] = [],  # noqa: B006
     allow: Annotated[list[str], typer.Option(help="as the run was given it")] = [],  # noqa: B006
