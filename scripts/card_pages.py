@@ -154,7 +154,7 @@ def of_card(one: Shown) -> str:
     """The page of a card."""
     target, card = one.target, one.card
     paper = target.paper
-    own = f"{target.key.replace('/', '_')}.json"
+    own = target.card.name
     theirs, cited = ("paper", f"[{paper.cited_as}]({paper.source})") if paper.source else ("repository", "No paper")
     parts = [
         f"# {target.title}",
@@ -283,7 +283,7 @@ def leaderboard(benchmark: str, shown: Sequence[Shown], others: Sequence[Target]
 
     lines = []
     for one in sorted(shown, key=best):
-        where = f"{one.target.paper.name}/{one.target.key.replace('/', '_')}.md"
+        where = one.target.card.with_suffix(".md").as_posix()
         own, p = one.card["common"], one.target.protocol
         inductive = [line for line in own if line["norm"] in ("support", "running") and line["queries"] == 15]
         for row in rows(one):
@@ -332,7 +332,7 @@ def table_of_readme(shown: Sequence[Shown]) -> str:
         if not any(figure["paper"]["read"] != "unread" and figure["paper"]["value"] for figure in one.card["figures"]):
             others += 1
             continue
-        where = f"docs/results/{one.target.paper.name}/{one.target.key.replace('/', '_')}.md"
+        where = f"docs/results/{one.target.card.with_suffix('.md').as_posix()}"
         found = list(rows(one))
         paper = f"{together(found, 'paper')} ({one.target.paper.cited_as})"
         said = one.card["verdict"]
@@ -361,7 +361,7 @@ def index(shown: Sequence[Shown]) -> str:
     lines = []
     for one in sorted(shown, key=lambda one: (one.target.benchmark, one.target.id)):
         benchmark, taken = one.target.benchmark, cost(one.card)
-        where = f"{one.target.paper.name}/{one.target.key.replace('/', '_')}.md"
+        where = one.target.card.with_suffix(".md").as_posix()
         for row in rows(one):
             lines.append(
                 (
@@ -389,7 +389,7 @@ def header(one: Shown) -> str:
         for which in ("ours", "paper")
     )
     source = f"{one.target.paper.cited_as}, {one.card['figures'][0]['paper']['where']}"
-    where = Path("docs/results", one.target.paper.name, f"{one.target.key.replace('/', '_')}.json")
+    where = Path("docs/results", one.target.card)
     return (
         f"# metarun experiment={name}        {shortly(cost(one.card))} on {machine}\n"
         f"# expect: test {unit(one.target)}: {ours}; paper: {theirs or 'no figure'} ({source}): {one.card['verdict']}\n"

@@ -38,7 +38,7 @@ HEADER = re.compile(
 
 
 def path_of(target: Target) -> Path:
-    return RESULTS / target.paper.name / f"{target.key.replace('/', '_')}.json"
+    return RESULTS / target.card
 
 
 @cache

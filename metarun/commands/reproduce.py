@@ -121,7 +121,7 @@ def one(target: Target, place: Sequence[str], wanted: Wanted, until: float | Non
     number = sum(len(protocols(seed)) for seed in seeds)
     print(f"testing by the paper's protocol and by the common one: {number} evaluations", flush=True)
     content = card.card(seeds, lambda seed, overrides: evaluated(seed, overrides, log))
-    where = wanted.to / target.paper.name / f"{target.key.replace('/', '_')}.json"
+    where = wanted.to / target.card
     card.write(where, content)
     show(of_card(target, content))
     print("\n".join(said(target, content)))
@@ -220,7 +220,7 @@ def row(target: Target, kept: dict[str, Any], states: dict[str, str]) -> tuple[A
 
 def card_of(target: Target) -> dict[str, Any]:
     """The card that comes with metarun; empty where there is none."""
-    path = cards_dir() / target.paper.name / f"{target.key.replace('/', '_')}.json"
+    path = cards_dir() / target.card
     if not path.is_file():
         return {}
     try:

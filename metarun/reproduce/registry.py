@@ -106,6 +106,11 @@ class Target:
         return Path(self.paper.name, (self.trained_as or self.key).replace("/", "_"))
 
     @property
+    def card(self) -> Path:
+        """Where its card lies, below the folder of all cards."""
+        return Path(self.paper.name, f"{self.key.replace('/', '_')}.json")
+
+    @property
     def higher_is_better(self) -> bool:
         """Of its score."""
         return self.score not in LOWER_IS_BETTER
