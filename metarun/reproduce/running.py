@@ -1,13 +1,12 @@
 """The runs of a target: trained in processes of their own, each continued where it stands, then tested as papers do."""
 
-import contextlib
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from metarun.output.folder import RunFolder
 from metarun.process import ending_with
 from metarun.reproduce import dependence
 from metarun.reproduce.registry import Target
-from metarun.training.signals import stopping_signals
+from metarun.training.signals import received_by, stopping_signals
 
 OF_THE_PLACE = ("data_root", "device", "execution", "task.download", "log_every")  # what may be said beside a target
 COMMON_QUERIES, COMMON_TASKS = 15, 600  # of metarun's own protocol
@@ -124,7 +123,12 @@ def train(seed: Seed, place: Sequence[str], until: float | None) -> None:
     ]
     end_with_this = ending_with(os.getpid())
     process = subprocess.Popen([sys.executable, "-m", "metarun", *words], preexec_fn=end_with_this)  # noqa: PLW1509
-    with _passing_signals_to(process):
+
+    def pass_on(signum: int, _: object) -> None:  # but for a Ctrl-C that the process has from the terminal itself
+        if signum != signal.SIGINT or not _in_the_foreground():
+            process.send_signal(signum)
+
+    with received_by(pass_on):
         try:
             process.wait(None if until is None else max(0.0, until - time.time()))
         except subprocess.TimeoutExpired:
@@ -140,22 +144,6 @@ def train(seed: Seed, place: Sequence[str], until: float | None) -> None:
         failure = MetarunError(f"the run in {seed.path} ended with exit code {code}; its message stands above.")
         failure.exit_code = code
         raise failure
-
-
-@contextlib.contextmanager
-def _passing_signals_to(process: subprocess.Popen) -> Iterator[None]:
-    """Signals go on to the process, but for a Ctrl-C that it has from the terminal itself; nothing else ends this one."""
-
-    def pass_on(signum: int, frame: Any) -> None:
-        if signum != signal.SIGINT or not _in_the_foreground():
-            process.send_signal(signum)
-
-    before = {signum: signal.signal(signum, pass_on) for signum in stopping_signals()}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 def _in_the_foreground() -> bool:

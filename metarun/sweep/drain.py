@@ -5,11 +5,9 @@ import re
 import shlex
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import IO, Any, NamedTuple
 
 from metarun.output.lock import busy
@@ -18,7 +16,7 @@ from metarun.sweep.launcher import Launcher
 from metarun.sweep.leader import UNLED, Leader
 from metarun.sweep.slots import Slots
 from metarun.sweep.view import View
-from metarun.training.signals import stopping_signals
+from metarun.training.signals import received_by
 
 POLL_SECONDS = 0.05
 LOOK_SECONDS = 1.0  # between two looks at what other processes do
@@ -66,7 +64,7 @@ class Drain:
 
     def run(self) -> int | None:
         """Run the jobs; the signal that stopped it, or None."""
-        with self._listening():
+        with received_by(lambda number, _: self.stop.append(number)):
             self._fill()
             while self.running or (self.waiting and not self.stop):
                 self._pass_on()
@@ -83,18 +81,6 @@ class Drain:
                 self.view.show(self.jobs)
                 time.sleep(POLL_SECONDS)
         return self.stop[0] if self.stop else None
-
-    @contextmanager
-    def _listening(self) -> Iterator[None]:
-        def note(number: int, frame: FrameType | None) -> None:
-            self.stop.append(number)
-
-        before: dict[int, Any] = {number: signal.signal(number, note) for number in stopping_signals()}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _pass_on(self) -> None:
         """Pass signals on to the jobs, and end those whose time is over."""

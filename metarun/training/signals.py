@@ -111,6 +111,17 @@ class StopRequest:
             time.sleep(POLL / 2)
 
 
+@contextmanager
+def received_by(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """A context in which ``handler`` has the stopping signals; on leaving, their handlers are as before."""
+    before = {signum: signal.signal(signum, handler) for signum in stopping_signals()}
+    try:
+        yield
+    finally:
+        for signum, former in before.items():
+            signal.signal(signum, former)
+
+
 def stopping_signals() -> list[signal.Signals]:
     """SIGTERM, SIGINT and, where the system has them and nobody (nohup, say) has silenced them, SIGHUP, SIGUSR1 and
     SIGUSR2, by which clusters announce that a job's time ends."""
