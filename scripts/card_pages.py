@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from published import markdown
+
 from metarun.commands.reproduce import cost
 from metarun.output.tables import Score
 from metarun.reproduce.registry import Figure, Target, printed
@@ -126,8 +128,7 @@ def table(columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
     """A Markdown table without the columns that hold nothing."""
     texts = [["" if cell is None else str(cell) for cell in line] for line in lines]
     kept = [i for i in range(len(columns)) if any(line[i] for line in texts)] or list(range(len(columns)))
-    rows = ["| " + " | ".join(line[i] for i in kept) + " |" for line in ([*map(str, columns)], *texts)]
-    return "\n".join([rows[0], "|---" * len(kept) + "|", *rows[1:]])
+    return markdown([columns[i] for i in kept], [[line[i] for i in kept] for line in texts])
 
 
 def unit(target: Target) -> str:

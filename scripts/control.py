@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+from published import markdown
 from receipt import RECEIPTS, receipt
 
 PAGE = RECEIPTS.parent / "control.md"
@@ -66,21 +67,22 @@ def receipts() -> dict[str, Any]:
 
 def error_table(kept: dict[str, Any], metric: str) -> str:
     """One row a method, one column a system: mean and half of the 95% confidence interval."""
-    lines = [f"| | {' | '.join(SYSTEMS)} |", "|---" * (1 + len(SYSTEMS)) + "|"]
+    rows = []
     for label, (run, step) in ROWS.items():
         name = f"test/{metric}" if step is None else f"test/{metric}_step_{step}"
-        cells = [_cell(kept[system].get(run, {"results": {}})["results"].get(name)) for system in SYSTEMS]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(
+            [label, *(_cell(kept[system].get(run, {"results": {}})["results"].get(name)) for system in SYSTEMS)]
+        )
+    return markdown(("method", *SYSTEMS), rows)
 
 
 def return_table(kept: dict[str, Any]) -> str:
-    lines = ["| system | model of the planner | return, 95% CI |", "|---|---|---|"]
+    rows = []
     for system in SYSTEMS:
         for name, row in kept[system].get("r2d2_control", {"results": {}})["results"].items():
             words = name if "(" in name or "random" in name else f"ridge head, {name}"
-            lines.append(f"| {system} | {words} | {row['mean']:.1f} +- {row['ci95']:.1f} |")
-    return "\n".join(lines)
+            rows.append([system, words, f"{row['mean']:.1f} +- {row['ci95']:.1f}"])
+    return markdown(("system", "model of the planner", "return, 95% CI"), rows)
 
 
 def _cell(row: dict[str, float] | None) -> str:

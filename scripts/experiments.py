@@ -8,6 +8,7 @@ All of it stands in the headers of configs/experiment/*.yaml and in their lists 
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from omegaconf import OmegaConf
 
 sys.path.insert(0, str(Path(__file__).parent))
 import receipt
-from published import write_page
+from published import markdown, write_page
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, PAGE = ROOT / "configs", ROOT / "docs" / "experiments.md"
@@ -38,12 +39,7 @@ one runs at all: `metarun experiment=[NAME,smoke]`, twenty steps and small tests
   [fidelity.md](fidelity.md) say which.
 
 """
-BUDGETS = """
-## Budgets for comparisons
-
-| experiment | for |
-|---|---|
-"""
+BUDGETS = "\n\n## Budgets for comparisons\n\n"
 
 
 class Experiment(NamedTuple):
@@ -100,8 +96,8 @@ def data(task: str) -> str:
     return "yours" if re.search(r"^path: \?\?\?", settings, re.M) else "none"
 
 
-def row(x: Experiment) -> str:
-    """The experiment's line in the table."""
+def row(x: Experiment) -> Sequence[str]:
+    """The experiment's cells in the table."""
     reached, _, paper = x.expect.partition("; paper: ")
     reached = "" if reached.startswith(NOT_MEASURED) else reached
     paper = paper or x.expect.partition("paper: ")[2]
@@ -112,19 +108,17 @@ def row(x: Experiment) -> str:
     measured = " ".join(filter(None, (reached, x.receipt and f"({x.receipt})")))
     command = f"`{x.name}`" + (f" `{x.more}`" if x.more else "")
     steps = "" if x.steps is None else str(x.steps)
-    cells = (command, learner, x.chosen.get("base_learner", "mlp"), task, data(task), steps, time, measured, paper)
-    return "| " + " | ".join(cells) + " |"
+    return command, learner, x.chosen.get("base_learner", "mlp"), task, data(task), steps, time, measured, paper
 
 
 def page() -> str:
     """The whole page."""
     found = experiments()
     columns = ("experiment", "learner", "network", "task", "data", "steps", "time", "reached", "paper")
-    rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *(row(x) for x in found if x.expect)]
-    budgets = [f"| `{x.name}` `{x.more}` | {x.note} |" for x in found if not x.expect]
+    budgets = markdown(("experiment", "for"), [(f"`{x.name}` `{x.more}`", x.note) for x in found if not x.expect])
     shown = " ".join(sorted({name for x in found for name in re.findall(r"receipts/(\w+)\.json", x.receipt)}))
     ages = f"<!-- receipts: {shown} -->\n<!-- end of receipts -->\n\n"
-    text = HEAD + ages + "\n".join(rows) + "\n" + BUDGETS + "\n".join(budgets) + "\n"
+    text = HEAD + ages + markdown(columns, [row(x) for x in found if x.expect]) + BUDGETS + budgets + "\n"
     return receipt.with_ages(text, PAGE)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+from published import markdown, run_to_its_end
 from receipt import RECEIPTS, receipt
 
 KEPT = RECEIPTS / "language.json"
@@ -62,18 +63,6 @@ def cells() -> dict[str, list[str]]:
     return found
 
 
-def run(folder: Path, overrides: list[str]) -> None:
-    """One run to its end in ``folder``, or what is left of it."""
-    from metarun.commands.main import main
-
-    texts = [*overrides, f"run_dir={folder}", "resume=auto"]
-    try:
-        main(texts)
-    except SystemExit as exit_:
-        if exit_.code:
-            print(f"{folder.name}: exit code {exit_.code}")
-
-
 def collect(place: Path) -> dict[str, Any]:
     """The receipts of the complete cells below ``place``, by name."""
     found = {name: receipt(place / name) for name in cells() if (place / name / "results.json").is_file()}
@@ -96,15 +85,14 @@ def table(data: str, kept: dict[str, Any]) -> str:
         row = kept.get(f"{data}-{encoder}-{learner}-{shots}s")
         return f"{100 * row['results'][key]['mean']:.1f} +- {100 * row['results'][key]['ci95']:.1f}" if row else "owed"
 
-    lines = ["| encoder | learner | 1 shot | 5 shots |", "|---|---|---|---|"]
+    rows = []
     for encoder, (title, _, _) in ENCODERS.items():
         if encoder in FROZEN:
-            cells = [score(encoder, "protonet", shots, "test/frozen_accuracy") for shots in SHOTS]
-            lines.append(f"| {' | '.join([FROZEN[encoder], 'centroid, no training', *cells])} |")
+            frozen = [score(encoder, "protonet", shots, "test/frozen_accuracy") for shots in SHOTS]
+            rows.append([FROZEN[encoder], "centroid, no training", *frozen])
         for learner in LEARNERS:
-            cells = [score(encoder, learner, shots, "test/accuracy") for shots in SHOTS]
-            lines.append(f"| {' | '.join([title, learner, *cells])} |")
-    return "\n".join(lines)
+            rows.append([title, learner, *(score(encoder, learner, shots, "test/accuracy") for shots in SHOTS)])
+    return markdown(("encoder", "learner", "1 shot", "5 shots"), rows)
 
 
 def with_tables(text: str) -> str:
@@ -132,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         for name, overrides in cells().items():
             if set(args.words) <= set(name.split("-")):
-                run(args.place / name, overrides)
+                run_to_its_end(args.place / name, overrides)
 
 
 if __name__ == "__main__":

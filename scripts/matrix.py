@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+from published import markdown
 from receipt import RECEIPTS, receipt
 
 DOCS = RECEIPTS.parent
@@ -73,7 +74,7 @@ def table(kept: dict[str, Any]) -> str:
     likely = sum(LIKELIHOOD in row["results"] for _, row in rows) > 1
     heads = ["meta-learner", f"{score}, 95% CI", *["negative log-likelihood"] * likely, *(head for _, head in places)]
     heads += ["ms a step", "adaptation, ms", "peak MB", "parameters"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines = []
     for name, row in rows:
         results = row["results"]
         ci95, cost = factor * width(results[f"test/{score}"]), results["complexity"]
@@ -83,8 +84,8 @@ def table(kept: dict[str, Any]) -> str:
             cells.append(f"{told['mean']:.3f} +- {width(told):.3f}" if told else "")
         cells += [mean(results, key) for key, _ in places]
         cells += [f"{cost['step_ms']:.3g}", f"{cost['adaptation_ms']:.3g}", f"{cost['peak_memory_mb']:.0f}"]
-        lines.append(f"| {' | '.join(cells)} | {cost['parameters']:.0f} |")
-    return "\n".join(lines)
+        lines.append([*cells, f"{cost['parameters']:.0f}"])
+    return markdown(heads, lines)
 
 
 def write_tables() -> None:

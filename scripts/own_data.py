@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
-from published import place_of_runs
+from published import markdown, place_of_runs, run_to_its_end
 from receipt import RECEIPTS, receipt
 
 PAGE = RECEIPTS.parent / "your_own_data.md"
@@ -154,15 +154,9 @@ def commands() -> dict[str, tuple[Data, list[str]]]:
 
 def run(name: str, data: Data, overrides: list[str]) -> None:
     """One run to its end in this folder, with its data there."""
-    from metarun.commands.main import main as metarun
-
     if not Path(data.name).exists():
         data.write(Path(os.environ["METARUN_DATA"]), Path(data.name))
-    try:
-        metarun([*overrides, f"run_dir={name}", "resume=auto"])
-    except SystemExit as end:
-        if end.code:
-            print(f"{name}: exit code {end.code}")
+    run_to_its_end(name, overrides)
 
 
 # ------------------------------------------------------------------------------------------------------------- pages
@@ -186,15 +180,15 @@ def table(kept: dict[str, Any]) -> str:
     def percent(score: dict[str, float]) -> str:
         return f"{100 * score['mean']:.1f} +- {100 * score['ci95']:.1f}"
 
-    lines = ["| data | learner, shots | accuracy | without training | last line |", "|---|---|---|---|---|"]
+    rows = []
     for name, (data, _) in commands().items():
         if name not in kept:
             continue
         results, (_, learner, shots) = kept[name]["results"], name.split("-")
         without = results.get("test/frozen_accuracy") or results["test/baseline_accuracy"]
         cells = [f"`{data.name}`: {data.what}", f"{learner}, {shots[:-1]}", percent(results["test/accuracy"])]
-        lines.append(f"| {' | '.join([*cells, percent(without), kept[name]['said']])} |")
-    return "\n".join(lines)
+        rows.append([*cells, percent(without), kept[name]["said"]])
+    return markdown(("data", "learner, shots", "accuracy", "without training", "last line"), rows)
 
 
 def filled(text: str) -> str:

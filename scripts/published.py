@@ -1,11 +1,28 @@
-"""The command lines of the scripts that write into docs/."""
+"""What the scripts that write into docs/ share: their command lines, the runs that they begin, and tables of Markdown."""
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import receipt
+
+
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table of Markdown."""
+    lines = [f"| {' | '.join(map(str, row))} |" for row in (columns, *rows)]
+    return "\n".join([lines[0], "|---" * len(columns) + "|", *lines[1:]])
+
+
+def run_to_its_end(folder: Path | str, overrides: Sequence[str]) -> None:
+    """Begin a run of metarun in ``folder``, or go on with what is there, in this process."""
+    from metarun.commands.main import main
+
+    try:
+        main([*overrides, f"run_dir={folder}", "resume=auto"])
+    except SystemExit as end:
+        if end.code:
+            print(f"{Path(folder).name}: exit code {end.code}")
 
 
 def write_page(doc: str, path: Path, page: Callable[[], str]) -> None:

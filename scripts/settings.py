@@ -21,7 +21,7 @@ from metarun.config.schema import Config, EvaluationConfig
 from metarun.config.targets import readable_type, types_of
 
 sys.path.insert(0, str(Path(__file__).parent))
-from published import write_page
+from published import markdown, write_page
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, PAGE = ROOT / "configs", ROOT / "docs" / "settings.md"
@@ -153,10 +153,8 @@ def table(prefix: str, path: Path) -> str:
     for name, default, comment in settings(path.read_text()):
         meaning, source = meaning_and_source(name, comment)
         cells = (f"`{prefix}{name}`", type_of(content, name), f"`{default or 'null'}`", meaning, source)
-        rows.append(f"| {' | '.join(map(readable, cells))} |")
-    return "\n".join(
-        ["| setting | type | default | meaning | source |", "|---" * 5 + "|", *rows] if rows else ["No settings."]
-    )
+        rows.append([*map(readable, cells)])
+    return markdown(("setting", "type", "default", "meaning", "source"), rows) if rows else "No settings."
 
 
 def meaning_and_source(name: str, comment: str) -> tuple[str, str]:
