@@ -5,16 +5,17 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from metarun.commands.report_search import table_of
 from metarun.commands.search_words import Asked, understood
 from metarun.commands.sweep import fresh
 from metarun.config.compose import override_key
 from metarun.errors import ConfigError, MetarunError, listed
 from metarun.output.lock import claim
-from metarun.output.tables import Table, show
+from metarun.output.tables import show
 from metarun.paths import as_shown
 from metarun.search import space
 from metarun.search.kept import WINNER, Found, Kept, found
@@ -196,16 +197,8 @@ def refuse_another(then: dict[str, Any], now: dict[str, Any], folder: Path) -> N
 
 def tell(result: Found) -> None:
     """Print the best trials, how many there are of each state, and what giving up has saved."""
-    keys = list(result.space)
-    rows = [
-        [row["trial"], row["state"], row["score"], row["step"], *(row["values"].get(key) for key in keys)]
-        for row in result.scored[:ROWS]
-    ]
-    show(
-        Table(
-            ["trial", "state", f"val/{result.score}", "step", *keys], rows, f"the best of {len(result.trials)} trials"
-        )
-    )
+    trials = table_of(result)
+    show(replace(trials, rows=trials.rows[:ROWS], title=f"the best of {len(result.trials)} trials"))
     made, planned = result.steps
     saved = f"; {made} of {planned} steps, {1 - made / planned:.0%} saved" if planned else ""
     states = [row["state"] for row in result.trials]
