@@ -82,7 +82,10 @@ def leave_curves(runs: Sequence[tuple[list[str], RunFolder]], folder: Path) -> l
     if not content["curves"]:
         return []
     write_json(folder / f"{NAME}.json", content)
-    drawn = figure(content)
+    from metarun.drawing import as_written
+
+    with as_written():
+        drawn = figure(content)
     drawn.savefig(folder / f"{NAME}.png", dpi=130)
     from metarun.output.loggers.tensorboard import add_figures  # torch is loaded after the sweep
 
@@ -93,19 +96,11 @@ def leave_curves(runs: Sequence[tuple[list[str], RunFolder]], folder: Path) -> l
 
 def figure(content: dict[str, Any]) -> Any:
     """A matplotlib figure of the score over the share, with an interval at each point."""
-    from metarun.drawing import as_written
-
-    with as_written():
-        return _figure(content)
-
-
-def _figure(content: dict[str, Any]) -> Any:
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(5, 3.4), layout="constrained")
-    axes, ticks = drawn.add_subplot(), set()
+    axes, ticks, seen = drawn.add_subplot(), set(), set()
     kinds = {"ci95_over_seeds": "seeds", "ci95": "episodes"}
-    seen = set()
     for curve in content["curves"]:
         points = curve["points"]
         shares = [100 * point["train_fraction"] for point in points]
