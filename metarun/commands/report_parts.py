@@ -6,7 +6,7 @@ from typing import Any
 
 from metarun.commands.report_rows import Row, settings_of, unlike
 from metarun.commands.runs import note
-from metarun.output.kept import number
+from metarun.output.kept import mapping, number
 from metarun.output.ledger import Run, score_of, scores_in
 from metarun.output.lines import Line
 from metarun.output.paired import of_values
@@ -95,8 +95,8 @@ def _shots_of(scored: Scored, score: str) -> Iterator[tuple[float, Score]]:
             yield from ((int(key.removeprefix(name + NESTED)), mean) for key, mean in nested.items())
             return
     for content in contents:
-        said = _protocol(content).get("task")
-        count = number(said.get("num_shots")) if isinstance(said, dict) else number(run.settings.get(SHOTS))
+        said = mapping(content.get("protocol")).get("task")
+        count = number(said.get("num_shots") if isinstance(said, dict) else run.settings.get(SHOTS))
         mean = scores_in(content).get(name)
         if count is not None and mean:
             yield count, mean
@@ -107,12 +107,9 @@ def _of_other_shots(evaluation: dict[str, Any]) -> bool:
     said = evaluation.get("overrides")
     kept = [str(text) for text in said if not str(text).startswith(HARMLESS)] if isinstance(said, list) else []
     changed = [text.partition("=")[0] for text in kept]
-    return changed in ([SHOTS], ["evaluation.shots"]) and _protocol(evaluation).get("checkpoint") == "best"
-
-
-def _protocol(content: dict[str, Any]) -> dict[str, Any]:
-    said = content.get("protocol")
-    return said if isinstance(said, dict) else {}
+    return (
+        changed in ([SHOTS], ["evaluation.shots"]) and mapping(evaluation.get("protocol")).get("checkpoint") == "best"
+    )
 
 
 def points_table(lines: Sequence[Line], x: str, title: str) -> Table:
@@ -132,8 +129,7 @@ def cost(rows: Sequence[Row]) -> Table:
 
 
 def _cost_of(run: Run, key: str) -> float | None:
-    told = run.results.get("complexity")
-    value = told.get(key) if isinstance(told, dict) else None
+    value = mapping(run.results.get("complexity")).get(key)
     score = score_of(value)
     cost = score.mean if score else number(value)
     return cost / 1e6 if cost is not None and key.endswith("_flops") else cost
@@ -149,9 +145,8 @@ def speed(rows: Sequence[Row], score: str) -> Table:
     """How soon the adaptation curve is where it ends, over seeds."""
     cells = []
     for row in rows:
-        told = [scored.run.results.get("learning_speed") for scored in row.counted.values()]
-        own = [speed for each in told if isinstance(each, dict) and isinstance(speed := each.get(score), dict)]
-        if own:
+        told = [mapping(scored.run.results.get("learning_speed")) for scored in row.counted.values()]
+        if own := [speed for each in told if isinstance(speed := each.get(score), dict)]:
             means = [[s.mean for each in own if (s := score_of(each.get(key)))] for key in ("area", "change")]
             steps = ", ".join("never" if (s := each.get("steps_to_90_percent")) is None else str(s) for each in own)
             cells.append([row.name, *(of_values(values).score if values else None for values in means), steps])

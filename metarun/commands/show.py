@@ -11,7 +11,7 @@ from metarun.commands.runs import age, note
 from metarun.config.choices import options_of
 from metarun.errors import ConfigError
 from metarun.evaluation.kinds import KINDS
-from metarun.output.kept import flat, number, text_lines
+from metarun.output.kept import flat, mapping, number, text_lines
 from metarun.output.ledger import Run, run_at, score_of, scores_in
 from metarun.output.tables import Score, Table, plain, refuse_other_formats, show, text_of
 
@@ -53,7 +53,7 @@ def show_run(path: Path, chosen: str) -> None:
 
 def parts_of(run: Run) -> Parts:
     """What is told of a run, part by part; a part of which nothing is known is empty."""
-    protocol, cost = (_mapping(run.results.get(name)) for name in ("protocol", "complexity"))
+    protocol, cost = (mapping(run.results.get(name)) for name in ("protocol", "complexity"))
     scores = {**run.scores, **dict.fromkeys(run.infinite, "not finite")}
     return {
         "run": _head(run),
@@ -63,7 +63,7 @@ def parts_of(run: Run) -> Parts:
         **dict(_over_others(run)),
         "curve": {str(step): score for step, score in enumerate(run.curve(f"test/{run.score_name}"))},
         "validation": {str(step): score for step, score in run.validations(run.score_name).items()},
-        "learning speed": flat(_mapping(run.results.get("learning_speed"))),
+        "learning speed": flat(mapping(run.results.get("learning_speed"))),
         "cost": {
             name: score_of(value) or value
             for name, value in cost.items()
@@ -85,10 +85,6 @@ def _cut(run: Run) -> Iterator[str]:
 
 def _known(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value not in (None, [], "")}
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _head(run: Run) -> dict[str, Any]:
@@ -131,7 +127,7 @@ def differences_from_defaults(run: Run) -> dict[str, Any]:
 def _over_others(run: Run) -> Iterator[tuple[str, dict[str, Score]]]:
     """The scores with their intervals over other classes, tasks and sizes than those of the test, where it tells these."""
     for kind in KINDS:
-        told = {name: _mapping(run.results.get(name)) for name in run.scores if "_step_" not in name}
+        told = {name: mapping(run.results.get(name)) for name in run.scores if "_step_" not in name}
         width, count = f"ci95_over_{kind}", f"num_{kind}"
         found = {
             name: {**value, "ci95": value[width], "n": value.get(count)}

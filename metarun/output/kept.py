@@ -54,6 +54,11 @@ def flat(node: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
+def mapping(value: Any) -> dict[str, Any]:
+    """``value`` where it is a mapping; nothing where it is anything else, as in a damaged file."""
+    return value if isinstance(value, dict) else {}
+
+
 def text_lines(path: Path) -> list[str]:
     """The lines of a text file, whatever its letters; none where it cannot be read."""
     try:

@@ -17,7 +17,7 @@ from typing import Any
 from metarun.config.choices import option_of
 from metarun.errors import shortened, wrong_command
 from metarun.output.folder import STATES, place, short_hash
-from metarun.output.kept import configuration, json_lines, json_object, moment, number, read_alarms, text_lines
+from metarun.output.kept import configuration, json_lines, json_object, mapping, moment, number, read_alarms, text_lines
 from metarun.output.lock import in_use
 from metarun.output.tables import Score
 
@@ -122,8 +122,7 @@ class Run:
     @cached_property
     def code(self) -> dict[str, Any]:
         """The version of metarun and, of a checkout, its commit and what was changed in it."""
-        git = self.facts.get("git")
-        found = {"metarun": self.facts.get("metarun"), **(git if isinstance(git, dict) else {})}
+        found = {"metarun": self.facts.get("metarun"), **mapping(self.facts.get("git"))}
         if found.get("dirty"):
             found["git.diff"] = short_hash(text_lines(self.path / "git.diff"))
         return found
@@ -131,11 +130,9 @@ class Run:
     @cached_property
     def machine(self) -> dict[str, Any]:
         """Host, system, Python, torch, cores and GPU; the execution, and torch's threads in it."""
-        hardware, execution = self.facts.get("hardware"), json_object(self.path / "execution.json", [])
-        chosen = {
-            name: execution[key] for name, key in (("execution", "chosen"), ("threads", "threads")) if key in execution
-        }
-        return {**(hardware if isinstance(hardware, dict) else {}), **chosen}
+        execution, names = json_object(self.path / "execution.json", []), {"chosen": "execution", "threads": "threads"}
+        chosen = {name: execution[key] for key, name in names.items() if key in execution}
+        return {**mapping(self.facts.get("hardware")), **chosen}
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; without those that a killed run cut short."""
@@ -210,8 +207,7 @@ def read(path: Path) -> Run:
 def _goes_on(path: Path, status: dict[str, Any], facts: dict[str, Any]) -> bool:
     """Whether a process holds a run that says it is running; of another machine its lock may not be seen here."""
     held = in_use(path / ".lock")
-    hardware = facts.get("hardware")
-    host = hardware.get("host") if isinstance(hardware, dict) else None
+    host = mapping(facts.get("hardware")).get("host")
     if held is not None and (held or host in (None, platform.node())):
         return held
     told = moment(status.get("updated")) or 0.0

@@ -10,7 +10,7 @@ import numpy as np
 
 from metarun.evaluation.intervals import Over, over
 from metarun.evaluation.kinds import KINDS
-from metarun.output.kept import json_lines, json_object, number
+from metarun.output.kept import json_lines, json_object, mapping, number
 from metarun.output.ledger import Run
 from metarun.output.paired import higher_is_better
 
@@ -30,11 +30,9 @@ class Scored:
     @cached_property
     def results(self) -> dict[str, Any]:
         """What results.json says, or the file of the evaluation."""
-        return (
-            json_object(self.run.path / "evaluations" / f"{self.evaluation}.json", [])
-            if self.evaluation
-            else self.run.results
-        )
+        if not self.evaluation:
+            return self.run.results
+        return json_object(self.run.path / "evaluations" / f"{self.evaluation}.json", [])
 
     @cached_property
     def episodes(self) -> list[dict[str, Any]]:
@@ -57,8 +55,7 @@ class Scored:
     @property
     def protocol(self) -> dict[str, Any]:
         """What its results say of how they came about."""
-        protocol = self.results.get("protocol")
-        return protocol if isinstance(protocol, dict) else {}
+        return mapping(self.results.get("protocol"))
 
     def higher(self, name: str) -> bool:
         """Whether more of the score ``name`` is better."""
@@ -67,20 +64,14 @@ class Scored:
     @property
     def data(self) -> Any:
         """What identifies the data that the episodes are of."""
-        known = self.protocol
-        tasks = known.get("tasks")
-        elsewhere = {name: task.get("data") for name, task in tasks.items()} if isinstance(tasks, dict) else None
-        return elsewhere or known.get("data") or self.run.facts.get("data")
+        elsewhere = {name: task.get("data") for name, task in mapping(self.protocol.get("tasks")).items()}
+        return elsewhere or self.protocol.get("data") or self.run.facts.get("data")
 
     @property
     def conditions(self) -> dict[str, Any]:
         """What decides which episodes a test has: the seed, and the task's settings."""
-        settings = self.run.settings
-        return {
-            key: value
-            for key, value in settings.items()
-            if key == "seed" or key.startswith(("task.", "evaluation.task"))
-        }
+        decide = ("task.", "evaluation.task")
+        return {key: v for key, v in self.run.settings.items() if key == "seed" or key.startswith(decide)}
 
 
 def _key(row: dict[str, Any]) -> Key:

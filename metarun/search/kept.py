@@ -6,7 +6,7 @@ from typing import Any
 
 from metarun import __version__
 from metarun.files import write_json
-from metarun.output.kept import json_object, number
+from metarun.output.kept import json_object, mapping, number
 
 NAME = "search.json"
 WINNER = "winner"  # the folder of the winner's runs, in that of the search
@@ -71,9 +71,8 @@ def found(folder: Path) -> Found | None:
     facts = json_object(folder / NAME, [])
     trials = facts.get("trials")
     rows = [row for row in trials if isinstance(row, dict)] if isinstance(trials, list) else []
-    space, importance = (facts[name] if isinstance(facts.get(name), dict) else {} for name in ("space", "importance"))
-    words = {str(key): str(text) for key, text in space.items()}
-    shares = {key: share for key, share in importance.items() if number(share) is not None}
+    words = {str(key): str(text) for key, text in mapping(facts.get("space")).items()}
+    shares = {key: share for key, share in mapping(facts.get("importance")).items() if number(share) is not None}
     names = {key: facts[key] if isinstance(facts.get(key), list) else [] for key in ("logarithmic", "winner_runs")}
     score, higher = str(facts.get("score") or "score"), facts.get("direction") != "minimize"
     return Found(score, higher, words, rows, shares, **names, facts=facts)
