@@ -32,7 +32,6 @@ class Separate:
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
 
     def start(self, arguments: list[str], environment: dict[str, str], output: IO[bytes], slot: IO[bytes]) -> int:
-        """As ``Launcher`` has it."""
         process = subprocess.Popen(
             [sys.executable, "-m", "metarun", *arguments],
             stdin=subprocess.DEVNULL,
@@ -46,15 +45,12 @@ class Separate:
         return process.pid
 
     def process(self, started: int) -> int:
-        """As ``Launcher`` has it."""
         return started
 
     def signal(self, pid: int, number: int) -> None:
-        """As ``Launcher`` has it."""
         self.processes[pid].send_signal(number)
 
     def ended(self, pid: int) -> int | None:
-        """As ``Launcher`` has it."""
         return self.processes[pid].poll()
 
     def close(self) -> None:

@@ -22,11 +22,9 @@ class Unled:
     """The jobs of a sweep are known from the start, and all are worth their time."""
 
     def more(self) -> Job | None:
-        """As ``Leader`` has it."""
         return None
 
     def gives_up(self, job: Job) -> str:
-        """As ``Leader`` has it."""
         return ""
 
     def over(self, job: Job) -> None:

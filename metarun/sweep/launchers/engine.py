@@ -63,7 +63,6 @@ class Engine(Way):
         """What to set in the environment of a job; ``wanted`` is what it would be on this machine."""
 
     def refuse(self, words: Collection[str]) -> None:
-        """As ``Way`` has it."""
         if find_spec(self.package) is None:
             raise ConfigError(
                 [
@@ -73,7 +72,6 @@ class Engine(Way):
             )
 
     def run(self, sweep: Sweep, forked: Callable[[], Launcher]) -> int | None:
-        """As ``Way`` has it."""
         with _started(self, sweep) as launcher:
             return drained(sweep, launcher)
 
@@ -116,7 +114,6 @@ class ByEngine:
         return number
 
     def process(self, started: int) -> int:
-        """As ``Launcher`` has it."""
         if started not in self.pids:
             with suppress(OSError, ValueError):
                 self.pids[started] = int((self.folder / f"{started}{PID}").read_text())

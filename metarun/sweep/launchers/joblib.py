@@ -31,5 +31,4 @@ class Joblib(Engine):
             pool().shutdown()
 
     def environment(self, wanted: dict[str, str]) -> dict[str, str]:
-        """As ``Engine`` has it."""
         return wanted

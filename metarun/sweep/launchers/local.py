@@ -18,5 +18,4 @@ class Local(Way):
         """As ``Way`` has it: it can run everywhere."""
 
     def run(self, sweep: Sweep, forked: Callable[[], Launcher]) -> int | None:
-        """As ``Way`` has it."""
         return drained(sweep, forked())

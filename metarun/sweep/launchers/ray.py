@@ -23,7 +23,6 @@ class Ray(Engine):
 
     @contextmanager
     def submitting(self, jobs: int, folder: Path) -> Iterator[Submit]:
-        """As ``Engine`` has it."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray
 

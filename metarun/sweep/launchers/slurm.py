@@ -66,7 +66,6 @@ class Slurm(Way):
             raise ConfigError(problems)
 
     def refuse(self, words: Collection[str]) -> None:
-        """As ``Way`` has it."""
         problems = []
         if shutil.which(SBATCH) is None:
             problems.append(

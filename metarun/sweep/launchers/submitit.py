@@ -24,7 +24,6 @@ class Submitit(Engine):
 
     @contextmanager
     def submitting(self, jobs: int, folder: Path) -> Iterator[Submit]:
-        """As ``Engine`` has it."""
         import submitit
 
         try:
