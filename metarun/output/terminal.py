@@ -97,9 +97,8 @@ class Ticker(Sink):
         rate = (step - self.start) / max(now - self.began, 1e-9)
         metrics = {name: value for name, value in values.items() if name != "train/lr"}
         score = {name: value for name, value in metrics.items() if name != "train/query_loss"}
-        shown = (
-            score if metrics.get("train/query_loss") in score.values() else metrics
-        )  # in regression the loss is the score
+        same = metrics.get("train/query_loss") in score.values()  # in regression the loss is the score
+        shown = score if same else metrics
         named = {name.removeprefix("train/"): value for name, value in shown.items()}
         left = (self.total - step) / max(rate, 1e-9)
         self.step = step
@@ -107,19 +106,12 @@ class Ticker(Sink):
             own = self.score.removeprefix("val/")
             accuracy = plain({name: value for name, value in named.items() if name == own})
             others = plain({name: value for name, value in named.items() if name != own})
-            fields: dict[str, Any] = {
-                "validated": self.validated,
-                "score": accuracy,
-                "note": others,
-                "left": left,
-                "busy": "",
-            }
-            self.bar.update(self.task, completed=step, rate=f"{rate:.3g}/s", **fields)
+            shown_now = {"validated": self.validated, "score": accuracy, "note": others, "rate": f"{rate:.3g}/s"}
+            self.bar.update(self.task, completed=step, left=left, busy="", **shown_now)
         if now - self.last_line >= PLAIN_LINE_SECONDS:
             self.last_line = now
-            line = (
-                f"step {step}/{self.total}  {rate:.3g}/s  {left:.0f} s left  {plain(named)}  {self.validated}".rstrip()
-            )
+            done = f"step {step}/{self.total}  {rate:.3g}/s  {left:.0f} s left"
+            line = f"{done}  {plain(named)}  {self.validated}".rstrip()
             self.note(line) if self.live else self.say(line)
 
     def validation(self, step: int, values: dict[str, float]) -> None:
