@@ -14,13 +14,7 @@ from metarun.output.paired import half_width_of_mean, of_others, of_values
 from metarun.output.scored import Scored, mean_of, over_others
 from metarun.output.tables import Score, text_of
 
-CHOSEN = (
-    "task",
-    "base_learner",
-    "meta_learner",
-    "optimizer",
-    "scheduler",
-)  # groups whose options make rows of a report
+CHOSEN = ("task", "base_learner", "meta_learner", "optimizer", "scheduler")  # groups that make rows of a report
 # settings that decide no score, or are the seed
 WITHOUT_WEIGHT = (
     *("seed", "run_dir", "resume", "data_root", "log_every", "checkpoint_minutes", "profile", "device", "devices"),

@@ -166,9 +166,4 @@ def _in_latex(cell: Any) -> str:
     return "".join(OF_LATEX.get(letter, letter) for letter in text_of(cell))
 
 
-WRITERS: dict[str, Callable[[Table], str]] = {
-    "json": as_json,
-    "csv": as_csv,
-    "md": as_markdown,
-    "latex": as_latex,
-}
+WRITERS: dict[str, Callable[[Table], str]] = {"json": as_json, "csv": as_csv, "md": as_markdown, "latex": as_latex}
