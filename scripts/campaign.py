@@ -8,6 +8,7 @@ Prints a table; FILE gets a line of JSON for each fault, with the command that s
 """
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -21,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import damaged_files
 import wrong_commands
 import wrong_values
-from wrong_input import Case, Fault, Outcome, answer, preload
+from wrong_input import Case, Outcome, answer, preload
 
 SHORT = {"values": 40, "commands": 40, "files": 12}
 FULL = {"values": 3000, "commands": 300, "files": 80}
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         shutil.rmtree(place, ignore_errors=True)
     if options.faults:
-        options.faults.write_text("".join(fault.line() + "\n" for fault in faults))
+        options.faults.write_text("".join(json.dumps(fault, ensure_ascii=False) + "\n" for fault in faults))
     return 1 if faults else 0
 
 
@@ -74,9 +75,9 @@ def _cases(options: argparse.Namespace, place: Path) -> list[Case]:
     return [case for case in found if options.match in case.command]
 
 
-def _run(cases: list[Case], folder: Path, verbose: bool) -> list[Fault]:
-    """Run them all, and print the table."""
-    faults: list[Fault] = []
+def _run(cases: list[Case], folder: Path, verbose: bool) -> list[dict[str, str | int]]:
+    """Run them all, and print the table; what was not answered as it should be."""
+    faults: list[dict[str, str | int]] = []
     rows: dict[str, Counter[str]] = {}
     slowest: tuple[float, str] = (0.0, "")
     largest: tuple[float, str] = (0.0, "")
@@ -93,7 +94,8 @@ def _run(cases: list[Case], folder: Path, verbose: bool) -> list[Fault]:
         for fault in outcome.faults(case):
             row["faults"] += 1
             said = "\n".join(outcome.text.strip().splitlines()[-6:])[-1500:]
-            faults.append(Fault(f"{case.kind}: {case.what}", fault, case.what, case.command, outcome.code, said))
+            kind = {"kind": f"{case.kind}: {case.what}", "fault": fault, "what": case.what}
+            faults.append({**kind, "command": case.command, "code": outcome.code, "said": said})
             if verbose:
                 print(f"{fault}: {case.command[:600]}\n    {said[-400:]}\n", flush=True)
     _table(rows)

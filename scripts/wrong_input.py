@@ -5,7 +5,6 @@ A case runs in a child of a process that has imported everything, so that it cos
 
 import ctypes
 import gc
-import json
 import os
 import pty
 import re
@@ -18,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 SECONDS = 10.0  # of the processor
@@ -77,22 +76,6 @@ class Outcome:
         if self.megabytes > MEGABYTES:
             found.append("memory")
         return found
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A case that was not answered as it should be."""
-
-    kind: str
-    fault: str
-    what: str
-    command: str
-    code: int
-    said: str  # the end of the output
-
-    def line(self) -> str:
-        """As a line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False)
 
 
 def preload() -> None:
