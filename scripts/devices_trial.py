@@ -13,20 +13,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent))
+from sweep_trial import plain
+
 SHARED = [
+    *["device=cpu", "execution=vmapped", "execution.chunk=2", "execution.threads=1", "meta_batch_size=8"],
     *[
-        "device=cpu",
-        "execution=vmapped",
-        "execution.chunk=2",
-        "execution.threads=1",
-        "meta_batch_size=8",
         "log_every=10",
+        "base_learner.hidden=[32]",
+        "evaluation.every=50",
+        "evaluation.num_val_tasks=60",
+        "evaluation.num_tasks=120",
     ],
-    *["base_learner.hidden=[32]", "evaluation.every=50", "evaluation.num_val_tasks=60", "evaluation.num_tasks=120"],
 ]
 LEARNERS = {
     "maml": [],
@@ -118,21 +119,10 @@ def compared(one: Path, other: Path) -> list[str]:
     found = []
     for name in ("last", "best"):
         a, b = (torch.load(run / "checkpoints" / f"{name}.pt", weights_only=True) for run in (one, other))
-        found += [f"{other}: {name}.pt: {key}" for key in a if not same(a[key], b[key])]
+        found += [f"{other}: {name}.pt: {key}" for key in a if plain(a[key]) != plain(b[key])]
     for name in ("metrics.jsonl", "episodes.jsonl"):
         found += [f"{other}: {name}"] * ((one / name).read_bytes() != (other / name).read_bytes())
     return found
-
-
-def same(a: Any, b: Any) -> bool:
-    """Whether two values of a checkpoint are the same, tensors bit by bit."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
 
 
 if __name__ == "__main__":
