@@ -629,18 +629,10 @@ def main() -> None:
         parser.error(f"--device {DEVICE}: torch finds no such device here")
     options.out.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(options.out / "compiled", ignore_errors=True)
-    results: dict[str, Any] = {
-        "command": " ".join(["python scripts/benchmark.py", *sys.argv[1:]]),
-        "commit": _commit(),
-        "versions": _versions(),
-    }
-    results |= {
-        "date": time.strftime("%Y-%m-%d"),
-        "cpus": os.cpu_count(),
-        "device": _device(),
-        "load": [os.getloadavg()[0]],
-    }
-    results |= {"rounds": options.rounds, "works": {}}
+    command = " ".join(["python scripts/benchmark.py", *sys.argv[1:]])
+    results: dict[str, Any] = {"command": command, "commit": _commit(), "versions": _versions()}
+    results |= {"date": time.strftime("%Y-%m-%d"), "cpus": os.cpu_count(), "device": _device()}
+    results |= {"load": [os.getloadavg()[0]], "rounds": options.rounds, "works": {}}
     for name in options.works:
         results["works"][name] = compare(WORKS[name], options.engines, options)
     if options.kinks:
@@ -663,8 +655,8 @@ def main() -> None:
     print(text)
 
 
-def compare(work: Work, engines: list[str], options: argparse.Namespace, rounds: int | None = None) -> dict[str, Any]:
-    """Every engine on one work, ``rounds`` times in turns; the median row of each."""
+def compare(work: Work, engines: list[str], options: argparse.Namespace) -> dict[str, Any]:
+    """Every engine on one work, as many rounds in turns as asked for; the median row of each."""
     reference = options.out / "reference.pt"
     failed = measured("reference", work, reference, options.peers, options.timeout)
     if failed:

@@ -19,17 +19,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTSIDE = ROOT / "tests" / "outside"
-BUDGET = [
-    *(
-        "device=cpu",
-        "dtype=float64",
-        "steps=6",
-        "meta_batch_size=4",
-        "evaluation.every=3",
-        "evaluation.num_val_tasks=8",
-    ),
-    *("evaluation.num_tasks=12", "execution.threads=1"),
-]
+BUDGET = ["device=cpu", "dtype=float64", "steps=6", "meta_batch_size=4", "execution.threads=1"]
+BUDGET += ["evaluation.every=3", "evaluation.num_val_tasks=8", "evaluation.num_tasks=12"]
 LOOPED, VMAPPED = "execution=looped", "execution=vmapped"
 IMAGES = ["task=prototypes", "task.num_classes=9", "base_learner=conv4", "base_learner.channels=6"]
 POOLED = [*IMAGES, "base_learner.downsample=max_pool"]
@@ -38,12 +29,7 @@ TOKENS = [*WORDS, "task/features=tokens"]
 RUNS: dict[str, list[str]] = {
     "maml_sinusoid": [VMAPPED],
     "maml_chunked_clipped": [
-        *POOLED,
-        VMAPPED,
-        "execution.chunk=3",
-        "clip_norm=0.5",
-        "scheduler=cosine",
-        "scheduler.T_max=6",
+        *(*POOLED, VMAPPED, "execution.chunk=3", "clip_norm=0.5", "scheduler=cosine", "scheduler.T_max=6")
     ],
     "maml_recomputed": [*IMAGES, LOOPED, "execution.inner_memory=recomputed", "meta_learner.inner_steps=4"],
     "maml_compiled": [VMAPPED, "execution.compile=true"],
@@ -119,12 +105,7 @@ def comparable(node: Any) -> Any:
     if isinstance(node, dict):
         kinds = ("classes", "tasks", "sizes")  # written out: this also runs beside older code
         left_out = ["_target_", "path", "task", "base_learner", "meta_learner", "ci95", "learning_speed", "complexity"]
-        left_out += [
-            "version",
-            "episodes",
-            *(f"num_{kind}" for kind in kinds),
-            *(f"ci95_over_{kind}" for kind in kinds),
-        ]
+        left_out += ["version", "episodes", *(f"{part}_{kind}" for part in ("num", "ci95_over") for kind in kinds)]
         return {
             k: comparable(v)
             for k, v in node.items()
