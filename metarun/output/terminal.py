@@ -106,8 +106,8 @@ class Ticker(Sink):
             own = self.score.removeprefix("val/")
             accuracy = plain({name: value for name, value in named.items() if name == own})
             others = plain({name: value for name, value in named.items() if name != own})
-            shown_now = {"validated": self.validated, "score": accuracy, "note": others, "rate": f"{rate:.3g}/s"}
-            self.bar.update(self.task, completed=step, left=left, busy="", **shown_now)
+            fields: dict[str, Any] = {"validated": self.validated, "score": accuracy, "note": others, "busy": ""}
+            self.bar.update(self.task, completed=step, left=left, rate=f"{rate:.3g}/s", **fields)
         if now - self.last_line >= PLAIN_LINE_SECONDS:
             self.last_line = now
             done = f"step {step}/{self.total}  {rate:.3g}/s  {left:.0f} s left"
