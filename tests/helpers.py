@@ -18,7 +18,7 @@ from metarun.meta_learners.reptile import Reptile
 from metarun.models.conv4 import Conv4
 from metarun.models.mlp import MLP
 from metarun.objectives import CROSS_ENTROPY
-from metarun.trees import slice_tasks, tree_leaves, tree_map
+from metarun.trees import slice_tasks, tree_leaves, tree_map, zip_map
 
 WAYS, SHOTS, IMAGE = 2, 3, (1, 16, 16)
 INNER_LR, INNER_STEPS = 0.3, 3
@@ -73,6 +73,12 @@ def image_episodes(num_tasks: int) -> Episode:
     return Episode(batch(), batch())
 
 
+def wave() -> Episode:
+    """A sine wave: 5 support and 7 query points."""
+    x = torch.rand(12, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 4 - 2
+    return Episode(Batch(x[:5], x[:5].sin()), Batch(x[5:], x[5:].sin()))
+
+
 def one_episode() -> Episode:
     return slice_tasks(image_episodes(1), 0)
 
@@ -83,6 +89,37 @@ def meta_gradient(learner: MetaLearner, theta: Params, episode: Episode) -> Para
     loss, _ = learner.meta_loss(leaves, episode)
     grads = iter(torch.autograd.grad(loss, tree_leaves(leaves), materialize_grads=True))
     return tree_map(lambda _: next(grads), leaves)
+
+
+def check_slope(learner: MetaLearner, theta: Params, episode: Episode, eps: float = 1e-6) -> None:
+    """The meta-gradient along a random direction is the loss's finite difference; ``eps`` is far below the distance to
+    the nearest kink, of a ReLU, say, at these seeds."""
+    torch.manual_seed(2)
+    direction = tree_map(torch.randn_like, theta)
+
+    def loss(step: float) -> Tensor:
+        return learner.meta_loss(zip_map(lambda p, d: p + step * d, theta, direction), episode)[0]
+
+    g, d = flat(meta_gradient(learner, theta, episode)), flat(direction)
+    # rounding 1e-16 / eps and truncation eps^2 times a third derivative: 1e-6 of the gradient's size covers both
+    assert abs((loss(eps) - loss(-eps)) / (2 * eps) - g @ d) < 1e-6 * g.norm() * d.norm()
+
+
+def check_order_of_support(learner: FewShotLearner, theta: Params, episode: Episode, exact: float = 1e-10) -> None:
+    """Predictions do not depend on the order of the support."""
+    support, query, _ = episode
+    order = torch.randperm(len(support.y), generator=torch.Generator().manual_seed(3))
+    shuffled = learner.predict(learner.adapt(theta, Batch(support.x[order], support.y[order])), query.x)
+    straight = learner.predict(learner.adapt(theta, support), query.x)
+    torch.testing.assert_close(shuffled, straight, rtol=exact, atol=exact)  # sums in another order
+
+
+def check_order_of_classes(learner: FewShotLearner, theta: Params, episode: Episode, exact: float = 1e-10) -> None:
+    """Permuting the labels of two classes permutes the outputs."""
+    support, query, _ = episode
+    swapped = learner.predict(learner.adapt(theta, support._replace(y=1 - support.y)), query.x)
+    straight = learner.predict(learner.adapt(theta, support), query.x)
+    torch.testing.assert_close(swapped, straight.flip(1), rtol=exact, atol=exact)  # sums in another order
 
 
 def flat(tree: Any) -> Tensor:

@@ -36,7 +36,8 @@ from tests.helpers import (
     INNER_STEPS,
     SHOTS,
     WAYS,
-    flat,
+    check_order_of_classes,
+    check_slope,
     make,
     meta_gradient,
     one_episode,
@@ -253,19 +254,7 @@ def test_meta_gradient_equals_a_plain_autograd_loop(learner, base):
 @pytest.mark.parametrize("learner", ["maml", "anil", "protonet"])
 def test_meta_gradient_equals_finite_differences(learner, base):
     built, theta = make(learner, base)
-    episode = one_episode()
-    g = flat(meta_gradient(built, theta, episode))
-    torch.manual_seed(2)
-    direction = tree_map(torch.randn_like, theta)
-    eps = 1e-6  # far below the distance to the nearest ReLU kink at this seed
-
-    def loss(step: float) -> Tensor:
-        moved = {name: p + step * direction[name] for name, p in theta.items()}
-        return built.meta_loss(moved, episode)[0]
-
-    slope = (loss(eps) - loss(-eps)) / (2 * eps)
-    # rounding 1e-16 / eps and truncation eps^2 times a third derivative: 1e-6 of the gradient's size covers both
-    assert abs(slope - g @ flat(direction)) < 1e-6 * g.norm() * flat(direction).norm()
+    check_slope(built, theta, one_episode())
 
 
 # ---- MAML against the library ``higher`` ----
@@ -355,11 +344,7 @@ def test_protonet_does_not_depend_on_the_order_of_the_support_set():
 
 
 def test_permuting_the_class_labels_permutes_the_outputs_of_protonet():
-    built, theta = make("protonet", "stride_transductive")
-    support, query, _ = one_episode()
-    swapped = built.predict(built.adapt(theta, Batch(support.x, 1 - support.y)), query.x)
-    straight = built.predict(built.adapt(theta, support), query.x)
-    torch.testing.assert_close(swapped, straight.flip(1), rtol=1e-10, atol=1e-12)  # sums in another order
+    check_order_of_classes(*make("protonet", "stride_transductive"), one_episode())
 
 
 # ---- identities of every learner ----

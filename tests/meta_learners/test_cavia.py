@@ -18,7 +18,17 @@ from metarun.meta_learners.cavia import CAVIA
 from metarun.models.mlp import MLP
 from metarun.objectives import CROSS_ENTROPY, SQUARED_ERROR
 from metarun.trees import tree_leaves, tree_map
-from tests.helpers import BASES, INNER_LR, INNER_STEPS, flat, image_episodes, meta_gradient, one_episode, relative_error
+from tests.helpers import (
+    BASES,
+    INNER_LR,
+    INNER_STEPS,
+    check_slope,
+    flat,
+    image_episodes,
+    meta_gradient,
+    one_episode,
+    relative_error,
+)
 
 EXACT = 1e-8
 CONTEXT = 3
@@ -152,18 +162,7 @@ def test_film_by_vmap_and_by_loop_gives_the_same_meta_gradient(base):
 
 @pytest.mark.parametrize(("base", "layer"), [("mlp", 0), ("stride_support", 3)])
 def test_meta_gradient_equals_finite_differences(base, layer):
-    built, theta = make(base, layer)
-    torch.manual_seed(2)
-    direction = tree_map(torch.randn_like, theta)
-    eps = 1e-6  # far below the distance to the nearest ReLU kink at this seed
-
-    def loss(t: float) -> Tensor:
-        moved = {part: {n: p + t * direction[part][n] for n, p in theta[part].items()} for part in theta}
-        return built.meta_loss(moved, one_episode())[0]
-
-    g, d = flat(meta_gradient(built, theta, one_episode())), flat(direction)
-    # rounding 1e-16 / eps and truncation eps^2 times a third derivative: 1e-6 of the gradient's size covers both
-    assert abs((loss(eps) - loss(-eps)) / (2 * eps) - g @ d) < 1e-6 * g.norm() * d.norm()
+    check_slope(*make(base, layer), one_episode())
 
 
 @pytest.mark.parametrize(

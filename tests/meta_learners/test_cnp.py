@@ -8,14 +8,27 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from metarun.core import Batch, Episode
+from metarun.core import Batch
 from metarun.execution.execution import Looped, Vmapped
 from metarun.meta_learners.cnp import CNP
 from metarun.models.mlp import MLP
 from metarun.objectives import CROSS_ENTROPY, SQUARED_ERROR
-from metarun.trees import stack, tree_flatten, tree_map, tree_unflatten, zip_map
+from metarun.trees import stack, tree_flatten, tree_map, tree_unflatten
 from tests.composing import experiment
-from tests.helpers import BASES, IMAGE, SHOTS, WAYS, flat, image_episodes, meta_gradient, one_episode, relative_error
+from tests.helpers import (
+    BASES,
+    IMAGE,
+    SHOTS,
+    WAYS,
+    check_order_of_classes,
+    check_order_of_support,
+    check_slope,
+    image_episodes,
+    meta_gradient,
+    one_episode,
+    relative_error,
+    wave,
+)
 
 EXACT = 1e-10
 WIDTH = 8
@@ -35,12 +48,6 @@ def regressor(aggregation: str) -> tuple[CNP, dict]:
 def classifier(aggregation: str, base: str = "mlp") -> tuple[CNP, dict]:
     torch.manual_seed(0)
     return moved(CNP(BASES[base]().double(), CROSS_ENTROPY, IMAGE, WAYS, WAYS, aggregation, WIDTH, 2, 1))
-
-
-def wave() -> Episode:
-    x = torch.linspace(-2, 2, 12, dtype=torch.float64)[torch.randperm(12, generator=torch.Generator().manual_seed(1))]
-    x = x[:, None]
-    return Episode(Batch(x[:5], x[:5].sin()), Batch(x[5:], x[5:].sin()))
 
 
 def grads(loss: torch.Tensor, theta: dict) -> dict:
@@ -126,19 +133,7 @@ def test_classes_are_scored_one_by_one_by_one_decoder(aggregation, base):
 @pytest.mark.parametrize("make", [classifier, regressor])
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_the_meta_gradient_equals_finite_differences(aggregation, make):
-    learner, theta = make(aggregation)
-    episode = one_episode() if make is classifier else wave()
-    g = meta_gradient(learner, theta, episode)
-    torch.manual_seed(2)
-    direction = tree_map(torch.randn_like, theta)
-    eps = 1e-6
-
-    def loss(step):
-        return learner.meta_loss(zip_map(lambda p, d: p + step * d, theta, direction), episode)[0]
-
-    slope = (loss(eps) - loss(-eps)) / (2 * eps)
-    # rounding 1e-16 / eps and truncation eps^2
-    torch.testing.assert_close(slope, flat(g) @ flat(direction), rtol=1e-6, atol=1e-8)
+    check_slope(*make(aggregation), one_episode() if make is classifier else wave())
 
 
 # ---- invariances ----
@@ -147,21 +142,12 @@ def test_the_meta_gradient_equals_finite_differences(aggregation, make):
 @pytest.mark.parametrize("make", [classifier, regressor])
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_predictions_do_not_depend_on_the_order_of_the_support_set(aggregation, make):
-    learner, theta = make(aggregation)
-    support, query, _ = one_episode() if make is classifier else wave()
-    order = torch.randperm(len(support.y), generator=torch.Generator().manual_seed(3))
-    shuffled = learner.predict(learner.adapt(theta, Batch(support.x[order], support.y[order])), query.x)
-    straight = learner.predict(learner.adapt(theta, support), query.x)
-    torch.testing.assert_close(shuffled, straight, rtol=EXACT, atol=EXACT)
+    check_order_of_support(*make(aggregation), one_episode() if make is classifier else wave())
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_permuting_the_class_labels_permutes_the_outputs(aggregation):
-    learner, theta = classifier(aggregation, "stride_transductive")
-    support, query, _ = one_episode()
-    swapped = learner.predict(learner.adapt(theta, Batch(support.x, 1 - support.y)), query.x)
-    straight = learner.predict(learner.adapt(theta, support), query.x)
-    torch.testing.assert_close(swapped, straight.flip(1), rtol=EXACT, atol=EXACT)
+    check_order_of_classes(*classifier(aggregation, "stride_transductive"), one_episode())
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)

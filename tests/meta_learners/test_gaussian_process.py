@@ -16,9 +16,9 @@ from metarun.meta_learners.gaussian_process import SMALLEST_DEVIATION, GaussianP
 from metarun.models.linear import Linear
 from metarun.models.mlp import MLP
 from metarun.objectives import SQUARED_ERROR
-from metarun.trees import stack, tree_leaves, tree_map, zip_map
+from metarun.trees import stack, tree_leaves, tree_map
 from tests.composing import experiment
-from tests.helpers import BASES, flat, meta_gradient
+from tests.helpers import BASES, check_slope, flat, meta_gradient
 
 EXACT = 1e-8
 INPUTS, OUTPUTS, SHOTS, QUERIES = 2, 2, 6, 4
@@ -108,20 +108,7 @@ def test_the_meta_loss_is_minus_scikit_learn_s_log_marginal_likelihood(kernel_of
 
 @pytest.mark.parametrize(("kernel_of", "effects"), KERNELS)
 def test_the_meta_gradient_equals_finite_differences(kernel_of, effects):
-    learner, theta = learner_of(kernel_of, effects)
-    episode = drawn()
-    torch.manual_seed(2)
-    direction = tree_map(torch.randn_like, theta)
-    eps = 1e-6
-
-    def loss(step):
-        return learner.meta_loss(zip_map(lambda p, d: p + step * d, theta, direction), episode)[0]
-
-    slope = (loss(eps) - loss(-eps)) / (2 * eps)
-    # rounding 1e-16 / eps and truncation eps^2 times a third derivative
-    torch.testing.assert_close(
-        slope, flat(meta_gradient(learner, theta, episode)) @ flat(direction), rtol=1e-6, atol=1e-8
-    )
+    check_slope(*learner_of(kernel_of, effects), drawn())
 
 
 # ---- closed forms ----

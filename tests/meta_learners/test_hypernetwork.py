@@ -13,9 +13,21 @@ from metarun.meta_learners.hypernetwork import Hypernetwork
 from metarun.models.exact.layers import BatchNorm
 from metarun.models.mlp import MLP
 from metarun.objectives import CROSS_ENTROPY, SQUARED_ERROR
-from metarun.trees import stack, tree_leaves, tree_map, tree_unflatten, zip_map
+from metarun.trees import stack, tree_leaves, tree_map, tree_unflatten
 from metarun.trees import tree_flatten as flatten
-from tests.helpers import BASES, IMAGE, WAYS, flat, image_episodes, meta_gradient, one_episode, relative_error
+from tests.helpers import (
+    BASES,
+    IMAGE,
+    WAYS,
+    check_order_of_classes,
+    check_order_of_support,
+    check_slope,
+    image_episodes,
+    meta_gradient,
+    one_episode,
+    relative_error,
+    wave,
+)
 
 EXACT = 1e-10
 WIDTH = 5
@@ -35,11 +47,6 @@ def regressor(generates: str) -> tuple[Hypernetwork, dict]:
 def classifier(generates: str, base: str = "mlp") -> tuple[Hypernetwork, dict]:
     torch.manual_seed(0)
     return moved(Hypernetwork(BASES[base]().double(), CROSS_ENTROPY, IMAGE, WAYS, WAYS, generates, WIDTH, 2, 1))
-
-
-def wave() -> Episode:
-    x = torch.rand(12, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 4 - 2
-    return Episode(Batch(x[:5], x[:5].sin()), Batch(x[5:], x[5:].sin()))
 
 
 def layers(weights: list, x: Tensor) -> Tensor:
@@ -109,18 +116,7 @@ def test_the_meta_gradient_of_regression_equals_plain_torch(generates):
 @pytest.mark.parametrize("base", ["mlp", "stride_support"])
 @pytest.mark.parametrize("generates", GENERATES)
 def test_the_meta_gradient_equals_finite_differences(generates, base):
-    learner, theta = classifier(generates, base)
-    torch.manual_seed(2)
-    direction = tree_map(torch.randn_like, theta)
-    eps = 1e-6
-
-    def loss(step):
-        return learner.meta_loss(zip_map(lambda p, d: p + step * d, theta, direction), one_episode())[0]
-
-    g = flat(meta_gradient(learner, theta, one_episode()))
-    slope = (loss(eps) - loss(-eps)) / (2 * eps)
-    # rounding 1e-16 / eps and truncation eps^2 times a third derivative
-    assert abs(slope - g @ flat(direction)) < 1e-6 * g.norm() * flat(direction).norm()
+    check_slope(*classifier(generates, base), one_episode())
 
 
 # ---- invariances ----
@@ -129,21 +125,12 @@ def test_the_meta_gradient_equals_finite_differences(generates, base):
 @pytest.mark.parametrize("make", [classifier, regressor])
 @pytest.mark.parametrize("generates", GENERATES)
 def test_predictions_do_not_depend_on_the_order_of_the_support_set(generates, make):
-    learner, theta = make(generates)
-    support, query, _ = one_episode() if make is classifier else wave()
-    order = torch.randperm(len(support.y), generator=torch.Generator().manual_seed(3))
-    shuffled = learner.predict(learner.adapt(theta, Batch(support.x[order], support.y[order])), query.x)
-    straight = learner.predict(learner.adapt(theta, support), query.x)
-    torch.testing.assert_close(shuffled, straight, rtol=EXACT, atol=EXACT)
+    check_order_of_support(*make(generates), one_episode() if make is classifier else wave())
 
 
 @pytest.mark.parametrize("generates", GENERATES)
 def test_permuting_the_class_labels_permutes_the_outputs(generates):
-    learner, theta = classifier(generates, "stride_transductive")
-    support, query, _ = one_episode()
-    swapped = learner.predict(learner.adapt(theta, Batch(support.x, 1 - support.y)), query.x)
-    straight = learner.predict(learner.adapt(theta, support), query.x)
-    torch.testing.assert_close(swapped, straight.flip(1), rtol=EXACT, atol=EXACT)
+    check_order_of_classes(*classifier(generates, "stride_transductive"), one_episode())
 
 
 def test_a_head_for_one_class_is_the_row_of_the_head_for_all():

@@ -18,7 +18,7 @@ from metarun.meta_learners.maml_plus_plus import MAMLPlusPlus
 from metarun.models.exact.layers import BatchNorm
 from metarun.objectives import CROSS_ENTROPY
 from metarun.trees import tree_leaves, tree_map
-from tests.helpers import BASES, INNER_LR, INNER_STEPS, flat, meta_gradient, one_episode, relative_error
+from tests.helpers import BASES, INNER_LR, INNER_STEPS, check_slope, meta_gradient, one_episode, relative_error
 
 EXACT = 1e-8
 SWITCHES = {
@@ -81,18 +81,7 @@ def test_meta_gradient_equals_a_plain_autograd_loop(base, case):
 
 @pytest.mark.parametrize("base", ["mlp_transductive", "stride_support"])
 def test_meta_gradient_equals_finite_differences(base):
-    built, theta = make(base)
-    torch.manual_seed(2)
-    direction = tree_map(torch.randn_like, theta)
-    eps = 1e-6  # far below the distance to the nearest ReLU kink at this seed
-
-    def loss(t: float) -> Tensor:
-        moved = {part: {n: p + t * direction[part][n] for n, p in theta[part].items()} for part in theta}
-        return built.meta_loss(moved, one_episode())[0]
-
-    g, d = flat(meta_gradient(built, theta, one_episode())), flat(direction)
-    # rounding 1e-16 / eps and truncation eps^2 times a third derivative: 1e-6 of the gradient's size covers both
-    assert abs((loss(eps) - loss(-eps)) / (2 * eps) - g @ d) < 1e-6 * g.norm() * d.norm()
+    check_slope(*make(base), one_episode())
 
 
 @pytest.mark.parametrize("first_order_epochs", [0, 1])

@@ -12,7 +12,17 @@ from metarun.execution.execution import Looped, Vmapped
 from metarun.meta_learners.matchingnet import MatchingNet, _structure
 from metarun.objectives import CROSS_ENTROPY
 from metarun.trees import tree_map
-from tests.helpers import BASES, IMAGE, SHOTS, WAYS, flat, image_episodes, meta_gradient, one_episode, relative_error
+from tests.helpers import (
+    BASES,
+    IMAGE,
+    SHOTS,
+    WAYS,
+    check_slope,
+    flat,
+    image_episodes,
+    one_episode,
+    relative_error,
+)
 
 EXACT = 1e-10
 READS = 3
@@ -112,26 +122,7 @@ def test_the_loss_is_minus_the_logarithm_of_the_attention_on_the_right_class():
 @pytest.mark.parametrize("num_reads", [0, READS])
 @pytest.mark.parametrize("base", ["mlp_support", "stride_transductive"])
 def test_meta_gradient_equals_finite_differences(base, num_reads):
-    learner, theta = matching(base, num_reads)
-    episode = one_episode()
-    g = flat(meta_gradient(learner, theta, episode))
-    torch.manual_seed(2)
-    direction = tree_map(torch.randn_like, theta)
-    eps = 1e-6  # far below the distance to the nearest ReLU kink at this seed
-
-    def loss(step: float):
-        values = iter(flat_leaves(direction))
-        return learner.meta_loss(tree_map(lambda p: p + step * next(values), theta), episode)[0]
-
-    slope = (loss(eps) - loss(-eps)) / (2 * eps)
-    # rounding 1e-16 / eps and truncation eps^2 times a third derivative: 1e-6 of the gradient's size covers both
-    assert abs(slope - g @ flat(direction)) < 1e-6 * g.norm() * flat(direction).norm()
-
-
-def flat_leaves(tree):
-    leaves = []
-    tree_map(leaves.append, tree)
-    return leaves
+    check_slope(*matching(base, num_reads), one_episode())
 
 
 @pytest.mark.parametrize("base", BASES)

@@ -9,8 +9,8 @@ from torch.func import functional_call
 
 from metarun.meta_learners.metaoptnet import MetaOptNet
 from metarun.objectives import CROSS_ENTROPY
-from metarun.trees import tree_leaves, tree_map
-from tests.helpers import BASES, WAYS, flat, meta_gradient, one_episode
+from metarun.trees import tree_map
+from tests.helpers import BASES, WAYS, check_order_of_classes, check_slope, one_episode
 
 SETTINGS = (0.1, 25, 2.0)  # C, steps of the solver, regulariser of the ridge
 
@@ -69,29 +69,12 @@ def test_the_ridge_logits_are_those_of_the_normal_equations():
 @pytest.mark.parametrize("base", ["mlp_support", "stride_transductive", "max_pool_transductive"])
 @pytest.mark.parametrize("head", ["svm", "ridge"])
 def test_meta_gradient_equals_finite_differences(head, base):
-    learner, theta = optimal(head, base)
-    episode = one_episode()
-    g = flat(meta_gradient(learner, theta, episode))
-    torch.manual_seed(2)
-    direction = tree_map(torch.randn_like, theta)
-    eps = 1e-6  # far below the distance to the nearest kink, of a ReLU or of the svm's bounds, at this seed
-
-    def loss(step: float):
-        values = iter(tree_leaves(direction))
-        return learner.meta_loss(tree_map(lambda p: p + step * next(values), theta), episode)[0]
-
-    slope = (loss(eps) - loss(-eps)) / (2 * eps)
-    # rounding 1e-16 / eps and truncation eps^2 times a third derivative: 1e-6 of the gradient's size covers both
-    assert abs(slope - g @ flat(direction)) < 1e-6 * g.norm() * flat(direction).norm()
+    check_slope(*optimal(head, base), one_episode())
 
 
 @pytest.mark.parametrize("head", ["svm", "ridge"])
 def test_permuting_the_class_labels_permutes_the_logits(head):
-    learner, theta = optimal(head, "stride_transductive")
-    support, query, _ = one_episode()
-    swapped = learner.predict(learner.adapt(theta, support._replace(y=1 - support.y)), query.x)
-    straight = learner.predict(learner.adapt(theta, support), query.x)
-    torch.testing.assert_close(swapped, straight.flip(1), rtol=1e-9, atol=1e-9)  # rounding through the solver
+    check_order_of_classes(*optimal(head, "stride_transductive"), one_episode(), exact=1e-9)  # through the solver
 
 
 @pytest.mark.parametrize("name", ["svm_bound", "solver_steps", "ridge_regulariser"])

@@ -11,9 +11,9 @@ from metarun.core import Batch, Episode
 from metarun.meta_learners.r2d2 import R2D2
 from metarun.models.mlp import MLP
 from metarun.objectives import CROSS_ENTROPY, SQUARED_ERROR
-from metarun.trees import tree_leaves, tree_map
+from metarun.trees import tree_map
 from tests.composing import train
-from tests.helpers import BASES, WAYS, flat, meta_gradient, one_episode, relative_error
+from tests.helpers import BASES, WAYS, check_slope, one_episode, relative_error
 
 EXACT = 1e-9
 
@@ -85,21 +85,6 @@ def test_meta_gradient_of_regression_equals_finite_differences(num_shots):
 @pytest.mark.parametrize("base", ["mlp_support", "stride_transductive", "max_pool_transductive"])
 def test_meta_gradient_of_classification_equals_finite_differences(base):
     check_slope(*classifier(base), one_episode())
-
-
-def check_slope(learner, theta, episode):
-    g = flat(meta_gradient(learner, theta, episode))
-    torch.manual_seed(2)
-    direction = tree_map(torch.randn_like, theta)
-    eps = 1e-6  # far below the distance to the nearest kink at this seed
-
-    def loss(step: float):
-        values = iter(tree_leaves(direction))
-        return learner.meta_loss(tree_map(lambda p: p + step * next(values), theta), episode)[0]
-
-    slope = (loss(eps) - loss(-eps)) / (2 * eps)
-    # rounding 1e-16 / eps and truncation eps^2 times a third derivative: 1e-6 of the gradient's size covers both
-    assert abs(slope - g @ flat(direction)) < 1e-6 * g.norm() * flat(direction).norm()
 
 
 def test_regulariser_scale_and_bias_start_where_the_settings_say():

@@ -11,8 +11,18 @@ from metarun.execution.execution import Looped, Vmapped
 from metarun.meta_learners.relationnet import Relation, RelationNet, _structure
 from metarun.models.relation_conv import RelationConv
 from metarun.objectives import CROSS_ENTROPY
-from metarun.trees import slice_tasks, tree_leaves, tree_map
-from tests.helpers import BASES, SHOTS, WAYS, flat, image_episodes, meta_gradient, relative_error
+from metarun.trees import slice_tasks, tree_map
+from tests.helpers import (
+    BASES,
+    SHOTS,
+    WAYS,
+    check_order_of_classes,
+    check_slope,
+    flat,
+    image_episodes,
+    meta_gradient,
+    relative_error,
+)
 
 EXACT = 1e-10
 IMAGE = (1, 24, 24)  # maps of 4 x 4: the smallest that can be halved twice
@@ -103,19 +113,7 @@ def test_with_maps_vmap_and_loop_give_the_same_meta_gradient(mode):
 
 def test_meta_gradient_in_mode_support_equals_finite_differences():
     learner, theta = relating("support")
-    episode = slice_tasks(map_episodes(1), 0)
-    g = flat(meta_gradient(learner, theta, episode))
-    torch.manual_seed(2)
-    direction = tree_map(torch.randn_like, theta)
-    eps = 1e-7  # below the distance to the nearest kink of ReLU and max-pool at this seed
-
-    def loss(step: float):
-        values = iter(tree_leaves(direction))
-        return learner.meta_loss(tree_map(lambda p: p + step * next(values), theta), episode)[0]
-
-    slope = (loss(eps) - loss(-eps)) / (2 * eps)
-    # rounding 1e-16 / eps and truncation eps^2 times a third derivative: 1e-6 of the gradient's size covers both
-    assert abs(slope - g @ flat(direction)) < 1e-6 * g.norm() * flat(direction).norm()
+    check_slope(learner, theta, slice_tasks(map_episodes(1), 0), eps=1e-7)  # nearer to a kink, of max-pool
 
 
 def test_in_mode_support_a_score_does_not_depend_on_the_other_queries():
@@ -127,11 +125,7 @@ def test_in_mode_support_a_score_does_not_depend_on_the_other_queries():
 
 
 def test_permuting_the_class_labels_permutes_the_scores():
-    learner, theta = relating()
-    support, query, _ = slice_tasks(map_episodes(1), 0)
-    swapped = learner.predict(learner.adapt(theta, Batch(support.x, 1 - support.y)), query.x)
-    straight = learner.predict(learner.adapt(theta, support), query.x)
-    torch.testing.assert_close(swapped, straight.flip(1), rtol=EXACT, atol=EXACT)
+    check_order_of_classes(*relating(), slice_tasks(map_episodes(1), 0))
 
 
 def test_the_embedding_has_the_maps_its_docstring_names():

@@ -12,9 +12,9 @@ from metarun.core import Batch, Episode
 from metarun.meta_learners.snail import SNAIL, attention_block, dense_block, network
 from metarun.models.mlp import MLP
 from metarun.objectives import CROSS_ENTROPY, SQUARED_ERROR
-from metarun.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten, zip_map
+from metarun.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from tests.composing import experiment
-from tests.helpers import BASES, IMAGE, WAYS, flat, meta_gradient, one_episode, relative_error
+from tests.helpers import BASES, IMAGE, WAYS, check_slope, meta_gradient, one_episode, relative_error, wave
 
 EXACT = 1e-10
 ATTENTION, FILTERS, LENGTH = [[4, 3], [5, 2], [3, 4]], 3, 7  # WAYS * SHOTS + 1 = 7 places: dilations 1, 2, 4
@@ -33,11 +33,6 @@ def regressor() -> tuple[SNAIL, dict]:
     torch.manual_seed(0)
     net = MLP((1,), 1, [6], None, "torch").double()
     return moved(SNAIL(net, SQUARED_ERROR, (1,), 1, ATTENTION, FILTERS, LENGTH))
-
-
-def wave() -> Episode:
-    x = torch.rand(12, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 4 - 2
-    return Episode(Batch(x[:5], x[:5].sin()), Batch(x[5:], x[5:].sin()))
 
 
 def sequence(length: int, channels: int) -> Tensor:
@@ -102,18 +97,7 @@ def test_the_meta_gradient_of_regression_equals_a_plain_loop_over_places():
 
 
 def test_the_meta_gradient_equals_finite_differences():
-    learner, theta = classifier("stride_support")
-    torch.manual_seed(2)
-    direction = tree_map(torch.randn_like, theta)
-    eps = 1e-6
-
-    def loss(step):
-        return learner.meta_loss(zip_map(lambda p, d: p + step * d, theta, direction), one_episode())[0]
-
-    g = flat(meta_gradient(learner, theta, one_episode()))
-    slope = (loss(eps) - loss(-eps)) / (2 * eps)
-    # rounding 1e-16 / eps and truncation eps^2 times a third derivative
-    assert abs(slope - g @ flat(direction)) < 1e-6 * g.norm() * flat(direction).norm()
+    check_slope(*classifier("stride_support"), one_episode())
 
 
 # ---- blocks against torch's own ----
