@@ -31,6 +31,16 @@ def statuses_alone(monkeypatch) -> None:
 
 
 @pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody stopped, and that nothing happened to: to be read, or copied."""
+    from tests.running import TINY, metarun
+
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert metarun(*TINY, f"run_dir={run}").code == 0
+    return run
+
+
+@pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder with the real data sets; tests that ask for it are marked ``data``."""
     root = os.environ.get("METARUN_DATA")

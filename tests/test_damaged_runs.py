@@ -17,15 +17,7 @@ from metarun.output import lock
 from metarun.output.checkpoint import like, load, refuse_damage, restoring
 from metarun.output.folder import RunFolder
 from metarun.trees import tree_map
-from tests.running import TINY, metarun, state
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    """A run that nothing happened to."""
-    run = tmp_path_factory.mktemp("whole") / "run"
-    assert metarun(*TINY, f"run_dir={run}").code == 0
-    return run
+from tests.running import metarun, state
 
 
 @pytest.fixture

@@ -26,14 +26,6 @@ from tests.running import (
 )
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    """A run that nothing happened to."""
-    run = tmp_path_factory.mktemp("whole") / "run"
-    assert metarun(*TINY, f"run_dir={run}").code == 0
-    return run
-
-
 def contents(run: Path) -> dict[Path, bytes]:
     return {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
 

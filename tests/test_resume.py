@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-from pathlib import Path
 
 import pytest
 import torch
@@ -26,14 +25,6 @@ from tests.running import (
     state,
     wait_for,
 )
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    """A run that nobody stopped."""
-    run = tmp_path_factory.mktemp("whole") / "run"
-    assert metarun(*TINY, f"run_dir={run}").code == 0
-    return run
 
 
 def signals(monkeypatch, target: str, call: int, *numbers: int) -> None:

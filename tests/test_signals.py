@@ -74,14 +74,6 @@ def stopped(phase: str, how: str, number: int, run: Path, cwd: Path) -> tuple[in
     return ended(job, number)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    """A run that nobody stopped."""
-    run = tmp_path_factory.mktemp("whole") / "run"
-    assert metarun(*TINY, f"run_dir={run}").code == 0
-    return run
-
-
 @pytest.mark.parametrize(("phase", "how", "number"), [
     *((phase, "in_python", signal.SIGTERM) for phase in PHASES if phase != "composing"),
     ("training", "in_python", signal.SIGINT),
