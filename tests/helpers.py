@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from metarun.config.experiment import take_theta
 from metarun.core import Batch, Episode, FewShotLearner, MetaLearner, Params
+from metarun.execution.execution import Looped, Vmapped
 from metarun.meta_learners.anil import ANIL
 from metarun.meta_learners.maml import MAML
 from metarun.meta_learners.protonet import ProtoNet
@@ -48,6 +49,11 @@ LEARNERS: dict[str, Callable[[nn.Module], FewShotLearner]] = {
     "reptile": lambda net: Reptile(net, CROSS_ENTROPY, INNER_LR, INNER_STEPS, None),
     "protonet": lambda net: ProtoNet(net, CROSS_ENTROPY, WAYS, "euclidean"),
 }
+
+
+def moved(learner: MetaLearner) -> tuple[Any, Any]:
+    """The learner with a theta away from its start, where weights may be 1 and biases 0."""
+    return learner, tree_map(lambda p: p + 0.1 * torch.randn_like(p), learner.init())
 
 
 def make(learner: str, base: str) -> tuple[FewShotLearner, Params]:
@@ -103,6 +109,12 @@ def check_slope(learner: MetaLearner, theta: Params, episode: Episode, eps: floa
     g, d = flat(meta_gradient(learner, theta, episode)), flat(direction)
     # rounding 1e-16 / eps and truncation eps^2 times a third derivative: 1e-6 of the gradient's size covers both
     assert abs((loss(eps) - loss(-eps)) / (2 * eps) - g @ d) < 1e-6 * g.norm() * d.norm()
+
+
+def check_vmap(learner: MetaLearner, theta: Params, episodes: Episode, exact: float = 1e-10) -> None:
+    """vmap and a loop over the tasks give the same meta-gradient."""
+    looped, vmapped = (e.mean_grad(learner.meta_loss, theta, episodes)[0] for e in (Looped(), Vmapped(None)))
+    assert relative_error(vmapped, looped) < exact
 
 
 def check_order_of_support(learner: FewShotLearner, theta: Params, episode: Episode, exact: float = 1e-10) -> None:

@@ -13,8 +13,7 @@ from torch.func import functional_call
 from metarun.meta_learners.boil import BOIL
 from metarun.meta_learners.maml import MAML
 from metarun.objectives import CROSS_ENTROPY
-from metarun.trees import tree_map
-from tests.helpers import BASES, INNER_LR, INNER_STEPS, meta_gradient, one_episode, relative_error
+from tests.helpers import BASES, INNER_LR, INNER_STEPS, meta_gradient, moved, one_episode, relative_error
 
 EXACT = 1e-8
 TRANSDUCTIVE = ["mlp", "mlp_transductive", "stride_transductive", "max_pool_transductive"]
@@ -23,7 +22,7 @@ TRANSDUCTIVE = ["mlp", "mlp_transductive", "stride_transductive", "max_pool_tran
 def make(base: str, first_order: bool = False, steps: int = INNER_STEPS) -> tuple[BOIL, dict[str, Tensor]]:
     torch.manual_seed(0)
     built = BOIL(BASES[base]().double(), CROSS_ENTROPY, INNER_LR, steps, first_order)
-    return built, tree_map(lambda p: p + 0.1 * torch.randn_like(p), built.init())
+    return moved(built)
 
 
 def plain_boil(net: nn.Module, theta: dict[str, Tensor], first_order: bool) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from tests.helpers import (
     flat,
     image_episodes,
     meta_gradient,
+    moved,
     one_episode,
     relative_error,
 )
@@ -37,7 +38,7 @@ CONTEXT = 3
 def make(base: str, layer: int, first_order: bool = False) -> tuple[CAVIA, dict]:
     torch.manual_seed(0)
     built = CAVIA(BASES[base]().double(), CROSS_ENTROPY, CONTEXT, layer, INNER_LR, INNER_STEPS, first_order)
-    return built, tree_map(lambda p: p + 0.1 * torch.randn_like(p), built.init())
+    return moved(built)
 
 
 def plain_gradient(theta: dict, outputs, first_order: bool) -> list[Tensor]:

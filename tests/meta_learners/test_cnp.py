@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from metarun.core import Batch
-from metarun.execution.execution import Looped, Vmapped
 from metarun.meta_learners.cnp import CNP
 from metarun.models.mlp import MLP
 from metarun.objectives import CROSS_ENTROPY, SQUARED_ERROR
@@ -23,8 +22,10 @@ from tests.helpers import (
     check_order_of_classes,
     check_order_of_support,
     check_slope,
+    check_vmap,
     image_episodes,
     meta_gradient,
+    moved,
     one_episode,
     relative_error,
     wave,
@@ -33,10 +34,6 @@ from tests.helpers import (
 EXACT = 1e-10
 WIDTH = 8
 AGGREGATIONS = ["mean", "attention"]
-
-
-def moved(learner: CNP) -> tuple[CNP, dict]:
-    return learner, tree_map(lambda p: p + 0.1 * torch.randn_like(p), learner.init())
 
 
 def regressor(aggregation: str) -> tuple[CNP, dict]:
@@ -182,11 +179,7 @@ def test_with_one_shot_attention_within_a_class_reads_its_one_example():
 
 @pytest.mark.parametrize("make", [classifier, regressor])
 def test_attention_by_vmap_and_by_loop_gives_the_same_meta_gradient(make):  # the mean is in the conformance tests
-    learner, theta = make("attention")
-    episodes = image_episodes(3) if make is classifier else stack([wave()] * 3)
-    looped, _ = Looped().mean_grad(learner.meta_loss, theta, episodes)
-    vmapped, _ = Vmapped(None).mean_grad(learner.meta_loss, theta, episodes)
-    assert relative_error(vmapped, looped) < EXACT
+    check_vmap(*make("attention"), image_episodes(3) if make is classifier else stack([wave()] * 3))
 
 
 # ---- the score ----

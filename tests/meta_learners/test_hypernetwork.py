@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metarun.core import Batch, Episode
-from metarun.execution.execution import Looped, Vmapped
 from metarun.meta_learners.hypernetwork import Hypernetwork
 from metarun.models.exact.layers import BatchNorm
 from metarun.models.mlp import MLP
@@ -22,8 +21,10 @@ from tests.helpers import (
     check_order_of_classes,
     check_order_of_support,
     check_slope,
+    check_vmap,
     image_episodes,
     meta_gradient,
+    moved,
     one_episode,
     relative_error,
     wave,
@@ -32,10 +33,6 @@ from tests.helpers import (
 EXACT = 1e-10
 WIDTH = 5
 GENERATES = ["head", "film_and_head"]
-
-
-def moved(learner: Hypernetwork) -> tuple[Hypernetwork, dict]:
-    return learner, tree_map(lambda p: p + 0.1 * torch.randn_like(p), learner.init())
 
 
 def regressor(generates: str) -> tuple[Hypernetwork, dict]:
@@ -163,11 +160,7 @@ def test_film_modulates_the_norms_and_leaves_the_weights_that_tasks_share():
 
 @pytest.mark.parametrize("make", [classifier, regressor])
 def test_film_by_vmap_and_by_loop_gives_the_same_meta_gradient(make):  # the head is in the conformance tests
-    learner, theta = make("film_and_head")
-    episodes = image_episodes(3) if make is classifier else stack([wave()] * 3)
-    looped, _ = Looped().mean_grad(learner.meta_loss, theta, episodes)
-    vmapped, _ = Vmapped(None).mean_grad(learner.meta_loss, theta, episodes)
-    assert relative_error(vmapped, looped) < EXACT
+    check_vmap(*make("film_and_head"), image_episodes(3) if make is classifier else stack([wave()] * 3))
 
 
 # ---- wrong input ----

@@ -18,7 +18,7 @@ from metarun.meta_learners.maml_plus_plus import MAMLPlusPlus
 from metarun.models.exact.layers import BatchNorm
 from metarun.objectives import CROSS_ENTROPY
 from metarun.trees import tree_leaves, tree_map
-from tests.helpers import BASES, INNER_LR, INNER_STEPS, check_slope, meta_gradient, one_episode, relative_error
+from tests.helpers import BASES, INNER_LR, INNER_STEPS, check_slope, meta_gradient, moved, one_episode, relative_error
 
 EXACT = 1e-8
 SWITCHES = {
@@ -36,7 +36,7 @@ def make(base: str, **changes: Any) -> tuple[MAMLPlusPlus, dict]:
     """A learner and a theta whose rates and norms differ between steps."""
     torch.manual_seed(0)
     built = MAMLPlusPlus(BASES[base]().double(), CROSS_ENTROPY, INNER_LR, INNER_STEPS, **{**SWITCHES, **changes})
-    return built, tree_map(lambda p: p + 0.1 * torch.randn_like(p), built.init())
+    return moved(built)
 
 
 # ---- the meta-gradient ----

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metarun.core import Batch
-from metarun.execution.execution import Looped, Vmapped
+from metarun.execution.execution import Vmapped
 from metarun.meta_learners.matchingnet import MatchingNet, _structure
 from metarun.objectives import CROSS_ENTROPY
 from metarun.trees import tree_map
@@ -18,10 +18,10 @@ from tests.helpers import (
     SHOTS,
     WAYS,
     check_slope,
-    flat,
+    check_vmap,
     image_episodes,
+    moved,
     one_episode,
-    relative_error,
 )
 
 EXACT = 1e-10
@@ -31,7 +31,7 @@ READS = 3
 def matching(base: str, num_reads: int = 0):
     torch.manual_seed(0)
     learner = MatchingNet(BASES[base]().double(), CROSS_ENTROPY, WAYS, IMAGE, num_reads)
-    return learner, tree_map(lambda p: p + 0.1 * torch.randn_like(p), learner.init())
+    return moved(learner)
 
 
 def features(learner, theta, x):
@@ -127,11 +127,7 @@ def test_meta_gradient_equals_finite_differences(base, num_reads):
 
 @pytest.mark.parametrize("base", BASES)
 def test_with_full_context_vmap_and_loop_give_the_same_meta_gradient(base):
-    learner, theta = matching(base, READS)
-    episodes = image_episodes(3)
-    looped, _ = Looped().mean_grad(learner.meta_loss, theta, episodes)
-    vmapped, _ = Vmapped(None).mean_grad(learner.meta_loss, theta, episodes)
-    assert relative_error(flat(vmapped), flat(looped)) < EXACT
+    check_vmap(*matching(base, READS), image_episodes(3))
 
 
 def test_a_process_may_begin_with_a_vmapped_step():

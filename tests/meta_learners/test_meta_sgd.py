@@ -18,7 +18,17 @@ from metarun.meta_learners.maml import MAML
 from metarun.meta_learners.meta_sgd import MetaSGD
 from metarun.objectives import CROSS_ENTROPY, SQUARED_ERROR
 from metarun.trees import tree_leaves, tree_map
-from tests.helpers import BASES, INNER_LR, INNER_STEPS, check_slope, flat, meta_gradient, one_episode, relative_error
+from tests.helpers import (
+    BASES,
+    INNER_LR,
+    INNER_STEPS,
+    check_slope,
+    flat,
+    meta_gradient,
+    moved,
+    one_episode,
+    relative_error,
+)
 
 EXACT = 1e-8
 
@@ -27,7 +37,7 @@ def make(base: str) -> tuple[MetaSGD, dict]:
     """A learner with rates of every size and both signs."""
     torch.manual_seed(0)
     built = MetaSGD(BASES[base]().double(), CROSS_ENTROPY, INNER_STEPS, 0.1, 0.1)
-    return built, tree_map(lambda p: p + 0.1 * torch.randn_like(p), built.init())
+    return moved(built)
 
 
 # ---- one step on a quadratic: phi = w - a * g(w), so dL/dw = (I - H diag(a)) q and dL/da = -g * q ----

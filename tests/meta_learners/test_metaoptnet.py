@@ -9,8 +9,7 @@ from torch.func import functional_call
 
 from metarun.meta_learners.metaoptnet import MetaOptNet
 from metarun.objectives import CROSS_ENTROPY
-from metarun.trees import tree_map
-from tests.helpers import BASES, WAYS, check_order_of_classes, check_slope, one_episode
+from tests.helpers import BASES, WAYS, check_order_of_classes, check_slope, moved, one_episode
 
 SETTINGS = (0.1, 25, 2.0)  # C, steps of the solver, regulariser of the ridge
 
@@ -18,7 +17,7 @@ SETTINGS = (0.1, 25, 2.0)  # C, steps of the solver, regulariser of the ridge
 def optimal(head: str, base: str):
     torch.manual_seed(0)
     learner = MetaOptNet(BASES[base]().double(), CROSS_ENTROPY, WAYS, head, *SETTINGS)
-    return learner, tree_map(lambda p: p + 0.1 * torch.randn_like(p), learner.init())
+    return moved(learner)
 
 
 def features(learner, theta, x):

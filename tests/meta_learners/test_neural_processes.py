@@ -15,12 +15,11 @@ from torch.distributions import kl_divergence
 
 from metarun.core import Batch, Episode, FewShotLearner, Params
 from metarun.errors import ConfigError
-from metarun.execution.execution import Looped, Vmapped
 from metarun.meta_learners.anp import Normal, latent, summary
 from metarun.models.unet import through
-from metarun.trees import slice_tasks, tree_flatten, tree_map, zip_map
+from metarun.trees import slice_tasks, tree_flatten, tree_map
 from tests.composing import experiment
-from tests.helpers import flat, meta_gradient, relative_error
+from tests.helpers import check_slope, check_vmap, meta_gradient, relative_error
 
 EXACT = 1e-10
 SMALL = {
@@ -105,26 +104,13 @@ def test_padded_rows_change_neither_predictions_nor_losses_nor_meta_gradients(na
 def test_masks_of_its_own_in_each_task_hold_under_vmap(name):
     learner, theta, (support, query, _) = made(name)
     masks = torch.arange(6) < torch.tensor([[2], [6], [4]])
-    episodes = Episode(support._replace(mask=masks), query)
-    looped, _ = Looped().mean_grad(learner.meta_loss, theta, episodes)
-    assert relative_error(Vmapped(None).mean_grad(learner.meta_loss, theta, episodes)[0], looped) < EXACT
+    check_vmap(learner, theta, Episode(support._replace(mask=masks), query))
 
 
 @NAMES
 def test_the_meta_gradient_is_that_of_finite_differences(name):
     learner, theta, episodes = made(name)
-    episode = Episode(*one(episodes))
-    g = meta_gradient(learner, theta, episode)
-    torch.manual_seed(2)
-    direction = tree_map(torch.randn_like, theta)
-
-    def loss(step):
-        return learner.meta_loss(zip_map(lambda p, d: p + step * d, theta, direction), episode)[0]
-
-    slope = (loss(1e-6) - loss(-1e-6)) / 2e-6
-    torch.testing.assert_close(
-        slope, flat(g) @ flat(direction), rtol=1e-5, atol=1e-7
-    )  # rounding, truncation, a ReLU's kink
+    check_slope(learner, theta, Episode(*one(episodes)))
 
 
 @NAMES

@@ -14,7 +14,7 @@ from metarun.models.binned import HALF, log_density
 from metarun.models.columns import ridges
 from metarun.models.linear import Linear
 from metarun.objectives import CROSS_ENTROPY, SQUARED_ERROR
-from metarun.trees import tree_map
+from tests.helpers import moved
 
 EXACT = 1e-10
 COLUMNS, CLASSES, ROWS, QUERIES = 6, 4, 15, 7
@@ -31,7 +31,7 @@ def learner_of(kind: str, columns: int = COLUMNS, **changes: object) -> tuple[PF
     objective = CROSS_ENTROPY if classifies else SQUARED_ERROR
     settings = {"num_outputs": outputs, "num_ways": CLASSES if classifies else None, **SIZES, **BINS, **changes}
     learner = PFN(net, objective, (columns,), **settings)  # type: ignore[arg-type]
-    return learner, tree_map(lambda p: p + 0.1 * torch.randn_like(p), learner.init())
+    return moved(learner)
 
 
 def table(kind: str, columns: int = COLUMNS, classes: int = CLASSES) -> Episode:

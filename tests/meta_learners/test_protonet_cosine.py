@@ -7,12 +7,19 @@ import torch.nn.functional as F
 from metarun.config.experiment import Experiment
 from metarun.core import Batch
 from metarun.errors import ConfigError
-from metarun.execution.execution import Looped, Vmapped
 from metarun.meta_learners.protonet import ProtoNet
 from metarun.objectives import CROSS_ENTROPY
 from metarun.trees import tree_leaves
 from tests.composing import experiment
-from tests.helpers import BASES, SHOTS, WAYS, flat, image_episodes, meta_gradient, one_episode, relative_error
+from tests.helpers import (
+    BASES,
+    SHOTS,
+    WAYS,
+    check_vmap,
+    image_episodes,
+    meta_gradient,
+    one_episode,
+)
 
 EXACT = 1e-10
 
@@ -58,11 +65,7 @@ def test_the_cosine_does_not_see_the_length_of_features():
 
 @pytest.mark.parametrize("base", BASES)
 def test_vmap_and_loop_give_the_same_meta_gradient(base):
-    learner, theta = cosine(base)
-    episodes = image_episodes(3)
-    looped, _ = Looped().mean_grad(learner.meta_loss, theta, episodes)
-    vmapped, _ = Vmapped(None).mean_grad(learner.meta_loss, theta, episodes)
-    assert relative_error(flat(vmapped), flat(looped)) < EXACT
+    check_vmap(*cosine(base), image_episodes(3))
 
 
 def test_an_image_whose_features_are_all_zero_gives_finite_gradients():

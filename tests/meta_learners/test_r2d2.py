@@ -13,7 +13,7 @@ from metarun.models.mlp import MLP
 from metarun.objectives import CROSS_ENTROPY, SQUARED_ERROR
 from metarun.trees import tree_map
 from tests.composing import train
-from tests.helpers import BASES, WAYS, check_slope, one_episode, relative_error
+from tests.helpers import BASES, WAYS, check_slope, moved, one_episode, relative_error
 
 EXACT = 1e-9
 
@@ -21,7 +21,7 @@ EXACT = 1e-9
 def classifier(base: str = "stride_transductive"):
     torch.manual_seed(0)
     learner = R2D2(BASES[base]().double(), CROSS_ENTROPY, WAYS, 0.7, 3.0)
-    return learner, tree_map(lambda p: p + 0.1 * torch.randn_like(p), learner.init())
+    return moved(learner)
 
 
 def regressor(num_shots: int):

@@ -7,20 +7,22 @@ from torch import nn
 from torch.func import functional_call
 
 from metarun.core import Batch, Episode
-from metarun.execution.execution import Looped, Vmapped
+from metarun.execution.execution import Vmapped
 from metarun.meta_learners.relationnet import Relation, RelationNet, _structure
 from metarun.models.relation_conv import RelationConv
 from metarun.objectives import CROSS_ENTROPY
-from metarun.trees import slice_tasks, tree_map
+from metarun.trees import slice_tasks
 from tests.helpers import (
     BASES,
     SHOTS,
     WAYS,
     check_order_of_classes,
     check_slope,
+    check_vmap,
     flat,
     image_episodes,
     meta_gradient,
+    moved,
     relative_error,
 )
 
@@ -31,7 +33,7 @@ IMAGE = (1, 24, 24)  # maps of 4 x 4: the smallest that can be halved twice
 def relating(mode: str = "transductive"):
     torch.manual_seed(0)
     learner = RelationNet(RelationConv(IMAGE, WAYS, 3, mode).double(), CROSS_ENTROPY, WAYS, IMAGE, 8)
-    return learner, tree_map(lambda p: p + 0.1 * torch.randn_like(p), learner.init())
+    return moved(learner)
 
 
 def relating_vectors(base: str):
@@ -105,10 +107,7 @@ def test_with_flat_features_the_scores_are_two_linear_layers_on_sum_and_query():
 
 @pytest.mark.parametrize("mode", ["transductive", "support"])
 def test_with_maps_vmap_and_loop_give_the_same_meta_gradient(mode):
-    learner, theta = relating(mode)
-    looped, _ = Looped().mean_grad(learner.meta_loss, theta, map_episodes(3))
-    vmapped, _ = Vmapped(None).mean_grad(learner.meta_loss, theta, map_episodes(3))
-    assert relative_error(flat(vmapped), flat(looped)) < EXACT
+    check_vmap(*relating(mode), map_episodes(3))
 
 
 def test_meta_gradient_in_mode_support_equals_finite_differences():

@@ -14,14 +14,10 @@ from metarun.models.mlp import MLP
 from metarun.objectives import CROSS_ENTROPY, SQUARED_ERROR
 from metarun.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from tests.composing import experiment
-from tests.helpers import BASES, IMAGE, WAYS, check_slope, meta_gradient, one_episode, relative_error, wave
+from tests.helpers import BASES, IMAGE, WAYS, check_slope, meta_gradient, moved, one_episode, relative_error, wave
 
 EXACT = 1e-10
 ATTENTION, FILTERS, LENGTH = [[4, 3], [5, 2], [3, 4]], 3, 7  # WAYS * SHOTS + 1 = 7 places: dilations 1, 2, 4
-
-
-def moved(learner: SNAIL) -> tuple[SNAIL, dict]:
-    return learner, tree_map(lambda p: p + 0.1 * torch.randn_like(p), learner.init())
 
 
 def classifier(base: str) -> tuple[SNAIL, dict]:

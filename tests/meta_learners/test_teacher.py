@@ -17,7 +17,7 @@ from metarun.models.mlp import MLP
 from metarun.objectives import CROSS_ENTROPY
 from metarun.trees import tree_map
 from tests.composing import OUTSIDE, experiment
-from tests.helpers import BASES, IMAGE, INNER_LR, INNER_STEPS, WAYS, meta_gradient, one_episode, relative_error
+from tests.helpers import BASES, IMAGE, INNER_LR, INNER_STEPS, WAYS, meta_gradient, moved, one_episode, relative_error
 
 EXACT = 1e-8
 MAX = 10.0
@@ -27,7 +27,7 @@ def built(guidance: float, base: str = "mlp") -> tuple[Teacher, dict]:
     torch.manual_seed(0)
     net, teacher = BASES[base]().double(), MLP(IMAGE, WAYS, [7], None, "torch").double()
     learner = Teacher(net, CROSS_ENTROPY, teacher, guidance, MAX, INNER_LR, INNER_STEPS)
-    return learner, tree_map(lambda p: p + 0.1 * torch.randn_like(p), learner.init())
+    return moved(learner)
 
 
 def plain_mlp(p: dict, x: torch.Tensor, layers: tuple[str, ...]) -> torch.Tensor:
