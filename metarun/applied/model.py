@@ -66,11 +66,8 @@ def model_of(run: Trained) -> "Model":
     """The model of a finished run; raises ConfigError where its learner has nothing to predict."""
     learner, task = run.experiment.test_learner, run.experiment.task
     if not isinstance(learner, FewShotLearner):
-        raise ConfigError(
-            [
-                f"{run.folder.path}: {type(learner).__name__} learns no labelled examples, so there is nothing to predict."
-            ]
-        )
+        why = f"{type(learner).__name__} learns no labelled examples"
+        raise ConfigError([f"{run.folder.path}: {why}, so there is nothing to predict."])
     calibrate_once(run)
     dtype = next(leaf.dtype for leaf in tree_leaves(run.theta))
     reader = task.reader() or ArrayReader(task.spec, run.experiment.device, dtype)

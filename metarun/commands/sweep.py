@@ -110,8 +110,7 @@ def _why_not(text: str) -> str:
 def _divided(arguments: list[str], config_dirs: list[Path]) -> tuple[dict[str, str], Way, list[str]]:
     """What is the sweep's own, by its keys, its launcher, and the overrides of its runs. Raises ConfigError for what has no
     place, and for a launcher that cannot run here."""
-    wrong = [text for text in arguments if text.startswith("-") or text.split("=")[0] in NOT_IN_A_SWEEP]
-    if wrong:
+    if wrong := [text for text in arguments if text.startswith("-") or text.split("=")[0] in NOT_IN_A_SWEEP]:
         raise ConfigError([f"{text} cannot stand beside -m; {_why_not(text)}." for text in wrong])
     if problems := given_twice(readable(arguments)):
         raise ConfigError(problems)

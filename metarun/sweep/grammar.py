@@ -41,12 +41,9 @@ def values(override: Override) -> list[str]:
     """The override with each value that it spans."""
     value = override.value()
     if isinstance(value, IntervalSweep):
-        raise ConfigError(
-            [
-                f"{written(override)}: an interval has values without end; a sweep takes those that you name, by a "
-                "comma, choice(...) or range(...); metarun search chooses within an interval."
-            ]
-        )
+        rule = "a sweep takes those that you name, by a comma, choice(...) or range(...)"
+        other = "metarun search chooses within an interval"
+        raise ConfigError([f"{written(override)}: an interval has values without end; {rule}; {other}."])
     if not override.is_sweep_override():
         return [written(override)]
     return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]

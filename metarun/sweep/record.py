@@ -26,12 +26,8 @@ def recorded(sweep: Path, jobs: Sequence[Job], config_dirs: Sequence[Path], kept
         with alone(sweep / LOCK):
             return _recorded(sweep / NAME, jobs, code(config_dirs), kept)
     except OSError as error:
-        raise ConfigError(
-            [
-                f"cannot write to the sweep's folder {sweep} ({error.strerror}). Choose another with sweep_dir=PATH, or "
-                "make this one writable."
-            ]
-        ) from error
+        why = f"cannot write to the sweep's folder {sweep} ({error.strerror})"
+        raise ConfigError([f"{why}. Choose another with sweep_dir=PATH, or make this one writable."]) from error
 
 
 def _recorded(path: Path, jobs: Sequence[Job], now: dict[str, Any], kept: bool) -> list[str]:

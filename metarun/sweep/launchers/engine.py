@@ -64,12 +64,9 @@ class Engine(Way):
 
     def refuse(self, words: Collection[str]) -> None:
         if find_spec(self.package) is None:
-            raise ConfigError(
-                [
-                    f"launcher={type(self).__name__.lower()}: the package {self.package} is not installed. "
-                    f"pip install {self.package}, or leave out launcher: metarun starts the runs itself."
-                ]
-            )
+            why = f"launcher={type(self).__name__.lower()}: the package {self.package} is not installed"
+            fix = f"pip install {self.package}, or leave out launcher: metarun starts the runs itself."
+            raise ConfigError([f"{why}. {fix}"])
 
     def run(self, sweep: Sweep, forked: Callable[[], Launcher]) -> int | None:
         with _started(self, sweep) as launcher:

@@ -36,12 +36,9 @@ class Ray(Engine):
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = shortened(" ".join(str(error).split()), 300)
-            raise ConfigError(
-                [
-                    f"launcher.address={self.address}: no Ray answers there ({reason}). Start it with "
-                    "'ray start --head', or leave the address out: Ray is then started on this machine."
-                ]
-            ) from None
+            why = f"launcher.address={self.address}: no Ray answers there ({reason})"
+            fix = "Start it with 'ray start --head', or leave the address out: Ray is then started on this machine."
+            raise ConfigError([f"{why}. {fix}"]) from None
         try:
             task: Any = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)(finished)
             yield lambda command: task.remote(command).future()
