@@ -127,12 +127,6 @@ def test_a_graph_to_compile_has_its_norms_in_primitives(monkeypatch):
     assert calls
 
 
-def test_a_graph_that_takes_longer_to_compile_than_it_may_is_left_alone():
-    built, theta, episodes = in_float32("maml", "mlp")
-    with pytest.raises(GraphFailed, match="longer than it would save"):
-        Compiled(Vmapped(None), budget=0.1).mean_grad(built.meta_loss, theta, episodes)
-
-
 def test_an_optimizer_without_a_traceable_form_is_stepped_outside_the_graph():
     class Plain(torch.optim.Optimizer):
         def __init__(self, params):

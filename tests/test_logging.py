@@ -149,10 +149,6 @@ def scores_in_the_table(run: Run) -> dict[str, str]:
     return {f"test/{name}": value for name, value in rows}
 
 
-def test_of_the_scores_of_the_test_only_the_headline_is_a_curve(images):
-    assert [tag for tag in images.events.Tags()["scalars"] if tag.startswith("test/")] == ["test/accuracy"]
-
-
 def test_tensorboard_shows_the_config_of_the_run(images):
     assert images.events.Tags()["tensors"] == ["config/text_summary", "test/text_summary"]
     text = images.events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
