@@ -11,7 +11,7 @@ import json
 import re
 import subprocess
 import tokenize
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -212,11 +212,11 @@ def saved(path: Path) -> dict[str, Any]:
     return plain(OmegaConf.load(path))
 
 
-def is_outdated(kept: dict[str, Any], now: Callable[[str], dict[str, str]] = today) -> bool:
+def is_outdated(kept: dict[str, Any]) -> bool:
     """Whether the code or the configuration of a receipt's run has changed since, or the receipt cannot say."""
     if "depends_on" not in kept:
         return True
     try:
-        return now(kept["command"]) != kept["depends_on"]
+        return today(kept["command"]) != kept["depends_on"]
     except Exception:  # the command is none of today's
         return True

@@ -96,7 +96,7 @@ class Checked:
     ``look`` is shown what was built of which values, and may refuse it by a ConfigError.
     """
 
-    def __init__(self, build: bool, look: Look = no_look) -> None:
+    def __init__(self, build: bool, look: Look) -> None:
         self.build, self.look = build, look
         self.known: dict[str, list[str]] = {}
 
