@@ -49,7 +49,7 @@ def lot_problems(cfg: DictConfig, given: Collection[str] | None = None) -> list[
     return problems
 
 
-def not_by_lot(task: dict[str, Any]) -> str:
+def not_by_lot(task: Any) -> str:
     """The setting of a task's node that says which classes are in which split; empty where a lot does."""
     if not by_shares(task.get("split")):
         return "split"

@@ -54,7 +54,7 @@ def svg(draw: Callable[[Any], None], size: tuple[float, float], title: str, name
     from matplotlib.figure import Figure
 
     text = io.StringIO()
-    settings = {"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif", "font.size": 10}
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif", "font.size": 10}
     with mpl.rc_context({**settings, "text.parse_math": False}):  # names may hold $, which is no formula
         picture = Figure(figsize=size, layout="constrained")
         draw(picture)

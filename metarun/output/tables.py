@@ -82,8 +82,7 @@ def _show_on_a_terminal(table: Table) -> None:
     longest = max((len(text_of(row[0])) for row in table.rows), default=0)
     for number, name in enumerate(table.columns):
         whole = number == 0 and longest <= console.width // 2  # what a row is called can be copied
-        side = "right" if table.of_numbers(number) else "left"
-        drawn.add_column(name, overflow="fold", justify=side, no_wrap=whole)
+        drawn.add_column(name, overflow="fold", justify="right" if table.of_numbers(number) else "left", no_wrap=whole)
     for row in table.rows:
         drawn.add_row(*map(text_of, row))
     console.print(drawn)

@@ -55,7 +55,8 @@ class Job:
     @property
     def damage(self) -> str:
         """Why its folder is not what this job leaves when it is completed, and what to do; empty where it is."""
-        path, unreadable = self.folder.path, []
+        path = self.folder.path
+        unreadable: list[str] = []
         kept = flat(_compared(configuration(path / "config.yaml", unreadable)[0]))
         own = flat(_compared(escaped(self.config)))
         if isinstance(steps := kept.get("steps"), int):  # resume=RUN may have trained it longer

@@ -14,7 +14,7 @@ BETWEEN_NAMES = re.compile(r"[|;,+&]")
 
 def notes_on_classes(names: Collection[str]) -> list[str]:
     """What to say of the ``names`` of classes: of two that are one, one may be for training and the other for the test."""
-    return [*missing_names(names, "classes"), *_of_several(names), *_parts(names), *_alike(names)]
+    return [*missing_names(names, "classes"), *_of_several(names), *_parts(names), *nearly_equal(names, "classes")]
 
 
 def missing_names(names: Iterable[str], what: str) -> list[str]:
@@ -42,10 +42,11 @@ def _parts(names: Collection[str]) -> list[str]:
     return [f"{said}. Join each with that class if it is of it."] if found else []
 
 
-def _alike(names: Iterable[str]) -> list[str]:
+def nearly_equal(names: Iterable[str], what: str) -> list[str]:
+    """A note on the ``names`` (of ``what``: classes, tasks, groups) that differ by case, blanks or the like alone."""
     spelt: dict[str, list[str]] = {}
-    for name in sorted(names):
+    for name in sorted({*names}):
         spelt.setdefault(likeness(BETWEEN_WORDS.sub(" ", unicodedata.normalize("NFKC", name))), []).append(name)
     alike = [" and ".join(map(repr, several)) for several in spelt.values() if len(several) > 1]
-    said = f"names of classes that are nearly equal, and taken for different ones: {listed(alike)}"
+    said = f"names of {what} that are nearly equal, and taken for different ones: {listed(alike)}"
     return [f"{said}. Write them alike where they are one."] if alike else []

@@ -12,13 +12,13 @@ import numpy as np
 
 from metarun.errors import DataError, DataProblems, MissingDataError, listed
 from metarun.paths import usable
-from metarun.tasks.doubtful import notes_on_classes
+from metarun.tasks.doubtful import nearly_equal, notes_on_classes
 from metarun.tasks.image_classes import ImageData, image_task
 from metarun.tasks.image_csv import rows_of_csv
 from metarun.tasks.image_files import ENDINGS, Ranges, dark, is_image, plain, problem_of, squared, survey
 from metarun.tasks.image_rows import Listing, Row, by_class, grouped, rows_of_folders
 from metarun.tasks.near_copies import NearCopies
-from metarun.tasks.splits import SPLITS, Split, by_shares, lists_classes, nearly_equal, split_classes
+from metarun.tasks.splits import SPLITS, Split, by_shares, lists_classes, split_classes
 from metarun.tasks.store import ClassRows, Prepared, Source
 
 RULES = 3  # of reading; raise it when the same files give other rows, and they are prepared again

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from metarun.errors import DataProblems, Faults, listed
-from metarun.tasks.doubtful import missing_names
-from metarun.tasks.splits import SPLITS, nearly_equal, split_named
+from metarun.tasks.doubtful import missing_names, nearly_equal
+from metarun.tasks.splits import SPLITS, split_named
 from metarun.tasks.table_columns import NUMBERS_TO_SOME, Column, Fit, Missing, Reader, look_like_numbers
 from metarun.tasks.table_notes import notes_on_numbers
 from metarun.tasks.table_rows import Choice, filled, rows_of_tasks, without_repeats

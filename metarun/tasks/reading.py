@@ -18,8 +18,9 @@ from torch import Tensor
 
 from metarun.core import TaskSpec
 from metarun.errors import DataError, MissingDataError
+from metarun.tasks.doubtful import nearly_equal
 from metarun.tasks.repeated import keys_of, refuse_two_classes
-from metarun.tasks.splits import composed, nearly_equal
+from metarun.tasks.splits import composed
 
 UNREADABLE = (
     *(OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
@@ -79,7 +80,7 @@ class Reader(ABC):
         if not labelled or self.spec.num_ways is None:
             return found
         refuse_two_classes(path, found.items, found.keys, found.labels.tolist())
-        alike = [f"{path}: {note}" for note in nearly_equal(sorted({*found.labels}), "classes")]
+        alike = [f"{path}: {note}" for note in nearly_equal(found.labels, "classes")]
         return found._replace(notes=[*found.notes, *alike])
 
     def keys(self, x: Tensor) -> Sequence[Hashable]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -56,16 +56,6 @@ def likeness(name: str) -> str:
     written = seen(name)
     number = WHOLE_NUMBER.fullmatch(written)
     return number[1] if number else written
-
-
-def nearly_equal(names: Iterable[str], what: str) -> list[str]:
-    """A note on the ``names`` (of ``what``: tasks, groups) that share a likeness; nothing where none do."""
-    spelt: dict[str, list[str]] = {}
-    for name in dict.fromkeys(names):
-        spelt.setdefault(likeness(name), []).append(name)
-    alike = [" and ".join(map(repr, several)) for several in spelt.values() if len(several) > 1]
-    said = f"names of {what} that are nearly equal, and taken for different ones: {listed(alike)}. Write them alike"
-    return [f"{said} where they are one."] if alike else []
 
 
 def split_named(text: str) -> str:

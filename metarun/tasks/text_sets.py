@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metarun.errors import DataError, Faults
-from metarun.tasks.splits import composed, nearly_equal, seen
+from metarun.tasks.doubtful import nearly_equal
+from metarun.tasks.splits import composed, seen
 from metarun.tasks.store import ClassRows, Prepared
 
 logger = logging.getLogger(__name__)

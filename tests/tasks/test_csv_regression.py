@@ -16,7 +16,7 @@ from metarun.applied.trained import trained
 from metarun.commands.evaluate import evaluate_run
 from metarun.errors import ConfigError, DataError
 from metarun.evaluation.episodes import manifest
-from metarun.tasks.splits import nearly_equal
+from metarun.tasks.doubtful import nearly_equal
 from tests.composing import experiment, train
 from tests.running import metarun
 
@@ -558,8 +558,8 @@ def test_names_of_tasks_match_as_text_and_stand_once(path):
 
 def test_names_of_tasks_that_are_nearly_equal_are_told():
     assert nearly_equal(["s1", "S1", "2", "2.0", "007", "7", "a b", "a\xa0 b", "a\u200b", "a"], "tasks") == [
-        "names of tasks that are nearly equal, and taken for different ones: 's1' and 'S1', '2' and '2.0', '007' and '7', "
-        "'a b' and 'a\\xa0 b', 'a\\u200b' and 'a'. Write them alike where they are one."
+        "names of tasks that are nearly equal, and taken for different ones: '007' and '7', '2' and '2.0', 'S1' and 's1', "
+        "'a' and 'a\\u200b', 'a b' and 'a\\xa0 b'. Write them alike where they are one."
     ]
     assert nearly_equal(["a", "b", "a", "s1", "s10"], "tasks") == []
 
@@ -569,7 +569,7 @@ def test_names_of_tasks_and_groups_that_are_nearly_equal_join_the_notes(path):
     path.write_text("\n".join([f"{header},visit", *(f"{line},{i}" for i, line in enumerate(lines)), "ben,1,9,3,0001"]))
     notes = " ".join(task_of(path, "task.group_column=visit").notes)
     assert "names of tasks that are nearly equal, and taken for different ones: 'big  oak' and 'big oak'." in notes
-    assert "names of groups that are nearly equal, and taken for different ones: '1' and '0001'." in notes
+    assert "names of groups that are nearly equal, and taken for different ones: '0001' and '1'." in notes
 
 
 def test_all_faults_are_told_at_once_five_of_each_kind_and_a_count(path):
