@@ -642,6 +642,11 @@ BESIDE = {
     "a parameter in a dict": (lambda: {"a": [nn.Parameter(torch.ones(4))]}, r"\(layers.beside\), .* nn.ParameterList"),
     "a frozen teacher": (lambda: [nn.Linear(4, 4).requires_grad_(False)], None),
     "numbers": (lambda: [torch.ones(4), 3, "a"], None),
+    "a list in itself": (lambda: (held := [3]).append(held) or held, None),
+    "recurrent weights by their norm": (
+        lambda: nn.utils.parametrizations.weight_norm(nn.LSTM(4, 4), "weight_ih_l0"),
+        None,
+    ),
 }
 
 
@@ -668,6 +673,13 @@ class Between(nn.Module):
         return self.head(self.between(self.body(x)))
 
 
+class Noise(nn.Module):
+    """Draws numbers in evaluation, too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn_like(x)
+
+
 LEARNERS = {
     "anil": lambda net: ANIL(net, SQUARED_ERROR, 0.1, 2),
     "fine_tune": lambda net: FineTune(net, SQUARED_ERROR, None, None, "all", 0.1, 2, "sgd"),
@@ -677,13 +689,15 @@ LEARNERS = {
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_what_forward_does_between_body_and_head_is_not_left_out_unsaid(name):
-    def problems(between: nn.Module) -> list[str]:
+    def problems(between: nn.Module, *last: nn.Module) -> list[str]:
         torch.manual_seed(0)
-        learner = LEARNERS[name](Between(between).double())
+        net = Between(between)
+        net.body.extend(last)
+        learner = LEARNERS[name](net.double())
         theta = take_theta(learner)
         return taken_apart(mock.Mock(learner=learner, theta_0=theta, task=Images()))
 
-    assert problems(nn.Identity()) == []
+    assert problems(nn.Identity()) == problems(nn.Identity(), Noise()) == []
     says = r"takes head\(body\(x\)\) for the network, but forward of Between .* Move what it does besides into body or head"
     assert [bool(re.search(says, told)) for told in problems(nn.Tanh())] == [True] * (name != "maml")
 

@@ -93,22 +93,31 @@ def exact(network: nn.Module) -> list[str]:
 def _unseen(network: nn.Module) -> list[str]:
     """The attributes in which ``network`` keeps weights to be trained that are none of its parameters."""
     known, found = {id(p) for p in network.parameters()}, []
+    torchs = (
+        "_modules",
+        "_parameters",
+        "_flat_weights",
+    )  # recurrent layers fill the last anew, so it may be out of date
     for name, module in network.named_modules():
         for attribute, value in vars(module).items():
-            kept = [] if attribute in ("_modules", "_parameters") else _weights_in(value)
+            kept = [] if attribute in torchs else _weights_in(value, set())
             if any(p.requires_grad and id(p) not in known for p in kept):
                 found.append(f"{name}.{attribute}".lstrip("."))
     return found
 
 
-def _weights_in(value: object) -> Iterator[nn.Parameter]:
+def _weights_in(value: object, within: set[int]) -> Iterator[nn.Parameter]:
+    """The parameters in ``value``, and in what it holds; ``within``: what was looked at, for one may hold itself."""
+    if id(value) in within:
+        return
+    within.add(id(value))
     if isinstance(value, nn.Parameter):
         yield value
     elif isinstance(value, nn.Module):
         yield from value.parameters()
     elif isinstance(value, (list, tuple, set, Mapping)):
         for one in value.values() if isinstance(value, Mapping) else value:
-            yield from _weights_in(one)
+            yield from _weights_in(one, within)
 
 
 def suited(execution: Eager, learner: MetaLearner, task: TaskDistribution, steps: int) -> tuple[Eager, list[str]]:

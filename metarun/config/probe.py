@@ -127,11 +127,12 @@ def takes_head_alone(learner: FewShotLearner, theta: Params, episode: Episode) -
 def is_head_of_body(net: nn.Module, x: Tensor) -> bool:
     """Whether ``net`` gives for x what its head gives for the features of its body, under weights drawn anew."""
     with generators_kept(), evaluating(net):
-        torch.manual_seed(0)
         drawn = {p: torch.randn(p.shape, dtype=p.dtype).to(x.device) for p in trainable(net).values()}
         names = net.named_parameters(remove_duplicate=False)  # of what body and head share, both
         weights = {name: drawn[p] for name, p in names if p in drawn}
+        torch.manual_seed(0)  # whoever draws noise draws the same again
         whole = functional_call(net, weights, (x,))
+        torch.manual_seed(0)
         z = functional_call(body_of(net), under(weights, "body"), (x,))
         parts = functional_call(head_of(net), under(weights, "head"), (z,))
     same = SAME[torch.float32] * whole.norm()
