@@ -28,16 +28,19 @@ def notes_on_twins(held: Mapping[str, Counter[Any]]) -> list[str]:
 
 
 def _within(held: Mapping[str, Counter[Any]]) -> list[tuple[str, str]]:
-    """Each task all of whose rows another has, that has more, and that other."""
-    holders: dict[Any, set[str]] = {}
+    """Each task all of whose rows another has, that has more, and that other. Rows that a third task has do not count:
+    where columns have few values, many tasks hold them by chance."""
+    first: dict[Any, str] = {}
+    shared: dict[Any, list[str]] = {}  # the holders of rows that more than one task has
     for task, rows in held.items():
         for row in rows:
-            holders.setdefault(row, set()).add(task)
+            if (holder := first.setdefault(row, task)) != task:
+                shared.setdefault(row, [holder]).append(task)
     found = []
     for task, rows in held.items():
-        if len(rows) >= LEAST_ROWS:
-            others = set.intersection(*(holders[row] for row in rows))
-            found += [(task, other) for other in sorted(others) if len(held[other]) > len(rows)][:1]
+        if len(rows) >= LEAST_ROWS and all(len(shared.get(row, ())) == 2 for row in rows):
+            others = {name for row in rows for name in shared[row]} - {task}
+            found += [(task, other) for other in others if len(others) == 1 and len(held[other]) > len(rows)]
     return found
 
 
@@ -56,8 +59,9 @@ def _codes(column: Column) -> list[str]:
     found = []
     for end, others in ((0, values[1:]), (-1, values[:-1])):
         if len(others) > 1 and values[end] in CODES and counts[end] > 1:
-            low, high = others[0], others[-1]
-            if min(abs(low - values[end]), abs(high - values[end])) > high - low:
+            low, high, next_one = others[0], others[-1], others[end]
+            # 99 is no code among percentages from 99.9 to 100
+            if abs(next_one - values[end]) > max(high - low, abs(next_one) / 3):
                 found.append(
                     f"column {column.name!r} has {counts[end]} times {values[end]:g}, far from all others ({low:g} to "
                     f"{high:g}). If it says that a number is missing, leave those entries empty and choose task.missing."

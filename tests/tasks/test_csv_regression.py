@@ -303,6 +303,23 @@ def test_a_task_that_lies_within_another_is_told(path, caplog):
     assert "1 task has the rows of another task, under another name: 'cem_old' within 'cem'." in caplog.text
 
 
+def test_rows_of_few_values_that_many_tasks_have_are_no_task_within_another(path, caplog):
+    caplog.set_level(logging.INFO, "metarun")
+    levels = [(a, b, c, d) for a in (0, 1) for b in (0, 1) for c in (0, 1) for d in (0, 1)]
+    chosen = {str(task): levels[task % 3 : 8 + task] for task in range(8)}
+    rows = [",".join([task, *map(str, row)]) for task, of_task in chosen.items() for row in of_task]
+    path.write_text("\n".join(["subject,dose,age,site,response", *rows]))
+    task_of(path, "task.input_columns=[dose,age,site]", "task.num_shots=2", "task.num_queries=2")
+    assert "rows of another task" not in caplog.text
+
+
+def test_a_number_near_the_others_is_no_code(path, caplog):
+    caplog.set_level(logging.INFO, "metarun")
+    with_site(path, lambda i, line: 99 if i % 9 == 0 else 99.9 + i / 1e4)
+    task_of(path, *SITE)
+    assert "far from" not in caplog.text
+
+
 @pytest.mark.parametrize(("column", "code"), [("age", -999), ("age", 9999), ("response", -999)])
 def test_numbers_that_are_codes_of_missing_ones_are_told(path, caplog, column, code):
     caplog.set_level(logging.INFO, "metarun")
