@@ -28,6 +28,7 @@ from published import markdown, place_of_runs, run_to_its_end
 from receipt import RECEIPTS, receipt
 
 PAGE = RECEIPTS.parent / "your_own_data.md"
+OF_TRAINING = re.compile(r"^training (?:did not help|may not have helped).*", re.MULTILINE)  # the last line of a log
 KEPT = RECEIPTS / "own_data.json"
 MARKED = re.compile(r"<!-- own data -->.*?<!-- end -->", re.S)
 ALPHABETS = ("Futurama", "Greek", "Hebrew", "Korean", "Latin")
@@ -167,7 +168,7 @@ def keep(place: Path) -> None:
     kept = {}
     for name in commands():
         if (place / name / "results.json").is_file():
-            said = re.findall(r"^training did not help.*", (place / name / "log.txt").read_text(), re.M)
+            said = OF_TRAINING.findall((place / name / "log.txt").read_text())
             kept[name] = receipt(place / name) | {"said": said[-1] if said else ""}
     if not kept:
         sys.exit(f"{place} holds no complete runs.")

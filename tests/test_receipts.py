@@ -92,6 +92,11 @@ def test_no_row_of_own_data_is_below_its_baseline_without_saying_so():
         assert not lost or row["said"].startswith("training did not help"), name
 
 
+def test_what_a_run_says_of_its_training_is_kept_however_sure_it_is_of_it():
+    said = ["training did not help: the best checkpoint is the start", "training may not have helped: training made it"]
+    assert own_data.OF_TRAINING.findall("\n".join(["training had other episodes", *said])) == said
+
+
 def test_the_page_of_control_shows_the_tables_that_the_receipts_give():
     text = control.PAGE.read_text()
     assert control.MARKED.search(text)
