@@ -223,13 +223,6 @@ def test_the_doctor_says_of_every_data_set_whether_it_is_there():
     assert "sinusoid" not in outcome.out  # nothing to fetch
 
 
-def test_the_doctor_says_what_a_search_needs_and_no_plugin_that_a_sweep_refuses(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
-    fixes = {what: fix for what, _, _, fix in doctor.findings(tmp_path)}
-    assert fixes["metarun search"] == "pip install 'metarun[search]'"
-    assert [what for what in fixes if what.startswith("hydra/")] == []
-
-
 def test_no_terminal_breaks_a_name_in_the_list_or_elides_the_data_root(tmp_path, monkeypatch):
     found = list(entries([], []))
     for module in (data, doctor):

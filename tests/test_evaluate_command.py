@@ -95,7 +95,6 @@ def test_a_prototypical_network_is_tested_with_other_ways(run_of):
     assert 0 <= more["test/accuracy"]["mean"] <= 1
 
 
-@pytest.mark.data
 @pytest.mark.parametrize("others", [["seed=1"], ["seed=1", "task.num_ways=4"]])
 def test_other_episodes_leave_frozen_layers_as_theta_was_trained_beside_them(others, tmp_path):
     run, tiny = tmp_path / "run", ["steps=2", "evaluation.num_val_tasks=2", "evaluation.num_tasks=2", "logger=none"]
@@ -110,6 +109,7 @@ def test_other_episodes_leave_frozen_layers_as_theta_was_trained_beside_them(oth
     assert not torch.equal(*(one.experiment.task.sample("test", [0]).query.x[:, :6] for one in (own, other)))
 
 
+@pytest.mark.data
 def test_training_tasks_are_scored_with_the_ways_that_they_have(data_root, tmp_path):
     words = ["task=omniglot", f"data_root={data_root}", "meta_learner=protonet", "task.train_num_ways=8"]
     assert metarun(*words, *BUDGET, f"run_dir={tmp_path / 'run'}").code == 0
