@@ -42,7 +42,7 @@ MISTAKES = {
     "a number for a list": (["evaluation.shots=5"], "evaluation.shots=5: must be a list, evaluation.shots=[A,B]"),
     "a mapping for a list": (["task.frequency={a:1}"], "task.frequency={a:1}: must be a list, task.frequency=[A,B]"),
     "more jobs than runs": (["-m", "seed=1,2", "jobs=1000000000"], "whole number of 1 or more and 10000 or less, the runs"),
-    "jobs beyond all digits": (["-m", "seed=1,2", "jobs=" + "9" * 5000], "must be a whole number of 1 or more, the runs at"),
+    "jobs beyond all digits": (["-m", "seed=1,2", "jobs=" + "9" * 5000], "1 or more and 10000 or less"),
     "a time without end": (["-m", "seed=1,2", "timeout=" + "9" * 400], "must be the time that an attempt may take"),
     "seeds without end": (["reproduce", "maml/sinusoid/5s", "--seeds=1000000000"], "must be 1 or more, and 10000 or less"),
     "a search elsewhere": (["search", "s", "trials=2", "seed=1,2", "launcher=slurm"], "launcher=slurm: a search starts its"),

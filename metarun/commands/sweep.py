@@ -41,8 +41,8 @@ MEANS = {
     "seeds": "the fresh seeds over which the winner runs",
     "sampler_seed": "the seed of what is proposed",
 }
-DIGITS = 19  # from which on numbers do not fit into 64 bits
-MOST = {"jobs": MOST_RUNS, "seeds": MOST_RUNS, "trials": 100 * MOST_RUNS}
+DIGITS = 19  # of the longest number of 64 bits
+MOST = {"jobs": MOST_RUNS, "retries": MOST_RUNS, "seeds": MOST_RUNS, "trials": 100 * MOST_RUNS, "sampler_seed": 10**18}
 Main = Callable[[list[str]], None]  # of a command line; ends in SystemExit
 
 
@@ -123,10 +123,10 @@ def _divided(arguments: list[str], config_dirs: list[Path]) -> tuple[dict[str, s
 
 def whole(key: str, text: str, least: int) -> int:
     """The number that a setting of the sweep has. Raises ConfigError where it is none, below ``least`` or senseless."""
-    number = int(text) if text.isascii() and text.isdecimal() and len(text) < DIGITS else -1
-    if not least <= number <= MOST.get(key, number):
-        many = f" and {MOST[key]} or less" if number > least else ""
-        raise ConfigError([f"{key}={shortened(text)}: must be a whole number of {least} or more{many}, {MEANS[key]}."])
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) <= DIGITS else -1
+    if not least <= number <= MOST[key]:
+        rule = f"must be a whole number of {least} or more and {MOST[key]} or less, {MEANS[key]}"
+        raise ConfigError([f"{key}={shortened(text)}: {rule}."])
     return number
 
 

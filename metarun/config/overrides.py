@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 
+from metarun.config.help import ORDER
 from metarun.errors import ConfigError
 from metarun.process import started_together
 
@@ -20,17 +21,6 @@ INSTEAD = {  # of Hydra's settings, by how they begin
     "hydra/sweeper": "it goes with a sweep: metarun -m hydra/sweeper=NAME ...",
 }
 SWITCHES = ("exact", "tf32", "profile", "evaluation.fit_images")
-MAPPINGS = (
-    "task",
-    "base_learner",
-    "meta_learner",
-    "optimizer",
-    "scheduler",
-    "execution",
-    "logger",
-    "evaluation",
-    "rates",
-)
 
 
 def with_devices(overrides: list[str]) -> list[str]:
@@ -56,7 +46,7 @@ def _misread(override: Override) -> str:
     key, value = override.key_or_group, override.value()
     if key in SWITCHES and isinstance(value, (int, float)) and value not in (0, 1):
         return f"{written(override)}: must be true or false."
-    if key in MAPPINGS and value == {}:
+    if key in (*ORDER, "rates") and value == {}:
         return f"{written(override)}: an empty mapping changes nothing, for values are added; leave it out."
     return ""
 
