@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from metarun.models.conv4 import four
 from metarun.models.dropout import Dropout
 from metarun.models.exact.layers import BatchNorm, BatchNormMode, Blocks, Conv2d, MaxPool2d
+from metarun.models.parts import check_images, num_features
 
 SLOPE = 0.1  # of the leaky ReLU (scripts/train/conf/fewshots.yaml)
 
@@ -60,15 +61,9 @@ class R2D2Conv(nn.Module):
         batch_norm: BatchNormMode,
     ) -> None:
         super().__init__()
-        if len(input_shape) != 3 or min(input_shape[1:]) < 16:
-            raise ValueError(
-                f"base_learner r2d2_conv needs images [channels, height, width] of 16 pixels or more, but the task's "
-                f"inputs have shape {list(input_shape)}. Choose base_learner=mlp."
-            )
+        check_images(input_shape, "r2d2_conv", 16)
         self.body = LastTwo([input_shape[0], *four(channels)], batch_norm, dropout)
-        with torch.no_grad():
-            features = self.body(torch.zeros(2, *input_shape)).shape[1]
-        self.head = nn.Linear(features, num_outputs)
+        self.head = nn.Linear(num_features(self, input_shape), num_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x))
