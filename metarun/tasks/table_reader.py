@@ -129,6 +129,8 @@ class TableReader(Reader):
 
 def _separator(path: Path, usual: str, names: Sequence[str]) -> str:
     """The ``usual`` separator, that of the training, or else the one by which the first line holds these ``names``."""
+    if not path.is_file():  # a pipe gives its lines once
+        return usual
     try:
         with path.open(encoding="utf-8-sig", errors="replace") as file:
             first = file.readline().rstrip("\n")
