@@ -680,6 +680,13 @@ class Noise(nn.Module):
         return x + torch.randn_like(x)
 
 
+class Huge(nn.Module):
+    """Overflows under weights that are not small."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (1e4 * x).exp()
+
+
 LEARNERS = {
     "anil": lambda net: ANIL(net, SQUARED_ERROR, 0.1, 2),
     "fine_tune": lambda net: FineTune(net, SQUARED_ERROR, None, None, "all", 0.1, 2, "sgd"),
@@ -697,7 +704,7 @@ def test_what_forward_does_between_body_and_head_is_not_left_out_unsaid(name):
         theta = take_theta(learner)
         return taken_apart(mock.Mock(learner=learner, theta_0=theta, task=Images()))
 
-    assert problems(nn.Identity()) == problems(nn.Identity(), Noise()) == []
+    assert problems(nn.Identity()) == problems(nn.Identity(), Noise()) == problems(nn.Identity(), Huge()) == []
     says = r"takes head\(body\(x\)\) for the network, but forward of Between .* Move what it does besides into body or head"
     assert [bool(re.search(says, told)) for told in problems(nn.Tanh())] == [True] * (name != "maml")
 
