@@ -11,6 +11,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 THRESHOLDS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")  # with which a user sets them
 KEEP_BELOW = 1 << 30  # bytes
 SPIN_COUNT = "10000"  # turns of an empty loop
+LED = "METARUN_LED"  # variable of the environment of a run that another command of metarun starts, and speaks for
 
 
 def prepare() -> None:

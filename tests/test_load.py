@@ -16,6 +16,7 @@ from PIL import Image
 import metarun
 from metarun.applied import calibrated
 from metarun.applied.estimators import Classifier
+from metarun.applied.trained import trained
 from metarun.errors import ConfigError, DataError
 from metarun.evaluation.calibration import running_norms
 from metarun.tasks.store import load_prepared
@@ -389,6 +390,18 @@ def test_a_folder_without_a_run_or_a_checkpoint_is_refused(tmp_path):
     (tmp_path / "status.json").write_text(json.dumps({"state": "interrupted", "step": 1}))
     with pytest.raises(ConfigError, match=r"no checkpoint .*best.pt \(the run's state: interrupted\)"):
         metarun.load(tmp_path)
+
+
+def test_a_removed_checkpoint_of_an_ended_run_is_not_said_to_come_by_going_on(tmp_path):
+    folder = Path(shutil.copytree(run("protonet"), tmp_path / "run"))
+    (folder / "checkpoints" / "last.pt").unlink()
+    with pytest.raises(
+        ConfigError, match=r"last.pt .*removed after .*: restore it; --checkpoint best takes .* left\.$"
+    ):
+        trained(folder, [], "last", [])
+    (folder / "checkpoints" / "best.pt").unlink()
+    with pytest.raises(ConfigError, match=r"best.pt .*: restore it\.$"):
+        metarun.load(folder)
 
 
 def test_as_an_estimator_it_is_copied_and_cross_validated_by_scikit_learn(photos):

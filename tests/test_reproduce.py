@@ -302,6 +302,7 @@ def test_a_paper_that_tests_its_last_model_is_met_by_our_last_one(published, tmp
 
 @pytest.mark.parametrize(("name", "content", "said"), [
     ("results.json", "{", "results.json is absent or damaged"),
+    ("results.json", "{}", "results.json is damaged .test/mse, test/mse_step_1 is gone."),
     ("run.json", "{}", "run.json does not say how the run was begun"),
     ("run.json", '{"history": [{}]}', "run.json does not say how the run was begun"),
     ("metrics.jsonl", "", "metrics.jsonl has no validation"),
@@ -319,7 +320,9 @@ def test_a_run_without_what_its_card_is_made_of_makes_no_card(name, content, sai
 def test_a_checkpoint_put_in_the_place_of_the_tested_one_makes_no_card(tmp_path, published, monkeypatch):
     published(sine=told())
     (seed,) = running.seeds_of(registry.target("paper/sine"), tmp_path, 1)
-    (seed.path / "evaluations").mkdir(parents=True)
+    for folder in ("evaluations", "checkpoints"):
+        (seed.path / folder).mkdir(parents=True)
+    (seed.path / "checkpoints" / "best.pt").touch()
     (seed.path / "results.json").write_text(json.dumps({"protocol": {"checkpoint_step": 40}}))
     made = {"protocol": {"checkpoint_step": 20}}
 
@@ -331,6 +334,24 @@ def test_a_checkpoint_put_in_the_place_of_the_tested_one_makes_no_card(tmp_path,
         evaluated(seed, (), tmp_path / "log.txt")
     made["protocol"]["checkpoint_step"] = 40
     assert evaluated(seed, (), tmp_path / "log.txt") == made
+
+
+def test_an_evaluation_that_lost_its_scores_is_made_again(undisturbed, published, tmp_path):
+    run = undisturbed[1]
+    published(sine=told())
+    (seed,) = running.seeds_of(registry.target("paper/sine"), tmp_path, 1)
+    shutil.copytree(run.path, seed.path)
+    overrides = running.protocols(seed)[0]
+    kept = seed.path / "evaluations" / f"{name_of(list(overrides), 'test', 'best')}.json"
+    whole = json.loads(kept.read_text())
+    for lost in ({"test/mse": None}, {"test/mse_step_1": None}, {"test/mse": {"mean": "0.5"}}):
+        kept.write_text(json.dumps({**whole, **lost}))
+        assert evaluated(seed, overrides, tmp_path / "log.txt")["test/mse_step_1"] == whole["test/mse_step_1"]
+        assert json.loads(kept.read_text())["test/mse"] == whole["test/mse"]
+    kept.unlink()
+    (seed.path / "checkpoints" / "best.pt").unlink()
+    with pytest.raises(MetarunError, match=r"best.pt is gone, and with it the proof of the run. Delete .*/seed0; the"):
+        evaluated(seed, overrides, tmp_path / "log.txt")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -351,10 +372,12 @@ def test_one_killed_half_way_is_continued_by_the_same_command(published, undistu
     assert numbers(card_in(tmp_path)) == numbers(undisturbed[0])
 
 
-def test_a_budget_stops_the_training_and_the_same_command_goes_on(published, undisturbed, tmp_path, capsys):
+def test_a_budget_stops_the_training_and_the_same_command_goes_on(published, undisturbed, tmp_path, capfd):
     published(sine=told())
     assert reproduce(["paper/sine"], wanted(tmp_path, budget="0.1s")) == 128 + signal.SIGTERM
-    assert "the budget is used up; the same command goes on" in capsys.readouterr().err
+    said = capfd.readouterr().err
+    assert "the budget is used up; the same command goes on" in said
+    assert "continue with" not in said  # of the run itself
     assert not (tmp_path / "paper" / "sine.json").exists()
     assert reproduce(["paper/sine"], wanted(tmp_path)) == 0
     assert numbers(card_in(tmp_path)) == numbers(undisturbed[0])

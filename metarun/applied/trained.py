@@ -90,6 +90,14 @@ def trained(path: Path, overrides: list[str], checkpoint: str, config_dirs: list
     if not saved.exists():
         state = folder.read_status()["state"]
         rule = "A run writes it at its first validation: let it go on, by metarun resume=RUN."
+        if (folder.path / "results.json").is_file():  # a run that has ended had it, and cannot go on without it
+            other = "best" if checkpoint == "last" else "last"
+            left = (
+                f"--checkpoint {other} takes the one that is left"
+                if (folder.checkpoints / f"{other}.pt").exists()
+                else ""
+            )
+            rule = f"It was removed after the run had ended: restore it{left and f'; {left}'}."
         raise ConfigError([f"there is no checkpoint {saved} (the run's state: {state}). {rule}"])
     try:
         experiment = build(cfg, fitted)

@@ -1,6 +1,7 @@
 """The command line: a sub-command, Hydra's own options, a sweep, or one run. Imports torch only to run."""
 
 import argparse
+import os
 import shlex
 import sys
 import traceback
@@ -14,7 +15,7 @@ from metarun.config.help import COMMANDS, SWEEP_KEYS, help_text
 from metarun.config.trust import as_flags, trust
 from metarun.errors import TO_NEED_LESS, ConfigError, Interrupted, MetarunError, did_you_mean, memory_refusal
 from metarun.files import refused_by_disk
-from metarun.process import forget_empty_data_root, prepare, started_rank, started_together
+from metarun.process import LED, forget_empty_data_root, prepare, started_rank, started_together
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -157,10 +158,9 @@ def begun(overrides: list[str], folders: list[Path], flags: list[str]) -> int:
     try:
         run(job)
     except Interrupted as error:
-        print(
-            f"\nstopped; continue with: {shlex.join(['metarun', *flags, assigned('resume', job.folder.path)])}",
-            file=sys.stderr,
-        )
+        if LED not in os.environ:  # whoever started it says how to go on
+            again = shlex.join(["metarun", *flags, assigned("resume", job.folder.path)])
+            print(f"\nstopped; continue with: {again}", file=sys.stderr)
         return error.exit_code
     return 0
 

@@ -130,14 +130,15 @@ def one(target: Target, place: Sequence[str], wanted: Wanted, until: float | Non
 
 def evaluated(seed: Seed, overrides: Sequence[str], log: Path) -> dict[str, Any]:
     """What ``metarun evaluate RUN OVERRIDES`` leaves, from its file where the run's model is still that one's."""
-    model = seed.target.tested
-    where = seed.path / "evaluations" / f"{name_of(list(overrides), 'test', model)}.json"
+    tested = seed.target.tested
+    where = seed.path / "evaluations" / f"{name_of(list(overrides), 'test', tested)}.json"
     with contextlib.suppress(ValueError, KeyError, TypeError):  # absent or damaged: it is made again
         kept = read_json(where)
-        if kept["protocol"]["checkpoint_step"] == seed.tested_step():
+        whole = not seed.lost_scores(kept, overrides)
+        if whole and kept["protocol"]["checkpoint_step"] == seed.tested_step():
             return kept
     with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
-        evaluate_run(seed.path, list(overrides), "test", model, [])
+        evaluate_run(seed.path, list(overrides), "test", seed.model.stem, [])
     made = read_json(where)
     seed.refuse_another_model(made["protocol"]["checkpoint_step"])
     return made

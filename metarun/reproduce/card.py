@@ -111,8 +111,7 @@ def score_at(target: Target, results: dict[str, Any], step: int | None) -> Score
 
     Raises Diverged where it is no finite number, for a mean without the episodes that diverged would flatter.
     """
-    score = "accuracy" if target.score == "error" else target.score
-    name = f"test/{score}" if step is None else f"test/{score}_step_{step}"
+    name = target.measure if step is None else f"{target.measure}_step_{step}"
     found = scores_in(results).get(name)
     if found is None:
         seed = results["protocol"]["seed"]
@@ -131,7 +130,7 @@ def common(target: Target, seed: Seed, evaluated: Evaluated) -> list[dict[str, A
         protocol = results["protocol"]
         last = score_at(target, results, None)
         steps: list[float] = []
-        while f"test/{'accuracy' if target.score == 'error' else target.score}_step_{len(steps)}" in results:
+        while f"{target.measure}_step_{len(steps)}" in results:
             steps.append(target.in_its_units(score_at(target, results, len(steps)).mean))
         rows.append(
             {

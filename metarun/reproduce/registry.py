@@ -111,12 +111,17 @@ class Target:
         return Path(self.paper.name, f"{self.key.replace('/', '_')}.json")
 
     @property
+    def measure(self) -> str:
+        """The name of its score in a run's results; an error is what an accuracy leaves."""
+        return f"test/{'accuracy' if self.score == 'error' else self.score}"
+
+    @property
     def higher_is_better(self) -> bool:
         """Of its score."""
         return self.score not in LOWER_IS_BETTER
 
     def in_its_units(self, mean: float) -> float:
-        """A score of ours as the paper prints it; an error is what an accuracy leaves."""
+        """A score of ours as the paper prints it."""
         value = 1 - mean if self.score == "error" else mean
         return 100 * value if self.score in IN_PERCENT else value
 

@@ -17,7 +17,8 @@ from metarun.errors import ConfigError, Interrupted, MetarunError
 from metarun.files import read_json
 from metarun.output import ledger
 from metarun.output.folder import RunFolder
-from metarun.process import ending_with
+from metarun.output.kept import number
+from metarun.process import LED, ending_with
 from metarun.reproduce import dependence
 from metarun.reproduce.registry import Target
 from metarun.training.signals import received_by, stopping_signals
@@ -50,15 +51,34 @@ class Seed:
                 read_json(self.path / name)
             except ValueError as error:
                 raise self._without_proof(f"{self.path / name} is absent or damaged ({error})") from None
+        if lost := self.lost_scores(read_json(self.path / "results.json"), ()):
+            raise self._without_proof(f"{self.path / 'results.json'} is damaged ({', '.join(lost)} is gone)")
         run = ledger.read(self.path)
         if not run.history or not all({"started", "overrides"} <= part.keys() for part in run.history):
             raise self._without_proof(f"{self.path / 'run.json'} does not say how the run was begun and continued")
         if not run.validations(run.score_name):
             raise self._without_proof(f"{self.path / 'metrics.jsonl'} has no validation, so there is no learning curve")
 
+    def lost_scores(self, results: dict[str, Any], overrides: Sequence[str]) -> list[str]:
+        """What the results of a test by ``overrides`` should hold and do not; a score that diverged is null there."""
+        measure = self.target.measure
+        own = read_json(self.path / "results.json") if not any("inner_steps" in text for text in overrides) else {}
+        names = {measure, *(name for name in own if name.startswith(f"{measure}_step_"))}
+        steps = {figure.step for figure in self.target.figures if figure.evaluate == tuple(overrides)} - {None}
+        names |= {f"{measure}_step_{step}" for step in steps}
+        return sorted(name for name in names if not _is_score(results.get(name)))
+
+    @property
+    def model(self) -> Path:
+        """The checkpoint that the target tests; raises MetarunError where it is gone."""
+        path = self.path / "checkpoints" / f"{self.target.tested}.pt"
+        if not path.is_file():
+            raise self._without_proof(f"{path} is gone")
+        return path
+
     def refuse_another_model(self, step: int) -> None:
         """Raise MetarunError where the checkpoint that was tested, of ``step``, is not the model that the target tests."""
-        path = self.path / "checkpoints" / f"{self.target.tested}.pt"
+        path = self.model
         if step != self.tested_step():
             raise self._without_proof(f"{path} is of step {step}, but the run ended with that of {self.tested_step()}")
 
@@ -71,6 +91,10 @@ class Seed:
         if self.target.tested == "last":
             return int(read_config(self.path / "config.yaml").steps)
         return int(read_json(self.path / "results.json")["protocol"]["checkpoint_step"])
+
+
+def _is_score(entry: Any) -> bool:
+    return isinstance(entry, dict) and "mean" in entry and (entry["mean"] is None or number(entry["mean"]) is not None)
 
 
 def seeds_of(target: Target, root: Path, number: int) -> list[Seed]:
@@ -121,8 +145,8 @@ def train(seed: Seed, place: Sequence[str], until: float | None) -> None:
         assigned("run_dir", seed.path.resolve()),
         "resume=auto",
     ]
-    end_with_this = ending_with(os.getpid())
-    process = subprocess.Popen([sys.executable, "-m", "metarun", *words], preexec_fn=end_with_this)  # noqa: PLW1509
+    end_with_this, command = ending_with(os.getpid()), [sys.executable, "-m", "metarun", *words]
+    process = subprocess.Popen(command, preexec_fn=end_with_this, env={**os.environ, LED: "1"})  # noqa: PLW1509
 
     def pass_on(signum: int, _: object) -> None:  # but for a Ctrl-C that the process has from the terminal itself
         if signum != signal.SIGINT or not _in_the_foreground():
