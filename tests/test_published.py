@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from metarun.applied.trained import changed
 from metarun.errors import ConfigError
 from metarun.output.kept import Loader
-from metarun.paths import PACKAGE
-from metarun.reproduce.registry import targets_in
+from metarun.paths import PACKAGE, config_dir
+from metarun.reproduce.registry import MARKS, printed, targets, targets_in
 from tests.composing import composed
 
 FILES = sorted((PACKAGE / "published").glob("*.yaml"))
@@ -191,3 +191,12 @@ def test_a_file_of_another_form_is_named_with_the_place(right, wrong, said, tmp_
     with pytest.raises(ConfigError) as raised:
         list(targets_in(path))
     assert "maml.yaml" in str(raised.value) and said in str(raised.value)
+
+
+@pytest.mark.parametrize("path", sorted(config_dir().glob("experiment/**/*.yaml")), ids=lambda path: path.stem)
+def test_a_figure_in_the_head_of_a_preset_is_marked_as_it_was_read(path):
+    head = " ".join(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# "))
+    cited = [target for target in targets().values() if target.paper.cited_as in head]
+    for figure in [figure for target in cited for figure in target.figures if figure.value and figure.read in MARKS]:
+        plain = re.escape(printed(figure.value, figure.interval, "paper"))
+        assert not re.search(rf"(?<![\d.]){plain}(?![\d.]|{re.escape(MARKS[figure.read])})", head), figure
