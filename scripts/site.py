@@ -84,12 +84,20 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Lead the links of a page to pages of the site; the ages of its receipts in small print."""
     name = page.file.src_uri
     page.meta["search"] = {"boost": 0.0001 if BEHIND.fullmatch(name) else 1.0} | page.meta.get("search", {})
-    if page.parent is None:
-        page.meta["hide"] = ["navigation"]  # it would name this page alone
+    alone, flat = page.parent is None, len(re.findall(r"^## ", markdown, re.M)) < 2
+    page.meta["hide"] = ["navigation"] * alone + [
+        "toc"
+    ] * flat  # which would name this page alone, or one heading of it
     markdown = markdown.replace("\n<!-- end of receipts -->", "\n{: .receipts }")
     parts = CODE.split(markdown)
     parts[::2] = [LINK.sub(lambda m: m["begin"] + inside(name, m["path"]) + (m["anchor"] or ""), p) for p in parts[::2]]
     return "".join(parts)
+
+
+def on_post_template(output: str, template_name: str, **_: Any) -> str:
+    """Say on the page of a wrong address where to look."""
+    where = "<p>There is no such page. Search for it above, or begin at the <a href='/index.html'>start</a>.</p>"
+    return output.replace("</h1>", f"</h1>\n{where}", 1) if template_name == "404.html" else output
 
 
 def inside(page: str, path: str) -> str:

@@ -120,6 +120,17 @@ def test_a_name_with_two_meanings_has_in_each_table_of_settings_its_own(site):
     assert "channels" not in in_context and "numbers in the vector of a token" in in_context
 
 
+def test_the_page_of_a_wrong_address_says_where_to_look(site):
+    text = (site / "404.html").read_text()
+    assert "There is no such page. Search" in text and "<a href='/index.html'>" in text
+
+
+@pytest.mark.parametrize(("page", "listed"), [("results/omniglot_5w1s", False), ("settings", True), ("index", True)])
+def test_a_page_of_one_table_has_the_room_of_a_list_of_headings(site, page, listed):
+    (bar,) = re.findall(r'<div class="[^"]*md-sidebar--secondary"[^>]*>', (site / f"{page}.html").read_text())
+    assert ("hidden" not in bar) == listed
+
+
 def test_results_are_found_however_many_there_are(tmp_path):
     from scripts.site import nav_of
 
@@ -204,7 +215,7 @@ def test_a_wide_table_on_a_phone_shows_every_cell_with_its_column_s_name(site):
 
 def test_a_wide_table_shows_that_it_scrolls_wherever_one_reads_in_it(site, width=1400):
     frame = "document.querySelector('.md-typeset__scrollwrap')"
-    with opened(site / "results" / "index.html", width) as browser:
+    with opened(site / "experiments.html", width) as browser:
         wide = f"const frame = {frame}; if (frame) return frame.scrollWidth - frame.clientWidth"
         assert until(browser, wide) > 0
         bar = f"return {frame}.offsetHeight - {frame}.clientHeight"

@@ -25,6 +25,7 @@ function makeSortable(table) {
   for (const row of rows)
     for (const cell of row.cells) {
       cell.dataset.head = heads[cell.cellIndex]?.textContent.trim() ?? ""
+      cell.toggleAttribute("data-figure", /^[-\d.]+( \+- [\d.]+)?$/.test(cell.textContent.trim()))
       if (cell.textContent.length > 40) cell.dataset.long = cell.textContent.length > 120 ? "very" : ""
     }
   if (rows.length < 3) return
