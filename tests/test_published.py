@@ -12,7 +12,7 @@ from metarun.applied.trained import changed
 from metarun.errors import ConfigError
 from metarun.output.kept import Loader
 from metarun.paths import PACKAGE, config_dir
-from metarun.reproduce.registry import MARKS, printed, targets, targets_in
+from metarun.reproduce.registry import MARKS, targets, targets_in
 from tests.composing import composed
 
 FILES = sorted((PACKAGE / "published").glob("*.yaml"))
@@ -193,10 +193,20 @@ def test_a_file_of_another_form_is_named_with_the_place(right, wrong, said, tmp_
     assert "maml.yaml" in str(raised.value) and said in str(raised.value)
 
 
-@pytest.mark.parametrize("path", sorted(config_dir().glob("experiment/**/*.yaml")), ids=lambda path: path.stem)
-def test_a_figure_in_the_head_of_a_preset_is_marked_as_it_was_read(path):
-    head = " ".join(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# "))
-    cited = [target for target in targets().values() if target.paper.cited_as in head]
-    for figure in [figure for target in cited for figure in target.figures if figure.value and figure.read in MARKS]:
-        plain = re.escape(printed(figure.value, figure.interval, "paper"))
-        assert not re.search(rf"(?<![\d.]){plain}(?![\d.]|{re.escape(MARKS[figure.read])})", head), figure
+SAYING = [*config_dir().glob("experiment/**/*.yaml"), *(PACKAGE.parent / "docs" / "algorithms").glob("*.md")]
+
+
+@pytest.mark.parametrize("path", sorted(SAYING), ids=lambda path: path.stem)
+def test_a_figure_that_nobody_has_read_is_marked_in_heads_of_presets_and_on_pages(path):
+    text = path.read_text(encoding="utf-8")
+    head = " ".join(line for line in text.splitlines() if line.startswith("# "))
+    for line in text.splitlines() if path.suffix == ".md" else [head]:
+        cited = [target for target in targets().values() if target.paper.cited_as in line]
+        for figure in [
+            figure for target in cited for figure in target.figures if figure.value and figure.read in MARKS
+        ]:
+            plain = re.escape(f"{figure.value:g}") + (
+                rf"(?: \+- {figure.interval:g}(?!\d))?" if figure.interval else ""
+            )
+            bare = rf"(?<![\d.]){plain}(?![\d.]| \+-|{re.escape(MARKS[figure.read])})"
+            assert not re.search(bare, line), figure

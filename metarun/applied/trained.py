@@ -77,6 +77,21 @@ class Trained:
         return where
 
 
+def _checkpoint(folder: RunFolder, checkpoint: str) -> Path:
+    """Where the checkpoint is; raises ConfigError where it is not there, with what brings it."""
+    saved, other = (
+        folder.checkpoints / f"{name}.pt" for name in (checkpoint, {"best": "last", "last": "best"}[checkpoint])
+    )
+    if saved.exists():
+        return saved
+    rule = "A run writes it at its first validation: let it go on, by metarun resume=RUN."
+    if (folder.path / "results.json").is_file():  # a run that has ended had it, and cannot go on without it
+        left = f"; --checkpoint {other.stem} takes the one that is left" if other.exists() else ""
+        rule = f"It was removed after the run had ended: restore it{left}."
+    state = folder.read_status()["state"]
+    raise ConfigError([f"there is no checkpoint {saved} (the run's state: {state}). {rule}"])
+
+
 def trained(path: Path, overrides: list[str], checkpoint: str, config_dirs: list[Path]) -> Trained:
     """The run in ``path`` with ``overrides``; raises ConfigError where there is none, or they do not fit."""
     folder = RunFolder(place(str(path), "RUN"))
@@ -86,19 +101,7 @@ def trained(path: Path, overrides: list[str], checkpoint: str, config_dirs: list
         raise ConfigError([f"--checkpoint is {checkpoint!r}; use best or last."])
     fitted = folder.fitted()
     cfg = changed(read_config(folder.path / "config.yaml"), overrides, config_dirs, folder.overrides())
-    saved = folder.checkpoints / f"{checkpoint}.pt"
-    if not saved.exists():
-        state = folder.read_status()["state"]
-        rule = "A run writes it at its first validation: let it go on, by metarun resume=RUN."
-        if (folder.path / "results.json").is_file():  # a run that has ended had it, and cannot go on without it
-            other = "best" if checkpoint == "last" else "last"
-            left = (
-                f"--checkpoint {other} takes the one that is left"
-                if (folder.checkpoints / f"{other}.pt").exists()
-                else ""
-            )
-            rule = f"It was removed after the run had ended: restore it{left and f'; {left}'}."
-        raise ConfigError([f"there is no checkpoint {saved} (the run's state: {state}). {rule}"])
+    saved = _checkpoint(folder, checkpoint)
     try:
         experiment = build(cfg, fitted)
     except ConfigError as error:
