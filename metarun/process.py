@@ -5,7 +5,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 THRESHOLDS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")  # with which a user sets them
@@ -79,6 +81,38 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(M_MMAP_THRESHOLD, KEEP_BELOW) and mallopt(M_TRIM_THRESHOLD, KEEP_BELOW))
+
+
+@contextmanager
+def bounded_memory(device: str) -> Iterator[None]:
+    """A context in which Linux refuses this process, and those it starts, more memory than there is, where it would else
+    promise it and then kill: so that metarun can take fewer tasks at a time, or say what is too large. A limit of the
+    user's stands. Not for GPUs, whose drivers map more than there is."""
+    torch, left = sys.modules["torch"], memory_left()
+    if left is None or not (device.startswith("cpu") or (device == "auto" and not torch.cuda.is_available())):
+        yield
+        return
+    import resource
+
+    soft, hard = before = resource.getrlimit(resource.RLIMIT_DATA)
+    if soft == resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_DATA, (left if hard == resource.RLIM_INFINITY else min(left, hard), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def memory_left() -> int | None:
+    """Bytes that this process could have: what is free, or half of the machine's where others hold more for now; None
+    where the system does not say."""
+    try:
+        lines = [line.split() for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines()]
+        kib = {words[0].rstrip(":"): int(words[1]) for words in lines}
+        held = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5]) * os.sysconf("SC_PAGE_SIZE")
+        return max(held + 1024 * (kib["MemAvailable"] + kib["SwapFree"]), 1024 * kib["MemTotal"] // 2)
+    except (OSError, ValueError, LookupError):
+        return None
 
 
 def return_freed_memory() -> None:

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves as leaves_of
 
 from metarun.core import Params
-from metarun.errors import MetarunError
+from metarun.errors import ConfigError, MetarunError
 from metarun.execution.choosing import choose_execution
 from metarun.execution.compiled import Compiled
 from metarun.execution.execution import Auto, Looped, Vmapped, Workload
@@ -328,3 +328,12 @@ def test_sizes_that_need_terabytes_are_refused_without_a_traceback(of, tmp_path,
     outcome = metarun(*words, "steps=1", "run_dir=run")
     assert outcome.code == code and message in outcome.err and "Traceback" not in outcome.text, outcome.text
     assert code == 2 or "To need less, take smaller sizes" in outcome.err
+
+
+def test_a_theta_for_which_there_is_no_memory_is_a_problem_of_the_configuration(monkeypatch):
+    def init(self):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000 bytes")
+
+    monkeypatch.setattr("metarun.meta_learners.maml.MAML.init", init)
+    with pytest.raises(ConfigError, match=r"meta_learner: out of memory: .* 4000 bytes. Take smaller sizes"):
+        experiment("meta_learner=maml")

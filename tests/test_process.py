@@ -24,6 +24,35 @@ return_freed_memory()
 print(kept, held() - before)
 """
 
+BOUNDED = """
+import resource
+from metarun import process
+from metarun.errors import memory_refusal
+import torch
+held, most = process.memory_left(), resource.RLIM_INFINITY
+assert held > 2**30
+resource.setrlimit(resource.RLIMIT_DATA, (most, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+with process.bounded_memory("cpu"):
+    try:
+        torch.empty(held)
+    except RuntimeError as error:
+        print(memory_refusal(error))
+    process.memory_left = lambda: 1
+    with process.bounded_memory("cpu"):
+        torch.empty(2**20)
+assert resource.getrlimit(resource.RLIMIT_DATA)[0] == most
+with process.bounded_memory("cuda"):
+    assert resource.getrlimit(resource.RLIMIT_DATA)[0] == most
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the system does not say what is free")
+def test_more_memory_than_there_is_is_refused_and_kills_no_process():
+    env = {"PATH": "", "PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", BOUNDED], capture_output=True, text=True, check=False, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "can't allocate memory" in done.stdout
+
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is told to keep memory")
 def test_freed_memory_is_kept_until_it_is_returned():

@@ -15,7 +15,14 @@ from metarun.config.help import COMMANDS, SWEEP_KEYS, help_text
 from metarun.config.trust import as_flags, trust
 from metarun.errors import TO_NEED_LESS, ConfigError, Interrupted, MetarunError, did_you_mean, memory_refusal
 from metarun.files import refused_by_disk
-from metarun.process import LED, forget_empty_data_root, prepare, started_rank, started_together
+from metarun.process import (
+    LED,
+    bounded_memory,
+    forget_empty_data_root,
+    prepare,
+    started_rank,
+    started_together,
+)
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -156,7 +163,8 @@ def begun(overrides: list[str], folders: list[Path], flags: list[str]) -> int:
 
     job = plan(cfg, overrides)
     try:
-        run(job)
+        with bounded_memory(str(job.cfg.device)):
+            run(job)
     except Interrupted as error:
         if LED not in os.environ:  # whoever started it says how to go on
             again = shlex.join(["metarun", *flags, assigned("resume", job.folder.path)])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from metarun.core import MetaLearner, Params, TaskDistribution, trainable
-from metarun.errors import ConfigError
+from metarun.errors import ConfigError, memory_refusal
 from metarun.evaluation.eval_mode import modules_of
 from metarun.evaluation.scoring import Evaluator, Subject
 from metarun.evaluation.suite import Suite, with_ways
@@ -114,12 +114,16 @@ def take_theta(learner: MetaLearner) -> Params:
 
     A forward pass that forgets ``functional_call`` then raises, instead of silently using stale weights. Buffers and frozen
     parameters stay. A parameter that stands in several places is still one afterwards. Raises ConfigError where ``init``
-    refuses the learner's settings.
+    refuses the learner's settings, or there is no memory for them.
     """
     try:
         theta = learner.init()
-    except ValueError as error:
-        raise ConfigError([told if "meta_learner" in (told := str(error)) else f"meta_learner: {told}"]) from error
+    except (ValueError, RuntimeError) as error:
+        no_memory = memory_refusal(error)
+        if not (no_memory or isinstance(error, ValueError)):
+            raise
+        told = f"out of memory: {no_memory}. Take smaller sizes." if no_memory else str(error)
+        raise ConfigError([told if "meta_learner" in told else f"meta_learner: {told}"]) from error
     outside = [getattr(learner, name) for name in learner.outside_theta]
     networks = [network for network in modules_of(learner) if network not in outside]
     left = {p: _moved(p) for network in networks for p in trainable(network).values()}
