@@ -167,3 +167,11 @@ def test_a_number_of_a_run_is_checked_again_when_the_run_is_scored(tmp_path):
 @pytest.mark.parametrize("number", [-1, 0])
 def test_a_number_of_layers_is_refused_below_one_with_the_true_bound(key, number):
     assert list(range_problems(key, number)) == [f"{key} is {number}, but must be 1 or more."]
+
+
+@pytest.mark.parametrize(
+    "name", ["depth", "layers", "encoder_layers", "decoder_layers", "embedder_layers", "generator_layers"]
+)
+def test_layers_of_which_making_a_million_takes_for_ever_are_bounded(name):
+    (problem,) = range_problems(f"meta_learner.{name}", 1_000_000)
+    assert problem == f"meta_learner.{name} is 1000000, but must be 1000 or less: each is made and computed by itself."

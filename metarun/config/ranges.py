@@ -51,6 +51,7 @@ AT_LEAST_0 = Range(0)
 SHARE = Range(0, 1, below=True)
 COUNT = Range(1, 1_000_000, why=HELD)
 COUNT_OR_0 = Range(0, 1_000_000, why=HELD)
+LAYERS = Range(1, 1000, why="each is made and computed by itself")
 TIMES = Range(1, 10**12, why=ENDS)
 TIMES_OR_0 = Range(0, 10**12, why=ENDS)
 EPISODES = Range(2, 10**9, why=ENDS)  # an interval needs two
@@ -95,13 +96,14 @@ OURS: dict[str, Range] = {  # by the last word of a key
             "filters",
             "windows",
             "heads",
-            "depth",
-            "layers",
-            "num_layers",
             "feedforward",
             "cells",
         ),
         COUNT,
+    ),
+    **dict.fromkeys(("depth", "layers", "num_layers"), LAYERS),
+    **dict.fromkeys(
+        ("encoder_layers", "decoder_layers", "generator_layers", "embedder_layers"), replace(LAYERS, least=0)
     ),
     "levels": Range(1, 30, why="each halves a grid, of 2^levels points or more"),
     "bins": replace(COUNT, least=3),
