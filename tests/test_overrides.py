@@ -36,6 +36,9 @@ MISTAKES = {
     "a part without a plus": (["rates.head=10"], "write +rates.head=10"),
     "a number for a switch": (["profile=5"], "profile=5: must be true or false"),
     "an empty group": (["meta_learner={}"], "meta_learner={}: an empty mapping changes nothing, for values are added"),
+    "a list for an option": (["task=[sinusoid]"], "task=[sinusoid]: must be the name of an option, task=NAME"),
+    "a mapping for a preset": (["experiment={a:1}"], "experiment={a:1}: must be the name of an option, experiment=NAME"),
+    "a number for a mapping": (["rates=3"], "rates=3: must be a mapping, rates={NAME:VALUE}"),
     "a choice without a sweep": (["seed=choice(1,2)"], "several values are a sweep, metarun -m seed=choice(1,2); one text"),
     "an interval without a search": (["optimizer.lr=interval(0,1)"], "metarun search DIR trials=50 'optimizer.lr=inter"),
     "a list for a text": (["device=[cpu]"], "device=[cpu]: must be a text"),
@@ -222,3 +225,10 @@ def test_the_live_line_takes_a_folder_and_metrics_with_brackets(monkeypatch, cap
     ticker.ended("completed")
     shown = capsys.readouterr().err
     assert "r_[red]x[/nope]" in shown and "mae_y[/b] 3" in shown
+
+
+def test_a_number_for_a_switch_of_an_earlier_run_is_refused_too():
+    cfg = compose()
+    for text in ("evaluation.fit_images=3", "tf32=2"):
+        with pytest.raises(ConfigError, match=f"{text}: must be true or false"):
+            with_value(cfg, text)

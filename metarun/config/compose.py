@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from metarun.config.elsewhere import named, with_training_settings, without_effect
 from metarun.config.explain import explained, no_such_option, option_names, said
 from metarun.config.names import names_as_text
-from metarun.config.overrides import override_problems, without_names
+from metarun.config.overrides import misread, override_problems, without_names
 from metarun.config.schema import Config
 from metarun.config.yaml_files import refuse_bombs
 from metarun.errors import ConfigError, shortened
@@ -209,6 +209,8 @@ def with_value(cfg: DictConfig, override: str) -> DictConfig:
     key, change = override.partition("=")[0], parsed(override)
     if change.is_sweep_override() or change.is_add() or change.is_delete():
         raise ConfigError([f"{override}: write KEY=VALUE with one value of a setting that the run has."])
+    if problem := misread(change):
+        raise ConfigError([problem])
     cfg = cfg.copy()
     try:
         OmegaConf.update(cfg, key, change.value(), merge=True)

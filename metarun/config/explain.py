@@ -85,7 +85,9 @@ def _of_another_kind(line: str, value: str, key: str) -> str:
     """What a value must be that OmegaConf refuses by ``line`` for its kind; the line itself where it says else."""
     if kind := re.search(r"could not be converted to (Integer|Float|Boolean)|is not a valid (bool)", line):
         return f"must be {_in_words(kind[1] or kind[2], value, key)}"
-    if kind := re.search(r"Cannot convert '\w+' to string|(?:Cannot merge \w+ with|is not a) (List|Dict)Config", line):
+    if kind := re.search(
+        r"Cannot convert '\w+' to string|(?:Cannot \w+ \w+ (?:with|to)|is not a) (List|Dict)(?:Config|\[)", line
+    ):
         here = {"List": f"a list, {key}=[A,B]", "Dict": f"a mapping, {key}={{NAME:VALUE}}"}.get(kind[1], "a text")
         return f"must be {here}"
     return shortened(line, 300)

@@ -21,6 +21,7 @@ INSTEAD = {  # of Hydra's settings, by how they begin
     "hydra/sweeper": "it goes with a sweep: metarun -m hydra/sweeper=NAME ...",
 }
 SWITCHES = ("exact", "tf32", "profile", "evaluation.fit_images")
+NO_NAME = dict.fromkeys(ORDER[:6], list) | {"per_learner": (list, dict), "experiment": dict}  # by group
 
 
 def with_devices(overrides: list[str]) -> list[str]:
@@ -36,10 +37,10 @@ def with_devices(overrides: list[str]) -> list[str]:
 def override_problems(overrides: list[Override]) -> list[str]:
     """What is wrong with overrides that Hydra can read: no names of options, given twice, without effect, or misread."""
     found = [*without_names(overrides), *given_twice(overrides), *without_effect_on_a_run(overrides)]
-    return found + [problem for override in overrides if (problem := _misread(override))]
+    return found + [problem for override in overrides if (problem := misread(override))]
 
 
-def _misread(override: Override) -> str:
+def misread(override: Override) -> str:
     """What is wrong with a value that OmegaConf takes for another one: a number for true, {} for what is there already."""
     if override.is_sweep_override() or override.is_delete():
         return ""
@@ -52,12 +53,20 @@ def _misread(override: Override) -> str:
 
 
 def without_names(overrides: list[Override]) -> list[str]:
-    """The lists of options that hold something else than names."""
+    """The lists of options that hold something else than names, and lists and mappings for the name of one."""
+    no_name = [override for override in overrides if isinstance(_one(override), NO_NAME.get(override.key_or_group, ()))]
     return [
+        f"{written(override)}: must be the name of an option, {override.key_or_group}=NAME." for override in no_name
+    ] + [
         f"{written(override)}: {strangers[0]!r} is no name of an option; write {override.key_or_group}=[NAME,NAME]."
         for override in overrides
         if (strangers := [name for name in names_of(override) if not isinstance(name, str)])
     ]
+
+
+def _one(override: Override) -> Any:
+    """The value of an override that sets one; None of a sweep."""
+    return None if override.is_sweep_override() or override.is_delete() else override.value()
 
 
 def names_of(override: Override) -> list[Any]:
