@@ -188,6 +188,13 @@ def test_a_search_over_options_that_lack_a_setting_names_them(lr, tmp_path):
     assert "meta_learner.inner_lr is a setting of meta_learner=maml, but not of meta_learner=protonet." in outcome.err
 
 
+def test_a_winner_that_shall_be_tested_on_no_task_is_refused(tmp_path):
+    asked = ["search", tmp_path / "s", "trials=2", LR, *SMALL, NO_TEST]
+    outcome = metarun(*asked, "seeds=2", "--dry")
+    assert outcome.code == 2 and "evaluation.num_tasks is 0, but the winner is tested over 2 fresh seeds" in outcome.err
+    assert metarun(*asked, "seeds=0", "--dry").code == 0
+
+
 def test_a_search_of_the_share_of_a_table_that_trains_is_refused_for_its_units(tmp_path):
     lines = [f"t{n % 10},{n},{n * n % 17}" for n in range(100)]
     (tmp_path / "table.csv").write_text("\n".join(["task,x,y", *lines]))

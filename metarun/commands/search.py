@@ -93,6 +93,9 @@ def checked(asked: Asked, config_dirs: Sequence[Path]) -> Begun:
     cfg = first_of([*shared, *space.first_options(varied)], options, config_dirs)
     found_space = space.parameters(varied, cfg)
     of_trials = [*(text for text in shared if override_key(text) != "evaluation.num_tasks"), NO_TEST]
+    if asked.seeds and cfg.evaluation.num_tasks == 0:
+        rule = f"the winner is tested over {asked.seeds} fresh seeds"
+        raise ConfigError([f"evaluation.num_tasks is 0, but {rule}: set it to 600, say, or add seeds=0."])
     common = Common()
     planner = Planner(config_dirs, asked.folder, {*of_trials}, build=True, look=common)
     jobs = built(planner, of_trials, found_space)
