@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +17,7 @@ import yaml
 import metarun as package
 from metarun.trees import leaf_names, tree_leaves
 from tests.applying import drawings, run, sentence, table
-from tests.running import metarun, read
+from tests.running import in_python, metarun, read
 
 SHAPES = ("circle", "square", "zigzag")
 
@@ -196,6 +198,18 @@ def test_a_program_that_gives_other_outputs_is_not_written(tmp_path, monkeypatch
         exporting, "traced", lambda fn, *rest: right(lambda *a: tuple(out + 1e-3 for out in fn(*a)), *rest)
     )
     assert "gives other outputs than metarun, by 0.001" in exported("maml", tmp_path / "exported")
+
+
+def test_an_export_that_a_signal_stops_leaves_nothing(tmp_path, monkeypatch):
+    def stopped(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        in_python()
+
+    monkeypatch.setattr("metarun.applied.exporting.traced", stopped)
+    monkeypatch.chdir(tmp_path)
+    outcome = metarun("export", str(run("maml")), f"--to={tmp_path / 'new'}")
+    assert (outcome.code, outcome.err) == (143, "metarun: interrupted by signal 15\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]  # by which ``in_python`` says that it computes
 
 
 def test_a_wrong_place_or_support_is_refused_and_leaves_nothing(tmp_path):

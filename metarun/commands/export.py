@@ -22,6 +22,7 @@ from metarun.core import FewShotLearner, Params
 from metarun.errors import ConfigError, DataError, DataProblems, MissingDataError
 from metarun.files import read_json
 from metarun.output.folder import FITTED
+from metarun.training.signals import StopRequest
 from metarun.trees import slice_tasks
 
 TITLES = {
@@ -69,13 +70,17 @@ def export_run(
 
 @contextmanager
 def _new_folder(to: Path) -> Iterator[Path]:
-    """A folder that becomes ``to`` when all of it is written. Raises ConfigError where there is one with files."""
+    """A folder that becomes ``to`` when all of it is written, and goes where a signal stops that. Raises ConfigError where
+    there is one with files, and Interrupted."""
     if to.exists() and not (to.is_dir() and not any(to.iterdir())):
         raise ConfigError([f"--to {to}: that is there already; name a new folder."])
     partial = to.absolute().with_name(f".{to.name}.{os.getpid()}.partial")
+    stop = StopRequest()
+    stop.last_words = lambda signum: shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        yield partial
+        with stop.listening(), stop.breakable():
+            partial.mkdir(parents=True)
+            yield partial
         if to.exists():
             to.rmdir()
         partial.rename(to)
