@@ -53,8 +53,8 @@ class Roles:
         for key, wanted in {**keys, "input_columns": self.inputs, "output_columns": self.outputs}.items():
             problems += [
                 f"task.{key} names {name!r}, but {table.without(name)}"
-                for name in filter(None, wanted)
-                if table.without(name)
+                for name in wanted
+                if name is not None and table.without(name)
             ]
         numbers = [name for name in (*self.inputs, *self.outputs) if name not in self.categories]
         for key, named, among in (("log", self.log, numbers), ("category", self.categories, self.inputs)):
