@@ -15,14 +15,7 @@ from metarun.config.help import COMMANDS, SWEEP_KEYS, help_text
 from metarun.config.trust import as_flags, trust
 from metarun.errors import TO_NEED_LESS, ConfigError, Interrupted, MetarunError, did_you_mean, memory_refusal
 from metarun.files import refused_by_disk
-from metarun.process import (
-    LED,
-    bounded_memory,
-    forget_empty_data_root,
-    prepare,
-    started_rank,
-    started_together,
-)
+from metarun.process import LED, bounded_memory, forget_empty_data_root, prepare, started_rank, started_together
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -21,7 +21,7 @@ INSTEAD = {  # of Hydra's settings, by how they begin
     "hydra/sweeper": "it goes with a sweep: metarun -m hydra/sweeper=NAME ...",
 }
 SWITCHES = ("exact", "tf32", "profile", "evaluation.fit_images")
-NO_NAME = dict.fromkeys(ORDER[:6], list) | {"per_learner": (list, dict), "experiment": dict}  # by group
+NO_NAME: dict[str, Any] = dict.fromkeys(ORDER[:6], list) | {"per_learner": (list, dict), "experiment": dict}  # by group
 
 
 def with_devices(overrides: list[str]) -> list[str]:
