@@ -42,7 +42,8 @@ def what_a_reader_has(folder: Path) -> None:
             colour = (25 * i, 12 * j, (37 * i + 11 * j) % 256)
             Image.new("RGB", (84, 84), colour).save(folder / "photos" / f"class{i}" / f"burst{j}_{i}.png")
     shutil.copy(ROOT / "tests" / "outside" / "requests.jsonl", folder)
-    exec(blocks("your_own_data", "python")[0], {})  # writes growth.csv
+    for program in blocks("your_own_data", "python"):  # write vectors.npy and growth.csv
+        exec(program, {})
     names = ["sign_maml.py", "meta_learner/sign_maml.yaml", "line.py", "task/line.yaml"]
     for name, text in zip(names, blocks("tutorial_own_algorithm", "python", "yaml"), strict=True):
         (folder / "mine" / name).parent.mkdir(parents=True, exist_ok=True)

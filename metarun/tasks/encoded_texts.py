@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from metarun.tasks.store import Prepared, Source
+from metarun.tasks.text_files import Fields
 from metarun.tasks.text_sets import TextSet
 
 Fitted = Mapping[str, Any]
@@ -41,6 +42,10 @@ class EncodedTexts:
 
 class TextFeatures(ABC):
     """A choice of what sentences are to a network, with its settings."""
+
+    def beside(self, file: str, fields: Fields) -> "TextFeatures":
+        """The features of the sentences in the user's own ``file`` ("": published ones): self, where not overridden."""
+        return self
 
     def source(self, text_set: TextSet, folder: Path, device: torch.device) -> Source | None:
         """Source of what is slow to compute, and so kept below ``folder``; None, where not overridden."""

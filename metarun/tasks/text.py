@@ -79,11 +79,10 @@ class TextClasses(PreparedTask, Sized):
         of_training = train_num_ways, train_num_shots, train_num_queries
         self.sizes = sizes_by_split(EpisodeSize, (num_ways, num_shots, num_queries), *of_training)
         self.seed, self.device, self.dtype = seed, device, dtype
-        self.features = by_rule_of((fitted or {}).get("features", ""), features)
-
         named = data()
         self.fields, self.path = named.fields, named.path
         self.name, self.text_set = named.name, text_set(named.source.prepared())
+        self.features = by_rule_of((fitted or {}).get("features", ""), features).beside(self.path, self.fields)
         chosen = named.splits.get(split, split) if isinstance(split, str) else split
         prepared = self._divide(chosen, split_seed, train_fraction)
         training = np.isin(self.text_set.labels(), [c for c, of in enumerate(self.split_of) if of == "train"])

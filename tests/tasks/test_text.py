@@ -22,6 +22,7 @@ import torch
 from omegaconf import OmegaConf
 from sklearn.feature_extraction.text import TfidfTransformer
 
+from metarun import load
 from metarun.config.ready import lot_problems
 from metarun.errors import DataError, MissingDataError
 from metarun.evaluation.baselines import FrozenBaseline
@@ -34,8 +35,10 @@ from metarun.tasks.splits import PublishedSplit
 from metarun.tasks.store import Source
 from metarun.tasks.text import TextClasses
 from metarun.tasks.text_features import Hashed, Tokens
+from metarun.tasks.text_files import Fields
 from metarun.tasks.text_sets import Row, TextSet, class_rows, text_set
 from metarun.tasks.text_sources import CLINC150, banking77, clinc150, text_jsonl
+from metarun.tasks.text_vectors import Vectors
 from metarun.tasks.text_words import words
 from tests.composing import experiment
 from tests.running import metarun, read, scores
@@ -683,6 +686,85 @@ def test_other_sentences_are_encoded_by_what_was_fitted_in_training(root, tmp_pa
     assert new.spec.vocabulary == known.spec.vocabulary
     with pytest.raises(ValueError, match="leaves no training class"):
         task(root, path=str(tmp_path / "new.jsonl"), split={"test": "all"}, features=features)
+
+
+# ------------------------------------------------------------------------------------------------------- own vectors
+
+
+def vectors(folder: Path, array: np.ndarray | None = None) -> Vectors:
+    """A file of vectors for the lines of FILE: by default the number of the line, and its square."""
+    lines = np.arange(200.0)
+    np.save(folder / "vectors.npy", np.stack([lines, lines**2], 1) if array is None else array)
+    return Vectors(str(folder / "vectors.npy"))
+
+
+def test_an_own_vector_is_that_of_the_line_its_sentence_stands_on(root, tmp_path):
+    a_task, line_of = task(root, features=vectors(tmp_path)), [*label_of()].index
+    x = a_task.encoded.take(torch.arange(200))
+    assert x.tolist() == [[line_of(text), line_of(text) ** 2] for text in a_task.text_set.texts]
+    lines = FILE.read_text().splitlines()
+    (tmp_path / "again.jsonl").write_text("\n".join(["", *lines[:5], *lines]))  # a repeated one has the first's
+    more = vectors(tmp_path, np.concatenate([np.full((5, 1), 7), np.arange(200)[:, None]]))
+    x = task(root, path=str(tmp_path / "again.jsonl"), features=more).encoded.take(torch.arange(200))
+    assert x.ravel().tolist() == [7 if line_of(text) < 5 else line_of(text) for text in a_task.text_set.texts]
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((199, 2)), "vectors.npy has 199 rows, but .*requests.jsonl has 200 sentences"),
+        (np.full((200, 2), np.nan), "vectors.npy: the array holds numbers that are not finite"),
+        (np.zeros(200), r"vectors.npy has shape \[200\], but must be one array"),
+        (np.zeros((200, 2), dtype=complex), "vectors.npy: the array holds complex128"),
+        (np.zeros((200, 2), dtype=object), "cannot be read as an array"),
+    ],
+)
+def test_own_vectors_that_do_not_fit_are_refused_with_the_fix(root, tmp_path, array, message):
+    with pytest.raises(DataError, match=message):
+        task(root, features=vectors(tmp_path, array))
+
+
+def test_own_vectors_need_their_file_and_sentences_of_ones_own(root, tmp_path):
+    with pytest.raises(MissingDataError, match=r"task.features.path .* is no file"):
+        task(root, features=Vectors(str(tmp_path / "gone.npy")))
+    (tmp_path / "text.npy").write_text("0.5 0.5")
+    with pytest.raises(
+        DataError, match="text.npy cannot be read as an array: it is no .npy file. Write it by numpy.save"
+    ):
+        task(root, features=Vectors(str(tmp_path / "text.npy")))
+    with pytest.raises(ValueError, match="Choose task=text_jsonl"):
+        vectors(tmp_path).beside("", Fields(None, None))
+
+
+def test_other_own_vectors_are_other_data(root, tmp_path):
+    first = task(root, features=vectors(tmp_path)).fingerprint()
+    assert task(root, features=vectors(tmp_path)).fingerprint() == first
+    assert task(root, features=vectors(tmp_path, np.ones((200, 2)))).fingerprint() != first
+
+
+def test_a_model_of_own_vectors_takes_vectors_or_sentences_that_it_has_some_of(tmp_path):
+    rng, lines = np.random.default_rng(0), [json.loads(line) for line in FILE.read_text().splitlines()]
+    centre = {label: rng.normal(size=8) for label in sorted({*label_of().values()})}
+    features = vectors(tmp_path, np.stack([centre[row["label"]] + 0.1 * rng.normal(size=8) for row in lines]))
+    own = ["task/features=vectors", f"task.features.path={features.path}", "base_learner=residual"]
+    outcome = metarun(*RUN, *own, f"data_root={tmp_path}", f"run_dir={tmp_path / 'run'}")
+    assert outcome.code == 0, outcome.err
+    assert scores(tmp_path / "run")["test/accuracy"]["mean"] > 0.95
+    chosen = [i for i, row in enumerate(lines) if row["label"] in ("rent", "price")]
+    support, query = [lines[i] for i in chosen[2:]], np.load(features.path)[chosen[:2]]
+    (tmp_path / "support.jsonl").write_text("\n".join(map(json.dumps, support)))
+    np.savez(tmp_path / "query.npz", x=query, y=[lines[i]["label"] for i in chosen[:2]])
+    predict = ["predict", str(tmp_path / "run"), f"--support={tmp_path / 'support.jsonl'}"]
+    where = f"--out={tmp_path / 'predicted'}"
+    assert metarun(*predict, f"--query={tmp_path / 'query.npz'}", where).code == 0
+    (tmp_path / "new.txt").write_text("a sentence that nobody has seen\n")
+    refused = metarun(*predict, f"--query={tmp_path / 'new.txt'}", where)
+    assert refused.code == 2 and "vectors.npy has no vector of 1 of the sentences ('a sentence" in refused.err
+    model = load(tmp_path / "run")
+    adapted = model.adapt([row["text"] for row in support], [row["label"] for row in support])
+    assert adapted.predict_proba(query).shape == (2, 2)
+    with pytest.raises(DataError, match=r"inputs of shape \[8\]"):
+        adapted.predict(query[:, :5])
 
 
 # ------------------------------------------------------------------------------------------------- published data sets
