@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from scipy.stats import t
 
 from metarun.commands.report_parts import shots_needed
@@ -313,6 +314,24 @@ def test_runs_that_differ_in_a_setting_are_groups_of_their_own(tmp_path):
     assert {row["group"] for row in reported(tmp_path).rows("scores")} == {"maml steps=100", "maml steps=200"}
     refused = metarun("report", tmp_path, "--by=meta_learner")
     assert refused.code == 2 and "are both of seed 0 and differ in steps" in refused.err
+
+
+def test_folds_that_test_on_other_tasks_have_a_mean_over_them_with_its_interval(tmp_path):
+    for fold in range(3):
+        for seed, learner in ((0, "maml"), (1, "maml"), (0, "protonet")):
+            score = 0.5 + 0.1 * fold + 0.02 * seed + 0.1 * (learner == "protonet")
+            run = keep(tmp_path / f"{learner}{fold}{seed}", score=score, learner=learner, seed=seed)
+            cfg = yaml.safe_load((run / "config.yaml").read_text())
+            cfg["task"] |= {"test_tasks": [f"s{fold}"], "val_tasks": ["s9" if fold else "s8"]}
+            (run / "config.yaml").write_text(yaml.safe_dump(cfg))
+    found = {row["group"]: row for row in reported(tmp_path).rows("folds")}
+    half = t.ppf(0.975, 2) * 0.1 / math.sqrt(3)
+    assert {name: row["folds"] for name, row in found.items()} == {"maml": "3", "protonet": "3"}
+    told = {name: row["accuracy over folds"] for name, row in found.items()}
+    assert told == {"maml": Score(0.61, half).text(" ± "), "protonet": Score(0.7, half).text(" ± ")}
+    printed = metarun("report", tmp_path).out
+    assert "accuracy over folds" in printed and Score(0.61, half).text() in printed
+    assert "accuracy over folds" in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_a_group_that_mixes_settings_says_so(tmp_path):

@@ -34,12 +34,14 @@ def report_on(words: list[str], by: str, score: str, out: str, chosen: str) -> N
     kept = without_trials(kept, root, search)
     if kept or not search:
         findings = _findings(kept, by, score, root)
-        table, notes = findings.means, findings.caveats
+        table, notes, folds = findings.means, findings.caveats, findings.folds
         texts = {"html": html(findings, section_of(search)), **dict(_texts(findings))}
     else:
-        table, notes, texts = table_of(search), [NO_WINNER], texts_of(search, _title(root))
+        table, notes, folds, texts = table_of(search), [NO_WINNER], None, texts_of(search, _title(root))
     write({**texts, "csv": as_csv(table)}, folder)
     show(table, chosen)
+    if folds and chosen == "table":
+        show(folds, chosen)
     for line in (*notes, f"report: {folder / 'report.html'} (also .md, .tex and .csv)"):
         print(line, file=sys.stdout if chosen == "table" else sys.stderr)
 
@@ -82,7 +84,7 @@ def write(texts: dict[str, str], folder: Path) -> None:
 
 def _texts(findings: Findings) -> Iterator[tuple[str, str]]:
     """The tables with what must be known of them, as Markdown and as LaTeX."""
-    tables = [table for table in (findings.means, findings.paired[0]) if table]
+    tables = [table for table in (findings.means, findings.folds, findings.paired[0]) if table]
     notes = [*findings.caveats, *findings.paired[1], *explained(findings)]
     listing = "\n".join(f"- {note}" for note in notes)
     yield "md", "\n".join([*map(as_markdown, tables), listing, ""])

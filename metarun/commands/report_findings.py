@@ -4,15 +4,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from statistics import fmean
 
 from metarun.commands import report_parts as parts
 from metarun.commands.compare import Group, compared, of_pairs
-from metarun.commands.report_rows import Row, why_left_out
+from metarun.commands.report_rows import Row, name_of, why_left_out
 from metarun.errors import listed
 from metarun.evaluation.kinds import KINDS
+from metarun.output.paired import of_values
 from metarun.output.scored import without_episodes
 from metarun.output.tables import Table
 
+TESTED, VALIDATED = "task.test_tasks", "task.val_tasks"  # keys in which the folds of a cross-validation differ
 ALSO = ("negative_log_likelihood",)  # stands beside the score of learners that predict distributions
 
 
@@ -67,6 +70,20 @@ class Findings:
         return Table(columns, cells, f"{self.score} in the final test")
 
     @cached_property
+    def folds(self) -> Table | None:
+        """The mean over runs that differ in the tasks they are tested on, for each group; None where none do."""
+        if TESTED not in self.keys:
+            return None
+        groups: dict[str, dict[str, list[float]]] = {}
+        for row in self.rows:
+            if mean := row.over_seeds(f"test/{self.score}"):
+                run = next(iter(row.counted.values())).run
+                name = name_of(run, [key for key in self.keys if key not in (TESTED, VALIDATED)])
+                groups.setdefault(name, {}).setdefault(name_of(run, [TESTED]), []).append(mean.mean)
+        cells = [[n, len(of), of_values([fmean(means) for means in of.values()]).score] for n, of in groups.items()]
+        return Table(["group", "folds", f"{self.score} over folds"], cells, f"{self.score} over folds of {TESTED}")
+
+    @cached_property
     def paired(self) -> tuple[Table | None, list[str]]:
         """The differences on the same episodes, and notes on them."""
         counted = [scored for row in self.rows for scored in row.counted.values()]
@@ -101,6 +118,8 @@ def explained(findings: Findings) -> Iterator[str]:
     if findings.several:
         yield "over seeds: 95% by Student's t over the seeds' means; how sure the mean is for other trainings"
     yield "over episodes: 95% for these trained runs on other episodes of the same test classes or tasks"
+    if findings.folds:
+        yield "over folds: 95% by Student's t over the folds' means, each over its seeds; folds share training tasks"
     if any(column.endswith((" over classes", " over tasks", " over sizes")) for column in findings.means.columns):
         yield "over classes, tasks or sizes: 95% on others than those of the test, which all seeds share"
     if findings.paired[0]:

@@ -25,7 +25,8 @@ def html(findings: Findings, search: Section) -> str:
         paragraph(f"{said}{better} {findings.score} is better; {made}.", "soft"),
         notice("Before you read the means:", findings.caveats),
     ]
-    results = Section("Scores", [table_part(findings.means, "scores"), bullets(explained(findings))])
+    folds = [table_part(findings.folds, "folds")] if findings.folds else []
+    results = Section("Scores", [table_part(findings.means, "scores"), *folds, bullets(explained(findings))])
     compared = [table_part(differences, "differences")] if differences else []
     sections = [
         search,
