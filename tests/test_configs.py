@@ -24,6 +24,7 @@ from metarun.paths import config_dir
 from tests.composing import OUTSIDE, compose, experiment, options, train
 from tests.tasks.pictures_of import picture
 from tests.tasks.test_generated import PROBLEMS, REGRESSION, SYSTEMS
+from tests.tasks.test_npz_classification import windows
 
 TINY = ["base_learner=mlp", "steps=10", "evaluation.every=5"]
 # A group's option must build beside the defaults, on one of these tasks at least: not every learner classifies, and not
@@ -33,12 +34,14 @@ OF_THE_USER = {  # tasks that read files of the user's, and some for the tests
     "text_jsonl": OUTSIDE / "requests.jsonl",
     "image_folder": Path(DATA_ROOT.name, "photos"),
     "csv_regression": OUTSIDE / "measurements.csv",
+    "npz_classification": Path(DATA_ROOT.name, "windows.npz"),
 }
 COLUMNS = {
     "csv_regression": ["task.task_column=subject", "task.input_columns=[dose]", "task.output_columns=[response]"]
 }
 for c, i in ((c, i) for c in range(10) for i in range(10)):
     picture(OF_THE_USER["image_folder"] / f"class{c}" / f"{i}.png", (25 * c, 25 * i, 0))
+windows(OF_THE_USER["npz_classification"])
 TASKS = {
     "sinusoid": ["task=sinusoid"],
     "images": ["task=prototypes", "task.num_classes=7"],

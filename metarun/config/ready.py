@@ -53,7 +53,7 @@ def not_by_lot(task: Any) -> str:
     """The setting of a task's node that says which classes are in which split; empty where a lot does."""
     if not by_shares(task.get("split")):
         return "split"
-    return next((name for name in ("split_column", "val_tasks", "test_tasks") if task.get(name)), "")
+    return next((name for name in ("split_column", "val_tasks") if task.get(name)), "")
 
 
 def size_problems(experiment: Experiment) -> list[str]:

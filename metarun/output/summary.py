@@ -107,7 +107,7 @@ def _over(over: Over | None) -> str:
     """The end of a score's line: how sure it is on other classes, tasks of a table or draws of sizes than those few."""
     if over is None:
         return ""
-    what = {"tasks": "tasks of the table", "sizes": "draws of sizes"}.get(over.kind, over.kind)
+    what = {"tasks": "tasks of the data", "sizes": "draws of sizes"}.get(over.kind, over.kind)
     if math.isnan(over.ci95):
         return f"; unknown for other {what}: {over.number} here"
     return f"; +- {over.ci95:.4f} over the {over.number} {what}"

@@ -101,7 +101,7 @@ class Reader(ABC):
         return mean, deviation
 
     def _arrays(self, path: Path, labelled: bool) -> Examples:
-        arrays = _arrays_in(path, ("x", "y") if labelled else ("x",))
+        arrays = arrays_in(path, ("x", "y") if labelled else ("x",))
         x, notes = self.noted(arrays["x"])
         labels = self._labels_of(path, arrays.get("y"), len(x))
         return Examples(
@@ -118,7 +118,7 @@ class Reader(ABC):
             return columns_of(y, self.spec.num_outputs)
         if y.ndim != 1:
             raise DataError(f"{path}: y has shape {list(y.shape)}, but each example has one class: [n].")
-        return _names_in(path, y)
+        return names_in(path, y)
 
     def unlabelled(self, count: int) -> np.ndarray:
         """Labels of ``count`` examples that have none."""
@@ -169,14 +169,15 @@ def array_inputs(array: Any, spec: TaskSpec, device: torch.device, dtype: torch.
     return x
 
 
-def _arrays_in(path: Path, needed: Sequence[str]) -> dict[str, np.ndarray]:
-    """The arrays x and y of a .npz file. Raises DataError where one that is ``needed`` is not there."""
-    rule = "Write it by numpy.savez(path, x=x, y=y), of numbers or texts; objects are never read."
+def arrays_in(path: Path, needed: Sequence[str]) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file that are ``needed``, and x and y where they are there. Raises DataError where one is not."""
+    written = ", ".join(f"{name}={name}" for name in dict.fromkeys(["x", "y", *needed]))
+    rule = f"Write it by numpy.savez(path, {written}), of numbers or texts; objects are never read."
     if path.is_dir() or not zipfile.is_zipfile(path):  # numpy takes anything else for a pickle
         raise DataError(f"{path} cannot be read as arrays: it is no .npz file, or not a whole one. {rule}")
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: np.asarray(file[name]) for name in ("x", "y") if name in file.files}
+            arrays = {name: np.asarray(file[name]) for name in {"x", "y", *needed} if name in file.files}
             held = ", ".join(file.files) or "nothing"
     except UNREADABLE as error:
         raise DataError(f"{path} cannot be read as arrays: {error}. {rule}") from error
@@ -185,8 +186,8 @@ def _arrays_in(path: Path, needed: Sequence[str]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _names_in(path: Path, y: np.ndarray) -> np.ndarray:
-    """Names of classes [n], "" where there is none. Whole numbers have no point: where an entry is missing, numpy has
+def names_in(path: Path, y: np.ndarray) -> np.ndarray:
+    """Names of classes y [n], "" where there is none. Whole numbers have no point: where an entry is missing, numpy has
     floats in their place."""
     if y.dtype.kind not in "biufSUM":
         raise DataError(f"{path}: y holds {y.dtype}, but a class is a text or a number.")

@@ -15,6 +15,7 @@ from metarun.tasks.table_notes import notes_on_twins
 from metarun.tasks.tables import Table
 
 Split = dict[str, list[str]]  # the tasks of train, val and test
+SEE = "See task.val_tasks and task.test_tasks, task.val_share and task.test_share, and of a table task.split_column."
 
 
 @dataclass(frozen=True)
@@ -122,32 +123,40 @@ class Choice:
 
     def of(self, table: Table, of_task: dict[str, list[int]], dropped: Sequence[str]) -> Split:
         """The tasks of each split. Raises ValueError or DataError where the choice does not fit."""
-        if self.all_in is not None:
-            return all_in_one(self.all_in, list(of_task))
-        if len(of_task) < len(SPLITS):
+        if self.all_in is None and len(of_task) < len(SPLITS):
             raise DataError(
                 f"{table.path}: task.task_column has {len(of_task)} different values, but training, validation and test "
                 "need a task each: 3 or more. To evaluate a run on new tasks alone: 'task.split={test: all}'."
             )
-        by_names = self.val_tasks is not None or self.test_tasks is not None
-        if self.column is not None:
-            if by_names:
+        if self.all_in is None and self.column is not None:
+            if self.val_tasks is not None or self.test_tasks is not None:
                 raise ValueError(
                     "task.split_column decides on the split; set task.val_tasks and task.test_tasks to null."
                 )
             return split_by_column(table, self.column, of_task)
-        if by_names:
-            return split_by_names(list(of_task), self.val_tasks or [], self.test_tasks or [], dropped)
-        return split_by_shares(list(of_task), *self.shares, self.seed)
+        return self.of_tasks(list(of_task), dropped)
+
+    def of_tasks(self, tasks: list[str], dropped: Sequence[str] = ()) -> Split:
+        """The tasks of each split but by a column; with ``test_tasks`` alone those for validation by their share, from the
+        others in the same order."""
+        if self.all_in is not None:
+            return all_in_one(self.all_in, tasks)
+        if self.by_shares:
+            return split_by_shares(tasks, *self.shares, self.seed)
+        val_tasks = self.val_tasks
+        if val_tasks is None:
+            test = {_as_text(name, "", tasks, []) for name in self.test_tasks or ()}
+            others = [task for task in _by_lot(tasks, self.seed) if task not in test]
+            val_tasks = others[: max(1, round(self.shares[0] * len(tasks)))]
+        return split_by_names(tasks, val_tasks, self.test_tasks or [], dropped)
 
 
 def all_in_one(split: Mapping[str, str], tasks: list[str]) -> Split:
     """All tasks in the split that ``split`` names."""
     if len(split) != 1 or [*split.values()] != ["all"] or not {*split} <= {*SPLITS}:
         raise ValueError(
-            f"task.split is {dict(split)}, but for a table it can only put all tasks into one split, as by "
-            "'task.split={test: all}'. See task.split_column, task.val_tasks and task.test_tasks, task.val_share and "
-            "task.test_share."
+            f"task.split is {dict(split)}, but for these data it can only put all tasks into one split, as by "
+            f"'task.split={{test: all}}'. {SEE}"
         )
     return {name: tasks if name in split else [] for name in SPLITS}
 
@@ -191,7 +200,7 @@ def split_by_names(
         if twice := sorted({name for name in names if names.count(name) > 1}):
             problems.append(f"{key} names {listed(_quoted(twice))} more than once; name a task once.")
     if unknown := [name for name in (*val, *test) if name not in known]:
-        what = "which is no task of the table" if len(unknown) == 1 else "which are no tasks of the table"
+        what = "which is no task of the data" if len(unknown) == 1 else "which are no tasks of the data"
         problems.append(f"task.val_tasks and task.test_tasks name {listed(_quoted(unknown))}, {what}.")
     if problems:
         raise DataProblems(problems)
@@ -220,17 +229,20 @@ def split_by_shares(tasks: list[str], val_share: float, test_share: float, split
         raise ValueError(
             f"task.val_share {val_share} and task.test_share {test_share} must be above 0, and below 1 in sum."
         )
-    order = np.argsort(uniform(split_seed, "csv_regression/split", np.zeros(1), len(tasks))[0])
     num_val, num_test = (max(1, round(share * len(tasks))) for share in (val_share, test_share))
-    shuffled = [tasks[i] for i in order]
+    shuffled = _by_lot(tasks, split_seed)
     held = num_val + num_test
     return _filled({"train": shuffled[held:], "val": shuffled[:num_val], "test": shuffled[num_val:held]})
+
+
+def _by_lot(tasks: list[str], seed: int) -> list[str]:
+    """The tasks in an order drawn from ``seed``."""
+    return [tasks[i] for i in np.argsort(uniform(seed, "csv_regression/split", np.zeros(1), len(tasks))[0])]
 
 
 def _filled(split: Split) -> Split:
     if empty := [name for name, tasks in split.items() if not tasks]:
         raise ValueError(
-            f"the split leaves no task for {empty[0]}; training, validation and test need at least one each. See "
-            "task.split_column, task.val_tasks and task.test_tasks, task.val_share and task.test_share."
+            f"the split leaves no task for {empty[0]}; training, validation and test need at least one each. {SEE}"
         )
     return split

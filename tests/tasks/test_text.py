@@ -728,9 +728,7 @@ def test_own_vectors_need_their_file_and_sentences_of_ones_own(root, tmp_path):
     with pytest.raises(MissingDataError, match=r"task.features.path .* is no file"):
         task(root, features=Vectors(str(tmp_path / "gone.npy")))
     (tmp_path / "text.npy").write_text("0.5 0.5")
-    with pytest.raises(
-        DataError, match="text.npy cannot be read as an array: it is no .npy file. Write it by numpy.save"
-    ):
+    with pytest.raises(DataError, match=r"text.npy cannot be read as an array: it is no .npy file. Write it"):
         task(root, features=Vectors(str(tmp_path / "text.npy")))
     with pytest.raises(ValueError, match="Choose task=text_jsonl"):
         vectors(tmp_path).beside("", Fields(None, None))
