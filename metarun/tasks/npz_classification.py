@@ -34,6 +34,9 @@ class NpzClassification(Sized):
     ``fitted``: classes, means and deviations of a run, by which this file is to be measured.
     """
 
+    x: Tensor
+    rows: dict[str, list[np.ndarray]]
+
     def __init__(  # noqa: PLR0913, PLR0917
         self,
         path: str,
@@ -100,6 +103,7 @@ class NpzClassification(Sized):
         self.sha256 = hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     def lacks(self, sizes: Sizes[EpisodeSize], split: str) -> list[str]:
+        """A problem where tasks of the split have too few examples of a class for these sizes."""
         need = sizes[split].num_shots + sizes[split].num_queries
         prefix = "task." if sizes[split] == sizes["test"] else "task.train_"
         small = sorted(
