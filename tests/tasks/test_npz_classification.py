@@ -21,7 +21,7 @@ def windows(path: Path, **changed) -> dict[str, np.ndarray]:
     """Windows of 7 subjects, 2 channels of 4 points: each class has its own level, and each subject turns the levels."""
     rng, x, y, subject = np.random.default_rng(0), [], [], []
     for s in range(7):
-        for c in rng.permutation(np.repeat(range(3), 8)):
+        for c in rng.permutation(np.repeat(range(3), 10)):
             x.append(100 + 30 * rng.normal(size=(2, 4)) + np.array([[(c + s) % 3], [c]]) * 300)
             y.append(NAMES[c])
             subject.append(f"s{s}")
@@ -58,7 +58,7 @@ def test_an_episode_is_of_one_subject_with_every_class_and_no_window_twice(path)
 
 def test_queries_do_not_stand_class_after_class(path):
     y = task(path).sample("test", range(300)).query.y
-    assert (y.diff(dim=1) >= 0).all(1).float().mean() < 0.05  # 1 in 1680 by chance
+    assert (y.diff(dim=1) >= 0).all(1).float().mean() < 0.05  # 1 in 2100 by chance
     assert y.double().mean(0).tolist() == pytest.approx([1.0] * 9, abs=0.25)
 
 
@@ -94,13 +94,13 @@ def test_subjects_are_split_by_shares_or_by_names_as_those_of_a_table(path):
     ("changed", "message"),
     [
         ({"subject": None}, "lacks subject; it holds x, y"),
-        ({"y": np.array(["a", "b"])}, r"has the shapes x \[168, 2, 4\], y \[2\], subject \[168\], but must have"),
-        ({"x": np.zeros(168)}, r"must have x \[n, ...\]"),
-        ({"x": np.full((168, 2), np.nan)}, "windows.npz: the array holds numbers that are not finite"),
-        ({"y": np.full(168, "a")}, "holds the class 'a' alone"),
-        ({"y": np.array([""] + ["a", "b"] * 83 + ["a"])}, "rows without a class or a task: 0. Leave them out"),
+        ({"y": np.array(["a", "b"])}, r"has the shapes x \[210, 2, 4\], y \[2\], subject \[210\], but must have"),
+        ({"x": np.zeros(210)}, r"must have x \[n, ...\]"),
+        ({"x": np.full((210, 2), np.nan)}, "windows.npz: the array holds numbers that are not finite"),
+        ({"y": np.full(210, "a")}, "holds the class 'a' alone"),
+        ({"y": np.array([""] + ["a", "b"] * 104 + ["a"])}, "rows without a class or a task: 0. Leave them out"),
         (
-            {"y": np.array([*"ab" * 83, "c", "c"])},
+            {"y": np.array([*"ab" * 104, "c", "c"])},
             "num_queries is 5, but in train 's0' has 0 of 'c'",
         ),
     ],
@@ -113,7 +113,7 @@ def test_a_wrong_file_of_arrays_is_an_error_that_says_what_is_wrong(path, change
 
 def test_a_file_of_arrays_with_other_classes_than_the_runs_is_refused(path):
     fitted = task(path).fitted()
-    windows(path, y=np.array([*"abc" * 56]))
+    windows(path, y=np.array([*"abc" * 70]))
     with pytest.raises(ValueError, match="has the classes a, b, c; the run learned left, rest, right"):
         task(path, split={"test": "all"}, fitted=fitted)
     with pytest.raises(MissingDataError, match="there is no such file"):
