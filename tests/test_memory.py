@@ -307,7 +307,7 @@ def test_the_oracle_of_one_task_is_unchanged_when_steps_are_recomputed():
 
 SIZES = {
     "of episodes": (["experiment=anp_gp_rbf", "task.train_num_queries=1000000"], 1, "out of memory: "),
-    "of a learner": (["experiment=in_context_linear_20d", "meta_learner.width=1000000"], 1, "out of memory: "),
+    "of a learner": (["experiment=in_context_linear_20d", "meta_learner.width=1000000"], 2, "out of memory: "),
     "of a network": (
         ["task=sinusoid", "base_learner=mlp", "base_learner.hidden=[1000000,1000000]"],
         2,

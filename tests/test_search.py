@@ -407,6 +407,9 @@ class Trials(Stage):
         super().__init__({"resume=auto": list(acts)})
 
 
+UNDAMAGED = mock.patch("metarun.sweep.job.Job.damage", "")  # jobs that act leave no config.yaml
+
+
 def led(
     folder: Path, stage: Stage, total: int, data: dict[str, str] | None = None, **rules: Any
 ) -> list[dict[str, Any]]:
@@ -418,8 +421,7 @@ def led(
     shared = ["steps=40", "evaluation.every=10", NO_TEST]
     folder.mkdir(exist_ok=True)
     recorded(folder, [], [])
-    undamaged = mock.patch("metarun.sweep.job.Job.damage", "")  # these jobs leave no config.yaml
-    with undamaged, View(total) as view:
+    with UNDAMAGED, View(total) as view:
         plan = Plan(space, shared, total, "mse", told.higher, lambda config: data or {})
         lead = Lead(Study(folder, told), Planner([], folder, {*shared}, build=False), plan, Kept(folder), view)
         Drain([], folder, Launching(Slots(1, gpus=[]), stage, []), Limits(), view, lead).run()
@@ -519,7 +521,7 @@ def test_the_same_values_again_are_not_run_again(tmp_path):
     folder.mkdir()
     recorded(folder, [], [])
     plan = Plan([Choice("seed", ("1", "2"))], ["steps=40", NO_TEST], 8, "mse", False)
-    with View(8) as view:
+    with UNDAMAGED, View(8) as view:
         lead = Lead(
             Study(folder, told), Planner([], folder, {"steps=40", NO_TEST}, build=False), plan, Kept(folder), view
         )
