@@ -32,7 +32,7 @@ TITLES |= {"evaluations": "evaluated later", "warnings": "what the log warns of"
 # what a reader of the score should know, as the log has it
 WARNINGS = re.compile(
     r"(?:warning|alarm)\b|training (?:did not help|may not have helped|had other)|[^:]* reads? the whole query batch|"
-    r"only \d+ test classes",
+    r"only \d+ test (?:classes|tasks)",
     re.IGNORECASE,
 )
 

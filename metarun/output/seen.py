@@ -1,4 +1,4 @@
-"""Which classes, or tasks of a table, a run is scored on though it was trained on them, by their names."""
+"""Which classes, or tasks of the data, a run is scored on though it was trained on them, by their names."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,13 +8,19 @@ from metarun.errors import listed
 from metarun.evaluation.suite import Suite
 
 
+def kind_of_names(task: TaskDistribution, split: str) -> str:
+    """What the task's ``class_names`` are names of: "classes", or "tasks" of a table or of arrays."""
+    origin = task.drawn_from(split, task.draw(split, [0]))
+    return origin.kind if origin else "classes"
+
+
 def seen_in_training(suite: Suite, split: str, trained_on: Sequence[str]) -> list[str]:
     """A line where classes, or tasks of a table, are scored that have the names of those of the training."""
     lines = []
     for name, scored in suite.elsewhere.items() or [("", suite.own)]:
         names, place = {*scored.task.class_names(split)}, f" of {name}" if name else ""
         if both := sorted(names & {*trained_on}):
-            kind = "tasks" if scored.task.spec.num_ways is None else "classes"
+            kind = kind_of_names(scored.task, split)
             lines.append(
                 f"{len(both)} of {len(names)} {split} {kind}{place} were trained on, by name: {listed(both, 10)}"
             )

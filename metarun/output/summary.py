@@ -15,6 +15,7 @@ from metarun.evaluation.estimates import Estimate, estimate
 from metarun.evaluation.intervals import Over
 from metarun.evaluation.records import SHOTS, EpisodeScores, mean_over_tasks
 from metarun.evaluation.whole import Evaluation
+from metarun.output.seen import kind_of_names
 from metarun.output.terminal import plain
 
 STEPS_SHOWN = (0, 1, 2, 3, 5, 10, 20, 50, 100, 200)  # of the adaptation curve
@@ -180,7 +181,9 @@ def conditions(experiment: Experiment, split: str, training: dict[str, Any] | No
             lines.append(f"training had other episodes than the {split}{place}: {', '.join(others)} here")
         classes = list(dict.fromkeys(scored.task.class_names(split)))
         if scored.task.spec.num_ways is not None and 0 < len(classes) <= NAMES_SHOWN:
-            lines.append(f"only {len(classes)} {split} classes{place}: {', '.join(classes)}")
+            lines.append(
+                f"only {len(classes)} {split} {kind_of_names(scored.task, split)}{place}: {', '.join(classes)}"
+            )
     return lines
 
 

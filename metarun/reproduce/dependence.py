@@ -25,7 +25,8 @@ START = ("metarun.training.runner", "metarun.evaluation.scoring")
 TELL: tuple[str, ...] = ("commands", "drawing", "errors", "files", "paths", "process")
 TELL += ("training/signals", "reproduce/dependence")
 TELL += tuple(f"config/{name}" for name in ("checks", "compose", "help", "schema", "targets", "trust"))
-TELL += tuple(f"output/{name}" for name in ("figures", "folder", "metrics", "profiling", "report", "sink", "terminal"))
+TELL += tuple(f"output/{name}" for name in ("figures", "folder", "metrics", "profiling", "report"))
+TELL += tuple(f"output/{name}" for name in ("seen", "sink", "summary", "terminal"))
 # keys of a configuration
 OF_THE_MACHINE = {"checkpoint_minutes", "data_root", "device", "devices", "exact", "log_every", "profile", "resume"}
 OF_THE_MACHINE |= {"run_dir"}

@@ -56,8 +56,8 @@ class Hashed(TextFeatures):
 
     def __post_init__(self) -> None:
         check_rule(self.word_rule)
-        low, high = self.char_ngrams or (1, 1)
-        if self.num_buckets < 1 or self.word_ngrams < 1 or not 1 <= low <= high:
+        chars = [1, 1] if self.char_ngrams is None else [*self.char_ngrams]
+        if self.num_buckets < 1 or self.word_ngrams < 1 or len(chars) != 2 or not 1 <= chars[0] <= chars[1]:
             raise ValueError(
                 f"num_buckets {self.num_buckets} and word_ngrams {self.word_ngrams} must be 1 or more, and char_ngrams "
                 f"{self.char_ngrams} two ascending numbers of 1 or more, or null."
@@ -120,12 +120,12 @@ class Hashed(TextFeatures):
     def buckets(self, text: str) -> list[int]:
         """The bucket of every n-gram of ``text``."""
         parts = words(text, self.word_rule)
-        runs = (
-            f"w{' '.join(parts[i : i + n])}" for n in range(1, self.word_ngrams + 1) for i in range(len(parts) - n + 1)
-        )
+        most = min(self.word_ngrams, len(parts))
+        runs = (f"w{' '.join(parts[i : i + n])}" for n in range(1, most + 1) for i in range(len(parts) - n + 1))
         line = f" {' '.join(parts)} "
         low, high = self.char_ngrams or (1, 0)
-        chars = (f"c{line[i : i + n]}" for n in range(low, high + 1) for i in range(len(line) - n + 1))
+        lengths = range(low, min(high, len(line)) + 1)
+        chars = (f"c{line[i : i + n]}" for n in lengths for i in range(len(line) - n + 1))
         return [zlib.crc32(gram.encode()) % self.num_buckets for gram in chain(runs, chars)]
 
 

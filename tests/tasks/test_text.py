@@ -251,6 +251,7 @@ def test_a_bucket_is_found_for_every_word_run_and_character_run():
     grams = Hashed(2**31, 2, [3, 3]).buckets("ab c")  # " ab c ": w ab, w c, w ab c; " ab", "ab ", "b c", " c "
     assert len(set(grams)) == 7
     assert len(Hashed(2**31, 1, None).buckets("ab c")) == 2
+    assert Hashed(9, 10**12, [1, 10**12]).buckets("ab c") == Hashed(9, 2, [1, 6]).buckets("ab c")  # and at once
 
 
 def test_hashed_vectors_are_scikit_learns_tf_idf_fitted_on_the_training_classes(root):
@@ -308,6 +309,8 @@ def test_changing_the_test_sentences_changes_nothing_of_what_training_reads(root
     [
         (lambda: Hashed(0, 1, None), "num_buckets 0"),
         (lambda: Hashed(9, 1, [4, 3]), "ascending"),
+        (lambda: Hashed(9, 1, []), "two ascending"),
+        (lambda: Hashed(9, 1, [3]), "two ascending"),
         (lambda: Tokens(0, 1, 1), "task.features.max_tokens is 0"),
         (lambda: Tokens(1, 1, 0), "task.features.unknown_buckets is 0"),
     ],
