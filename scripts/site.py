@@ -85,9 +85,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     name = page.file.src_uri
     page.meta["search"] = {"boost": 0.0001 if BEHIND.fullmatch(name) else 1.0} | page.meta.get("search", {})
     alone, flat = page.parent is None, len(re.findall(r"^## ", markdown, re.M)) < 2
-    page.meta["hide"] = ["navigation"] * alone + [
-        "toc"
-    ] * flat  # which would name this page alone, or one heading of it
+    # either would name this page alone, or one heading of it
+    page.meta["hide"] = ["navigation"] * alone + ["toc"] * flat
     markdown = markdown.replace("\n<!-- end of receipts -->", "\n{: .receipts }")
     parts = CODE.split(markdown)
     parts[::2] = [LINK.sub(lambda m: m["begin"] + inside(name, m["path"]) + (m["anchor"] or ""), p) for p in parts[::2]]

@@ -155,9 +155,9 @@ def digest(run: Path, name: str) -> str:
 
 
 def plain(node: Any) -> Any:
-    """A tree with lists of numbers for tensors."""
+    """A tree with dtypes and lists of numbers for tensors."""
     if isinstance(node, torch.Tensor):
-        return node.tolist()
+        return [str(node.dtype), node.tolist()]
     if isinstance(node, dict):
         return {key: plain(value) for key, value in node.items()}
     return [plain(value) for value in node] if isinstance(node, (list, tuple)) else node

@@ -20,6 +20,7 @@ from metarun.config.calls import GROUPS
 from metarun.config.compose import composed, override_key, read_config, readable, with_value
 from metarun.config.elsewhere import inheriting, keys_of_tasks, option_trained_on, without_effect
 from metarun.config.experiment import Experiment
+from metarun.config.networks import foreign_networks
 from metarun.config.overrides import given_twice
 from metarun.config.probe import networks_of
 from metarun.config.ready import lot_problems
@@ -163,9 +164,8 @@ def _training_task(experiment: Experiment, folder: RunFolder, overrides: list[st
     training tasks, that of the run as it was trained. If its data are gone the training classes of the others must do."""
     if not any(OTHER_DATA.fullmatch(override_key(text)) for text in overrides) or not calibrates(experiment.learner):
         return experiment.task
-    place = [text for text in overrides if override_key(text) in PLACE]
     try:
-        return build_task(changed(read_config(folder.path / "config.yaml"), place, []))
+        return build_task(_as_begun(folder, overrides))
     except ConfigError as error:
         if "train" not in experiment.task.splits:
             raise
@@ -174,15 +174,20 @@ def _training_task(experiment: Experiment, folder: RunFolder, overrides: list[st
         return experiment.task
 
 
+def _as_begun(folder: RunFolder, overrides: list[str]) -> DictConfig:
+    """The run's configuration as it was trained, computed where and how the ``overrides`` say."""
+    place = [text for text in overrides if override_key(text) in PLACE]
+    return changed(read_config(folder.path / "config.yaml"), place, [])
+
+
 def _take_what_theta_lacks(learner: MetaLearner, cfg: DictConfig, folder: RunFolder, overrides: list[str]) -> None:
     """Give the networks the frozen parameters and buffers that theta was trained beside: no checkpoint holds them, and under
     another seed or number of classes a constructor draws others. If its data are gone, those of the run's seed must do."""
     if not _beside_theta(learner):
         return
-    began = read_config(folder.path / "config.yaml")
-    place = [text for text in overrides if override_key(text) in PLACE]
+    began = _as_begun(folder, overrides)
     try:
-        own = build(changed(began.copy(), place, []), folder.fitted())
+        own = build(began, folder.fitted())
     except ConfigError:
         own = build(with_value(cfg, f"seed={began.seed}"), folder.fitted())
     held = _beside_theta(own.learner)
@@ -195,9 +200,9 @@ def _beside_theta(learner: MetaLearner) -> dict[str, Tensor]:
     """The frozen parameters and the buffers of networks that metarun has not made, by name; norms' statistics are empty
     here. In metarun's own all of them are constants."""
     named: dict[str, Tensor] = {}
-    for key, net in networks_of(learner).items():
-        if not type(net).__module__.startswith("metarun."):
-            named |= {f"{key}.{name}": tensor for name, tensor in [*frozen(net).items(), *net.named_buffers()]}
+    for key in foreign_networks(learner):
+        net = networks_of(learner)[key]
+        named |= {f"{key}.{name}": tensor for name, tensor in [*frozen(net).items(), *net.named_buffers()]}
     return {name: tensor for name, tensor in named.items() if tensor.numel()}
 
 

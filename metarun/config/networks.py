@@ -25,6 +25,8 @@ from metarun.models.norm_state import norms
 from metarun.trees import slice_tasks
 
 NUM_TASKS = 2  # of the trial
+# attributes that torch fills; recurrent layers make the last anew, so that it may be out of date
+OF_TORCH = ("_modules", "_parameters", "_flat_weights")
 FIXES = {  # by a pattern in what torch says
     r"utils\.checkpoint|\bmeta\b(?![-.])": "Weights are read outside of its forward pass, or from a list of its own, where "
     "they are not theta: leave out torch.utils.checkpoint, for which metarun has execution.inner_memory=recomputed, and "
@@ -93,14 +95,9 @@ def exact(network: nn.Module) -> list[str]:
 def _unseen(network: nn.Module) -> list[str]:
     """The attributes in which ``network`` keeps weights to be trained that are none of its parameters."""
     known, found = {id(p) for p in network.parameters()}, []
-    torchs = (
-        "_modules",
-        "_parameters",
-        "_flat_weights",
-    )  # recurrent layers fill the last anew, so it may be out of date
     for name, module in network.named_modules():
         for attribute, value in vars(module).items():
-            kept = [] if attribute in torchs else _weights_in(value, set())
+            kept = [] if attribute in OF_TORCH else _weights_in(value, set())
             if any(p.requires_grad and id(p) not in known for p in kept):
                 found.append(f"{name}.{attribute}".lstrip("."))
     return found
@@ -125,7 +122,7 @@ def suited(execution: Eager, learner: MetaLearner, task: TaskDistribution, steps
 
     Raises ConfigError where a network of somebody else cannot be trained, or not as ``execution`` says.
     """
-    foreign = _foreign(learner)
+    foreign = foreign_networks(learner)
     if not foreign:
         return execution, []
     name, keys = ", ".join(foreign.values()), ", ".join(foreign)
@@ -146,7 +143,7 @@ def suited(execution: Eager, learner: MetaLearner, task: TaskDistribution, steps
     return _allowed(execution, trial, name, PADDED if padded else FUSED)
 
 
-def _foreign(learner: MetaLearner) -> dict[str, str]:
+def foreign_networks(learner: MetaLearner) -> dict[str, str]:
     """The networks that metarun has not made, by their keys."""
     return {
         key: type(network).__name__
@@ -159,7 +156,7 @@ def transductive(experiment: Experiment) -> list[str]:
     """What makes a prediction depend on the other queries that are asked with it, as the beginning of a sentence."""
     learner = experiment.learner
     found = ["batch norms read"] * any(norms(network, "transductive") for network in modules_of(learner))
-    if (foreign := _foreign(learner)) and isinstance(learner, FewShotLearner):
+    if (foreign := foreign_networks(learner)) and isinstance(learner, FewShotLearner):
         task = experiment.task.sample(_first_split(experiment.task), [0])
         found += [f"{', '.join(foreign.values())} reads"] * reads_all_queries(learner, experiment.theta_0, task)
     return found
@@ -169,7 +166,7 @@ def taken_apart(experiment: Experiment) -> list[str]:
     """A problem where the learner takes head(body(x)) for a network whose forward gives something else."""
     learner, task = experiment.learner, experiment.task
     net = networks_of(learner).get("base_learner")
-    if "base_learner" not in _foreign(learner) or net is None or not isinstance(learner, FewShotLearner):
+    if "base_learner" not in foreign_networks(learner) or net is None or not isinstance(learner, FewShotLearner):
         return []
     episode = slice_tasks(task.sample(_first_split(task), [0]), 0)
     parts = dict(net.named_children())

@@ -42,9 +42,7 @@ def override_problems(overrides: list[Override]) -> list[str]:
 
 def misread(override: Override) -> str:
     """What is wrong with a value that OmegaConf takes for another one: a number for true, {} for what is there already."""
-    if override.is_sweep_override() or override.is_delete():
-        return ""
-    key, value = override.key_or_group, override.value()
+    key, value = override.key_or_group, _one(override)
     if key in SWITCHES and isinstance(value, (int, float)) and value not in (0, 1):
         return f"{written(override)}: must be true or false."
     if key in (*ORDER, "rates") and value == {}:

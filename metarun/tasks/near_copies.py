@@ -32,9 +32,9 @@ class NearCopies:
         for one, first in self._pairs():
             row, other = self.rows[one], self.rows[first]
             if row.label != other.label:
-                between.append(f"{_short(row)} ~ {_short(other)}")
+                between.append(f"{short(row)} ~ {short(other)}")
             elif not row.group or row.group != other.group:
-                within.append(f"{_short(row)} ~ {_short(other)}")
+                within.append(f"{short(row)} ~ {short(other)}")
         said = "nearly equal but for size, format, brightness or being mirrored"
         notes = [
             f"{len(within)} of the images and another of their class are {said}, and may be in support and query: "
@@ -65,5 +65,6 @@ class NearCopies:
         return pairs
 
 
-def _short(row: Row) -> str:
+def short(row: Row) -> str:
+    """An image as messages name it."""
     return f"{row.label}/{row.file.name}"

@@ -108,7 +108,7 @@ def test_the_meta_loss_is_minus_scikit_learn_s_log_marginal_likelihood(kernel_of
 
 @pytest.mark.parametrize(("kernel_of", "effects"), KERNELS)
 def test_the_meta_gradient_equals_finite_differences(kernel_of, effects):
-    check_slope(*learner_of(kernel_of, effects), drawn())
+    check_slope(*learner_of(kernel_of, effects), drawn(), close=(1e-6, 1e-8))
 
 
 # ---- closed forms ----

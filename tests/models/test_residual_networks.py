@@ -89,6 +89,12 @@ def test_conv4_of_four_widths_is_the_network_of_one_width_where_they_are_equal()
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), four.parameters(), strict=True))
 
 
+def test_conv4_of_four_widths_has_them():
+    net = Conv4((3, 84, 84), 5, [96, 192, 384, 512], "max_pool", "transductive")
+    assert [m.out_channels for m in net.modules() if isinstance(m, nn.Conv2d)] == [96, 192, 384, 512]
+    assert net.head.in_features == 512 * 25
+
+
 # ---- the same functions, written again ----
 
 
