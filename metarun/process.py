@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -104,15 +104,32 @@ def bounded_memory(device: str) -> Iterator[None]:
 
 
 def memory_left() -> int | None:
-    """Bytes that this process could have: what is free, or half of the machine's where others hold more for now; None
-    where the system does not say."""
+    """Bytes that this process could have: what is free, or half of the machine's where others hold more for now, and no
+    more than the limit of its container or job; None where the system does not say."""
     try:
         lines = [line.split() for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines()]
         kib = {words[0].rstrip(":"): int(words[1]) for words in lines}
-        held = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5]) * os.sysconf("SC_PAGE_SIZE")
-        return max(held + 1024 * (kib["MemAvailable"] + kib["SwapFree"]), 1024 * kib["MemTotal"] // 2)
+        pages = [int(word) for word in Path("/proc/self/statm").read_text(encoding="ascii").split()]
+        resident, held = (pages[place] * os.sysconf("SC_PAGE_SIZE") for place in (1, 5))
+        free = max(held + 1024 * (kib["MemAvailable"] + kib["SwapFree"]), 1024 * kib["MemTotal"] // 2)
+        return min([free, *(held + max(limit - resident, 0) for limit in memory_limits())])
     except (OSError, ValueError, LookupError):
         return None
+
+
+def memory_limits(root: Path = Path("/")) -> list[int]:
+    """Bytes that Linux's control groups allow this process: those of containers and of Slurm's jobs. A container sees its
+    own group as the uppermost."""
+    limits = []
+    for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        mount, name = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")  # version 1, 2
+        for folder in (own := Path(group.lstrip("/")), *own.parents):
+            with suppress(OSError, ValueError):  # a group of the machine's that a container does not see; or "max"
+                limits.append(int((root / "sys/fs/cgroup" / mount / folder / name).read_text(encoding="ascii")))
+    return limits
 
 
 def return_freed_memory() -> None:

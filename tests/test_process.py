@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from metarun import process
 from metarun.commands import doctor
 from metarun.commands.doctor import Finding, findings
 from metarun.process import THRESHOLDS
@@ -52,6 +53,44 @@ def test_more_memory_than_there_is_is_refused_and_kills_no_process():
     done = subprocess.run([sys.executable, "-c", BOUNDED], capture_output=True, text=True, check=False, env=env)
     assert (done.returncode, done.stderr) == (0, "")
     assert "can't allocate memory" in done.stdout
+
+
+GROUPS = {
+    "version 2, a job within a job": (
+        "0::/slurm/job7",
+        {"slurm/job7/memory.max": "max", "slurm/memory.max": "800"},
+        [800],
+    ),
+    "version 2, a container": ("0::/", {"memory.max": "300"}, [300]),
+    "version 1, two limits": (
+        "7:cpu:/docker/a\n4:memory:/docker/a",
+        {"memory/docker/a/memory.limit_in_bytes": "500", "memory/memory.limit_in_bytes": "900", "cpu/memory.max": "1"},
+        [500, 900],
+    ),
+    "version 1, of which a container sees the lowest alone": (
+        "4:memory:/docker/a",
+        {"memory/memory.limit_in_bytes": "500"},
+        [500],
+    ),
+    "none": ("7:cpu:/", {"cpu/memory.max": "1"}, []),
+}
+
+
+@pytest.mark.parametrize(("groups", "files", "limits"), GROUPS.values(), ids=GROUPS)
+def test_limits_of_containers_and_of_jobs_are_found(groups, files, limits, tmp_path):
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    for name, text in [("../../../proc/self/cgroup", groups), *files.items()]:
+        file = tmp_path / "sys/fs/cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{text}\n", encoding="ascii")
+    assert process.memory_limits(tmp_path) == limits
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="elsewhere the system does not say what is free")
+def test_a_process_takes_no_more_than_its_container_has(monkeypatch):
+    free = process.memory_left()
+    monkeypatch.setattr(process, "memory_limits", lambda: [2**28])  # resident, besides what is promised already
+    assert process.memory_left() < min(free, 2**28 + int(Path("/proc/self/statm").read_text().split()[5]) * 4096 + 1)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is told to keep memory")

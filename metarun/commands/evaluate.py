@@ -28,6 +28,7 @@ from metarun.output.seen import kept, seen_in_training
 from metarun.output.summary import NOWHERE, condensed, conditions, curves_over_shots, verdict
 from metarun.output.tables import table_console
 from metarun.paths import as_shown
+from metarun.process import bounded_memory
 
 
 def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, config_dirs: list[Path]) -> None:
@@ -42,7 +43,7 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     if problems := too_large(experiment.suite, split, experiment.evaluators):
         raise ConfigError(problems)
     subject = experiment.subject(run.theta, split, experiment.num_test_tasks, run.execution)
-    with run.calibrated():
+    with bounded_memory(experiment.device.type), run.calibrated():
         evaluation = evaluate_all(experiment.suite, subject, experiment.evaluators, final=True)
     scores = evaluation.scores
     decides = experiment.task.spec.objective.score_name  # another may be undefined, and is then told as null

@@ -18,6 +18,7 @@ from metarun.applied.trained import trained
 from metarun.errors import ConfigError, DataError, DataProblems, MissingDataError
 from metarun.evaluation.estimates import estimate
 from metarun.files import write_atomically
+from metarun.process import bounded_memory
 
 
 def predict_run(  # noqa: PLR0913, PLR0917
@@ -41,7 +42,8 @@ def predict_run(  # noqa: PLR0913, PLR0917
     except OSError as error:  # a name that is too long for the system, or a folder that may not be read
         raise ConfigError([f"{error.filename} cannot be used: {error.strerror}."]) from error
     model = model_of(trained(path, overrides, checkpoint, config_dirs))
-    predictions = _predicted(model, places)
+    with bounded_memory(model.run.experiment.device.type):
+        predictions = _predicted(model, places)
     for note in dict.fromkeys(note for prediction in predictions.values() for note in prediction.notes):
         print(note, file=sys.stderr)
     if model.looks_at_all_queries:
