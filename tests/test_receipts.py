@@ -93,7 +93,7 @@ def test_no_row_of_own_data_is_below_its_baseline_without_saying_so():
 
 
 def test_what_a_run_says_of_its_training_is_kept_however_sure_it_is_of_it():
-    said = ["training did not help: the best checkpoint is the start", "training may not have helped: training made it"]
+    said = ["training did not help: the best checkpoint is the start", "training may not have helped: it is better"]
     assert own_data.OF_TRAINING.findall("\n".join(["training had other episodes", *said])) == said
 
 

@@ -121,7 +121,7 @@ def test_evaluations_made_later_are_shown_with_their_score(run):
 
 
 def test_what_the_log_warns_of_is_shown_once(run):
-    said = "training did not help: training made it worse by 0.1 +- 0.01"
+    said = "training did not help: frozen features would be better by 0.1 +- 0.01"
     line = f"2026-11-28 21:30:56  {said}\n"
     (run / "log.txt").write_text(
         f"2026-11-28 21:30:55  step 50/100\n{line}{said}\n2026-11-28 21:30:56  warning: at chance\n"

@@ -14,6 +14,8 @@ from metarun.evaluation.whole import Evaluation
 from metarun.output.summary import conditions, summary
 from tests.composing import experiment
 
+RIDGE, MEANS = "ridge regression of the support", "nearest class mean of the raw inputs"
+
 
 @pytest.fixture(scope="module")
 def sinusoid() -> Experiment:
@@ -62,14 +64,14 @@ def test_without_training_tasks_of_equal_episodes_are_not_taken_for_independent_
 @pytest.mark.parametrize(
     ("trained", "said"),
     [
-        (0.30, "did not help: training made it worse by 0.2000 +- 0.0500"),
-        (0.48, "did not help: training made it worse by 0.0200 +- 0.0500, which is within the interval"),
-        (0.54, "may not have helped: training made it better by 0.0400 +- 0.0500, which is within the interval"),
+        (0.30, "did not help: BASELINE would be better by 0.2000 +- 0.0500"),
+        (0.48, "did not help: BASELINE would be better by 0.0200 +- 0.0500, which is within the interval"),
+        (0.54, "may not have helped: it is better than BASELINE by 0.0400 +- 0.0500, which is within the interval"),
     ],
 )
 def test_the_last_line_says_where_training_did_not_help(prototypes, sinusoid, trained, said):
-    assert last_line(prototypes, (trained, 0.03), (0.5, 0.04)) == f"training {said}"
-    assert last_line(sinusoid, (1 - trained, 0.03), (0.5, 0.04)) == f"training {said}"
+    for kind, score, baseline in ((prototypes, trained, MEANS), (sinusoid, 1 - trained, RIDGE)):
+        assert last_line(kind, (score, 0.03), (0.5, 0.04)) == f"training {said.replace('BASELINE', baseline)}"
 
 
 FEW, WITHIN = "+- WIDE over the 3 classes", "which is within the interval over the classes"
@@ -80,13 +82,13 @@ FEW, WITHIN = "+- WIDE over the 3 classes", "which is within the interval over t
     [
         (
             -0.02,
-            f"did not help: training made it worse by 0.0200 +- NARROW; {FEW}, {WITHIN}",
+            f"did not help: {MEANS} would be better by 0.0200 +- NARROW; {FEW}, {WITHIN}",
         ),
         (
             0.02,
-            f"may not have helped: training made it better by 0.0200 +- NARROW; {FEW}, {WITHIN}",
+            f"may not have helped: it is better than {MEANS} by 0.0200 +- NARROW; {FEW}, {WITHIN}",
         ),
-        (-0.3, f"did not help: training made it worse by 0.3000 +- NARROW; {FEW}"),
+        (-0.3, f"did not help: {MEANS} would be better by 0.3000 +- NARROW; {FEW}"),
         (0.3, ""),
     ],
 )
@@ -106,7 +108,7 @@ def test_training_is_compared_with_its_baseline_episode_by_episode(prototypes):
     hard = values(0.5, 0.04, 1)
     assert "did not help" not in summary(prototypes, evaluation(prototypes, hard + 0.01, hard), 100)
     said = summary(prototypes, evaluation(prototypes, hard + values(-0.01, 0.001, 2), hard), 100)
-    assert said.splitlines()[-1] == "training did not help: training made it worse by 0.0100 +- 0.0010"
+    assert said.splitlines()[-1] == f"training did not help: {MEANS} would be better by 0.0100 +- 0.0010"
 
 
 def test_a_score_beyond_the_interval_is_no_complaint(prototypes):
@@ -155,7 +157,7 @@ def test_over_tasks_elsewhere_the_mean_is_compared_with_the_mean_without_trainin
     ]
     lines = summary(x, Evaluation(scores, episodes=parts), 100).splitlines()
     assert "without any training (ridge regression of the support): 2.0000 +- 0.2500" in lines
-    assert lines[-1] == "training did not help: training made it worse by 0.5000 +- 0.2598"  # sqrt(0.27) / 2
+    assert lines[-1] == f"training did not help: {RIDGE} would be better by 0.5000 +- 0.2598"  # sqrt(0.27) / 2
 
 
 def test_batch_norm_over_queries_is_said_with_their_number():

@@ -159,11 +159,11 @@ def verdict(experiment: Experiment, evaluation: Evaluation, step: int) -> list[s
         return [f"{start[0]}, and {found[0]} would be better {by}{unknown}"]
     if start or gain > widest:
         return start
-    outcome = "made it worse" if gain < 0 else "made it better"
+    compared = f"{found[0]} would be better" if gain < 0 else f"it is better than {found[0]}"
     over_kind = f" over the {over.kind}" if over and abs(gain) > interval else ""
     within = f", which is within the interval{over_kind}" if abs(gain) <= widest else ""
     doubt = "may not have helped" if within and gain > 0 else "did not help"
-    return [f"training {doubt}: training {outcome} {by}{within}{unknown}"]
+    return [f"training {doubt}: {compared} {by}{within}{unknown}"]
 
 
 def conditions(experiment: Experiment, split: str, training: dict[str, Any] | None = None) -> list[str]:
