@@ -85,9 +85,11 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
 
 
 def listed(things: Sequence[str], most: int = 5, separator: str = ", ") -> str:
-    """The first few of ``things``, and how many more there are."""
+    """The first few of ``things``, the middle of long ones left out, and how many more there are."""
     rest = len(things) - most
-    return separator.join(things[:most]) + (f" (and {rest} more)" if rest > 0 else "")
+    return separator.join(shortened(thing, 400) for thing in things[:most]) + (
+        f" (and {rest} more)" if rest > 0 else ""
+    )
 
 
 def shortened(text: str, most: int = 120) -> str:

@@ -138,10 +138,10 @@ def test_new_rows_may_have_another_separator_than_the_table_of_the_training(sepa
     assert by[0] == by[1] and len(by[0]) == 2
 
 
-def test_rows_of_a_pipe_are_read_though_it_gives_them_but_once(tmp_path):
+def test_rows_of_a_pipe_and_its_separator_are_read_though_it_gives_them_but_once(tmp_path):
     (tmp_path / "s.csv").write_text("dose,kind,level\n0.5,a,3\n1.5,b,5")
     end, beginning = os.pipe()
-    os.write(beginning, (tmp_path / "s.csv").read_bytes())
+    os.write(beginning, (tmp_path / "s.csv").read_bytes().replace(b",", b";"))
     os.close(beginning)
     assert len(predict("table", tmp_path, f"--support={tmp_path / 's.csv'}", f"--query=/dev/fd/{end}")) == 2
     os.close(end)

@@ -17,7 +17,7 @@ from metarun.tasks.reading import Examples, Reader, absent, as_array, columns_of
 from metarun.tasks.splits import composed
 from metarun.tasks.table_columns import Column, Fit, Missing, encoded
 from metarun.tasks.table_columns import Reader as ColumnReader
-from metarun.tasks.tables import SEPARATORS, Table, read_table
+from metarun.tasks.tables import Table, read_table
 
 
 class Columns(NamedTuple):
@@ -57,10 +57,8 @@ class TableReader(Reader):
         return found.x, found.notes
 
     def examples(self, path: Path, labelled: bool) -> Examples:
-        if path.is_dir():
-            raise DataError(f"{path} is a folder. Name {self.takes}.")
         names = [found.column for found in self.columns.inputs]
-        table = read_table(path, _separator(path, self.columns.separator, names))
+        table = read_table(path, self.columns.separator, names)
         found, name = self._read(table, labelled), self.columns.task
         tasks = sorted({*table.column(name)} - {""}) if name in table.header else []
         if len(tasks) > 1:
@@ -125,19 +123,6 @@ class TableReader(Reader):
             if spread is not None:
                 spread[:, i] = s
         return own, spread
-
-
-def _separator(path: Path, usual: str, names: Sequence[str]) -> str:
-    """The ``usual`` separator, that of the training, or else the one by which the first line holds these ``names``."""
-    if not path.is_file():  # a pipe gives its lines once
-        return usual
-    try:
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            first = file.readline().rstrip("\n")
-    except OSError:  # reading says what is wrong
-        return usual
-    marks = (usual.replace("\\t", "\t"), *SEPARATORS)
-    return next((mark for mark in marks if {*names} <= {name.strip(' "') for name in first.split(mark)}), usual)
 
 
 def refuse_infinite(path: Path, lines: Sequence[int] | np.ndarray, values: Tensor) -> None:

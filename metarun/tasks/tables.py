@@ -3,16 +3,18 @@
 import csv
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
-from metarun.errors import DataError, Faults, MissingDataError, did_you_mean
-from metarun.tasks.decoding import csv_problem, decoded
+from metarun.errors import DataError, Faults, did_you_mean, listed, shortened
+from metarun.tasks.decoding import csv_problem
 from metarun.tasks.splits import composed
+from metarun.tasks.table_files import table_content, table_text
 
 SEPARATORS = {";": ";", "\t": "\\t", ",": ",", "|": "|"}  # and how to write them on the command line
+SAID = re.compile(r'"?sep=([^"\r\n])"?[\r\n]*', re.IGNORECASE)  # a first line by which Excel takes that separator
 COMMENT = re.compile(r"#(?:[#\s]|$)")  # a # before a name or a number, as in #1, may begin a row
 
 
@@ -38,20 +40,27 @@ class Table:
         if name in self.header:
             return ""
         hint = did_you_mean(name, self.header)
-        there = ", ".join(map(repr, self.header))
+        there = listed([*map(repr, self.header)], 20)
         return f"{self.path}: no such column{hint}; there are {there or 'none'}.{_on_comments(self.num_comments)}"
 
 
-def read_table(path: Path, separator: str) -> Table:
-    """The table in ``path``: UTF-8, a header line, and in each further line as many entries; comments are left out."""
-    if separator == "\\t":  # as typed on a command line
-        separator = "\t"
+def read_table(path: Path, separator: str, names: Collection[str] = ()) -> Table:
+    """The table in ``path``: UTF-8, a header line, and in each further line as many entries; comments are left out.
+
+    The separator is what a first line ``sep=;`` says, as for Excel; or else ``separator``, unless another
+    one alone finds the ``names`` in the header.
+    """
+    separator = separator.replace("\\t", "\t")  # as typed on a command line
     if len(separator) != 1:
         raise ValueError(f"task.separator is {separator!r}, but must be one character, such as ',' or ';' or \"\\t\".")
-    content = _content(path)
+    content = table_content(path)
+    in_lines = [*StringIO(table_text(path, content), newline="")]  # str.splitlines ends them at marks within entries
+    if said := SAID.fullmatch(in_lines[0] if in_lines else ""):
+        separator, in_lines[0] = said[1], "\n"
+    else:
+        separator = _separator(_header(in_lines), separator, names)
     try:
-        in_lines = StringIO(decoded(path, content), newline="")  # str.splitlines ends them at marks within entries
-        uncommented = _Uncommented([*in_lines], separator)
+        uncommented = _Uncommented(in_lines, separator)
         reader = csv.reader(uncommented, delimiter=separator, strict=True)
         lines, rows = [], []
         for row in reader:
@@ -63,11 +72,22 @@ def read_table(path: Path, separator: str) -> Table:
         raise DataError(f"{path}, line {reader.line_num}: {'. '.join(csv_problem(error))}") from error
     if not rows:
         raise DataError(f"{path} is empty; it must have a line of column names, and a line for each measurement.")
-    digest = hashlib.sha256(content).hexdigest()
     entries = [[*map(composed, row)] for row in rows[1:]]
+    digest = hashlib.sha256(content).hexdigest()
     table = Table(path, separator, rows[0], entries, lines[1:], digest, uncommented.num_comments)
-    _check(table)
+    _check(table, bool(said))
     return table
+
+
+def _header(lines: Sequence[str]) -> str:
+    """The first line that is not empty and does not begin with #."""
+    return next((line for line in lines if line.strip() and line[0] != "#"), "")
+
+
+def _separator(header: str, usual: str, names: Collection[str]) -> str:
+    """The ``usual`` separator, or else the one by which the ``header`` holds these ``names``."""
+    marks = (usual, *SEPARATORS)
+    return next((mark for mark in marks if {*names} <= {name.strip(' "\r\n') for name in header.split(mark)}), usual)
 
 
 class _Uncommented:
@@ -78,7 +98,7 @@ class _Uncommented:
 
     def __init__(self, lines: list[str], separator: str) -> None:
         self.lines, self.separator = lines, separator
-        self.width = next((line.count(separator) for line in lines if line.strip() and line[0] != "#"), 0)
+        self.width = _header(lines).count(separator)
         self.between_rows = True  # the reader's: within quotation marks a line is no comment
         self.num_comments = 0
 
@@ -93,35 +113,27 @@ class _Uncommented:
                 yield line
 
 
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise MissingDataError(f"task.path is {str(path)!r}, but there is no such file.") from None
-    except OSError as error:
-        raise DataError(f"task.path is {str(path)!r}, which cannot be read: {error.strerror}.") from error
-
-
 def _on_comments(count: int) -> str:
     """A question to end what is said of a header: numpy.savetxt, say, writes # before it. Nothing without comments."""
     lines = "lines that begin with # are comments" if count > 1 else "line that begins with # is a comment"
     return f" {count} {lines}; is that the header? Remove its #." if count else ""
 
 
-def _check(table: Table) -> None:
+def _check(table: Table, said: bool) -> None:
+    """Raise DataError with what is wrong; ``said``: the first line of the file says the separator."""
     path, separator, header = table.path, table.separator, table.header
     others = [written for mark, written in SEPARATORS.items() if mark != separator and mark in header[0]]
     if len(header) == 1 and others:
+        cure = f"line 1 says sep={separator}: correct it" if said else f"'task.separator=\"{others[0]}\"'"
         raise DataError(
-            f"{path}: the first line has one column, {header[0]!r}; is another separator used? "
-            f"'task.separator=\"{others[0]}\"'"
+            f"{path}: the first line has one column, {shortened(repr(header[0]))}; is another separator used? {cure}"
         )
     if not table.rows:
         raise DataError(f"{path} has column names and no further line.")
     faults = Faults()
     if repeated := sorted({name for name in header if header.count(name) > 1}):
         cure = f"Give each its own name.{_on_comments(table.num_comments)}"
-        faults.add(str(path), f"several columns are named {', '.join(map(repr, repeated))}", cure)
+        faults.add(str(path), f"several columns are named {listed([*map(repr, repeated)])}", cure)
     for row, line in zip(table.rows, table.lines, strict=True):
         if len(row) != len(header):
             what = f"line {line}: {len(row)} entries, where the header has {len(header)}"
