@@ -130,7 +130,7 @@ def _zipped(content: bytes) -> Kind:
 
 
 def _without_mark(content: bytes) -> Kind | None:
-    """UTF-16 without a byte order mark: a tenth of its bytes are 0, and in one of their orders lines have separators."""
+    """UTF-16 without a mark: a tenth of its bytes are 0, and in one order of them lines have separators."""
     if 10 * content.count(0) > len(content):
         for encoding in ("UTF-16LE", "UTF-16BE"):
             text = content.decode(encoding, errors="replace")
