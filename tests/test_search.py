@@ -462,6 +462,14 @@ def test_a_search_goes_on_after_a_trial_that_another_process_completed(tmp_path)
     assert [row["state"] for row in rows] == ["completed"] * 3
 
 
+def test_the_folder_of_a_trial_that_ended_before_is_looked_through_once(tmp_path):
+    led(tmp_path / "s", Trials(*[Lines(*GOOD)] * 3), total=3)
+    (tmp_path / "s" / JOURNAL).unlink()  # whose loss lets a search take over the runs in its folder
+    with mock.patch("metarun.search.lead._damaged", return_value=False) as looked:
+        rows = led(tmp_path / "s", Trials(), total=3)
+    assert [row["state"] for row in rows] == ["completed"] * 3 and looked.call_count == 3
+
+
 def test_hyperband_prunes_and_no_pruner_does_not(tmp_path):
     for pruner, most in (("hyperband", 8), ("none", 0)):
         acts = [Lines(5, *[score] * 4) for score in range(8)]

@@ -62,8 +62,11 @@ class Lead:
             followed = self.jobs.get(job.identity)
             if followed and followed.job.state != "ended":
                 followed.trials.append(trial)
-            elif followed or (job.folder.read_status()["state"] in SETTLED and not _damaged(job)):
-                self._settle(trial, followed.job if followed else job)
+                continue
+            job = followed.job if followed else job
+            damaged = _damaged(job)
+            if followed or (job.folder.read_status()["state"] in SETTLED and not damaged):
+                self._settle(trial, job, damaged)
             else:
                 self.jobs[job.identity] = Followed(job, [trial])
                 job.number = trial.number + 1
@@ -91,8 +94,9 @@ class Lead:
 
     def over(self, job: Job) -> None:
         """Tell the study how the trials of a job ended."""
+        damaged = _damaged(job)
         for trial in self.jobs[job.identity].trials:
-            self._settle(trial, job)
+            self._settle(trial, job, damaged)
 
     def _next(self) -> Any | None:
         if self.unfinished:
@@ -119,11 +123,11 @@ class Lead:
         scores = {row.get("step"): number(row.get(f"val/{self.plan.score}")) for row in rows}
         return {step: score for step, score in scores.items() if isinstance(step, int) and score is not None}
 
-    def _settle(self, trial: Any, job: Job) -> None:
-        """Tell the study what a job's folder says. A trial that a signal ended, or whose folder is not what its run
-        left, stays open, for the same command."""
+    def _settle(self, trial: Any, job: Job, damaged: bool) -> None:
+        """Tell the study what a job's folder says. A trial that a signal ended, or whose folder is ``damaged``, not what its
+        run left, stays open, for the same command."""
         state, scores = job.folder.read_status()["state"], self._validations(job)
-        if _damaged(job):
+        if damaged:
             pass  # as was told
         elif self.study.is_finished(trial):
             if state != "completed":
