@@ -323,7 +323,7 @@ def test_more_seeds_of_the_same_tasks_do_not_narrow_the_interval_over_them(tmp_p
     (alone,) = told(tmp_path / "0")["differences"]
     assert pair["difference over tasks"]["ci95"] == pytest.approx(alone["difference over tasks"]["ci95"], rel=0.05)
     report = metarun("report", str(tmp_path), "--by=meta_learner", "--format=json", f"--out={tmp_path / 'report'}")
-    assert [row["accuracy over tasks"] for row in json.loads(report.out)] == [
+    assert [row["accuracy over tasks"] for row in json.loads(report.out)["scores"]] == [
         row["accuracy over tasks"] for row in shown["scores"]
     ]
 

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -331,7 +332,19 @@ def test_folds_that_test_on_other_tasks_have_a_mean_over_them_with_its_interval(
     assert told == {"maml": Score(0.61, half).text(" ± "), "protonet": Score(0.7, half).text(" ± ")}
     printed = metarun("report", tmp_path).out
     assert "accuracy over folds" in printed and Score(0.61, half).text() in printed
-    assert "accuracy over folds" in (tmp_path / "report" / "report.md").read_text()
+    report = tmp_path / "report"
+    assert all("accuracy over folds" in (report / f"report.{ending}").read_text() for ending in ("md", "tex"))
+    told = json.loads((report / "report.json").read_text())
+    assert told == json.loads(metarun("report", tmp_path, "--format=json").out)
+    assert [told[name] for name in ("score", "trials")] == ["accuracy", []]
+    of_folds = {row["group"]: row["accuracy over folds"]["mean"] for row in told["folds"]}
+    assert of_folds == pytest.approx({"maml": 0.61, "protonet": 0.7})
+    rows = list(csv.DictReader((report / "report.folds.csv").open()))
+    assert {row["group"]: float(row["accuracy over folds"]) for row in rows} == pytest.approx(of_folds)
+    for run in (*tmp_path.glob("*1?"), *tmp_path.glob("*2?")):
+        shutil.rmtree(run)
+    assert metarun("report", tmp_path).code == 0
+    assert not (report / "report.folds.csv").exists(), "one fold has no mean over folds"
 
 
 def test_a_group_that_mixes_settings_says_so(tmp_path):
@@ -462,7 +475,8 @@ def test_a_report_is_made_without_importing_torch(sweep, tmp_path):
     command = [sys.executable, "-c", script, str(sweep), f"--out={tmp_path}"]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {f"report.{ending}" for ending in ("html", "md", "tex", "csv")}
+    endings = ("html", "md", "tex", "json", "csv", "differences.csv")
+    assert {path.name for path in tmp_path.iterdir()} == {f"report.{ending}" for ending in endings}
 
 
 def test_the_runs_of_a_folder_stay_as_they_are(tmp_path):
@@ -492,7 +506,19 @@ def test_wrong_words_end_with_code_2_and_the_fix(words, said, tmp_path, monkeypa
     assert outcome.code == 2 and said in outcome.err
 
 
-def test_the_first_table_is_printed_in_the_format_that_is_asked_for(sweep, tmp_path):
-    outcome = metarun("report", sweep, f"--out={tmp_path}", "--format=json")
-    assert [row["group"] for row in json.loads(outcome.out)] == list(SHIFTS)
-    assert f"report: {tmp_path}" in outcome.err
+def test_what_is_printed_in_a_format_is_the_file_of_it(sweep, tmp_path):
+    for name, ending in (("json", "json"), ("csv", "csv"), ("md", "md"), ("latex", "tex")):
+        outcome = metarun("report", sweep, f"--out={tmp_path}", f"--format={name}")
+        assert outcome.out == (tmp_path / f"report.{ending}").read_text()
+        assert f"report: {tmp_path}" in outcome.err
+
+
+def test_the_json_has_every_table_of_scores_by_its_name_on_the_page(page, report):
+    told = json.loads((report / "report.json").read_text())
+    assert [row["group"] for row in told["scores"]] == list(SHIFTS) and told["folds"] == []
+    couples = [[row["first"], row["second"]] for row in page.rows("differences")]
+    assert [[row["first"], row["second"]] for row in told["differences"]] == couples
+    rows = list(csv.DictReader((report / "report.differences.csv").open()))
+    assert [float(row["difference over seeds"]) for row in rows] == pytest.approx(
+        [row["difference over seeds"]["mean"] for row in told["differences"]]
+    )

@@ -1,6 +1,5 @@
 """``metarun compare RUN RUN ...``: differences on the same test episodes; by groups of seeds with ``--by``."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -23,7 +22,7 @@ from metarun.output.scored import (
     without_episodes,
     without_numbers,
 )
-from metarun.output.tables import Score, Table, plain, refuse_other_formats, show, text_of
+from metarun.output.tables import Score, Table, refuse_other_formats, show, tables_as_json, text_of
 from metarun.paths import usable
 
 ROUNDING = 1e-9  # relative: an interval below it is one of equal values
@@ -168,21 +167,18 @@ def _note_of_tasks(groups: list[Group], score: str) -> list[str]:
 def told(groups: list[Group], pairs: list[Pair], score: str, notes: list[str], by: str, chosen: str) -> None:
     """Print all of it in the format."""
     over = ("seeds", "episodes") if by else ("episodes",)
-    tables = [of_groups(groups, score, over), of_pairs(pairs, score, over)]
+    tables = {"scores": of_groups(groups, score, over), "differences": of_pairs(pairs, score, over)}
     better = "higher" if next(iter(groups[0].members.values())).higher(score) else "lower"
     notes += _note_of_tasks(groups, score)
     notes.append(f"win rate: how often the first is better ({better} {score}) on an episode; equal ones count half")
     if len(pairs) > 1:
         notes.append(f"Holm's p values are corrected for {len(pairs)} comparisons: report these")
     if chosen == "json":
-        parts = {
-            table.title.split()[0]: [dict(zip(table.columns, row, strict=True)) for row in table.rows]
-            for table in tables
-        }
-        print(json.dumps(plain({"score": score, **parts, "notes": notes}), indent=2))
+        print(tables_as_json(tables, score=score, notes=notes), end="")
         return
-    for table in tables[1:] if chosen == "csv" else tables:
-        show(table, chosen)
+    for name, table in tables.items():
+        if chosen != "csv" or name == "differences":  # a CSV is one table
+            show(table, chosen)
     if chosen == "table":
         print("\n".join(notes))
 

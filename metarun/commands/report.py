@@ -2,27 +2,28 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from metarun.commands.report_findings import Findings, explained
 from metarun.commands.report_page import html
 from metarun.commands.report_rows import keys_of, rows_of
-from metarun.commands.report_search import NO_WINNER, section_of, table_of, texts_of, without_trials
+from metarun.commands.report_search import NO_WINNER, page_of, section_of, table_of, without_trials
 from metarun.commands.runs import passes, understood
 from metarun.errors import listed, shortened, wrong_command
 from metarun.files import write_atomically
 from metarun.output.ledger import Run, runs_in
 from metarun.output.scored import Scored
-from metarun.output.tables import as_csv, as_latex, as_markdown, refuse_other_formats, show
+from metarun.output.tables import Table, as_csv, as_latex, as_markdown, refuse_other_formats, show, tables_as_json
 from metarun.paths import usable
 from metarun.search.kept import found
 
 FOLDER = "report"  # where the files lie, in the folder of the runs
+TABLES = ("scores", "folds", "differences", "trials")  # the last of a search without a winner, in place of the others
 
 
 def report_on(words: list[str], by: str, score: str, out: str, chosen: str) -> None:
-    """Write the page and the tables; print the first table and where they are."""
+    """Write the page and the tables; print the scores, and where they are."""
     refuse_other_formats(chosen)
     root, filters = understood(words)
     if ("=" in str(root) and not root.is_dir()) or not words:
@@ -32,17 +33,24 @@ def report_on(words: list[str], by: str, score: str, out: str, chosen: str) -> N
         raise wrong_command(f"none of the runs in {root} passes the filter")
     folder, search = usable(out, "--out") if out else root / FOLDER, found(root)
     kept = without_trials(kept, root, search)
+    tables: Mapping[str, Table | None]
     if kept or not search:
         findings = _findings(kept, by, score, root)
-        table, notes, folds = findings.means, findings.caveats, findings.folds
-        texts = {"html": html(findings, section_of(search)), **dict(_texts(findings))}
+        score, tables, notes = findings.score, findings.tables, findings.caveats
+        page, further = html(findings, section_of(search)), [*findings.paired[1], *explained(findings)]
     else:
-        table, notes, folds, texts = table_of(search), [NO_WINNER], None, texts_of(search, _title(root))
-    write({**texts, "csv": as_csv(table)}, folder)
-    show(table, chosen)
-    if folds and chosen == "table":
-        show(folds, chosen)
-    for line in (*notes, f"report: {folder / 'report.html'} (also .md, .tex and .csv)"):
+        score, tables, notes = search.score, {"trials": table_of(search)}, [NO_WINNER]
+        page, further = page_of(search, _title(root)), []
+    texts = dict(_texts(tables, [*notes, *further], score=score))
+    write({"html": page, **texts}, folder)
+    if chosen == "table":
+        for name, table in tables.items():
+            if table and name != "differences":
+                show(table)
+    else:
+        print(texts["tex" if chosen == "latex" else chosen], end="")
+    also = ", ".join(f".{ending}" for ending, text in texts.items() if text)
+    for line in (*notes, f"report: {folder / 'report.html'} (also {also})"):
         print(line, file=sys.stdout if chosen == "table" else sys.stderr)
 
 
@@ -71,21 +79,27 @@ def _score(runs: Sequence[Scored], wanted: str) -> str:
     return wanted or (own.most_common(1)[0][0] if own else "score")
 
 
-def write(texts: dict[str, str], folder: Path) -> None:
-    """Write a report's texts, by their endings, into the folder. Raises ConfigError where the disk refuses."""
+def write(texts: Mapping[str, str], folder: Path) -> None:
+    """Write a report's texts, by their endings, into the folder; where one is empty, the file of an earlier report goes.
+    Raises ConfigError where the disk refuses."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for ending, text in texts.items():
-            write_atomically(folder / f"report.{ending}", text.encode())
+            file = folder / f"report.{ending}"
+            write_atomically(file, text.encode()) if text else file.unlink(missing_ok=True)
     except OSError as error:
         fix = "Name a folder that can be written: --out DIR"
         raise wrong_command(f"the report cannot be written to {folder}: {error.strerror}. {fix}") from error
 
 
-def _texts(findings: Findings) -> Iterator[tuple[str, str]]:
-    """The tables with what must be known of them, as Markdown and as LaTeX."""
-    tables = [table for table in (findings.means, findings.folds, findings.paired[0]) if table]
-    notes = [*findings.caveats, *findings.paired[1], *explained(findings)]
-    listing = "\n".join(f"- {note}" for note in notes)
-    yield "md", "\n".join([*map(as_markdown, tables), listing, ""])
-    yield "tex", "\n".join([*map(as_latex, tables), *(f"% {note}" for note in notes), ""])
+def _texts(tables: Mapping[str, Table | None], notes: Sequence[str], **facts: str) -> Iterator[tuple[str, str]]:
+    """The tables with what must be known of them, by the endings of the files. A CSV is one table: that of the first has
+    no name."""
+    known = [table for table in tables.values() if table]
+    yield "md", "\n".join([*map(as_markdown, known), *(f"- {note}" for note in notes), ""])
+    yield "tex", "\n".join([*map(as_latex, known), *(f"% {note}" for note in notes), ""])
+    yield "json", tables_as_json({**dict.fromkeys(TABLES), **tables}, notes=notes, **facts)
+    yield "csv", as_csv(known[0])
+    for name in TABLES[1:]:
+        further = tables.get(name)
+        yield f"{name}.csv", as_csv(further) if further and further is not known[0] else ""

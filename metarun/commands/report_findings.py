@@ -96,6 +96,11 @@ class Findings:
         return (of_pairs(pairs, self.score, over) if pairs else None), notes
 
     @property
+    def tables(self) -> dict[str, Table | None]:
+        """What a report says in every format, by the names that the page has for it."""
+        return {"scores": self.means, "folds": self.folds, "differences": self.paired[0]}
+
+    @property
     def caveats(self) -> list[str]:
         """What a reader must know before the table: what is missing, failed or unequal."""
         found = list(self.notes)

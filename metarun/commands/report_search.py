@@ -6,7 +6,7 @@ from pathlib import Path
 from metarun.output.ledger import Run
 from metarun.output.page import Section, figure, folded, notice, page, paragraph, table_part
 from metarun.output.searched import axis_of, importance, parallel
-from metarun.output.tables import Table, as_latex, as_markdown
+from metarun.output.tables import Table
 from metarun.search.kept import WINNER, Found
 
 NO_WINNER = "no run has a final test yet: the search has no winner, or none that was run (seeds=0)"
@@ -21,14 +21,9 @@ def without_trials(runs: Sequence[Run], root: Path, search: Found | None) -> lis
     return [run for run in runs if run.path not in gone and (run.path.parent != root / WINNER or run.path in winners)]
 
 
-def texts_of(search: Found, title: str) -> dict[str, str]:
-    """The texts of the report of a search without a winner, by their endings."""
-    table = table_of(search)
-    return {
-        "html": page(title, [notice("Before you read the scores:", [NO_WINNER])], [section_of(search)]),
-        "md": f"{as_markdown(table)}\n{NO_WINNER}\n",
-        "tex": f"{as_latex(table)}\n% {NO_WINNER}\n",
-    }
+def page_of(search: Found, title: str) -> str:
+    """The page of a search without a winner."""
+    return page(title, [notice("Before you read the scores:", [NO_WINNER])], [section_of(search)])
 
 
 def section_of(search: Found | None) -> Section:

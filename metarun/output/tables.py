@@ -9,7 +9,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -104,8 +104,17 @@ def text_of(cell: Any, plus_minus: str = " +- ") -> str:
 
 def as_json(table: Table) -> str:
     """A list of objects, one a row; what is not finite is null."""
-    rows = [dict(zip(table.columns, map(plain, row), strict=True)) for row in table.rows]
-    return json.dumps(rows, indent=2, allow_nan=False) + "\n"
+    return json.dumps(_objects(table), indent=2, allow_nan=False) + "\n"
+
+
+def tables_as_json(tables: Mapping[str, Table | None], **facts: Any) -> str:
+    """An object of the ``facts``, and for each table a list under its name, empty where there is none."""
+    lists = {name: _objects(table) if table else [] for name, table in tables.items()}
+    return json.dumps({**plain(facts), **lists}, indent=2, allow_nan=False) + "\n"
+
+
+def _objects(table: Table) -> list[dict[str, Any]]:
+    return [dict(zip(table.columns, map(plain, row), strict=True)) for row in table.rows]
 
 
 def plain(cell: Any) -> Any:
