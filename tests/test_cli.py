@@ -100,6 +100,9 @@ def test_cfg_job_shows_every_value_and_starts_nothing(tmp_path):
 
 
 # What is typed, and what the answer must say. All of them end with exit code 2 and without a traceback.
+OPTIMIZER = ["~optimizer.betas", "~optimizer.fused"]  # settings of Adam
+SCHEDULER = ["~scheduler.factor", "~scheduler.total_iters"]
+ONE_CYCLE = ["scheduler._target_=torch.optim.lr_scheduler.OneCycleLR"]
 MISTAKES = {
     "an unknown key": (["stepz=3"], "stepz is not a setting; did you mean steps?"),
     "a setting of torch's that no file has": (["optimizer.eps=1"], "is added by a plus sign: +optimizer.eps=1"),
@@ -161,13 +164,34 @@ MISTAKES = {
     "steps without effect": ([*IMAGES, "meta_learner=protonet", "evaluation.inner_steps=3"], "has no effect: ProtoNet"),
     "classes for a task without": (["meta_learner=protonet"], "the task Sinusoid has no classes"),
     "images for a task without": (["base_learner=conv4"], "needs images [channels, height, width]"),
-    "a size that torch refuses": ([*LAYER, "+base_learner.in_features=-1"], "base_learner: "),
+    "a size that torch refuses": ([*LAYER, "+base_learner.in_features=-1"], "base_learner: Linear of torch refuses"),
     "a size below zero": ([*IMAGES, "base_learner=relation_conv", "base_learner.channels=-1"], "channels is -1, but must"),
     "no shots": (["task.num_shots=0"], "task.num_shots is 0, but an episode needs at least 1. Set it to 1 or more"),
     "a negative rate": (["optimizer.lr=-1"], "optimizer.lr is -1, but must be 0 or more"),
     "an optimizer's refusal": (
         ["optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=true"],
-        "optimizer: Nesterov momentum requires a momentum and zero dampening",
+        "optimizer: SGD of torch refuses optimizer.momentum=0, optimizer.nesterov=True (Nesterov momentum requires",
+    ),
+    "an optimizer's refusal of a pair": (
+        [*OPTIMIZER, "optimizer._target_=torch.optim.Rprop", "+optimizer.etas=[2,1]"],
+        "Rprop of torch refuses optimizer.etas=[2.0, 1.0] (Invalid eta values: 2.0, 1.0). Change what it names, or choose",
+    ),
+    "an optimizer that cannot step": (
+        ["~optimizer.fused", "+optimizer.foreach=true", "+optimizer.differentiable=true"],
+        "Adam cannot step by a gradient alone (optimizer.lr=0.001",
+    ),
+    "a scheduler's refusal": (["scheduler.factor=2"], "ConstantLR of torch refuses scheduler.factor=2 (Constant multip"),
+    "a scheduler's refusal that names no setting": (
+        ["scheduler=linear_decay", "scheduler.start_factor=2", "steps=9"],
+        "refuses scheduler.start_factor=2, scheduler.end_factor=0.0, scheduler.total_iters=9 (Starting multip",
+    ),
+    "a scheduler that asks for a score": (
+        [*SCHEDULER, "scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau"],
+        "'metrics'). Choose another, such as cosine.",
+    ),
+    "a scheduler that speaks of others": (
+        [*SCHEDULER, *ONE_CYCLE, "+scheduler.max_lr=[1,2]", "+scheduler.total_steps=9"],
+        "scheduler: OneCycleLR of torch refuses scheduler.max_lr=[1, 2] (max_lr must have the same length",
     ),
     "missing data": (["task=omniglot", "data_root=nowhere"], "To download there: metarun ... task.download=true"),
     "a missing config folder": (["--config-dir=nowhere"], "--config-dir nowhere: there is no such folder"),
@@ -204,6 +228,11 @@ def test_a_mistake_is_answered_with_the_rule_and_the_fix_and_exit_code_2(mistake
     arguments, message = MISTAKES[mistake]
     refused(metarun(*arguments), message)
     assert not list(tmp_path.iterdir())
+
+
+def test_whole_numbers_are_fractions_for_an_optimizer_that_takes_these(tmp_path):
+    outcome = metarun(*TINY, "steps=1", "optimizer.betas=[0,0]", f"run_dir={tmp_path / 'run'}")
+    assert outcome.code == 0, outcome.text
 
 
 def test_every_mistake_is_in_one_list():

@@ -7,11 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 
+from metarun.commands import follow
 from metarun.errors import ConfigError, MetarunError
 from metarun.execution.devices import Devices
 from metarun.execution.execution import Auto, Looped, Vmapped
@@ -97,6 +99,39 @@ def test_all_processes_end_where_the_run_is_refused_and_the_first_says_why(tmp_p
     first, other = together(*SHARED, "steps=-1", f"run_dir={tmp_path / 'run'}", cwd=tmp_path)
     assert (first.code, other.code, other.text) == (2, 0, ""), first.text + other.text
     assert "steps is -1" in first.err and not (tmp_path / "run").exists()
+
+
+def alone(rank: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Make this process the one of ``rank`` of two, without the other; the port where they are to meet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "RANK": rank, "LOCAL_RANK": rank}
+    for name, value in place.items():
+        monkeypatch.setenv(name, str(value))
+    return int(port)
+
+
+def test_a_process_whose_first_never_comes_ends_and_says_where_it_looked(monkeypatch):
+    port = alone(1, monkeypatch)
+    monkeypatch.setattr(follow, "SIGN", timedelta(seconds=1))
+    outcome = metarun(*SHARED)
+    assert outcome.code == 1 and f"127.0.0.1:{port} is where the first process (RANK=0) must be reached" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_the_first_process_can_be_reached_while_it_prepares_the_run(monkeypatch):
+    port = alone(0, monkeypatch)
+    assert follow.led(lambda: socket.create_connection(("127.0.0.1", port), 1).close() or 7) == 7
+
+
+def test_a_place_to_meet_that_is_taken_is_told_without_a_traceback(monkeypatch):
+    port = alone(0, monkeypatch)
+    with socket.socket() as taken:
+        taken.bind(("", port))
+        taken.listen()
+        outcome = metarun(*SHARED)
+    assert outcome.code == 1 and "it cannot open that" in outcome.err and "Traceback" not in outcome.err
 
 
 # ---- processes that die ----

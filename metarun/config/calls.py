@@ -66,6 +66,9 @@ def checked_call(
             # a part that is refused stands there still, so that its problems are not told twice
             arguments[name] = call if call and value.get("_partial_") else Part(call or object)
     problems += problems_of_call(target, arguments, given, key)
+    if key == "optimizer" and _of_torch(target):  # whose pairs of numbers may hold no 0 for 0.0
+        lists = {name: value for name, value in arguments.items() if isinstance(value, list)}
+        arguments |= {name: [float(v) if type(v) is int else v for v in value] for name, value in lists.items()}
     return (None if problems else partial(target, **arguments)), problems
 
 
@@ -113,10 +116,45 @@ def attempt(problems: list[str], key: str, call: Callable[..., Any] | None, **gi
         for said in error.problems if isinstance(error, DataProblems) else [no_memory or str(error)]:
             # a task elsewhere speaks of its settings as task.NAME
             text = re.sub(r"\btask\.(?=[a-z])", f"{key}.", said) if key.startswith("evaluation.task.") else said
-            problems.append(text if key in text else f"{key}: {text}")
+            if _of_torch(call) and not no_memory:
+                problems.append(refusal(key, call, text))
+            else:
+                problems.append(text if key in text else f"{key}: {text}")
         return None
     except Exception as error:  # somebody's class may raise anything: where it did so is what he must know
         if type(error).__module__.startswith("metarun."):
             raise
-        problems.append(f"{key}: {raised(error)}.")
+        said = raised(error)
+        problems.append(refusal(key, call, said) if _of_torch(call) else f"{key}: {said}.")
         return None
+
+
+def refusal(key: str, call: Callable[..., Any], said: str) -> str:
+    """What a class of torch's ``said`` against its settings, with those that it names, or else with all of them."""
+    named = [n for n in _given(call) if re.search(rf"\b{n.rstrip('s')}s?\b", said, re.IGNORECASE)]
+    settings = settings_of(key, call, named)
+    rule = f"{name_of(call)} of torch refuses {settings} ({said.rstrip('.')})"
+    return f"{key}: {rule}. Change what it names, or choose another {key}."
+
+
+def settings_of(key: str, call: Callable[..., Any], named: Collection[str] = ()) -> str:
+    """The settings of a call as a user gives them: those ``named``, or else all."""
+    told = {name: value for name, value in _given(call).items() if name in (named or _given(call))}
+    return ", ".join(f"{key}.{name}={shortened(str(value))}" for name, value in told.items()) or "its defaults"
+
+
+def _given(call: Callable[..., Any]) -> dict[str, Any]:
+    """The plain values among the arguments of a call."""
+    given = call.keywords if isinstance(call, partial) else {}
+    return {name: value for name, value in given.items() if not isinstance(value, (Part, partial))}
+
+
+def name_of(call: Callable[..., Any]) -> str:
+    """The name of the class or function behind a call."""
+    return call.func.__name__ if isinstance(call, partial) else call.__name__
+
+
+def _of_torch(call: Callable[..., Any]) -> bool:
+    """Whether it is torch's or torchvision's: their messages do not speak of a user's settings."""
+    made_by = call.func if isinstance(call, partial) else call
+    return made_by.__module__.partition(".")[0] in ("torch", "torchvision")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from metarun.config.calls import name_of, settings_of
 from metarun.config.ranges import range_problems
 from metarun.config.schema import Config
 from metarun.config.targets import Part
@@ -196,16 +197,20 @@ def _optimizer_problems(call: Callable[..., Any]) -> list[str]:
     weights.grad = torch.zeros(2, 2)
     try:
         call([weights]).step()
-    except (ArithmeticError, TypeError, ValueError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        return [f"optimizer: {name_of(call)} cannot step by a gradient alone ({reason}). Choose another, such as Adam."]
+    except Exception as error:  # of torch's or somebody's class, which may raise anything
+        reason = f"{settings_of('optimizer', call)}; {type(error).__name__}: {error}"
+        fix = "Change its settings, or choose another, such as Adam."
+        return [f"optimizer: {name_of(call)} cannot step by a gradient alone ({reason}). {fix}"]
     return []
 
 
 def _scheduler_problems(scheduler: torch.optim.lr_scheduler.LRScheduler, call: Callable[..., Any]) -> list[str]:
-    """Of a scheduler: StepLR divides by its step_size, say."""
+    """Of a scheduler: StepLR divides by its step_size, say, and ReduceLROnPlateau asks for a score."""
     if reason := _not_stepping(scheduler):
-        return [f"scheduler: with {_values(call)} it cannot step ({reason}). Lengths such as T_max must be 1 or more."]
+        fix = "Choose another, such as cosine."
+        if reason.startswith("ZeroDivisionError"):
+            fix = "Lengths such as T_max must be 1 or more."
+        return [f"scheduler: with {settings_of('scheduler', call)} it cannot step ({reason}). {fix}"]
     return []
 
 
@@ -218,7 +223,8 @@ def length_problems(
     if not (reason := _not_stepping(at_the_end)):
         return []
     fix = f"Lower steps, or make the schedule longer: scheduler.total_steps={steps}, say."
-    return [f"scheduler: with {_values(scheduler)} it does not last for steps={steps} ({reason}). {fix}"]
+    settings = settings_of("scheduler", scheduler)
+    return [f"scheduler: with {settings} it does not last for steps={steps} ({reason}). {fix}"]
 
 
 def _not_stepping(scheduler: torch.optim.lr_scheduler.LRScheduler) -> str:
@@ -227,17 +233,6 @@ def _not_stepping(scheduler: torch.optim.lr_scheduler.LRScheduler) -> str:
         warnings.simplefilter("ignore")  # torch warns that the optimizer has not stepped
         try:
             scheduler.step()
-        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        except Exception as error:  # of torch's or somebody's class, which may raise anything
             return f"{type(error).__name__}: {error}"
     return ""
-
-
-def _values(call: Callable[..., Any]) -> str:
-    """The settings of a scheduler's call, as a user gives them."""
-    given = call.keywords.items() if isinstance(call, partial) else ()
-    return ", ".join(f"scheduler.{name}={value}" for name, value in given) or "its defaults"
-
-
-def name_of(call: Callable[..., Any]) -> str:
-    """The name of the class or function behind a call."""
-    return call.func.__name__ if isinstance(call, partial) else call.__name__
