@@ -267,6 +267,11 @@ WRONG = {
         lambda x: (x, np.array(["a", type("NAType", (), {})(), *["b"] * (len(x) - 2)], dtype=object)),
         "example 1 has no label",
     ),
+    "a label of blanks": (lambda x: (x, ["a", " ", *["b"] * (len(x) - 2)]), "example 1 has no label"),
+    "an image of two classes": (
+        lambda x: ([*x[:2], x[0]], ["a", "b", "b"]),
+        r"1 example is of two classes: example 2 \(b\) = example 0 \(a\)\. Delete each from the class",
+    ),
     "labels of two kinds in a list": (lambda x: (x, ["a", 1, *["b"] * (len(x) - 2)]), "of several kinds"),
     "pixels out of range": (
         lambda x: (np.full((8, 1, SIZE, SIZE), 255), ["a", "b"] * 4),
@@ -285,6 +290,13 @@ def test_examples_that_do_not_fit_are_refused_with_what_is_wrong(name, photos):
     make, said = WRONG[name]
     with pytest.raises(ValueError, match=said):
         metarun.load(run("protonet")).adapt(*make(photos[0]))
+
+
+def test_a_sentence_of_two_classes_is_refused_and_others_of_unknown_words_are_not():
+    model = metarun.load(run("tokens"))
+    with pytest.raises(DataError, match=r"example 1 \(b\) = example 0 \(a\)"):
+        model.adapt(["please balance", "Please  balance"], ["a", "b"])
+    assert [*model.adapt(["qqq", "zzz"], ["a", "b"]).classes_] == ["a", "b"]
 
 
 RAGGED, COMPLEX = [[1.0, 2.0]] * 7 + [[1.0]], np.ones((8, 1), complex)

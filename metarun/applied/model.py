@@ -8,7 +8,7 @@ n examples, N ways, Q queries, P outputs
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -31,6 +31,9 @@ from metarun.errors import ConfigError, DataError, listed
 from metarun.evaluation.eval_mode import eval_mode
 from metarun.execution.execution import Looped, generators_kept
 from metarun.tasks.reading import ArrayReader, Reader, absent, as_array, columns_of
+from metarun.tasks.repeated import refuse_two_classes
+from metarun.tasks.splits import seen
+from metarun.tasks.text_reader import TextReader
 from metarun.trees import slice_tasks, tree_leaves, tree_map
 
 if TYPE_CHECKING:
@@ -114,12 +117,17 @@ class Model:
     def adapt(self, x: Any, y: Any) -> Adapted:
         """The model adapted to examples ``x`` and their labels ``y``: names of classes [n], or targets [n] or [n, P].
 
-        The order of the classes does not matter. Raises DataError (a ValueError) where they do not fit the model.
+        The order of the classes does not matter. Raises DataError (a ValueError) where they do not fit the model, or one
+        example is of two classes.
         """
         inputs, labels = self.reader.inputs(x), _array_of(y)
         if labels.ndim == 0 or len(labels) != len(inputs):
             count = "no list" if labels.ndim == 0 else f"{len(labels)} of them"
             raise DataError(f"there are {len(inputs)} examples and {count} as labels; give one for each.")
+        if self.classifies:
+            classes, places = _classes_of(labels)
+            items = [f"example {i}" for i in range(len(inputs))]
+            refuse_two_classes("counted from 0", items, _keys(self.reader, x, inputs), [*map(str, classes[places])])
         return self.adapted_to(inputs, labels)
 
     def adapted_to(self, x: Tensor, y: np.ndarray) -> Adapted:
@@ -216,11 +224,18 @@ def _array_of(y: Any) -> np.ndarray:
     return as_array(y, "labels", dtype=object if mixed else None)
 
 
+def _keys(reader: Reader, x: Any, inputs: Tensor) -> Sequence[Hashable]:
+    """Keys that are equal for examples that are the same; sentences are what is seen of them, as in files."""
+    sentences = isinstance(reader, TextReader) and isinstance(next(iter(x)), str)
+    return [seen(text) for text in x] if sentences else reader.keys(inputs)
+
+
 def _classes_of(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The classes in ascending order, and the place of each label [n] among them."""
     if y.ndim != 1:
         raise DataError(f"the labels have shape {list(y.shape)}, but each example has one class: [n].")
-    gone = [i for i, label in enumerate(y.tolist()) if absent(label) or label in ("", b"")]
+    blank = [label == b"" or (isinstance(label, str) and not seen(label)) for label in y.tolist()]
+    gone = [i for i, label in enumerate(y.tolist()) if blank[i] or absent(label)]
     if gone:
         raise DataError(f"example {gone[0]} has no label ({len(gone)} have none), but each needs one.")
     try:
