@@ -7,7 +7,6 @@ python scripts/control.py RUNS --publish    writes them, receipts and pictures i
 python scripts/control.py --publish         writes the tables anew from docs/receipts/control_SYSTEM.json
 """
 
-import argparse
 import json
 import re
 import shutil
@@ -16,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from published import markdown
+from published import command_line, filled, markdown, read_receipts, write_receipts
 from receipt import RECEIPTS, receipt
 
 PAGE = RECEIPTS.parent / "control.md"
 SYSTEMS = ("pendulum", "cart_pole", "two_link_arm")
-MARKED = re.compile(r"(?P<begin><!-- control: (?P<name>\w+) -->).*?<!-- end -->", re.S)
 ROWS = {  # label: the run, and the adaptation step of its curve (None: its score)
     "joint training, not adapted": ("fine_tune", 0),
     "from scratch on the K transitions": ("scratch", None),
@@ -55,14 +53,9 @@ def publish(runs: Path) -> None:
     """docs/receipts/control_SYSTEM.json and docs/figures/control_SYSTEM.png of the systems that were run."""
     for system, kept in collect(runs).items():
         if kept:
-            (RECEIPTS / f"control_{system}.json").write_text(json.dumps(kept, indent=1) + "\n")
+            write_receipts(RECEIPTS / f"control_{system}.json", kept)
         for path in sorted((runs / system).glob("*/evaluations/control_*.png")):
             shutil.copy(path, RECEIPTS.parent / "figures" / f"control_{system}.png")
-
-
-def receipts() -> dict[str, Any]:
-    paths = {system: RECEIPTS / f"control_{system}.json" for system in SYSTEMS}
-    return {system: json.loads(path.read_text()) if path.is_file() else {} for system, path in paths.items()}
 
 
 def error_table(kept: dict[str, Any], metric: str) -> str:
@@ -70,8 +63,9 @@ def error_table(kept: dict[str, Any], metric: str) -> str:
     rows = []
     for label, (run, step) in ROWS.items():
         name = f"test/{metric}" if step is None else f"test/{metric}_step_{step}"
+        found = [kept[system].get(run, {"results": {}})["results"].get(name) for system in SYSTEMS]
         rows.append(
-            [label, *(_cell(kept[system].get(run, {"results": {}})["results"].get(name)) for system in SYSTEMS)]
+            [label, *("not run" if row is None else f"{row['mean']:.3g} +- {row['ci95']:.1g}" for row in found)]
         )
     return markdown(("method", *SYSTEMS), rows)
 
@@ -85,35 +79,30 @@ def return_table(kept: dict[str, Any]) -> str:
     return markdown(("system", "model of the planner", "return, 95% CI"), rows)
 
 
-def _cell(row: dict[str, float] | None) -> str:
-    return "not run" if row is None else f"{row['mean']:.3g} +- {row['ci95']:.1g}"
-
-
 def table(name: str, kept: dict[str, Any]) -> str:
     return return_table(kept) if name == "returns" else error_table(kept, name)
 
 
-def filled(text: str) -> str:
+def with_tables(text: str) -> str:
     """``text`` with the tables that the receipts give."""
-    kept = receipts()
-    return MARKED.sub(lambda mark: f"{mark['begin']}\n{table(mark['name'], kept)}\n<!-- end -->", text)
+    kept = {system: read_receipts(RECEIPTS / f"control_{system}.json") for system in SYSTEMS}
+    return filled(text, "control", lambda name: table(name, kept))
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("runs", metavar="RUNS", nargs="?", type=Path, help="the folder of the runs")
-    parser.add_argument("--publish", action="store_true", help="write into docs/, instead of printing")
     args = parser.parse_args(argv)
     if args.publish:
         if args.runs:
             publish(args.runs)
-        PAGE.write_text(filled(PAGE.read_text()))
+        PAGE.write_text(with_tables(PAGE.read_text()))
         return
     if args.runs is None:
         parser.error("give RUNS to see their tables, or --publish to write those of the receipts into docs/.")
     kept = collect(args.runs)
-    for mark in MARKED.finditer(PAGE.read_text()):
-        print(f"{mark['name']}\n\n{table(mark['name'], kept)}\n")
+    for name in re.findall(r"<!-- control: (\w+) -->", PAGE.read_text()):
+        print(f"{name}\n\n{table(name, kept)}\n")
 
 
 if __name__ == "__main__":

@@ -9,20 +9,25 @@
 A cell is named DATA-ENCODER-LEARNER-SHOTS. Each is one command, which its receipt gives.
 """
 
-import argparse
-import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from published import markdown, run_to_its_end
+from published import (
+    complete,
+    filled,
+    markdown,
+    percent,
+    place_of_runs,
+    read_receipts,
+    run_to_its_end,
+    write_receipts,
+)
 from receipt import RECEIPTS, receipt
 
 KEPT = RECEIPTS / "language.json"
 PAGE = RECEIPTS.parent / "language.md"
-MARKED = re.compile(r"<!-- language: (\w+) -->.*?<!-- end -->", re.S)
 WORDS, BAG = "task/features=tokens", "base_learner=embedding_bag"
 SLOWER, HEAD = "optimizer.lr=0.005", "~rates.head"  # a trained head
 # What an encoder is, and the rates that each learner has with it, chosen on validation tasks of CLINC150, 1 shot.
@@ -65,17 +70,12 @@ def cells() -> dict[str, list[str]]:
 
 def collect(place: Path) -> dict[str, Any]:
     """The receipts of the complete cells below ``place``, by name."""
-    found = {name: receipt(place / name) for name in cells() if (place / name / "results.json").is_file()}
-    if not found:
-        sys.exit(f"{place} holds no complete cells.")
-    return found
+    return {name: receipt(place / name) for name in complete(place, cells())}
 
 
 def keep(place: Path) -> None:
     """Put the receipts of the complete cells below ``place`` beside, or over, those that are kept."""
-    kept = json.loads(KEPT.read_text()) if KEPT.is_file() else {}
-    kept |= collect(place)
-    KEPT.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n")
+    write_receipts(KEPT, dict(sorted((read_receipts(KEPT) | collect(place)).items())))
 
 
 def table(data: str, kept: dict[str, Any]) -> str:
@@ -83,7 +83,7 @@ def table(data: str, kept: dict[str, Any]) -> str:
 
     def score(encoder: str, learner: str, shots: int, key: str) -> str:
         row = kept.get(f"{data}-{encoder}-{learner}-{shots}s")
-        return f"{100 * row['results'][key]['mean']:.1f} +- {100 * row['results'][key]['ci95']:.1f}" if row else "owed"
+        return percent(row["results"][key]) if row else "owed"
 
     rows = []
     for encoder, (title, _, _) in ENCODERS.items():
@@ -96,31 +96,22 @@ def table(data: str, kept: dict[str, Any]) -> str:
 
 
 def with_tables(text: str) -> str:
-    kept = json.loads(KEPT.read_text())
-    return MARKED.sub(lambda m: f"<!-- language: {m[1]} -->\n{table(m[1], kept)}\n<!-- end -->", text)
+    kept = read_receipts(KEPT)
+    return filled(text, "language", lambda data: table(data, kept))
+
+
+def tables(place: Path) -> str:
+    kept = collect(place)
+    return "\n\n".join(f"{data}\n\n{table(data, kept)}" for data in DATA)
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("place", metavar="DIR", nargs="?", type=Path, help="the folder of the cells")
-    parser.add_argument("words", metavar="WORD", nargs="*", help="run only the cells whose names hold all of them")
-    parser.add_argument("--tables", action="store_true", help="run nothing, print the tables")
-    parser.add_argument("--publish", action="store_true", help="run nothing, write receipts and tables into docs/")
-    args = parser.parse_args(argv)
-    if args.place is None and not args.publish:
-        parser.error("give the DIR of the cells, or --publish to write the tables of the receipts into docs/.")
-    if args.words and (args.tables or args.publish):
-        parser.error("a WORD chooses what is run; --tables and --publish run nothing.")
-    if args.publish:
-        if args.place:
-            keep(args.place)
-        PAGE.write_text(with_tables(PAGE.read_text()))
-    elif args.tables:
-        print("\n\n".join(f"{data}\n\n{table(data, collect(args.place))}" for data in DATA))
-    else:
-        for name, overrides in cells().items():
-            if set(args.words) <= set(name.split("-")):
-                run_to_its_end(args.place / name, overrides)
+    args = place_of_runs(argv, __doc__, "cells", keep, PAGE, with_tables, tables)
+    if args is None:
+        return
+    for name, overrides in cells().items():
+        if set(args.words) <= set(name.split("-")):
+            run_to_its_end(args.place / name, overrides)
 
 
 if __name__ == "__main__":

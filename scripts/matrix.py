@@ -12,19 +12,16 @@ The sweep is one such as
     metarun -m experiment=matrix/omniglot_5w1s meta_learner=maml,protonet,... sweep_dir=DIR jobs=2
 """
 
-import argparse
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from published import markdown
+from published import command_line, filled, markdown, read_receipts, write_receipts
 from receipt import RECEIPTS, receipt
 
 DOCS = RECEIPTS.parent
-MARKED = re.compile(r"(?P<begin><!-- matrix: (?P<name>\w+)(?: of (?P<learners>[\w ]+))? -->).*?<!-- end -->", re.S)
 LIKELIHOOD = "test/negative_log_likelihood"
 PLACES = [
     *((f"_step_{k}", f"step {k}") for k in (0, 1, 3, 10)),
@@ -88,50 +85,40 @@ def table(kept: dict[str, Any]) -> str:
     return markdown(heads, lines)
 
 
-def write_tables() -> None:
-    """Every table in docs, after `<!-- matrix: NAME -->`, `<!-- matrix: NAME of LEARNER ... -->` or, of receipts of one run
-    each, `<!-- matrix: runs of RECEIPT ... -->`, up to `<!-- end -->`."""
-    for page in sorted(DOCS.rglob("*.md")):
-        page.write_text(MARKED.sub(_filled, page.read_text()))
+def with_tables(text: str) -> str:
+    """``text`` with a table after each `<!-- matrix: NAME -->`, `<!-- matrix: NAME of LEARNER ... -->` and, of receipts of
+    one run each, `<!-- matrix: runs of RECEIPT ... -->`, up to `<!-- end -->`."""
+    return filled(text, "matrix", marked)
 
 
-def _filled(mark: re.Match[str]) -> str:
-    path, wanted = RECEIPTS / f"matrix_{mark['name']}.json", (mark["learners"] or "").split()
-    if mark["name"] == "runs":
-        files = {name: RECEIPTS / f"{name}.json" for name in wanted}
-        kept = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
-    elif path.is_file():
-        kept = json.loads(path.read_text())
+def marked(words: str) -> str:
+    """The table of such a mark."""
+    name, _, wanted = words.partition(" of ")
+    if name == "runs":
+        kept = {run: row for run in wanted.split() if (row := read_receipts(RECEIPTS / f"{run}.json"))}
     else:
-        return mark[0]
-    rows = {name: row for name, row in kept.items() if name in (wanted or kept)}
-    return f"{mark['begin']}\n{table(rows) if rows else 'Not measured yet.'}\n<!-- end -->"
-
-
-def publish(sweep: Path, name: str, of: str) -> None:
-    path = RECEIPTS / f"matrix_{name}.json"
-    earlier = json.loads(path.read_text()) if path.is_file() else {}
-    path.write_text(json.dumps(earlier | collect(sweep, of), indent=1) + "\n")
-    print(path)
+        kept = read_receipts(RECEIPTS / f"matrix_{name}.json")
+    rows = {learner: row for learner, row in kept.items() if not wanted or learner in wanted.split()}
+    return table(rows) if rows else "Not measured yet."
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("sweep", metavar="SWEEP_DIR", nargs="?", type=Path, help="the sweep_dir of the runs")
     parser.add_argument("name", metavar="NAME", nargs="?", help="of the receipts, and of the tables in docs/")
     parser.add_argument("--of", metavar="KEY=VALUE", default="", help="an override that the runs were begun with")
-    parser.add_argument("--publish", action="store_true", help="write into docs/, instead of printing")
     args = parser.parse_args(argv)
+    if bool(args.name) != bool(args.sweep and args.publish) or not (args.sweep or args.publish):
+        parser.error("give SWEEP_DIR alone to see its table, or add NAME and --publish to write it into docs/.")
     if not args.publish:
-        if args.sweep is None or args.name:
-            parser.error("give SWEEP_DIR alone to see its table, or add NAME and --publish to write it into docs/.")
         print(table(collect(args.sweep, args.of)))
         return
-    if args.sweep and not args.name:
-        parser.error("--publish needs a NAME beside SWEEP_DIR.")
     if args.sweep:
-        publish(args.sweep, args.name, args.of)
-    write_tables()
+        path = RECEIPTS / f"matrix_{args.name}.json"
+        write_receipts(path, read_receipts(path) | collect(args.sweep, args.of))
+        print(path)
+    for page in sorted(DOCS.rglob("*.md")):
+        page.write_text(with_tables(page.read_text()))
 
 
 if __name__ == "__main__":

@@ -24,13 +24,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
-from published import markdown, place_of_runs, run_to_its_end
+from published import complete, filled, markdown, percent, place_of_runs, read_receipts, run_to_its_end, write_receipts
 from receipt import RECEIPTS, receipt
 
 PAGE = RECEIPTS.parent / "your_own_data.md"
 OF_TRAINING = re.compile(r"^training (?:did not help|may not have helped).*", re.MULTILINE)  # the last line of a log
 KEPT = RECEIPTS / "own_data.json"
-MARKED = re.compile(r"<!-- own data -->.*?<!-- end -->", re.S)
 ALPHABETS = ("Futurama", "Greek", "Hebrew", "Korean", "Latin")
 PARTS = ("train", "train", "train", "val", "test")  # of classes in alphabetical order, again and again
 
@@ -166,21 +165,14 @@ def run(name: str, data: Data, overrides: list[str]) -> None:
 def keep(place: Path) -> None:
     """docs/receipts/own_data.json: of each run in ``place`` the receipt, and what the last lines say of training."""
     kept = {}
-    for name in commands():
-        if (place / name / "results.json").is_file():
-            said = OF_TRAINING.findall((place / name / "log.txt").read_text())
-            kept[name] = receipt(place / name) | {"said": said[-1] if said else ""}
-    if not kept:
-        sys.exit(f"{place} holds no complete runs.")
-    KEPT.write_text(json.dumps(kept, indent=1) + "\n")
+    for name in complete(place, commands()):
+        said = OF_TRAINING.findall((place / name / "log.txt").read_text())
+        kept[name] = receipt(place / name) | {"said": said[-1] if said else ""}
+    write_receipts(KEPT, kept)
 
 
 def table(kept: dict[str, Any]) -> str:
     """A row a run: its data and command, its accuracy and that without training, and what it says of training."""
-
-    def percent(score: dict[str, float]) -> str:
-        return f"{100 * score['mean']:.1f} +- {100 * score['ci95']:.1f}"
-
     rows = []
     for name, (data, _) in commands().items():
         if name not in kept:
@@ -192,13 +184,13 @@ def table(kept: dict[str, Any]) -> str:
     return markdown(("data", "learner, shots", "accuracy", "without training", "last line"), rows)
 
 
-def filled(text: str) -> str:
+def with_table(text: str) -> str:
     """``text`` with the table of the receipt."""
-    return MARKED.sub(lambda _: f"<!-- own data -->\n{table(json.loads(KEPT.read_text()))}\n<!-- end -->", text)
+    return filled(text, "own data", lambda _: table(read_receipts(KEPT)))
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = place_of_runs(argv, __doc__, "runs", keep, PAGE, filled)
+    args = place_of_runs(argv, __doc__, "runs", keep, PAGE, with_table)
     if args is None:
         return
     os.chdir(args.place)

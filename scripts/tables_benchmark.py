@@ -16,9 +16,6 @@ columns and longer tails came after a look at their scores. The sets of ``UNSEEN
 trained, and scored once.
 """
 
-import argparse
-import json
-import re
 import statistics
 import sys
 import warnings
@@ -29,12 +26,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
+from published import command_line, filled, markdown, read_receipts, write_receipts
 from receipt import RECEIPTS, receipt
 
 PAGE = RECEIPTS.parent / "tables.md"
 KEPT = dict.fromkeys(("classifier", "unseen"), RECEIPTS / "tables_benchmark.json")
 KEPT["regressor"] = RECEIPTS / "tables_benchmark_regression.json"
-MARKED = re.compile(r"<!-- (?P<kind>classifier|unseen|regressor) -->.*?<!-- end -->", re.S)
 FOLDS, SEEDS, MOST_ROWS, MOST_TESTED = 5, 3, 200, 500
 Scores = dict[str, dict[str, list[float]]]  # of a set and a learner: one each fold
 
@@ -195,38 +192,31 @@ def ranks(means: list[float]) -> list[float]:
 def rendered(found: Scores) -> str:
     """A Markdown table: the mean of each set and learner, the best in bold; below it their means and mean ranks."""
     names = list(next(iter(found.values())))
-    lines = ["| set | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    lines = []
     means = {name: [statistics.fmean(own[learner]) for learner in names] for name, own in found.items()}
     for name, row in means.items():
         best = max(f"{value:.3f}" for value in row)
         cells = [f"**{value:.3f}**" if f"{value:.3f}" == best else f"{value:.3f}" for value in row]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    columns = list(zip(*means.values(), strict=True))
-    lines.append("| *mean* | " + " | ".join(f"{statistics.fmean(column):.3f}" for column in columns) + " |")
-    placed = list(zip(*map(ranks, means.values()), strict=True))
-    lines.append("| *mean rank* | " + " | ".join(f"{statistics.fmean(column):.2f}" for column in placed) + " |")
-    return "\n".join(lines)
+        lines.append([name, *cells])
+    lines.append(["*mean*", *(f"{statistics.fmean(column):.3f}" for column in zip(*means.values(), strict=True))])
+    placed = zip(*map(ranks, means.values()), strict=True)
+    lines.append(["*mean rank*", *(f"{statistics.fmean(column):.2f}" for column in placed)])
+    return markdown(["set", *names], lines)
 
 
-def filled(text: str) -> str:
+def with_tables(text: str) -> str:
     """``text`` with the tables of the receipts that there are."""
-
-    def one(mark: re.Match[str]) -> str:
-        path = KEPT[mark["kind"]]
-        if not path.is_file():
-            return f"<!-- {mark['kind']} -->\nNot measured yet.\n<!-- end -->"
-        sets = {"classifier": CLASSES, "unseen": UNSEEN, "regressor": NUMBERS}[mark["kind"]]
-        inside = rendered({n: own for n, own in json.loads(path.read_text())["results"].items() if n in sets})
-        return f"<!-- {mark['kind']} -->\n{inside}\n<!-- end -->"
-
-    return MARKED.sub(one, text)
+    for mark, sets in {"classifier": CLASSES, "unseen": UNSEEN, "regressor": NUMBERS}.items():
+        found = read_receipts(KEPT[mark]).get("results", {})
+        own = {name: row for name, row in found.items() if name in sets}
+        text = filled(text, mark, lambda _, own=own: rendered(own) if own else "Not measured yet.")
+    return text
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("run", metavar="RUN", nargs="?", type=Path, help="the folder of the trained network")
     parser.add_argument("words", metavar="WORD", nargs="*", help="score only the sets whose names hold one of them")
-    parser.add_argument("--publish", action="store_true", help="write into docs/")
     parser.add_argument("--checkpoint", default="best", help="best or last")
     args = parser.parse_args(argv)
     if args.run is None and not args.publish:
@@ -241,9 +231,9 @@ def main(argv: list[str] | None = None) -> None:
         print(rendered(found))
         if args.publish:
             kept |= {"command": f"python scripts/tables_benchmark.py RUN   # RUN: {kept['command']}", "results": found}
-            KEPT["classifier" if model.classifies else "regressor"].write_text(json.dumps(kept, indent=1) + "\n")
+            write_receipts(KEPT["classifier" if model.classifies else "regressor"], kept)
     if args.publish:
-        PAGE.write_text(filled(PAGE.read_text()))
+        PAGE.write_text(with_tables(PAGE.read_text()))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def test_the_500_test_rows_of_a_sorted_set_are_drawn_by_lot(classifies):
 
 def test_the_page_and_the_headers_of_the_presets_have_the_means_of_the_receipts():
     page = script.PAGE.read_text()
-    assert script.filled(page) == page
+    assert script.with_tables(page) == page
     for preset, sets in {"pfn_tables": script.UNSEEN, "pfn_tables_regression": script.NUMBERS}.items():
         found = json.loads(script.KEPT["unseen" if preset == "pfn_tables" else "regressor"].read_text())["results"]
         own, forest = (
@@ -56,4 +56,4 @@ def test_the_page_and_the_headers_of_the_presets_have_the_means_of_the_receipts(
 def test_a_page_without_receipts_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(script, "KEPT", dict.fromkeys(script.KEPT, tmp_path / "none.json"))
     page = "<!-- classifier -->\nold\n<!-- end -->\n"
-    assert script.filled(page) == "<!-- classifier -->\nNot measured yet.\n<!-- end -->\n"
+    assert script.with_tables(page) == "<!-- classifier -->\nNot measured yet.\n<!-- end -->\n"
