@@ -20,6 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import damaged_files
+import small_runs
 import wrong_commands
 import wrong_values
 from wrong_input import Case, Outcome, answer, preload
@@ -63,7 +64,7 @@ def _cases(options: argparse.Namespace, place: Path) -> list[Case]:
     if options.values is not None:
         numbers["values"] = options.values
     chosen = {part: number for part, number in numbers.items() if options.only in (None, part)}
-    data = damaged_files.own_data(place / "own")
+    data = small_runs.own_data(place / "own")
     found: list[Case] = []
     if "values" in chosen:
         compositions = wrong_values.compositions(data, place / "composed", options.short)

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+import card_boards
+import card_figures
 import card_pages
 import same
 
@@ -95,15 +97,15 @@ def is_outdated(name: str) -> bool:
 
 def pages() -> dict[Path, str]:
     """Every page that is written from the cards, and its text."""
-    shown = {name: card_pages.Shown(targets()[name], content, is_outdated(name)) for name, content in cards().items()}
+    shown = {name: card_figures.Shown(targets()[name], content, is_outdated(name)) for name, content in cards().items()}
     written = {path_of(one.target).with_suffix(".md"): card_pages.of_card(one) for one in shown.values()}
     for benchmark in sorted({one.target.benchmark for one in shown.values()}):
         those = [one for one in shown.values() if one.target.benchmark == benchmark]
         others = [t for t in targets().values() if t.benchmark == benchmark and t.id not in shown]
-        written[RESULTS / f"{benchmark.replace('/', '_')}.md"] = card_pages.leaderboard(benchmark, those, others)
-    written[RESULTS / "index.md"] = card_pages.index(list(shown.values()))
+        written[RESULTS / f"{benchmark.replace('/', '_')}.md"] = card_boards.leaderboard(benchmark, those, others)
+    written[RESULTS / "index.md"] = card_boards.index(list(shown.values()))
     before, rest = README.read_text().split(BEGIN)
-    table = card_pages.table_of_readme(list(shown.values()))
+    table = card_boards.table_of_readme(list(shown.values()))
     written[README] = f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}"
     return written | dict(headers(shown.values()))
 
@@ -117,7 +119,7 @@ def headers(shown: Any) -> Iterator[tuple[Path, str]]:
             found = HEADER.search(path.read_text())
             if found is None:
                 sys.exit(f"{path}: its header has not the lines 'metarun experiment=', 'expect:' and 'last verified:'.")
-            yield path, path.read_text().replace(found[0], card_pages.header(one), 1)
+            yield path, path.read_text().replace(found[0], card_boards.header(one), 1)
 
 
 def judge_again() -> None:

@@ -4,23 +4,18 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
-from wrong_input import ANY, Case, answer
+from small_runs import SMALL, OwnData, completed_run
+from wrong_input import ANY, Case
 
-TINY = (
-    *("device=cpu", "execution=looped", "steps=2", "meta_batch_size=1", "log_every=1", "base_learner.hidden=[8]"),
-    *("evaluation.every=1", "evaluation.num_val_tasks=2", "evaluation.num_tasks=2"),
-)
-RESUME, LONGER, BEST, LAST = (
-    *(("resume=run",), ("resume=run", "steps=3")),
-    *(("evaluate", "run"), ("evaluate", "run", "--checkpoint=last")),
-)
+RESUME, LONGER = ("resume=run",), ("resume=run", "steps=3")
+BEST, LAST = ("evaluate", "run"), ("evaluate", "run", "--checkpoint=last")
+
+
+# ---- damages of any file ----
 
 
 class Damage(NamedTuple):
@@ -28,67 +23,6 @@ class Damage(NamedTuple):
 
     name: str
     do: Callable[[Path], object]
-
-
-# ---- data of the user's own ----
-
-
-@dataclass(frozen=True)
-class OwnData:
-    """Images in class folders, a table and sentences, all small; and how tasks read them."""
-
-    folder: Path
-
-    @property
-    def tasks(self) -> dict[str, tuple[str, ...]]:
-        """Overrides for a task of each kind of input."""
-        return {
-            "numbers": (),
-            "images": ("task=image_folder", *self.files_of("task=image_folder")),
-            "words": ("task=text_jsonl", "task/features=tokens", *self.files_of("task=text_jsonl")),
-        }
-
-    def files_of(self, choice: str, folder: str = "") -> tuple[str, ...]:
-        """What a choice of a task, or an experiment with one, needs to find its files; nothing for tasks without any."""
-        at = folder or str(self.folder)
-        columns = ("task.task_column=subject", "task.input_columns=[dose]", "task.output_columns=[response]")
-        files = {
-            "task=image_folder": (f"task.path={at}/photos", "task.size=28", "task.num_queries=2"),
-            "task=text_jsonl": (f"task.path={at}/sentences.jsonl",),
-            "task=csv_regression": (f"task.path={at}/table.csv", *columns),
-            "experiment=protonet_text": (f"task.path={at}/sentences.jsonl",),
-            "experiment=maml_text": (f"task.path={at}/sentences.jsonl",),
-            "experiment=table": (f"task.path={at}/table.csv", *columns),
-        }
-        return (*files[choice], f"data_root={folder or self.folder}/prepared") if choice in files else ()
-
-
-def own_data(folder: Path) -> OwnData:
-    """Make the files."""
-    folder.mkdir(parents=True)
-    draw = np.random.default_rng(0)
-    for c in range(10):
-        (folder / "photos" / f"class{c}").mkdir(parents=True)
-        for i in range(8):
-            picture = draw.integers(0, 256, (28, 28, 3), dtype=np.uint8)
-            Image.fromarray(picture).save(folder / "photos" / f"class{c}" / f"{i}.png")
-    rows = [f"s{s},{draw.normal():.3f},{draw.normal():.3f}" for s in range(20) for _ in range(12)]
-    (folder / "table.csv").write_text("\n".join(["subject,dose,response", *rows]) + "\n")
-    words = ["when", "do", "you", "open", "on", "monday", "is", "the", "late", "train"]
-    texts = [(" ".join(draw.choice(words, 5)), f"label{c}") for c in range(10) for _ in range(12)]
-    lines = [json.dumps({"text": text, "label": label}) + "\n" for text, label in texts]
-    (folder / "sentences.jsonl").write_text("".join(lines))
-    return OwnData(folder)
-
-
-def completed_run(place: Path) -> Path:
-    """Make a small run on sine waves in ``place``; its folder."""
-    made = answer(Case("", "", (*TINY, "run_dir=run"), ANY), place)
-    assert made.code == 0, made.text
-    return place / "run"
-
-
-# ---- damages of any file ----
 
 
 def become_a_folder(path: Path) -> None:
@@ -228,25 +162,11 @@ def with_line(content: bytes) -> Damage:
 
 
 ROWS = (
-    b"s0,nan,1",
-    b"s0,inf,1",
-    b"s0,1e400,1",
-    b"s0,1",
-    b"s0,1,2,3",
-    b"s0,a,1",
-    b"s0,,1",
-    b'"s0,1,1',
-    b"\xff\xfe,1,1",
-    b",1,1",
+    *(b"s0,nan,1", b"s0,inf,1", b"s0,1e400,1", b"s0,1", b"s0,1,2,3", b"s0,a,1", b"s0,,1"),
+    *(b'"s0,1,1', b"\xff\xfe,1,1", b",1,1"),
 )
 LINES = (
-    b"{}",
-    b"[]",
-    b"null",
-    b"5",
-    b'{"text": 5, "label": "a"}',
-    b'{"text": "a", "label": null}',
-    b'{"text": "a"}',
+    *(b"{}", b"[]", b"null", b"5", b'{"text": 5, "label": "a"}', b'{"text": "a", "label": null}', b'{"text": "a"}'),
     b"{" * 5000,
 )
 OF_DATA = {
@@ -304,9 +224,8 @@ def _of_data(data: OwnData) -> Iterator[list[Case]]:
         "table.csv": ("task=csv_regression",),
         "sentences.jsonl": ("task=text_jsonl", "base_learner=embedding_bag"),
     }
-    small = tuple(text for text in TINY if "hidden" not in text)
     for name, damages in OF_DATA.items():
-        argv = (*tasks[name], *data.files_of(tasks[name][0], "own"), *small, "run_dir=run")
+        argv = (*tasks[name], *data.files_of(tasks[name][0], "own"), *SMALL, "steps=2", "run_dir=run")
         for damage in damages:
 
             def before(folder: Path, name: str = name, damage: Damage = damage) -> None:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from damaged_files import TINY, completed_run
+from small_runs import TINY, completed_run
 from wrong_input import ANY, REFUSED, Case
 
 LINES = Path(__file__).with_suffix(".txt")

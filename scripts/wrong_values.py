@@ -7,16 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from damaged_files import OwnData
 from omegaconf import OmegaConf
+from small_runs import SMALL, OwnData
 from wrong_input import ANY, REFUSED, Case, answer
 
 LONG = "x" * 5000
-# Overrides that make a run of any composition small: one step, two episodes.
-SMALL = (
-    *("device=cpu", "execution=looped", "steps=1", "meta_batch_size=1", "log_every=1", "evaluation.every=1"),
-    *("evaluation.num_val_tasks=2", "evaluation.num_tasks=2"),
-)
 SMALLER = {  # where a composition has the key
     "base_learner.channels": "4",
     "task.train_num_ways": "null",
@@ -156,7 +151,7 @@ def small(overrides: tuple[str, ...]) -> tuple[str, ...]:
         for key, value in SMALLER.items()
         if OmegaConf.select(cfg, key) is not None and key not in given
     ]
-    return (*overrides, *(text for text in SMALL if text.partition("=")[0] not in given), *smaller)
+    return (*overrides, *(text for text in (*SMALL, "steps=1") if text.partition("=")[0] not in given), *smaller)
 
 
 def settings(compositions: list[tuple[str, ...]]) -> list[Setting]:

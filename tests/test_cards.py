@@ -84,22 +84,22 @@ def test_a_card_that_somebody_edited_is_refused(edit):
 # ---- what pages say of a card ----
 
 
-def shown(name: str, **of_the_run) -> "cards.card_pages.Shown":
+def shown(name: str, **of_the_run) -> "cards.card_figures.Shown":
     """A card as pages show it, with facts of its runs changed."""
     card = cards.cards()[name]
     changed = card | {"runs": [run | of_the_run for run in card["runs"]]}
-    return cards.card_pages.Shown(targets()[name], changed, False)
+    return cards.card_figures.Shown(targets()[name], changed, False)
 
 
 @pytest.mark.parametrize("name", list(cards.cards()))
 def test_a_figure_that_nobody_read_in_its_source_is_marked_wherever_it_is_shown(name):
     one = shown(name)
     marks = {"quoted": "(quoted)", "unread": "(unread)"}
-    for row, figure in zip(cards.card_pages.rows(one), one.target.figures, strict=True):
+    for row, figure in zip(cards.card_figures.rows(one), one.target.figures, strict=True):
         mark = marks.get(figure.read, "")
         assert figure.value is None or (row.paper.endswith(mark) and ("(" in row.paper) == bool(mark))
-        pages = [cards.card_pages.of_card(one), cards.card_pages.index([one]), cards.card_pages.header(one)]
-        pages += [cards.card_pages.leaderboard(one.target.benchmark, [one], [])]
+        pages = [cards.card_pages.of_card(one), cards.card_boards.index([one]), cards.card_boards.header(one)]
+        pages += [cards.card_boards.leaderboard(one.target.benchmark, [one], [])]
         assert all(row.paper in page for page in pages)
     printed = [row[3] or "" for row in of_card(one.target, one.card).rows]
     assert [text.partition(" (")[2].rstrip(")") for text in printed] == [

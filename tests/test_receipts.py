@@ -100,7 +100,7 @@ def test_what_a_run_says_of_its_training_is_kept_however_sure_it_is_of_it():
 
 def test_the_page_of_control_shows_the_tables_that_the_receipts_give():
     text = control.PAGE.read_text()
-    assert "<!-- control: model_mse -->" in text
+    assert "<!-- control: returns -->" in text
     assert control.with_tables(text) == text
 
 
