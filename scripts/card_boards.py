@@ -69,7 +69,7 @@ def leaderboard(benchmark: str, shown: Sequence[Shown], others: Sequence[Target]
         "on a column's head sorts.",
         table((*columns, *OF_PAPER), lines),
     ]
-    figures = []
+    figures: list[tuple[str, ...]] = []
     for t in others:
         name, runs = f"{t.title} ({t.paper.cited_as})", "no" if t.words is None else "yes"
         known = [f for f in t.figures if f.value is not None]
