@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from card_figures import OLDER, Row, Shown, about_seeds, rows, table, unit
+from card_figures import OLDER, Row, Shown, rows, table, unit
 
 from metarun.commands.reproduce import cost
 from metarun.reproduce.registry import Target, printed
+from metarun.reproduce.verdict import about_seeds
 from metarun.sweep.times import shortly
 
 INDEX = """# Results
@@ -21,7 +22,7 @@ The verdict on a figure is the first of these that holds:
 1. *not judged*: there is no number to compare with, or nobody here has read it in its source. Such figures are marked in
    the column "paper": *(quoted)* was read in another work, *(unread)* is from memory.
 2. *reproduced*: ours and the paper's differ by no more than our 95% interval over test episodes, or than the paper's
-   interval.
+   interval, whatever that is of (the card's page says what is known of it).
 3. *close*: they differ by no more than one point of percent; where the score is no percentage, by a tenth of the paper's
    figure.
 4. *missed*: ours is worse. The card's page names the cause, if it was found.
@@ -30,7 +31,11 @@ The verdict on a figure is the first of these that holds:
 *As quoted* is the verdict that a quoted figure would get if somebody had read it. A card of several figures has the worst of
 their verdicts. The rule looks at test episodes; trainings of other seeds may differ by more. *Within the seeds*: the
 difference is no more than our 95% interval over seeds, so that another seed may get another verdict. *1 of 3 seeds alone*:
-the mean of the seeds is reproduced, and so is one of them by itself.
+the mean of the seeds is reproduced, and so is one of them by itself. The interval over seeds stands beside a figure in this
+table where it is the wider one.
+
+The interval of a *difference* is ours and the paper's together where the paper's is one of 95%, else ours alone. The rule
+takes each interval by itself, so that a figure may be better or missed, and the interval of its difference hold 0.
 
 *Older*: code or configuration behind a card has changed since it was made. It counts as new again once
 `python scripts/cards.py --same NAME` has found that the first steps of its training (five or more), run one task at a time
@@ -65,8 +70,9 @@ def leaderboard(benchmark: str, shown: Sequence[Shown], others: Sequence[Target]
     columns = ("method", "figure", "metarun", "+- over seeds", "paper", "verdict", "inductive, 15 queries")
     parts = [
         f"# {benchmark}",
-        f"Score: {unit(first)}. The last columns, from the queries on, are the paper's protocol. On the site a click "
-        "on a column's head sorts.",
+        f"Score: {unit(first)}. The last columns, from the queries on, are the paper's protocol as far as it is known. "
+        "Those of the rows differ, and ours may differ from them: each page says in what. On the site a click on a column's "
+        "head sorts.",
         table((*columns, *OF_PAPER), lines),
     ]
     figures: list[tuple[str, ...]] = []
@@ -133,12 +139,13 @@ def header(one: Shown) -> str:
     machine = run["machine"]["gpu"] or "one CPU core"
     ours, theirs = (
         ", ".join(f"{row.name}: {getattr(row, which)}" for row in rows(one) if getattr(row, which))
-        for which in ("ours", "paper")
+        for which in ("in_short", "paper")
     )
     source = f"{one.target.paper.cited_as}, {one.card['figures'][0]['paper']['where']}"
-    where = Path("docs/results", one.target.card)
+    where, number = Path("docs/results", one.target.card), len(one.card["runs"])
+    seeds = f", mean of {number} seeds" if number > 1 else ""
     return (
         f"# metarun experiment={name}        {shortly(cost(one.card))} on {machine}\n"
-        f"# expect: test {unit(one.target)}: {ours}; paper: {theirs or 'no figure'} ({source}): {one.card['verdict']}\n"
+        f"# expect: test {unit(one.target)}{seeds}: {ours}; paper: {theirs or 'no figure'} ({source}): {one.card['verdict']}\n"
         f"# last verified: {run['date']}, commit {run['commit'][:12]}, {where.as_posix()}\n"
     )

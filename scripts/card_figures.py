@@ -7,7 +7,7 @@ from published import markdown
 
 from metarun.output.tables import Score
 from metarun.reproduce.registry import Figure, Target, printed
-from metarun.reproduce.verdict import Measured, verdict
+from metarun.reproduce.verdict import Measured, about_seeds, verdict
 
 OLDER = "older than the code"
 
@@ -54,39 +54,15 @@ def rows(one: Shown) -> Iterator[Row]:
         yield Row(figure["name"], ours_text, spread, theirs, difference, judged, (others or [""])[0], in_short, quoted)
 
 
-def about_seeds(target: Target, figures: Sequence[dict[str, Any]]) -> str:
-    """What the seeds say of the verdicts on these figures: that a difference is less than what seeds differ by, or that
-    some seed alone would not have reproduced a figure that all together have."""
-    if any(within_seeds(figure) for figure in figures):
-        return ", within the seeds"
-    alone = [alone_reproduces(target, figure) for figure in figures if figure["verdict"] == "reproduced"]
-    fewest = min(alone, key=sum, default=[])
-    return "" if all(fewest) else f", {sum(fewest)} of {len(fewest)} seeds alone"
-
-
-def within_seeds(figure: dict[str, Any]) -> bool:
-    """Whether a verdict other than reproduced is on a difference that is less than what seeds differ by."""
-    spread = figure["ours"]["over_seeds"]
-    judged = figure["verdict"] in ("better", "close", "missed")
-    return judged and spread is not None and abs(figure["difference"]["mean"]) <= spread
-
-
-def alone_reproduces(target: Target, figure: dict[str, Any]) -> list[bool]:
-    """Whether each seed alone reproduces the figure."""
-    told = Figure(figure["name"], **figure["paper"])
-    return [
-        verdict(target, told, Measured(seed["mean"], seed["ci95"], seed["tasks"], None)) == "reproduced"
-        for seed in figure["ours"]["seeds"]
-    ]
-
-
 def as_quoted(target: Target, figure: dict[str, Any]) -> str:
     """What the rule says of a figure that was read where it is quoted; nothing of others."""
     paper = figure["paper"]
     if paper["read"] != "quoted" or paper["value"] is None:
         return ""
-    told = Figure(figure["name"], **{**paper, "read": "paper"})
-    return verdict(target, told, Measured.kept(figure["ours"]))
+    as_read = figure | {"paper": paper | {"read": "paper"}}
+    told = Figure(figure["name"], **as_read["paper"])
+    said = verdict(target, told, Measured.kept(figure["ours"]))
+    return said + about_seeds(target, [as_read | {"verdict": said}])
 
 
 def table(columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:

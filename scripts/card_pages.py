@@ -6,11 +6,12 @@ from card_figures import OLDER, Shown, rows, table, unit
 
 from metarun.output.tables import Score
 from metarun.reproduce.registry import Target, printed
+from metarun.reproduce.verdict import about_seeds
 from metarun.sweep.times import shortly
 
 POINTS = 8  # of a learning curve on a page
 PROTOCOL = ("ways", "shots", "queries", "tasks", "inner_steps", "transductive", "split", "backbone", "training")
-BESIDE = ("verdict", "difference", "where", "what its interval is", "read")
+BESIDE = ("verdict", "difference", "where", "what its interval is", "read", "tested by")
 RUN = ("seed", "command", "commit", "date", "time", "tested", "execution", "machine")
 
 
@@ -21,10 +22,11 @@ def seeds_text(card: dict[str, Any]) -> str:
 
 def verdict_of(one: Shown) -> str:
     """The verdict on a target, with the cause of a miss and the age of the card."""
-    said = one.card["verdict"]
-    if said == "missed":
+    verdict = one.card["verdict"]
+    said = verdict + about_seeds(one.target, one.card["figures"])
+    if verdict == "missed":
         said += f": {one.target.cause or 'cause unknown'}"
-    if said == "not judged":
+    if verdict == "not judged":
         drawn = all(figure["paper"]["value"] is None for figure in one.card["figures"])
         said += ": the paper prints no number" if drawn else ": nobody here has read the figure in its source"
     return said + f" ({OLDER})" * one.outdated
@@ -33,20 +35,24 @@ def verdict_of(one: Shown) -> str:
 def of_card(one: Shown) -> str:
     """The page of a card."""
     target, card = one.target, one.card
-    paper = target.paper
+    paper, said = target.paper, verdict_of(one)
     own = target.card.name
     theirs, cited = ("paper", f"[{paper.cited_as}]({paper.source})") if paper.source else ("repository", "No paper")
     parts = [
         f"# {target.title}",
         f"{cited}: *{paper.title}*. Card: [{own}]({own}), made by `{card['command']}`.",
-        f"**{verdict_of(one)[:1].upper()}{verdict_of(one)[1:]}.**",
+        f"**{said[:1].upper()}{said[1:]}.**",
         f"## Beside the {theirs}",
         f"Score: {unit(target)}. Ours: mean over {seeds_text(card)} with its 95% interval over "
         f"{card['figures'][0]['ours']['tasks']} test episodes a seed.",
         table(
             ("figure", "metarun", "+- over seeds", theirs, *BESIDE),
             [
-                (*row[:4], row.verdict, row.difference, *(f["paper"][key] for key in ("where", "interval_is", "read")))
+                (
+                    *(*row[:4], row.verdict, row.difference),
+                    *(f["paper"][key] for key in ("where", "interval_is", "read")),
+                    f"`{f['ours']['evaluated_by']}`" if f["ours"]["evaluated_by"] else None,
+                )
                 for row, f in zip(rows(one), card["figures"], strict=True)
             ],
         ),
@@ -86,7 +92,7 @@ def again_by_others(one: Shown) -> list[str]:
     lines = [
         (r.figure, printed(r.value, r.interval, r.read), f"[{r.who}]({r.source})", r.read) for r in one.target.reruns
     ]
-    return ["Run again by others:", table(("figure", "value", "who", "read"), lines)]
+    return ["Other runs of it:", table(("figure", "value", "who", "read"), lines)]
 
 
 def differences(target: Target) -> str:
@@ -100,12 +106,13 @@ def common(card: dict[str, Any]) -> list[str]:
     if not card["common"]:
         return []
     steps = max(len(line["steps"]) for line in card["common"])
-    shown = sorted({k for k in (0, 1, 2, 3, 5, 10, 20, 50) if k < steps} | ({steps - 1} if steps else set()))
+    shown = [k for k in (0, 1, 2, 3, 5, 10, 20, 50) if k < steps - 1]
     lines = []
     for line in card["common"]:
         scores = Score(line["mean"], line["ci95"]).text(), *(f"{line['steps'][k]:.4g}" for k in shown)
         lines.append((line["seed"], line["norm"], line["queries"], *scores))
-    head = ("seed", "batch norm", "queries", "score", *(f"step {k}" for k in shown))
+    score = f"score, of step {steps - 1}" if steps else "score"
+    head = ("seed", "batch norm", "queries", score, *(f"step {k}" for k in shown))
     text = f"{card['common'][0]['tasks']} test tasks; 95% interval over them."
     if any(line["norm"] for line in card["common"]):
         text += " `transductive`: statistics of the query batch; `support` and `running`: nothing of the queries."
@@ -118,11 +125,15 @@ def curve(target: Target, card: dict[str, Any]) -> list[str]:
     steps = sorted({step for run in card["runs"] for step, _ in run["curve"]})
     if len(steps) < 2:
         return []
-    chosen = sorted({steps[round(i * (len(steps) - 1) / (POINTS - 1))] for i in range(POINTS)})
+    best = max if target.higher_is_better else min
+    of_each = [best(run["curve"], key=lambda point: point[1])[0] for run in card["runs"] if run["curve"]]
+    chosen = sorted({steps[round(i * (len(steps) - 1) / (POINTS - 1))] for i in range(POINTS)} | {*of_each})
     lines = [
         (run["seed"], *(f"{dict(map(tuple, run['curve'])).get(step, float('nan')):.4g}" for step in chosen))
         for run in card["runs"]
     ]
     which = "one that was best on them" if target.tested == "best" else "last"
-    text = f"On validation episodes, by training step. The model that is tested is the {which}."
+    text = f"On validation episodes, by training step; the best is among them. The model that is tested is the {which}."
+    if all("task." in (figure["ours"]["evaluated_by"] or "") for figure in card["figures"]):
+        text += " The validation tasks are like the training's, not like those of the test above."
     return ["## Learning curve", text, table(("seed", *chosen), lines)]

@@ -20,6 +20,7 @@ from metarun.paths import as_shown, cards_dir
 from metarun.reproduce import card
 from metarun.reproduce.registry import Target, printed, target, targets, task_of
 from metarun.reproduce.running import OF_THE_PLACE, Seed, as_typed, protocols, refuse_another, seeds_of, train
+from metarun.reproduce.verdict import about_seeds
 from metarun.sweep.times import FORMS, seconds_in, shortly
 
 
@@ -153,12 +154,17 @@ def of_card(target: Target, content: dict[str, Any]) -> Table:
         over_seeds = None if ours["over_seeds"] is None else round(ours["over_seeds"], 4)
         difference = Score(*figure["difference"].values()) if "difference" in figure else None
         rows.append(
-            (figure["name"], Score(ours["mean"], ours["ci95"]), over_seeds, theirs, difference, figure["verdict"])
+            (figure["name"], Score(ours["mean"], ours["ci95"]), over_seeds, theirs, difference, judged(target, figure))
         )
     unit = " in percent" if target.scale == 100 else ""
     title = f"{target.title}: {target.score}{unit}, 95% over {content['figures'][0]['ours']['tasks']} episodes"
     columns = ("figure", "metarun", "+- over seeds", target.paper.cited_as, "difference", "verdict")
     return Table(columns, rows, title)
+
+
+def judged(target: Target, figure: dict[str, Any]) -> str:
+    """The verdict on a figure, with what the seeds say of it."""
+    return figure["verdict"] + about_seeds(target, [figure])
 
 
 def said(target: Target, content: dict[str, Any]) -> Iterator[str]:
@@ -206,8 +212,10 @@ def row(target: Target, kept: dict[str, Any], states: dict[str, str]) -> tuple[A
     )
     if target.words is None:
         return (target.id, figures, None, None, "no preset of ours")
-    said = ", ".join(
-        f"{Score(f['ours']['mean'], f['ours']['ci95']).text()} {f['verdict']}" for f in kept.get("figures", ())
+    ours = kept.get("figures", ())
+    said = "; ".join(
+        f"{f['name']}: " * (len(ours) > 1) + f"{Score(f['ours']['mean'], f['ours']['ci95']).text()} {judged(target, f)}"
+        for f in ours
     )
     taken = cost(kept)
     return (

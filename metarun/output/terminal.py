@@ -78,7 +78,7 @@ class Ticker(Sink):
         if self.live:
             self.bar.update(self.task, busy=what)
         elif what == "compiling":
-            self.say(what)
+            self.say("compiling, which may take a minute or two (not with execution.compile=false)")
 
     def execution(self, choice: Choice) -> None:
         """Say what was measured to choose it, and why. The rate counts from here on."""

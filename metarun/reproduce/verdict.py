@@ -65,6 +65,32 @@ def of_all(verdicts: Sequence[str]) -> str:
     return min(verdicts, key=ORDER.index, default="not judged")
 
 
+def about_seeds(target: Target, figures: Sequence[Mapping[str, Any]]) -> str:
+    """What the seeds say of the verdicts on these figures of a card: that a difference is less than what seeds differ by,
+    or that some seed alone would not have reproduced a figure that all together have."""
+    if any(_within_seeds(figure) for figure in figures):
+        return ", within the seeds"
+    alone = [_alone_reproduces(target, figure) for figure in figures if figure["verdict"] == "reproduced"]
+    fewest = min(alone, key=sum, default=[])
+    return "" if all(fewest) else f", {sum(fewest)} of {len(fewest)} seeds alone"
+
+
+def _within_seeds(figure: Mapping[str, Any]) -> bool:
+    """Whether a verdict other than reproduced is on a difference that is less than what seeds differ by."""
+    ours, spread = figure["ours"], figure["ours"]["over_seeds"]
+    judged = figure["verdict"] in ("better", "close", "missed")
+    return judged and spread is not None and abs(ours["mean"] - figure["paper"]["value"]) <= spread
+
+
+def _alone_reproduces(target: Target, figure: Mapping[str, Any]) -> list[bool]:
+    """Whether each seed alone reproduces the figure."""
+    told = Figure(figure["name"], **figure["paper"])
+    return [
+        verdict(target, told, Measured(seed["mean"], seed["ci95"], seed["tasks"], None)) == "reproduced"
+        for seed in figure["ours"]["seeds"]
+    ]
+
+
 def width_of_difference(ours: Measured, figure: Figure) -> float:
     """The half width of our figure minus the paper's: both intervals, where the paper prints one of 95%; else ours."""
     theirs = figure.interval if figure.interval and figure.interval_is.startswith("95%") else 0.0
