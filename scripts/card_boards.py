@@ -144,8 +144,9 @@ def header(one: Shown) -> str:
     source = f"{one.target.paper.cited_as}, {one.card['figures'][0]['paper']['where']}"
     where, number = Path("docs/results", one.target.card), len(one.card["runs"])
     seeds = f", mean of {number} seeds" if number > 1 else ""
+    said = f"{theirs or 'no figure'} ({source}): {one.card['verdict']}"
     return (
         f"# metarun experiment={name}        {shortly(cost(one.card))} on {machine}\n"
-        f"# expect: test {unit(one.target)}{seeds}: {ours}; paper: {theirs or 'no figure'} ({source}): {one.card['verdict']}\n"
+        f"# expect: test {unit(one.target)}{seeds}: {ours}; paper: {said}\n"
         f"# last verified: {run['date']}, commit {run['commit'][:12]}, {where.as_posix()}\n"
     )

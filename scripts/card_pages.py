@@ -11,7 +11,7 @@ from metarun.sweep.times import shortly
 
 POINTS = 8  # of a learning curve on a page
 PROTOCOL = ("ways", "shots", "queries", "tasks", "inner_steps", "transductive", "split", "backbone", "training")
-BESIDE = ("verdict", "difference", "where", "what its interval is", "read", "tested by")
+BESIDE = ("verdict", "difference", "where", "what its interval is", "read")
 RUN = ("seed", "command", "commit", "date", "time", "tested", "execution", "machine")
 
 
@@ -48,14 +48,11 @@ def of_card(one: Shown) -> str:
         table(
             ("figure", "metarun", "+- over seeds", theirs, *BESIDE),
             [
-                (
-                    *(*row[:4], row.verdict, row.difference),
-                    *(f["paper"][key] for key in ("where", "interval_is", "read")),
-                    f"`{f['ours']['evaluated_by']}`" if f["ours"]["evaluated_by"] else None,
-                )
+                (*row[:4], row.verdict, row.difference, *(f["paper"][key] for key in ("where", "interval_is", "read")))
                 for row, f in zip(rows(one), card["figures"], strict=True)
             ],
         ),
+        *tested_by(card),
         *again_by_others(one),
         f"The {theirs}'s protocol:",
         table(
@@ -84,6 +81,14 @@ def tested(target: Target, run: dict[str, Any]) -> str:
     """Which model of a run was tested; nothing where its card is from before cards kept that."""
     which = "the best on validation tasks" if target.tested == "best" else "the last, as the paper's code does"
     return f"the model of step {run['tested_step']}, {which}" if "tested_step" in run else ""
+
+
+def tested_by(card: dict[str, Any]) -> list[str]:
+    """The commands that test the runs of the page, where their own test at the end is not the one meant."""
+    commands = {figure["name"]: figure["ours"]["evaluated_by"] for figure in card["figures"]}
+    alike = len({*commands.values()}) == 1
+    told = [f"{'' if alike else f'{name}: '}`{command}`" for name, command in commands.items() if command]
+    return [f"Tested by {', '.join(dict.fromkeys(told))}, RUN being a run below."] if told else []
 
 
 def again_by_others(one: Shown) -> list[str]:
