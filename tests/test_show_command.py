@@ -111,6 +111,14 @@ def test_a_curve_of_negative_scores_is_drawn_from_the_lowest(run):
     ]
 
 
+def test_a_loss_that_is_the_score_is_told_once_and_kept_for_scripts(run):
+    score = {"mean": 0.9, "ci95": 0.0123, "n": 600}
+    for loss, times in (({**score, "mean": 0.4}, 1), (score, 0)):
+        change(run / "results.json", **{"test/accuracy": score, "test/query_loss": loss})
+        assert metarun("show", run).out.count("test/query_loss") == times
+    assert shown(run)["scores"]["test/query_loss"] == score
+
+
 def test_evaluations_made_later_are_shown_with_their_score(run):
     (run / "evaluations").mkdir()
     write(

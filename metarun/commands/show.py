@@ -152,12 +152,19 @@ def warnings(run: Run) -> list[str]:
 
 
 def _lines(parts: Parts, score_name: str) -> Iterator[str]:
-    for part, values in parts.items():
+    for part, all_values in parts.items():
+        values = _once(all_values, score_name)
         yield TITLES.get(part, part).format(score_name)
         width = min(40, max(map(len, values)))
         bars = _bars(values, STEPS_SHOWN[part](len(values))) if part in STEPS_SHOWN else dict.fromkeys(values, "")
         for name, bar in bars.items():
             yield f"  {text_of(name):<{width}}  {text_of(_cell(values[name]))}  {bar}".rstrip()
+
+
+def _once(values: dict[str, Any], score_name: str) -> dict[str, Any]:
+    """``values`` without those of the query loss that the score's repeat: in regression the loss is the score."""
+    own = {name: name.replace("query_loss", score_name) for name in values}
+    return {name: value for name, value in values.items() if own[name] == name or values.get(own[name]) != value}
 
 
 def _bars(scores: dict[str, Score], shown: Sequence[int]) -> dict[str, str]:
