@@ -380,7 +380,7 @@ def test_a_config_folder_is_a_text_a_path_or_a_list(given, tmp_path, monkeypatch
 def test_an_estimator_of_no_model_and_a_score_without_labels_are_refused():
     with pytest.raises(DataError, match="the model is int, but must be"):
         Classifier(3)
-    x = MANY["protonet"]
+    x = np.random.default_rng(0).random((8, 1, SIZE, SIZE))
     with pytest.raises(DataError, match="example 0 has no label"):
         metarun.load(run("protonet")).as_classifier().fit(x, ["a", "b"] * 4).score(x, [None] * 8)
 

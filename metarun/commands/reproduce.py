@@ -153,18 +153,12 @@ def of_card(target: Target, content: dict[str, Any]) -> Table:
         theirs = None if paper["value"] is None else printed(paper["value"], paper["interval"], paper["read"])
         over_seeds = None if ours["over_seeds"] is None else round(ours["over_seeds"], 4)
         difference = Score(*figure["difference"].values()) if "difference" in figure else None
-        rows.append(
-            (figure["name"], Score(ours["mean"], ours["ci95"]), over_seeds, theirs, difference, judged(target, figure))
-        )
+        judged = figure["verdict"] + about_seeds(target, [figure])
+        rows.append((figure["name"], Score(ours["mean"], ours["ci95"]), over_seeds, theirs, difference, judged))
     unit = " in percent" if target.scale == 100 else ""
     title = f"{target.title}: {target.score}{unit}, 95% over {content['figures'][0]['ours']['tasks']} episodes"
     columns = ("figure", "metarun", "+- over seeds", target.paper.cited_as, "difference", "verdict")
     return Table(columns, rows, title)
-
-
-def judged(target: Target, figure: dict[str, Any]) -> str:
-    """The verdict on a figure, with what the seeds say of it."""
-    return figure["verdict"] + about_seeds(target, [figure])
 
 
 def said(target: Target, content: dict[str, Any]) -> Iterator[str]:
@@ -212,19 +206,10 @@ def row(target: Target, kept: dict[str, Any], states: dict[str, str]) -> tuple[A
     )
     if target.words is None:
         return (target.id, figures, None, None, "no preset of ours")
-    ours = kept.get("figures", ())
-    said = "; ".join(
-        f"{f['name']}: " * (len(ours) > 1) + f"{Score(f['ours']['mean'], f['ours']['ci95']).text()} {judged(target, f)}"
-        for f in ours
-    )
-    taken = cost(kept)
-    return (
-        target.id,
-        figures,
-        shortly(taken) if taken else "not measured",
-        states[task_of(target.words)],
-        said or None,
-    )
+    found = of_card(target, kept).rows if kept else []
+    said = "; ".join(f"{name}: " * (len(found) > 1) + f"{ours.text()} {judged}" for name, ours, *_, judged in found)
+    taken = shortly(cost(kept)) if kept else "not measured"
+    return target.id, figures, taken, states[task_of(target.words)], said or None
 
 
 def card_of(target: Target) -> dict[str, Any]:

@@ -178,7 +178,7 @@ def test_the_advice_on_another_separator_can_be_pasted_into_a_shell(tmp_path):
 
 def test_the_documented_separators_can_be_pasted_into_a_shell(tmp_path):
     row = next(line for line in PAGE.read_text().splitlines() if "task.separator=" in line)
-    for separator, written in zip((";", "\t"), re.findall(r"`(.*?)`", row), strict=True):
+    for separator, written in zip((";", "\t"), re.findall(r"`('?task\.separator.*?)`", row), strict=True):
         (tmp_path / "other.csv").write_text(table(SIZES, separator))
         assert len(task_of(tmp_path / "other.csv", *shlex.split(written)).y) == sum(SIZES.values())
 
