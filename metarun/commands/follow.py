@@ -6,8 +6,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from threading import Thread
 
-import torch.distributed as dist
 from omegaconf import OmegaConf
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from metarun.config.build import device_of
 from metarun.config.ready import ready
@@ -68,13 +68,11 @@ def follow() -> int:
     return 0
 
 
-def _met(first: bool) -> "dist.TCPStore":
+def _met(first: bool) -> TCPStore:
     """Where the processes meet: opened by the ``first``, which shares it with what it begins; or found within ``SIGN``."""
     address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
     try:
-        return dist.TCPStore(
-            address, int(port), is_master=first, timeout=SIGN, wait_for_workers=False, multi_tenant=first
-        )
+        return TCPStore(address, int(port), is_master=first, timeout=SIGN, wait_for_workers=False, multi_tenant=first)
     except (RuntimeError, ValueError) as error:
         rule = "is where the first process (RANK=0) must be reached"
         why = "it cannot open that" if first else f"none has come in {SIGN.total_seconds() / 60:g} minutes"
