@@ -202,6 +202,18 @@ def test_a_receipt_is_outdated_once_code_has_changed_that_its_run_depends_on(com
     assert dependence.is_outdated(kept) == expires
 
 
+@pytest.mark.parametrize(
+    ("script", "part", "expires"),
+    [("benchmark", "benchmark_works", True), ("benchmark", "benchmark_loading", False), ("tables", "published", False)],
+)
+def test_a_receipt_of_a_script_depends_on_all_its_files_that_measure(script, part, expires, edited):
+    command = f"python scripts/{script}.py   # RUNS: experiment=maml_sinusoid"
+    kept = {"command": command, "depends_on": dependence.today(command)}
+    path = f"scripts/{part}.py"
+    edited(path, dependence.text_of(path, None) + "\nNEW = 1\n")
+    assert dependence.is_outdated(kept) == expires
+
+
 def test_a_receipt_is_outdated_once_its_command_means_another_configuration_or_none():
     command = "metarun experiment=maml_sinusoid"
     now = dependence.today(command)

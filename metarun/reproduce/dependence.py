@@ -27,6 +27,7 @@ TELL += ("training/signals", "reproduce/dependence")
 TELL += tuple(f"config/{name}" for name in ("checks", "compose", "help", "schema", "targets", "trust"))
 TELL += tuple(f"output/{name}" for name in ("figures", "folder", "metrics", "profiling", "report"))
 TELL += tuple(f"output/{name}" for name in ("seen", "sink", "summary", "terminal"))
+TELL += tuple(f"scripts/{name}" for name in ("published", "receipt", "same"))
 # keys of a configuration
 OF_THE_MACHINE = {"checkpoint_minutes", "data_root", "device", "devices", "exact", "log_every", "profile", "resume"}
 OF_THE_MACHINE |= {"run_dir"}
@@ -56,7 +57,19 @@ def of_script(script: str, runs: Sequence[str], commit: str | None) -> str:
     else:
         code = [path for path in tracked(commit) if path.startswith("metarun/") and path.endswith(".py")]
         paths = [path for path in code if not tells(path)]
-    return digest({path: text_of(path, commit) for path in [*paths, script]})
+    return digest({path: text_of(path, commit) for path in [*paths, *parts_of(script, commit)]})
+
+
+def parts_of(script: str, commit: str | None) -> list[str]:
+    """The paths of a script and of all that it imports from beside it, but for those that only tell."""
+    there, found, waiting = tracked(commit, "scripts"), list[str](), [script]
+    while waiting:
+        path = waiting.pop()
+        if path not in found and not tells(path):
+            found.append(path)
+            beside = (f"scripts/{name}.py" for name in imported(text_of(path, commit)))
+            waiting += [name for name in beside if name in there]
+    return found
 
 
 def digests(config: dict[str, Any], commit: str | None) -> dict[str, str]:
@@ -121,16 +134,21 @@ def path_of(module: str, there: set[str]) -> str | None:
     return next((path for path in (f"{base}.py", f"{base}/__init__.py") if path in there), None)
 
 
-@cache
 def imports(text: str) -> tuple[str, ...]:
     """The modules, or names in modules, that a source imports of metarun."""
+    return tuple(name for name in imported(text) if name.startswith("metarun."))
+
+
+@cache
+def imported(text: str) -> tuple[str, ...]:
+    """The modules, or names in modules, that a source imports."""
     names: list[str] = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return tuple(name for name in names if name.startswith("metarun."))
+    return tuple(names)
 
 
 def digest(files: dict[str, str]) -> str:
@@ -175,11 +193,11 @@ def docstrings(text: str) -> list[tuple[Place, Place]]:
 
 
 @cache
-def tracked(commit: str | None) -> tuple[str, ...]:
-    """The paths of the code at ``commit``, or as it lies here."""
+def tracked(commit: str | None, folder: str = "metarun") -> tuple[str, ...]:
+    """The paths of the code in ``folder`` at ``commit``, or as it lies here."""
     if commit is None:
-        return tuple(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("metarun/**/*.py")))
-    return tuple(git("ls-tree", "-r", "--name-only", commit, "metarun").splitlines())
+        return tuple(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob(f"{folder}/**/*.py")))
+    return tuple(git("ls-tree", "-r", "--name-only", commit, folder).splitlines())
 
 
 @cache
