@@ -8,7 +8,7 @@ n examples, N ways, Q queries, P outputs
 """
 
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -33,7 +33,6 @@ from metarun.execution.execution import Looped, generators_kept
 from metarun.tasks.reading import ArrayReader, Reader, absent, as_array, columns_of
 from metarun.tasks.repeated import refuse_two_classes
 from metarun.tasks.splits import seen
-from metarun.tasks.text_reader import TextReader
 from metarun.trees import slice_tasks, tree_leaves, tree_map
 
 if TYPE_CHECKING:
@@ -127,7 +126,7 @@ class Model:
         if self.classifies:
             classes, places = _classes_of(labels)
             items = [f"example {i}" for i in range(len(inputs))]
-            refuse_two_classes("counted from 0", items, _keys(self.reader, x, inputs), [*map(str, classes[places])])
+            refuse_two_classes("counted from 0", items, self.reader.keys(inputs, x), [*map(str, classes[places])])
         return self.adapted_to(inputs, labels)
 
     def adapted_to(self, x: Tensor, y: np.ndarray) -> Adapted:
@@ -222,12 +221,6 @@ def _array_of(y: Any) -> np.ndarray:
     """Labels as an array, which makes texts of numbers where there are both: of those each stays what it is."""
     mixed = isinstance(y, (list, tuple)) and len({isinstance(label, str) for label in y}) > 1
     return as_array(y, "labels", dtype=object if mixed else None)
-
-
-def _keys(reader: Reader, x: Any, inputs: Tensor) -> Sequence[Hashable]:
-    """Keys that are equal for examples that are the same; sentences are what is seen of them, as in files."""
-    sentences = isinstance(reader, TextReader) and isinstance(next(iter(x)), str)
-    return [seen(text) for text in x] if sentences else reader.keys(inputs)
 
 
 def _classes_of(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

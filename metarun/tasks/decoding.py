@@ -1,22 +1,20 @@
 """Text files of the user's: UTF-8, and CSV that can be read; else a message that says what they are."""
 
 import csv
+import re
+from collections.abc import Collection
 from pathlib import Path
 
 from metarun.errors import DataError
+from metarun.tasks.file_kinds import from_windows, what_else
 
-PACKED = {
-    b"PK\x03\x04": "a zip archive, or a workbook: unpack it, or save the workbook as CSV",
-    b"\x1f\x8b": "packed by gzip: unpack it",
-    b"BZh": "packed by bzip2: unpack it",
-    b"\xfd7zXZ\x00": "packed by xz: unpack it",
-    b"\x28\xb5\x2f\xfd": "packed by zstd: unpack it",
-}
+SEPARATORS = {";": ";", "\t": "\\t", ",": ",", "|": "|"}  # of CSV, and how to write them on the command line
+SAID = re.compile(r'"?sep=([^"\r\n])"?(?:\r\n?|\n|$)', re.IGNORECASE)  # by which Excel takes a separator
 
 
-def text_of(path: Path) -> str:
-    """What a file says; raises DataError unless it is UTF-8."""
-    return decoded(path, bytes_of(path))
+def text_of(path: Path, table: bool = False) -> str:
+    """What a file says; raises DataError unless it is UTF-8, and as a ``table`` what might be one."""
+    return decoded(path, bytes_of(path), table)
 
 
 def bytes_of(path: Path) -> bytes:
@@ -27,18 +25,35 @@ def bytes_of(path: Path) -> bytes:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def decoded(path: Path, content: bytes) -> str:
-    """What the ``content`` of a file says; raises DataError unless it is UTF-8."""
+def decoded(path: Path, content: bytes, table: bool = False) -> str:
+    """What the ``content`` of a file says; raises DataError unless it is UTF-8, and as a ``table`` what might be one."""
+    if other := what_else(path, content, table):
+        raise DataError(other)
+    if b"\0" in content:
+        line = content[: content.index(b"\0")].count(b"\n") + 1
+        raise DataError(f"{path}, line {line} holds a NUL (a byte 0), which no text does. Save the file as UTF-8.")
+    if table and re.match(rb"\s*<(!doctype )?html", content, re.IGNORECASE):
+        raise DataError(
+            f"{path} is a web page. Download the table itself; sites have it under 'raw', or after a login."
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        for begins, what in PACKED.items():
-            if content.startswith(begins):
-                raise DataError(f"{path} is {what}.") from error
         line = content[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{path}, line {line} is not UTF-8 (byte 0x{content[error.start]:02x}). Save the file as UTF-8."
-        ) from error
+        what = f"{path}, line {line} is not UTF-8 (byte 0x{content[error.start]:02x}). Save the file as UTF-8."
+        raise DataError(f"{what} {from_windows(path)}") from error
+
+
+def separator_said(text: str) -> tuple[str, str]:
+    """The separator that a first line ``sep=;`` says, as for Excel, or ""; and the text, with that line empty."""
+    said = SAID.match(text)
+    return (said[1], "\n" + text[said.end() :]) if said else ("", text)
+
+
+def separator_of(header: str, usual: str, names: Collection[str]) -> str:
+    """The ``usual`` separator, or else the one by which the ``header`` holds these ``names``."""
+    marks = (usual, *SEPARATORS)
+    return next((mark for mark in marks if {*names} <= {name.strip(' "\r\n') for name in header.split(mark)}), usual)
 
 
 def csv_problem(error: csv.Error) -> tuple[str, str]:

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable
 from metarun.errors import listed
 from metarun.tasks.splits import likeness, seen
 
-NO_NAME = ("na", "n/a", "#n/a", "<na>", "n.a.", "nan", "nat", "null", "none", "undefined", "?", "-", "--", ".")
+MISSING = ("na", "n/a", "nan", "null", "?", "-")  # how programs write an entry that is not there
+MISSING_NUMBER = ("none", "<na>", "#n/a", "n.a.", "nat", "undefined", ".", "--")  # and that, unless among words
 BETWEEN_WORDS = re.compile(r"(?<=[^\W_])[\s_-]+(?=[^\W_])")
 BETWEEN_NAMES = re.compile(r"[|;,+&]")
 
@@ -19,7 +20,7 @@ def notes_on_classes(names: Collection[str]) -> list[str]:
 
 def missing_names(names: Iterable[str], what: str) -> list[str]:
     """A note on ``names`` (of ``what``: classes, tasks, groups) by which programs write that there is none."""
-    if not (found := sorted({name for name in names if seen(name) in NO_NAME})):
+    if not (found := sorted({name for name in names if seen(name) in (*MISSING, *MISSING_NUMBER)})):
         return []
     said = f"{what} named {', '.join(map(repr, found))} are what missing entries are often written as"
     return [f"{said}; each is taken for one of the {what}. Leave its examples out if they have none."]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from metarun.errors import DataError, did_you_mean, listed
-from metarun.tasks.decoding import csv_problem, text_of
+from metarun.tasks.decoding import csv_problem, separator_of, separator_said, text_of
 from metarun.tasks.image_rows import Listing, Row
 from metarun.tasks.splits import split_named
 
@@ -14,14 +14,16 @@ from metarun.tasks.splits import split_named
 def rows_of_csv(path: Path, with_splits: bool, group_column: str | None, labelled: bool = True) -> Listing:
     """The lines filename,label[,split] below a header; file names are relative to the folder of ``path``. Labels may be
     left out where they need not be ``labelled``."""
-    needed, content = ["filename", "label"] if labelled else ["filename"], text_of(path)
-    first = content.splitlines()[0] if content else ""
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=_separator(first, needed), strict=True)
+    needed = ["filename", "label"] if labelled else ["filename"]
+    said, content = separator_said(text_of(path, table=True))
+    first, *_ = content.casefold().lstrip("\r\n").splitlines() or [""]
+    separator = said or separator_of(first, ",", needed)
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
     try:
-        header = [name.strip() for name in next(reader, [])]
-        lines = [(reader.line_num, entries) for entries in reader if entries]
+        (_, first_row), *lines = [(reader.line_num, entries) for entries in reader if entries] or [(1, [])]
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: {'. '.join(csv_problem(error))}") from error
+    header = _names(first_row, group_column)
     _check_header(path, header, needed, group_column)
     wanted = ["filename", "label", *["split"] * with_splits, *[group_column] * (group_column is not None)]
     places = {name: header.index(name) for name in wanted if name in header}
@@ -40,12 +42,11 @@ def rows_of_csv(path: Path, with_splits: bool, group_column: str | None, labelle
     return Listing(rows, [*_unread(path, [name for name in header if name and name not in places])])
 
 
-def _separator(header: str, needed: list[str]) -> str:
-    """Comma, semicolon or tab: the one that gives the ``needed`` columns; the comma where none does."""
-    for separator in ",;\t":
-        if {*needed} <= {name.strip(' \t"') for name in header.split(separator)}:
-            return separator
-    return ","
+def _names(header: list[str], group_column: str | None) -> list[str]:
+    """The names of the columns, those that are read by it in small letters, as they are known."""
+    plain = [name.strip() for name in header]
+    known = {"filename", "label", "split"} - {group_column}
+    return [name.casefold() if name.casefold() in known else name for name in plain]
 
 
 def _unread(path: Path, columns: list[str]) -> Iterator[str]:
@@ -80,8 +81,6 @@ def _line_problem(
         )
     if not all(of.get(name, "").strip() for name in needed):
         return f"{place} has no {' or no '.join(needed)}. Delete it."
-    if "\0" in of["filename"]:
-        return f"{place}: the filename {of['filename']!r} holds a NUL, which no name of a file does. Correct it."
     if len(entries) < len(header):
         return f"{place} has {len(entries)} entries, where the header has {len(header)}."
     if group_column and not of[group_column].strip():

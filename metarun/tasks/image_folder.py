@@ -17,7 +17,7 @@ from metarun.tasks.image_classes import ImageData, image_task
 from metarun.tasks.image_csv import rows_of_csv
 from metarun.tasks.image_files import ENDINGS, Ranges, dark, is_image, plain, problem_of, squared, survey
 from metarun.tasks.image_rows import Listing, Row, by_class, grouped, rows_of_folders
-from metarun.tasks.near_copies import NearCopies, short
+from metarun.tasks.near_copies import NearCopies
 from metarun.tasks.splits import SPLITS, Split, by_shares, lists_classes, split_classes
 from metarun.tasks.store import ClassRows, Prepared, Source
 
@@ -187,7 +187,7 @@ class Reading:
                     near.add(row, pixels)
                     continue
                 self.left_out.append(number)
-                pair = f"{short(row)} = {short(first)}"
+                pair = f"{row.shown} = {first.shown}"
                 (copies if first.label == row.label else twins).append(pair)
             if not broken and not twins:
                 yield name, np.stack(kept)

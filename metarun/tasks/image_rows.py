@@ -23,6 +23,11 @@ class Row(NamedTuple):
     place: str
     group: str = ""
 
+    @property
+    def shown(self) -> str:
+        """Its name in messages."""
+        return f"{self.label}/{self.file.name}"
+
 
 class Listing(NamedTuple):
     """The images that were found, and what the user should know of what else was."""

@@ -32,9 +32,9 @@ class NearCopies:
         for one, first in self._pairs():
             row, other = self.rows[one], self.rows[first]
             if row.label != other.label:
-                between.append(f"{short(row)} ~ {short(other)}")
+                between.append(f"{row.shown} ~ {other.shown}")
             elif not row.group or row.group != other.group:
-                within.append(f"{short(row)} ~ {short(other)}")
+                within.append(f"{row.shown} ~ {other.shown}")
         said = "nearly equal but for size, format, brightness or being mirrored"
         notes = [
             f"{len(within)} of the images and another of their class are {said}, and may be in support and query: "
@@ -63,8 +63,3 @@ class NearCopies:
             like &= np.arange(end) < np.arange(begin, end)[:, None]
             pairs += [(begin + int(i), int(like[i].argmax())) for i in np.flatnonzero(like.any(1))]
         return pairs
-
-
-def short(row: Row) -> str:
-    """An image as messages name it."""
-    return f"{row.label}/{row.file.name}"

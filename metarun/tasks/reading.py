@@ -76,15 +76,15 @@ class Reader(ABC):
         found = self._arrays(path, labelled) if path.suffix.lower() == ".npz" else self.examples(path, labelled)
         if not len(found.x):
             raise DataError(f"{path} holds no example.")
-        found = found._replace(keys=found.keys or self.keys(found.x))
+        found = found._replace(keys=found.keys or self.keys(found.x, found.items))
         if not labelled or self.spec.num_ways is None:
             return found
         refuse_two_classes(path, found.items, found.keys, found.labels.tolist())
         alike = [f"{path}: {note}" for note in nearly_equal(found.labels, "classes")]
         return found._replace(notes=[*found.notes, *alike])
 
-    def keys(self, x: Tensor) -> Sequence[Hashable]:
-        """A key of each of the inputs x [n, ...]; equal ones are the same example."""
+    def keys(self, x: Tensor, given: Any) -> Sequence[Hashable]:
+        """A key of each of the inputs x [n, ...], made of examples that were ``given``; equal ones are the same example."""
         return keys_of(x)
 
     @property
@@ -104,9 +104,8 @@ class Reader(ABC):
         arrays = arrays_in(path, ("x", "y") if labelled else ("x",))
         x, notes = self.noted(arrays["x"])
         labels = self._labels_of(path, arrays.get("y"), len(x))
-        return Examples(
-            [str(i) for i in range(len(x))], x, labels, [*self.on_arrays, *(f"{path}: {note}" for note in notes)]
-        )
+        notes = [*self.on_arrays, *(f"{path}: {note}" for note in notes)]
+        return Examples([str(i) for i in range(len(x))], x, labels, notes, keys=self.keys(x, arrays["x"]))
 
     def _labels_of(self, path: Path, y: np.ndarray | None, count: int) -> np.ndarray:
         if y is None:
@@ -130,7 +129,7 @@ class Reader(ABC):
 class ArrayReader(Reader):
     """Takes arrays in the model's shape, and nothing else."""
 
-    def keys(self, x: Tensor) -> Sequence[Hashable]:
+    def keys(self, x: Tensor, given: Any) -> Sequence[Hashable]:
         """Those of equal images are equal; equal rows of numbers are no repeats: few values come again, in other classes
         too."""
         return keys_of(x) if len(self.spec.input_shape) == 3 else [object() for _ in x]

@@ -13,12 +13,11 @@ from typing import Any, Literal
 import numpy as np
 
 from metarun.errors import DataError, Faults, listed
+from metarun.tasks.doubtful import MISSING, MISSING_NUMBER
 from metarun.tasks.splits import composed
 from metarun.tasks.tables import Table
 
 Missing = Literal["refuse", "drop", "mean"]
-MISSING = ("", "na", "n/a", "nan", "null", "?", "-")
-AMONG_NUMBERS = ("none", "<na>", "#n/a", "n.a.", "nat", ".", "--")  # missing too there; among words each may be one
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)  # 1_0 is none
 ROUNDING = 1e-15  # of a column's numbers: what is computed twice differs so, and is one number
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+", re.ASCII)
@@ -96,12 +95,12 @@ class Reader:
     def read(self, name: str, log: bool, categories: bool | None) -> Column:
         """The column ``name``; ``categories``: whether it holds them, or None where its entries are to say so."""
         texts = self.table.column(name)
-        absent, cure = [text.casefold() in MISSING for text in texts], CURE_OF_NUMBERS
+        absent, cure = [text.casefold() in ("", *MISSING) for text in texts], CURE_OF_NUMBERS
         if categories is None:
             there, cure = [text for text, gone in zip(texts, absent, strict=True) if not gone], CURE_OF_WORDS
             categories = bool(there) and not any(map(self._is_number, there))
         if not categories:
-            absent = [text.casefold() in (*MISSING, *AMONG_NUMBERS) for text in texts]
+            absent = [text.casefold() in ("", *MISSING, *MISSING_NUMBER) for text in texts]
         if self.missing == "refuse":
             for text, line in self._at(texts, absent):
                 what = f"is {text!r}, which is not a finite number" if text else "is empty"

@@ -9,12 +9,10 @@ from io import StringIO
 from pathlib import Path
 
 from metarun.errors import DataError, Faults, did_you_mean, listed, shortened
-from metarun.tasks.decoding import csv_problem
+from metarun.tasks.decoding import SEPARATORS, csv_problem, decoded, separator_of, separator_said
 from metarun.tasks.splits import composed
-from metarun.tasks.table_files import table_content, table_text
+from metarun.tasks.table_files import table_content
 
-SEPARATORS = {";": ";", "\t": "\\t", ",": ",", "|": "|"}  # and how to write them on the command line
-SAID = re.compile(r'"?sep=([^"\r\n])"?[\r\n]*', re.IGNORECASE)  # a first line by which Excel takes that separator
 COMMENT = re.compile(r"#(?:[#\s]|$)")  # a # before a name or a number, as in #1, may begin a row
 
 
@@ -54,11 +52,9 @@ def read_table(path: Path, separator: str, names: Collection[str] = ()) -> Table
     if len(separator) != 1:
         raise ValueError(f"task.separator is {separator!r}, but must be one character, such as ',' or ';' or \"\\t\".")
     content = table_content(path)
-    in_lines = [*StringIO(table_text(path, content), newline="")]  # str.splitlines ends them at marks within entries
-    if said := SAID.fullmatch(in_lines[0] if in_lines else ""):
-        separator, in_lines[0] = said[1], "\n"
-    else:
-        separator = _separator(_header(in_lines), separator, names)
+    said, text = separator_said(decoded(path, content, table=True))
+    in_lines = [*StringIO(text, newline="")]  # str.splitlines ends them at marks within entries
+    separator = said or separator_of(_header(in_lines), separator, names)
     try:
         uncommented = _Uncommented(in_lines, separator)
         reader = csv.reader(uncommented, delimiter=separator, strict=True)
@@ -82,12 +78,6 @@ def read_table(path: Path, separator: str, names: Collection[str] = ()) -> Table
 def _header(lines: Sequence[str]) -> str:
     """The first line that is not empty and does not begin with #."""
     return next((line for line in lines if line.strip() and line[0] != "#"), "")
-
-
-def _separator(header: str, usual: str, names: Collection[str]) -> str:
-    """The ``usual`` separator, or else the one by which the ``header`` holds these ``names``."""
-    marks = (usual, *SEPARATORS)
-    return next((mark for mark in marks if {*names} <= {name.strip(' "\r\n') for name in header.split(mark)}), usual)
 
 
 class _Uncommented:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metarun.errors import DataError, Faults, did_you_mean
-from metarun.tasks.decoding import csv_problem, text_of
+from metarun.tasks.decoding import SEPARATORS, csv_problem, separator_said, text_of
 from metarun.tasks.splits import SPLITS, composed, seen, split_named
 from metarun.tasks.text_sets import Findings, Row
 
@@ -185,11 +185,12 @@ def _lines(path: Path, content: str, faults: Faults) -> Iterator[tuple[str, Any]
 def table_records(path: Path, asked: Fields, faults: Faults, labelled: bool = True) -> Iterator[Record]:
     """Rows of CSV, fields by the names in the first line, as many entries in every other.
 
-    Separated by commas, semicolons or tabs: by that which gives the fields, but for the label of those not ``labelled``.
+    Separated by what a first line ``sep=;`` says, or by that which gives the fields, but for the label of those not
+    ``labelled``.
     """
-    content = text_of(path)
-    separators = (",", ";", "\t") if path.suffix.lower() == ".csv" else ("\t", ";", ",")
-    for separator in separators:
+    said, content = separator_said(text_of(path, table=True))
+    usual = "," if path.suffix.lower() == ".csv" else "\t"
+    for separator in (said,) if said else (usual, *SEPARATORS):
         _, header = next(_rows(path, content, separator, Faults()), ("", []))  # of a separator that is none: no fault
         found = asked.among(header)
         if found.text in header and (found.label in header or not labelled):

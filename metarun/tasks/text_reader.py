@@ -1,6 +1,6 @@
 """New sentences for a trained model: lines or a list of JSON, CSV, TSV, a text file of unlabelled lines, or strings."""
 
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Hashable, Iterable, Sequence, Sized
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,11 @@ class TextReader(Reader):
             raise DataError(f"{path} holds no sentence.")
         labels = np.array([plain(row.label) for row in rows], dtype=object)
         items, notes = [plain(row.text) for row in rows], placed(findings.notes, path)
-        keys = [seen(item) for item in items]  # sentences of unknown words are equal inputs, and not the same
-        return Examples(items, self.encode(items), labels, notes, keys=keys)
+        return Examples(items, self.encode(items), labels, notes)
+
+    def keys(self, x: Tensor, given: Any) -> Sequence[Hashable]:
+        """What is seen of sentences: those of unknown words are equal inputs, and not the same."""
+        return [*map(seen, given)] if _are_texts(given) else super().keys(x, given)
 
 
 def _are_texts(examples: Any) -> bool:

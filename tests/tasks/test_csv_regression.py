@@ -711,7 +711,7 @@ def test_files_that_are_no_tables_are_refused(path, tmp_path):
     path.write_bytes(path.read_bytes().replace(b"ben", b"b\xe9n", 1))
     assert re.search(r"line 14 is not UTF-8 \(byte 0xe9\)", problem(path))
     path.write_bytes(gzip.compress(b"dose,age\n1,2\n"))
-    assert "is packed by gzip. This makes a CSV file of it, to be named instead: gzip -dc" in problem(path)
+    assert "is packed by gzip. This makes of it a file to be named instead: gzip -dc" in problem(path)
     assert "there is no such file" in problem(tmp_path / "nothing.csv")
     assert "is a folder, but a table is one file. Name one of its files: " in problem(tmp_path)
 

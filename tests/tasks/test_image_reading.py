@@ -418,14 +418,17 @@ def test_a_folder_that_is_no_split_is_named_where_splits_are_given(tmp_path):
             r"line 2 has 3 entries, where the header has 2.*line 3 has 3",
         ),
         ("filename,label,label\na.png,oak,elm", r"line 1: several columns are named label"),
-        ("filename,label\na\0.png,oak", r"line 2: the filename 'a\\x00.png' holds a NUL"),
+        ("filename,label\na\0.png,oak", r"list.csv, line 2 holds a NUL \(a byte 0\)"),
         ("filename,label,split\na.png,oak", r"line 2 has 2 entries, where the header has 3"),
         (
             'filename,label\n"a.png,oak',
             r"list.csv, line 2: unexpected end of data\. Quotation marks must come in pairs",
         ),
         (f"filename,label\na.png,{'a' * 140_000}", r"list.csv, line 2: an entry has more than 131072 letters.*Shorten"),
-        ("PK\3\4\udcff", r"list.csv is a zip archive, or a workbook: unpack it, or save the workbook as CSV"),
+        ("PK\3\4\udcff", r"list.csv is a zip archive, or a workbook, that is not whole.*: unzip "),
+        ("PAR1", r"list.csv is a parquet file\. .*pandas.read_parquet"),
+        ('[{"filename": "a.png"}]', r"list.csv is a file of JSON\. .*pandas.read_json"),
+        ("<html>", r"list.csv is a web page"),
     ],
 )
 def test_lines_of_a_csv_file_that_do_not_fit_its_header_are_refused(photos, text, message):
@@ -440,6 +443,15 @@ def test_a_csv_file_of_images_is_read_whatever_separates_its_columns(photos, sep
     for ending in ("\n", "\r\n", "\r"):
         (photos / "list.csv").write_text(ending.join([f"filename{separator}label", *lines]), newline="")
         assert images_of(task(photos / "list.csv", photos.parent / "data")) == images_of(task(photos))
+
+
+def test_a_list_of_images_says_its_separator_and_writes_its_header_as_it_likes(photos):
+    lines = [f"{name}/{i}.png:{name}" for name in NAMES for i in range(3)]
+    (photos / "list.csv").write_text("\n".join(["sep=:", "Filename:LABEL", *lines]))
+    assert images_of(task(photos / "list.csv", photos.parent / "data")) == images_of(task(photos))
+    (photos / "list.csv").write_text("\n".join(["sep=:", "Filename:LABEL", *lines, "gone.png:elm:3"]))
+    with pytest.raises(DataError, match=r"list.csv, line 21 has 3 entries"):
+        task(photos / "list.csv", photos.parent / "data")
 
 
 def test_columns_of_a_csv_file_that_are_not_read_are_named(photos, notes):

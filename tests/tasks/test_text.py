@@ -379,8 +379,8 @@ WRONG = {  # the content of a file, and what is said of it
     "names that differ by blanks": (GOOD + '{"text": "x", "label": "a "}\n', r"'a' .* and 'a ' .* differ by case or blanks"),
     "too few sentences": (GOOD, r"num_queries is 6, .* 'train' has only 5 examples, and too few have 9 others: '\w' 5"),
     "another encoding": (GOOD.encode() + b'{"text": "caf\xe9", "label": "a"}', r"line 51 is not UTF-8 \(byte 0xe9\)"),
-    "bytes": (b"\x00\xff\xfe" * 50, r"line 1 is not UTF-8"),
-    "a packed file": (gzip.compress(GOOD.encode()), r"mine.jsonl is packed by gzip: unpack it\."),
+    "bytes": (b"\x00\xff\xfe" * 50, r"line 1 holds a NUL"),
+    "a packed file": (gzip.compress(GOOD.encode()), r"mine.jsonl is packed by gzip\. .*: gzip -dc "),
 }  # fmt: skip
 
 
@@ -600,6 +600,34 @@ def test_fields_are_found_by_name_whatever_separates_them(root, tmp_path, caplog
     assert found.text_set.counts.tolist() == [10] * 10
     said = [r.getMessage() for r in caplog.records if "sentences are in the field 'Utterance'" in r.getMessage()]
     assert len(said) == 1 and "classes in 'intent'" in said[0] and "Not read: 'id'" in said[0]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_a_first_line_says_what_separates_fields(root, tmp_path, name):
+    rows = [{"text": f"{row['text']}, {i}", "label": row["label"]} for i, row in enumerate(ROWS)]
+    as_it_is = task(root, path=written(tmp_path / f"plain.{name[-3:]}", rows, ";"))
+    lines = ["sep=:", "text:label", *(f"{row['text']}:{row['label']}" for row in rows)]
+    (tmp_path / name).write_bytes("\r\n".join(lines).encode())
+    assert task(root, path=str(tmp_path / name)).text_set.texts == as_it_is.text_set.texts
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"PAR1", r"a.csv is a parquet file\. .*pandas.read_parquet.* a_1\.csv"),
+        ("a.jsonl", gzip.compress(b"{}"), r"is packed by gzip\. .*gzip -dc \S*a\.jsonl > \S*a_1\.jsonl"),
+        ("a.jsonl.gz", gzip.compress(b"{}"), r"gzip -dc \S*a\.jsonl\.gz > \S*a\.jsonl"),
+        ("a.tsv", "text\tlabel\n".encode("utf-16"), r"is text in UTF-16\. .*iconv -f UTF-16 -t UTF-8 .*a_1\.tsv"),
+        ("a.csv", b"text,label\ncaf\xe9,x\n", r"line 2 is not UTF-8 .*iconv -f CP1252 .*a_1\.csv"),
+        ("a.csv", b"text,label\na\0b,x\n", r"line 2 holds a NUL"),
+        ("a.csv", b'[{"text": "a"}]', r"is a file of JSON\. "),
+        ("a.csv", b"<!DOCTYPE html>", r"is a web page"),
+    ],
+)
+def test_sentences_in_a_file_of_another_kind_are_refused_with_a_command(root, tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message.replace(" a_1", r" \S*a_1")):
+        task(root, path=str(tmp_path / name))
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
