@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from types import MappingProxyType
 from typing import Any, BinaryIO, Literal, NamedTuple
 
@@ -27,6 +28,7 @@ except ImportError:  # Windows: the rename below is still atomic; two first runs
 FORMAT = 1  # of the prepared folder; raise it when what is written changes, and older folders are prepared again
 ROWS = "images.npy"  # whatever the rows are: another name would prepare all that there is again
 ClassRows = Iterator[tuple[str, np.ndarray]]  # class name, its rows uint8 [n, ...]
+SIGN_OF_LIFE = 10.0  # seconds between two messages of how far a preparation is
 logger = logging.getLogger(__name__)
 
 
@@ -161,7 +163,7 @@ def exclusive(path: Path) -> Iterator[None]:
 
 def _write(folder: Path, row_shape: tuple[int, ...], classes: ClassRows, facts: Callable[[], dict[str, Any]]) -> None:
     counts: list[tuple[str, int]] = []
-    digest = hashlib.sha256()
+    digest, told = hashlib.sha256(), monotonic()
     with open(folder / ROWS, "wb") as file:
         _write_header(file, (0, *row_shape))  # numpy pads the header, so that the first axis may grow in place
         start = file.tell()
@@ -171,6 +173,9 @@ def _write(folder: Path, row_shape: tuple[int, ...], classes: ClassRows, facts: 
             file.write(content)
             digest.update(content)
             counts.append((name, len(rows)))
+            if monotonic() > told + SIGN_OF_LIFE:
+                logger.info("Prepared so far: classes %d, examples %d", len(counts), sum(n for _, n in counts))
+                told = monotonic()
         file.seek(0)
         _write_header(file, (sum(n for _, n in counts), *row_shape))
         assert file.tell() == start, "the npy header changed its length"

@@ -67,6 +67,15 @@ def test_the_digest_is_the_sha256_of_the_bytes_of_the_array(tmp_path):
     assert found.sha256 == hashlib.sha256(found.rows.tobytes()).hexdigest()
 
 
+def test_a_long_preparation_says_how_far_it_is(tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    prepare(tmp_path / "quick")
+    monkeypatch.setattr("metarun.tasks.store.SIGN_OF_LIFE", -1.0)
+    prepare(tmp_path / "long")
+    said = [record.getMessage() for record in caplog.records if "so far" in record.getMessage()]
+    assert said == ["Prepared so far: classes 1, examples 4", "Prepared so far: classes 2, examples 6"]
+
+
 def test_a_prepared_set_is_read_from_disk_the_second_time(tmp_path):
     first = prepare(tmp_path / "set")
     second = Source(tmp_path / "set", SHAPE, must_not_be_called, gone).prepared()
