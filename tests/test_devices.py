@@ -18,6 +18,7 @@ from metarun.errors import ConfigError, MetarunError
 from metarun.execution.devices import Devices
 from metarun.execution.execution import Auto, Looped, Vmapped
 from metarun.execution.sharded import divided
+from metarun.training.processes import told
 from metarun.trees import ravel
 from tests.composing import last_of_each
 from tests.forked import Forked
@@ -117,6 +118,25 @@ def test_a_process_whose_first_never_comes_ends_and_says_where_it_looked(monkeyp
     monkeypatch.setattr(follow, "SIGN", timedelta(seconds=1))
     outcome = metarun(*SHARED)
     assert outcome.code == 1 and f"127.0.0.1:{port} is where the first process (RANK=0) must be reached" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_a_process_whose_first_ends_before_the_run_begins_says_so(monkeypatch):
+    port = alone(1, monkeypatch)
+    opened = f"store = TCPStore('127.0.0.1', {port}, is_master=True, wait_for_workers=False)"
+    leader = subprocess.Popen([sys.executable, "-c", f"from torch.distributed import *; {opened}; input()"], stdin=-1)
+    meet = follow._met
+
+    def then_gone(first: bool) -> None:
+        meet(first)
+        leader.kill()
+        leader.wait()
+
+    monkeypatch.setattr(follow, "_met", then_gone)
+    monkeypatch.setattr(follow, "SIGN", timedelta(seconds=20))
+    monkeypatch.setattr(follow, "told", lambda within: told(timedelta(seconds=1)))
+    outcome = metarun(*SHARED)
+    assert outcome.code == 1 and "the first process (RANK=0) has ended before the run began" in outcome.err
     assert "Traceback" not in outcome.err
 
 

@@ -45,7 +45,7 @@ def follow() -> int:
     """Take part in the run that the first process leads; the exit code. What ends all of them, the first one tells. Raises
     MetarunError where there is no first process."""
     _met(first=False)
-    begin, store = told()
+    begin, store = told(SIGN)
     if not begin:
         store.set(f"here/{started_rank()}", "")
         return 0

@@ -90,17 +90,21 @@ def nothing_to_begin() -> None:
     store.wait([f"here/{rank}" for rank in range(1, count)], LONG)
 
 
-def told() -> tuple[dict[str, Any], "Store"]:
-    """What the first process tells another one to begin with, nothing where there is nothing to do; and where they
-    meet."""
-    store = _store()
-    store.set_timeout(LONG)
-    return unpacked(store.get(BEGIN), torch.device("cpu")), store
+def told(within: timedelta) -> tuple[dict[str, Any], "Store"]:
+    """What the first process, to be reached ``within`` a time, tells another one to begin with, nothing where there is
+    nothing to do; and where they meet. Raises PeerLost where it ends before."""
+    try:
+        store = _store(within)
+        store.set_timeout(LONG)
+        return unpacked(store.get(BEGIN), torch.device("cpu")), store
+    except RuntimeError as error:
+        said = f"the first process (RANK=0) has ended before the run began; look at its output ({str(error)[:200]})"
+        raise PeerLost(f"{said}.") from error
 
 
-def _store() -> "Store":
+def _store(timeout: timedelta = LONG) -> "Store":
     """Where the processes meet, as torchrun's variables of the environment say."""
-    store, _, _ = next(dist.rendezvous("env://", timeout=LONG))  # type: ignore[attr-defined]
+    store, _, _ = next(dist.rendezvous("env://", timeout=timeout))  # type: ignore[attr-defined]
     return _of_this_start(store)
 
 
