@@ -192,6 +192,15 @@ def test_numbers_and_texts_of_numbers_are_the_same_in_training_and_queries(asked
     assert level == [0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    "texts", [("1,5", "10,0"), ("10%", "9%"), ("1.5", "n.d.", "2.5"), ("2021-03-04", "2021-03-05")]
+)
+def test_texts_that_people_read_as_numbers_are_warned_of_as_they_become_levels(texts):
+    x = np.array([[text, k] for k, text in enumerate(texts * 4)], dtype=object)
+    with pytest.warns(UserWarning, match="column 0 has texts that look like .* numbered by the alphabet"):
+        classifier().fit(x, [k % 2 for k in range(len(x))])
+
+
 def test_yes_and_no_are_read_alike_as_texts_and_as_booleans():
     assert inputs(["True", "False"], [True, False]) == inputs([True, False], [True, False]) == [1, 0]
 

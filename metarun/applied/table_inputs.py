@@ -13,7 +13,7 @@ import numpy as np
 
 from metarun.errors import DataError
 from metarun.tasks.reading import absent
-from metarun.tasks.table_columns import NUMBER, level_of
+from metarun.tasks.table_numbers import NUMBER, level_of, look_of
 from metarun.tasks.tabular_columns import standard_columns
 
 
@@ -28,6 +28,21 @@ class Levels:
         """The levels in the columns of ``x``, a data frame or an array [n, F]."""
         orders = [_order(x.iloc[:, k]) for k in range(x.shape[1])] if hasattr(x, "iloc") else [None] * x.shape[1]
         return Levels(tuple(order or _levels(column) for order, column in zip(orders, columns(x), strict=True)))
+
+    def doubts(self, x: Any) -> list[str]:
+        """What to say of columns of ``x`` whose texts people read as numbers or times, and which are levels here."""
+        frame = hasattr(x, "iloc")
+        free = [not (frame and _order(x.iloc[:, k])) for k in range(x.shape[1])]  # of no order of the user's own
+        names = x.columns if frame else range(x.shape[1])
+        found = [
+            (name, of, look_of(of)) for name, of, is_free in zip(names, self.of, free, strict=True) if of and is_free
+        ]
+        return [
+            f"column {name!r} has texts that look like {look.like}, as {of[0]!r}, and is read as categories, numbered by "
+            f"the alphabet. {look.cure} Where a number is missing, give None or NaN."
+            for name, of, look in found
+            if look
+        ]
 
     def numbers(self, x: Any) -> np.ndarray:
         """``x`` as numbers [n, F], NaN where there is none. Raises DataError where a column has numbers for texts, or texts

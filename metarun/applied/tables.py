@@ -76,6 +76,8 @@ class TableEstimator(BaseEstimator):
         validate_data(self, X=X, reset=reset, skip_check_array=True)
         if reset:
             self.levels_ = Levels.found(X)
+            for doubt in self.levels_.doubts(X):
+                _warn(doubt)
         x = self.levels_.numbers(X)
         if np.isinf(x).any():
             raise DataError("X holds infinity; give finite numbers, and NaN where a value is missing.")

@@ -9,8 +9,9 @@ import numpy as np
 from metarun.errors import DataProblems, Faults, listed
 from metarun.tasks.doubtful import missing_names, nearly_equal
 from metarun.tasks.splits import SPLITS, split_named
-from metarun.tasks.table_columns import NUMBERS_TO_SOME, Column, Fit, Missing, Reader, look_like_numbers
+from metarun.tasks.table_columns import Column, Fit, Missing, Reader
 from metarun.tasks.table_notes import notes_on_numbers
+from metarun.tasks.table_numbers import look_of
 from metarun.tasks.table_rows import Choice, filled, rows_of_tasks, without_repeats
 from metarun.tasks.tables import Table
 
@@ -107,9 +108,9 @@ def _notes_on_categories(inputs: list[Column], holds: Mapping[str, bool]) -> lis
     """What to say of columns of categories; ``holds``: what was asked for, or fitted, of columns, and so is meant."""
     of = {c.name: sorted({*c.texts.tolist()} - {""}) for c in inputs if c.texts is not None}
     cures = {
-        name: f" They look like numbers. {NUMBERS_TO_SOME} If they are categories, name the column in task.category_columns."
+        name: f" They look like {look.like}. {look.cure} If they are categories, name the column in task.category_columns."
         for name, held in of.items()
-        if name not in holds and look_like_numbers(held)
+        if name not in holds and (look := look_of(held))
     }
     return [
         note

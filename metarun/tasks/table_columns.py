@@ -5,9 +5,10 @@ of 0 and 1 for each level that the training tasks have; a level that they have n
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -15,13 +16,11 @@ import numpy as np
 from metarun.errors import DataError, Faults, listed
 from metarun.tasks.doubtful import MISSING, MISSING_NUMBER
 from metarun.tasks.splits import composed
+from metarun.tasks.table_numbers import DECIMAL_COMMA, NUMBER, POINTS_OF_THOUSANDS, THOUSANDS, level_of, look_of
 from metarun.tasks.tables import Table
 
 Missing = Literal["refuse", "drop", "mean"]
-NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)  # 1_0 is none
 ROUNDING = 1e-15  # of a column's numbers: what is computed twice differs so, and is one number
-THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+", re.ASCII)
-DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 CURE_OF_MISSING = (
     "Where entries are missing (empty, NA, NaN, ?, -) choose: task.missing=drop leaves those rows out, task.missing=mean "
@@ -33,12 +32,8 @@ CURE_OF_WORDS = (
     "task.category_columns."
 )
 CURE_OF_NUMBERS = "Correct the line, or leave it out; the column is read as numbers alone (1 and 0 for yes and no)."
-BETWEEN_THOUSANDS = re.compile(r"(?<=\d)[,'\u2019\s](?=\d{3}(?!\d))")
-NUMBERS_TO_SOME = (
-    "To have them read as numbers, write them without %, without commas or blanks between thousands, with decimal points "
-    "and with - (not \u2212) below 0."
-)
 CURE_OF_THOUSANDS = "Write all of the column without commas (1234), or with decimal points (1.234)."
+CURE_OF_POINTS = "Write all of the column without points (1234), or with decimal commas (1,234)."
 
 
 @dataclass(frozen=True)
@@ -112,6 +107,8 @@ class Reader:
     def _numbers(self, name: str, texts: list[str], absent: list[bool], log: bool, cure: str) -> np.ndarray:
         if self.table.separator != "," and any(map(DECIMAL_COMMA.fullmatch, texts)):
             texts = self._with_points(name, texts)
+        elif self._decimal_commas:
+            self._refuse_points(name, texts)
         values = np.array([float(text) if NUMBER.fullmatch(text) else math.nan for text in texts])
         wrong = ~np.isfinite(values) & ~np.array(absent)
         for text, line in self._at(texts, wrong):
@@ -136,6 +133,22 @@ class Reader:
             self.faults.add(str(self.table.path), f"column {name!r} has {what}", "Write all of its numbers alike.")
         self.with_commas.append(name)
         return [text.replace(",", ".") if DECIMAL_COMMA.fullmatch(text) else text for text in texts]
+
+    @cached_property
+    def _decimal_commas(self) -> bool:
+        """Whether numbers of the table have decimal commas, in columns that are not read, too."""
+        entries = chain.from_iterable(self.table.rows if self.table.separator != "," else ())
+        return any("," in text and DECIMAL_COMMA.fullmatch(text) and not THOUSANDS.fullmatch(text) for text in entries)
+
+    def _refuse_points(self, name: str, texts: list[str]) -> None:
+        """Add a fault where every point may be that of thousands, in a table with decimal commas."""
+        points = [(text, line) for text, line in zip(texts, self.table.lines, strict=True) if "." in text]
+        if points and all(POINTS_OF_THOUSANDS.fullmatch(text) for text, _ in points):
+            what = (
+                f"{len(points)} entries of column {name!r}, as {points[0][0]!r} (line {points[0][1]}), may be thousands"
+            )
+            why = "or decimals, for the table has decimal commas"
+            self.faults.add(str(self.table.path), f"{what} {why}", CURE_OF_POINTS)
 
     def _is_number(self, text: str) -> bool:
         return bool(NUMBER.fullmatch(text) or (self.table.separator != "," and DECIMAL_COMMA.fullmatch(text)))
@@ -180,19 +193,13 @@ def _levels(column: Column, rows: np.ndarray, where: str) -> Fit:
     if len(levels) < 2:
         _refuse_constant([column.name], where)
     if len(levels) == len(rows):
-        cure = NUMBERS_TO_SOME if look_like_numbers(levels.tolist()) else "Leave it out of task.input_columns."
+        look = look_of(levels.tolist())
+        cure = look.cure if look else "Leave it out of task.input_columns."
         raise DataError(
             f"{where}: column {column.name!r} holds another text in every row of the training tasks, so it is neither a "
             f"number nor a category: {listed([repr(str(level)) for level in levels])}. {cure}"
         )
     return Fit(column.name, False, [str(v) for v in levels], list(counts / counts.sum()), [1.0] * len(levels))
-
-
-def look_like_numbers(texts: Sequence[str]) -> bool:
-    """Whether people, though not ``NUMBER``, read numbers in most of the ``texts``: 10%, 1,000, or \u22125 by its minus."""
-    bare = [BETWEEN_THOUSANDS.sub("", text.replace("\u2212", "-").removesuffix("%").strip()) for text in texts]
-    found = sum(bool(NUMBER.fullmatch(text) or DECIMAL_COMMA.fullmatch(text)) for text in bare)
-    return 2 * found > len(texts)
 
 
 def _refuse_constant(names: Sequence[str], where: str) -> None:
@@ -234,14 +241,6 @@ def encoded(columns: Sequence[Column], fits: Sequence[Fit], notes: list[str]) ->
                 "are 0 there."
             )
     return np.concatenate(parts, 1)
-
-
-def level_of(text: str, levels: Sequence[str]) -> str:
-    """The level that an entry names: that which is written so, or else the only one of the same number, as 1 of 1.0."""
-    if text in levels or not NUMBER.fullmatch(text):
-        return text
-    equal = [level for level in levels if NUMBER.fullmatch(level) and float(level) == float(text)]
-    return equal[0] if len(equal) == 1 else text
 
 
 def names_of_inputs(fits: Sequence[Fit]) -> list[str]:

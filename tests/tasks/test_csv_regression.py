@@ -394,6 +394,19 @@ def test_a_column_of_words_has_an_input_for_each_level_of_the_training_tasks(pat
     assert told(caplog).count("no training task has 'moon'") == 1
 
 
+@pytest.mark.parametrize("ages", [("800", "1.234"), ("-12.500", "1.234"), ("1.234", "0.5")])
+def test_points_that_may_be_those_of_thousands_are_refused_beside_decimal_commas(tmp_path, ages):
+    rows = [f"{subject};{i},5;{ages[i % 2]};{i % 7}" for subject in "abcde" for i in range(12)]
+    (tmp_path / "german.csv").write_text("\n".join(["subject;dose;age;response", *rows]))
+    if "0.5" in ages:  # a decimal point
+        assert task_of(tmp_path / "german.csv", "task.separator=';'").fits[0][1].mean[0] < 2
+        return
+    said = problem(tmp_path / "german.csv", "task.separator=';'")
+    assert "entries of column 'age', as '" in said and "may be thousands or decimals, for the table has" in said
+    (tmp_path / "german.csv").write_text("\n".join(["subject;dose;age;response", *rows]).replace(",5;", ".5;"))
+    assert task_of(tmp_path / "german.csv", "task.separator=';'")  # no decimal comma: they are decimals as everywhere
+
+
 @pytest.mark.parametrize(
     "forms", [("10%", "20 %"), ("1,000", "2,000.5"), ("\u22125", "\u22126"), ("1\xa0000", "2'000")]
 )
@@ -402,6 +415,20 @@ def test_categories_that_look_like_numbers_are_told_with_the_fix(path, forms):
     inputs = "task.input_columns=[site,dose]"
     assert any("They look like numbers." in note and "without %" in note for note in task_of(path, inputs).notes)
     assert "look like" not in " ".join(task_of(path, inputs, "task.category_columns=[site]").notes)
+
+
+@pytest.mark.parametrize("forms", [("5 kg", "12kg"), ("$5", "$ 7.50"), ("1.234,5", "12.000,25"), ("<3", "<0.5")])
+def test_categories_that_are_numbers_with_a_unit_are_told_with_the_fix(path, forms):
+    with_site(path, lambda i, _: f'"{forms[i % 2]}"')
+    notes = task_of(path, "task.input_columns=[site,dose]").notes
+    assert any("They look like numbers." in note and "and units" in note for note in notes)
+
+
+@pytest.mark.parametrize("forms", [("2021-03-04", "2021-3-5"), ("04.03.2021", "5.3.21"), ("08:30", "9:15:00")])
+def test_categories_that_are_dates_or_times_are_told_with_the_fix(path, forms):
+    with_site(path, lambda i, _: forms[i % 2])
+    notes = task_of(path, "task.input_columns=[site,dose]").notes
+    assert any("They look like dates or times." in note and "days since" in note for note in notes)
 
 
 def test_categories_that_hold_digits_beside_letters_are_said_without_advice(path):
