@@ -8,6 +8,7 @@ N classes, K shots, Q queries, B episodes
 """
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,15 @@ from metarun.counter import uniform, without_replacement
 from metarun.errors import DataError, DataProblems, MissingDataError, listed
 from metarun.objectives import CROSS_ENTROPY
 from metarun.paths import usable
+from metarun.tasks.array_rows import notes_on_names, notes_on_unread, only_task, without_copies
 from metarun.tasks.episodes import ordered, rows_of
 from metarun.tasks.reading import Examples, Reader, array_inputs, arrays_in, names_in
+from metarun.tasks.repeated import keys_of
 from metarun.tasks.sizes import Count, EpisodeSize, Sized, Sizes, sizes_by_split, with_ways
 from metarun.tasks.splits import SPLITS
 from metarun.tasks.table_rows import Choice
+
+logger = logging.getLogger(__name__)
 
 
 class NpzClassification(Sized):
@@ -57,6 +62,7 @@ class NpzClassification(Sized):
         fitted: Mapping[str, Any] | None = None,
     ) -> None:
         self.path, self.seed, self.device, self.dtype = usable(path, "task.path"), seed, device, dtype
+        self.task_array = task_array
         self._read(task_array, (fitted or {}).get("classes"))
         choice = Choice(split, None, val_tasks, test_tasks, (val_share, test_share), split_seed)
         self.split = choice.of_tasks([*self.rows])
@@ -74,6 +80,8 @@ class NpzClassification(Sized):
         if not self.path.is_file():
             raise MissingDataError(f"task.path is {str(self.path)!r}, but there is no such file. Name an .npz file.")
         arrays = arrays_in(self.path, ("x", "y", task_array))
+        with np.load(self.path, allow_pickle=False) as file:
+            held = file.files
         shapes = {name: arrays[name].shape for name in ("x", "y", task_array)}
         n, *of_one = shapes["x"] or (0,)
         if not (n and of_one and shapes["y"] == shapes[task_array] == (n,)):
@@ -99,8 +107,15 @@ class NpzClassification(Sized):
             )
         except DataError as error:
             raise DataError(f"{self.path}: {error}") from error
-        self.rows = {t: [np.flatnonzero((tasks == t) & (y == c)) for c in self.classes] for t in sorted({*tasks})}
+        kept, notes = without_copies(keys_of(self.x), tasks.tolist(), y.tolist())
+        self.num_copies = int((~kept).sum())
+        self.rows = {
+            t: [np.flatnonzero((tasks == t) & (y == c) & kept) for c in self.classes] for t in sorted({*tasks})
+        }
         self.sha256 = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        notes = [*notes_on_unread(held, ("x", "y", task_array)), *notes, *notes_on_names(self.rows, self.classes)]
+        for note in notes:
+            logger.info("%s", f"{self.path}: {note}")
 
     def lacks(self, sizes: Sizes[EpisodeSize], split: str) -> list[str]:
         """A problem where tasks of the split have too few examples of a class for these sizes."""
@@ -140,7 +155,7 @@ class NpzClassification(Sized):
         return {"classes": self.classes, "mean": mean, "deviation": deviation}
 
     def reader(self) -> "ScaledReader":
-        return ScaledReader(self.spec, self.device, self.dtype, self.scale)
+        return ScaledReader(self.spec, self.device, self.dtype, self.scale, self.task_array)
 
     def draw(self, split: str, indices: Sequence[int] | np.ndarray) -> Draw:
         """Tasks [B], and rows: support [B, N, K] and query [B, N, Q], with their orders."""
@@ -171,7 +186,8 @@ class NpzClassification(Sized):
 
     def fingerprint(self) -> str:
         sizes = ", ".join(f"{len(self.split[name])} {name}" for name in SPLITS)
-        return f"npz_classification: sha256 {self.sha256}, {sizes} tasks"
+        copies = f", without {self.num_copies} copies" if self.num_copies else ""
+        return f"npz_classification: sha256 {self.sha256}, {sizes} tasks{copies}"
 
 
 def scaled(x: Tensor, scale: tuple[Tensor, Tensor]) -> Tensor:
@@ -181,14 +197,25 @@ def scaled(x: Tensor, scale: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class ScaledReader(Reader):
-    """Takes arrays in the model's shape, in the user's own units."""
+    """Takes arrays in the model's shape, in the user's own units; a file's array ``task_array`` may name their task."""
 
-    def __init__(self, spec: TaskSpec, device: torch.device, dtype: torch.dtype, scale: tuple[Tensor, Tensor]) -> None:
+    def __init__(
+        self,
+        spec: TaskSpec,
+        device: torch.device,
+        dtype: torch.dtype,
+        scale: tuple[Tensor, Tensor],
+        task_array: str,
+    ) -> None:
         super().__init__(spec, device, dtype)
-        self.scale = scale
+        self.scale, self.task_array = scale, task_array
 
     def noted(self, examples: Any) -> tuple[Tensor, Sequence[str]]:
         return scaled(array_inputs(examples, self.spec, self.device, self.dtype), self.scale), ()
+
+    def read(self, path: Path, labelled: bool) -> Examples:
+        found = super().read(path, labelled)
+        return found._replace(task=only_task(path, self.task_array))
 
     def examples(self, path: Path, labelled: bool) -> Examples:
         raise DataError(f"{path} cannot be read: this run was trained on arrays, so name {self.takes}.")

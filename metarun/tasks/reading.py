@@ -168,15 +168,16 @@ def array_inputs(array: Any, spec: TaskSpec, device: torch.device, dtype: torch.
     return x
 
 
-def arrays_in(path: Path, needed: Sequence[str]) -> dict[str, np.ndarray]:
-    """The arrays of a .npz file that are ``needed``, and x and y where they are there. Raises DataError where one is not."""
+def arrays_in(path: Path, needed: Sequence[str], also: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file that are ``needed``, and x, y and ``also`` others where they are there. Raises DataError
+    where one is not."""
     written = ", ".join(f"{name}={name}" for name in dict.fromkeys(["x", "y", *needed]))
     rule = f"Write it by numpy.savez(path, {written}), of numbers or texts; objects are never read."
     if path.is_dir() or not zipfile.is_zipfile(path):  # numpy takes anything else for a pickle
         raise DataError(f"{path} cannot be read as arrays: it is no .npz file, or not a whole one. {rule}")
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: np.asarray(file[name]) for name in {"x", "y", *needed} if name in file.files}
+            arrays = {name: np.asarray(file[name]) for name in {"x", "y", *needed, *also} if name in file.files}
             held = ", ".join(file.files) or "nothing"
     except UNREADABLE as error:
         raise DataError(f"{path} cannot be read as arrays: {error}. {rule}") from error

@@ -111,6 +111,69 @@ def test_a_wrong_file_of_arrays_is_an_error_that_says_what_is_wrong(path, change
         task(path)
 
 
+# ---- what is told of rows and names ----
+
+
+def told(caplog) -> str:
+    return "\n".join(record.getMessage() for record in caplog.records)
+
+
+def test_copies_of_a_row_are_kept_once_and_change_nothing_but_the_fingerprint(path, caplog):
+    caplog.set_level("INFO", "metarun")
+    plain = task(path)
+    arrays = windows(path)
+    assert told(caplog) == ""
+    np.savez(path, **{name: np.concatenate([array, array[3:5]]) for name, array in arrays.items()})
+    doubled = task(path)
+    assert "2 rows are copies of another of the same task and class, and left out (counted from 0): 210 = 3, " in told(
+        caplog
+    )
+    draws = [a_task.draw("train", range(50)) for a_task in (plain, doubled)]
+    assert all((draws[0][name] == draws[1][name]).all() for name in draws[0])
+    assert doubled.fingerprint().endswith("without 2 copies") and "without" not in plain.fingerprint()
+    np.savez(path, **{name: np.repeat(array[::3], 3, 0) for name, array in arrays.items()})
+    with pytest.raises(DataError, match="num_queries is 5, but in train"):  # each row alone is too few
+        task(path)
+
+
+def test_rows_of_two_classes_and_of_two_tasks_are_told(path, caplog):
+    caplog.set_level("INFO", "metarun")
+    arrays = windows(path)
+    x, y, subject = arrays["x"].copy(), arrays["y"], arrays["subject"]
+    other = int(np.flatnonzero(y[:30] != y[0])[0])
+    x[other] = x[0]
+    windows(path, x=x)
+    task(path)
+    assert f"1 row equals one of the same task in another class (counted from 0): {other} ({y[other]}) = 0" in told(
+        caplog
+    )
+    windows(path, x=np.concatenate([x, x[:30]]), y=np.concatenate([y, y[:30]]), subject=[*subject, *["twin"] * 30])
+    task(path)
+    assert "1 task has the rows of another task, under another name: 'twin' = 's0'" in told(caplog)
+
+
+def test_names_that_may_be_one_and_arrays_that_are_not_read_are_told(path, caplog):
+    caplog.set_level("INFO", "metarun")
+    subject = [{"s0": "S1", "s2": "nan"}.get(name, name) for name in windows(path)["subject"]]
+    windows(path, subject=subject, trial=np.arange(210), split=np.array(["train"] * 210))
+    task(path)
+    assert "not read are the arrays 'trial', 'split'; tasks are split by task.val_tasks and task.test_tasks." in told(
+        caplog
+    )
+    assert "names of tasks that are nearly equal, and taken for different ones: 'S1' and 's1'" in told(caplog)
+    assert "tasks named 'nan' are what missing entries are often written as" in told(caplog)
+
+
+def test_examples_of_two_subjects_are_refused_and_one_is_named(path):
+    arrays = windows(path)
+    reader = task(path).reader()
+    with pytest.raises(DataError, match=r"rows of 2 tasks \(subject: s0, s1\), but a model is adapted to one"):
+        windows(path.with_name("new.npz"), **{name: array[:60] for name, array in arrays.items()})
+        reader.read(path.with_name("new.npz"), labelled=True)
+    windows(path.with_name("new.npz"), **{name: array[:30] for name, array in arrays.items()})
+    assert reader.read(path.with_name("new.npz"), labelled=False).task == "s0"
+
+
 def test_a_file_of_arrays_with_other_classes_than_the_runs_is_refused(path):
     fitted = task(path).fitted()
     windows(path, y=np.array([*"abc" * 70]))
