@@ -292,6 +292,41 @@ def test_examples_that_do_not_fit_are_refused_with_what_is_wrong(name, photos):
         metarun.load(run("protonet")).adapt(*make(photos[0]))
 
 
+class Frame(dict):
+    """What a data frame is to a reader: as long as its columns, whose names are what a loop over it gives."""
+
+    ndim, columns = 2, ["text"]
+
+    def __len__(self) -> int:
+        return len(self["text"])
+
+
+@pytest.mark.parametrize("kind", [dict, Frame, frozenset])
+def test_sentences_in_columns_by_name_or_in_no_order_are_refused(kind):
+    adapted = metarun.load(run("hashed")).adapt(["a card", "my card", "a flight", "the flight"], ["c", "c", "f", "f"])
+    texts = ["which card", "no flight"]
+    with pytest.raises(DataError, match=f"the sentences are a {kind.__name__}, but must be a list"):
+        adapted.predict(kind(texts) if kind is frozenset else kind({"text": texts}))
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (
+            ["card", "card ", "fly", "Fly"],
+            "nearly equal, and taken for different ones: 'Fly' and 'fly', 'card' and 'card '",
+        ),
+        (["card", "card", "nan", "nan"], "classes named 'nan' are what missing entries"),
+        ([0.1, 0.25, 0.1, 3.5], "classes that are numbers with fractions, as of a quantity: 0.1, 0.25, 3.5"),
+        ([1.0, 2.0, 1.0, 2.0], ""),
+    ],
+)
+def test_labels_that_may_be_one_or_none_or_a_quantity_are_warned_of(labels, said, recwarn):
+    metarun.load(run("hashed")).adapt(["a card", "my card", "a flight", "the flight"], labels)
+    messages = [str(warning.message) for warning in recwarn if "metarun:" in str(warning.message)]
+    assert len(messages) == bool(said) and all(said in message for message in messages)
+
+
 def test_a_sentence_of_two_classes_is_refused_and_others_of_unknown_words_are_not():
     model = metarun.load(run("tokens"))
     with pytest.raises(DataError, match=r"example 1 \(b\) = example 0 \(a\)"):

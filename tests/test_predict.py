@@ -204,6 +204,19 @@ def test_queries_that_stand_in_the_support_are_named_and_not_scored(kind, tmp_pa
     assert "and no score counts them" in outcome.err and "over the" not in outcome.out, outcome.text
 
 
+@pytest.mark.parametrize("kind", ["hashed", "table"])
+def test_examples_that_are_there_more_than_once_are_told(kind, tmp_path):
+    names = SEEN[kind](tmp_path)
+    for name in names:
+        lines = (tmp_path / name).read_text().splitlines()
+        (tmp_path / name).write_text("\n".join([*lines, *lines[1:3]]))
+    parts = [f"--{part}={tmp_path / name}" for part, name in zip(PARTS, names, strict=True)]
+    outcome = metarun("predict", str(run(kind)), *parts, f"--out={tmp_path / 'out.csv'}")
+    assert outcome.code == 0, outcome.text
+    for part, name in zip(PARTS, names, strict=True):
+        assert f"{tmp_path / name}: 2 examples repeat another of the {part}, and each counts: " in outcome.err
+
+
 def test_classes_that_differ_by_blanks_or_case_alone_are_told_of(tmp_path):
     arrays(tmp_path, of_shape(4), [" red oak", "red  oak", "fir", "red oak "])
     outcome = metarun("predict", str(run("protonet")), *npz_parts(tmp_path), f"--out={tmp_path / 'out.csv'}")

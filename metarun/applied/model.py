@@ -21,6 +21,7 @@ from torch import Tensor
 from metarun.applied.adapted import Adapted, AdaptedClassifier, AdaptedRegressor
 from metarun.applied.arguments import load_arguments
 from metarun.applied.calibrated import calibrate_once
+from metarun.applied.labels import array_of, classes_of, doubts
 from metarun.applied.trained import Trained, trained
 from metarun.config.compose import assigned
 from metarun.config.networks import transductive
@@ -30,9 +31,9 @@ from metarun.counter import uniform
 from metarun.errors import ConfigError, DataError, listed
 from metarun.evaluation.eval_mode import eval_mode
 from metarun.execution.execution import Looped, generators_kept
-from metarun.tasks.reading import ArrayReader, Reader, absent, as_array, columns_of
+from metarun.tasks.doubtful import warn_of
+from metarun.tasks.reading import ArrayReader, Reader, columns_of
 from metarun.tasks.repeated import refuse_two_classes
-from metarun.tasks.splits import seen
 from metarun.trees import slice_tasks, tree_leaves, tree_map
 
 if TYPE_CHECKING:
@@ -119,12 +120,13 @@ class Model:
         The order of the classes does not matter. Raises DataError (a ValueError) where they do not fit the model, or one
         example is of two classes.
         """
-        inputs, labels = self.reader.inputs(x), _array_of(y)
+        inputs, labels = self.reader.inputs(x), array_of(y)
         if labels.ndim == 0 or len(labels) != len(inputs):
             count = "no list" if labels.ndim == 0 else f"{len(labels)} of them"
             raise DataError(f"there are {len(inputs)} examples and {count} as labels; give one for each.")
         if self.classifies:
-            classes, places = _classes_of(labels)
+            classes, places = classes_of(labels)
+            warn_of(doubts(classes), stacklevel=3)
             items = [f"example {i}" for i in range(len(inputs))]
             refuse_two_classes("counted from 0", items, self.reader.keys(inputs, x), [*map(str, classes[places])])
         return self.adapted_to(inputs, labels)
@@ -170,7 +172,7 @@ class Model:
         return TableRegressor(self, **settings)
 
     def _of_classes(self, x: Tensor, y: np.ndarray) -> "Task":
-        classes, labels = _classes_of(y)
+        classes, labels = classes_of(y)
         mixed = uniform(0, "applied/order", np.zeros(1), len(labels))[0].argsort(kind="stable")
         order = np.argsort(labels, kind="stable")[mixed]
         places = torch.from_numpy(labels[order]).to(x.device)
@@ -215,29 +217,3 @@ class Model:
         one_task = tree_map(lambda leaf: leaf[None], inputs)
         with ALONE, eval_mode(self.learner):
             return slice_tasks(Looped().map(function, params, one_task), 0)
-
-
-def _array_of(y: Any) -> np.ndarray:
-    """Labels as an array, which makes texts of numbers where there are both: of those each stays what it is."""
-    mixed = isinstance(y, (list, tuple)) and len({isinstance(label, str) for label in y}) > 1
-    return as_array(y, "labels", dtype=object if mixed else None)
-
-
-def _classes_of(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The classes in ascending order, and the place of each label [n] among them."""
-    if y.ndim != 1:
-        raise DataError(f"the labels have shape {list(y.shape)}, but each example has one class: [n].")
-    blank = [label == b"" or (isinstance(label, str) and not seen(label)) for label in y.tolist()]
-    gone = [i for i, label in enumerate(y.tolist()) if blank[i] or absent(label)]
-    if gone:
-        raise DataError(f"example {gone[0]} has no label ({len(gone)} have none), but each needs one.")
-    try:
-        classes, labels = np.unique(y, return_inverse=True)
-    except TypeError as error:
-        kinds = "of several kinds, or of one without an order"
-        raise DataError(f"the labels are {kinds} ({error}); give texts, or numbers, alone.") from error
-    if len(classes) < 2:
-        raise DataError(
-            f"all examples are of the class {classes[0]!s}, and with one class every answer is right: give two."
-        )
-    return classes, labels

@@ -45,22 +45,39 @@ def predicted(model: Model, support: Path, query: Path) -> Prediction:
         )
     of_kind = _of_classes if isinstance(adapted, AdaptedClassifier) else _of_numbers
     seen = _in_support(given, asked, model.classifies)
+    repeats = [
+        *_repeated(given, support, model.classifies, "support"),
+        *_repeated(asked, query, model.classifies, "query"),
+    ]
     columns, scores, count = of_kind(adapted, asked, query, ~seen)  # type: ignore[arg-type]
-    notes = [*given.notes, *asked.notes]
+    notes = [*given.notes, *asked.notes, *repeats]
     if names := [item for item, known in zip(asked.items, seen, strict=True) if known]:
         said = f"{len(names)} of {len(seen)} queries are examples of the support, too, and no score counts them"
         notes.append(f"{query}: {said}: {listed(names)}.")
     return Prediction(adapted, len(given.x), columns, scores, count, len(names), notes)
 
 
+def _keys(of: Examples, classes: bool) -> list[Hashable]:
+    """Keys that are equal for examples that are the same; of numbers with the same targets, for others are measured anew."""
+    return [*of.keys] if classes else [(key, y.tobytes()) for key, y in zip(of.keys, of.labels, strict=True)]
+
+
 def _in_support(given: Examples, asked: Examples, classes: bool) -> np.ndarray:
-    """Which queries the support holds, too [Q]; of numbers those with the same targets, for others are measured anew."""
+    """Which queries the support holds, too [Q]."""
+    known = {*_keys(given, classes)}
+    return np.array([key in known for key in _keys(asked, classes)])
 
-    def keys(of: Examples) -> list[Hashable]:
-        return [*of.keys] if classes else [(key, y.tobytes()) for key, y in zip(of.keys, of.labels, strict=True)]
 
-    known = {*keys(given)}
-    return np.array([key in known for key in keys(asked)])
+def _repeated(of: Examples, path: Path, classes: bool, part: str) -> list[str]:
+    """A note on examples that are there more than once, as none is in an episode of the training."""
+    first: dict[Hashable, str] = {}
+    again = []
+    for item, key in zip(of.items, _keys(of, classes), strict=True):
+        if key in first:
+            again.append(item if item == first[key] else f"{item} = {first[key]}")
+        first.setdefault(key, item)
+    what = "example repeats" if len(again) == 1 else "examples repeat"
+    return [f"{path}: {len(again)} {what} another of the {part}, and each counts: {listed(again)}."] if again else []
 
 
 def _of_classes(

@@ -2,7 +2,8 @@
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterable
+import warnings
+from collections.abc import Collection, Iterable, Sequence
 
 from metarun.errors import listed
 from metarun.tasks.splits import likeness, seen
@@ -10,6 +11,7 @@ from metarun.tasks.splits import likeness, seen
 MISSING = ("na", "n/a", "nan", "null", "?", "-")  # how programs write an entry that is not there
 MISSING_NUMBER = ("none", "<na>", "#n/a", "n.a.", "nat", "undefined", ".", "--")  # and that, unless among words
 BETWEEN_WORDS = re.compile(r"(?<=[^\W_])[\s_-]+(?=[^\W_])")
+FRACTION = re.compile(r"[+-]?\d*\.\d*[1-9]\d*(?:e[+-]?\d+)?", re.ASCII)
 BETWEEN_NAMES = re.compile(r"[|;,+&]")
 
 
@@ -18,12 +20,25 @@ def notes_on_classes(names: Collection[str]) -> list[str]:
     return [*missing_names(names, "classes"), *_of_several(names), *_parts(names), *nearly_equal(names, "classes")]
 
 
+def notes_on_labels(names: Collection[str]) -> list[str]:
+    """What to say of the ``names`` of the classes of a support set."""
+    return [*missing_names(names, "classes"), *nearly_equal(names, "classes"), *_quantities(names)]
+
+
 def missing_names(names: Iterable[str], what: str) -> list[str]:
     """A note on ``names`` (of ``what``: classes, tasks, groups) by which programs write that there is none."""
     if not (found := sorted({name for name in names if seen(name) in (*MISSING, *MISSING_NUMBER)})):
         return []
     said = f"{what} named {', '.join(map(repr, found))} are what missing entries are often written as"
     return [f"{said}; each is taken for one of the {what}. Leave its examples out if they have none."]
+
+
+def _quantities(names: Collection[str]) -> list[str]:
+    numbers = sorted({name for name in names if FRACTION.fullmatch(name)})
+    if len(numbers) < 2 or 2 * len(numbers) <= len({*names}):
+        return []
+    said = f"classes that are numbers with fractions, as of a quantity: {listed(numbers)}"
+    return [f"{said}. Each different number is a class of its own; to predict numbers train on a task of regression."]
 
 
 def _of_several(names: Collection[str]) -> list[str]:
@@ -51,3 +66,9 @@ def nearly_equal(names: Iterable[str], what: str) -> list[str]:
     alike = [" and ".join(map(repr, several)) for several in spelt.values() if len(several) > 1]
     said = f"names of {what} that are nearly equal, and taken for different ones: {listed(alike)}"
     return [f"{said}. Write them alike where they are one."] if alike else []
+
+
+def warn_of(notes: Sequence[str], stacklevel: int) -> None:
+    """Warn of what the user should know, as from the caller that many levels above."""
+    for note in notes:
+        warnings.warn(f"metarun: {note}", UserWarning, stacklevel=stacklevel)

@@ -4,7 +4,6 @@ A task distribution gives its own ``Reader``; where it has none, examples come a
 """
 
 import lzma
-import warnings
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from metarun.core import TaskSpec
 from metarun.errors import DataError, MissingDataError
-from metarun.tasks.doubtful import nearly_equal
+from metarun.tasks.doubtful import notes_on_labels, warn_of
 from metarun.tasks.repeated import keys_of, refuse_two_classes
 from metarun.tasks.splits import composed
 
@@ -56,8 +55,7 @@ class Reader(ABC):
     def inputs(self, examples: Any) -> Tensor:
         """Inputs x [n, ...] of examples that are in memory; what the user should know is a warning."""
         x, notes = self.noted(examples)
-        for note in notes:
-            warnings.warn(f"metarun: {note}", UserWarning, stacklevel=3)
+        warn_of(notes, stacklevel=4)
         return x
 
     @abstractmethod
@@ -80,8 +78,7 @@ class Reader(ABC):
         if not labelled or self.spec.num_ways is None:
             return found
         refuse_two_classes(path, found.items, found.keys, found.labels.tolist())
-        alike = [f"{path}: {note}" for note in nearly_equal(found.labels, "classes")]
-        return found._replace(notes=[*found.notes, *alike])
+        return found._replace(notes=[*found.notes, *(f"{path}: {note}" for note in notes_on_labels(found.labels))])
 
     def keys(self, x: Tensor, given: Any) -> Sequence[Hashable]:
         """A key of each of the inputs x [n, ...], made of examples that were ``given``; equal ones are the same example."""

@@ -1,6 +1,6 @@
 """New sentences for a trained model: lines or a list of JSON, CSV, TSV, a text file of unlabelled lines, or strings."""
 
-from collections.abc import Callable, Hashable, Iterable, Sequence, Sized
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set, Sized
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,9 @@ class TextReader(Reader):
         """Of sentences; or of an array in the model's shape."""
         if isinstance(examples, str):
             raise DataError("one sentence was given; give a list of them.")
+        if isinstance(examples, (Mapping, Set)) or (getattr(examples, "ndim", 1) == 2 and hasattr(examples, "columns")):
+            kind = type(examples).__name__  # its own entries are names of columns, or in no order
+            raise DataError(f"the sentences are a {kind}, but must be a list of texts, or one column of texts.")
         texts = list(examples) if _are_texts(examples) else []
         if not texts:
             return array_inputs(examples, self.spec, self.device, self.dtype), ()
