@@ -62,6 +62,12 @@ def test_a_folder_of_images_is_predicted_with_a_probability_of_each_class(photos
         assert row["predicted"] == max(probabilities, key=probabilities.get)
 
 
+def test_an_image_whose_name_is_no_text_is_predicted(photos):
+    os.rename(photos / "query" / "40.png", os.fsencode(photos / "query") + b"/caf\xe9.png")
+    items = [row["item"] for row in predict("protonet", photos, *of_folder(photos))]
+    assert len(items) == 7 and r"caf\udce9.png" in items
+
+
 def test_the_command_and_python_predict_alike(photos):
     rows = predict("maml", photos, *of_folder(photos))
     files = sorted(photos.glob("support/*/*.png"))

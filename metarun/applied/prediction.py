@@ -156,4 +156,4 @@ def as_csv(predictions: Mapping[str, Prediction]) -> bytes:
         count = len(prediction.columns["item"])
         of = [prediction.columns.get(name, [""] * count) for name in names]
         writer.writerows([*[task] * named, *row] for row in zip(*of, strict=True))
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors="backslashreplace")  # names of files may be no text

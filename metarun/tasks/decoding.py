@@ -56,6 +56,13 @@ def separator_of(header: str, usual: str, names: Collection[str]) -> str:
     return next((mark for mark in marks if {*names} <= {name.strip(' "\r\n') for name in header.split(mark)}), usual)
 
 
+def unquoted(entry: str) -> str:
+    """An entry of CSV without the quotation marks that a reader leaves where a blank stands before them."""
+    bare = entry.strip()
+    quoted = entry[:1] in " \xa0" and len(bare) > 1 and bare[0] == bare[-1] == '"'
+    return bare[1:-1].replace('""', '"') if quoted and '"' not in bare[1:-1].replace('""', "") else entry
+
+
 def csv_problem(error: csv.Error) -> tuple[str, str]:
     """What is wrong with a line of CSV, and what is to be done."""
     if "field limit" not in str(error):

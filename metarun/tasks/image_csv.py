@@ -2,13 +2,13 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from metarun.errors import DataError, did_you_mean, listed
-from metarun.tasks.decoding import csv_problem, separator_of, separator_said, text_of
+from metarun.tasks.decoding import csv_problem, separator_of, separator_said, text_of, unquoted
 from metarun.tasks.image_rows import Listing, Row
-from metarun.tasks.splits import split_named
+from metarun.tasks.splits import say_splits, split_named
 
 
 def rows_of_csv(path: Path, with_splits: bool, group_column: str | None, labelled: bool = True) -> Listing:
@@ -20,10 +20,11 @@ def rows_of_csv(path: Path, with_splits: bool, group_column: str | None, labelle
     separator = said or separator_of(first, ",", needed)
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
     try:
-        (_, first_row), *lines = [(reader.line_num, entries) for entries in reader if entries] or [(1, [])]
+        found = [(reader.line_num, [*map(unquoted, entries)]) for entries in reader if entries]
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: {'. '.join(csv_problem(error))}") from error
-    header = _names(first_row, group_column)
+    (_, names), *lines = found or [(1, [])]
+    header = _names(names, group_column)
     _check_header(path, header, needed, group_column)
     wanted = ["filename", "label", *["split"] * with_splits, *[group_column] * (group_column is not None)]
     places = {name: header.index(name) for name in wanted if name in header}
@@ -39,7 +40,8 @@ def rows_of_csv(path: Path, with_splits: bool, group_column: str | None, labelle
         rows.append(Row(file, of.get("label", "").strip(), split_named(of.get("split", "")), place, group))
     if problems:
         raise DataError(listed(problems, separator=" "))
-    return Listing(rows, [*_unread(path, [name for name in header if name and name not in places])])
+    unread = {name: [entries[at] for _, entries in lines] for at, name in enumerate(header) if name not in places}
+    return Listing(rows, [*_unread(path, {name: entries for name, entries in unread.items() if name})])
 
 
 def _names(header: list[str], group_column: str | None) -> list[str]:
@@ -49,9 +51,11 @@ def _names(header: list[str], group_column: str | None) -> list[str]:
     return [name.casefold() if name.casefold() in known else name for name in plain]
 
 
-def _unread(path: Path, columns: list[str]) -> Iterator[str]:
+def _unread(path: Path, columns: Mapping[str, Sequence[str]]) -> Iterator[str]:
     if columns:
-        fix = "; task.split=given uses split" if "split" in columns else ""
+        splits = [name for name, entries in columns.items() if say_splits(entries)]
+        fix = f"; {splits[0]} says splits: name it split, and task.split=given uses it" if splits else ""
+        fix = "; task.split=given uses split" if "split" in columns else fix
         yield f"{path}: not read are the columns {', '.join(columns)}{fix}."
 
 

@@ -159,6 +159,11 @@ def grouped(rows: list[Row], root: Path, pattern: str) -> list[Row]:
     return [row._replace(group=group, label=label) for row, group, label in zip(rows, groups, labels, strict=True)]
 
 
+def _is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8; bytes of a file system that are none are half characters in it."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def _label(row: Row, match: re.Match[str] | None) -> str:
     """The class of a row whose group was found: a folder's name, if that begins where the group does, is none of it."""
     assert match is not None
@@ -176,6 +181,12 @@ def by_class(rows: Iterable[Row]) -> dict[str, list[Row]]:
     classes: dict[str, list[Row]] = {}
     spelt: dict[str, Row] = {}
     files: dict[Path, Row] = {}
+    rows = [*rows]
+    if odd := sorted({row.label for row in rows if not _is_text(row.label)}):
+        raise DataError(
+            f"names of classes that are no text in UTF-8: {listed([*map(ascii, odd)])}. Archives of other systems leave "
+            "such names: rename their folders."
+        )
     for given in rows:
         row = given._replace(label=composed(given.label), group=composed(given.group))
         if files.setdefault(row.file, row) is not row:

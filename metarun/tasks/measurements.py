@@ -8,7 +8,7 @@ import numpy as np
 
 from metarun.errors import DataProblems, Faults, listed
 from metarun.tasks.doubtful import missing_names, nearly_equal
-from metarun.tasks.splits import SPLITS, split_named
+from metarun.tasks.splits import say_splits
 from metarun.tasks.table_columns import Column, Fit, Missing, Reader
 from metarun.tasks.table_notes import notes_on_numbers
 from metarun.tasks.table_numbers import look_of
@@ -126,7 +126,6 @@ def _notes_on_categories(inputs: list[Column], holds: Mapping[str, bool]) -> lis
 def _notes_on_unread(table: Table, read: Sequence[str | None], choice: Choice) -> list[str]:
     """The columns that are not read, and of these the one by which tasks could be split, where that is left to shares."""
     unread = [name for name in table.header if name and name not in read]
-    words = {name: {*map(split_named, table.column(name))} - {""} for name in unread}
-    splits = [name for name, held in words.items() if held <= {*SPLITS} and len(held) > 1 and choice.by_shares]
+    splits = [name for name in unread if choice.by_shares and say_splits(table.column(name))]
     fix = f"; task.split_column={splits[0]} splits the tasks by it" if splits else ""
     return [f"{table.path}: not read are the columns {listed([*map(repr, unread)])}{fix}."] if unread else []

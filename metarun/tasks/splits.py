@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -62,6 +62,15 @@ def split_named(text: str) -> str:
     """The split that a folder or an entry of this name means; the name itself where it means none."""
     name = text.strip().lower()
     return name if name in SPLITS else SPELLINGS.get(name, text)
+
+
+def say_splits(entries: Iterable[object]) -> bool:
+    """Whether the ``entries`` of a column name splits, two or more, and nothing else."""
+    there = [entry for entry in entries if entry is not None]
+    held = {split_named(entry) for entry in there if isinstance(entry, str)} - {""}
+    if not all(isinstance(entry, str) for entry in there):
+        return False
+    return held <= {*SPLITS} and len(held) > 1
 
 
 def named_as_splits(names: Collection[str]) -> list[str]:

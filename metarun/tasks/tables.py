@@ -9,7 +9,7 @@ from io import StringIO
 from pathlib import Path
 
 from metarun.errors import DataError, Faults, did_you_mean, listed, shortened
-from metarun.tasks.decoding import SEPARATORS, csv_problem, decoded, separator_of, separator_said
+from metarun.tasks.decoding import SEPARATORS, csv_problem, decoded, separator_of, separator_said, unquoted
 from metarun.tasks.splits import composed
 from metarun.tasks.table_files import table_content
 
@@ -63,7 +63,7 @@ def read_table(path: Path, separator: str, names: Collection[str] = ()) -> Table
             uncommented.between_rows = True
             if row:  # an empty line is no row
                 lines.append(reader.line_num)
-                rows.append([entry.strip() for entry in row])
+                rows.append([unquoted(entry).strip() for entry in row])
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: {'. '.join(csv_problem(error))}") from error
     if not rows:

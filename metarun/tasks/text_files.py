@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
@@ -10,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metarun.errors import DataError, Faults, did_you_mean
-from metarun.tasks.decoding import SEPARATORS, csv_problem, separator_said, text_of
-from metarun.tasks.splits import SPLITS, composed, seen, split_named
+from metarun.tasks.decoding import SEPARATORS, csv_problem, separator_said, text_of, unquoted
+from metarun.tasks.splits import SPLITS, composed, say_splits, seen, split_named
 from metarun.tasks.text_sets import Findings, Row
 
 TEXTS = (
@@ -27,6 +28,7 @@ TEXTS = (
     "document",
     "review",
 )
+LINE_END = re.compile(r"\r\n?|\n")
 LABELS = ("label", "intent", "category", "class", "topic", "target", "label_name", "class_name", "tag")
 Record = tuple[str, dict[str, Any]]  # its place in the file, and its entries by field
 
@@ -66,10 +68,12 @@ def rows_of(path: Path, asked: Fields, findings: Findings, with_splits: bool = F
     splits = [name for name in names if name.strip().casefold() == "split"]
     split = splits[0] if splits and with_splits else None
     rest = [name for name in names if name not in (*fields, split)]
+    of_splits = [] if splits else [name for name in rest if say_splits(record.get(name) for _, record in records)]
     findings.notes.append(
         f"sentences are in the field {fields.text!r}, their classes in {fields.label!r}."
         + not_read(rest)
         + (f" task.split=given uses {splits[0]!r}." if splits and not with_splits else "")
+        + (f" {of_splits[0]!r} says splits: name it split, and task.split=given uses it." if of_splits else "")
     )
     return [*_checked(path, records, fields, split, faults)]
 
@@ -217,19 +221,20 @@ def _rows(path: Path, content: str, separator: str, faults: Faults) -> Iterator[
     """The place and the entries of each line that is not empty. Tabs are often without quotation: there marks are letters
     where all lines have as many tabs."""
     if separator == "\t":
-        lines = [line.removesuffix("\r").split("\t") for line in content.split("\n")]
+        lines = [line.split("\t") for line in LINE_END.split(content)]
         if len({len(line) for line in lines if line != [""]}) == 1:
             yield from ((f"line {n}", [*map(_unquoted, line)]) for n, line in enumerate(lines, 1) if line != [""])
             return
     reader = csv.reader(StringIO(content, newline=""), delimiter=separator, strict=True)
     try:
         for entries in filter(None, reader):  # an empty line is no row
-            yield f"line {reader.line_num}", entries
+            yield f"line {reader.line_num}", [*map(unquoted, entries)]
     except csv.Error as error:
         what, cure = csv_problem(error)
         faults.add(str(path), f"line {reader.line_num} is not CSV: {what}", cure)
 
 
 def _unquoted(entry: str) -> str:
+    entry = unquoted(entry)
     quoted = len(entry) > 1 and entry[0] == entry[-1] == '"'
     return entry[1:-1].replace('""', '"') if quoted else entry

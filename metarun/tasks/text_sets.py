@@ -3,7 +3,9 @@
 Prepared are bytes: class after class, sentence after sentence, each ended by a line feed.
 """
 
+import html
 import logging
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -15,6 +17,7 @@ from metarun.tasks.doubtful import nearly_equal
 from metarun.tasks.splits import composed, seen
 from metarun.tasks.store import ClassRows, Prepared
 
+TAGS = re.compile(r"</?[a-zA-Z][^<>]*>")
 logger = logging.getLogger(__name__)
 
 
@@ -152,17 +155,23 @@ def _notes_on_kindred(rows: list[Row]) -> list[str]:
     notes = nearly_equal((row.group for row in rows), "groups")
     if alike := len(of_group) - len({kindred[:2] for kindred in of_group}):
         notes.append(
-            f"{alike} sentence{'s differ' if alike > 1 else ' differs'} from another of the class by punctuation or the "
-            "width of letters alone, and may be in the support while that is in the query. If they are one sentence, leave "
-            "them out or name their group in task.group_field."
+            f"{alike} sentence{'s differ' if alike > 1 else ' differs'} from another of the class by punctuation, symbols, "
+            "HTML or the width of letters alone, and may be in the support while that is in the query. If they are one "
+            "sentence, leave them out or name their group in task.group_field."
         )
     return notes
 
 
 def _without_marks(text: str) -> str:
-    """The text as it is ``seen`` without punctuation and with letters in their usual form: \u2019 is ', and \uff41 is a."""
-    usual = unicodedata.normalize("NFKC", text)
-    return seen("".join(letter for letter in usual if unicodedata.category(letter)[0] != "P")) or seen(text)
+    """The text as it is ``seen`` without punctuation, symbols and HTML, and with letters in their usual form: \u2019 is ',
+    and \uff41 is a."""
+    usual = unicodedata.normalize("NFKC", html.unescape(TAGS.sub(" ", text)))
+    return seen("".join(letter for letter in usual if not _is_mark(letter))) or seen(text)
+
+
+def _is_mark(letter: str) -> bool:
+    """Punctuation, symbols, and what joins and varies these; combining marks are parts of letters."""
+    return unicodedata.category(letter)[0] in "PS" or letter in "\u200d\ufe0e\ufe0f"
 
 
 class Names:

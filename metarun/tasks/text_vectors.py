@@ -21,7 +21,7 @@ from metarun.paths import usable
 from metarun.tasks.encoded_texts import EncodedTexts, Fitted, TextFeatures
 from metarun.tasks.reading import UNREADABLE, array_inputs
 from metarun.tasks.text_files import Fields, rows_of
-from metarun.tasks.text_sets import Findings, TextSet, plain
+from metarun.tasks.text_sets import Findings, TextSet, plain, say
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,32 @@ class Vectors(TextFeatures):
                 f"{self.path} has {len(self._array)} rows, but {file} has {len(lines)} sentences. Give a row for each, in "
                 "the order of the file, repeated sentences too; a header and blank lines have none."
             )
+        say([f"{self.path}: {note}" for note in self._notes(lines)])
         return replace(self, lines=lines)
+
+    def _notes(self, lines: Sequence[str]) -> list[str]:
+        """What to say of vectors that several sentences share, and of those of one sentence that differ."""
+        of_vector: dict[bytes, int] = {}
+        of_text: dict[str, int] = {}
+        shared, other = [], []
+        for row, (text, vector) in enumerate(zip(lines, self._array, strict=True)):
+            if (first := of_text.setdefault(text, row)) != row:
+                if not np.allclose(vector, self._array[first], rtol=0.01, atol=0.01 * np.abs(vector).max()):
+                    other.append(f"{row} and {first}")
+            elif (first := of_vector.setdefault(vector.tobytes(), row)) != row:
+                shared.append(f"{row} = {first}")
+        notes = []
+        if shared:
+            notes.append(
+                f"{len(shared)} sentences have the vector of another sentence, and may be in the support while that is in "
+                f"the query (rows, counted from 0): {listed(shared)}."
+            )
+        if other:
+            notes.append(
+                f"{len(other)} repeated sentences have other vectors than before (rows, counted from 0): {listed(other)}. "
+                "Are the rows in the order of the file? The first of each is taken."
+            )
+        return notes
 
     def describe(self) -> str:
         content = f"{self._array.dtype.str} {self._array.shape}".encode() + np.ascontiguousarray(self._array).tobytes()

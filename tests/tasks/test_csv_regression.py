@@ -158,6 +158,14 @@ def test_other_separators_a_byte_order_mark_quotes_and_empty_lines_are_read(tmp_
         assert sorted(n for names in task.split.values() for n in names) == sorted(SIZES)
 
 
+def test_quotation_marks_after_a_blank_are_none_of_an_entry(path):
+    plain = task_of(path)
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    path.write_text("\n".join(", ".join([first, *(f'"{entry}"' for entry in others)]) for first, *others in lines))
+    quoted = task_of(path)
+    assert torch.equal(quoted.x, plain.x) and quoted.split == plain.split
+
+
 @pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
 def test_marks_within_an_entry_end_no_line(path, tmp_path, end):
     plain = task_of(path)

@@ -207,6 +207,30 @@ def test_classes_that_may_be_one_are_told_of_folders_and_of_lists(photos, notes)
     ]
 
 
+def test_classes_of_one_name_in_several_folders_are_told_but_for_numbered_ones(photos, notes):
+    write(photos, ["2019/ash", "2020/Ash", "a/part1", "b/part1", "a/sorb", "b/yew"])
+    task(photos)
+    assert notes() == [
+        "classes of one name in several folders, and taken for different ones: '2019/ash', '2020/Ash'. Join those that are "
+        "one class."
+    ]
+
+
+def test_names_that_differ_by_html_or_marks_around_them_are_told(photos, notes):
+    write(photos, ["R&D", "R&amp;D", "_larch", "'larch'"])
+    task(photos)
+    assert [note.split(": ", 1)[1] for note in notes()] == [
+        "\"'larch'\" and '_larch', 'R&D' and 'R&amp;D'. Write them alike where they are one."
+    ]
+
+
+def test_a_folder_whose_name_is_no_text_is_named_with_the_fix(photos):
+    write(photos, ["ash"])
+    os.rename(photos / "ash", os.fsencode(photos) + b"/sapin\xe9")
+    with pytest.raises(DataError, match=r"no text in UTF-8: 'sapin\\udce9'. Archives .* rename their folders"):
+        task(photos)
+
+
 def test_a_class_that_is_too_small_without_its_copies_is_refused(tmp_path):
     photos = write(tmp_path / "photos", count=2)
     picture(photos / "oak" / "1.png", colour("oak", 0))
@@ -452,6 +476,22 @@ def test_a_list_of_images_says_its_separator_and_writes_its_header_as_it_likes(p
     (photos / "list.csv").write_text("\n".join(["sep=:", "Filename:LABEL", *lines, "gone.png:elm:3"]))
     with pytest.raises(DataError, match=r"list.csv, line 21 has 3 entries"):
         task(photos / "list.csv", photos.parent / "data")
+
+
+def test_quotation_marks_after_a_blank_are_none_of_a_class(photos):
+    lines = [f'{name}/{i}.png, "{name}"' if i else f"{name}/{i}.png,{name}" for name in NAMES for i in range(3)]
+    (photos / "list.csv").write_text("\n".join(['filename, "label"', *lines]))
+    assert images_of(task(photos / "list.csv", photos.parent / "data")) == images_of(task(photos))
+
+
+def test_a_column_that_says_splits_by_another_name_is_told_with_the_fix(photos, notes):
+    lines = [
+        f"{name}/{i}.png,{name},{('train', 'dev', 'test')[k % 3]}" for k, name in enumerate(NAMES) for i in range(3)
+    ]
+    (photos / "list.csv").write_text("\n".join(["filename,label,fold", *lines]))
+    task(photos / "list.csv", photos.parent / "data")
+    said = "not read are the columns fold; fold says splits: name it split, and task.split=given uses it."
+    assert notes() == [f"{photos / 'list.csv'}: {said}"]
 
 
 def test_columns_of_a_csv_file_that_are_not_read_are_named(photos, notes):

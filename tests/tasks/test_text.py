@@ -465,6 +465,45 @@ def test_sentences_that_differ_by_apostrophes_commas_or_wide_letters_alone_are_t
     assert any(note.startswith("12 sentences differ from another of the class by punct") for note in facts["notes"])
 
 
+def test_sentences_that_differ_by_html_or_symbols_alone_are_told(root, tmp_path):
+    texts = [
+        "it's a {c} & b",
+        "<p class='x'>it&#39;s a {c} &amp; b</p>",
+        "it's a {c} \U0001f600\ufe0f & b",
+        "it is b {c}",
+    ]
+    lines = [f"{text.format(c=c)},{c}" for c in "abcdef" for text in texts]
+    (tmp_path / "html.csv").write_text("\n".join(["text,label", *lines]), encoding="utf-8")
+    facts = task(root, path=str(tmp_path / "html.csv"), split=[1, 1, 1], num_queries=2).text_set.prepared.facts
+    assert any(note.startswith("12 sentences differ from another of the class by") for note in facts["notes"])
+
+
+def test_quotation_marks_after_a_blank_are_none_of_the_entry(root, tmp_path):
+    lines = [f'"{c} {i}", "{c}{c}"' if i % 2 else f"{c} {i},{c}{c}" for c in "abcdef" for i in range(5)]
+    (tmp_path / "blank.csv").write_text("\n".join(["text, label", *lines]))
+    text_set = task(root, path=str(tmp_path / "blank.csv"), split=[1, 1, 1]).text_set
+    assert text_set.names == tuple(2 * c for c in "abcdef") and text_set.counts.tolist() == [5] * 6
+    (tmp_path / "said.csv").write_text(
+        "\n".join(["label,text", *(f'{c}, "{c}{i}" or "b"' for c in "abcdef" for i in range(5))])
+    )
+    assert '"a0" or "b"' in task(root, path=str(tmp_path / "said.csv"), split=[1, 1, 1]).text_set.texts
+
+
+def test_lines_of_a_file_of_tabs_may_end_as_on_an_old_mac(root, tmp_path):
+    lines = ["text\tlabel", *(f'{c} {i}"\t{c}' for c in "abcdef" for i in range(5))]
+    (tmp_path / "mac.tsv").write_text("\r".join(lines), newline="")
+    assert 'a 0"' in task(root, path=str(tmp_path / "mac.tsv"), split=[1, 1, 1]).text_set.texts
+
+
+def test_a_field_that_says_splits_by_another_name_is_told_with_the_fix(root, tmp_path, caplog):
+    caplog.set_level("INFO", "metarun")
+    rows = [{**row, "fold": ("train", "valid", "test")[i % 3], "many": [1]} for i, row in enumerate(ROWS)]
+    path = tmp_path / "fold.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    task(root, path=str(path))
+    assert "'fold' says splits: name it split, and task.split=given uses it." in " ".join(caplog.messages)
+
+
 def test_classes_of_sentences_that_may_be_one_are_told(root, tmp_path, caplog):
     caplog.set_level("INFO", "metarun")
     names = ["lost card", "lost_card", "null", "rent", "rent|stock", "stock"]
@@ -493,7 +532,7 @@ def test_sentences_that_differ_by_their_last_marks_alone_are_told(root, tmp_path
         for mark, talk in (("!", "y"), (" ?", "z"))
     ]
     path = written(tmp_path / "marks.csv", rows, ",")
-    note = "sentences differ from another of the class by punctuation or the width of letters alone"
+    note = "sentences differ from another of the class by punctuation, symbols, HTML or the width of letters alone"
     a_task = task(root, path=path)
     assert any(said.startswith(f"6 {note}") for said in a_task.text_set.prepared.facts["notes"])
     assert len(a_task.text_set.texts) == len(rows)
@@ -738,6 +777,20 @@ def test_an_own_vector_is_that_of_the_line_its_sentence_stands_on(root, tmp_path
     more = vectors(tmp_path, np.concatenate([np.full((5, 1), 7), np.arange(200)[:, None]]))
     x = task(root, path=str(tmp_path / "again.jsonl"), features=more).encoded.take(torch.arange(200))
     assert x.ravel().tolist() == [7 if line_of(text) < 5 else line_of(text) for text in a_task.text_set.texts]
+
+
+def test_vectors_that_sentences_share_and_those_that_a_repeat_has_not_are_told(root, tmp_path, caplog):
+    caplog.set_level("INFO", "metarun")
+    task(root, features=vectors(tmp_path))
+    assert "vector of another" not in " ".join(caplog.messages)
+    lines = FILE.read_text().splitlines()
+    (tmp_path / "again.jsonl").write_text("\n".join([*lines, *lines[:2]]))
+    rows = np.arange(202, dtype=float)[:, None]
+    rows[200], rows[7] = rows[0] * (1 + 1e-6), rows[5]
+    task(root, path=str(tmp_path / "again.jsonl"), features=vectors(tmp_path, rows))
+    said = " ".join(caplog.messages)
+    assert "1 sentences have the vector of another sentence" in said and "(rows, counted from 0): 7 = 5." in said
+    assert "1 repeated sentences have other vectors than before (rows, counted from 0): 201 and 1. Are the rows" in said
 
 
 @pytest.mark.parametrize(
