@@ -68,6 +68,20 @@ def test_an_image_whose_name_is_no_text_is_predicted(photos):
     assert len(items) == 7 and r"caf\udce9.png" in items
 
 
+def test_numbers_in_another_unit_than_those_of_the_training_are_told(tmp_path, recwarn):
+    lines = table(tmp_path / "all.csv", ["new"], 12).read_text().splitlines()
+    (tmp_path / "s.csv").write_text("\n".join(lines[:7]))
+    parts = [f"--support={tmp_path / 's.csv'}", f"--query={tmp_path / 'q.csv'}", f"--out={tmp_path / 'out.csv'}"]
+    (tmp_path / "q.csv").write_text("\n".join([lines[0], *lines[7:9]]))
+    assert "same unit" not in metarun("predict", str(run("table")), *parts).text
+    (tmp_path / "q.csv").write_text("\n".join([lines[0], lines[7], "new,150,a,3"]))
+    outcome = metarun("predict", str(run("table")), *parts)
+    assert outcome.code == 0 and "column 'dose' has 1 numbers that are more than 10 deviations" in outcome.err
+    assert "line 3. Are they in the same unit?" in outcome.err and not [
+        w for w in recwarn if "overflow" in str(w.message)
+    ]
+
+
 def test_the_command_and_python_predict_alike(photos):
     rows = predict("maml", photos, *of_folder(photos))
     files = sorted(photos.glob("support/*/*.png"))

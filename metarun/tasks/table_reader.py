@@ -31,6 +31,7 @@ class Columns(NamedTuple):
     outputs: Sequence[Fit]
 
 
+FAR = 10  # deviations from the mean; a table of the training seldom has a number so far off
 CURE_OF_QUERIES = (
     "No row is left out of these examples, for each of them gets its answer: fill in the entries, or leave the rows out. "
     "task.missing=mean puts the mean of the training tasks there."
@@ -92,9 +93,12 @@ class TableReader(Reader):
         if gone.any():
             lines = [f"line {table.lines[row]}" for row in np.flatnonzero(gone)]
             notes.append(f"{table.path}: rows with missing entries are left out ({len(lines)}): {listed(lines)}.")
+        kept = [line for line, left_out in zip(table.lines, gone, strict=True) if not left_out]
+        for column, fitted in zip((*inputs, *outputs), (*self.columns.inputs, *self.columns.outputs), strict=False):
+            notes += _far(table.path, column, fitted, ~gone, kept)
         x = torch.from_numpy(encoded(inputs, self.columns.inputs, notes)[~gone]).to(self.device, self.dtype)
-        refuse_infinite(table.path, np.array(table.lines)[~gone], x)
-        items = [f"line {line}" for line, left_out in zip(table.lines, gone, strict=True) if not left_out]
+        refuse_infinite(table.path, kept, x)
+        items = [f"line {line}" for line in kept]
         labels = _own(outputs)[~gone] if outputs else self.unlabelled(len(x))
         return Examples(items, x, labels, notes)
 
@@ -118,11 +122,27 @@ class TableReader(Reader):
             own[:, i] = mean[:, i] * found.deviation[0] + found.mean[0]
             s = None if deviation is None else deviation[:, i] * found.deviation[0]
             if found.log:
-                s = None if s is None else np.exp(own[:, i] + s**2 / 2) * np.sqrt(np.expm1(s**2))
-                own[:, i] = np.exp(own[:, i])
+                with np.errstate(over="ignore"):  # a mean that is infinite is refused
+                    s = None if s is None else np.exp(own[:, i] + s**2 / 2) * np.sqrt(np.expm1(s**2))
+                    own[:, i] = np.exp(own[:, i])
             if spread is not None:
                 spread[:, i] = s
         return own, spread
+
+
+def _far(path: Path, column: Column, fitted: Fit, there: np.ndarray, lines: Sequence[int]) -> list[str]:
+    """A note on numbers of a column that are further from the training's than any of its own, as in another unit."""
+    if column.numbers is None or fitted.levels is not None:
+        return []
+    far = abs((column.numbers[there] - fitted.mean[0]) / fitted.deviation[0]) > FAR
+    if not far.any():
+        return []
+    said = listed([f"line {line}" for line in np.asarray(lines)[far]])
+    usual = f"{fitted.mean[0]:g} +- {fitted.deviation[0]:g}{' of logarithms' if fitted.log else ''}"
+    return [
+        f"{path}: column {column.name!r} has {far.sum()} numbers that are more than {FAR} deviations from the mean of the "
+        f"training ({usual}): {said}. Are they in the same unit?"
+    ]
 
 
 def refuse_infinite(path: Path, lines: Sequence[int] | np.ndarray, values: Tensor) -> None:
