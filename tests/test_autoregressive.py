@@ -11,7 +11,8 @@ from metarun.evaluation.baselines import Oracle
 from metarun.evaluation.scoring import score_episodes
 from metarun.execution.execution import Looped, Vmapped
 from metarun.trees import slice_tasks, tree_map
-from tests.composing import experiment
+from tests.composing import experiment, train
+from tests.running import checkpoint, read
 
 FEW = ["task=gaussian_process", "task.num_shots=4", "task.num_queries=5", "base_learner=linear", "dtype=float64"]
 FEW += ["task.noise_std=0.2"]
@@ -65,6 +66,16 @@ def test_the_chain_rule_looped_is_the_chain_rule_vmapped():
     subject = subject_of("meta_learner=tnp")
     looped = Autoregressive().episode_scores(replace(subject, execution=Looped()))[NAME]
     torch.testing.assert_close(by_vmap, looped, rtol=0, atol=1e-10)
+
+
+def test_the_command_line_names_it_and_a_run_tells_its_mean_over_the_test_episodes(tmp_path):
+    words = [*FEW, "meta_learner=cnp", "meta_learner.width=4", "steps=1", "meta_batch_size=1", "evaluation.num_tasks=3"]
+    words += ["+evaluation.evaluator.joint._target_=metarun.evaluation.autoregressive.Autoregressive"]
+    train(tmp_path / "run", *words, "evaluation.num_val_tasks=2")
+    x = experiment(*words)
+    subject = x.subject(checkpoint(tmp_path / "run", "best")["theta"], "test", 3, Looped())
+    expected = Autoregressive().episode_scores(subject)[NAME].mean().item()
+    assert read(tmp_path / "run" / "results.json")[f"test/{NAME}"]["mean"] == pytest.approx(expected, abs=1e-10)
 
 
 def test_a_learner_without_a_deviation_has_no_joint_likelihood():

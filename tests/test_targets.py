@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -18,7 +19,7 @@ from metarun.config.calls import BASES
 from metarun.config.targets import OURS, bases_of, locate
 from metarun.core import TaskDistribution
 from tests.composing import OUTSIDE, compose, options, outsider
-from tests.running import TINY, metarun, process
+from tests.running import ROOT, TINY, metarun, process
 
 TORCHS = ("torch.nn", "torch.optim", "torchvision.models", "torchvision.transforms")
 
@@ -129,6 +130,13 @@ def test_every_option_that_metarun_ships_is_admitted_at_its_place():
                 node = compose(f"{group}={name}")[group]
                 for one in node.values() if group == "logger" else [node]:
                     locate(one._target_, base)
+
+
+def test_every_target_of_metarun_that_a_document_or_docstring_names_is_admitted():
+    files = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "metarun").rglob("*.py"), ROOT / "metarun" / "DESIGN.md"]
+    named = {path for file in files for path in re.findall(r"_target_[=:] ?(metarun\.[\w.]+\w)", file.read_text())}
+    assert {"metarun.evaluation.autoregressive.Autoregressive"} < named
+    assert [path for path in sorted(named) if not accepted(path)] == []
 
 
 @pytest.mark.parametrize(("override", "base"), [

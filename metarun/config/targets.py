@@ -27,6 +27,7 @@ OURS = (
     "metarun.control",
     "metarun.models",
     "metarun.meta_learners",
+    "metarun.evaluation.autoregressive",
     "metarun.execution",
     "metarun.output.loggers",
     "metarun.sweep.launchers",
