@@ -15,7 +15,7 @@ import torch
 import yaml
 
 import metarun as package
-from metarun.trees import leaf_names, tree_leaves
+from metarun.trees import leaf_names, slice_tasks, tree_leaves
 from tests.applying import drawings, run, sentence, table
 from tests.running import in_python, metarun, read
 
@@ -71,6 +71,18 @@ def test_the_command_python_and_the_exported_program_predict_alike(kind, tmp_pat
         outputs = model.reader.in_own_units(outputs, None)[0]
     assert np.allclose(by_command, in_python, rtol=1e-5, atol=1e-6)
     assert np.allclose(outputs, in_python, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["protonet", "maml", "sinusoid"])
+def test_the_program_adapts_to_other_examples_than_those_that_it_was_made_of(kind, tmp_path):
+    exported(kind, tmp_path / "exported")
+    program, model = torch.export.load(tmp_path / "exported" / "program.pt2").module(), package.load(run(kind))
+    support, query = slice_tasks(model.run.experiment.task.sample("test", range(2)), 1)[:2]
+    order = torch.arange(len(support.y)).flip(0)  # other labels at each place, too
+    x, y = support.x[order], support.y[order]
+    adapted = model.adapted_to(x, y.numpy())
+    expected = adapted.probabilities(query.x) if model.classifies else adapted.moments(query.x)[0]
+    assert np.allclose(program(x, y, query.x)[0].detach().numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_weights_are_theta_and_phi_by_name(tmp_path):

@@ -149,6 +149,46 @@ def test_theta_after_five_steps_is_that_of_a_plain_loop(base, row, learner, kind
     assert_same(last["theta"], expected(tuple(made)))
 
 
+# ---- a network of somebody else ----
+
+
+def standardised(z: Tensor, groups: int) -> Tensor:
+    """Rows z [S, D] by the mean and variance of each of so many groups of their numbers."""
+    parts = z.view(len(z), groups, -1)
+    centred = parts - parts.mean(-1, keepdim=True)
+    return (centred / ((centred**2).mean(-1, keepdim=True) + 1e-5).sqrt()).view_as(z)
+
+
+def shared_outputs(net: Any, theta: dict[str, Tensor], x: Tensor) -> Tensor:
+    """What the network ``shared`` is, written out: of its own it has what is no part of theta."""
+
+    def affine(name: str, z: Tensor) -> Tensor:
+        return z * theta[f"{name}.weight"] + theta[f"{name}.bias"]
+
+    weight = theta["one.weight"]
+    z = torch.tanh((x.flatten(1) + net.offset) @ net.kept.weight.T + net.kept.bias)
+    z = affine("norm", standardised(z, 1))
+    z = torch.tanh(z @ weight.T + theta["one.bias"]) + torch.sin(z @ weight.T + theta["other.bias"])
+    z = affine("groups", standardised(z, 2))
+    z = torch.tanh(z @ weight.T + theta["one.bias"])
+    return z @ theta["last.weight"].T + theta["last.bias"]
+
+
+@pytest.mark.parametrize("execution", ["looped", "chunked"])
+def test_shared_frozen_and_normalised_layers_are_trained_and_scored_as_written_out(execution, tmp_path, monkeypatch):
+    overrides = ["base_learner=shared", "task=prototypes", *learner_of("maml", ""), *OPTIMIZERS["momentum"]]
+    overrides += [*BUDGET, *WELL_SCORED, "evaluation.inner_steps=3"]
+    with unexamined():
+        train(tmp_path / "run", *overrides, *EXECUTIONS[execution])
+    monkeypatch.setattr(plain, "functional_call", lambda net, theta, inputs: shared_outputs(net, theta, *inputs))
+    x, theta = plain.trained(overrides)
+    assert_same(checkpoint(tmp_path / "run", "last")["theta"], theta)
+    scores = plain.scores(x, checkpoint(tmp_path / "run", "best")["theta"], 7)
+    results = read(tmp_path / "run" / "results.json")
+    for k in range(4):
+        assert_estimate(results[f"test/accuracy_step_{k}"], scores[:, k])
+
+
 # ---- scores ----
 
 SCORED = {

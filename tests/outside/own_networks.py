@@ -35,6 +35,23 @@ class Frozen(nn.Module):
         return self.head(self.body(x))
 
 
+class Shared(nn.Module):
+    """A frozen layer of inputs that a buffer moves, then norms and layers: one stands twice, and two share a weight."""
+
+    def __init__(self, input_shape, num_outputs: int) -> None:
+        super().__init__()
+        self.register_buffer("offset", torch.linspace(-0.3, 0.4, math.prod(input_shape)))
+        self.kept = nn.Linear(math.prod(input_shape), 6).requires_grad_(False)
+        self.norm, self.groups = nn.LayerNorm(6), nn.GroupNorm(2, 6)
+        self.one, self.other, self.last = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, num_outputs)
+        self.other.weight, self.again = self.one.weight, self.one
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.norm(torch.tanh(self.kept(x.flatten(1) + self.offset)))
+        z = self.groups(torch.tanh(self.one(z)) + torch.sin(self.other(z)))
+        return self.last(torch.tanh(self.again(z)))
+
+
 class Noisy(nn.Module):
     """Adds noise to its input in training."""
 
