@@ -186,3 +186,10 @@ def test_test_classes_are_named_where_they_are_few(prototypes, monkeypatch):
     assert "only 2 test classes: oak, red [pine]" in conditions(prototypes, "test")
     names += [str(number) for number in range(9)]
     assert not any("test classes" in line for line in conditions(prototypes, "test"))
+
+
+@pytest.mark.parametrize(("kind", "line"), [("classes", "only 1 test class: oak"), ("tasks", "only 1 test task: oak")])
+def test_a_single_test_class_or_task_is_said_in_the_singular(kind, line, prototypes, monkeypatch):
+    monkeypatch.setattr(prototypes.task, "class_names", lambda split: ["oak"], raising=False)
+    monkeypatch.setattr("metarun.output.summary.kind_of_names", lambda task, split: kind)
+    assert line in conditions(prototypes, "test")

@@ -23,6 +23,7 @@ NOWHERE: Mapping[str, Over] = MappingProxyType({})  # no interval over other cla
 LIKELIHOOD = "negative_log_likelihood"
 GAIN = "gain"
 NAMES_SHOWN = 10  # test classes at most: so few that it matters which they are
+ONE = {"classes": "class", "tasks": "task"}
 
 
 def step_of(name: str) -> int:
@@ -181,9 +182,9 @@ def conditions(experiment: Experiment, split: str, training: dict[str, Any] | No
             lines.append(f"training had other episodes than the {split}{place}: {', '.join(others)} here")
         classes = list(dict.fromkeys(scored.task.class_names(split)))
         if scored.task.spec.num_ways is not None and 0 < len(classes) <= NAMES_SHOWN:
-            lines.append(
-                f"only {len(classes)} {split} {kind_of_names(scored.task, split)}{place}: {', '.join(classes)}"
-            )
+            kind = kind_of_names(scored.task, split)
+            kind = ONE.get(kind, kind) if len(classes) == 1 else kind
+            lines.append(f"only {len(classes)} {split} {kind}{place}: {', '.join(classes)}")
     return lines
 
 
