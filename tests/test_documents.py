@@ -45,6 +45,13 @@ READERS = {"sign_maml.py", "line.py", "sign_maml.yaml", "line.yaml", "printed.py
 READERS |= {"example.py"}  # and what metarun export writes
 
 
+def test_the_page_of_networks_names_every_one_that_can_be_chosen():
+    text = (ROOT / "docs" / "base_learners.md").read_text()
+    networks = sorted(path.stem for path in (ROOT / "configs" / "base_learner").glob("*.yaml"))
+    assert len(networks) > 10
+    assert [name for name in networks if f"`{name}`" not in text] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_names_files_and_links_that_there_are(page):
     text = page.read_text()
