@@ -78,6 +78,28 @@ def test_a_filter_compares_columns_settings_and_options(words, passing, some):
     assert names(*words) == passing
 
 
+@pytest.mark.parametrize(
+    ("word", "passing"),
+    [
+        ("run_dir='a, b.csv'", True),
+        ('run_dir="a, b.csv",x', True),
+        ("run_dir=a,b", False),
+        ("profile=[x,y z]", True),
+        ("profile=[other],['x', \"y z\"]", True),
+        ("profile=[x,yz2]", False),
+        ("data_root=in_1", True),
+        ("data_root=in1", False),
+    ],
+)
+def test_a_filter_reads_quotes_and_lists_as_an_override_does(word, passing, tmp_path):
+    keep(tmp_path / "a", run_dir="a, b.csv", profile=["x", "y z"], data_root="in_1")
+    assert names(str(tmp_path), word) == ["a"] * passing
+
+
+def test_a_filter_that_no_run_passes_is_told_with_the_values_there_are(some):
+    assert "passes the filter; state is completed, failed, killed there" in metarun("runs", "state=complted").err
+
+
 def test_a_running_run_shows_its_best_validation_so_far(some):
     path = some / "sweep" / "d"
     status = json.loads((path / "status.json").read_text())

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metarun.errors import did_you_mean, listed, wrong_command
+from metarun.errors import did_you_mean, listed, shortened, wrong_command
 from metarun.output.kept import number
 from metarun.output.ledger import Run, runs_in
 from metarun.output.tables import Score, Table, refuse_other_formats, show
@@ -19,6 +19,8 @@ SHOWN = ("run", "state", "age", "learner", "task", "seed", "metric", "score", "s
 FOR_PROGRAMS = (*SHOWN[:2], "started", "updated", *SHOWN[3:], "steps", "base_learner", "path")
 SAME = {"meta_learner": "learner"}  # two names of one thing
 NO_VALUE = object()
+QUOTES = ('"', "'")
+NO_QUOTES = str.maketrans("", "", "".join(QUOTES))
 
 
 class Filter(NamedTuple):
@@ -41,7 +43,14 @@ def list_runs(words: list[str], sort: str, chosen: str) -> None:
     further = [k for k in dict.fromkeys([*(f.key for f in filters), key]) if k and SAME.get(k, k) not in FOR_PROGRAMS]
     show(table_of(kept, root, further, chosen), chosen)
     if not kept:
-        print(f"none of the {len(runs)} runs in {root} passes the filter", file=sys.stderr)
+        there = "".join(_values_there(f.key, runs) for f in filters if not any(passes(run, f) for run in runs))
+        print(f"none of the {len(runs)} runs in {root} passes the filter{there}", file=sys.stderr)
+
+
+def _values_there(key: str, runs: list[Run]) -> str:
+    """What the runs have by the name of a filter that none of them passes."""
+    found = dict.fromkeys(_letters(value) for run in runs if (value := value_of(run, key)) is not NO_VALUE)
+    return f"; {key} is {listed([shortened(text, 60) for text in found])} there"
 
 
 def understood(words: list[str]) -> tuple[Path, list[Filter]]:
@@ -60,7 +69,26 @@ def filters_in(words: list[str]) -> tuple[list[Filter], list[str]]:
 
 
 def _alternatives(text: str) -> list[str]:
-    return [text] if text[:1] in ("[", "{") else text.split(",")
+    """The values between the commas of ``text``; those inside of a value's brackets or quotes belong to it."""
+    found = [""]
+    for i, piece in enumerate(text.split(",")):
+        if i and _whole(found[-1]):
+            found.append(piece)
+        else:
+            found[-1] += "," * bool(i) + piece
+    return found
+
+
+def _whole(text: str) -> bool:
+    """Whether the quote, or the brackets, with which a value begins are closed in it."""
+    if text.startswith(QUOTES):
+        return _quoted(text)
+    opened, closed = (sum(map(text.count, signs)) for signs in ("[{", "]}"))
+    return not text.startswith(("[", "{")) or opened <= closed
+
+
+def _quoted(text: str) -> bool:
+    return len(text) > 1 and text.startswith(QUOTES) and text.endswith(text[0])
 
 
 def value_of(run: Run, key: str) -> Any:
@@ -94,21 +122,30 @@ def value_of(run: Run, key: str) -> Any:
 def passes(run: Run, wanted: Filter) -> bool:
     """Whether the run has one of the values."""
     value = value_of(run, wanted.key)
-    return value is not NO_VALUE and any(_same(value, text) for text in wanted.values)
+    of_option = wanted.key in ("learner", "task") or bool(run.option(wanted.key))
+    return value is not NO_VALUE and any(_same(value, text, of_option) for text in wanted.values)
 
 
-def _same(value: Any, text: str) -> bool:
+def _same(value: Any, text: str, of_option: bool) -> bool:
+    """Whether ``text`` writes ``value``; the name of an option may be that of its class: ProtoMAML is proto_maml."""
+    if _quoted(text):
+        return str(value) == text[1:-1]
     try:
         if number(value) == float(text):
             return True
     except ValueError:
         pass
-    return _letters(value) == _letters(text)
+    if text.startswith(("[", "{")):
+        return _letters(value) == "".join(text.lower().translate(NO_QUOTES).split())
+    ours, theirs = _letters(value), text.lower().strip()
+    return ours == theirs or (of_option and ours.replace("_", "") == theirs.replace("_", ""))
 
 
 def _letters(value: Any) -> str:
-    """What is written, whatever its case, blanks and underscores: ProtoMAML is proto_maml."""
-    return "".join(str(value).lower().replace("_", "").split()) if value is not None else "null"
+    """A value as a command line has it, in small letters; a list without blanks and quotes."""
+    if isinstance(value, (list, dict)):
+        return "".join(str(value).replace("None", "null").lower().translate(NO_QUOTES).split())
+    return str(value).lower().strip() if value is not None else "null"
 
 
 def in_order(runs: list[Run], key: str, descending: bool) -> list[Run]:
