@@ -36,12 +36,18 @@ def rows_of_csv(path: Path, with_splits: bool, group_column: str | None, labelle
             problems.append(problem)
             continue
         group = of[group_column].strip() if group_column else ""
-        file = path.parent / of["filename"].strip()
+        file = _file(path.parent, of["filename"].strip())
         rows.append(Row(file, of.get("label", "").strip(), split_named(of.get("split", "")), place, group))
     if problems:
         raise DataError(listed(problems, separator=" "))
     unread = {name: [entries[at] for _, entries in lines] for at, name in enumerate(header) if name not in places}
     return Listing(rows, [*_unread(path, {name: entries for name, entries in unread.items() if name})])
+
+
+def _file(folder: Path, name: str) -> Path:
+    """The file of that ``name`` in ``folder``; parts of a list written on Windows may be divided by backslashes."""
+    file, divided = folder / name, folder / name.replace("\\", "/")
+    return divided if "\\" in name and divided.exists() and not file.exists() else file
 
 
 def _names(header: list[str], group_column: str | None) -> list[str]:

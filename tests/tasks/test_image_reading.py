@@ -478,6 +478,12 @@ def test_a_list_of_images_says_its_separator_and_writes_its_header_as_it_likes(p
         task(photos / "list.csv", photos.parent / "data")
 
 
+def test_a_list_of_images_that_was_written_on_windows_is_read(photos):
+    lines = [f"{name}\\{i}.png,{name}" for name in NAMES for i in range(3)]
+    (photos / "list.csv").write_text("\r\n".join(["filename,label", *lines]), newline="")
+    assert images_of(task(photos / "list.csv", photos.parent / "data")) == images_of(task(photos))
+
+
 def test_quotation_marks_after_a_blank_are_none_of_a_class(photos):
     lines = [f'{name}/{i}.png, "{name}"' if i else f"{name}/{i}.png,{name}" for name in NAMES for i in range(3)]
     (photos / "list.csv").write_text("\n".join(['filename, "label"', *lines]))
