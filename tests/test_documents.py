@@ -21,11 +21,16 @@ from metarun.sweep.grammar import combinations
 from tests.composing import composed
 from tests.running import ROOT
 
-SIGN_MAML, LINE = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "tutorial_own_algorithm.md").read_text(), re.S)
+SIGN_MAML, LINE, WORST = re.findall(
+    r"```python\n(.*?)```", (ROOT / "docs" / "tutorial_own_algorithm.md").read_text(), re.S
+)
 
 
 @pytest.mark.skipif(shutil.which("ruff") is None, reason="needs ruff: pip install -e '.[dev]'")
-@pytest.mark.parametrize(("path", "text"), [("meta_learners/sign_maml.py", SIGN_MAML), ("tasks/line.py", LINE)])
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [("meta_learners/sign_maml.py", SIGN_MAML), ("tasks/line.py", LINE), ("evaluation/worst.py", WORST)],
+)
 def test_the_examples_of_the_tutorial_pass_the_check_line_of_contributing(path, text):
     for command in (["ruff", "check"], ["ruff", "format", "--check"]):
         words = [*command, "--stdin-filename", f"metarun/{path}", "-"]
@@ -41,7 +46,7 @@ FILES = [
     for room in ("metarun", "configs", "scripts", "tests")
     for path in (ROOT / room).rglob("*")
 ]
-READERS = {"sign_maml.py", "line.py", "sign_maml.yaml", "line.yaml", "printed.py"}  # what a reader writes himself
+READERS = {"sign_maml.py", "worst.py", "line.py", "sign_maml.yaml", "line.yaml", "printed.py"}  # what a reader writes himself
 READERS |= {"example.py"}  # and what metarun export writes
 
 

@@ -149,16 +149,18 @@ def test_a_crash_of_an_outsider_s_code_shows_the_traceback_and_is_noted(folder, 
 
 
 def test_the_examples_of_the_tutorial_run_as_they_are_printed(tmp_path):
-    names = ["sign_maml.py", "meta_learner/sign_maml.yaml", "line.py", "task/line.yaml"]
+    names = ["sign_maml.py", "meta_learner/sign_maml.yaml", "line.py", "task/line.yaml", "worst.py"]
     blocks = re.findall(r"```(?:python|yaml)\n(.*?)```", TUTORIAL.read_text(), re.S)
     files = dict(zip(names, blocks, strict=True))
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    groups = ["meta_learner=sign_maml", "task=line", "base_learner=mlp"]
+    groups = ["meta_learner=sign_maml", "task=line", "base_learner=mlp", "+evaluation.evaluator.w._target_=worst.Worst"]
     outcome = metarun(f"--config-dir={tmp_path}", *groups, *BUDGET, f"run_dir={tmp_path / 'run'}")
     assert outcome.code == 0, outcome.text
-    assert read(tmp_path / "run" / "results.json")["test/mse_step_1"]["n"] == 6
+    scores = read(tmp_path / "run" / "results.json")
+    assert scores["test/mse_step_1"]["n"] == scores["test/worst_step_1"]["n"] == 6
+    assert scores["test/worst"]["mean"] ** 2 > scores["test/mse"]["mean"]
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def what_a_reader_has(folder: Path) -> None:
     shutil.copy(ROOT / "tests" / "outside" / "requests.jsonl", folder)
     for program in blocks("your_own_data", "python"):  # write vectors.npy and growth.csv
         exec(program, {})
-    names = ["sign_maml.py", "meta_learner/sign_maml.yaml", "line.py", "task/line.yaml"]
+    names = ["sign_maml.py", "meta_learner/sign_maml.yaml", "line.py", "task/line.yaml", "worst.py"]
     for name, text in zip(names, blocks("tutorial_own_algorithm", "python", "yaml"), strict=True):
         (folder / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "mine" / name).write_text(text)
