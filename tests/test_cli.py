@@ -114,6 +114,7 @@ MISTAKES = {
     "a key added to the root": (["+foo=1"], "foo is not a setting"),
     "a key added to a group": (["+meta_learner.inner_lrr=1"], "is not a setting of MAML; did you mean 'inner_lr'"),
     "a key taken away": (["~seed"], "seed is needed"),
+    "a value taken away": (["~clip_norm"], "; give another value instead, or null where it may be: clip_norm=VALUE."),
     "a group taken away": (["~task"], "~task: it takes away what every run has; choose another option instead: task=NAME"),
     "a word for a whole number": (["steps=abc"], "steps=abc: must be a whole number."),
     "a fraction for a whole number": (["steps=3.5"], "steps=3.5: must be a whole number."),

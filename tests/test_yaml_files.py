@@ -54,12 +54,27 @@ def test_what_hydra_can_read_or_refuse_itself_is_left_to_it(content):
 
 CIRCLE = {"task/bad.yaml": "defaults: [worse]\n", "task/worse.yaml": "defaults: [bad]\n"}
 STEPZ = {"experiment/bad.yaml": "# @package _global_\nstepz: 3\n"}
+DEFAULTS = "# @package _global_\ndefaults:\n  - {}\n"
 FOLDERS = {  # by name: the files of a config folder, what is typed, and what the answer says
     "a list": ({"task/bad.yaml": "- a\n"}, "task=bad", "task/bad.yaml: it must hold settings"),
     "a bomb": ({"task/bad.yaml": bomb(9).decode()}, "task=bad", "task/bad.yaml: its aliases unfold"),
     "depth": ({"task/bad.yaml": "a: " + "[" * 2000 + "]" * 2000}, "task=bad", "nested more than 50 levels"),
     "defaults in a circle": (CIRCLE, "task=bad", "its defaults name each other in a circle"),
     "an unknown key": (STEPZ, "experiment=bad", "experiment=bad: in its file, stepz is not a setting; did you mean steps?"),
+    "no package": (
+        {"experiment/bad.yaml": "seed: 3\n"}, "experiment=[smoke,bad]", "begin it with the line '# @package _global_'"),
+    "a default without its slash": (
+        {"experiment/bad.yaml": DEFAULTS.format("meta_learner: reptile")}, "experiment=bad",
+        "in the defaults of experiment/bad.yaml, groups begin with a slash: write '- override /meta_learner: reptile'"),
+    "a default that overrides by a wrong name": (
+        {"experiment/bad.yaml": DEFAULTS.format("override /meta_learner: reptil")}, "experiment=[smoke,bad]",
+        "in the defaults of its file, meta_learner=reptil: there is no meta_learner called 'reptil'; did you mean 'rept"),
+    "a default of the same group by a wrong name": (
+        {"experiment/bad.yaml": DEFAULTS.format("smok")}, "experiment=bad",
+        "in the defaults of experiment/bad.yaml, experiment=smok: there is no experiment called 'smok'; did you mean 'sm"),
+    "an option as a value": (
+        {"experiment/bad.yaml": "# @package _global_\nmeta_learner: reptile\n"}, "experiment=bad",
+        "chooses one in its defaults: '- override /meta_learner: reptile'"),
     "no learner": (
         {"mine.py": "class Mine:\n    pass\n", "meta_learner/bad.yaml": LEARNER}, "meta_learner=bad",
         "derived from MetaLearner"),

@@ -47,7 +47,9 @@ def checked_call(
 ) -> tuple[Callable[..., Any] | None, list[str]]:
     """A callable that makes a ``base`` and still needs what is ``given`` in code, or None and the problems of the node."""
     if not isinstance(node, dict) or "_target_" not in node:
-        return None, [f"{key} is {node!r}, but must be one of the group's options or a mapping with a _target_."]
+        rule = "must be one of the group's options or a mapping with a _target_."
+        fix = f" A YAML file chooses one in its defaults: '- override /{key}: {node}'." if isinstance(node, str) else ""
+        return None, [f"{key} is {node!r}, but {rule}{fix}"]
     if not isinstance(node["_target_"], str):
         return None, [f"{key}._target_ is {node['_target_']!r}, but must name a class: package.module.Name."]
     try:

@@ -38,7 +38,10 @@ def explained(override: str, error: BaseException, cfg: DictConfig, folders: lis
     key, separator, value = override.partition("=")
     lines, typed, value = said(error), shortened(override) or "''", shortened(value)
     if override.startswith("~") and key.strip("~") and not separator:
-        return f"{typed}: it takes away what every run has; choose another option instead: {key.strip('~')}=NAME."
+        name = key.strip("~")
+        chosen = OmegaConf.is_dict(OmegaConf.select(cfg, name.replace("/", ".")))
+        instead = "choose another option instead" if chosen else "give another value instead, or null where it may be"
+        return f"{typed}: it takes away what every run has; {instead}: {name}={'NAME' if chosen else 'VALUE'}."
     if not separator or not key.strip("+~"):
         if key.strip("+~") and OmegaConf.select(cfg, key.strip("+~")) is not None:
             return f"{typed}: cannot be read as KEY=VALUE; write {typed}=VALUE."
@@ -48,12 +51,16 @@ def explained(override: str, error: BaseException, cfg: DictConfig, folders: lis
         return f"{typed}: the file is not YAML: {shortened(' '.join(str(error).split()), 300)}."
     if isinstance(error, RecursionError):
         return f"{typed}: its file is nested too deeply, or its defaults name each other in a circle."
+    if told := wrong_default(key, error, folders):
+        return f"{typed}: {told}"
     if isinstance(error, OSError) or "Could not find" in lines[0] or "Config group override must be" in lines[0]:
         return no_such_option(key.lstrip("+~"), value, folders)
     if "raised while composing config" in lines[0]:
         wrong = re.search(r"full_key: (\S+)", str(error))
         unknown = wrong and any(sign in lines[0] for sign in ("not in struct", "' not in '"))
         inside = unknown_key(wrong[1], "", cfg, folders) if wrong and unknown else f"{shortened(lines[0], 300)}."
+        if wrong and unknown and wrong[1] == "experiment":
+            inside = "values have no place of their own; begin it with the line '# @package _global_'."
         return f"{typed}: in its file, {inside}"
     if any(sign in line for line in lines for sign in ("not in struct", "' not in '", "No match in the defaults list")):
         return unknown_key(key, value, cfg, folders)
@@ -111,6 +118,22 @@ def no_such_option(group: str, value: str, folders: list[Path]) -> str:
     number = any(c.isdigit() for c in value) and not hint
     change = f" To change one of its values write {group}.NAME={value}." if number else ""
     return f"{typed}: there is no {group} called {value!r}{hint}; there are {', '.join(names)}.{change}"
+
+
+def wrong_default(key: str, error: BaseException, folders: list[Path]) -> str:
+    """What to say of a chosen file whose defaults name an option that is not there; empty where ``key`` itself does."""
+    found = re.match(r"In '(\S+)': Could not (?:find|load) '([^']+)'", str(error))
+    chosen = key.lstrip("+~").partition("@")[0]
+    if not found or (found[1] == "config" and found[2].rpartition("/")[0] in ("", chosen)):
+        return ""
+    group, _, option = found[2].rpartition("/")
+    if found[1] == "config":  # an override of the defaults is applied where they begin
+        return f"in the defaults of its file, {no_such_option(group, option, folders)}"
+    own = found[1].rpartition("/")[0]
+    outer = group.removeprefix(f"{own}/")
+    if outer != group and option in option_names(outer, folders):
+        return f"in the defaults of {found[1]}.yaml, groups begin with a slash: write '- override /{outer}: {option}'."
+    return f"in the defaults of {found[1]}.yaml, {no_such_option(outer, option, folders)}"
 
 
 def no_such_part(part: str, cfg: DictConfig, folders: list[Path]) -> str:
