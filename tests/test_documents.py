@@ -46,7 +46,7 @@ FILES = [
     for room in ("metarun", "configs", "scripts", "tests")
     for path in (ROOT / room).rglob("*")
 ]
-READERS = {"sign_maml.py", "worst.py", "line.py", "sign_maml.yaml", "line.yaml", "printed.py"}  # what a reader writes himself
+READERS = {"sign_maml.py", "worst.py", "line.py", "sign_maml.yaml", "line.yaml", "printed.py"}  # what a reader writes
 READERS |= {"example.py"}  # and what metarun export writes
 
 

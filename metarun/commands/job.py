@@ -11,7 +11,7 @@ from metarun.config.checks import changed_settings, flat
 from metarun.config.compose import override_key, read_config, with_value
 from metarun.config.explain import unresolved
 from metarun.errors import ConfigError
-from metarun.output.folder import RunFolder, new_name, place
+from metarun.output.folder import RunFolder, new_name, place, place_of_runs
 
 # what a resumed run may have other than it began
 CHANGEABLE = ("steps", "device", "devices", "data_root", "task.download", "log_every", "checkpoint_minutes")
@@ -43,6 +43,7 @@ def plan(cfg: DictConfig, overrides: list[str]) -> Job:
         return Job(cfg, overrides, RunFolder(Path("runs", new_name(_label(cfg))).resolve()), continues=False)
     folder = RunFolder(place(run_dir, "run_dir"))
     if not folder.holds_a_run:
+        place_of_runs(run_dir, "run_dir")
         return Job(cfg, overrides, folder, continues=False)
     if resume is None:
         raise ConfigError(

@@ -15,6 +15,7 @@ from metarun.config.compose import composed
 from metarun.config.overrides import MOST_RUNS
 from metarun.errors import ConfigError, Interrupted, MetarunError, did_you_mean, wrong_command
 from metarun.files import read_json
+from metarun.output.folder import place_of_runs
 from metarun.output.tables import Score, Table, refuse_other_formats, show
 from metarun.paths import as_shown, cards_dir
 from metarun.reproduce import card
@@ -49,6 +50,7 @@ def reproduce(words: list[str], wanted: Wanted) -> int:
     if wanted.within or wanted.paper or wanted.all_of_them or wanted.chosen != "table":
         raise wrong_command("--paper, --within, --all and --format go with --list.")
     _refuse(names, place, wanted)
+    place_of_runs(str(wanted.to), "--to")
     for name in names:
         seeds = seeds_of(target(name), wanted.to, wanted.seeds)
         if any(seed.state() != "completed" for seed in seeds):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from metarun.commands.sweep import limits_of, whole
 from metarun.errors import did_you_mean, wrong_command
-from metarun.output.folder import place
+from metarun.output.folder import place_of_runs
 from metarun.search.study import PRUNERS, SAMPLERS
 from metarun.sweep.chosen import is_of_the_launcher
 from metarun.sweep.drain import Limits
@@ -60,7 +60,7 @@ def understood(words: Sequence[str]) -> Asked:
         raise wrong_command(*problems)
     said = OWN | own
     return Asked(
-        folder=place(words[0], "DIR"),
+        folder=place_of_runs(words[0], "DIR"),
         words=rest,
         trials=whole("trials", said["trials"], 1),
         sampler=said["sampler"],

@@ -22,7 +22,7 @@ from metarun.config.elsewhere import with_training_settings
 from metarun.config.help import SWEEP_KEYS
 from metarun.config.overrides import MOST_RUNS, given_twice
 from metarun.errors import ConfigError, shortened
-from metarun.output.folder import new_name, place
+from metarun.output.folder import new_name, place_of_runs
 from metarun.paths import as_shown, config_dir
 from metarun.process import prepare
 from metarun.sweep.chosen import chosen, in_our_words, is_of_the_launcher
@@ -60,7 +60,7 @@ def sweep(arguments: list[str], config_dirs: list[Path], flags: list[str], dry: 
         return _by_hydra(arguments, config_dirs)
     own, way, rest = _divided(in_our_words(arguments), config_dirs)
     slots, limits = Slots(whole("jobs", own.get("jobs", "1"), 1)), limits_of(own)
-    folder = place(own.get("sweep_dir", str(Path("runs", new_name("sweep")))), "sweep_dir")
+    folder = place_of_runs(own.get("sweep_dir", str(Path("runs", new_name("sweep")))), "sweep_dir")
     spanned = spread(rest, config_dirs)
     texts = combinations(spanned, config_dirs)  # its mistakes are told before anything is loaded
     if spanned != rest:

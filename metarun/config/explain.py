@@ -38,10 +38,7 @@ def explained(override: str, error: BaseException, cfg: DictConfig, folders: lis
     key, separator, value = override.partition("=")
     lines, typed, value = said(error), shortened(override) or "''", shortened(value)
     if override.startswith("~") and key.strip("~") and not separator:
-        name = key.strip("~")
-        chosen = OmegaConf.is_dict(OmegaConf.select(cfg, name.replace("/", ".")))
-        instead = "choose another option instead" if chosen else "give another value instead, or null where it may be"
-        return f"{typed}: it takes away what every run has; {instead}: {name}={'NAME' if chosen else 'VALUE'}."
+        return f"{typed}: it takes away what every run has; {_instead_of_nothing(key.strip('~'), cfg)}"
     if not separator or not key.strip("+~"):
         if key.strip("+~") and OmegaConf.select(cfg, key.strip("+~")) is not None:
             return f"{typed}: cannot be read as KEY=VALUE; write {typed}=VALUE."
@@ -51,17 +48,11 @@ def explained(override: str, error: BaseException, cfg: DictConfig, folders: lis
         return f"{typed}: the file is not YAML: {shortened(' '.join(str(error).split()), 300)}."
     if isinstance(error, RecursionError):
         return f"{typed}: its file is nested too deeply, or its defaults name each other in a circle."
-    if told := wrong_default(key, error, folders):
-        return f"{typed}: {told}"
     if isinstance(error, OSError) or "Could not find" in lines[0] or "Config group override must be" in lines[0]:
-        return no_such_option(key.lstrip("+~"), value, folders)
+        told = wrong_default(key, error, folders)
+        return f"{typed}: {told}" if told else no_such_option(key.lstrip("+~"), value, folders)
     if "raised while composing config" in lines[0]:
-        wrong = re.search(r"full_key: (\S+)", str(error))
-        unknown = wrong and any(sign in lines[0] for sign in ("not in struct", "' not in '"))
-        inside = unknown_key(wrong[1], "", cfg, folders) if wrong and unknown else f"{shortened(lines[0], 300)}."
-        if wrong and unknown and wrong[1] == "experiment":
-            inside = "values have no place of their own; begin it with the line '# @package _global_'."
-        return f"{typed}: in its file, {inside}"
+        return f"{typed}: in its file, {_inside(str(error), lines[0], cfg, folders)}"
     if any(sign in line for line in lines for sign in ("not in struct", "' not in '", "No match in the defaults list")):
         return unknown_key(key, value, cfg, folders)
     if any(
@@ -118,6 +109,23 @@ def no_such_option(group: str, value: str, folders: list[Path]) -> str:
     number = any(c.isdigit() for c in value) and not hint
     change = f" To change one of its values write {group}.NAME={value}." if number else ""
     return f"{typed}: there is no {group} called {value!r}{hint}; there are {', '.join(names)}.{change}"
+
+
+def _instead_of_nothing(name: str, cfg: DictConfig) -> str:
+    """What to write in the place of ``~name``."""
+    if OmegaConf.is_dict(OmegaConf.select(cfg, name.replace("/", "."))):
+        return f"choose another option instead: {name}=NAME."
+    return f"give another value instead, or null where it may be: {name}=VALUE."
+
+
+def _inside(error: str, line: str, cfg: DictConfig, folders: list[Path]) -> str:
+    """What is wrong in a file that was found and does not fit, by the whole of Hydra's ``error`` and its first line."""
+    wrong = re.search(r"full_key: (\S+)", error)
+    if not wrong or not any(sign in line for sign in ("not in struct", "' not in '")):
+        return f"{shortened(line, 300)}."
+    if wrong[1] == "experiment":
+        return "values have no place of their own; begin it with the line '# @package _global_'."
+    return unknown_key(wrong[1], "", cfg, folders)
 
 
 def wrong_default(key: str, error: BaseException, folders: list[Path]) -> str:

@@ -54,6 +54,18 @@ def place(path: str, setting: str) -> Path:
     return folder
 
 
+def place_of_runs(path: str, setting: str) -> Path:
+    """As ``place``, of a folder that runs are to lie in; raises ConfigError in a run, where nothing would find them."""
+    folder = place(path, setting)
+    files = ("config.yaml", "status.json")
+    within = (outer for outer in (folder, *folder.parents) if all(os.path.isfile(outer / name) for name in files))
+    if run := next(within, None):
+        raise ConfigError(
+            [f"{setting}={shortened(path)}: {run} is a run, and runs lie beside each other; choose another."]
+        )
+    return folder
+
+
 def tensorboard_line(folder: Path) -> str:
     """A line with the command that shows the events in ``folder`` or its runs, by the tensorboard of this environment,
     whether or not it is on the PATH; empty where there are none."""
