@@ -135,9 +135,11 @@ def wrong_default(key: str, error: BaseException, folders: list[Path]) -> str:
     if not found or (found[1] == "config" and found[2].rpartition("/")[0] in ("", chosen)):
         return ""
     group, _, option = found[2].rpartition("/")
+    own = found[1].rpartition("/")[0]
+    if group == chosen != own:  # a choice within a group, task/features, that the command line makes
+        return ""
     if found[1] == "config":  # an override of the defaults is applied where they begin
         return f"in the defaults of its file, {no_such_option(group, option, folders)}"
-    own = found[1].rpartition("/")[0]
     outer = group.removeprefix(f"{own}/")
     if outer != group and option in option_names(outer, folders):
         return f"in the defaults of {found[1]}.yaml, groups begin with a slash: write '- override /{outer}: {option}'."
