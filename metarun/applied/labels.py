@@ -1,11 +1,10 @@
-"""Labels that a caller gives in memory: as an array, as classes by name, and what is doubtful in their names."""
+"""Labels that a caller gives in memory: as an array, and as classes by name."""
 
 from typing import Any
 
 import numpy as np
 
 from metarun.errors import DataError
-from metarun.tasks.doubtful import notes_on_labels
 from metarun.tasks.reading import absent, as_array
 from metarun.tasks.splits import seen
 
@@ -34,8 +33,3 @@ def classes_of(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             f"all examples are of the class {classes[0]!s}, and with one class every answer is right: give two."
         )
     return classes, labels
-
-
-def doubts(classes: np.ndarray) -> list[str]:
-    """What to say of names of classes that may be one, or none, or numbers that are measured and not named."""
-    return notes_on_labels([*map(str, classes.tolist())])

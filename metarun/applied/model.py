@@ -21,7 +21,7 @@ from torch import Tensor
 from metarun.applied.adapted import Adapted, AdaptedClassifier, AdaptedRegressor
 from metarun.applied.arguments import load_arguments
 from metarun.applied.calibrated import calibrate_once
-from metarun.applied.labels import array_of, classes_of, doubts
+from metarun.applied.labels import array_of, classes_of
 from metarun.applied.trained import Trained, trained
 from metarun.config.compose import assigned
 from metarun.config.networks import transductive
@@ -31,7 +31,7 @@ from metarun.counter import uniform
 from metarun.errors import ConfigError, DataError, listed
 from metarun.evaluation.eval_mode import eval_mode
 from metarun.execution.execution import Looped, generators_kept
-from metarun.tasks.doubtful import warn_of
+from metarun.tasks.doubtful import notes_on_labels, warn_of
 from metarun.tasks.reading import ArrayReader, Reader, columns_of
 from metarun.tasks.repeated import refuse_two_classes
 from metarun.trees import slice_tasks, tree_leaves, tree_map
@@ -126,7 +126,7 @@ class Model:
             raise DataError(f"there are {len(inputs)} examples and {count} as labels; give one for each.")
         if self.classifies:
             classes, places = classes_of(labels)
-            warn_of(doubts(classes), stacklevel=3)
+            warn_of(notes_on_labels([*map(str, classes.tolist())]), stacklevel=3)
             items = [f"example {i}" for i in range(len(inputs))]
             refuse_two_classes("counted from 0", items, self.reader.keys(inputs, x), [*map(str, classes[places])])
         return self.adapted_to(inputs, labels)

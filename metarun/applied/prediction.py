@@ -44,11 +44,10 @@ def predicted(model: Model, support: Path, query: Path) -> Prediction:
             f"{query} holds rows of {asked.task!r}, but the support those of {given.task!r}: name one task."
         )
     of_kind = _of_classes if isinstance(adapted, AdaptedClassifier) else _of_numbers
-    seen = _in_support(given, asked, model.classifies)
-    repeats = [
-        *_repeated(given, support, model.classifies, "support"),
-        *_repeated(asked, query, model.classifies, "query"),
-    ]
+    keys, sought = _keys(given, model.classifies), _keys(asked, model.classifies)
+    held = {*keys}
+    seen = np.array([key in held for key in sought])
+    repeats = [*_repeated(given, keys, support, "support"), *_repeated(asked, sought, query, "query")]
     columns, scores, count = of_kind(adapted, asked, query, ~seen)  # type: ignore[arg-type]
     notes = [*given.notes, *asked.notes, *repeats]
     if names := [item for item, known in zip(asked.items, seen, strict=True) if known]:
@@ -62,17 +61,11 @@ def _keys(of: Examples, classes: bool) -> list[Hashable]:
     return [*of.keys] if classes else [(key, y.tobytes()) for key, y in zip(of.keys, of.labels, strict=True)]
 
 
-def _in_support(given: Examples, asked: Examples, classes: bool) -> np.ndarray:
-    """Which queries the support holds, too [Q]."""
-    known = {*_keys(given, classes)}
-    return np.array([key in known for key in _keys(asked, classes)])
-
-
-def _repeated(of: Examples, path: Path, classes: bool, part: str) -> list[str]:
-    """A note on examples that are there more than once, as none is in an episode of the training."""
+def _repeated(of: Examples, keys: Sequence[Hashable], path: Path, part: str) -> list[str]:
+    """A note on examples that are there more than once, by their keys, as none is in an episode of the training."""
     first: dict[Hashable, str] = {}
     again = []
-    for item, key in zip(of.items, _keys(of, classes), strict=True):
+    for item, key in zip(of.items, keys, strict=True):
         if key in first:
             again.append(item if item == first[key] else f"{item} = {first[key]}")
         first.setdefault(key, item)

@@ -10,7 +10,6 @@ warning. Needs scikit-learn: pip install 'metarun[tables]'.
 n labelled rows, Q rows, F columns, N classes
 """
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Integral
@@ -28,6 +27,7 @@ from metarun.applied.table_inputs import (
     with_indicators,
 )
 from metarun.errors import DataError, MetarunError
+from metarun.tasks.doubtful import warn_of
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -39,6 +39,8 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from metarun.applied.model import Model
+
+UP_TO_FIT = 5  # levels from a warning to the line of the caller's that fits
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,7 @@ class TableEstimator(BaseEstimator):
         validate_data(self, X=X, reset=reset, skip_check_array=True)
         if reset:
             self.levels_ = Levels.found(X)
-            for doubt in self.levels_.doubts(X):
-                _warn(doubt)
+            warn_of(self.levels_.doubts(X), UP_TO_FIT)
         x = self.levels_.numbers(X)
         if np.isinf(x).any():
             raise DataError("X holds infinity; give finite numbers, and NaN where a value is missing.")
@@ -112,12 +113,11 @@ class TableEstimator(BaseEstimator):
         parts = max(-(-len(varying) // size), 1)
         number = max(self.num_orders, parts * -(-self.num_orders // 2) if parts > 1 else 1)
         if parts > 1:
-            _warn(f"{len(varying)} columns vary, and the model reads {size}: each of {number} readings takes a part.")
+            said = f"{len(varying)} columns vary, and the model reads {size}: each of {number} readings takes a part."
+            warn_of([said], UP_TO_FIT)
         if len(y) > most:
-            _warn(
-                f"there are {len(y)} rows, and the model was trained on {most} at most: each of {number} readings takes "
-                f"as many by lot. Raise max_rows to show it more."
-            )
+            said = f"there are {len(y)} rows, and the model was trained on {most} at most: each of {number} readings takes "
+            warn_of([f"{said}as many by lot. Raise max_rows to show it more."], UP_TO_FIT)
         for k in range(number):
             if k % parts == 0:
                 order = random.permutation(varying)
@@ -235,7 +235,3 @@ def _lot(random: Any, y: np.ndarray, most: int) -> np.ndarray:
         within[own] = np.arange(own.sum())
     key = np.where(within == 0, -1.0, (within + 0.5) / counts[place])
     return np.sort(order[np.argsort(key, kind="stable")[:most]])
-
-
-def _warn(text: str) -> None:
-    warnings.warn(f"metarun: {text}", UserWarning, stacklevel=5)

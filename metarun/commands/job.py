@@ -43,8 +43,7 @@ def plan(cfg: DictConfig, overrides: list[str]) -> Job:
         return Job(cfg, overrides, RunFolder(Path("runs", new_name(_label(cfg))).resolve()), continues=False)
     folder = RunFolder(place(run_dir, "run_dir"))
     if not folder.holds_a_run:
-        place_of_runs(run_dir, "run_dir")
-        return Job(cfg, overrides, folder, continues=False)
+        return Job(cfg, overrides, RunFolder(place_of_runs(run_dir, "run_dir")), continues=False)
     if resume is None:
         raise ConfigError(
             [f"run_dir {folder.path} already holds a run. Continue it with resume=auto, or choose another folder."]
