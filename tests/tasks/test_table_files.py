@@ -31,21 +31,21 @@ def problem(path, content: bytes) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("content", "what"),
-    {
-        "gzip": (gzip.compress(TEXT.encode()), "is packed by gzip"),
-        "bzip2": (bz2.compress(TEXT.encode()), "is packed by bzip2"),
-        "xz": (lzma.compress(TEXT.encode()), "is packed by xz"),
-        "zip": (zipped(readme_md="no", a_csv=TEXT), "is a zip archive of a.csv"),
-        "UTF-16 with a mark": (TEXT.encode("utf-16"), "is text in UTF-16."),
-        "UTF-16LE": (TEXT.encode("utf-16-le"), "is text in UTF-16LE, as it seems, without a byte order mark"),
-        "UTF-16BE": (TEXT.encode("utf-16-be"), "is text in UTF-16BE, as it seems, without a byte order mark"),
-        "Chinese": (TEXT.replace("jürg", "一中文").encode("utf-16-le"), "is text in UTF-16LE, as it seems"),
-        "UTF-32": (TEXT.encode("utf-32"), "is text in UTF-32"),
-        "Windows": (TEXT.encode("cp1252"), "line 2 is not UTF-8 (byte 0xfc). Save the file as UTF-8."),
-    }.values(),
-)
+OTHERS = {
+    "gzip": (gzip.compress(TEXT.encode()), "is packed by gzip"),
+    "bzip2": (bz2.compress(TEXT.encode()), "is packed by bzip2"),
+    "xz": (lzma.compress(TEXT.encode()), "is packed by xz"),
+    "zip": (zipped(readme_md="no", a_csv=TEXT), "is a zip archive of a.csv"),
+    "UTF-16 with a mark": (TEXT.encode("utf-16"), "is text in UTF-16."),
+    "UTF-16LE": (TEXT.encode("utf-16-le"), "is text in UTF-16LE, as it seems, without a byte order mark"),
+    "UTF-16BE": (TEXT.encode("utf-16-be"), "is text in UTF-16BE, as it seems, without a byte order mark"),
+    "Chinese": (TEXT.replace("jürg", "一中文").encode("utf-16-le"), "is text in UTF-16LE, as it seems"),
+    "UTF-32": (TEXT.encode("utf-32"), "is text in UTF-32"),
+    "Windows": (TEXT.encode("cp1252"), "line 2 is not UTF-8 (byte 0xfc). Save the file as UTF-8."),
+}
+
+
+@pytest.mark.parametrize(("content", "what"), OTHERS.values(), ids=OTHERS)
 def test_the_command_of_the_message_makes_a_table_of_the_file(content, what, tmp_path):
     said = problem(tmp_path / "my table.csv", content)
     assert what in said
