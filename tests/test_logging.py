@@ -183,6 +183,22 @@ def test_the_hparams_page_has_the_settings_that_tell_runs_apart(images):
     assert shown["base_learner.hidden"] == "[40, 40]"
 
 
+def test_the_hparams_page_has_settings_of_the_root_and_nested_ones_but_no_place():
+    made = experiment(
+        "task=pendulum", "meta_learner=r2d2", "clip_norm=2", "dtype=float64", "evaluation.every=7", "+rates.embedding=3"
+    )
+    shown = {
+        "clip_norm": 2.0,
+        "dtype": "float64",
+        "evaluation.every": 7,
+        "rates.embedding": 3,
+        "task.system": "Pendulum",
+    }
+    assert shown.items() <= made.headline.items()
+    nested, absent = "task.planner.horizon", {"clip_value", "run_dir", "data_root", "log_every"}
+    assert isinstance(made.headline[nested], int) and not absent & made.headline.keys()
+
+
 def shown_by_the_plugin(logdir: Path) -> tuple[list[str], dict[str, dict[str, float]]]:
     """The metrics of the HParams page in their order, and their values in each run, by TensorBoard's own code."""
     multiplexer = EventMultiplexer().AddRunsFromDirectory(str(logdir))

@@ -36,6 +36,7 @@ from metarun.paths import usable
 from metarun.tasks.store import Source
 
 AS_THEY_ARE = ("seed", "steps", "meta_batch_size", "log_every", "checkpoint_minutes", "profile", "devices", "exact")
+OF_THE_FOLDER = ("run_dir", "resume", "data_root", "logger", "log_every", "checkpoint_minutes", "profile")
 
 
 def build(cfg: DictConfig, fitted: dict[str, Any] | None = None) -> Experiment:
@@ -239,12 +240,11 @@ def _clipper(norm: float | None, value: float | None) -> Callable[[list[Tensor]]
 
 
 def _headline(plain: dict[str, Any]) -> dict[str, Any]:
-    """Flat names and values of what tells runs apart."""
-    headline: dict[str, Any] = {key: plain[key] for key in ("seed", "steps", "meta_batch_size")}
-    headline |= {"evaluation.task": ", ".join(plain["evaluation"]["task"]) or None}
-    for group in GROUPS:
-        headline[group] = plain[group]["_target_"].rpartition(".")[2]
-        headline |= {f"{group}.{name}": value for name, value in plain[group].items() if not name.startswith("_")}
-    return {
-        name: v if isinstance(v, (int, float, str, bool)) else str(v) for name, v in headline.items() if v is not None
-    }
+    """Flat names and values of all that may tell runs apart. A class has the name of its node; null has none."""
+    headline: dict[str, Any] = {"evaluation.task": names} if (names := ", ".join(plain["evaluation"]["task"])) else {}
+    for key, value in flat({key: value for key, value in plain.items() if key not in OF_THE_FOLDER}).items():
+        if key.endswith("._target_"):
+            headline[key.removesuffix("._target_")] = value.rpartition(".")[2]
+        elif value is not None and not key.endswith("._partial_"):
+            headline[key] = value if isinstance(value, (int, float, str, bool)) else str(value)
+    return headline
