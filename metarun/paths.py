@@ -58,6 +58,24 @@ def usable(path: str | Path, setting: str) -> Path:
     )
 
 
+def refuse_no_text(path: Path, setting: str) -> None:
+    """Raise ConfigError for a path that is no text in UTF-8, as most files of a run are: none can hold it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        said = f"{setting}: the path {path} has letters that are no UTF-8; rename its folder, or choose another."
+        raise ConfigError([said]) from None
+
+
+def refuse_lost_folder() -> None:
+    """Raise ConfigError where the current folder is deleted: torch cannot be loaded there, nor anything be written."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        said = "the current folder was deleted; go to one that is there: cd DIR."
+        raise ConfigError([said], where="the command line") from None
+
+
 def as_shown(path: Path) -> str:
     """A path as it is shown: relative to the current folder where it lies in it, for absolute ones wrap in a terminal."""
     here = Path.cwd()

@@ -1,5 +1,6 @@
 """config_dir() finds the configuration tree of a checkout and of a wheel."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from metarun import paths
 from metarun.config.compose import assigned
+from tests.running import metarun
 
 
 @pytest.fixture
@@ -68,3 +70,23 @@ def test_a_path_is_shown_relative_to_the_folder_that_it_lies_in(tmp_path, monkey
     assert paths.as_shown(tmp_path / "runs" / "a") == "runs/a"
     assert paths.as_shown(tmp_path) == str(tmp_path)
     assert paths.as_shown(tmp_path.parent / "other") == str(tmp_path.parent / "other")
+
+
+@pytest.mark.parametrize("words", [["steps=2"], ["-m", "seed=0,1", "steps=2"], ["runs", "/"], ["--cfg", "job"]])
+def test_a_current_folder_that_was_deleted_is_named_with_the_fix(words, tmp_path, monkeypatch):
+    lost = tmp_path / "lost"
+    lost.mkdir()
+    monkeypatch.chdir(lost)
+    lost.rmdir()
+    outcome = metarun(*words)
+    assert (outcome.code, outcome.out) == (2, "") and "the current folder was deleted; go to one" in outcome.err
+
+
+@pytest.mark.parametrize("words", [["steps=2"], ["-m", "seed=0,1", "steps=2"]])
+def test_runs_do_not_begin_below_a_folder_whose_name_is_no_utf_8(words, tmp_path, monkeypatch):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    outcome = metarun(*words)
+    assert outcome.code == 2 and "has letters that are no UTF-8; rename its folder" in outcome.err
+    assert not list(folder.iterdir())

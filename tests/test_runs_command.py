@@ -185,11 +185,12 @@ def test_a_thousand_runs_are_listed_in_a_moment(tmp_path):
         ["search", "a/b", "trials=1", "optimizer.lr=interval(1e-4,1e-2)"],
         ["reproduce", "maml/sinusoid/5s", "--to=a"],
         ["run_dir=a/b"],
+        [],
     ],
 )
 def test_runs_do_not_begin_in_the_folder_of_a_run_where_nothing_lists_them(words, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
     held = sorted(path.name for path in keep(tmp_path / "a").iterdir())
+    monkeypatch.chdir(tmp_path if words else tmp_path / "a")
     outcome = metarun(*words)
     assert (outcome.code, sorted(path.name for path in (tmp_path / "a").iterdir())) == (2, held), outcome.text
     assert f"{tmp_path / 'a'} is a run, and runs lie beside each other" in outcome.err

@@ -40,7 +40,8 @@ def plan(cfg: DictConfig, overrides: list[str]) -> Job:
     if run_dir is None:
         if resume == "auto":
             raise ConfigError(["resume=auto continues what lies in run_dir; add run_dir=PATH, or write resume=RUN."])
-        return Job(cfg, overrides, RunFolder(Path("runs", new_name(_label(cfg))).resolve()), continues=False)
+        path = str(Path("runs", new_name(_label(cfg))))
+        return Job(cfg, overrides, RunFolder(place_of_runs(path, "run_dir")), continues=False)
     folder = RunFolder(place(run_dir, "run_dir"))
     if not folder.holds_a_run:
         return Job(cfg, overrides, RunFolder(place_of_runs(run_dir, "run_dir")), continues=False)

@@ -15,6 +15,7 @@ from metarun.config.help import COMMANDS, SWEEP_KEYS, help_text
 from metarun.config.trust import as_flags, trust
 from metarun.errors import TO_NEED_LESS, ConfigError, Interrupted, MetarunError, did_you_mean, memory_refusal
 from metarun.files import refused_by_disk
+from metarun.paths import refuse_lost_folder
 from metarun.process import LED, bounded_memory, forget_empty_data_root, prepare, started_rank, started_together
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def refuse_empty(arguments: list[str]) -> None:
 def guarded(action) -> int:  # type: ignore[no-untyped-def]
     """Run ``action``; say what went wrong in the user's terms, and give the exit code."""
     try:
+        refuse_lost_folder()
         return action() or 0
     except MetarunError as error:
         print(f"metarun: {error}", file=sys.stderr)

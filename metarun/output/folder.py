@@ -20,7 +20,7 @@ from metarun.files import read_json, write_atomically, write_json
 from metarun.output.kept import number
 from metarun.output.lock import claim
 from metarun.output.machine import hardware, installed
-from metarun.paths import as_shown, usable
+from metarun.paths import as_shown, refuse_no_text, usable
 
 HEARTBEAT_SECONDS = 5.0
 OTHER_FOLDER = "run_dir=PATH (metarun rerun: --run-dir PATH; metarun reproduce: --to DIR)"
@@ -56,7 +56,7 @@ def place(path: str, setting: str) -> Path:
 
 def place_of_runs(path: str, setting: str) -> Path:
     """As ``place``, of a folder that runs are to lie in; raises ConfigError in a run, where nothing would find them."""
-    folder = place(path, setting)
+    refuse_no_text(folder := place(path, setting), setting)
     files = ("config.yaml", "status.json")
     within = (outer for outer in (folder, *folder.parents) if all(os.path.isfile(outer / name) for name in files))
     if run := next(within, None):
