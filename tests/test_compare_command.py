@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from metarun.evaluation.student import student_t, two_sided
 from metarun.output.paired import higher_is_better, holm, of_strata, of_values, win_rate
@@ -84,10 +85,24 @@ def test_the_interval_of_few_seeds_covers_the_truth_as_often_as_it_says():
     assert np.mean(inside) == pytest.approx(0.95, abs=0.02)
 
 
-def test_the_interval_over_the_episodes_of_given_seeds_covers_their_mean():
+@pytest.mark.parametrize("deviations", [(1, 1, 1), (1, 1, 30)])  # a seed that went wrong scatters more
+def test_the_interval_over_the_episodes_of_given_seeds_covers_their_mean(deviations):
     rng, truth = np.random.default_rng(2), np.array([0.0, 5.0, -2.0])
-    found = [of_strata([list(rng.normal(mean, 1, 20)) for mean in truth]).score for _ in range(1000)]
-    assert np.mean([abs(score.mean - truth.mean()) <= score.ci95 for score in found]) == pytest.approx(0.95, abs=0.025)
+    strata = ([list(rng.normal(mean, sd, 6)) for mean, sd in zip(truth, deviations, strict=True)] for _ in range(3000))
+    inside = [abs(score.mean - truth.mean()) <= score.ci95 for score, _ in map(of_strata, strata)]
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.012)
+
+
+def test_the_interval_over_the_episodes_of_given_seeds_is_welch_s():
+    one, other = [1.0, 2.0, 3.0, 6.0], [0.0, 40.0, -10.0, 4.0, 7.0]
+    expected = stats.ttest_ind(one, [-value for value in other], equal_var=False)  # of the sum of the means
+    score, p = of_strata([one, other])
+    half = student_t(int(expected.df)) * expected.statistic**-1 * (np.mean(one) + np.mean(other)) / 2
+    assert (score.mean, score.ci95) == pytest.approx(((np.mean(one) + np.mean(other)) / 2, half))
+    assert p == pytest.approx(expected.pvalue, abs=0.02)
+    assert of_strata([one, one]).score.ci95 == pytest.approx(student_t(6) * np.std(one, ddof=1) / math.sqrt(8))
+    huge = of_strata([[1e100 * value for value in each] for each in (one, other)]).score
+    assert huge.ci95 == pytest.approx(1e100 * score.ci95)
 
 
 def test_one_value_has_no_interval_and_equal_values_are_certain():

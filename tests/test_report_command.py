@@ -9,7 +9,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, stdev, variance
 from typing import Any
 
 import numpy as np
@@ -118,6 +118,15 @@ def results(sweep: Path, learner: str) -> list[dict[str, Any]]:
     return [read(sweep / f"{learner}{seed}" / "results.json")["test/accuracy"] for seed in range(SEEDS)]
 
 
+def half_width_over_episodes(sweep: Path, learner: str) -> float:
+    """Of the mean over the seeds, each with episodes of its own: Welch's, from their scores."""
+    files = [sweep / f"{learner}{seed}" / "episodes.jsonl" for seed in range(SEEDS)]
+    values = [[json.loads(line)["scores"]["accuracy"] for line in file.read_text().splitlines()] for file in files]
+    squares = [variance(each) / len(each) for each in values]
+    freedom = sum(squares) ** 2 / sum(square**2 / (len(each) - 1) for square, each in zip(squares, values, strict=True))
+    return float(t.ppf(0.975, int(freedom))) * math.sqrt(sum(squares)) / SEEDS
+
+
 def reported(*words: object) -> Page:
     outcome = metarun("report", *words)
     assert outcome.code == 0, outcome.err
@@ -138,7 +147,7 @@ def test_the_tables_numbers_are_those_of_results_json(page, sweep):
             assert float(row[column]) == pytest.approx(fmean(means), rel=1e-12)
         halves = {
             "accuracy over seeds": t.ppf(0.975, SEEDS - 1) * stdev(means) / math.sqrt(SEEDS),
-            "accuracy over episodes": math.sqrt(sum(score["ci95"] ** 2 for score in told)) / SEEDS,
+            "accuracy over episodes": half_width_over_episodes(sweep, text["group"]),
             "accuracy over classes": 0.05,
         }
         for column, half in halves.items():
@@ -146,6 +155,24 @@ def test_the_tables_numbers_are_those_of_results_json(page, sweep):
             digits = len(text[column].split(" ± ")[1].partition(".")[2])
             assert (first, second) == pytest.approx((fmean(means), half), abs=0.51 * 10**-digits)
         assert text["seeds"] == "0, 1, 2" and "missing seeds" not in text
+
+
+def test_the_intervals_of_means_are_those_of_compare(report, sweep):
+    compared = json.loads(metarun("compare", sweep, "--by=meta_learner", "--format=json").out)["scores"]
+    for row, other in zip(json.loads((report / "report.json").read_text())["scores"], compared, strict=True):
+        for column in ("accuracy over seeds", "accuracy over episodes"):
+            assert row[column] == other[column]
+
+
+@pytest.mark.parametrize("lost", ["the file", "a line"])
+def test_runs_that_lost_scores_of_episodes_have_an_interval_made_of_those_of_the_runs(lost, tmp_path):
+    for seed, values in enumerate(([0.5, 0.7, 0.9], [0.1, 0.2, 0.6])):
+        file = made(tmp_path / f"maml{seed}", values, seed=seed) / "episodes.jsonl"
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[1:] if lost == "a line" else []))
+    (row,) = reported(tmp_path).rows("scores", "value")
+    rows = list(csv.DictReader((tmp_path / "report" / "report.csv").open()))
+    assert float(row["accuracy over episodes"]) == pytest.approx(0.5)
+    assert float(rows[0]["accuracy over episodes_ci95"]) == pytest.approx(0.0123 / math.sqrt(2))
 
 
 def test_every_run_stands_in_the_page_with_its_score(page, sweep):

@@ -1,6 +1,7 @@
 """The rows of a report: runs that agree in some keys, those of them that count, and what became of the others."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -10,8 +11,8 @@ from metarun.config.help import ORDER
 from metarun.errors import did_you_mean, wrong_command
 from metarun.output.kept import number
 from metarun.output.ledger import Run
-from metarun.output.paired import half_width_of_mean, of_others, of_values
-from metarun.output.scored import Scored, mean_of, over_others
+from metarun.output.paired import half_width_of_mean, of_others, of_strata, of_values
+from metarun.output.scored import Key, Scored, mean_of, over_others, strata
 from metarun.output.tables import Score, text_of
 
 CHOSEN = ("task", "base_learner", "meta_learner", "optimizer", "scheduler")  # groups that make rows of a report
@@ -45,17 +46,22 @@ class Row:
         return of_values(means).score if means else None
 
     def over_episodes(self, name: str) -> Score | None:
-        """The same mean; its interval is for these trained runs on other episodes, which each seed draws for itself, unless
-        the test set is fixed: then it is the mean of theirs."""
-        scores = self.scores(name)
+        """The same mean; its interval is for these trained runs on other episodes, as ``metarun compare`` gives it; of runs
+        without the scores of single episodes it is made of theirs."""
+        scores, each = self.scores(name), self._of_episodes(name)
+        if scores and len(each) == len(scores) and all(map(_agree, scores, each)):
+            return of_strata(strata(each)).score
         manifests = {scored.protocol.get("manifest") for scored in self.counted.values()}
         return _together(scores, alike=len(manifests) == 1 and None not in manifests) if scores else None
+
+    def _of_episodes(self, name: str) -> list[dict[Key, float]]:
+        """The score of each episode, of each run that counts."""
+        return [scored.scores(name.removeprefix("test/")) for scored in self.counted.values()]
 
     def over_others(self, name: str, kind: str) -> Score | None:
         """The same mean; its interval is over other ``kind`` than those of the test, as ``metarun compare`` gives it; of
         runs without the scores of single episodes it is the mean of theirs, for all seeds are tested on the same ones."""
-        runs = list(self.counted.values())
-        each = [run.scores(name.removeprefix("test/")) for run in runs]
+        runs, each = list(self.counted.values()), self._of_episodes(name)
         if each and all(each) and (others := over_others(runs, each)) and others.kind == kind:
             return of_others(fmean(map(mean_of, each)), others).score
         told = [scored.run.results.get(name) or {} for scored in self.counted.values()]
@@ -69,6 +75,11 @@ class Row:
         """Of these seeds those that do not count, each with what became of it."""
         states = {scored.run.seed: scored.run.state.replace("completed", f"no {score}") for scored in self.others}
         return {seed: states.get(seed, "no run") for seed in seeds if seed not in self.counted}
+
+
+def _agree(score: Score, episodes: Mapping[Key, float]) -> bool:
+    """Whether these are the episodes that the score is the mean of, and none is lost."""
+    return bool(episodes) and math.isclose(mean_of(episodes), score.mean, rel_tol=1e-6, abs_tol=1e-12)
 
 
 def _together(scores: Sequence[Score], alike: bool) -> Score:

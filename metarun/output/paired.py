@@ -45,12 +45,20 @@ def of_values(values: Sequence[float]) -> Difference:
 
 def of_strata(strata: Sequence[Sequence[float]]) -> Difference:
     """The mean of the means of k strata of episodes, as of seeds, for these k: what varies is the episodes of each."""
-    n = sum(map(len, strata))
-    mean = fmean(map(fmean, strata))
-    if min(map(len, strata)) < 2:
-        return _by_student(mean, None, 0, n)
-    error = math.sqrt(math.fsum(variance(values) / len(values) for values in strata)) / len(strata)
-    return _by_student(mean, error, n - len(strata), n)
+    counts, mean = list(map(len, strata)), fmean(map(fmean, strata))
+    if min(counts) < 2:
+        return _by_student(mean, None, 0, sum(counts))
+    squares = [variance(values) / len(values) for values in strata]
+    return _by_student(mean, math.sqrt(math.fsum(squares)) / len(strata), _freedom(squares, counts), sum(counts))
+
+
+def _freedom(squares: Sequence[float], counts: Sequence[int]) -> int:
+    """Degrees of freedom of a sum of independent squared errors, each of so many episodes. Satterthwaite's rule (1946): the
+    strata need not vary alike, as where one seed's scores scatter more. Equal squares have the sum of their own."""
+    scale = max(squares) or 1.0  # so that no square of a square overflows
+    parts = [square / scale for square in squares]
+    spread = math.fsum(part**2 / (n - 1) for part, n in zip(parts, counts, strict=True))
+    return int(math.fsum(parts) ** 2 / spread + 1e-9) if spread else sum(counts) - len(counts)
 
 
 def of_others(mean: float, over: Over) -> Difference:
@@ -61,8 +69,8 @@ def of_others(mean: float, over: Over) -> Difference:
 
 
 def half_width_of_mean(widths: Sequence[float], alike: bool) -> float:
-    """Of the mean of scores with these half widths: of episodes of their own, or ``alike`` of the very same ones, whose
-    noise the scores share."""
+    """Of the mean of scores with these half widths, where no more is known: of episodes of their own, or ``alike`` of the
+    very same ones, whose noise the scores share. Of few episodes it is a little wider than that of ``of_strata``."""
     return fmean(widths) if alike else math.sqrt(sum(width**2 for width in widths)) / len(widths)
 
 
