@@ -100,6 +100,24 @@ def test_runs_are_found_at_every_depth_and_not_within_runs(tmp_path):
     assert {run.path for run in runs_in(tmp_path)} == made
 
 
+@pytest.mark.parametrize("files", [
+    {"config.yaml": "model: resnet\nlr: 0.1\n", "checkpoints/last.pt": ""},
+    {"config.yaml": "model: resnet\n", "checkpoints/last.pt": "", "status.json": '{"state": "completed"}'},
+    {"status.json": '{"percent": 40}'},
+    {"status.json": '{"state": "queued"}', "output.txt": "epoch 1"},
+    {"output.txt": "epoch 1", "checkpoints/last.pt": ""},
+    {"config.yaml": "model: resnet\n", "results.json": "{}", "run.json": "{}"},
+])  # fmt: skip
+def test_a_folder_of_another_program_is_no_run(files, tmp_path):
+    for name, content in files.items():
+        (tmp_path / "theirs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "theirs" / name).write_text(content)
+    keep(tmp_path / "theirs" / "ours")
+    assert [*folders(tmp_path)] == [tmp_path / "theirs" / "ours"]
+    with pytest.raises(ConfigError, match="holds no run"):
+        run_at(tmp_path / "theirs")
+
+
 def test_the_oldest_run_is_first(tmp_path):
     for name, ago in (("a", 10), ("b", 1000), ("c", 100)):
         keep(tmp_path / name, ago=ago)

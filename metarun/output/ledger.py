@@ -172,7 +172,7 @@ def run_at(path: Path) -> Run:
     if not os.path.isdir(folder):
         raise wrong_command(f"there is no folder {folder}. List your runs with: metarun runs DIR")
     if next(folders(folder), None) != folder:
-        raise wrong_command(f"{folder} holds no run (no config.yaml). List your runs with: metarun runs {path}")
+        raise wrong_command(f"{folder} holds no run (no config.yaml of metarun). List your runs with: metarun runs {path}")
     return read(folder)
 
 
@@ -180,10 +180,30 @@ def folders(root: Path) -> Iterator[Path]:
     """The run folders in or below ``root``. A run's own folders are not looked into, nor those that cannot be read."""
     for place_, inner, names in os.walk(root):
         inner.sort()
-        held = {*inner, *names}
-        if "status.json" in held or (held & {"config.yaml", "output.txt"} and len(held & RUN_FILES) > 0):
+        if _is_run(Path(place_), {*inner, *names}):
             inner.clear()
             yield Path(place_)
+
+
+def _is_run(path: Path, held: set[str]) -> bool:
+    """Whether metarun made the folder, which holds files and folders of these names: its config.yaml says so or, where that
+    is lost, what else metarun leaves. Other programs have files of these names, too."""
+    if "status.json" not in held and not (held & {"config.yaml", "output.txt"} and held & RUN_FILES):
+        return False
+    if b"meta_learner" in _content(path / "config.yaml"):
+        return True
+    if configuration(path / "config.yaml", [])[0]:  # whole, and of another program
+        return False
+    status = json_object(path / "status.json", [])
+    said = status.get("state") in STATES if status else held & {"status.json", "run.json", "results.json"}
+    return bool(said) or b"metarun" in _content(path / "output.txt")
+
+
+def _content(path: Path) -> bytes:
+    """What a file holds; nothing where it cannot be read."""
+    with suppress(OSError):
+        return path.read_bytes()
+    return b""
 
 
 def read(path: Path) -> Run:
