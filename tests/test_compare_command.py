@@ -203,6 +203,26 @@ def test_runs_without_scores_of_episodes_are_left_out_by_name(tmp_path):
     assert outcome.code == 2 and "metarun evaluate RUN" in outcome.err
 
 
+@pytest.mark.parametrize("state, score, fix", [
+    ("diverged", "accuracy", "but 1. metarun show RUN says why it ended; train with other settings."),
+    ("killed", "accuracy", "but 1. metarun resume=RUN goes on with a run that was stopped."),
+    ("completed", "accuracy", "but 1. Runs of earlier versions get them by metarun evaluate RUN;"),
+    ("diverged", "mse", "by mse, but 0. --score takes accuracy, query_loss. metarun show RUN says"),
+])  # fmt: skip
+def test_a_run_that_cannot_be_compared_is_told_with_what_helps_there(state, score, fix, tmp_path):
+    made(tmp_path / "one", [0.1, 0.2])
+    keep(tmp_path / "other", state=state.replace("killed", "running"), score=0.5 if state == "completed" else None)
+    outcome = metarun("compare", tmp_path, f"--score={score}")
+    assert outcome.code == 2 and fix in outcome.err
+
+
+def test_groups_that_are_one_are_told_so(tmp_path):
+    for seed in range(2):
+        made(tmp_path / f"maml{seed}", [0.1, 0.2], seed=seed)
+    outcome = metarun("compare", tmp_path, "--by=meta_learner")
+    assert outcome.code == 2 and "but 1. Choose another --by KEY." in outcome.err
+
+
 def test_an_evaluation_made_later_can_be_compared(tmp_path):
     for name, value in (("one", 0.9), ("other", 0.8)):
         run = made(tmp_path / name, [0.1, 0.2])

@@ -25,6 +25,11 @@ from metarun.output.scored import (
 from metarun.output.tables import Score, Table, refuse_other_formats, show, tables_as_json, text_of
 from metarun.paths import usable
 
+# of runs that ended, or did not, before their test
+_AGAIN = "metarun show RUN says why it ended; train with other settings."
+_GO_ON = "metarun resume=RUN goes on with a run that was stopped."
+FIXES = {"diverged": _AGAIN, "failed": _AGAIN, "interrupted": _GO_ON, "killed": _GO_ON, "pruned": _GO_ON}
+FIXES |= {"running": "Wait for runs that go on."}
 ROUNDING = 1e-9  # relative: an interval below it is one of equal values
 
 
@@ -76,18 +81,31 @@ def compare_runs(words: list[str], by: str, score: str, evaluation: str, chosen:
     refuse_other_formats(chosen)
     runs = scored_runs(words, evaluation)
     score = score or next((scored.run.score_name for scored in runs if scored.run.score_name), "")
-    left_out = {scored.name: reason for scored, reason in without_episodes(runs, score)}
-    notes = [f"{name} is left out: {reason}" for name, reason in left_out.items()]
-    kept = [scored for scored in runs if scored.name not in left_out]
+    left_out = list(without_episodes(runs, score))
+    notes = [f"{scored.name} is left out: {reason}" for scored, reason in left_out]
+    kept = [scored for scored in runs if scored.name not in {other.name for other, _ in left_out}]
     notes += without_numbers(kept, score)
     groups = grouped(kept, by)
     if len(groups) < 2:
-        fix = "Runs of earlier versions get them by metarun evaluate RUN; then add --evaluation NAME."
-        raise wrong_command(*notes, f"there are not two to compare by {score}, but {len(groups)}. {fix}")
+        fixes = " ".join(dict.fromkeys(_fix(scored) for scored, _ in left_out)) or "Choose another --by KEY."
+        raise wrong_command(
+            *notes, f"there are not two to compare{f' by {score}' * bool(score)}, but {len(groups)}. {fixes}"
+        )
     pairs = [pair for one, other in combinations(groups, 2) if (pair := compared(one, other, score, notes))]
     if not pairs:
         raise wrong_command(*notes)
     told(groups, pairs, score, notes, by, chosen)
+
+
+def _fix(scored: Scored) -> str:
+    """What to do so that a run that is left out can be compared."""
+    if scored.episodes:
+        return (
+            f"--score takes {listed(list(dict.fromkeys(name for row in scored.episodes for name in row['scores'])))}."
+        )
+    return FIXES.get(
+        scored.run.state, "Runs of earlier versions get them by metarun evaluate RUN; then add --evaluation NAME."
+    )
 
 
 def scored_runs(words: list[str], evaluation: str) -> list[Scored]:

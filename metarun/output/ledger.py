@@ -172,7 +172,9 @@ def run_at(path: Path) -> Run:
     if not os.path.isdir(folder):
         raise wrong_command(f"there is no folder {folder}. List your runs with: metarun runs DIR")
     if next(folders(folder), None) != folder:
-        raise wrong_command(f"{folder} holds no run (no config.yaml of metarun). List your runs with: metarun runs {path}")
+        raise wrong_command(
+            f"{folder} holds no run (no config.yaml of metarun). List your runs with: metarun runs {path}"
+        )
     return read(folder)
 
 
