@@ -102,6 +102,12 @@ def test_a_mistake_is_answered_in_a_line_with_exit_code_2_and_leaves_nothing(mis
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("word", ["hydra/sweeper=", "hydra/launcher=nothing", "hydra/job_logging=", "hydra.run.dir=x"])
+def test_a_setting_of_hydra_s_is_answered_once(word):
+    outcome = metarun(word, "steps=1")
+    assert outcome.code == 2 and "1 problem" in outcome.err and word in outcome.err, outcome.err
+
+
 PLACES = [
     ["runs", "PATH"],
     ["tensorboard", "PATH"],
@@ -123,7 +129,7 @@ def test_a_path_that_nothing_can_have_is_refused_by_every_command(command, path,
     (tmp_path / "LOOP").symlink_to(tmp_path / "LOOP")
     run = tmp_path / "run"
     run.mkdir()
-    (run / "config.yaml").write_text("seed: 0\n")
+    (run / "config.yaml").write_text("meta_learner: {}\n")
     (run / "status.json").write_text("{}")
     outcome = metarun(*[word.replace("PATH", path) for word in command], as_given=True)
     assert outcome.code == 2 and "Traceback" not in outcome.text, outcome.text

@@ -151,6 +151,10 @@ def test_wrong_words_are_refused_with_the_fix(some):
         (["--format=tex"], "use table, json, csv, md or latex"),
         (["sed=1"], "sed: no run has this; did you mean 'seed'?"),
         (["--sort=scor"], "did you mean 'score'?"),
+        (["state='failed,killed"], "state='failed,killed: it begins with ', and must end with '; or leave the ' out."),
+        (['state=killed,"failed'], 'state="failed: it begins with ", and must end with "; or leave'),
+        (['seed="0"1,2'], 'it begins with ", and must end with "; or leave the " out.'),
+        (["base_learner.hidden=[40,40"], "=[40,40: it begins with [, and must end with ]"),
         (["runs/sweep", "here"], "one folder at a time: runs/sweep, here"),
     ):
         outcome = metarun("runs", *words)

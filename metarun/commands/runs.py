@@ -65,7 +65,16 @@ def filters_in(words: list[str]) -> tuple[list[Filter], list[str]]:
     """The filters among ``words``, and the rest, which are folders."""
     places = [word for word in words if "=" not in word or os.path.isdir(word)]
     given = [word.partition("=") for word in words if word not in places]
-    return [Filter(key, _alternatives(value)) for key, _, value in given], places
+    filters = [Filter(key, _alternatives(value)) for key, _, value in given]
+    if problems := [_unclosed(each.key, each.values[-1]) for each in filters if not _whole(each.values[-1])]:
+        raise wrong_command(*problems)
+    return filters, places
+
+
+def _unclosed(key: str, value: str) -> str:
+    """What to say of a filter's value whose quote or brackets begin it and do not end it: the rest of the word is in it."""
+    end = {"[": "]", "{": "}"}.get(value[0], value[0])
+    return f"{key}={value}: it begins with {value[0]}, and must end with {end}; or leave the {value[0]} out."
 
 
 def _alternatives(text: str) -> list[str]:

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from metarun.config.elsewhere import named, with_training_settings, without_effect
 from metarun.config.explain import explained, no_such_option, option_names, said
 from metarun.config.names import names_as_text
-from metarun.config.overrides import misread, override_problems, without_names
+from metarun.config.overrides import misread, of_hydra, override_problems, without_names
 from metarun.config.schema import Config
 from metarun.config.yaml_files import refuse_bombs
 from metarun.errors import ConfigError, shortened
@@ -54,8 +54,8 @@ def composed(overrides: list[str], extra_config_dirs: list[Path]) -> DictConfig:
     with initialize_config_dir(str(config_dir()), version_base="1.3", job_name="metarun"):
         prefix = hydra_arguments(extra_config_dirs)
         problems = override_problems(readable(overrides))
-        if problems:  # Hydra would stumble over lists of what is no name
-            overrides = [text for text in overrides if not without_names(readable([text]))]
+        if problems:  # what is told already would be told again, and Hydra would stumble over lists of what is no name
+            overrides = [text for text in overrides if not any(map(_is_told, readable([text])))]
         overrides, found = with_evaluation_tasks(overrides, extra_config_dirs)
         problems += found
         try:
@@ -75,6 +75,11 @@ def composed(overrides: list[str], extra_config_dirs: list[Path]) -> DictConfig:
     if problems:
         raise ConfigError(problems)
     return cfg
+
+
+def _is_told(override: Override) -> bool:
+    """Whether ``override_problems`` say all that is wrong with an override."""
+    return of_hydra(override) or bool(without_names([override]))
 
 
 def show(cfg: DictConfig, package: str | None, resolve: bool) -> None:
