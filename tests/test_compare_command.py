@@ -230,8 +230,17 @@ def test_an_evaluation_made_later_can_be_compared(tmp_path):
         episodes(run, [value, value + 0.1]).joinpath("episodes.jsonl").rename(
             run / "evaluations" / "five.episodes.jsonl"
         )
+        (run / "evaluations" / "five.json").write_text("{}")
     shown = told(tmp_path / "one", tmp_path / "other", "--evaluation=five")
     assert shown["differences"][0]["difference over episodes"]["mean"] == pytest.approx(0.1)
+    outcome = metarun("compare", tmp_path, "--evaluation=fiv")
+    assert outcome.code == 2 and "no run has it; did you mean 'five'? There is five." in outcome.err
+
+
+def test_a_score_may_be_named_as_results_json_names_it(tmp_path):
+    for name in ("one", "other"):
+        made(tmp_path / name, [0.1, 0.2, 0.4])
+    assert told(tmp_path, "--score=test/accuracy") == told(tmp_path, "--score=accuracy")
 
 
 def test_episodes_of_several_tasks_are_told_apart(tmp_path):
@@ -444,7 +453,11 @@ def test_every_format_has_the_differences(sweep):
     [
         (["nowhere"], "there is no folder nowhere"),
         (["RUNS/maml0"], "two or more runs can be compared, and these are 1"),
-        (["RUNS", "--by=nothing"], "has no nothing"),
+        (["RUNS", "--by=learnr"], "--by learnr: no run has this; did you mean 'learner'?"),
+        (["RUNS", "--by=learner,"], "--by an empty key: no run has this"),
+        (["RUNS", "learnr=maml"], "learnr: no run has this; did you mean 'learner'?"),
+        (["RUNS", "learner=anil"], "passes the filter; learner is maml, protonet there"),
+        (["RUNS", "--evaluation=later"], "--evaluation later: no run has it. metarun evaluate RUN makes one."),
         (["RUNS", "--score=mse"], "no score mse that is finite"),
         (["RUNS", "--format=x"], "use table"),
     ],

@@ -519,7 +519,8 @@ def test_the_runs_of_a_folder_stay_as_they_are(tmp_path):
     [
         ([], "Missing argument"),
         (["nowhere"], "there is no folder nowhere"),
-        (["runs", "seed=7"], "none of the runs in runs passes the filter"),
+        (["runs", "seed=7"], "none of the 1 runs in runs passes the filter; seed is 0 there"),
+        (["runs", "sed=7"], "sed: no run has this; did you mean 'seed'?"),
         (["runs", "--by=meta_lerner"], "--by meta_lerner: no run has this"),
         (["runs", "--score=acuracy"], "--score acuracy: no run has it; they have accuracy"),
         (["runs", "--out=runs/maml0/status.json"], "Name a folder that can be written: --out DIR"),

@@ -6,8 +6,8 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any
 
-from metarun.commands.runs import NO_VALUE, filters_in, passes, value_of
-from metarun.errors import listed, wrong_command
+from metarun.commands.runs import NO_VALUE, filters_in, none_passes, passing, refuse_unknown, value_of
+from metarun.errors import did_you_mean, listed, wrong_command
 from metarun.evaluation.kinds import KINDS
 from metarun.output.ledger import runs_in
 from metarun.output.paired import Difference, holm, of_others, of_strata, of_values, win_rate
@@ -80,7 +80,7 @@ def compare_runs(words: list[str], by: str, score: str, evaluation: str, chosen:
     """Print the groups, and the difference of each two of them."""
     refuse_other_formats(chosen)
     runs = scored_runs(words, evaluation)
-    score = score or next((scored.run.score_name for scored in runs if scored.run.score_name), "")
+    score = score.removeprefix("test/") or next((scored.run.score_name for scored in runs if scored.run.score_name), "")
     left_out = list(without_episodes(runs, score))
     notes = [f"{scored.name} is left out: {reason}" for scored, reason in left_out]
     kept = [scored for scored in runs if scored.name not in {other.name for other, _ in left_out}]
@@ -111,10 +111,16 @@ def _fix(scored: Scored) -> str:
 def scored_runs(words: list[str], evaluation: str) -> list[Scored]:
     """The runs in the folders among ``words`` that pass the filters among them, named by what tells their paths apart."""
     filters, places = filters_in(words)
-    found = {run.path.resolve(): run for place in places for run in runs_in(usable(place, "RUN"))}
-    kept = {path: run for path, run in found.items() if all(passes(run, wanted) for wanted in filters)}
+    found = list({run.path.resolve(): run for place in places for run in runs_in(usable(place, "RUN"))}.values())
+    kept = {run.path.resolve(): run for run in passing(found, filters)}
+    if found and not kept:
+        raise wrong_command(none_passes(found, filters, listed(places)))
     if len(kept) < 2:
         raise wrong_command(f"two or more runs can be compared, and these are {len(kept)}: metarun compare RUN RUN ...")
+    known = dict.fromkeys(name for run in kept.values() for name in run.evaluations())
+    if evaluation and evaluation not in known:
+        has = f"There is {listed(list(known))}" if known else "metarun evaluate RUN makes one"
+        raise wrong_command(f"--evaluation {evaluation}: no run has it{did_you_mean(evaluation, known) or '.'} {has}.")
     names = [path.name for path in kept]
     return [
         Scored(run, path.name if names.count(path.name) == 1 else str(path), evaluation) for path, run in kept.items()
@@ -126,6 +132,7 @@ def grouped(runs: Sequence[Scored], by: str) -> list[Group]:
     two runs of a seed: they differ in something else."""
     if not by:
         return [Group(scored.name, {scored.run.seed: scored}) for scored in runs]
+    refuse_unknown(by.split(","), [scored.run for scored in runs], "--by ")
     groups: dict[str, dict[Any, Scored]] = {}
     for scored in runs:
         values = {key: value_of(scored.run, key) for key in by.split(",")}

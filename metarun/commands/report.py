@@ -9,7 +9,7 @@ from metarun.commands.report_findings import Findings, explained
 from metarun.commands.report_page import html
 from metarun.commands.report_rows import keys_of, rows_of
 from metarun.commands.report_search import NO_WINNER, page_of, section_of, table_of, without_trials
-from metarun.commands.runs import passes, understood
+from metarun.commands.runs import none_passes, passing, understood
 from metarun.errors import listed, shortened, wrong_command
 from metarun.files import write_atomically
 from metarun.output.ledger import Run, runs_in
@@ -28,9 +28,10 @@ def report_on(words: list[str], by: str, score: str, out: str, chosen: str) -> N
     root, filters = understood(words)
     if ("=" in str(root) and not root.is_dir()) or not words:
         raise wrong_command("name the folder of the runs first: metarun report DIR [KEY=VALUE ...]")
-    kept = [run for run in runs_in(root) if all(passes(run, wanted) for wanted in filters)]
+    runs = runs_in(root)
+    kept = passing(runs, filters)
     if not kept:
-        raise wrong_command(f"none of the runs in {root} passes the filter")
+        raise wrong_command(none_passes(runs, filters, root))
     folder, search = usable(out, "--out") if out else root / FOLDER, found(root)
     kept = without_trials(kept, root, search)
     tables: Mapping[str, Table | None]
@@ -56,7 +57,7 @@ def report_on(words: list[str], by: str, score: str, out: str, chosen: str) -> N
 
 def _findings(kept: Sequence[Run], by: str, score: str, root: Path) -> Findings:
     runs = [Scored(run, _name(run.path, root)) for run in kept]
-    score = _score(runs, score)
+    score = _score(runs, score.removeprefix("test/"))
     keys, notes = keys_of(kept, by), list[str]()
     return Findings(_title(root), score, keys, rows_of(runs, keys, score, notes), notes)
 

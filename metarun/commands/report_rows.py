@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from metarun.commands.runs import NO_VALUE, note, value_of
-from metarun.config.help import ORDER
-from metarun.errors import did_you_mean, wrong_command
+from metarun.commands.runs import NO_VALUE, note, refuse_unknown, value_of
+from metarun.errors import wrong_command
 from metarun.output.kept import number
 from metarun.output.ledger import Run
 from metarun.output.paired import half_width_of_mean, of_others, of_strata, of_values
@@ -105,10 +104,7 @@ def keys_of(runs: Sequence[Run], by: str) -> list[str]:
     same options differ. Raises ConfigError for a key that no run has."""
     if by:
         keys = by.split(",")
-        known = dict.fromkeys([*ORDER, *(key for run in runs for key in (*run.settings, *run.scores))])
-        unknown = [key for key in keys if all(value_of(run, key) is NO_VALUE for run in runs)]
-        if unknown:
-            raise wrong_command(*(f"--by {key}: no run has this{did_you_mean(key, known)}" for key in unknown))
+        refuse_unknown(keys, runs, "--by ")
         return keys
     groups = [group for group in CHOSEN if len({run.option(group) for run in runs if run.config}) > 1]
     alike: dict[tuple[str, ...], list[dict[str, str]]] = {}

@@ -36,18 +36,29 @@ def list_runs(words: list[str], sort: str, chosen: str) -> None:
     root, filters = understood(words)
     runs = runs_in(root)
     key = sort.removeprefix("-")
-    _refuse_unknown([*(f.key for f in filters), *([key] if key else [])], runs)
-    kept = [run for run in runs if all(passes(run, f) for f in filters)]
+    refuse_unknown([key] if key else [], runs)
+    kept = passing(runs, filters)
     if key:
         kept = in_order(kept, key, descending=sort.startswith("-"))
     further = [k for k in dict.fromkeys([*(f.key for f in filters), key]) if k and SAME.get(k, k) not in FOR_PROGRAMS]
     show(table_of(kept, root, further, chosen), chosen)
     if not kept:
-        there = "".join(_values_there(f.key, runs) for f in filters if not any(passes(run, f) for run in runs))
-        print(f"none of the {len(runs)} runs in {root} passes the filter{there}", file=sys.stderr)
+        print(none_passes(runs, filters, root), file=sys.stderr)
 
 
-def _values_there(key: str, runs: list[Run]) -> str:
+def passing(runs: Sequence[Run], filters: Sequence[Filter]) -> list[Run]:
+    """The runs that pass all filters. Raises ConfigError for a filter by a key that no run has."""
+    refuse_unknown([f.key for f in filters], runs)
+    return [run for run in runs if all(passes(run, f) for f in filters)]
+
+
+def none_passes(runs: Sequence[Run], filters: Sequence[Filter], root: Path | str) -> str:
+    """What to say where no run in a folder passes the filters."""
+    there = "".join(_values_there(f.key, runs) for f in filters if not any(passes(run, f) for run in runs))
+    return f"none of the {len(runs)} runs in {root} passes the filter{there}"
+
+
+def _values_there(key: str, runs: Sequence[Run]) -> str:
     """What the runs have by the name of a filter that none of them passes."""
     found = dict.fromkeys(_letters(value) for run in runs if (value := value_of(run, key)) is not NO_VALUE)
     return f"; {key} is {listed([shortened(text, 60) for text in found])} there"
@@ -170,11 +181,12 @@ def in_order(runs: list[Run], key: str, descending: bool) -> list[Run]:
     return sorted(there, key=rank, reverse=descending) + absent
 
 
-def _refuse_unknown(keys: list[str], runs: list[Run]) -> None:
-    """Raise ConfigError for keys that no run has."""
+def refuse_unknown(keys: Sequence[str], runs: Sequence[Run], option: str = "") -> None:
+    """Raise ConfigError for keys that no run has; ``option``: how the words of the command begin that name them."""
     known = dict.fromkeys([*FOR_PROGRAMS, *(key for run in runs for key in (*run.settings, *run.config, *run.scores))])
     problems = [
-        f"{key}: no run has this{did_you_mean(key, known) or '.'} Keys are columns, settings (task.num_shots) and scores."
+        f"{option}{key or 'an empty key'}: no run has this{did_you_mean(key, known) or '.'} Keys are columns, settings "
+        "(task.num_shots) and scores."
         for key in keys
         if key not in known and all(value_of(run, key) is NO_VALUE for run in runs)
     ]
