@@ -5,7 +5,7 @@ from pathlib import Path
 
 from card_figures import OLDER, Row, Shown, rows, table, unit
 
-from metarun.commands.reproduce import cost
+from metarun.commands.reproduce_list import cost
 from metarun.reproduce.registry import Target, printed
 from metarun.reproduce.verdict import about_seeds
 from metarun.sweep.times import shortly

@@ -17,6 +17,7 @@ from metarun.commands.reproduce import Wanted, evaluated, reproduce
 from metarun.config.compose import composed
 from metarun.errors import ConfigError, Diverged, Interrupted, MetarunError
 from metarun.output.ledger import read
+from metarun.paths import cards_dir
 from metarun.reproduce import dependence, registry, running
 from metarun.reproduce.card import of_run, score_at
 from metarun.reproduce.registry import Figure, printed, task_of
@@ -232,6 +233,22 @@ def test_the_list_says_figures_time_data_and_our_card_and_runs_nothing(tmp_path,
     assert rows["maml/sinusoid/5s"]["data"] == "generated"
     assert "1 step: 0.67" in rows["maml/sinusoid/5s"]["paper's figures"]
     assert not list(tmp_path.iterdir())
+
+
+def test_the_list_is_read_in_80_columns_a_figure_a_line():
+    outcome = metarun("reproduce", "--list")
+    assert outcome.code == 0, outcome.err
+    lines = outcome.out.splitlines()
+    assert all(len(line) <= 80 for line in lines if "data absent: " not in line)
+    place = next(i for i, line in enumerate(lines) if line.startswith("maml/sinusoid/5s: "))
+    assert lines[place].endswith(" a seed, data generated")
+    assert [line.split()[:3] for line in lines[place + 1 : place + 4]] == [
+        ["1", "step", "0.67"],
+        ["5", "steps", "0.38"],
+        ["10", "steps", "0.35"],
+    ]
+    ours = json.loads((cards_dir() / "maml" / "sinusoid_5s.json").read_text())["figures"][0]
+    assert f"{ours['ours']['mean']:.3f} +- " in lines[place + 1] and ours["verdict"] in lines[place + 1]
 
 
 def test_the_task_of_a_command_is_its_experiments_or_what_that_begins_with():

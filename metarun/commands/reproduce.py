@@ -10,19 +10,19 @@ from typing import Any
 
 from metarun.commands.data import state_of
 from metarun.commands.evaluate import evaluate_run, name_of
+from metarun.commands.reproduce_list import list_targets, time_in
 from metarun.config.build import build_task, check
 from metarun.config.compose import composed
 from metarun.config.overrides import MOST_RUNS
-from metarun.errors import ConfigError, Interrupted, MetarunError, did_you_mean, wrong_command
+from metarun.errors import ConfigError, Interrupted, wrong_command
 from metarun.files import read_json
 from metarun.output.folder import place_of_runs
 from metarun.output.tables import Score, Table, refuse_other_formats, show
-from metarun.paths import as_shown, cards_dir
+from metarun.paths import as_shown
 from metarun.reproduce import card
-from metarun.reproduce.registry import Target, printed, target, targets, task_of
+from metarun.reproduce.registry import Target, printed, target, task_of
 from metarun.reproduce.running import OF_THE_PLACE, Seed, as_typed, protocols, refuse_another, seeds_of, train
 from metarun.reproduce.verdict import about_seeds
-from metarun.sweep.times import FORMS, seconds_in, shortly
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def reproduce(words: list[str], wanted: Wanted) -> int:
     names, place = [w for w in words if "=" not in w], [w for w in words if "=" in w]
     if wanted.listed:
         _refuse_beside_the_list(names, place, wanted)
-        list_targets(wanted, place)
+        list_targets(wanted.paper, wanted.within, wanted.all_of_them, place, wanted.chosen)
         return 0
     if wanted.within or wanted.paper or wanted.all_of_them or wanted.chosen != "table":
         raise wrong_command("--paper, --within, --all and --format go with --list.")
@@ -175,70 +175,3 @@ def said(target: Target, content: dict[str, Any]) -> Iterator[str]:
         yield f"missed: {target.cause or 'cause unknown'}"
     if any(figure["paper"]["read"] not in ("paper", "code") for figure in content["figures"]):
         yield "not judged: a figure that nobody here has read in its source (marked quoted or unread)"
-
-
-def list_targets(wanted: Wanted, place: Sequence[str]) -> None:
-    """Print what can be run, what it takes, whether its data are there, and what our cards say."""
-    known = [t for t in targets().values() if not wanted.paper or t.paper.name == wanted.paper]
-    if not known:
-        papers = list(dict.fromkeys(t.paper.name for t in targets().values()))
-        raise wrong_command(f"--paper is {wanted.paper!r}; use {', '.join(papers)}{did_you_mean(wanted.paper, papers)}")
-    most = time_in(wanted.within, "--within") if wanted.within else None
-    cards = {t.id: card_of(t) for t in known}
-    if most is not None:
-        known = [t for t in known if 0 < cost(cards[t.id]) <= most]
-    shown = [t for t in known if wanted.all_of_them or t.words is not None]
-    states = data_states({task_of(t.words) for t in shown if t.words is not None}, place)
-    rows = [row(t, cards[t.id], states) for t in shown]
-    columns = ("name", "paper's figures", "time for a seed", "data", "our card")
-    show(Table(columns, rows, "published results: metarun reproduce NAME"), wanted.chosen)
-    if wanted.within:
-        print(
-            f"those that took less than {wanted.within} here; others, and those never run, are not shown",
-            file=sys.stderr,
-        )
-
-
-def row(target: Target, kept: dict[str, Any], states: dict[str, str]) -> tuple[Any, ...]:
-    """A target's line."""
-    figures = ", ".join(
-        f"{figure.name}: {printed(figure.value, figure.interval, figure.read)}"
-        for figure in target.figures
-        if figure.value is not None
-    )
-    if target.words is None:
-        return (target.id, figures, None, None, "no preset of ours")
-    found = of_card(target, kept).rows if kept else []
-    said = "; ".join(f"{name}: " * (len(found) > 1) + f"{ours.text()} {judged}" for name, ours, *_, judged in found)
-    taken = shortly(cost(kept)) if kept else "not measured"
-    return target.id, figures, taken, states[task_of(target.words)], said or None
-
-
-def card_of(target: Target) -> dict[str, Any]:
-    """The card that comes with metarun; empty where there is none."""
-    path = cards_dir() / target.card
-    if not path.is_file():
-        return {}
-    try:
-        return read_json(path)
-    except ValueError as error:
-        raise MetarunError(f"{path} is damaged ({error}). Delete it, or install metarun again.") from None
-
-
-def cost(kept: dict[str, Any]) -> float:
-    """The seconds that a seed took, by a card; 0 where there is none."""
-    runs = kept.get("runs", ())
-    return sum(run["seconds"] for run in runs) / len(runs) if runs else 0.0
-
-
-def data_states(tasks: set[str], place: Sequence[str]) -> dict[str, str]:
-    """Whether the data of each task are there: ready, raw files found, generated, or what to do."""
-    where = [text for text in place if text.startswith("data_root=")]
-    return {name: state_of(name, composed([f"task={name}", *where], [])) for name in sorted(tasks)}
-
-
-def time_in(text: str, option: str) -> float:
-    """The seconds of the time that an option is given."""
-    if (seconds := seconds_in(text)) is None:
-        raise wrong_command(f"{option} is {text!r}, but must be a time: {FORMS}.")
-    return seconds

@@ -192,20 +192,13 @@ def _is_run(path: Path, held: set[str]) -> bool:
     is lost, what else metarun leaves. Other programs have files of these names, too."""
     if "status.json" not in held and not (held & {"config.yaml", "output.txt"} and held & RUN_FILES):
         return False
-    if b"meta_learner" in _content(path / "config.yaml"):
+    if any("meta_learner" in line for line in text_lines(path / "config.yaml")):
         return True
     if configuration(path / "config.yaml", [])[0]:  # whole, and of another program
         return False
     status = json_object(path / "status.json", [])
     said = status.get("state") in STATES if status else held & {"status.json", "run.json", "results.json"}
-    return bool(said) or b"metarun" in _content(path / "output.txt")
-
-
-def _content(path: Path) -> bytes:
-    """What a file holds; nothing where it cannot be read."""
-    with suppress(OSError):
-        return path.read_bytes()
-    return b""
+    return bool(said) or any("metarun" in line for line in text_lines(path / "output.txt"))
 
 
 def read(path: Path) -> Run:
