@@ -3,6 +3,7 @@
 from typing import Any
 
 from card_figures import OLDER, Shown, rows, table, unit
+from experiments import experiment, under_more_settings
 
 from metarun.output.tables import Score
 from metarun.reproduce.registry import Target, printed
@@ -60,6 +61,7 @@ def of_card(one: Shown) -> str:
             [(name, target.protocol[name]) for name in PROTOCOL if target.protocol.get(name) is not None],
         ),
         differences(target),
+        *of_the_preset(target),
         *common(card),
         *curve(target, card),
         "## Runs",
@@ -104,6 +106,17 @@ def differences(target: Target) -> str:
     if not target.differs:
         return "Ours differs from it in nothing that is known."
     return "Ours differs from it:\n\n" + "\n".join(f"- {text}" for text in target.differs)
+
+
+def of_the_preset(target: Target) -> list[str]:
+    """The score that the preset of the target's command has by itself, where that is another one."""
+    names = [word.partition("=")[2] for word in target.words or () if word.startswith("experiment=")]
+    found = [preset for preset in map(experiment, names) if target in under_more_settings(preset)]
+    return [
+        f"`metarun experiment={preset.name}` without more settings is another run ([experiments](../../experiments.md)): "
+        f"{preset.expect.partition('; ')[0]}."
+        for preset in found
+    ]
 
 
 def common(card: dict[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from metarun.reproduce.card import evaluated_by
 from metarun.reproduce.registry import targets
 from tests.test_receipts import ROOT, script
 
-cards = script("cards")
+cards, experiments = script("cards"), script("experiments")
 FULL = 20  # cards of trainings at their full length, at the least
 
 
@@ -203,3 +203,13 @@ def test_every_figure_with_its_interval_is_of_the_card_or_receipt_beside_it(page
             if m[0] not in said and not any(shows((m[1], m[2]), mean, width) for mean, width in values)
         ]
     assert without == [], f"{page.name} shows figures that no card, receipt or source in metarun/published has"
+
+
+def test_a_preset_and_a_card_of_it_with_more_settings_name_each_other():
+    (target,) = experiments.under_more_settings(experiments.experiment("protonet_clinc150_5w1s"))
+    assert target.id == "protaugment/clinc150/protonet_5w1s"
+    (line,) = [x for x in experiments.PAGE.read_text().splitlines() if x.startswith("| `protonet_clinc150_5w1s`")]
+    page = target.card.with_suffix(".md").as_posix()
+    assert f"with the settings of [{target.id}](results/{page})" in line
+    assert "`metarun experiment=protonet_clinc150_5w1s` without more" in (cards.RESULTS / page).read_text()
+    assert not experiments.under_more_settings(experiments.experiment("maml_sinusoid"))  # whose score is a card's

@@ -165,7 +165,7 @@ def test_the_intervals_of_means_are_those_of_compare(report, sweep):
 
 
 @pytest.mark.parametrize("lost", ["the file", "a line"])
-def test_runs_that_lost_scores_of_episodes_have_an_interval_made_of_those_of_the_runs(lost, tmp_path):
+def test_without_scores_of_episodes_an_interval_is_made_of_those_of_the_runs(lost, tmp_path):
     for seed, values in enumerate(([0.5, 0.7, 0.9], [0.1, 0.2, 0.6])):
         file = made(tmp_path / f"maml{seed}", values, seed=seed) / "episodes.jsonl"
         file.write_text("".join(file.read_text().splitlines(keepends=True)[1:] if lost == "a line" else []))
