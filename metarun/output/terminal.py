@@ -84,10 +84,8 @@ class Ticker(Sink):
         """Say what was measured to choose it, and why. The rate counts from here on."""
         self.began, self.start = time.monotonic(), self.step
         self.busy("")
-        name, timings = choice.execution.describe(), choice.milliseconds
-        rows = [f"{other} {ms:.3g} ms" for other, ms in timings.items()]
-        if len(timings) > 1 and (gain := max(timings.values()) / timings[name]) > 1.05:
-            rows.insert(0, f"{gain:{'.1f' if gain < 10 else '.0f'}}x faster than the slowest")
+        name = choice.execution.describe()
+        rows = [f"{other} {ms:.3g} ms" for other, ms in choice.milliseconds.items()]
         if rows or choice.notes:
             self.say(f"execution: {name} ({'; '.join([', '.join(rows)] * bool(rows) + choice.notes)})")
 
