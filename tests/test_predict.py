@@ -298,6 +298,17 @@ def alone(folder: Path) -> None:
         shutil.rmtree(folder / "support" / name)
 
 
+def test_masks_beside_the_images_of_a_support_are_told(photos):
+    for i in (20, 21, 22):
+        drawings(photos / "support" / "circle", 8, range(i, i + 1))[0].rename(
+            photos / "support" / "circle" / f"{i}_mask.png"
+        )
+    drawings(photos / "support" / "circle", 2, range(20, 23), size=31)
+    outcome = metarun("predict", str(run("protonet")), *of_folder(photos), f"--out={photos / 'out.csv'}")
+    assert outcome.code == 0, outcome.text
+    assert "3 of the images are by their names what belongs to another, as a mask" in outcome.text
+
+
 WRONG = {
     "no labels in the support": (flat, "lies in no class: put the images of each class into a folder"),
     "one class": (alone, "all examples are of the class circle"),
@@ -317,6 +328,12 @@ WRONG = {
     "the folder of both": (
         lambda folder: [drawings(folder / "support" / part, 1, range(2)) for part in ("support", "query")],
         "has folders named support and query",
+    ),
+    "masks in folders beside images": (
+        lambda folder: [
+            drawings(folder / "support" / "cross" / part, c, range(2)) for c, part in enumerate(("images", "masks"))
+        ],
+        "support/cross has images, and beside them masks, which by the name holds what belongs to each",
     ),
     "no query": (lambda folder: shutil.rmtree(folder / "query"), "--query"),
     "an image in two classes": (

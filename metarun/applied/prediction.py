@@ -12,6 +12,7 @@ from metarun.applied.adapted import Adapted, AdaptedClassifier, AdaptedRegressor
 from metarun.applied.model import Model
 from metarun.errors import DataError, listed
 from metarun.tasks.image_files import hidden
+from metarun.tasks.image_layout import notes_on_beside, refuse_beside
 from metarun.tasks.reading import Examples
 
 PARTS = ("support", "query")
@@ -37,6 +38,7 @@ class Prediction:
 def predicted(model: Model, support: Path, query: Path) -> Prediction:
     """The model adapted to the examples in ``support``, on those in ``query``. Raises DataError and MissingDataError."""
     given = model.reader.read(support, labelled=True)
+    beside = _beside(support, given)
     adapted = model.adapted_to(given.x, given.labels)
     asked = model.reader.read(query, labelled=False)
     if given.task and asked.task and given.task != asked.task:
@@ -49,11 +51,20 @@ def predicted(model: Model, support: Path, query: Path) -> Prediction:
     seen = np.array([key in held for key in sought])
     repeats = [*_repeated(given, keys, support, "support"), *_repeated(asked, sought, query, "query")]
     columns, scores, count = of_kind(adapted, asked, query, ~seen)  # type: ignore[arg-type]
-    notes = [*given.notes, *asked.notes, *repeats]
+    notes = [*given.notes, *beside, *asked.notes, *repeats]
     if names := [item for item, known in zip(asked.items, seen, strict=True) if known]:
         said = f"{len(names)} of {len(seen)} queries are examples of the support, too, and no score counts them"
         notes.append(f"{query}: {said}: {listed(names)}.")
     return Prediction(adapted, len(given.x), columns, scores, count, len(names), notes)
+
+
+def _beside(support: Path, given: Examples) -> list[str]:
+    """What to say of a folder of images with masks or the like beside them. Raises DataError where these are classes."""
+    if not support.is_dir():
+        return []
+    files = [support / item for item in given.items]
+    refuse_beside(support, files)
+    return notes_on_beside(support, files)
 
 
 def _keys(of: Examples, classes: bool) -> list[Hashable]:

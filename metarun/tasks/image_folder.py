@@ -16,7 +16,8 @@ from metarun.tasks.doubtful import nearly_equal, notes_on_classes
 from metarun.tasks.image_classes import ImageData, image_task
 from metarun.tasks.image_csv import rows_of_csv
 from metarun.tasks.image_files import ENDINGS, Ranges, dark, is_image, plain, problem_of, squared, survey
-from metarun.tasks.image_rows import Listing, Row, by_class, grouped, rows_of_folders
+from metarun.tasks.image_layout import laid_out, without_last
+from metarun.tasks.image_rows import Listing, Row, by_class, grouped
 from metarun.tasks.near_copies import NearCopies
 from metarun.tasks.splits import SPLITS, Split, by_shares, lists_classes, split_classes
 from metarun.tasks.store import ClassRows, Prepared, Source
@@ -79,7 +80,7 @@ def image_folder(  # noqa: PLR0913, PLR0917
         required=SPLITS if by_shares(split) else (),
         counts={name: len({row.group for row in rows}) if with_groups else len(rows) for name, rows in classes.items()},
         faults=lambda: [] if source.state() == "ready" else reading.broken(),
-        notes=[*found.notes, *notes_on_classes(classes)],
+        notes=[*found.notes, *notes_on_classes(without_last(classes))],
         groups=reading.groups if with_groups else None,
         ranges=lambda prepared: _ranges(prepared.facts),
     )
@@ -115,7 +116,7 @@ def _listing(path: Path, split: Split, group_column: str | None, group_pattern: 
         )
     _refuse_no_list(path)
     if path.is_dir():
-        rows, notes = rows_of_folders(path, split == "given", lists_classes(split))
+        rows, notes = laid_out(path, split == "given", lists_classes(split))
     else:
         rows, notes = rows_of_csv(path, split == "given", group_column)
     if not rows:

@@ -1,0 +1,163 @@
+"""How the folders of a user's images are laid out: what lies beside images and is no example, as masks, depth maps and
+thumbnails; lists of images that are not read; classes that are in all splits. Names alone tell it, so what may be meant is
+told, and what cannot be meant is refused.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from metarun.errors import DataError, listed
+from metarun.tasks.image_files import ENDINGS, hidden
+from metarun.tasks.image_rows import Listing, Row, rows_of_folders
+from metarun.tasks.splits import SPLITS, named_as_splits, split_named
+
+OF_IMAGES = (
+    *("image", "images", "img", "imgs", "jpegimages", "photo", "photos", "picture", "pictures", "frames", "rgb"),
+    *("color", "colour", "input", "inputs", "original", "originals", "raw"),
+)
+NAMES_BESIDE = (
+    *("mask", "label", "annotation", "segmentation", "seg", "trimap", "depth", "depthmap", "heatmap", "gt"),
+    *("thumbnail", "thumb", "groundtruth", "segmentationclass", "segmentationobject"),
+)
+BESIDE = (*NAMES_BESIDE, *(f"{name}s" for name in NAMES_BESIDE))
+NO_CLASSES = (
+    "thumbnail",
+    "thumbnails",
+    "thumbs",
+    "annotations",
+    "segmentations",
+    "groundtruth",
+    "unlabeled",
+    "unlabelled",
+)
+WORD, GAP = f"(?:{'|'.join(BESIDE)}|ground[ _-]truth)", "[ ._-]+"
+OF_AN_IMAGE = re.compile(rf"(.+?){GAP}{WORD}(?:[ ._-]*\d+)?|{WORD}{GAP}(.+)")
+SAID_TO_BE = re.compile(rf"^(?:{'|'.join(OF_IMAGES)}){GAP}|{GAP}(?:{'|'.join(OF_IMAGES)})$")
+LISTS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx")
+NAME_OF_IMAGE = re.compile(rf"\w({'|'.join(map(re.escape, ENDINGS))})\b".encode(), re.IGNORECASE)
+LOOKED_AT = 4096  # bytes of a file that may be a list of images
+
+
+def laid_out(root: Path, with_splits: bool, by_name: bool) -> Listing:
+    """Every image below ``root`` with its class, and notes, as ``rows_of_folders`` has them. Raises DataError, too, where
+    folders hold what belongs to images, or splits share classes; not of folders that are chosen ``by_name``."""
+    try:
+        rows, notes = rows_of_folders(root, with_splits, by_name)
+    except DataError as error:
+        raise DataError(" ".join([str(error), *_splits_of_all_classes(root), *lists_in(root)])) from error
+    files = [row.file for row in rows]
+    if not by_name:
+        refuse_beside(root, files, ", or list the classes that are meant by name in task.split")
+        _refuse_shared(root, rows if with_splits else ())
+    return Listing(rows, [*notes, *notes_on_beside(root, files), *lists_in(root)])
+
+
+# ----------------------------------------------------------------------------------------------- what belongs to images
+
+
+def refuse_beside(root: Path, files: Iterable[Path], otherwise: str = "") -> None:
+    """Raise DataError where folders with ``files`` below ``root`` would be classes, and hold images and what belongs to
+    each, as masks; or hold all images, and are called so. ``otherwise``: what to do where classes are meant."""
+    holders = {file.parent for file in files}
+    inside: dict[Path, set[str]] = {}
+    for folder in {above for holder in holders for above in (holder, *holder.parents) if root in above.parents}:
+        inside.setdefault(folder.parent, set()).add(folder.name)
+    for folder, names in sorted(inside.items()):
+        of_images, beside = (sorted(n for n in names if _letters(n) in words) for words in (OF_IMAGES, BESIDE))
+        if {*of_images, *beside} != names:
+            continue
+        top = folder == root or (folder.parent == root and split_named(folder.name) in SPLITS)
+        bare = [str(folder / name) for name in of_images if top and len(of_images) == 1 and folder / name in holders]
+        said = [
+            f"{folder} has images, and beside them {' and '.join(beside)}, which by the name holds what belongs to each and "
+            f"would be a class of its own. Move such folders out of {root}{otherwise}."
+        ]
+        none = [
+            f"The images in {listed(bare)} lie in no class: put those of each class into a folder that has its name, or "
+            "name a CSV file with the columns filename and label.",
+            *lists_in(root),
+        ]
+        if problems := said * bool(beside and (of_images or folder in holders)) + none * bool(bare):
+            raise DataError(" ".join(problems))
+
+
+def notes_on_beside(root: Path, files: Sequence[Path]) -> list[str]:
+    """What to say of ``files`` below ``root`` that by their names belong to an image beside them, or to no class."""
+    stems = [(file, file.stem.casefold()) for file in files]
+    there = {(file.parent, SAID_TO_BE.sub("", stem)) for file, stem in stems}
+    found = []
+    for file, stem in stems:
+        of = OF_AN_IMAGE.fullmatch(stem)
+        if of and (file.parent, SAID_TO_BE.sub("", of[1] or of[2])) in there:
+            found.append(file.relative_to(root).as_posix())
+    told = f"{len(found)} of the images are by their names what belongs to another, as a mask or a thumbnail"
+    parts = {part for folder in {file.parent for file in files} for part in folder.relative_to(root).parts}
+    none = sorted(part for part in parts if _letters(part) in NO_CLASSES)
+    fix = f"Move them out of {root} if they are no examples."
+    return [
+        *[f"{told}: {listed(found)}. Each counts as an example of its class. {fix}"] * bool(found),
+        *[f"images in folders named {listed(none)} count as examples of a class. {fix}"] * bool(none),
+    ]
+
+
+def _letters(name: str) -> str:
+    """JPEGImages, ground_truth and masks-2 are jpegimages, groundtruth and masks."""
+    return "".join(filter(str.isalpha, name.casefold()))
+
+
+def without_last(labels: Collection[str]) -> list[str]:
+    """The ``labels`` without the folder that all of them end with, where it is called images or the like."""
+    ends = {label.rpartition("/")[2] for label in labels}
+    same = len(ends) == 1 and _letters("".join(ends)) in OF_IMAGES
+    return [label.rpartition("/")[0] or label if same else label for label in labels]
+
+
+# ------------------------------------------------------------------------------------------------------ lists and splits
+
+
+def lists_in(root: Path) -> list[str]:
+    """A sentence on files in the folder ``root`` that name images, and are not read; nothing without them."""
+    files = [file for file in sorted(root.iterdir()) if file.suffix.lower() in LISTS and not hidden(file.name)]
+    if not (found := [file for file in files if _names_images(file)]):
+        return []
+    names, fix = (
+        listed([file.name for file in found]),
+        "To take classes from a list, name it in place of the folder, as",
+    )
+    columns = "a CSV file with the columns filename and label"
+    return [f"{root} has what names images and is not read: {names}. {fix} {found[0].with_suffix('.csv')}: {columns}."]
+
+
+def _names_images(file: Path) -> bool:
+    try:
+        with file.open("rb") as content:
+            return NAME_OF_IMAGE.search(content.read(LOOKED_AT)) is not None
+    except OSError:
+        return False
+
+
+def _refuse_shared(root: Path, rows: Iterable[Row]) -> None:
+    """Raise DataError where splits that folders name have classes in common."""
+    first: dict[str, Row] = {}
+    shared = {row.label: (first[row.label], row) for row in rows if first.setdefault(row.label, row).split != row.split}
+    for label, (one, other) in sorted(shared.items())[:1]:
+        more = f" So {'is' if len(shared) == 2 else 'are'} {len(shared) - 1} more." if len(shared) > 1 else ""
+        raise DataError(
+            f"the class {label!r} is in the split {one.split!r} ({one.place}) and in {other.split!r} ({other.place}), but "
+            f"splits must not share a class.{more} Put all images of a class into the folder of one split; where all splits "
+            f"have all classes, {_joined(root)}."
+        )
+
+
+def _joined(root: Path) -> str:
+    return f"put those of a class into one folder {root}/<class>, and classes are split by lot"
+
+
+def _splits_of_all_classes(root: Path) -> Iterator[str]:
+    """A sentence on folders of ``root`` that are splits, with the same classes in each."""
+    inner = [entry for entry in root.iterdir() if entry.is_dir() and not hidden(entry.name)]
+    splits = named_as_splits([entry.name for entry in inner])
+    held = [{inside.name for inside in (root / name).iterdir() if inside.is_dir()} for name in splits]
+    if held and (shared := sorted(set.intersection(*held))):
+        yield f"They all have {listed(shared)}, and splits must not share a class: {_joined(root)}."
