@@ -13,6 +13,7 @@ from metarun.applied.model import Model
 from metarun.errors import DataError, listed
 from metarun.tasks.image_files import hidden
 from metarun.tasks.image_layout import notes_on_beside, refuse_beside
+from metarun.tasks.misread import notes_on_file, notes_on_folders
 from metarun.tasks.reading import Examples
 
 PARTS = ("support", "query")
@@ -51,7 +52,7 @@ def predicted(model: Model, support: Path, query: Path) -> Prediction:
     seen = np.array([key in held for key in sought])
     repeats = [*_repeated(given, keys, support, "support"), *_repeated(asked, sought, query, "query")]
     columns, scores, count = of_kind(adapted, asked, query, ~seen)  # type: ignore[arg-type]
-    notes = [*given.notes, *beside, *asked.notes, *repeats]
+    notes = [*given.notes, *beside, *asked.notes, *repeats, *notes_on_file(support), *notes_on_file(query)]
     if names := [item for item, known in zip(asked.items, seen, strict=True) if known]:
         said = f"{len(names)} of {len(seen)} queries are examples of the support, too, and no score counts them"
         notes.append(f"{query}: {said}: {listed(names)}.")
@@ -64,7 +65,7 @@ def _beside(support: Path, given: Examples) -> list[str]:
         return []
     files = [support / item for item in given.items]
     refuse_beside(support, files)
-    return notes_on_beside(support, files)
+    return notes_on_beside(support, files) + notes_on_folders(given.labels.tolist())
 
 
 def _keys(of: Examples, classes: bool) -> list[Hashable]:

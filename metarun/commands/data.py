@@ -25,6 +25,7 @@ from metarun.evaluation.episodes import BLOCK
 from metarun.evaluation.suite import missing
 from metarun.output.tables import table_console
 from metarun.paths import DATA_ROOT, usable
+from metarun.tasks.misread import notes_on_file
 from metarun.tasks.splits import SPLITS
 
 KIND_WIDTH = 25  # columns, which leave room for the state at 80
@@ -91,10 +92,14 @@ def _state(name: str, cfg: DictConfig) -> tuple[str, str]:
 
 
 def build(name: str, overrides: list[str], folders: list[Path]) -> TaskDistribution:
-    """The task NAME, its data prepared."""
+    """The task NAME, its data prepared; what words of its file were misread is printed."""
     if "=" in name:
         raise ConfigError([f"{name}: the name of a task comes first: metarun data COMMAND NAME {name} ..."])
-    return build_task(composed([f"task={name}", *overrides], folders))
+    cfg = composed([f"task={name}", *overrides], folders)
+    task = build_task(cfg)
+    for note in notes_on_file(str(cfg.task.get("path") or "")):
+        print(note)
+    return task
 
 
 def prepare(name: str, overrides: list[str], folders: list[Path]) -> None:

@@ -16,6 +16,7 @@ from metarun.files import read_json, refused_by_disk, write_atomically
 from metarun.output.checkpoint import load, restoring
 from metarun.output.folder import RunFolder
 from metarun.output.report import Reporter
+from metarun.tasks.misread import notes_on_file
 from metarun.training.processes import leading, nothing_to_begin, refuse_devices
 from metarun.training.runner import Runner
 from metarun.training.signals import StopRequest
@@ -98,7 +99,8 @@ def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
         report = Reporter(folder, experiment, text, resume_step)
         report.say(f"run folder: {folder.shown}" + f"  (continued at step {resume_step})" * bool(resume_step))
         unchosen = [] if job.continues else nobody_chose(job.overrides, experiment.task.spec.input_shape)
-        for note in [*experiment.notes, *unchosen]:
+        misread = [] if job.continues else notes_on_file(str(job.cfg.task.get("path") or ""))
+        for note in [*experiment.notes, *unchosen, *misread]:
             report.say(note)
         begin = {"text": text, "fitted": experiment.task.fitted(), "step": resume_step, "folder": folder.path}
         evaluation = _guarded(experiment, report, begin, stop)

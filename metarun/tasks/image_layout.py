@@ -10,6 +10,7 @@ from pathlib import Path
 from metarun.errors import DataError, listed
 from metarun.tasks.image_files import ENDINGS, hidden
 from metarun.tasks.image_rows import Listing, Row, rows_of_folders
+from metarun.tasks.misread import notes_on_folders
 from metarun.tasks.splits import SPLITS, named_as_splits, split_named
 
 OF_IMAGES = (
@@ -50,7 +51,8 @@ def laid_out(root: Path, with_splits: bool, by_name: bool) -> Listing:
     if not by_name:
         refuse_beside(root, files, ", or list the classes that are meant by name in task.split")
         _refuse_shared(root, rows if with_splits else ())
-    return Listing(rows, [*notes, *notes_on_beside(root, files), *lists_in(root)])
+    misread = notes_on_folders({row.label for row in rows})
+    return Listing(rows, [*notes, *notes_on_beside(root, files), *misread, *lists_in(root)])
 
 
 # ----------------------------------------------------------------------------------------------- what belongs to images

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from metarun.errors import DataError, Faults, did_you_mean, listed, shortened
 from metarun.tasks.decoding import SEPARATORS, csv_problem, decoded, separator_of, separator_said, unquoted
+from metarun.tasks.misread import meant, notes_on_file
 from metarun.tasks.splits import composed
 from metarun.tasks.table_files import table_content
 
@@ -39,7 +40,9 @@ class Table:
             return ""
         hint = did_you_mean(name, self.header)
         there = listed([*map(repr, self.header)], 20)
-        return f"{self.path}: no such column{hint}; there are {there or 'none'}.{_on_comments(self.num_comments)}"
+        misread = notes_on_file(self.path) if name in map(meant, self.header) else []
+        said = f"{self.path}: no such column{hint}; there are {there or 'none'}.{_on_comments(self.num_comments)}"
+        return " ".join([said, *misread])
 
 
 def read_table(path: Path, separator: str, names: Collection[str] = ()) -> Table:
