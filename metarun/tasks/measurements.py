@@ -1,5 +1,6 @@
 """What the columns of a table are to a task, and the rows that can be used: read, counted, and told to the user."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,6 +15,9 @@ from metarun.tasks.table_notes import notes_on_numbers
 from metarun.tasks.table_numbers import look_of
 from metarun.tasks.table_rows import Choice, filled, rows_of_tasks, without_repeats
 from metarun.tasks.tables import Table
+
+CODE = re.compile(r"0\d{3,}", re.ASCII)  # 01 may be a month
+DAY = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])", re.ASCII)
 
 
 class Measurements(NamedTuple):
@@ -85,6 +89,9 @@ class Roles:
             *reader.notes(),
             *_notes_on_missing(table, inputs, gone),
             *_notes_on_categories(inputs, holds),
+            *_notes_on_codes(
+                table, [column.name for column in inputs if column.texts is None and column.name not in holds]
+            ),
             *repeats,
             *notes_on_numbers(inputs, outputs),
         ]
@@ -121,6 +128,20 @@ def _notes_on_categories(inputs: list[Column], holds: Mapping[str, bool]) -> lis
             *missing_names(held, f"categories of {name!r}"),
         )
     ]
+
+
+def _notes_on_codes(table: Table, numeric: Sequence[str]) -> list[str]:
+    """What to say of columns that are read as numbers, and are codes or days by the look of their entries."""
+    notes = []
+    for name in numeric:
+        held = sorted({*table.column(name)})
+        if codes := [text for text in held if CODE.fullmatch(text)]:
+            said = f"column {name!r} has numbers that begin with 0, as {codes[0]!r}, and is read as numbers"
+            notes.append(f"{said}. If they are codes, name the column in task.category_columns.")
+        elif len(held) > 1 and all(map(DAY.fullmatch, held)):
+            said = f"column {name!r} has dates written as numbers, as {held[0]}, and is read as these: months end with jumps"
+            notes.append(f"{said}. Write days since the first, say.")
+    return notes
 
 
 def _notes_on_unread(table: Table, read: Sequence[str | None], choice: Choice) -> list[str]:

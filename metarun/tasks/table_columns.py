@@ -111,6 +111,8 @@ class Reader:
             self._refuse_points(name, texts)
         values = np.array([float(text) if NUMBER.fullmatch(text) else math.nan for text in texts])
         wrong = ~np.isfinite(values) & ~np.array(absent)
+        look = look_of([text for text, _ in self._at(texts, wrong)])
+        cure = look.cure if look else cure
         for text, line in self._at(texts, wrong):
             self._fault(name, line, f"is {text!r}, which is not a finite number", cure)
         low = values <= 0

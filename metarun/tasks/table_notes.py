@@ -11,6 +11,7 @@ from metarun.tasks.table_columns import Column
 
 CODES = (-9, -99, -999, -9999, -99999, 99, 999, 9999, 99999)  # by which tables say that a number is missing
 LEAST_ROWS = 5  # of a task that lies within another: fewer may be equal by chance
+LEAST_VALUES = 10  # that rise in the order of another column: fewer may do so by chance
 
 
 def notes_on_twins(held: Mapping[str, Counter[Any]]) -> list[str]:
@@ -48,9 +49,15 @@ def notes_on_numbers(inputs: Sequence[Column], outputs: Sequence[Column]) -> lis
     """What to say of entries that seem to be codes of missing ones, and of inputs that tell an output by themselves."""
     numeric = [column for column in inputs if column.numbers is not None]
     notes = [note for column in (*numeric, *outputs) if not column.log for note in _codes(column)]
-    leaks = [f"{x.name!r} of {y.name!r}" for y in outputs for x in numeric if _is_line(x, y)]
-    said = f"input columns of which an output is a line in all rows, so that they tell it: {listed(leaks)}"
-    return [*notes, *[f"{said}. Leave out what is not known when the output is to be predicted."] * bool(leaks)]
+    how: dict[str, list[str]] = {}
+    for x, y in ((x, y) for y in outputs for x in inputs):
+        if told := _tells(x, y):
+            how.setdefault(told, []).append(f"{x.name!r} of {y.name!r}")
+    fix = "Leave out what is not known when the output is to be predicted."
+    return [
+        *notes,
+        *(f"input columns {told}, so that they tell it: {listed(leaks)}. {fix}" for told, leaks in how.items()),
+    ]
 
 
 def _codes(column: Column) -> list[str]:
@@ -69,12 +76,33 @@ def _codes(column: Column) -> list[str]:
     return found
 
 
-def _is_line(x: Column, y: Column) -> bool:
-    assert x.numbers is not None and y.numbers is not None
+def _tells(x: Column, y: Column) -> str:
+    """How an input tells an output in all rows; empty where it does not."""
+    assert y.numbers is not None
     there = ~(x.missing | y.missing)
-    a, b = x.numbers[there], y.numbers[there]
-    if len(a) < LEAST_ROWS:
-        return False
+    b = y.numbers[there]
+    if len(b) < LEAST_ROWS or b.min() == b.max():
+        return ""
+    if x.numbers is None:
+        assert x.texts is not None
+        levels, of = np.unique(x.texts[there], return_inverse=True)
+        high, low = np.full(len(levels), -np.inf), np.full(len(levels), np.inf)
+        np.maximum.at(high, of, b)
+        np.minimum.at(low, of, b)
+        return (
+            "of which each category has one output"
+            if len(b) >= LEAST_ROWS * len(levels) and (high == low).all()
+            else ""
+        )
+    a = x.numbers[there]
+    if _is_line(a, b):
+        return "of which an output is a line in all rows"
+    values = len(np.unique(a))
+    together = any((np.diff(b[np.lexsort((sign * b, a))]) * sign >= 0).all() for sign in (1, -1))
+    return "with which an output rises, or falls, in all rows" if values >= LEAST_VALUES and together else ""
+
+
+def _is_line(a: np.ndarray, b: np.ndarray) -> bool:
     with np.errstate(all="ignore"):
         a, b = a - a.mean(), b - b.mean()
         return bool(abs(a @ b) > (1 - 1e-10) * np.sqrt((a @ a) * (b @ b)) > 0)

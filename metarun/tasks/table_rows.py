@@ -201,7 +201,8 @@ def split_by_names(
             problems.append(f"{key} names {listed(_quoted(twice))} more than once; name a task once.")
     if unknown := [name for name in (*val, *test) if name not in known]:
         what = "which is no task of the data" if len(unknown) == 1 else "which are no tasks of the data"
-        problems.append(f"task.val_tasks and task.test_tasks name {listed(_quoted(unknown))}, {what}.")
+        there = f"there are {listed(_quoted(known))}"
+        problems.append(f"task.val_tasks and task.test_tasks name {listed(_quoted(unknown))}, {what}; {there}.")
     if problems:
         raise DataProblems(problems)
     held = {*val, *test}

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import re
+import shlex
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -123,6 +124,8 @@ def _check(table: Table, said: bool) -> None:
         )
     if not table.rows:
         raise DataError(f"{path} has column names and no further line.")
+    _refuse_blanks(table)
+    _refuse_one_more(table)
     faults = Faults()
     if repeated := sorted({name for name in header if header.count(name) > 1}):
         cure = f"Give each its own name.{_on_comments(table.num_comments)}"
@@ -133,3 +136,29 @@ def _check(table: Table, said: bool) -> None:
             commas = f" Put entries that hold {separator!r} in quotation marks."
             faults.add(str(path), what, f"Correct the lines.{commas if len(row) > len(header) else ''}")
     faults.refuse()
+
+
+def _refuse_blanks(table: Table) -> None:
+    """Raise DataError where blanks stand between the columns, as programs print tables."""
+    entries = [entry for row in ([*table.header], *table.rows) for entry in row]
+    if len(table.header) == 1 and len({len(entry.split()) for entry in entries} - {1}) == 1 == len(
+        {*map(len, table.rows)}
+    ):
+        old, new = (shlex.quote(str(name)) for name in (table.path, table.path.with_stem(f"{table.path.stem}_commas")))
+        sed = "sed 's/^[[:blank:]]*//; s/[[:blank:]]*$//; s/[[:blank:]][[:blank:]]*/,/g'"
+        raise DataError(
+            f"{table.path}: its columns are separated by blanks, as in {shortened(repr(table.header[0]))}. This makes of it "
+            f"a file to be named instead: {sed} {old} > {new}"
+        )
+
+
+def _refuse_one_more(table: Table) -> None:
+    """Raise DataError where every line has an entry more than the header: an empty one at its end, or a row's name."""
+    if {len(row) for row in table.rows} != {len(table.header) + 1}:
+        return
+    begins, ends = f"has {len(table.header)} names, and every other line an entry more", table.separator
+    if not any(row[-1] for row in table.rows):
+        cure = f"All of these end with {ends!r}: end the first line with it, too."
+    else:
+        cure = f"If they begin with names of rows, as R writes them, begin the first line with a name and {ends!r}."
+    raise DataError(f"{table.path}: the first line {begins}. {cure}")

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import shlex
+import subprocess
 import unicodedata
 from pathlib import Path
 
@@ -349,6 +350,50 @@ def test_an_input_that_is_the_output_in_another_unit_is_told(path, caplog):
     assert "an output is a line in all rows, so that they tell it: 'site' of 'response'." in caplog.text
 
 
+def test_an_input_that_rises_with_the_output_or_has_one_for_each_category_is_told(path, caplog):
+    caplog.set_level(logging.INFO)
+    lines = ["subject,dose,round,exp,grade,response"]
+    for i, dose in enumerate(np.random.default_rng(0).normal(size=60)):
+        step = round(2 * dose) / 2 if abs(dose) < 1 else 5.0
+        lines.append(f"s{i % 6},{i * i % 17},{step:.1f},{-np.exp(step + i % 7 / 100)},{step > 0},{step + i % 7 / 100}")
+    path.write_text("\n".join(lines))
+    task_of(path, "task.input_columns=[dose,round,exp,grade]")
+    told = [note for note in caplog.messages if "tell it" in note]
+    assert told == [
+        "input columns with which an output rises, or falls, in all rows, so that they tell it: 'exp' of 'response'. Leave "
+        "out what is not known when the output is to be predicted."
+    ]
+    path.write_text("\n".join([lines[0], *(re.sub("[^,]+$", line.split(",")[2], line) for line in lines[1:])]))
+    caplog.clear()
+    task_of(path, "task.input_columns=[dose,round,exp,grade]")
+    assert "'round' of 'response'" in caplog.text and "'grade' of" not in caplog.text
+    path.write_text(
+        "\n".join([lines[0], *(re.sub("[^,]+$", str(len(line.split(",")[4])), line) for line in lines[1:])])
+    )
+    caplog.clear()
+    task_of(path, "task.input_columns=[dose,grade]")
+    assert "of which each category has one output, so that they tell it: 'grade' of 'response'" in caplog.text
+
+
+def test_numbers_that_begin_with_0_and_dates_written_as_numbers_are_told(path, caplog):
+    caplog.set_level(logging.INFO)
+    rows = [line.split(",") for line in table(SIZES).splitlines()[1:]]
+    rows = [
+        [s, ["01234", "10115", "80331"][i % 3], f"2024{i % 12 + 1:02}{i % 28 + 1:02}", y]
+        for i, (s, _, _, y) in enumerate(rows)
+    ]
+    path.write_text("\n".join(["subject,dose,age,response", *map(",".join, rows)]))
+    task_of(path)
+    assert (
+        "column 'dose' has numbers that begin with 0, as '01234', and is read as numbers. If they are codes"
+        in caplog.text
+    )
+    assert "column 'age' has dates written as numbers, as 20240101, and is read as these" in caplog.text
+    caplog.clear()
+    task_of(path, "task.category_columns=[dose]")
+    assert "begin with 0" not in caplog.text
+
+
 def test_words_in_an_output_are_answered_without_advice_on_categories(path):
     path.write_text(re.sub(r",[^,]*\n", ",True\n", path.read_text()).replace("age,True", "age,response"))
     assert "1 and 0 for yes and no" in problem(path) and "category_columns" not in problem(path)
@@ -601,6 +646,11 @@ def test_forecasts_are_of_rows_below_the_support_also_where_groups_interleave(pa
         assert len({*one, *other}) == 10
 
 
+def test_a_task_that_is_not_there_is_answered_with_those_that_are(path):
+    said = problem(path, "task.test_tasks=[ann]", "task.val_tasks=[ben]")
+    assert "name 'ann', which is no task of the data; there are 'anna', 'ben', " in said
+
+
 def test_names_of_tasks_match_as_text_and_stand_once(path):
     path.write_text(table({"007": 10, "7": 10, "1_000": 10, "1000": 10, "true": 10}))
     split = task_of(path, "task.val_tasks=[007]", "task.test_tasks=[1_000,true]").split
@@ -740,6 +790,47 @@ def replaced(old: str, new: str, count: int = 1):
 def test_a_mistake_in_the_table_is_answered_with_its_place(path, change, message):
     path.write_text(change(path.read_text()))
     assert re.search(message, problem(path))
+
+
+@pytest.mark.parametrize(
+    ("entries", "cure"),
+    [
+        (["10%", "20%"], "write them without % and units"),
+        (["5 \u20ac", "6 \u20ac"], "write them without % and units"),
+        (['"1,234"', '"2,500"'], "without commas, points or blanks between thousands"),
+        (["2024-01-31", "2024-02-01"], "days since the first, say"),
+        (["yes", "no"], "1 and 0 for yes and no"),
+    ],
+)
+def test_an_output_that_is_written_as_people_do_is_answered_with_how_to_write_it(path, entries, cure):
+    lines = path.read_text().splitlines()
+    changed = [re.sub("[^,]+$", entries[i % 2], line) for i, line in enumerate(lines[1:])]
+    path.write_text("\n".join([lines[0], *changed]))
+    assert cure in problem(path)
+
+
+def test_lines_that_all_have_one_entry_more_are_answered_with_where_it_comes_from(path):
+    first, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([first, *(f"{line}," for line in lines)]))
+    assert "has 4 names, and every other line an entry more. All of these end with ',': end the first line" in problem(
+        path
+    )
+    path.write_text("\n".join([f"{first},", *(f"{line}," for line in lines)]))
+    task_of(path)
+    path.write_text("\n".join([first, *(f"{i},{line}" for i, line in enumerate(lines, 1))]))
+    assert "If they begin with names of rows, as R writes them, begin the first line with a name and ','." in problem(
+        path
+    )
+
+
+@pytest.mark.parametrize("blanks", [" ", "   "])
+def test_a_table_of_blanks_is_answered_with_the_command_that_makes_commas(path, blanks):
+    right = path.read_text()
+    path.write_text("".join(f" {line} \n" for line in right.replace(",", blanks).splitlines()))
+    said = problem(path)
+    assert "its columns are separated by blanks" in said
+    subprocess.run(said.rpartition("named instead: ")[2], shell=True, check=True)
+    assert path.with_stem("table_commas").read_text() == right
 
 
 def test_files_that_are_no_tables_are_refused(path, tmp_path):
