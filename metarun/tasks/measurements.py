@@ -57,9 +57,9 @@ class Roles:
         }
         for key, wanted in {**keys, "input_columns": self.inputs, "output_columns": self.outputs}.items():
             problems += [
-                f"task.{key} names {name!r}, but {table.without(name)}"
+                f"task.{key} names {name!r}, but {said}"
                 for name in wanted
-                if name is not None and table.without(name)
+                if name is not None and (said := table.without(name, names))
             ]
         numbers = [name for name in (*self.inputs, *self.outputs) if name not in self.categories]
         for key, named, among in (("log", self.log, numbers), ("category", self.categories, self.inputs)):

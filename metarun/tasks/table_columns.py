@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from metarun.errors import DataError, Faults, listed
-from metarun.tasks.doubtful import MISSING, MISSING_NUMBER
+from metarun.tasks.doubtful import MISSING, MISSING_NUMBER, nearly_equal
 from metarun.tasks.splits import composed
 from metarun.tasks.table_numbers import DECIMAL_COMMA, NUMBER, POINTS_OF_THOUSANDS, THOUSANDS, level_of, look_of
 from metarun.tasks.tables import Table
@@ -238,10 +238,10 @@ def encoded(columns: Sequence[Column], fits: Sequence[Fit], notes: list[str]) ->
         one_hot = (np.array([of[text] for text in column.texts])[:, None] == np.array(found.levels)).astype(float)
         parts.append(np.where(column.missing[:, None], found.mean, one_hot))
         if unknown := sorted(text for text, level in of.items() if level not in (*found.levels, "")):
-            notes.append(
-                f"column {column.name!r}: no training task has {listed([repr(text) for text in unknown])}; all its inputs "
-                "are 0 there."
-            )
+            said = f"column {column.name!r}: no training task has {listed([*map(repr, unknown)])}; all its inputs are 0"
+            notes.append(f"{said} there.")
+            alike = nearly_equal([*found.levels, *unknown], f"categories of {column.name!r}")
+            notes += [note for note in alike if note not in notes]
     return np.concatenate(parts, 1)
 
 

@@ -75,7 +75,7 @@ class TableReader(Reader):
         given = labelled or (labelled is not None and any(not table.without(name) for name in self.output_names))
         needed = names + self.output_names * bool(given)
         if problems := [
-            f"the column {name!r} is missing: {table.without(name)}" for name in needed if table.without(name)
+            f"the column {name!r} is missing: {said}" for name in needed if (said := table.without(name, needed))
         ]:
             raise DataProblems(problems)
         faults, log, missing = Faults(), self.columns.log, self.columns.missing

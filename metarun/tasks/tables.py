@@ -35,11 +35,11 @@ class Table:
         at = self.header.index(name)
         return [row[at] for row in self.rows]
 
-    def without(self, name: str) -> str:
-        """What to say of a column that is not there: empty where it is."""
+    def without(self, name: str, others: Collection[str] = ()) -> str:
+        """What to say of a column that is not there, and is none of the ``others`` that are asked for: empty where it is."""
         if name in self.header:
             return ""
-        hint = did_you_mean(name, self.header)
+        hint = did_you_mean(name, [column for column in self.header if column not in others])
         there = listed([*map(repr, self.header)], 20)
         misread = notes_on_file(self.path) if name in map(meant, self.header) else []
         said = f"{self.path}: no such column{hint}; there are {there or 'none'}.{_on_comments(self.num_comments)}"
@@ -127,7 +127,9 @@ def _check(table: Table, said: bool) -> None:
     _refuse_blanks(table)
     _refuse_one_more(table)
     faults = Faults()
-    if repeated := sorted({name for name in header if header.count(name) > 1}):
+    if repeated := sorted(
+        {name for name in header if name and header.count(name) > 1}
+    ):  # spreadsheets leave empty ones
         cure = f"Give each its own name.{_on_comments(table.num_comments)}"
         faults.add(str(path), f"several columns are named {listed([*map(repr, repeated)])}", cure)
     for row, line in zip(table.rows, table.lines, strict=True):

@@ -517,6 +517,30 @@ def test_an_unknown_level_of_examples_in_memory_is_warned_of(path):
         assert reader.inputs({"dose": [0.5, 0.5], "site": [7, 1]})[:, 1:].tolist() == [[0, 0, 0], [0, 1, 0]]
 
 
+def test_a_level_of_examples_in_other_letters_is_told_with_the_one_that_is_known(path, recwarn):
+    with_site(path, lambda i, _: ("north", "south")[i % 2])
+    reader = task_of(path, *SITE).reader()
+    reader.inputs({"dose": [1, 2], "site": ["north", "south"]})
+    assert not recwarn
+    reader.inputs({"dose": [1, 2], "site": ["NORTH", "south"]})
+    said = "names of categories of 'site' that are nearly equal, and taken for different ones: 'NORTH' and 'north'"
+    assert [said in str(one.message) for one in recwarn] == [False, True]
+
+
+def test_no_column_that_is_read_is_taken_for_one_that_is_missing(path):
+    path.write_text(path.read_text().replace("age", "pose"))
+    reader = task_of(path, "task.input_columns=[dose,pose]").reader()
+    with pytest.raises(DataError, match=r"column 'dose' is missing: .*no such column; there are 'amount', 'pose'"):
+        reader.inputs({"amount": [1], "pose": [2]})
+
+
+def test_columns_without_a_name_are_passed_over_as_spreadsheets_leave_them(path):
+    text = path.read_text()
+    right = task_of(path).x
+    path.write_text(text.replace("\n", ",,\n"))
+    assert torch.equal(task_of(path).x, right)
+
+
 def test_an_unknown_level_of_arrays_in_a_file_is_a_note_and_no_warning(path, tmp_path, recwarn):
     with_site(path, lambda i, line: str(i % 3))
     reader = task_of(path, *SITE, "task.category_columns=[site]").reader()
