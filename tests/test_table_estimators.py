@@ -210,6 +210,39 @@ def test_numbers_where_the_model_was_fitted_to_words_are_refused_and_not_missing
         inputs(["red", "blue"], [3.0, 4.0])
 
 
+def test_levels_that_are_written_otherwise_or_all_unknown_are_warned_of():
+    x = np.array([["red", k] for k in range(10)] + [["blue", -k] for k in range(10)], dtype=object)
+    fitted = classifier().fit(x, np.arange(20) // 10)
+    said = r"column 0 holds 'RED', which the labelled rows lack, and is missing to the model. They have 'blue', 'red'"
+    with pytest.warns(UserWarning, match=said):
+        fitted.predict(np.array([["RED", 1], ["blue", 1]], dtype=object))
+    with pytest.warns(UserWarning, match=r"column 0 holds 'green', which"):
+        fitted.predict_proba(np.array([["green", 1]], dtype=object))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted.predict(np.array([["green", 1], ["blue", 1]], dtype=object))  # one new level among known ones
+
+
+def test_classes_that_are_missing_or_nearly_equal_are_warned_of():
+    with pytest.warns(UserWarning, match=r"classes named 'NA' are what missing entries are often written as"):
+        classifier().fit(np.eye(20), ["yes", "NA"] * 10)
+    with pytest.warns(UserWarning, match=r"nearly equal, and taken for different ones: 'Yes' and 'yes'"):
+        classifier().fit(np.eye(20), ["yes", "Yes"] * 10)
+
+
+def test_rows_of_texts_as_a_reader_of_csv_gives_them_are_a_table():
+    rows = [["red", f"{k}"] for k in range(10)] + [["blue", f"{-k}"] for k in range(10)]
+    frame = np.array(rows, dtype=object)
+    y = np.arange(20) // 10
+    given, as_array = classifier().fit(rows, y).predict_proba(rows), classifier().fit(frame, y).predict_proba(frame)
+    assert np.array_equal(given, as_array)
+
+
+def test_times_are_no_targets():
+    with pytest.raises(ValueError, match="y holds times, which are of no unit; give numbers, as days since the first"):
+        regressor().fit(np.eye(20), np.arange(20).astype("datetime64[D]"))
+
+
 def test_a_column_without_values_tells_nothing_whatever_queries_hold_there():
     assert np.isnan(inputs([np.nan, np.nan], ["red", "blue"])).all()
     assert np.isnan(inputs([None, None], [3, 4])).all()
@@ -245,6 +278,7 @@ def test_settings_that_are_no_whole_numbers_are_refused(setting, value):
         (regressor, [1.0, None], r"y has no value in row 1 \(10 have none\)"),
         (classifier, ["a", 1], "texts and other values together"),
         (regressor, ["a", "b"], "y holds what is no number .*as_classifier"),
+        (regressor, ["5%", "6%"], r"y holds what is no number .*5%.*write them without %"),
     ],
 )
 def test_targets_that_cannot_be_are_refused_in_plain_words(make, y, said):

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from metarun.errors import DataError
+from metarun.errors import DataError, listed
 from metarun.tasks.reading import absent
+from metarun.tasks.splits import seen
 from metarun.tasks.table_numbers import NUMBER, level_of, look_of
 from metarun.tasks.tabular_columns import standard_columns
 
@@ -33,9 +34,10 @@ class Levels:
         """What to say of columns of ``x`` whose texts people read as numbers or times, and which are levels here."""
         frame = hasattr(x, "iloc")
         free = [not (frame and _order(x.iloc[:, k])) for k in range(x.shape[1])]  # of no order of the user's own
-        names = x.columns if frame else range(x.shape[1])
         found = [
-            (name, of, look_of(of)) for name, of, is_free in zip(names, self.of, free, strict=True) if of and is_free
+            (name, of, look_of(of))
+            for name, of, is_free in zip(_names(x), self.of, free, strict=True)
+            if of and is_free
         ]
         return [
             f"column {name!r} has texts that look like {look.like}, as {of[0]!r}, and is read as categories, numbered by "
@@ -44,12 +46,37 @@ class Levels:
             if look
         ]
 
+    def unknown(self, x: Any) -> list[str]:
+        """What to say of columns of ``x`` with levels that are written otherwise here, or of which none is known."""
+        notes = []
+        for name, column, levels in zip(_names(x), columns(x), self.of, strict=True):
+            held = {str(value) for value in column.tolist() if not absent(value)}
+            new = sorted(text for text in held if levels and level_of(text, levels) not in levels)
+            alike = {*map(seen, new)} & {*map(seen, levels or ())}
+            if levels and new and (alike or len(new) == len(held)):
+                said = (
+                    f"column {name!r} holds {listed([*map(repr, new)])}, which the labelled rows lack, and is missing"
+                )
+                notes.append(f"{said} to the model. They have {listed([*map(repr, levels)])}: write alike what is one.")
+        return notes
+
     def numbers(self, x: Any) -> np.ndarray:
         """``x`` as numbers [n, F], NaN where there is none. Raises DataError where a column has numbers for texts, or texts
         for numbers."""
-        names = x.columns if hasattr(x, "iloc") else range(x.shape[1])
-        found = [_coded(*given) for given in zip(names, columns(x), self.of, strict=True)]
+        found = [_coded(*given) for given in zip(_names(x), columns(x), self.of, strict=True)]
         return np.stack(found, 1)
+
+
+def of_rows(x: Any) -> Any:
+    """``x`` as an array of objects where it is a list of rows with texts, as a reader of CSV gives; or as it is."""
+    rows = x if isinstance(x, (list, tuple)) and all(isinstance(row, (list, tuple)) for row in x) else ()
+    texts = any(isinstance(value, str) for row in rows for value in row)
+    return np.array(rows, dtype=object) if texts and len({*map(len, rows)}) == 1 else x
+
+
+def _names(x: Any) -> Any:
+    """The names of the columns of a data frame, or the numbers of those of an array."""
+    return x.columns if hasattr(x, "iloc") else range(x.shape[1])
 
 
 def may_have_texts(x: Any) -> bool:

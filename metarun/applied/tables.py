@@ -23,11 +23,13 @@ from metarun.applied.table_inputs import (
     check_targets,
     may_have_texts,
     model_inputs,
+    of_rows,
     uniform_columns,
     with_indicators,
 )
 from metarun.errors import DataError, MetarunError
-from metarun.tasks.doubtful import warn_of
+from metarun.tasks.doubtful import notes_on_labels, warn_of
+from metarun.tasks.table_numbers import look_of
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -70,6 +72,7 @@ class TableEstimator(BaseEstimator):
 
     def _numbers(self, X: Any, reset: bool) -> np.ndarray:
         """X as numbers [n, F]; ``reset``: its columns become those of this estimator."""
+        X = of_rows(X)
         if not may_have_texts(X):
             x = validate_data(self, X=X, reset=reset, ensure_all_finite="allow-nan", dtype=np.float64)
             if reset:
@@ -78,7 +81,7 @@ class TableEstimator(BaseEstimator):
         validate_data(self, X=X, reset=reset, skip_check_array=True)
         if reset:
             self.levels_ = Levels.found(X)
-            warn_of(self.levels_.doubts(X), UP_TO_FIT)
+        warn_of(self.levels_.doubts(X) if reset else self.levels_.unknown(X), UP_TO_FIT)
         x = self.levels_.numbers(X)
         if np.isinf(x).any():
             raise DataError("X holds infinity; give finite numbers, and NaN where a value is missing.")
@@ -170,6 +173,7 @@ class TableClassifier(ClassifierMixin, TableEstimator):
         check_targets(x, y)
         check_classification_targets(y)
         self.classes_, places = np.unique(y, return_inverse=True)
+        warn_of(notes_on_labels([*map(str, self.classes_)]), stacklevel=3)
         most = self.model.run.experiment.task.spec.num_outputs
         if len(self.classes_) > most:
             raise DataError(
@@ -200,10 +204,14 @@ class TableRegressor(RegressorMixin, TableEstimator):
         """Keep the rows X [n, F] and their targets y [n]."""
         x, y = self._numbers(X, reset=True), column_or_1d(y, warn=True)
         check_targets(x, y)
+        if y.dtype.kind in "mM":
+            raise DataError("y holds times, which are of no unit; give numbers, as days since the first.")
         try:
             y = y.astype(np.float64)
         except (TypeError, ValueError) as error:
-            raise DataError(f"y holds what is no number ({error}); use as_classifier() for classes.") from error
+            look = look_of([*map(str, y)])
+            cure = look.cure if look else "Use as_classifier() for classes."
+            raise DataError(f"y holds what is no number ({error}). {cure}") from error
         if not np.isfinite(y).all():
             raise DataError("y holds NaN or infinity; leave rows without a target out.")
         self.mean_, self.deviation_ = float(y.mean()), float(y.std()) or 1.0
