@@ -3,8 +3,10 @@ thumbnails; lists of images that are not read; classes that are in all splits. N
 told, and what cannot be meant is refused.
 """
 
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 
 from metarun.errors import DataError, listed
@@ -13,15 +15,15 @@ from metarun.tasks.image_rows import Listing, Row, rows_of_folders
 from metarun.tasks.misread import notes_on_folders
 from metarun.tasks.splits import SPLITS, named_as_splits, split_named
 
-OF_IMAGES = (
+OF_IMAGES = {
     *("image", "images", "img", "imgs", "jpegimages", "photo", "photos", "picture", "pictures", "frames", "rgb"),
     *("color", "colour", "input", "inputs", "original", "originals", "raw"),
-)
+}
 NAMES_BESIDE = (
     *("mask", "label", "annotation", "segmentation", "seg", "trimap", "depth", "depthmap", "heatmap", "gt"),
     *("thumbnail", "thumb", "groundtruth", "segmentationclass", "segmentationobject"),
 )
-BESIDE = (*NAMES_BESIDE, *(f"{name}s" for name in NAMES_BESIDE))
+BESIDE = {*NAMES_BESIDE, *(f"{name}s" for name in NAMES_BESIDE)}
 NO_CLASSES = (
     "thumbnail",
     "thumbnails",
@@ -32,11 +34,10 @@ NO_CLASSES = (
     "unlabeled",
     "unlabelled",
 )
-WORD, GAP = f"(?:{'|'.join(BESIDE)}|ground[ _-]truth)", "[ ._-]+"
-OF_AN_IMAGE = re.compile(rf"(.+?){GAP}{WORD}(?:[ ._-]*\d+)?|{WORD}{GAP}(.+)")
-SAID_TO_BE = re.compile(rf"^(?:{'|'.join(OF_IMAGES)}){GAP}|{GAP}(?:{'|'.join(OF_IMAGES)})$")
+GAP = re.compile(r"[\s._-]+")
 LISTS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx")
 NAME_OF_IMAGE = re.compile(rf"\w({'|'.join(map(re.escape, ENDINGS))})\b".encode(), re.IGNORECASE)
+SHOWN = 5  # files that a message names
 LOOKED_AT = 4096  # bytes of a file that may be a list of images
 
 
@@ -61,7 +62,7 @@ def laid_out(root: Path, with_splits: bool, by_name: bool) -> Listing:
 def refuse_beside(root: Path, files: Iterable[Path], otherwise: str = "") -> None:
     """Raise DataError where folders with ``files`` below ``root`` would be classes, and hold images and what belongs to
     each, as masks; or hold all images, and are called so. ``otherwise``: what to do where classes are meant."""
-    holders = {file.parent for file in files}
+    holders = {Path(folder) for folder in {os.path.dirname(os.fspath(file)) for file in files}}
     inside: dict[Path, set[str]] = {}
     for folder in {above for holder in holders for above in (holder, *holder.parents) if root in above.parents}:
         inside.setdefault(folder.parent, set()).add(folder.name)
@@ -86,21 +87,40 @@ def refuse_beside(root: Path, files: Iterable[Path], otherwise: str = "") -> Non
 
 def notes_on_beside(root: Path, files: Sequence[Path]) -> list[str]:
     """What to say of ``files`` below ``root`` that by their names belong to an image beside them, or to no class."""
-    stems = [(file, file.stem.casefold()) for file in files]
-    there = {(file.parent, SAID_TO_BE.sub("", stem)) for file, stem in stems}
-    found = []
-    for file, stem in stems:
-        of = OF_AN_IMAGE.fullmatch(stem)
-        if of and (file.parent, SAID_TO_BE.sub("", of[1] or of[2])) in there:
-            found.append(file.relative_to(root).as_posix())
+    places = [os.path.split(os.fspath(file)) for file in files]
+    named = [(place, of) for place in places if (of := _image_of(_words(place[1])))]
+    folders = {place[0] for place, _ in named}
+    there = {(folder, _bare(_words(name))) for folder, name in places if folder in folders}
+    found = [os.path.join(*place) for place, of in named if (place[0], of) in there]
+    shown = [Path(file).relative_to(root).as_posix() for file in found[:SHOWN]] + found[SHOWN:]
     told = f"{len(found)} of the images are by their names what belongs to another, as a mask or a thumbnail"
-    parts = {part for folder in {file.parent for file in files} for part in folder.relative_to(root).parts}
+    parts = {part for folder in {*map(itemgetter(0), places)} for part in Path(folder).relative_to(root).parts}
     none = sorted(part for part in parts if _letters(part) in NO_CLASSES)
     fix = f"Move them out of {root} if they are no examples."
     return [
-        *[f"{told}: {listed(found)}. Each counts as an example of its class. {fix}"] * bool(found),
+        *[f"{told}: {listed(shown, SHOWN)}. Each counts as an example of its class. {fix}"] * bool(found),
         *[f"images in folders named {listed(none)} count as examples of a class. {fix}"] * bool(none),
     ]
+
+
+def _words(name: str) -> tuple[str, ...]:
+    """The words of a file's name, in small letters; ground truth is one."""
+    words = GAP.split(os.path.splitext(name)[0].lower())
+    return (*words[:-2], "groundtruth") if words[-2:] == ["ground", "truth"] else tuple(words)
+
+
+def _image_of(words: tuple[str, ...]) -> tuple[str, ...]:
+    """The words of the image that one of these belongs to, as 7 of 7_mask_1 or of mask_7; empty where it is none."""
+    known = words[:-1] if words[-1].isdecimal() else words
+    if len(known) > 1 and known[-1].rstrip("0123456789") in BESIDE:
+        return _bare(known[:-1])
+    return _bare(words[1:]) if words[0] in BESIDE else ()
+
+
+def _bare(words: tuple[str, ...]) -> tuple[str, ...]:
+    """The words without one that says that it is an image: 7 of 7_rgb and of image_7."""
+    words = words[1:] if len(words) > 1 and words[0] in OF_IMAGES else words
+    return words[:-1] if len(words) > 1 and words[-1] in OF_IMAGES else words
 
 
 def _letters(name: str) -> str:
