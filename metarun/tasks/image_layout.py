@@ -35,7 +35,7 @@ NO_CLASSES = (
     "unlabelled",
 )
 GAP = re.compile(r"[\s._-]+")
-LISTS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".xlsx")
+LISTS = (".csv", ".tsv", ".txt", ".json", ".jsonl")
 NAME_OF_IMAGE = re.compile(rf"\w({'|'.join(map(re.escape, ENDINGS))})\b".encode(), re.IGNORECASE)
 SHOWN = 5  # files that a message names
 LOOKED_AT = 4096  # bytes of a file that may be a list of images
@@ -140,7 +140,7 @@ def without_last(labels: Collection[str]) -> list[str]:
 
 def lists_in(root: Path) -> list[str]:
     """A sentence on files in the folder ``root`` that name images, and are not read; nothing without them."""
-    files = [file for file in sorted(root.iterdir()) if file.suffix.lower() in LISTS and not hidden(file.name)]
+    files = [file for file in _visible(root) if file.suffix.lower() in LISTS]
     if not (found := [file for file in files if _names_images(file)]):
         return []
     names, fix = (
@@ -178,8 +178,15 @@ def _joined(root: Path) -> str:
 
 def _splits_of_all_classes(root: Path) -> Iterator[str]:
     """A sentence on folders of ``root`` that are splits, with the same classes in each."""
-    inner = [entry for entry in root.iterdir() if entry.is_dir() and not hidden(entry.name)]
-    splits = named_as_splits([entry.name for entry in inner])
-    held = [{inside.name for inside in (root / name).iterdir() if inside.is_dir()} for name in splits]
+    splits = named_as_splits([entry.name for entry in _visible(root) if entry.is_dir()])
+    held = [{inside.name for inside in _visible(root / name) if inside.is_dir()} for name in splits]
     if held and (shared := sorted(set.intersection(*held))):
         yield f"They all have {listed(shared)}, and splits must not share a class: {_joined(root)}."
+
+
+def _visible(folder: Path) -> list[Path]:
+    """What lies in a folder, but for hidden things; nothing where it cannot be read, which others say."""
+    try:
+        return sorted(entry for entry in folder.iterdir() if not hidden(entry.name))
+    except OSError:
+        return []

@@ -1,6 +1,7 @@
 """Folders of the user's own images: masks and lists beside them, and classes that are in all splits."""
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,13 @@ def test_splits_that_all_have_all_classes_are_answered_with_how_to_join_them(tmp
         task(tmp_path / "photos", split=[1, 1, 1])
     with pytest.raises(DataError, match=rf"the class 'ash' is in the split 'test' .* 5 more\. .*all classes, {joined}"):
         task(tmp_path / "photos", split="given")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root reads everything")
+def test_a_folder_that_may_not_be_read_is_an_error_that_names_it(photos):
+    photos.chmod(0)
+    try:
+        with pytest.raises(DataError, match="photos cannot be read: Permission denied"):
+            task(photos)
+    finally:
+        photos.chmod(0o700)
