@@ -3,7 +3,12 @@
 import copyreg
 import difflib
 import math
+import os
+import re
+import sysconfig
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -95,6 +100,22 @@ def listed(things: Sequence[str], most: int = 5, separator: str = ", ") -> str:
 def shortened(text: str, most: int = 120) -> str:
     """``text`` with its middle left out where it is longer than ``most`` letters."""
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 4 :]}"
+
+
+def place_of(error: BaseException, anywhere: bool = False) -> str:
+    """Where it was raised, as ``FILE, line N``: the last line of neither metarun nor an installed package, which is the
+    user's. Where there is none: empty, or with ``anywhere`` the last line of all."""
+    installed = (
+        f"{Path(__file__).parent}{os.sep}",
+        sysconfig.get_path("stdlib"),
+        sysconfig.get_path("platstdlib"),
+        "<",
+    )
+    frames = traceback.extract_tb(error.__traceback__)
+    in_packages = re.compile(r"[/\\](site|dist)-packages[/\\]").search
+    own = [f for f in frames if not f.filename.startswith(installed) and not in_packages(f.filename)]
+    last = [*(frames if anywhere else []), *own][-1:]
+    return f"{Path(last[0].filename).name}, line {last[0].lineno}" if last else ""
 
 
 class DataError(ValueError):

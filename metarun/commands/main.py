@@ -13,7 +13,7 @@ from metarun import __version__
 from metarun.commands.streams import lasting, told
 from metarun.config.help import COMMANDS, SWEEP_KEYS, help_text
 from metarun.config.trust import as_flags, trust
-from metarun.errors import TO_NEED_LESS, ConfigError, Interrupted, MetarunError, did_you_mean, memory_refusal
+from metarun.errors import TO_NEED_LESS, ConfigError, Interrupted, MetarunError, did_you_mean, memory_refusal, place_of
 from metarun.files import refused_by_disk
 from metarun.paths import refuse_lost_folder
 from metarun.process import LED, bounded_memory, forget_empty_data_root, prepare, started_rank, started_together
@@ -87,7 +87,8 @@ def guarded(action) -> int:  # type: ignore[no-untyped-def]
         told_memory = f"out of memory: {said}.\n{TO_NEED_LESS}" if (said := memory_refusal(error)) else ""
         if not (known := refused_by_disk(error, "give the same command again") or told_memory):
             traceback.print_exc()
-        print(f"metarun: {known or UNEXPECTED}", file=sys.stderr)
+        place = place_of(error)
+        print(f"metarun: {known or UNEXPECTED + f' The last line of yours: {place}.' * bool(place)}", file=sys.stderr)
         return 1
 
 

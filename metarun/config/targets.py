@@ -5,7 +5,6 @@ import importlib
 import inspect
 import os
 import sys
-import traceback
 import types
 import typing
 from collections import abc
@@ -13,13 +12,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any
 
 from metarun.annotations import conforms
 from metarun.config.help import options
 from metarun.config.ranges import range_problems
-from metarun.errors import did_you_mean, shortened
+from metarun.errors import did_you_mean, place_of, shortened
 
 # Not the whole of metarun: a config that could name metarun.config.trust.trust could allow itself anything.
 OURS = (
@@ -73,13 +71,8 @@ def locate(path: str, base: type | tuple[type, ...] = object) -> Callable[..., A
     if not _below(module_name, allowed):
         package = path.split(".", maxsplit=1)[0]
         known = package in ("metarun", "torch", "torchvision") or package in sys.stdlib_module_names
-        hint = (
-            ""
-            if known or not module_name
-            else (
-                f" If it is yours, name its folder by --config-dir DIR; if you trust that package: --allow {package}."
-            )
-        )
+        own = " If it is yours, name its folder by --config-dir DIR (in Python: metarun.config.trust.trust([DIR], []));"
+        hint = f"{own} if you trust that package: --allow {package}." if module_name and not known else ""
         raise ValueError(f"{path!r} is outside the modules that a config may name ({', '.join(allowed)}).{hint}")
     known = _below(module_name, ALLOWED)
     refusal = f"{path!r} is not something that a config may call."
@@ -88,7 +81,8 @@ def locate(path: str, base: type | tuple[type, ...] = object) -> Callable[..., A
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise ValueError(f"cannot import {module_name!r}: {error}") from error
+        where = place_of(error)  # of an import in that module
+        raise ValueError(f"cannot import {module_name!r}: {error}{f' ({where})' * bool(where)}") from error
     except (Exception, SystemExit) as error:  # of the module's own code
         raise ValueError(f"cannot import {module_name!r}: {raised(error)}") from error
     if (target := getattr(module, name, None)) is None:
@@ -99,18 +93,19 @@ def locate(path: str, base: type | tuple[type, ...] = object) -> Callable[..., A
     bases = base if isinstance(base, tuple) else (base,)
     wanted = f" Here it must be a class derived from {' or '.join(kind.__name__ for kind in bases)}."
     wanted = "" if object in bases else wanted
-    if inspect.isclass(target) and (not issubclass(target, bases) or inspect.isabstract(target)):
+    if inspect.isclass(target) and not issubclass(target, bases):
         raise ValueError(f"{refusal}{wanted}")
+    if lacks := ", ".join(sorted(getattr(target, "__abstractmethods__", ()))):
+        raise ValueError(f"{refusal} It is abstract: define {lacks} in it, or name a class that does.")
     if known and not (_is_ours(target, bases) if _below(module_name, OURS) else _is_torchs(target, bases)):
         raise ValueError(f"{refusal}{wanted}")
     return target
 
 
 def raised(error: BaseException) -> str:
-    """What an error says, and where it was raised."""
-    frames = [] if isinstance(error, SyntaxError) else traceback.extract_tb(error.__traceback__)  # that says it itself
-    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {shortened(' '.join(str(error).split()), 300)}{where}"
+    """What an error says, and where it was raised; a SyntaxError says that itself."""
+    place = "" if isinstance(error, SyntaxError) else place_of(error, anywhere=True)
+    return f"{type(error).__name__}: {shortened(' '.join(str(error).split()), 300)}{f' ({place})' * bool(place)}"
 
 
 def _below(module: str, prefixes: Iterable[str]) -> bool:

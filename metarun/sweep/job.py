@@ -129,7 +129,8 @@ class Job:
         except OSError:
             return
         start = max((i for i, line in enumerate(lines) if line.startswith("metarun: ")), default=len(lines) - 1)
-        before = [lines[start - 1]] if "did not expect" in lines[start] else []
+        _, unexpected, place = lines[start].partition("did not expect.")
+        before = [lines[start - 1] + place] if unexpected else []
         yield from (line.removeprefix("metarun: ") for line in (before or lines[start:]))
 
 
