@@ -61,13 +61,15 @@ class Images(TaskDistribution):
         return {"seed": np.asarray(indices)}
 
     def episodes(self, draw: Draw) -> Episode:
-        generator = torch.Generator().manual_seed(int(draw["seed"].sum()))
+        def batch(half: int) -> Batch:
+            made = [torch.Generator().manual_seed(2 * int(seed) + half) for seed in draw["seed"]]
+            x, y = (
+                torch.stack([torch.randn(4, *shape, generator=one, dtype=torch.float64) for one in made])
+                for shape in (IMAGE, (2,))
+            )
+            return Batch(x, y)
 
-        def batch() -> Batch:
-            shape, numbers = (len(draw["seed"]), 4), {"generator": generator, "dtype": torch.float64}
-            return Batch(torch.randn(*shape, *IMAGE, **numbers), torch.randn(*shape, 2, **numbers))
-
-        return Episode(batch(), batch())
+        return Episode(batch(0), batch(1))
 
     def fingerprint(self) -> str:
         return "noise"

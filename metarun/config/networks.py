@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from metarun.config.episodes_of import check_episodes
 from metarun.config.experiment import Experiment
 from metarun.config.probe import (
     OFF,
@@ -16,6 +17,7 @@ from metarun.config.probe import (
     takes_head_alone,
     tried,
 )
+from metarun.config.returned import is_foreign
 from metarun.core import FewShotLearner, MetaLearner, TaskDistribution
 from metarun.errors import ConfigError, listed
 from metarun.evaluation.eval_mode import modules_of
@@ -40,9 +42,12 @@ FIXES = {  # by a pattern in what torch says
     "nothing to train": "Leave requires_grad of a part as it is.",
     "no derivative": "Or use other operations.",
     "not implemented": "Use other operations.",
-    "": "Correct it there, or choose another network.",
+    "does not require grad": "In a learner take inner gradients by torch.func.grad, for autograd is off in an evaluation; "
+    "between theta and the loss leave out detach(), item() and torch.no_grad().",
+    "": "Correct it there, or choose another one.",
 }
 KEPT = {  # by a pattern in the names of what a training step changes
+    r"^theta\.": "theta: make new tensors of it, p - inner_lr * g, without .data and in-place operations",
     "running_|num_batches": "norms: track_running_stats=False",
     r"\._[uv]$": "for spectral_norm, take weight_norm or orthogonal of torch.nn.utils.parametrizations",
 }
@@ -120,9 +125,13 @@ def _weights_in(value: object, within: set[int]) -> Iterator[nn.Parameter]:
 def suited(execution: Eager, learner: MetaLearner, task: TaskDistribution, steps: int) -> tuple[Eager, list[str]]:
     """The execution for ``steps`` steps of ``learner`` on ``task``, and lines that say why it is another than was asked for.
 
-    Raises ConfigError where a network of somebody else cannot be trained, or not as ``execution`` says.
+    Raises ConfigError where a network or a learner of somebody else cannot be trained, or not as ``execution`` says, and
+    where the episodes of somebody's task are none.
     """
+    check_episodes(task)
     foreign = foreign_networks(learner)
+    if is_foreign(learner):
+        foreign = {"meta_learner": type(learner).__name__, **foreign}
     if not foreign:
         return execution, []
     name, keys = ", ".join(foreign.values()), ", ".join(foreign)
@@ -132,11 +141,17 @@ def suited(execution: Eager, learner: MetaLearner, task: TaskDistribution, steps
         fix = next(fix for words, fix in FIXES.items() if re.search(words, trial.failure, re.IGNORECASE))
         raise ConfigError([f"{keys}: there is no meta-gradient through {name}: {trial.failure}. {fix}"])
     if trial.changed:
-        what = f"{keys}: a training step of {name} changes {', '.join(trial.changed)}"
+        what = f"{keys}: a training step of {name} changes {listed(trial.changed)}"
         why = "which no checkpoint keeps and vmapped tasks would not see"
         fixes = [fix for words, fix in KEPT.items() if any(re.search(words, name) for name in trial.changed)]
         raise ConfigError(
             [f"{what}, {why}. {'; '.join(['Compute it from the inputs, or make it a parameter', *fixes])}."]
+        )
+    if trial.differs:
+        why = "is another each time it is computed, of the same episodes, so no run could be resumed or repeated"
+        fix = "Draw by torch, not by random or numpy, and keep nothing from call to call"
+        raise ConfigError(
+            [f"{keys}: the meta-gradient of {name} {why}: it is {trial.differs:.1g} off, relative. {fix}."]
         )
     modules = (module for network in modules_of(learner) for module in network.modules())
     padded = any(getattr(module, "padding_idx", None) is not None for module in modules)
@@ -145,11 +160,7 @@ def suited(execution: Eager, learner: MetaLearner, task: TaskDistribution, steps
 
 def foreign_networks(learner: MetaLearner) -> dict[str, str]:
     """The networks that metarun has not made, by their keys."""
-    return {
-        key: type(network).__name__
-        for key, network in networks_of(learner).items()
-        if not type(network).__module__.startswith("metarun.")
-    }
+    return {key: type(network).__name__ for key, network in networks_of(learner).items() if is_foreign(network)}
 
 
 def transductive(experiment: Experiment) -> list[str]:

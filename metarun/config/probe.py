@@ -4,20 +4,20 @@ The trial is made on a copy, in float64, where the two ways differ by rounding a
 about as long as a training step.
 """
 
-import traceback
+import math
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from metarun.config.experiment import take_theta
+from metarun.config.returned import check_returned, is_foreign
 from metarun.core import Episode, FewShotLearner, MetaLearner, Metrics, Params, frozen, trainable
-from metarun.errors import ConfigError, MetarunError
+from metarun.errors import ConfigError, MetarunError, listed, place_of
 from metarun.evaluation.eval_mode import eval_mode, modules_of
 from metarun.execution.execution import Execution, Looped, Vmapped, generators_kept
 from metarun.execution.failures import memory_errors
@@ -30,7 +30,6 @@ from metarun.trees import leaf_names, ravel, slice_tasks, tree_leaves, tree_map,
 SAME = {torch.float64: 1e-6, torch.float32: 1e-3}
 OFF = "off, relative"
 MOVED = 0.01  # of theta, so that no weight is at a special value such as 0
-INSTALLED = (str(Path(torch.__file__).parent), str(Path(__file__).resolve().parents[1]))
 
 
 @dataclass
@@ -41,6 +40,7 @@ class Trial:
     not_vmapped: str = ""  # why it must not be vmapped
     changed: list[str] = field(default_factory=list)  # what a training step changes in the networks, beside theta
     draws: bool = False  # whether it draws random numbers from torch
+    differs: float = 0.0  # how far two meta-gradients are apart that should be one, relative; 0 where it is rounding
 
 
 def tried(learner: MetaLearner, episodes: Episode, steps: int, vmapped: bool = True) -> Trial:
@@ -55,7 +55,10 @@ def tried(learner: MetaLearner, episodes: Episode, steps: int, vmapped: bool = T
         try:
             with generators_kept(), memory_errors():
                 torch.manual_seed(0)
-                return _tried(copy, steps, *_started(copy, episodes, dtype), tolerance if vmapped else None)
+                started = _started(copy, episodes, dtype)
+                if is_foreign(learner):
+                    check_returned(copy, *started)
+                return _tried(copy, steps, started, tolerance, vmapped)
         except torch.OutOfMemoryError:
             trial = Trial(not_vmapped="two tasks do not fit into memory to be compared")
         except ConfigError:  # of settings that ``init`` refuses
@@ -78,22 +81,29 @@ def _started(learner: MetaLearner, episodes: Episode, dtype: torch.dtype) -> tup
         module.to(device, dtype)
 
     cast = partial(_cast, dtype=dtype, device=device)
-    theta = tree_map(lambda p: p + MOVED * torch.randn_like(p), tree_map(cast, take_theta(learner)))
+    theta = tree_map(cast, take_theta(learner))
+    if whole := [n for n, p in zip(leaf_names(theta), tree_leaves(theta), strict=True) if not p.is_floating_point()]:
+        raise ValueError(f"its theta holds what is no fraction ({listed(whole)}), which no gradient can move")
+    theta = tree_map(lambda p: p + MOVED * torch.randn_like(p), theta)
     return theta, tree_map(cast, episodes)
 
 
-def _tried(learner: MetaLearner, steps: int, theta: Params, episodes: Episode, tolerance: float | None) -> Trial:
+def _tried(learner: MetaLearner, steps: int, started: tuple[Params, Episode], tolerance: float, vmapped: bool) -> Trial:
+    theta, episodes = started
     if not tree_leaves(theta):
         return Trial(failure="every parameter is frozen (requires_grad=False), so there is nothing to train")
+    torch.manual_seed(0)
     before, numbers, generators = _tensors(learner, theta), _numbers(learner), _generators()
     expected = _results(Looped(), learner, steps, theta, episodes)
     trial = Trial(draws=not all(map(torch.equal, generators, _generators())))
-    after = _tensors(learner, theta)
+    after, once = _tensors(learner, theta), _numbers(learner)
     trial.changed = [name for name in after if name not in before or not torch.equal(before[name], after[name])]
-    if numbers != (once := _numbers(learner)):  # a size that is kept stays the same, a counter goes on
-        _results(Looped(), learner, steps, theta, episodes)
+    torch.manual_seed(0)
+    again = _results(Looped(), learner, steps, theta, episodes)
+    if numbers != once:  # a size that is kept stays the same, a counter goes on
         trial.changed += [name for name, value in _numbers(learner).items() if value != once.get(name)]
-    if trial.changed or tolerance is None:
+    trial.differs = next((off for a, b in zip(again, expected, strict=True) if (off := _off(a, b)) > tolerance), 0.0)
+    if trial.changed or trial.differs or not vmapped:
         return trial
     try:
         found = _results(Vmapped(None), learner, steps, theta, episodes)
@@ -101,11 +111,18 @@ def _tried(learner: MetaLearner, steps: int, theta: Params, episodes: Episode, t
         trial.not_vmapped = reason(error)
         return trial
     for what, a, b in zip(("meta-gradient", "query loss"), found, expected, strict=True):
-        off = float((a - b).norm() / b.norm().clamp_min(1e-30))
-        if not off <= tolerance and b.isfinite().all() and not trial.draws:
+        if (off := _off(a, b)) > tolerance and not trial.draws:
             trial.not_vmapped = f"its {what} would be {off:.1g} {OFF}"
             break
     return trial
+
+
+def _off(found: Tensor, expected: Tensor) -> float:
+    """How far ``found`` is from ``expected``, relative; 0 where that is not finite, for it tells nothing."""
+    if not expected.isfinite().all():
+        return 0.0
+    off = float((found - expected).norm() / expected.norm().clamp_min(1e-30))
+    return off if math.isfinite(off) else math.inf
 
 
 @torch.no_grad()
@@ -227,7 +244,6 @@ def _generators() -> list[Tensor]:
 
 def reason(error: Exception) -> str:
     """The error in a line, with the place in somebody else's code where it was raised."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*INSTALLED, "<"))]
-    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    place = f" ({place})" if (place := place_of(error)) else ""
     first = next(iter(str(error).strip().splitlines()), "no message").rstrip(".!")
     return f"{type(error).__name__}: {first[:300]}{place}"
