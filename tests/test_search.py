@@ -591,6 +591,17 @@ def test_a_journal_that_was_cut_short_and_left_locked_is_mended(tmp_path):
     assert again.best().value == 1.0 and not Study(tmp_path, rules).unfinished()
 
 
+def test_half_a_line_of_a_journal_goes_without_the_rest_being_written_again(tmp_path, monkeypatch):
+    """On a full disk what is written again would be lost."""
+    study = Study(tmp_path, Rules("random", "none", 0, False, 1, 10))
+    study.ask()
+    whole = (tmp_path / JOURNAL).read_bytes()
+    (tmp_path / JOURNAL).write_bytes(whole + b'{"op_code": 4, "wor')
+    monkeypatch.setattr(Path, "write_bytes", lambda *_: pytest.fail("the journal was emptied"))
+    assert len(Study(tmp_path, Rules("random", "none", 0, False, 1, 10)).unfinished()) == 1
+    assert (tmp_path / JOURNAL).read_bytes().startswith(whole)
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes"])
 def test_a_search_killed_between_two_writes_proposes_what_an_undisturbed_one_does(sampler, tmp_path):
     space, rules = (

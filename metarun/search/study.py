@@ -6,6 +6,7 @@ undisturbed one does.
 """
 
 import hashlib
+import os
 import warnings
 from collections.abc import Sequence
 from copy import copy
@@ -244,4 +245,4 @@ def _mend(journal: Path) -> None:
     """Remove what a process left that was killed while it wrote: a lock, and half a line."""
     journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
     if journal.is_file() and not (content := journal.read_bytes()).endswith(b"\n"):
-        journal.write_bytes(content[: content.rfind(b"\n") + 1])
+        os.truncate(journal, content.rfind(b"\n") + 1)  # written anew it would be lost where the disk is full
