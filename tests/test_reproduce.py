@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from metarun.errors import ConfigError, Diverged, Interrupted, MetarunError
 from metarun.output.ledger import read
 from metarun.paths import cards_dir
 from metarun.reproduce import dependence, registry, running
-from metarun.reproduce.card import of_run, score_at
+from metarun.reproduce.card import of_run, score_at, seconds_of
 from metarun.reproduce.registry import Figure, printed, task_of
 from metarun.reproduce.verdict import Measured, measured, of_all, verdict
 from metarun.sweep.times import seconds_in
@@ -439,6 +440,16 @@ def test_a_run_continued_by_code_that_computes_otherwise_is_of_no_commit(undistu
     for digests, kept in (({"a": "1", "b": "1"}, {"code": "1"}), ({"a": "0", "b": "1"}, None)):
         monkeypatch.setattr(dependence, "digests", lambda config, commit, its=digests: {"code": its[commit]})
         assert of_run(seed)["depends_on"] == kept
+
+
+def test_a_card_has_the_seconds_that_a_run_counted_though_its_clock_was_set_back(undisturbed):
+    run = undisturbed[1]
+    parts = [
+        {**run.history[0], "started": "2031-01-01T00:00:00+0000", "ended": "2030-01-01T00:00:00+0000"},
+        *run.history,
+    ]
+    set_back = replace(run, facts={**run.facts, "history": parts})
+    assert seconds_of(set_back) == seconds_of(run) == run.status["seconds"] > 0
 
 
 def test_a_run_that_was_killed_says_by_what_and_what_to_do(published, tmp_path, monkeypatch):

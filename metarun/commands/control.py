@@ -42,14 +42,14 @@ def control_run(
         raise ConfigError(
             [f"{run.folder.path} was trained on {kind}; control needs a task that is a mechanical system."]
         )
-    started = time.time()
+    started = time.monotonic()
     with run.calibrated():
         scores = ClosedLoop(numbers).estimates(experiment.subject(run.theta, "test", num_tasks, run.execution))
     show(f"return: mean and 95% CI over {num_tasks} systems", ("model after", "return"), scores, digits=1)
     content: dict[str, Any] = {"return": {name: score._asdict() for name, score in scores.items()}}
     source = {"checkpoint": checkpoint, "checkpoint_step": run.step, "split": "test"}
     content |= {"protocol": {**experiment.protocol, **source}}
-    content |= {"overrides": overrides, "argv": sys.argv, "seconds": time.time() - started}
+    content |= {"overrides": overrides, "argv": sys.argv, "seconds": time.monotonic() - started}
     where = run.write(name_of(overrides, "control", shots, str(num_tasks), checkpoint), content)
     returns(scores, numbers, RANDOM, ORACLE).savefig(where.with_suffix(".png"), dpi=130)
     print(f"results: {as_shown(where)}\npicture: {as_shown(where.with_suffix('.png'))}")

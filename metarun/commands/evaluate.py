@@ -36,7 +36,7 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     if split not in ("train", "val", "test"):
         raise ConfigError([f"--split is {split!r}; use train, val or test."])
     run = trained(path, overrides, checkpoint, config_dirs)
-    experiment, started = for_split(run.experiment, split), time.time()
+    experiment, started = for_split(run.experiment, split), time.monotonic()
     if not experiment.num_test_tasks:
         raise ConfigError(["evaluation.num_tasks is 0: say how many episodes to score, evaluation.num_tasks=600, say."])
     experiment.suite.require(split)
@@ -59,7 +59,7 @@ def evaluate_run(path: Path, overrides: list[str], split: str, checkpoint: str, 
     training: Any = OmegaConf.to_container(read_config(run.folder.path / "config.yaml").task)
     for line in seen + conditions(experiment, split, training) + verdict(experiment, evaluation, run.step):
         print(line)
-    content |= {"seconds": time.time() - started}
+    content |= {"seconds": time.monotonic() - started}
     where = run.write(name_of(overrides, split, checkpoint), content, evaluation)
     print(f"results: {as_shown(where)}")
     if curves := curves_over_shots(experiment, scores):

@@ -57,12 +57,12 @@ def reproduce(words: list[str], wanted: Wanted) -> int:
             refuse_what_is_missing(target(name), place)
         for seed in seeds:
             refuse_another(seed, place)
-    until = time.time() + time_in(wanted.budget, "--budget") if wanted.budget else None
+    until = time.monotonic() + time_in(wanted.budget, "--budget") if wanted.budget else None
     for name in names:
         try:
             one(target(name), place, wanted, until)
         except Interrupted as error:
-            why = "the budget is used up" if until is not None and time.time() >= until else "stopped"
+            why = "the budget is used up" if until is not None and time.monotonic() >= until else "stopped"
             print(f"\n{why}; the same command goes on where {name} stands", file=sys.stderr)
             return error.exit_code
     return 0

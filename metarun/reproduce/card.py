@@ -19,7 +19,7 @@ from typing import Any
 from metarun import __version__
 from metarun.errors import Diverged
 from metarun.files import read_json, write_json
-from metarun.output.kept import moment
+from metarun.output.kept import moment, number
 from metarun.output.ledger import Run, run_at, scores_in
 from metarun.output.tables import Score
 from metarun.reproduce import dependence
@@ -177,7 +177,10 @@ def command_of(history: list[dict[str, Any]]) -> str:
 
 
 def seconds_of(run: Run) -> float:
-    """How long the run took: the sum of its parts where it was continued, as far as it tells when each ended."""
+    """How long the run took in all its parts, by a clock that nobody sets; of a run that an earlier metarun made, by the
+    dates of each part, as far as it tells when it ended."""
+    if (counted := number(run.status.get("seconds"))) is not None:
+        return max(0.0, counted)
     parts = [(moment(part.get("started")), moment(part.get("ended"))) for part in run.history]
     begun, ends = [start for start, _ in parts], [end for _, end in parts[:-1]] + [run.updated]
     return sum(end - start for start, end in zip(begun, ends, strict=True) if start is not None and end is not None)

@@ -133,8 +133,8 @@ def _stored_execution(seed: Seed, place: Sequence[str]) -> list[str]:
 def train(seed: Seed, place: Sequence[str], until: float | None) -> None:
     """Let the run end, from where it stands.
 
-    Raises Interrupted where a signal or the budget, which ends at the time ``until``, stopped it with a checkpoint, and
-    MetarunError with its exit code where it failed.
+    Raises Interrupted where a signal or the budget, which ends when time.monotonic() is ``until``, stopped it with a
+    checkpoint, and MetarunError with its exit code where it failed.
     """
     if seed.state() == "completed":
         return
@@ -154,7 +154,7 @@ def train(seed: Seed, place: Sequence[str], until: float | None) -> None:
 
     with received_by(pass_on):
         try:
-            process.wait(None if until is None else max(0.0, until - time.time()))
+            process.wait(None if until is None else max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGTERM)
             process.wait()
