@@ -12,6 +12,8 @@ import torch
 
 from metarun.commands.main import guarded
 from metarun.output import checkpoint as checkpoint_module
+from metarun.output import folder as folder_module
+from metarun.output import metrics as metrics_module
 from metarun.training import runner
 from tests.running import (
     TINY,
@@ -229,6 +231,46 @@ def test_a_run_without_its_configuration_is_not_said_to_be_continuable(tmp_path,
     outcome = metarun(*TINY, f"run_dir={tmp_path / 'run'}")
     failed(outcome, "the disk refused", "give the same command again")
     assert "resume=" not in outcome.err
+
+
+def test_a_run_that_cannot_note_that_it_is_completed_does_not_end_as_if_it_had(whole, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        write = folder_module.write_json
+        patch.setattr(folder_module, "write_json", on_call(1, no_space, write, match="completed"))
+        failed(metarun(*TINY, f"run_dir={run}"), "No space left on device", f"continue with resume={run}")
+    assert state(run) == "running"
+    assert metarun(f"resume={run}").code == 0
+    assert_as_if_never_stopped(run, whole)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of TensorBoard's writer
+def test_a_run_whose_folder_is_moved_meanwhile_says_so_and_goes_on_there(whole, tmp_path, monkeypatch):
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    with monkeypatch.context() as patch:
+        write = checkpoint_module.write_atomically
+        patch.setattr(
+            checkpoint_module, "write_atomically", on_call(2, lambda *_: run.rename(moved), write, match="last.pt")
+        )
+        failed(metarun(*TINY, f"run_dir={run}"), f"the run folder {run} is gone", "metarun resume=PLACE")
+    assert not run.exists()
+    assert metarun(f"resume={moved}").code == 0
+    assert_as_if_never_stopped(moved, whole)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux, which names an open file")
+def test_the_disk_has_the_metrics_before_the_checkpoint_that_goes_on_after_them(tmp_path, monkeypatch):
+    order = []
+    monkeypatch.setattr(
+        metrics_module, "flush", lambda descriptor: order.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    )
+    write = checkpoint_module.write_atomically
+    monkeypatch.setattr(
+        checkpoint_module, "write_atomically", lambda path, content: (order.append(str(path)), write(path, content))
+    )
+    assert metarun(*TINY, f"run_dir={tmp_path / 'run'}").code == 0
+    assert order[0].endswith("metrics.jsonl") and order[1].endswith("best.pt")
+    assert len(order) > 4 and all(path.endswith("metrics.jsonl") for path in order[::2])
 
 
 @pytest.mark.parametrize("name", ["best.pt", "last.pt"])

@@ -51,6 +51,29 @@ def test_a_run_killed_at_any_point_and_resumed_is_as_if_never_stopped(point, who
     assert_as_if_never_stopped(run, whole)
 
 
+def test_a_run_killed_before_its_folder_holds_one_leaves_nothing_to_the_next(tmp_path):
+    run = tmp_path / "run"
+    config_yaml = ["metarun.commands.train.write_atomically", "2"]  # after overrides.yaml
+    job = forked("killed_at", *config_yaml, argv=[*TINY, f"run_dir={run}"], cwd=tmp_path)
+    job.communicate(timeout=120)
+    assert (run / "run.json").is_file() and not (run / "config.yaml").exists()
+    (run / "fitted.json").write_text('{"mean": 3.0}')  # as another task would have left it
+    assert metarun(f"resume={run}").code == 2
+    assert metarun(*TINY, f"run_dir={run}", "seed=1").code == 0
+    (part,) = read(run / "run.json")["history"]
+    assert "seed=1" in part["overrides"] and "seed=1" in (run / "overrides.yaml").read_text()
+    assert not (run / "fitted.json").exists()
+
+
+def test_no_run_begins_over_the_checkpoints_of_one_whose_config_is_gone(whole, tmp_path):
+    run = shutil.copytree(whole, tmp_path / "run")
+    (run / "config.yaml").unlink()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    outcome = metarun(*TINY, f"run_dir={run}", "resume=auto")
+    assert outcome.code == 2 and "holds checkpoints/last.pt of a run whose config.yaml is gone" in outcome.err
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
 def test_checkpoints_by_the_clock_lose_no_step_and_change_no_number(whole, tmp_path):
     run = tmp_path / "run"
     killed("between two checkpoints", *TINY, "checkpoint_minutes=1e-6", f"run_dir={run}", cwd=tmp_path)

@@ -44,6 +44,7 @@ def plan(cfg: DictConfig, overrides: list[str]) -> Job:
         return Job(cfg, overrides, RunFolder(place_of_runs(path, "run_dir")), continues=False)
     folder = RunFolder(place(run_dir, "run_dir"))
     if not folder.holds_a_run:
+        _refuse_what_is_left(folder)
         return Job(cfg, overrides, RunFolder(place_of_runs(run_dir, "run_dir")), continues=False)
     if resume is None:
         raise ConfigError(
@@ -51,6 +52,16 @@ def plan(cfg: DictConfig, overrides: list[str]) -> Job:
         )
     _refuse_changes(cfg, folder, set(map(override_key, overrides)))
     return Job(cfg, overrides, folder, continues=True)
+
+
+def _refuse_what_is_left(folder: RunFolder) -> None:
+    """Raise ConfigError where a folder without config.yaml has what a run has learned: a new one would write over it."""
+    left = [
+        name for name in ("checkpoints/last.pt", "checkpoints/best.pt", "results.json") if (folder.path / name).exists()
+    ]
+    if left:
+        rule = f"holds {left[0]} of a run whose config.yaml is gone. Restore that file, or choose another folder."
+        raise ConfigError([f"run_dir {folder.path} {rule}"])
 
 
 def _label(cfg: DictConfig) -> str:

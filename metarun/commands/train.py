@@ -2,6 +2,7 @@
 
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -14,7 +15,7 @@ from metarun.errors import CheckpointError, ConfigError, Diverged, Interrupted, 
 from metarun.evaluation.whole import Evaluation
 from metarun.files import read_json, refused_by_disk, write_atomically
 from metarun.output.checkpoint import load, restoring
-from metarun.output.folder import RunFolder
+from metarun.output.folder import FITTED, TRAINED_ON, RunFolder
 from metarun.output.report import Reporter
 from metarun.tasks.misread import notes_on_file
 from metarun.training.processes import leading, nothing_to_begin, refuse_devices
@@ -44,6 +45,11 @@ def run(job: Job) -> float:
                 return _nothing_to_do(job.folder, experiment)
             return _run(job, experiment, resume_step)
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not job.folder.checkpoints.is_dir():
+            raise MetarunError(
+                f"the run folder {job.folder.path} is gone: it was moved or deleted while the run was in progress. "
+                "What was moved goes on from its last checkpoint: metarun resume=PLACE"
+            ) from error
         goes_on = job.folder.holds_a_run
         then = f"continue with {assigned('resume', job.folder.path)}" if goes_on else "give the same command again"
         if not (said := refused_by_disk(error, then)):
@@ -87,12 +93,14 @@ def _nothing_to_do(folder: RunFolder, experiment: Experiment) -> float:
 def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
     folder, text = job.folder, kept_text(job.cfg)
     facts = experiment.suite.fingerprints()
+    if not job.continues:
+        _forget_what_never_began(folder)
     folder.refuse_other_data(facts, "Restore them, or start a new run with another run_dir.")
     folder.keep_training(experiment.task.fitted(), experiment.task.class_names("train"))
-    write_atomically(folder.path / "config.yaml", text.encode())
     if not job.continues:
         write_atomically(folder.path / "overrides.yaml", OmegaConf.to_yaml(job.overrides).encode())
     folder.describe(job.overrides, seed=experiment.seed, **facts)
+    write_atomically(folder.path / "config.yaml", text.encode())  # last: with it the folder holds a run
     stop = StopRequest()
     with stop.listening():
         folder.mark("running", step=resume_step, steps=experiment.steps)
@@ -106,6 +114,12 @@ def _run(job: Job, experiment: Experiment, resume_step: int) -> float:
         evaluation = _guarded(experiment, report, begin, stop)
     report.finished()
     return evaluation.scores[report.score].mean if evaluation else report.latest[f"best_val/{report.score}"]
+
+
+def _forget_what_never_began(folder: RunFolder) -> None:
+    """Remove the facts of a run that ended before its config.yaml was there: the one that begins may be another."""
+    for name in ("run.json", "git.diff", "overrides.yaml", FITTED, TRAINED_ON):
+        (folder.path / name).unlink(missing_ok=True)
 
 
 def _guarded(experiment: Experiment, report: Reporter, begin: dict[str, Any], stop: StopRequest) -> Evaluation | None:
@@ -150,13 +164,21 @@ def _guarded(experiment: Experiment, report: Reporter, begin: dict[str, Any], st
 def _close(report: Reporter, state: str, step: int, error_text: str) -> None:
     details: dict[str, Any] = {"step": step, "steps": report.experiment.steps, **report.latest}
     details |= {"error": error_text} if error_text else {}
-    note = f"{state} at step {step}" + (f": {error_text}" if error_text else "")
-    for action in (
-        lambda: report.folder.mark(state, **details),
-        lambda: report.tell(lambda sink: sink.note(note)),
-        lambda: report.close(state),
-    ):
-        try:
-            action()
-        except OSError as error:  # a full disk must not hide the first error
-            print(f"metarun: could not note the end of the run: {error}", file=sys.stderr)
+    refused = _refused(lambda: report.folder.mark(state, **details))
+    lost = refused if state == "completed" else None  # there is no first error, and its folder does not say it is done
+    ended = "interrupted" if lost else state
+    note = f"{ended} at step {step}" + (f": {error_text}" if error_text else "")
+    _refused(lambda: report.tell(lambda sink: sink.note(note)))
+    _refused(lambda: report.close(ended))
+    if lost:
+        raise lost
+
+
+def _refused(action: Callable[[], None]) -> OSError | None:
+    """The error with which the disk refused an action, which is told; a full one must not hide the first error."""
+    try:
+        action()
+    except OSError as error:
+        print(f"metarun: could not note the end of the run: {error}", file=sys.stderr)
+        return error
+    return None

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TextIO
 import torch
 from torch import Tensor
 
-from metarun.files import write_atomically
+from metarun.files import flush, write_atomically
 from metarun.output.kept import json_lines
 from metarun.output.sink import Sink
 
@@ -42,6 +42,9 @@ class MetricsFile(Sink):
 
     def write(self, step: int, values: dict[str, float]) -> None:
         self.file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def saving(self) -> None:
+        flush(self.file.fileno())  # as the checkpoint is: a machine that fails must not keep that one alone
 
     def ended(self, state: str) -> None:
         self.file.close()
