@@ -21,9 +21,10 @@ from torchvision.models.convnext import LayerNorm2d
 from torchvision.ops import StochasticDepth
 
 from metarun.applied.model import load
+from metarun.config.apart import taken_apart
 from metarun.config.compose import nobody_chose
 from metarun.config.experiment import Experiment, take_theta
-from metarun.config.networks import exact, suited, taken_apart
+from metarun.config.networks import exact, suited
 from metarun.config.probe import reads_all_queries
 from metarun.core import Batch, Draw, Episode, MetaLearner, Params, TaskDistribution, TaskSpec, frozen
 from metarun.errors import ConfigError
@@ -35,10 +36,11 @@ from metarun.meta_learners.anil import ANIL
 from metarun.meta_learners.fine_tune import FineTune
 from metarun.meta_learners.maml import MAML
 from metarun.meta_learners.maml_plus_plus import MAMLPlusPlus
+from metarun.meta_learners.protonet import ProtoNet
 from metarun.models.dropout import dropping
 from metarun.models.exact.replaced import make_exact
 from metarun.models.norm_state import evaluating
-from metarun.objectives import SQUARED_ERROR
+from metarun.objectives import CROSS_ENTROPY, SQUARED_ERROR
 from metarun.trees import leaf_names, ravel, slice_tasks, tree_leaves, tree_map
 from tests.composing import experiment, options
 from tests.helpers import relative_error
@@ -383,7 +385,7 @@ def traced() -> Iterator[None]:
 
 def slopes(learner: MetaLearner, theta: Params) -> tuple[Tensor, Tensor]:
     """Three directions [3, n], and the slopes [3] of the mean meta-loss along them by differences, task by task."""
-    tasks, h, (point, tree_of) = episodes(), 1e-4, ravel(theta)
+    tasks, h, (point, tree_of) = episodes(), 3e-5, ravel(theta)
 
     def loss(where: Tensor) -> float:
         values = [learner.meta_loss(tree_of(where), slice_tasks(tasks, i))[0] for i in range(TASK_COUNT)]
@@ -709,6 +711,43 @@ def test_what_forward_does_between_body_and_head_is_not_left_out_unsaid(name):
     assert problems(nn.Identity()) == problems(nn.Identity(), Noise()) == problems(nn.Identity(), Huge()) == []
     says = r"takes head\(body\(x\)\) for the network, but forward of Between .* Move what it does besides into body or head"
     assert [bool(re.search(says, told)) for told in problems(nn.Tanh())] == [True] * (name != "maml")
+
+
+class Two(Images):
+    """The same images, in two classes."""
+
+    spec = TaskSpec(IMAGE, 2, CROSS_ENTROPY, num_ways=2)
+
+    def episodes(self, draw: Draw) -> Episode:
+        images = super().episodes(draw)
+        y = (torch.arange(4) % 2).expand(len(images.support.x), 4)
+        return Episode(Batch(images.support.x, y), Batch(images.query.x, y))
+
+
+class Bodily(nn.Module):
+    """Features after(body(before(x))), and a head that reads them or none."""
+
+    def __init__(self, before: nn.Module, after: nn.Module, head: bool) -> None:
+        super().__init__()
+        self.body, self.before, self.after = nn.Sequential(nn.Flatten(), nn.Linear(32, 5)), before, after
+        if head:
+            self.head = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.after(self.body(self.before(x)))
+        return self.head(z).tanh() if hasattr(self, "head") else z  # tanh: of no matter to who takes features alone
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_learners_of_features_leave_nothing_out_unsaid_around_the_body(head):
+    def problems(before: nn.Module, after: nn.Module) -> list[str]:
+        learner = ProtoNet(Bodily(before, after, head).double(), CROSS_ENTROPY, 2, "euclidean")
+        return taken_apart(mock.Mock(learner=learner, theta_0=take_theta(learner), task=Two()))
+
+    assert problems(nn.Identity(), nn.Identity()) == []
+    says = "base_learner: ProtoNet takes body(x) for the features of the network, but forward of Bodily has other ones."
+    for wrong in (problems(nn.Tanh(), nn.Identity()), problems(nn.Identity(), nn.Tanh())):
+        assert [told.startswith(says) for told in wrong] == [True]
 
 
 def test_a_parameter_that_body_and_head_share_is_not_trained_as_two():

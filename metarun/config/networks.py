@@ -6,15 +6,14 @@ from dataclasses import replace
 
 from torch import nn
 
+from metarun.config.apart import first_split
 from metarun.config.episodes_of import check_episodes
 from metarun.config.experiment import Experiment
 from metarun.config.probe import (
     OFF,
     Trial,
-    is_head_of_body,
     networks_of,
     reads_all_queries,
-    takes_head_alone,
     tried,
 )
 from metarun.config.returned import is_foreign
@@ -24,7 +23,6 @@ from metarun.evaluation.eval_mode import modules_of
 from metarun.execution.execution import Eager, Looped
 from metarun.models.exact.replaced import make_exact
 from metarun.models.norm_state import norms
-from metarun.trees import slice_tasks
 
 NUM_TASKS = 2  # of the trial
 # attributes that torch fills; recurrent layers make the last anew, so that it may be out of date
@@ -135,7 +133,7 @@ def suited(execution: Eager, learner: MetaLearner, task: TaskDistribution, steps
     if not foreign:
         return execution, []
     name, keys = ", ".join(foreign.values()), ", ".join(foreign)
-    episodes = task.sample(_first_split(task), range(NUM_TASKS))
+    episodes = task.sample(first_split(task), range(NUM_TASKS))
     trial = tried(learner, episodes, steps, vmapped=_loop(execution) != execution)
     if trial.failure:
         fix = next(fix for words, fix in FIXES.items() if re.search(words, trial.failure, re.IGNORECASE))
@@ -168,36 +166,9 @@ def transductive(experiment: Experiment) -> list[str]:
     learner = experiment.learner
     found = ["batch norms read"] * any(norms(network, "transductive") for network in modules_of(learner))
     if (foreign := foreign_networks(learner)) and isinstance(learner, FewShotLearner):
-        task = experiment.task.sample(_first_split(experiment.task), [0])
+        task = experiment.task.sample(first_split(experiment.task), [0])
         found += [f"{', '.join(foreign.values())} reads"] * reads_all_queries(learner, experiment.theta_0, task)
     return found
-
-
-def taken_apart(experiment: Experiment) -> list[str]:
-    """A problem where the learner takes head(body(x)) for a network whose forward gives something else."""
-    learner, task = experiment.learner, experiment.task
-    net = networks_of(learner).get("base_learner")
-    if "base_learner" not in foreign_networks(learner) or net is None or not isinstance(learner, FewShotLearner):
-        return []
-    episode = slice_tasks(task.sample(_first_split(task), [0]), 0)
-    parts = dict(net.named_children())
-    if not {"body", "head"} <= {*parts} or not takes_head_alone(learner, experiment.theta_0, episode):
-        return []
-    what = f"base_learner: {type(learner).__name__} takes head(body(x)) for the network, but"
-    fix = "or choose a learner of whole networks, such as maml."
-    if {*parts["body"].parameters()} & {*parts["head"].parameters()}:
-        return [
-            f"{what} body and head of {type(net).__name__} share a parameter, which would become two. Untie it, {fix}"
-        ]
-    if not is_head_of_body(net, episode.support.x):
-        rest = f"forward of {type(net).__name__} gives something else. Move what it does besides into body or head,"
-        return [f"{what} {rest} {fix}"]
-    return []
-
-
-def _first_split(task: TaskDistribution) -> str:
-    """The split of training, or where all classes are for a test another."""
-    return next((split for split in task.splits if split == "train"), task.splits[0])
 
 
 def _loop(execution: Eager) -> Eager | None:

@@ -5,26 +5,22 @@ about as long as a training step.
 """
 
 import math
-from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from metarun.config.experiment import take_theta
 from metarun.config.returned import check_returned, is_foreign
-from metarun.core import Episode, FewShotLearner, MetaLearner, Metrics, Params, frozen, trainable
+from metarun.core import Episode, FewShotLearner, MetaLearner, Metrics, Params, frozen
 from metarun.errors import ConfigError, MetarunError, listed, place_of
 from metarun.evaluation.eval_mode import eval_mode, modules_of
 from metarun.execution.execution import Execution, Looped, Vmapped, generators_kept
 from metarun.execution.failures import memory_errors
 from metarun.models.exact.layers import BatchNorm
-from metarun.models.norm_state import evaluating
-from metarun.models.parts import body_of, head_of
-from metarun.trees import leaf_names, ravel, slice_tasks, tree_leaves, tree_map, under
+from metarun.trees import leaf_names, ravel, slice_tasks, tree_leaves, tree_map
 
 # how far the two meta-gradients may be apart, relative; float32 is for networks that insist on it
 SAME = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -123,37 +119,6 @@ def _off(found: Tensor, expected: Tensor) -> float:
         return 0.0
     off = float((found - expected).norm() / expected.norm().clamp_min(1e-30))
     return off if math.isfinite(off) else math.inf
-
-
-@torch.no_grad()
-def takes_head_alone(learner: FewShotLearner, theta: Params, episode: Episode) -> bool:
-    """Whether the learner calls the ``head`` of its base learner outside of the network's own forward pass."""
-    net, inside, alone = learner.base_learner, [], []
-    with eval_mode(learner), ExitStack() as hooks:
-        for hook in (
-            net.register_forward_pre_hook(lambda *_: inside.append(True)),
-            net.register_forward_hook(lambda *_: inside.clear()),
-            head_of(net).register_forward_pre_hook(lambda *_: None if inside else alone.append(True)),
-        ):
-            hooks.callback(hook.remove)
-        learner.query_loss(learner.adapt(theta, episode.support), episode.query)
-    return bool(alone)
-
-
-@torch.no_grad()
-def is_head_of_body(net: nn.Module, x: Tensor) -> bool:
-    """Whether ``net`` gives for x what its head gives for the features of its body, under weights drawn anew."""
-    with generators_kept(), evaluating(net):
-        drawn = {p: torch.randn(p.shape, dtype=p.dtype).to(x.device) for p in trainable(net).values()}
-        names = net.named_parameters(remove_duplicate=False)  # of what body and head share, both
-        weights = {name: drawn[p] for name, p in names if p in drawn}
-        torch.manual_seed(0)  # whoever draws noise draws the same again
-        whole = functional_call(net, weights, (x,))
-        torch.manual_seed(0)
-        z = functional_call(body_of(net), under(weights, "body"), (x,))
-        parts = functional_call(head_of(net), under(weights, "head"), (z,))
-    same = SAME[torch.float32] * whole.norm()
-    return whole.shape == parts.shape and not (whole - parts).norm() > same  # NaN, of what overflows, tells nothing
 
 
 def reads_all_queries(learner: FewShotLearner, theta: Params, episodes: Episode) -> bool:

@@ -5,11 +5,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from metarun.config.apart import taken_apart
 from metarun.config.build import build
 from metarun.config.calls import named_nodes
 from metarun.config.checks import length_problems, missing_packages
 from metarun.config.experiment import Experiment
-from metarun.config.networks import taken_apart
 from metarun.errors import ConfigError
 from metarun.evaluation.shots import too_large
 from metarun.evaluation.suite import Suite, missing
