@@ -25,11 +25,13 @@ def taken_apart(experiment: Experiment) -> list[str]:
     net = networks_of(learner).get("base_learner")
     if net is None or not is_foreign(net) or not isinstance(learner, FewShotLearner):
         return []
+    parts, name = dict(net.named_children()), type(net).__name__
+    if "body" not in parts:
+        return []
     episode = slice_tasks(task.sample(first_split(task), [0]), 0)
-    alone, parts = taken_alone(learner, experiment.theta_0, episode), dict(net.named_children())
-    name, both = type(net).__name__, {*PARTS} <= {*parts}
+    alone = taken_alone(learner, experiment.theta_0, episode)
     fix = "or choose a learner of whole networks, such as maml."
-    if both and "head" in alone:
+    if "head" in alone:
         what = f"base_learner: {type(learner).__name__} takes head(body(x)) for the network, but"
         if {*parts["body"].parameters()} & {*parts["head"].parameters()}:
             return [f"{what} body and head of {name} share a parameter, which would become two. Untie it, {fix}"]
