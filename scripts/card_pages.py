@@ -109,12 +109,12 @@ def differences(target: Target) -> str:
 
 
 def of_the_preset(target: Target) -> list[str]:
-    """The score that the preset of the target's command has by itself, where that is another one."""
+    """That the preset of the target's command has another score by itself, where it does, and where that stands."""
     names = [word.partition("=")[2] for word in target.words or () if word.startswith("experiment=")]
     found = [preset for preset in map(experiment, names) if target in under_more_settings(preset)]
     return [
-        f"`metarun experiment={preset.name}` without more settings is another run ([experiments](../../experiments.md)): "
-        f"{preset.expect.partition('; ')[0]}."
+        f"`metarun experiment={preset.name}` without more settings is another run, with a score of its own "
+        "([experiments](../../experiments.md))."
         for preset in found
     ]
 

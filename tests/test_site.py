@@ -213,7 +213,7 @@ def test_a_wide_table_on_a_phone_shows_every_cell_with_its_column_s_name(site):
         assert "verdict" in browser.execute_script(name)
 
 
-def test_a_wide_table_shows_that_it_scrolls_wherever_one_reads_in_it(site, width=1400):
+def test_a_wide_table_shows_that_it_scrolls_wherever_one_reads_in_it(site, width=1000):
     frame = "document.querySelector('.md-typeset__scrollwrap')"
     with opened(site / "experiments.html", width) as browser:
         wide = f"const frame = {frame}; if (frame) return frame.scrollWidth - frame.clientWidth"
