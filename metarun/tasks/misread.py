@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from codecs import getincrementaldecoder
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from metarun.tasks.file_kinds import LINES
 WORD = re.compile(r"[A-Za-z\x80-\U0010ffff]*[\x80-\U0010ffff][A-Za-z\x80-\U0010ffff]*")  # with a letter beyond ASCII
 ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")  # as JSON may write a letter
 LEADS = "\u00c2\u00c3\u00e2"  # ÂÃâ, before a sign, begin no word; \u00c5\u00b2 (Å²) is a unit
-LOOKED_AT = 10_000_000  # letters of a file
+LOOKED_AT = 10_000_000  # bytes of a file
 
 
 def meant(text: str) -> str:
@@ -51,18 +52,19 @@ def notes_on_file(file: str | Path) -> list[str]:
     if path.suffix.lower() not in LINES or not path.is_file():
         return []
     try:
-        text = path.read_bytes().decode()
+        with path.open("rb") as content:
+            text = getincrementaldecoder("utf-8")().decode(content.read(LOOKED_AT))  # a letter may be cut at its end
     except (OSError, UnicodeDecodeError):
         return []
-    unescaped = ESCAPED.sub(lambda code: chr(int(code[1], 16)), text[:LOOKED_AT])
-    return _notes(WORD.findall(unescaped), f"words of {path}", _cure(path, text))
+    words = {*WORD.findall(ESCAPED.sub(lambda code: chr(int(code[1], 16)), text))}
+    return _notes(words, f"words of {path}", _cure(path)) if any(map(meant, words)) else []
 
 
-def _cure(path: Path, text: str) -> str:
-    """What makes a right file of this one."""
+def _cure(path: Path) -> str:
+    """What makes a right file of this one; reads the whole of it."""
     try:
-        text.encode("cp1252").decode()
-    except UnicodeError:
+        path.read_bytes().decode().encode("cp1252").decode()
+    except (OSError, UnicodeError):
         return "Read its source as UTF-8 (in pandas encoding='utf-8'), and write it anew."
     new = path.with_stem(f"{path.stem}_utf8")
     command = f"iconv -f UTF-8 -t CP1252 {shlex.quote(str(path))} > {shlex.quote(str(new))}"
